@@ -48,6 +48,12 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
     return page
 
 
+def between(page: Path, name: str) -> str:
+    """What stands between the markers. Raises RenderError: see `around`; or they are not there."""
+    around(page, name, if_missing="refuse")
+    return page.read_text(encoding="utf-8").partition(markers(name)[0])[2].partition(markers(name)[1])[0]
+
+
 def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, str] | None:
     """What stands before and behind the markers, or will; None for a page that is left as it is. Called before long
     work, it finds in time that the results could not be written.

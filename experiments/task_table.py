@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -128,8 +129,7 @@ def update_results(
     for task, variant in itertools.product(tasks, variants):
         cells = results.setdefault(task, {})
         spec = variant_spec(variant)
-        physical = variant == "default" or spec.positions != "default" or spec.size != 1.0
-        episodes = n if physical else n_looks
+        episodes = n_looks if spec.only_looks else n
         if again or cells.get(variant, {"n": 0})["n"] < episodes:
             cells[variant] = measure_expert(task, variant, episodes)
             _save(path, results)
@@ -180,10 +180,12 @@ def as_markdown(results: dict[str, Any]) -> str:
     """The tables: one of tasks, one of variants."""
     heading = ["task", "Hz", "horizon", "success (interval, %)", "steps", "reset ms", "step ms"]
     rows = [[*heading, "picture ms (64 px)", "(84 px)"]]
-    known = [task for task in TASK_NAMES if "default" in results.get(task, {})]
+    known = [task for task in TASK_NAMES if any(variant in results.get(task, {}) for variant in VARIANT_NAMES)]
     for task in known:
         spec, cells = task_spec(task), results[task]
-        cell = cells["default"]
+        if (cell := cells.get("default")) is None:
+            rows.append([f"`{task}`", str(spec.control_hz), str(spec.horizon), *["–"] * 6])
+            continue
         pictures = [cells.get(f"render_ms_{size}", "–") for size in (64, 84)]
         times = [cell["reset_ms"], cell["step_ms"], *pictures]
         steps = f"{cell['steps']:.0f}" if cell["successes"] else "–"
@@ -200,10 +202,15 @@ def as_markdown(results: dict[str, Any]) -> str:
         markdown_table(under),
     ]
     lines += ["", "Phases of the expert and their mean length in steps:", ""]
-    for task in known:
+    for task in (task for task in known if "default" in results[task]):
         phases = results[task]["default"]["phases"]
         lines.append(f"- `{task}`: " + ", ".join(f"{name} {length:.0f}" for name, length in phases.items()))
     return "\n".join(lines)
+
+
+def shown_tasks(text: str) -> set[str]:
+    """Tasks that have a row in the tables of `as_markdown`."""
+    return {*re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)}
 
 
 def _success(cell: dict[str, Any]) -> str:

@@ -206,6 +206,8 @@ IDLE = {
     "small method=concat adjustment.mode=fixed": "with method concat and adjustment.mode fixed",
     "small method=gap adjustment.window=0 adjustment.lam=0.2": "with adjustment.window 0",
     "octo adjustment.window=0 adjustment.rho=step": "with adjustment.window 0",
+    "octo adjustment.rho=step": "with one step of state in a sample",
+    "small method=gap model.proprio_history=1 adjustment.rho=step": "with one step of state in a sample",
     "small method=fixed_rho adjustment.window=0 adjustment.fixed_rho=0.9": "with adjustment.window 0",
     "small method=keyframe rivals.keyframe_weight=1 rivals.keyframe_radius=3": "with rivals.keyframe_weight 1",
     "small rivals.noise=0.3": "with method gap",
@@ -239,7 +241,7 @@ def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_
 @pytest.mark.parametrize(
     "line",
     [
-        "octo adjustment.lam=0.2 adjustment.window=0.4 adjustment.rho=step adjustment.mode=batch",
+        "octo model.window_size=2 adjustment.lam=0.2 adjustment.window=0.4 adjustment.rho=step adjustment.mode=batch",
         "octo adjustment.mode=fixed adjustment.fixed_rho=0.2 adjustment.lam=0.1",
         "octo adjustment.mode=none",
         "octo adjustment.window=0",
@@ -254,7 +256,7 @@ def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_
         "small method=dropout_noise rivals.dropout=0.1 rivals.noise=0.2",
         "small method=ogm_ge rivals.ogm_alpha=0.1",
         "small method=msbot model.phases=9 rivals.msbot_weight=0.2",
-        "small method=gap_watched adjustment.rho=step",
+        "small method=gap_watched adjustment.rho=current",
         "small model.encoder_width=8 train.steps=9 eval.episodes=0 eval.execute=2",
     ],
 )

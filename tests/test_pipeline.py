@@ -207,6 +207,14 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
     assert comparison.compare(config, ["vp", "vp_gap"], [0, 1])[1] == []
 
+    def other_data(summary, config, stages):
+        raise ConfigError(f"{config.method} has other data")
+
+    monkeypatch.setattr(comparison, "require_data_of", other_data)
+    with pytest.raises(ConfigError, match="vp has other data"):
+        comparison.compare(config, ["vp", "vp_gap"], [0, 1])
+    assert len(cells) == 7
+
 
 def test_a_comparison_takes_an_episode_store_as_it_is_and_collects_nothing(cells, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(comparison, "prepare_data", stages.prepare_data)

@@ -142,6 +142,8 @@ def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
     [
         (octo, {"model__pretrained": "/nowhere"}, r"model\.pretrained is '/nowhere', which holds no checkpoint"),
         (octo, {"optimizer__frozen_keys": ("*proprio*",)}, r"freezes octo_transformer\.obs_proprio\S+; method vp_gap"),
+        (octo, {"optimizer__frozen_keys": ("no_such*",)}, r"optimizer\.frozen_keys: 'no_such\*' matches no parameter"),
+        (small, {"method": "msbot", "model__phases": 2}, r"model\.phases is 2; demonstrations of \w+ have up to \d"),
         (octo, {"model__pretrained": "hf://octo-small"}, "expected hf://<owner>/<repository>"),
         (octo, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),

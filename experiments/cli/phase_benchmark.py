@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     for stage, option in (("finders", "finders"), ("untouched", "sets")):
         if stage not in arguments.stages:
             parser.refuse_idle(f"without the stage {stage}", option)
+    if not arguments.stages:
+        parser.refuse_idle("without a stage", "tasks", "episodes", "demos")
     from experiments.phase_benchmark.command import measure
 
     measure(arguments, STAGES)

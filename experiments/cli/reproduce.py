@@ -29,7 +29,7 @@ def names(text: str) -> list[str]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from experiments.tables.tables import PROFILES, TABLES
+    from experiments.tables.tables import ON_FRONT_PAGE, PROFILES, TABLES
 
     parser = command_parser(__doc__)
     add = parser.add_argument
@@ -62,6 +62,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
     if options.front_page != parser.get_default("front_page"):
         around(Path(options.front_page), FRONT, if_missing="refuse")
+    if options.profile != "cpu" or (options.table and options.table not in ON_FRONT_PAGE):
+        parser.refuse_idle("on the tables that it does not show, or with another profile than cpu", "front_page")
     if Path(options.front_page).resolve() == Path(options.page).resolve():
         parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     for option, folder in (("--results", options.results), ("--logs", options.logs)):
@@ -72,6 +74,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.render:
         idle = ("budget", "jobs", "retry", "device", "dry_run", "look", "logs", "methods", "tasks")
         parser.refuse_idle("with --render, which runs nothing", *idle)
+    if options.table and TABLES[options.table].kind == "octo":
+        parser.refuse_idle("on tables of Octo, which is trained where JAX finds a device", "device")
     if options.render and not options.table:
         parser.refuse_idle("without --table", "seeds", "methods", "tasks")
     if options.dry_run:

@@ -12,6 +12,7 @@ import argparse
 import functools
 from pathlib import Path
 
+from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, command
 from gap_vla.core.outputs import claim_folder
@@ -31,15 +32,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         const="cells",
         help="two recorded cells of the evidence, whole; about 20 minutes a commit on one core",
     )
-    parser.add_argument("--only", default="", metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}")
+    parser.add_argument(
+        "--only", type=names, default=[], metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}"
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep outputs there, and use digests that lie there"
     )
     options = parser.parse_args(arguments)
     known = list(PROFILES[options.profile])
-    options.parts = options.only.split(",") if options.only else known
+    options.parts = options.only or known
     if unknown := [part for part in options.parts if part not in known]:
-        parser.error(f"--only {options.only}: no part {unknown[0]!r} here; there are {', '.join(known)}")
+        parser.error(f"--only {','.join(options.only)}: no part {unknown[0]!r} here; there are {', '.join(known)}")
     return options
 
 

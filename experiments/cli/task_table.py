@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
 from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import MANY, command_parser, whole
-from gap_vla.core.errors import command, keeping
+from gap_vla.core.errors import UserError, command, keeping
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim
 
@@ -33,20 +33,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
-    from experiments.pages import around, replace_between
-    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, read_results, update_results
+    from experiments.pages import around, between, replace_between
+    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, read_results, shown_tasks, update_results
 
     tasks = [task_spec(name).name for name in options.tasks]
-    for variant in options.variants:
-        variant_spec(variant)
+    looks = {variant_spec(variant).only_looks for variant in options.variants}
+    for only, option in ((False, "episodes"), (True, "look_episodes")):
+        if only not in looks:
+            parser.refuse_idle(f"for variants that {'do not ' if only else ''}change looks only", option)
     table = options.docs / "task_table.json"
     read_results(table)
     claim(table, "task_table", suffixes=(".json",), named=False)
     for task in tasks if options.pictures else ():
         claim(options.docs / "pictures" / f"{task}.png", "task_picture", suffixes=(".png",), named=False)
-    around(options.docs / "TASKS.md", PAGE_PART, if_missing="refuse")
+    page = options.docs / "TASKS.md"
+    around(page, PAGE_PART, if_missing="refuse")
     kept = keeping("what was measured is kept, the same command continues")
     with alone(table.with_name(f".{table.name}.lock"), f"{table}"), kept:
+        if lost := sorted(shown_tasks(between(page, PAGE_PART)) - {*read_results(table), *tasks}):
+            raise UserError(f"{page} has measurements of {lost[0]}, {table} has none; put the page's own file there")
         results = update_results(
             table,
             tasks=tasks,
@@ -55,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             n_looks=options.look_episodes,
             again=options.again,
         )
-        replace_between(options.docs / "TASKS.md", PAGE_PART, as_markdown(results), if_missing="refuse")
+        replace_between(page, PAGE_PART, as_markdown(results), if_missing="refuse")
     if options.pictures:
         for task in tasks:
             print(draw_pictures(task, options.docs / "pictures"))
-    print(options.docs / "TASKS.md")
+    print(page)

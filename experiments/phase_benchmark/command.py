@@ -18,6 +18,7 @@ from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, write_output
+from gap_vla.demos.content import content_digest
 from gap_vla.sim.specs import task_spec
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
@@ -64,14 +65,20 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
 
 def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
     earlier = {stage: _stage(arguments.out, stage) for stage in every_stage}
-    tasks = {}
-    for task in arguments.tasks:
+    if arguments.page and (
+        missing := [one for one, found in earlier.items() if not found and one not in arguments.stages]
+    ):
+        raise UserError(
+            f"--page has no effect before the stages {', '.join(missing)} have run; leave it out, or name them"
+        )
+    tasks, content = {}, {}
+    for task in arguments.tasks if arguments.stages else ():
         path = arguments.demos / f"{task}.hdf5"
         if not path.exists():
             from gap_vla.sim import collect_demos
 
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
-        tasks[task] = load_motions(path, task, arguments.episodes)
+        tasks[task], content[task] = load_motions(path, task, arguments.episodes), content_digest(path)
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run: dict[str, Any] = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),
@@ -85,18 +92,23 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
         before = earlier[stage]
-        same = before.get("recordings") == counts
-        if arguments.finders and stage == "finders" and before and not same:
-            raise UserError(
-                f"{path}: the other finders were measured on {before['recordings']}, not on {counts}; give the same "
-                "--tasks and --episodes, or another --out"
-            )
+        same = before.get("recordings") == counts and before.get("content", content) == content
         part = bool(arguments.finders if stage == "finders" else stage == "untouched" and arguments.sets)
+        if arguments.finders and stage == "finders" and before and not same:
+            others, these = before["recordings"], f"{counts}" if before["recordings"] != counts else "these of them"
+            raise UserError(
+                f"{path}: the other finders were measured on {others}, not on {these}; give the same --tasks, "
+                "--episodes and --demos, or another --out"
+            )
         old: dict[str, Any] = before.get("results", {}) if same or part else {}
         new: dict[str, Any] = {}
 
         def write(path: Path, results: dict[str, Any]) -> None:
-            write_output(path, "phase_benchmark", json.dumps({"recordings": counts, "results": results}, indent=2))
+            write_output(
+                path,
+                "phase_benchmark",
+                json.dumps({"recordings": counts, "content": content, "results": results}, indent=2),
+            )
 
         def keep(
             results: dict[str, Any], path: Path = path, old: dict[str, Any] = old, new: dict[str, Any] = new
@@ -137,5 +149,6 @@ def _stage(out: Path, stage: str) -> dict[str, Any]:
             )
     return {
         "recordings": dict(found.section("recordings").values),
+        **({"content": dict(found.section("content").values)} if "content" in found.values else {}),
         "results": {name: dict(results.section(name).values) for name in results.values},
     }

@@ -22,7 +22,7 @@ from gap_vla.phases.motion import Motion
 from gap_vla.phases.targets import label_changes
 
 SHORT_PHASE = 4
-"""Steps. A phase shorter than this is passed through, not done: it belongs to the one before."""
+"""Steps. A phase shorter than this is passed through, not done: its end is no switch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertM
 
 
 def true_switches(phase: np.ndarray) -> np.ndarray:
-    """Where the expert's phase changes; a boundary within `SHORT_PHASE` steps after another is dropped.
+    """Where the expert's phase changes; one less than `SHORT_PHASE` steps after one that counts does not.
 
     >>> true_switches(np.array(["a"] * 9 + ["b"] * 2 + ["c"] * 9))
     array([9])

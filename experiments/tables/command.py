@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from experiments.pages import around
+from experiments.pages import FRONT, around
 from experiments.tables.cells import Cell, Kind, find_kind, plan
-from experiments.tables.front import SHOWN, Row, front_rows, write_front_page
+from experiments.tables.front import Row, front_rows, write_front_page
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import TABLES, find_table, narrowed
+from experiments.tables.tables import ON_FRONT_PAGE, TABLES, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.foreign import shown
 from gap_vla.core.outputs import require_apart
@@ -83,6 +83,8 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.render:
         require_results(options.results, f"{table.name}/{options.profile}")
     around(Path(options.page), marker_name(table.name, options.profile))
+    if whole.name in ON_FRONT_PAGE and options.profile == "cpu" and Path(options.front_page).exists():
+        around(Path(options.front_page), FRONT, if_missing="leave")
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
     for one in ledger.stale(cells):
@@ -113,7 +115,7 @@ def reproduce(options: argparse.Namespace) -> int:
             stopped = True
     every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
     render(whole, options.profile, every, ledger, Path(options.page))
-    if whole.name in SHOWN:
+    if whole.name in ON_FRONT_PAGE:
         _render_front(options)
     print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
     if stopped:
@@ -146,13 +148,15 @@ def render_all(options: argparse.Namespace) -> None:
                 f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {options.page}"
             )
             rendered.add(table.name)
-    if rendered & {*SHOWN}:
+    if rendered & {*ON_FRONT_PAGE}:
         _render_front(options)
 
 
 def _render_front(options: argparse.Namespace) -> None:
     if options.profile == "cpu" and Path(options.front_page).exists():
-        write_front_page([row for name in SHOWN for row in _front_rows(name, options)], Path(options.front_page))
+        write_front_page(
+            [row for name in ON_FRONT_PAGE for row in _front_rows(name, options)], Path(options.front_page)
+        )
 
 
 def _front_rows(name: str, options: argparse.Namespace) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.pages import FRONT, replace_between
@@ -16,16 +16,10 @@ from experiments.tables.confirmation import (
     judged,
 )
 from experiments.tables.results import BlockResult
-from experiments.tables.tables import IN, Table
+from experiments.tables.tables import IN, ON_FRONT_PAGE, Table
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import percents
 from gap_vla.rollouts.statistics import PairedDifference, points
-
-SHOWN: Mapping[str, tuple[str, ...]] = {
-    "confirmation": ("assembly-stock", "disassemble-stock", "bin_picking-stock", "push_wall-near"),
-    "octo_confirmation": ("threading", "assembly-stock"),
-}
-"""Table to its blocks whose results with profile `cpu` stand on the front page."""
 
 QUARTETS = (("v", "vp", "vp_gap", ""), ("vision", "concat", "gap", "lambda_matched"))
 """Methods without proprioception, with it, with GAP, and with a constant λ in its place."""
@@ -62,7 +56,7 @@ def front_rows(table: Table, results: Sequence[BlockResult]) -> list[Row]:
     else:
         found = [judged(one) for one in corrected_comparisons(results)]
         said = [(result, one) for result, one in zip(results, found) if one]
-    return [(result, judgements) for result, judgements in said if result.block.name in SHOWN[table.name]]
+    return [(result, judgements) for result, judgements in said if result.block.name in ON_FRONT_PAGE[table.name]]
 
 
 def write_front_page(rows: Sequence[Row], page: Path) -> None:

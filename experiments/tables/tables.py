@@ -410,3 +410,10 @@ def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...]
     if not blocks:
         raise ConfigError(f"table {table.name} has none of {', '.join(methods)} on {', '.join(tasks)}")
     return dataclasses.replace(table, blocks=tuple(blocks))
+
+
+ON_FRONT_PAGE: Mapping[str, tuple[str, ...]] = {
+    "confirmation": ("assembly-stock", "disassemble-stock", "bin_picking-stock", "push_wall-near"),
+    "octo_confirmation": ("threading", "assembly-stock"),
+}
+"""Table to its blocks whose results with profile `cpu` stand on the front page."""

@@ -49,6 +49,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.refuse_idle("with --annotator, which fits nothing", "method", "seed", "option", "fit_episodes")
     if arguments.method == "none":
         parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
+    if arguments.method == "fixed":
+        parser.refuse_idle("with --method fixed, which fits nothing", "fit_episodes")
+    if arguments.dry_run and arguments.method == "none":
+        parser.refuse_idle("with --dry-run and --method none", "val_fraction", "workers")
     if arguments.dry_run:
         parser.refuse_idle("with --dry-run", "overwrite", "beam", "fit_episodes", "annotator", "data_dir", "version")
     return arguments

@@ -14,7 +14,7 @@ from gap_vla.core.errors import command
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, variant_spec
 
     parser = command_parser(__doc__, {"--num": "--episodes"})
     add = parser.add_argument
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.cameras:
         parser.refuse_idle("without cameras", "image_size", *(["show"] if options.show else []))
+        if variant_spec(options.variant).only_looks:
+            parser.refuse_idle("without cameras: this variant is one of looks", "variant")
     if "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
     from gap_vla.sim.collection import collect_demos

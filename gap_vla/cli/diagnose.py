@@ -20,7 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
+from gap_vla.cli.arguments import (
+    MANY,
+    answering,
+    command_parser,
+    default_out,
+    layout_seed,
+    load_policy,
+    whole,
+)
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, claim_folder, write_output
 
@@ -83,9 +91,11 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rlds.version_files import require_unchanged
-    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
-    from gap_vla.rollouts.policy import PolicyError, identity
-    from gap_vla.rollouts.recordings import require_scene
+    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop, scenes
+    from gap_vla.rollouts.evaluation import evaluated
+    from gap_vla.rollouts.policy import PolicyError, identity, require_seen
+    from gap_vla.rollouts.record import require_place
+    from gap_vla.rollouts.recordings import require_recent, require_scene
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import require_rendering
 
@@ -102,28 +112,38 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     if loaded.task:
         size = options.image_size or loaded.image_size
         cameras = options.cameras or loaded.cameras
+        require_seen(loaded.policy, cameras, options.checkpoint or options.policy)
         task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
+    if options.demos:
+        require_recent(options.demos, loaded.task)
     if options.rlds:
         require_unchanged(options.rlds, but=STATISTICS)
+    chosen = options.interventions or ALL_INTERVENTIONS
+    playing = None
+    if options.closed_loop and task is not None:
+        playing = load_policy(options).policy
+        require_place(out / "none", evaluated(playing, task, options.seed))
     recordings = _recordings(options, task)
+    if playing is not None and task is not None:
+        for name, shown, where in scenes(playing, task, recordings, chosen):
+            require_place(out / name, evaluated(shown, where, options.seed))
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     claim_folder(out, "diagnosis")
     closed: tuple[Any, ...] = ()
-    if options.closed_loop:
-        assert task is not None
+    if playing is not None and task is not None:
         print(f"{report(opened)}\n\nrollouts follow", flush=True)
         closed = closed_loop(
-            load_policy(options).policy,
+            playing,
             task,
             recordings,
             episodes=options.closed_loop,
             seed=options.seed,
             out_dir=out,
-            interventions=options.interventions or ALL_INTERVENTIONS,
+            interventions=chosen,
             workers=options.workers,
             progress=not options.quiet,
         )

@@ -20,7 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
+from gap_vla.cli.arguments import (
+    MANY,
+    answering,
+    command_parser,
+    default_out,
+    layout_seed,
+    load_policy,
+    seconds,
+    whole,
+)
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, claim_folder, write_output
 
@@ -132,6 +141,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, evaluated
+    from gap_vla.rollouts.policy import require_seen
     from gap_vla.rollouts.record import PAGE_FILE, require_place
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
@@ -158,13 +168,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
-    seen, named = {*getattr(loaded.policy, "cameras", ())}, options.checkpoint or options.policy
-    if lost := sorted(seen - {*cameras}):
-        raise PolicyError(f"{named} sees {', '.join(lost)} too; name it with --cameras, or leave that away")
-    if seen and (idle := sorted({*cameras} - seen)):
-        raise PolicyError(
-            f"--cameras {idle[0]} has no effect: {named} sees {', '.join(sorted(seen))} alone; leave it out"
-        )
+    require_seen(loaded.policy, cameras, options.checkpoint or options.policy)
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     for variant in variants:
         variant_spec(variant).require_view(view)

@@ -11,8 +11,8 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing, regular
-from gap_vla.demos.fields import files_in
-from gap_vla.demos.npz_folder import PER_STEP, require_rows
+from gap_vla.demos.fields import PER_STEP, files_in, require_one_size
+from gap_vla.demos.npz_folder import require_rows
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -53,6 +53,10 @@ class ArrayPickles(NamedArrays):
 
     def dropped(self) -> dict[str, str]:
         return self._unused(self._names, "phase", "language_instruction", "success")
+
+    def look(self) -> None:
+        episodes = (self.read(index) for index in range(len(self) if self._image_keys else 0))
+        require_one_size((e.name, {key: film.shape[1:3] for key, film in e.images.items()}) for e in episodes)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self.places[index]

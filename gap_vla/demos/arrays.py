@@ -6,7 +6,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -50,6 +50,27 @@ def read_arrays(
     Raises:
         error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
+    return _each(file, wanted, _array, error)
+
+
+def forms(
+    file: Path, wanted: Callable[[str], bool], error: type[UserError] = EpisodeError
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of those arrays of an npz that are wanted; nothing but their headers is read.
+
+    Raises:
+        error: as `read_arrays`.
+    """
+
+    def form(stream: IO[bytes], *at: Any) -> tuple[tuple[int, ...], np.dtype]:
+        return _header(stream, *at)[::2]
+
+    return {name: found for name, found in _each(file, wanted, form, error).items() if wanted(name)}
+
+
+def _each(
+    file: Path, wanted: Callable[[str], bool], read: Callable[..., Any], error: type[UserError]
+) -> dict[str, Any]:
     if not is_text(str(file)):
         raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
     unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
@@ -57,26 +78,33 @@ def read_arrays(
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
         if len(set(names)) < len(names):
             raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
-        return {
-            name: _array(archive, member, f"{file}: {name!r}", error) if wanted(name) else None
-            for name, member in zip(names, archive.infolist())
-        }
+        found = dict.fromkeys(names)
+        for name, member in zip(names, archive.infolist()):
+            if wanted(name):
+                where = f"{file}: {name!r}"
+                refuse_too_large(where, 4 * member.file_size, 4 * member.compress_size, error)  # copies are made of it
+                with archive.open(member) as stream:
+                    found[name] = read(stream, member, where, error)
+        return found
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
-    refuse_too_large(where, 4 * member.file_size, 4 * member.compress_size, error)  # copies are made of it
-    with archive.open(member) as stream:
-        longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
-        header = headers[np.lib.format.read_magic(stream)]
-        try:
-            shape, by_columns, dtype = header(stream)
-        except FOREIGN:
-            raise error(f"{where}: its header describes no array; write it again") from None
-        declared, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
-        if declared != held and dtype.kind != "O":  # before so much is unpacked
-            raise error(
-                f"{where}: it declares an array {dtype}{list(shape)} and holds {held} bytes of it; write it again"
-            )
-        with refusing(where, "store plain numbers or text, and write it again", error):
-            return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")
+def _array(stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
+    shape, by_columns, dtype = _header(stream, member, where, error)
+    with refusing(where, "store plain numbers or text, and write it again", error):
+        return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")
+
+
+def _header(
+    stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
+    header = headers[np.lib.format.read_magic(stream)]
+    try:
+        shape, by_columns, dtype = header(stream)
+    except FOREIGN:
+        raise error(f"{where}: its header describes no array; write it again") from None
+    declared, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+    if declared != held and dtype.kind != "O":  # before so much is unpacked
+        raise error(f"{where}: it declares an array {dtype}{list(shape)} and holds {held} bytes of it; write it again")
+    return shape, by_columns, dtype

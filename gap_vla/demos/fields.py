@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,26 @@ def _plain(value: Any) -> Any:
     return plain
 
 
+def picture_size(shape: Sequence[int], dtype: np.dtype, where: str) -> tuple[int, int]:
+    """Height and width of the pictures of a recording. Raises EpisodeError: they are not RGB bytes, as `as_frames`."""
+    if dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise EpisodeError(f"{where} is {dtype}{list(shape)}, not uint8[T, h, w, 3]; store pictures as RGB bytes")
+    return (shape[1], shape[2]) if shape[3] == 3 else (shape[2], shape[3])
+
+
+def require_one_size(sizes: Iterable[tuple[str, Mapping[str, tuple[int, ...]]]]) -> None:
+    """Raises EpisodeError: of places with the pictures' sizes by camera, one has others than the first."""
+    first: Mapping[str, tuple[int, ...]] | None = None
+    for where, found in sizes:
+        first = found if first is None else first
+        if found != first:
+            told = [", ".join(f"{key} {h}x{w}" for key, (h, w) in each.items()) or "none" for each in (found, first)]
+            raise EpisodeError(
+                f"{where}: pictures are {told[0]}, the first episode's {told[1]}; a dataset has one layout: make two "
+                "of them or repair the episode"
+            )
+
+
 def as_frames(value: Any) -> np.ndarray:
     """uint8[T, h, w, 3] from uint8 frames, channels first or last; anything else stays, for `Episode.validate`."""
     frames = np.asarray(value)
@@ -201,12 +221,47 @@ TIMES = ("timestamp", "timestamps")
 """Names of columns that hold the time of each step."""
 
 
-def require_rising(times: np.ndarray, where: str) -> None:
-    """Raises EpisodeError for times, one number per step, of which one is not later than the one before."""
-    if times.ndim == 1 and times.dtype.kind in "fiu" and not (risen := times[1:] > times[:-1]).all():
+def require_spelling(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raises EpisodeError: a name that was found is a known one in other letters, and the known one is not there."""
+    found = sorted(found)
+    meant = {key.lower(): key for key in known if key not in found}
+    for name in found:
+        if name not in meant.values() and (key := meant.get(name.lower())):
+            raise EpisodeError(f"{where}: {one_line(name, 60)!r} is not read; if it is {key!r}, call it so")
+
+
+def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> None:
+    """Raises EpisodeError for times, one number per step, of which one is not later than the one before; or, if they
+    may be `equal`, earlier."""
+    times = times.reshape(-1) if times.size == len(times) else times
+    if (
+        times.ndim == 1
+        and times.dtype.kind in "fiu"
+        and not (risen := (times[1:] > times[:-1]) | (equal & (times[1:] == times[:-1]))).all()
+    ):
         step = 1 + (~risen).argmax()
         raise EpisodeError(
             f"{where} is {times[step]:g} at step {step}, behind {times[step - 1]:g}; write it with times that increase"
+        )
+
+
+PER_STEP = (
+    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
+    "timestamps", "rho", "change_point",
+)  # fmt: skip
+"""Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""
+
+
+def require_ended(name: str, dones: np.ndarray, where: str) -> None:
+    """Raises EpisodeError: `dones`, a row per step, is true somewhere and not at the last step, or no number."""
+    ended = dones.reshape(len(dones), -1)
+    if not np.isfinite(ended).all():
+        raise EpisodeError(f"{where}: {name} holds NaN or infinity; correct it")
+    true = np.flatnonzero(ended.any(axis=1))
+    if true.size and true[-1] != len(ended) - 1:
+        raise EpisodeError(
+            f"{where}: {name} is true at step {true[0]} and not at the last, {len(ended) - 1}; cut the episode "
+            f"or correct {name}"
         )
 
 

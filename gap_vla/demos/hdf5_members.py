@@ -21,16 +21,23 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import TIMES, decoded, require_rising
+from gap_vla.demos.fields import (
+    FLAGS,
+    PER_STEP,
+    TIMES,
+    decoded,
+    misplaced,
+    require_ended,
+    require_rising,
+    require_spelling,
+)
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
 NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
 """Attributes that mean something to readers."""
 
-_PER_STEP = (
-    "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
-)  # fmt: skip
+_PER_STEP = (*PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
 
@@ -268,8 +275,18 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
         )
 
 
+def require_facts(demo: h5py.Group, where: str) -> None:
+    """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them."""
+    said, facts = names_in(demo.attrs, where), ("success", "language_instruction")
+    require_spelling(said, facts, f"{where}: attributes")
+    for key in names_in(demo, where):
+        if (fact := key.lower()) in facts and fact not in said:
+            raise EpisodeError(f"{where}: {key!r} is no attribute and not read; store it as the attribute {fact!r}")
+
+
 def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, `dones` end false."""
+    """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, or a flag of a
+    recording's ends is true elsewhere."""
     held = lengths_in(demo, where, "obs", "next_obs")
     for key, rows in held.items():
         most = steps + 1 if key == "states" else steps
@@ -279,12 +296,7 @@ def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
             )
         if key.rpartition("/")[2] in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
             require_rising(numbers_at(demo, key, where), f"{where}: {key}")
-    if steps and "dones" in held:
-        if not np.isfinite(numbers_at(demo, "dones", where)).all():
-            raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")
-        ended = np.atleast_1d(numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
-        if ended.any() and not ended[-1]:
-            raise EpisodeError(
-                f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
-                "correct dones"
-            )
+    for key in filter(held.__contains__, ("done", "dones") if steps else ()):
+        require_ended(key, numbers_at(demo, key, where), where)
+    for text in misplaced({key: numbers_at(demo, key, where) for key in FLAGS if steps and key in held}):
+        raise EpisodeError(f"{where}: {text}; make a demonstration of each recording, or leave it out")

@@ -10,15 +10,21 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
-from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import FLAGS, IMAGE_NAMES, TIMES, files_in, misplaced, require_rising
+from gap_vla.demos.arrays import forms, read_arrays
+from gap_vla.demos.fields import (
+    FLAGS,
+    IMAGE_NAMES,
+    PER_STEP,
+    TIMES,
+    files_in,
+    misplaced,
+    picture_size,
+    require_ended,
+    require_one_size,
+    require_rising,
+    require_spelling,
+)
 from gap_vla.demos.source import NamedArrays
-
-PER_STEP = (
-    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
-    "timestamps", "rho", "change_point",
-)  # fmt: skip
-"""Arrays that have one row per step where they are no single number; none of them is used."""
 
 
 class NpzFolder(NamedArrays):
@@ -51,16 +57,20 @@ class NpzFolder(NamedArrays):
             )
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
-            for name in {*self._names} - {*IMAGE_NAMES}:
-                if name.lower() in IMAGE_NAMES:
-                    said = f"{one_line(name, 60)!r} is not read; if it is {name.lower()!r}, call it so"
-                    raise EpisodeError(f"{self.path}: {said}")
+            require_spelling({*self._names} - {*IMAGE_NAMES}, IMAGE_NAMES, f"{self.path}")
 
     def mapping(self) -> dict[str, str]:
         return super().mapping() | {"phase": "phase"}
 
     def dropped(self) -> dict[str, str]:
         return self._unused(self._names, "phase", "language_instruction", "success")
+
+    def look(self) -> None:
+        def sizes(file: Path) -> dict[str, tuple[int, int]]:
+            found = forms(file, self._image_keys.__contains__)
+            return {self._image_keys[key]: picture_size(*form, f"{file}: {key!r}") for key, form in found.items()}
+
+        require_one_size((f"{file}", sizes(file)) for file in self.places)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file = self.places[index]
@@ -98,11 +108,13 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
-    if name in FLAGS and rows.dtype.kind not in "biuf":
+    if name in (*FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
         raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
     for text in misplaced({name: rows}):
         raise EpisodeError(
             f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
         )
+    if name in ("done", "dones"):
+        require_ended(repr(name), rows, where.removesuffix(f": {name!r}"))
     if name in TIMES:
         require_rising(rows, where)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,19 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, require_cameras
+from gap_vla.demos.fields import (
+    ACTION_LIMIT,
+    as_actions,
+    as_frames,
+    as_rows,
+    as_text,
+    as_truth,
+    picture_size,
+    require_cameras,
+    require_one_size,
+)
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.robomimic_index import demonstrations
 from gap_vla.demos.source import Source
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
@@ -87,7 +98,7 @@ class RobomimicHDF5(Source):
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         members.require_sound(self.path)
         with members.opened(self.path) as file:
-            self.places = self._demo_names(file)
+            self.places = demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
             groups = (members.group_at(file, f"data/{place}", f"{self.path}") for place in self.places)
             self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
@@ -114,78 +125,30 @@ class RobomimicHDF5(Source):
         return super().identity() | kept
 
     def look(self) -> None:
+        require_one_size(self._looked_at())
+
+    def _looked_at(self) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         for name in self.places:
             where = f"{self.path}, episode {name}"
             with members.opened(self.path, f", episode {name}") as file:
                 demo = members.group_at(file, f"data/{name}", where)
                 steps = members.length_at(demo, self.options["action_key"], where)
+                members.require_facts(demo, where)
                 members.require_steps(demo, steps, where)
                 members.require_aligned(demo, steps, where)
                 arms = _arms(members.names_in(members.group_at(demo, "obs", where), where))
-                state = (f"robot{arm}_{part}" for arm in range(arms) for part in _USED)
-                for key in (*state, *self._cameras_of(demo, where)):
+                for key in (f"robot{arm}_{part}" for arm in range(arms) for part in _USED):
                     members.form_at(demo, f"obs/{key}", where)
+                cameras = {key: self._image_keys[key] for key in self._cameras_of(demo, where)}
+                yield where, {camera: self._size(demo, key, where) for key, camera in cameras.items()}
+
+    def _size(self, demo: h5py.Group, key: str, where: str) -> tuple[int, int]:
+        return picture_size(*members.form_at(demo, f"obs/{key}", where), f"{where}: obs/{key}")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.places[index]
         with members.opened(self.path, f", episode {name}") as file:
             return self._episode(file, name, images).validate()
-
-    def _demo_names(self, file: h5py.File) -> list[str]:
-        if not members.has(file, "data"):
-            found = one_line(", ".join(members.names_in(file, f"{self.path}"))) or "nothing"
-            raise EpisodeError(
-                f"{self.path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
-                "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
-            )
-        data = members.group_at(file, "data", f"{self.path}")
-        names = members.names_in(data, f"{self.path}")
-        if not names:
-            raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
-        places: dict[int, str] = {}
-        for name in names:
-            place = h5py.h5o.get_info(members.group_at(data, name, f"{self.path}, data").id).addr
-            if (other := places.setdefault(place, name)) != name:
-                raise EpisodeError(f"{self.path}: data/{name} is data/{other} by another name; remove one of the links")
-        filter_key = self.options["filter_key"]
-        self._check_total(data, names)
-        if filter_key is None:
-            return sorted(names, key=_natural)
-        if not members.has(file, f"mask/{filter_key}"):
-            known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
-            raise EpisodeError(
-                f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one "
-                "of these, or leave filter_key out"
-            )
-        chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
-        if missing := sorted(set(chosen) - set(names)):
-            raise EpisodeError(
-                f"{self.path}: filter 'mask/{filter_key}' names {missing[0][:60]!r}, which 'data' does not "
-                "hold; correct the filter"
-            )
-        if not chosen or len(set(chosen)) < len(chosen):
-            raise EpisodeError(f"{self.path}: filter 'mask/{filter_key}' is empty, or names one twice; give another")
-        return sorted(chosen, key=_natural)
-
-    def _check_total(self, data: h5py.Group, names: list[str]) -> None:
-        """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
-        total = members.attribute_of(data, "total")
-        lengths: list[Any] = []
-        for name in names if total is not None else ():
-            demo, where = data[name], f"{self.path}, episode {name}"
-            stated = members.attribute_of(demo, "num_samples")
-            counts = stated is None and members.has(demo, key := self.options["action_key"])
-            lengths.append(members.length_at(demo, key, where) if counts else stated)
-        counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
-        if lengths and counted and (held := sum(lengths)) != total:
-            for name in names:
-                where = f"{self.path}, episode {name}"
-                steps = members.length_at(data[name], self.options["action_key"], where)
-                members.require_steps(data[name], steps, where)
-            raise EpisodeError(
-                f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
-                "get the whole file, or correct the attribute if demonstrations were removed on purpose"
-            )
 
     def _file_language(self, file: h5py.File) -> str:
         data = members.group_at(file, "data", f"{self.path}")
@@ -224,6 +187,7 @@ class RobomimicHDF5(Source):
                 "robot1_…); leave out the arm that is not moved"
             )
         attrs = members.attributes_of(demo)
+        members.require_facts(demo, where)
         members.require_steps(demo, len(action), where)
         members.require_aligned(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
@@ -234,15 +198,11 @@ class RobomimicHDF5(Source):
             if images:
                 cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
                 continue
-            shape, dtype = members.form_at(demo, f"obs/{key}", where)
-            if shape[0] != len(proprio):
+            self._size(demo, key, where)
+            if (shape := members.form_at(demo, f"obs/{key}", where)[0])[0] != len(proprio):
                 raise EpisodeError(
                     f"{where}: obs/{key} has {shape[0]} images, "
                     f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
-                )
-            if dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
-                raise EpisodeError(
-                    f"{where}: obs/{key} is {dtype}{list(shape)}, not uint8[T, h, w, 3]; store pictures as RGB bytes"
                 )
         phase = self._phase(demo, where)
         facts = self._layout.facts if self._layout else {}
@@ -312,7 +272,3 @@ class RobomimicHDF5(Source):
 def _arms(observations: Iterable[str]) -> int:
     """How many arms there are by the names of the observations; at least one."""
     return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

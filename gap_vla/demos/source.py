@@ -175,17 +175,13 @@ class NamedArrays(Source):
                         "name it with --reader"
                     )
             known = {state, action, *cameras, "phase", "language_instruction", "success"}
-            for name in {*map(str, arrays)} - known:
-                if meant := [key for key in known if key.lower() == name.lower() and key not in arrays]:
-                    raise EpisodeError(
-                        f"{where}: {one_line(name, 60)!r} is not read; if it is {meant[0]!r}, call it so"
-                    )
+            fields.require_spelling(map(str, arrays), known, where)
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
             phase = arrays.get("phase")
             text = arrays.get("language_instruction", self.options.get("language_instruction"))
             return Episode(
                 action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
-                images={name: fields.as_frames(arrays[key]) for key, name in cameras.items()},
+                images={camera: fields.as_frames(arrays[key]) for key, camera in cameras.items()},
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
                 language_instruction=fields.as_text(text, where),

@@ -176,7 +176,9 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     whole = [(folder, run) for folder, run in folders if folder.config.exists()]
     for folder, run in whole:
         folder.require_sealed(run)
-    comparison = compare(outcomes, None, [folder.read_config(EvaluationError) for folder, _ in whole])
+    origins = [{"origin": run.values.get("origin", {})} for _, run in whole]
+    settings = [folder.read_config(EvaluationError) for folder, _ in whole]
+    comparison = compare(outcomes, None, [{**config, **origin} for config, origin in zip(settings, origins)])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

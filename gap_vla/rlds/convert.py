@@ -17,7 +17,7 @@ from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.builder import write_rlds
-from gap_vla.rlds.schema import SCHEMA_VERSION
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
 from gap_vla.rlds.target import is_whole, refuse_other, require_free
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
@@ -169,6 +169,7 @@ def dry_run(
 
     source.look()
     first, episodes = source.read(0), source.without_images()
+    Schema.of(episodes[0]).check(*episodes)
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
         first = first.replace(**_job(method, seed, options, workers).run(episodes, fit=train).labels(0))

@@ -16,7 +16,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit, misplaced
+from gap_vla.demos.fields import ACTION_LIMIT, TIMES, as_actions, checked_limit, misplaced, require_rising
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.examples import examples
 from gap_vla.rlds.schema import decode_episode
@@ -160,6 +160,8 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
     for text in misplaced(fields):
         raise EpisodeError(f"{where}: {text}; convert it again")
+    for name in (name for name in fields if name.rpartition("/")[2] in TIMES):
+        require_rising(fields[name], f"{where}: {name}", equal=True)  # seconds since 1970 have no fractions in float32
     for name, value in fields.items():
         if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
             if (odd := np.argwhere(~np.isfinite(value))).size:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,15 @@ class ClosedLoop:
     difference: PairedDifference | None
 
 
+def scenes(
+    policy: Policy, task: SimTask, library: Sequence[Recording], interventions: Sequence[str]
+) -> Iterator[tuple[str, Policy, SimTask]]:
+    """What `closed_loop` plays, by name: the policy as it is disturbed, and where."""
+    for name in ["none", *interventions]:
+        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
+        yield name, shown, dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
+
+
 def closed_loop(
     policy: Policy,
     task: SimTask,
@@ -280,9 +289,7 @@ def closed_loop(
     """
     found: list[ClosedLoop] = []
     baseline = np.empty(0)
-    for name in ["none", *interventions]:
-        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
-        where = dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
+    for name, shown, where in scenes(policy, task, library, interventions):
         summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
         outcomes = np.array(summary["outcomes"])
         if name == "none":

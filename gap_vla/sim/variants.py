@@ -43,6 +43,11 @@ class Variant:
         """The variant's first `n` evaluation seeds; no two variants share one (up to 100,000 each)."""
         return range(self.first_seed, self.first_seed + n)
 
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing but pictures differs from the default: nothing touches the distractors."""
+        return self.name != "default" and (self.positions, self.size) == ("default", 1.0)
+
     def require_view(self, view: str) -> None:
         """Raises UnknownNameError for a camera of the simulator's model, if it would have to be moved."""
         if self.camera and view != "near":

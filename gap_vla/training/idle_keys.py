@@ -54,6 +54,11 @@ def _empty_window(config: Any, key: str) -> bool:
     return config.adjustment.window == 0 and config.method != "gap_watched" and key != "adjustment.window"
 
 
+def _one_step(config: Any, key: str) -> bool:
+    """Octo's window, or the states of a small policy."""
+    return (config.model.window_size if config.backend == "octo" else config.model.proprio_history) == 1
+
+
 def _no_adjustment(config: Any, key: str) -> bool:
     """Whether this key of GAP's adjustment is not read; `gap_watched` finds λ and the end of its window itself."""
     name, fixed = key.partition(".")[2], CONTROLS.get(config.method, {})
@@ -86,6 +91,7 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"model\.phases", "without phase_gate", lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot"),
     (r"adjustment\..*", "with method {0.method} and adjustment.mode {0.adjustment.mode}", _no_adjustment),
     (r"adjustment\..*", "with adjustment.window 0", _empty_window),
+    (r"adjustment\.rho", "with one step of state in a sample", _one_step),
     (r"rivals\..*", "with method {0.method}", _other_rival),
     (r"rivals\.keyframe_radius", "with rivals.keyframe_weight 1", lambda c, _: c.rivals.keyframe_weight == 1),
     (r"train\.steps", "with train.epochs", lambda c, _: getattr(c.train, "epochs", 0)),

@@ -233,8 +233,13 @@ class FinetuneConfig(Experiment):
             require_jax_device()  # loads JAX, which takes seconds
         require_flags("jax")
         _require_trainable(self)
-        if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):
+        unread = dry_run and self.model.pretrained.startswith("hf://")
+        if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)
+        if self.optimizer.frozen_keys and not unread:
+            from gap_vla.training.octo_model import planned_parameters
+
+            planned_parameters(self)  # names what matches no parameter
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 

@@ -175,14 +175,20 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 
 
-def dry_run(config: FinetuneConfig) -> str:
-    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
-    require_jax_device()
+def planned_parameters(config: FinetuneConfig) -> tuple[Any, Parameters]:
+    """Shapes of a batch and of the parameters. Raises ConfigError or OctoError: settings of which no policy comes."""
     pretrained = config.model.pretrained
     with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
         batch, layout = planned(config)
         shapes = parameter_shapes(OctoModule.create(**layout["model"]), batch)
-    parameters = Parameters.of(config, shapes)
+    return batch, Parameters.of(config, shapes)
+
+
+def dry_run(config: FinetuneConfig) -> str:
+    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
+    require_jax_device()
+    pretrained = config.model.pretrained
+    batch, parameters = planned_parameters(config)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
     lines = [f"pretrained weights: {pretrained} (not read in a dry run)"] if pretrained else []

@@ -16,6 +16,7 @@ from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
 from gap_vla.sim import VARIANT_NAMES, variant_spec
 from gap_vla.training.config import STEP_COUNT, EvalConfig, Experiment, Layouts, TrainConfig
+from gap_vla.training.idle_keys import without_effect
 
 if TYPE_CHECKING:
     from gap_vla.policies.methods import Method
@@ -79,6 +80,12 @@ class SmallConfig(Experiment):
         super().__post_init__()
         if self.data.mixture:
             raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
+        per_step = self.adjustment.rho == "step" and self.model.temporal == "none" and self.model.proprio_history > 1
+        if per_step and not without_effect(self, "adjustment.rho"):
+            raise ConfigError(
+                "adjustment.rho is 'step', and without model.temporal one feature is made of all steps of the state; "
+                "set --config.adjustment.rho=current, or --config.model.temporal=transformer"
+            )
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
         if self.demos.image_size < smallest:
             raise ConfigError(
@@ -139,6 +146,14 @@ class SmallConfig(Experiment):
             size = self.demos.image_size
             registry.find(registry.ENCODERS, self.model.encoder)(self.model, (size, size, 3))
         self.how.check(self.method, self.model)
+        if self.how.needs_phase and not (self.data.rlds or self.demos.path):
+            from gap_vla.sim import task_spec
+
+            if (known := len(task_spec(self.task).phases)) > self.model.phases:
+                raise ConfigError(
+                    f"model.phases is {self.model.phases}; demonstrations of {self.task} have up to {known}: set "
+                    f"--config.model.phases={known} or more"
+                )
         if self.how.rho_source not in registry.OF_THE_DATASET:
             from gap_vla.phases.annotation import checked_options
 

@@ -51,6 +51,12 @@ def of_pickle(folder: Path, **more: Any) -> Any:
         ({"is_terminal": ENDS}, "is_terminal is true at steps"),
         ({"timestamp": np.arange(STEPS) % 10 / 10}, "timestamp"),
         ({"timestamps": np.arange(STEPS) % 10 / 10}, r"'timestamps' is 0 at step 10, behind 0\.9; write it"),
+        ({"timestamp": np.arange(STEPS)[:, None] % 10 / 10}, r"'timestamp' is 0 at step 10, behind 0\.9; write it"),
+        (
+            {"dones": np.arange(STEPS) == 9},
+            "'dones' is true at step 9 and not at the last, 19; cut the episode or",
+        ),
+        ({"done": np.full(STEPS, np.nan)}, "'done' holds NaN or infinity; correct it"),
         ({"reward": np.zeros(STEPS - 1)}, "reward"),
         ({"is_last": 0 * ENDS}, "is_last is true at steps .*; correct it or leave it out"),
         ({"is_last": np.array(["False"] * STEPS)}, "'is_last' holds <U5; write true and false, or leave it out"),
@@ -71,6 +77,53 @@ def test_flags_and_times_of_one_recording_are_read_over(opened: Any, tmp_path: P
     last = np.arange(STEPS) == STEPS - 1
     more = {"is_last": last, "is_first": last[::-1], "is_terminal": 0 * last, "reward": 1.0 * last}
     assert len(opened(tmp_path, **more, timestamp=np.arange(STEPS) / 10).read(0)) == STEPS
+
+
+@pytest.mark.parametrize("opened", [of_npz, of_pickle])
+def test_an_episode_keeps_its_name_whatever_else_its_recording_holds(opened: Any, tmp_path: Path) -> None:
+    source = opened(tmp_path, joint=np.zeros((STEPS, 7)), force=np.zeros(STEPS), language_instruction=np.array("x"))
+    for images in (True, False):
+        assert source.read(0, images=images).metadata["episode_id"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("is_first", np.arange(STEPS) == 9, r"demo_0: is_first is true at steps \[9\] of 20, it must be at 0 only"),
+        ("is_last", ENDS, "demo_0: is_last is true at steps .*9, 19"),
+        ("timestamp", np.arange(STEPS - 4) / 10, "demo_0: timestamp has 16 steps, the actions 20; cut"),
+        ("reward", np.zeros(STEPS - 4), "demo_0: reward has 16 steps, the actions 20; cut"),
+        ("done", np.arange(STEPS) == 9, "demo_0: done is true at step 9 and not at the last, 19; cut"),
+        ("success", np.zeros(STEPS, bool), "demo_0: 'success' is no attribute and not read; store it as the attribute"),
+        ("Success", np.array(False), "demo_0: 'Success' is no attribute and not read; store it as the attribute 'succ"),
+    ],
+)
+def test_an_hdf5_demonstration_says_of_its_ends_what_readers_read(
+    name: str, value: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
+    with h5py.File(path, "a") as file:
+        if name.lower() == "success":
+            del file["data/demo_0"].attrs["success"]
+        file[f"data/demo_0/{name}"] = value
+    with pytest.raises(EpisodeError, match=message):
+        open_source(path).read(0, images=False)
+    with pytest.raises(EpisodeError, match=message):
+        open_source(path).look()
+
+
+@pytest.mark.parametrize("name", ["Success", "Language_Instruction"])
+def test_an_attribute_in_other_letters_is_asked_about(name: str, tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
+    with h5py.File(path, "a") as file:
+        attributes = file["data/demo_0"].attrs
+        attributes[name] = attributes[name.lower()]
+        assert open_source(path)[0].success  # the one that is read is there too
+        del attributes[name.lower()]
+    with pytest.raises(
+        EpisodeError, match=f"demo_0: attributes: '{name}' is not read; if it is '{name.lower()}', call"
+    ):
+        open_source(path)[0]
 
 
 @pytest.mark.parametrize("name", ["Success", "Language_Instruction", "Phase", "Image_Primary"])

@@ -139,3 +139,9 @@ def test_results_of_other_recordings_stay_until_all_of_the_new_ones_are_there(de
     assert measured(interrupted=False) == 0 and json.loads(path.read_text())["recordings"] == {"assembly": 4}
     assert measured(interrupted=False, finder="speed threshold") == 0
     assert {*json.loads(path.read_text())["results"]} == {"uniform", "speed threshold"}
+    measured_before = path.read_bytes()
+    with h5py.File(folder / "assembly.hdf5", "a") as file:
+        file["data/demo_0/obs/robot0_eef_pos"][5] += 0.001
+    assert measured(interrupted=False, finder="speed threshold") == USER_ERROR
+    assert "measured on {'assembly': 4}, not on these of them; give" in capsys.readouterr().err
+    assert path.read_bytes() == measured_before

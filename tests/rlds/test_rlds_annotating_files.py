@@ -16,6 +16,7 @@ from PIL import Image
 
 import gap_vla.cli.annotate
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError, annotate
 from gap_vla.rlds import build_dataset
@@ -170,6 +171,36 @@ def test_episodes_of_one_step_are_noted(tmp_path):
     short = [e.replace(proprio=e.proprio[:1], action=e.action[:1], phase=e.phase[:1], images={}) for e in demos(2)]
     noted = annotate(short, method="gaussian").report["notes"]
     assert noted == ["every episode has one step, in which nothing moves, so ρ says nothing"]
+
+
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_pictures_of_npz_are_shown_however_their_channels_lie_and_what_is_no_picture_is_kept(npz, tmp_path, channels):
+    for file in npz.glob("*.npz"):
+        with np.load(file) as arrays:
+            held = dict(arrays)
+        frames = np.zeros((80, 12, 16, 3), np.uint8) + np.arange(16, dtype=np.uint8)[:, None]
+        film = frames if channels == "last" else frames.transpose(0, 3, 1, 2)
+        np.savez(file, **held, image_primary=film, image_depth=np.ones((80, 12, 16), np.float32))
+    done = annotate_files(npz, tmp_path / "out", method="gaussian")
+    assert done.read(0).images.keys() == {"image_primary"} and np.array_equal(
+        done.read(0).images["image_primary"], frames
+    )
+    with np.load(tmp_path / "out" / "episode_0.npz") as arrays:
+        assert arrays["image_primary"].shape == film.shape and arrays["image_depth"].dtype == np.float32
+
+
+def test_pictures_of_numbers_from_0_to_1_are_refused_before_anything_is_written(npz, tmp_path):
+    file = npz / "episode_1.npz"
+    with np.load(file) as arrays:
+        np.savez(file, **dict(arrays), image_primary=np.zeros((80, 12, 16, 3), np.float32))
+    with pytest.raises(UserError, match=r"episode_1\.npz: 'image_primary' is float32\[80, 12, 16, 3\], not uint8"):
+        annotate_files(npz, tmp_path / "out", method="gaussian")
+    assert not (tmp_path / "out").exists()
+
+
+def test_extra_columns_have_no_effect_where_change_points_are_read(npz, tmp_path):
+    with pytest.raises(AnnotationError, match="extra has no effect with method column, which reads change points"):
+        annotate_files(npz, tmp_path / "out", method="column", extra="joint")
 
 
 def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path):

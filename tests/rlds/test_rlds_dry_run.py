@@ -9,6 +9,7 @@ import shutil
 import typing
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from PIL import Image
 from synthetic_demos import make_episode, write_robomimic
 
 import gap_vla.cli.build_dataset
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.convert import dry_run
@@ -83,6 +85,51 @@ def test_dry_run_of_every_kind(
     picture = np.asarray(Image.open(tmp_path / "look_dry_run.png"))
     assert (picture[..., :3] == (199, 219, 250)).all(-1).any(), "the area below rho is drawn"
     assert sorted(p for p in tmp_path.rglob("*")) == sorted([*before, tmp_path / "look_dry_run.png"])
+
+
+@pytest.mark.parametrize("kind", ["robomimic_hdf5", "npz", "pickle"])
+@pytest.mark.parametrize(
+    ("differs", "message"),
+    [
+        (
+            "size",
+            "pictures are image_primary 8x8.*, the first episode's image_primary 16x16.*; a dataset has",
+        ),
+        ("type", r"float32\[.*not uint8\[T, h, w, 3\]"),
+        ("action", "action_dim is 14, the first episode has 7; a dataset has one layout"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_conversion_would(kind: str, differs: str, message: str, tmp_path: Path) -> None:
+    make, reader, _ = EXPECTED[kind]
+    source = make(tmp_path)
+
+    def changed(arrays: dict[str, np.ndarray], action: str, *cameras: str) -> dict[str, np.ndarray]:
+        half = {camera: arrays[camera][:, ::2, ::2] for camera in cameras}
+        floats = {camera: arrays[camera] / np.float32(255) for camera in cameras}
+        return {"size": half, "type": floats, "action": {action: np.tile(arrays[action], 2)}}[differs]
+
+    if kind == "npz":
+        file = source / "demo_1.npz"
+        with np.load(file) as held:
+            arrays = dict(held)
+        np.savez(file, **arrays | changed(arrays, "action", "image_primary"))
+    elif kind == "pickle":
+        recordings = pickle.loads(source.read_bytes())
+        recordings[1] |= changed(recordings[1], "action", "image")
+        source.write_bytes(pickle.dumps(recordings))
+    else:
+        names = ["obs/agentview_image", "obs/robot0_eye_in_hand_image"]
+        with h5py.File(source, "a") as file:
+            demo = file["data/demo_1"]
+            for name, value in changed({n: demo[n][()] for n in ("actions", *names)}, "actions", *names).items():
+                del demo[name]
+                demo[name] = value
+    options = {"image_keys": {"image": "image_primary"}} if reader else {}
+    if (kind, differs) == ("robomimic_hdf5", "action"):
+        message = "divide|" + message
+    with pytest.raises(EpisodeError, match=message):
+        dry_run(open_source(source, kind, **options), tmp_path / "look.png", method="none")
+    assert not (tmp_path / "look.png").exists()
 
 
 def test_an_option_that_the_reader_has_not_is_not_recommended(tmp_path: Path) -> None:

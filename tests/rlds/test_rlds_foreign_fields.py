@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from gap_vla.core.errors import UserError
 from gap_vla.rlds import read_rlds
+from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.checking import check_dataset
 
 STEPS = 6
@@ -54,6 +55,23 @@ def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
 
 def wide(width: int, dtype: Any = np.float32) -> Any:
     return tfds.features.Tensor(shape=(width,), dtype=dtype)
+
+
+def test_time_that_runs_backwards_is_refused_and_seconds_since_1970_are_not(tmp_path: Path) -> None:
+    falling = written(tmp_path / "falling", "timestamp", np.float32, lambda i: np.float32(i % 4))
+    message = r"timestamp is 0 at step 4, behind 3; write it with times that increase"
+    with pytest.raises(UserError, match=message):
+        list(read_rlds(falling))
+    with pytest.raises(UserError, match=message):
+        annotate_files(falling, tmp_path / "1.1.0", method="gaussian")
+    coarse = written(tmp_path / "coarse", "timestamp", np.float32, lambda i: np.float32(1_790_000_000 + i))
+    assert len(list(read_rlds(coarse))) == 2
+
+
+def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None:
+    turning = written(tmp_path, "state", wide(7), lambda i: np.array([0, 0, 0, 40 * i, 0, 0, 0], np.float32))
+    found = check_dataset(turning, state_key="state", layout="bridge").findings
+    assert [f.level for f in found if "are these degrees?" in f.message] == ["error"] * 2
 
 
 @pytest.mark.parametrize(

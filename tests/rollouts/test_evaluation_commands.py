@@ -176,6 +176,25 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path)
         gap_vla.cli.diagnose._recordings(asked, None)
 
 
+def test_recordings_of_another_version_of_the_simulators_are_not_shown(tmp_path, capsys):
+    demos = tmp_path / "demos.hdf5"
+    with h5py.File(demos, "w") as file:
+        file.create_group("data").attrs["layout_version"] = 1
+    words = ["--policy", "random", "--task", "assembly", "--demos", str(demos), "--out", str(tmp_path / "out")]
+    assert script("diagnose").main(words) == 2
+    assert f"{demos} has layout_version 1, this gap_vla 2; collect it again" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gap_vla.cli.diagnose, "_recordings", lambda *_: pytest.fail("recording was begun"))
+    claim_folder(tmp_path / "out", "diagnosis")
+    (tmp_path / "out" / "none").mkdir()
+    (tmp_path / "out" / "none" / "evaluation.json").write_text('{"seed": 100000}')
+    words = ["--policy", "random", "--task", "assembly", "--closed-loop", "1", "--seed", "7"]
+    assert script("diagnose").main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "none holds another evaluation (" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "more", "said"),
     [("evaluate", ["--split", "nope"], "no split 'nope'"), ("diagnose", [], "swapping between episodes needs two")],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.task_table import main
-from experiments.task_table import as_markdown, read_results
+from experiments.task_table import PAGE_PART, as_markdown, read_results
 from gap_vla.core.errors import USER_ERROR
 from gap_vla.core.locks import alone
 
@@ -73,6 +73,21 @@ def test_what_cannot_be_written_or_measured_is_refused_before_the_first_episode(
         (tmp_path / mine).write_text("{}")
     assert main(["--docs", str(tmp_path), "--tasks", "assembly", *words]) == USER_ERROR
     assert named in capsys.readouterr().err
+
+
+def test_what_the_page_shows_and_the_file_has_not_is_not_replaced(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.task_table.measure_expert", lambda *_: dict(CELL))
+    monkeypatch.setattr("experiments.task_table.measure_rendering", lambda *_: 1.0)
+    words = ["--docs", str(tmp_path), "--tasks", "assembly", "--variants"]
+    shutil.copy(DOCS / "TASKS.md", tmp_path)
+    assert main([*words, "positions_wide"]) == USER_ERROR
+    assert "TASKS.md has measurements of bin_picking, " in capsys.readouterr().err
+    assert (tmp_path / "TASKS.md").read_text() == (DOCS / "TASKS.md").read_text()
+    part = f"<!-- begin: {PAGE_PART} -->\n<!-- end: {PAGE_PART} -->\n"
+    (tmp_path / "TASKS.md").write_text(part)
+    assert main([*words, "positions_wide", "--episodes", "2"]) == 0
+    page = (tmp_path / "TASKS.md").read_text()
+    assert "| `assembly` | 80 | 200 | – | – |" in page and "| `assembly` | 1/2 (9–91) |" in page
 
 
 def test_two_at_once_would_lose_what_one_of_them_measured(tmp_path, capsys):

@@ -53,6 +53,8 @@ class AnnotationJob:
             checked_options(self.method, self.options, self.seed)
         else:
             load_annotator(self.annotator)
+        if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
+            raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
         for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
             if len(set(names)) < len(names) or "" in names:
                 raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")

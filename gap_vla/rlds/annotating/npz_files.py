@@ -20,11 +20,11 @@ from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
-from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.fields import as_names, as_rows, files_in
+from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.npz_folder import PER_STEP, require_aligned
+from gap_vla.demos.npz_folder import require_aligned
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
@@ -36,6 +36,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     episodes = [read_npz(file, job, images=False) for file in files]
     for file, episode in zip(files, episodes):
         held = read_arrays(file, lambda _: False, AnnotationError)
+        for name, (shape, dtype) in forms(file, lambda name: name.startswith("image_"), AnnotationError).items():
+            if len(shape) == 4 and 3 in (shape[1], shape[3]):  # others are no pictures of a camera, and kept
+                picture_size(shape, dtype, f"{file}: {name!r}")
         others = [name for name in held if name in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
@@ -78,7 +81,9 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
         known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
         if "phase" in arrays:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
-        pictures = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
+        others = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
+        films = {name: as_frames(value) for name, value in others.items()}
+        pictures = {name: film for name, film in films.items() if film.ndim == 4 and film.shape[3] == 3}
         metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
         action = as_rows(arrays["action"], f"{file}: 'action'") if "action" in arrays else proprio[:, :0]
         return Episode(pictures, proprio, action, metadata=metadata, **known).validate()

@@ -76,6 +76,8 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
     """Positions and rotations move without jumps; quaternions have length one and do not flip their sign."""
     if episode.proprio is None or not np.isfinite(episode.proprio).all():
         return
+    if episode.doubt:
+        yield Finding("error", "pose", episode.doubt, episode.name)
     for arm, state in enumerate(np.split(episode.proprio.astype(np.float64), episode.arms, axis=1)):
         moved = np.linalg.norm(np.diff(state[:, :3], axis=0), axis=1)
         yield from _jump(episode, moved, JUMP_METRES, f"arm {arm} moves", "m")

@@ -55,6 +55,7 @@ class Recording:
         glances: camera to its mean picture in a few cells, which stays when the pictures go.
         source: its name in what the dataset was made from, where the dataset tells.
         state: [T, S], the state as it is stored; None: there is none.
+        doubt: why the layout does not read this state as what it says, if so.
         prints: camera to a hash of each of its pictures; these stay too.
     """
 
@@ -69,6 +70,7 @@ class Recording:
     source: str = ""
     prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
     state: np.ndarray | None = None
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.action)

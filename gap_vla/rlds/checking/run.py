@@ -175,9 +175,13 @@ def _recordings(
         if "action" not in numbers or numbers["action"].dtype.kind == "b":
             known = ", ".join(sorted(fields))
             raise EpisodeError(f"{version_dir}, {name}: no 'action' of numbers among the step fields ({known})")
-        state, proprio = numbers.get(key or ""), None
+        state, proprio, doubt = numbers.get(key or ""), None, ""
         if layout is not None and state is not None:
             proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
+            try:
+                layout.to_proprio(state, f"{key}")
+            except EpisodeError as error:
+                doubt = str(error)
         if (action := fields["action"]).ndim != 2:
             raise EpisodeError(
                 f"{version_dir}, {name}: a step of 'action' has shape {action.shape[1:]}, not one row of numbers; "
@@ -191,6 +195,7 @@ def _recordings(
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
             proprio=proprio,
             action=action,
+            doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
         )
 
