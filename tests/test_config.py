@@ -382,3 +382,24 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
     make(tmp_path / "c.py")
     with pytest.raises(ConfigError, match=rf"c\.py'? {words}"):
         load_config(str(tmp_path / "c.py"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "package"),
+    [
+        ("import torch\ntorch.set_default_dtype(torch.float64)\n", "torch"),
+        ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX"),
+    ],
+)
+def test_a_file_does_not_change_the_type_that_is_trained_in(changed, package, tmp_path):
+    import jax
+    import torch
+
+    path = tmp_path / "c.py"
+    path.write_text(changed + "def get_config(profile=''):\n    return None\n")
+    try:
+        with pytest.raises(ConfigError, match=f"c.py changes the default type of {package}; leave it at float32"):
+            load_config(str(path))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        jax.config.update("jax_enable_x64", False)

@@ -58,11 +58,16 @@ def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertM
     hz = said.finite("control_hz", 1, 1000)
     if most and len(source) < most:
         raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; give less, or {advice}")
-    out = []
+    out: list[ExpertMotion] = []
+    places: dict[bytes, int] = {}
     for number in range(most or len(source)):
         episode = source.read(number, images=False)
         if episode.phase is None:
             raise EpisodeError(f"{path}, episode {number}: no phases of the expert; {advice}")
+        if (first := places.setdefault(episode.proprio.tobytes(), number)) != number:
+            raise EpisodeError(
+                f"{path}, episode {number}: the same as episode {first}, which would be tuned on and tested; remove one"
+            )
         out.append(ExpertMotion(motion_of(episode), true_switches(episode.phase), hz))
     return out
 

@@ -54,6 +54,10 @@ def load_config(path_and_profile: str) -> ConfigDict:
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
         config = module.get_config(profile) if profile else module.get_config()
+    torch, jax = (sys.modules.get(name) for name in ("torch", "jax"))
+    wider = torch is not None and torch.get_default_dtype() != torch.float32
+    if wider or (jax is not None and jax.config.jax_enable_x64):
+        raise ConfigError(f"{path} changes the default type of {'torch' if wider else 'JAX'}; leave it at float32")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
     try:

@@ -105,9 +105,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
                 reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
                 raise UserError(f"{odd[0]!a} is {reason}")
-            with contextlib.suppress(ValueError):  # Numba warns of other texts, and fails at these
-                if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
-                    raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")
+            if not re.fullmatch(r"\s*[1-9]\d*\s*|", threads := os.environ.get("NUMBA_NUM_THREADS", "")):
+                raise UserError(f"NUMBA_NUM_THREADS is {threads[:40]!a}; give it a number from 1 on, or unset it")
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status

@@ -198,6 +198,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+MOST_OF_JSON = 2**26
+"""Bytes of one object; the largest, a record of some hundred thousand episodes, has a tenth."""
+
+
 class Section:
     """An object of a JSON file, or a part of one: values by key, of the kind and within the bounds that are asked for.
 
@@ -217,7 +221,10 @@ class Section:
     def read(cls, path: Path, error: type[UserError] = UserError, advice: str = "copy the file again") -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON (then with `advice`), or no object."""
         try:
-            values = parsed(content(path, error).decode())
+            found = content(path, error) if path.stat().st_size <= MOST_OF_JSON else None
+            if found is None:
+                raise error(f"{path}: {path.stat().st_size:,} bytes of settings or results; copy the file again")
+            values = parsed(found.decode())
         except OSError as problem:
             raise error(message_of(problem)) from None
         except error:

@@ -111,6 +111,7 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[
         yield temporary
         stamp(temporary, kind)
         _require_whole(temporary, Path(path), kind)
+        claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))  # what came there meanwhile stays
 
 
 def write_output(path: str | Path, kind: str, text: str) -> Path:

@@ -71,14 +71,26 @@ def workplace(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}{OURS}", suffix=SUFFIX, dir=path.parent))
-    lock = os.open(folder, os.O_RDONLY)
+    folder, lock = _locked_folder(path)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
-            fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new one, with its lock; another writer may take it for a leftover before it is locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}{OURS}", suffix=SUFFIX, dir=path.parent))
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
         os.close(lock)
 
 

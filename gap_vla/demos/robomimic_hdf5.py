@@ -171,7 +171,7 @@ class RobomimicHDF5(Source):
         unused = {key: "not part of the schema" for key in members.names_in(demo, where) if key not in taken}
         names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
         used = {f"robot{arm}_{part}" for arm in range(_arms(names)) for part in _USED}
-        for key in {*names} - {*self._image_keys} - used:
+        for key in sorted({*names} - {*self._image_keys} - used):
             unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 

@@ -31,6 +31,8 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     there, rho = observation["timestep_pad_mask"], batch.get("rho")
     count = min(columns * rows, len(there))
     parts = [observation[camera][:count].repeat(scale, 2).repeat(scale, 3) for camera in cameras]
+    widest = max(part.shape[3] for part in parts)
+    parts = [np.pad(part, ((0, 0),) * 3 + ((0, widest - part.shape[3]), (0, 0))) for part in parts]
     if rho is not None:
         colours = (LOW + rho[:count, :, None, None, None] * (HIGH - LOW)).astype(np.uint8)
         parts.append(np.broadcast_to(colours, (*there[:count].shape, STRIP, parts[0].shape[3], 3)))

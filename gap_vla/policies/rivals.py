@@ -83,8 +83,9 @@ def losses_alone(out: Forward, generator: torch.Generator) -> tuple[torch.Tensor
     branch's features at zero, which after their ReLU means that it saw nothing.
     """
     assert out.vision is not None and out.proprio is not None
-    found = []
+    found, drawn = [], generator.get_state()
     for pair in ((out.vision, torch.zeros_like(out.proprio)), (torch.zeros_like(out.vision), out.proprio)):
+        generator.set_state(drawn)  # what is compared has the same noise
         values = out.policy.head.loss(out.policy.embed(*pair), out.batch["action"], generator)
         found.append(masked_mean(values, out.batch["action_pad_mask"]))
     return found[0], found[1]

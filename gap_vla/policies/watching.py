@@ -41,6 +41,8 @@ class GapWatched(Gap):
     `adjustment.lam` and `adjustment.window` have no effect.
     """
 
+    heads = ("mlp", "diffusion")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self.share, self.recovered = 0.0, 0
@@ -92,8 +94,9 @@ def share_of_vision(
     policy.eval()
     vision, proprio = policy.branch_features(batch)
     silent_vision, silent_proprio = (f.mean(0, keepdim=True).expand_as(f) for f in (vision, proprio))
-    losses = []
+    losses, drawn = [], generator.get_state()
     for pair in ((vision, proprio), (silent_vision, proprio), (vision, silent_proprio)):
+        generator.set_state(drawn)  # what is subtracted has the same noise
         loss = policy.head.loss(policy.embed(*pair), batch["action"], generator)
         losses.append(float(masked_mean(loss, batch["action_pad_mask"])))
     policy.train()

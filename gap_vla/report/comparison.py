@@ -136,12 +136,14 @@ class Success:
     Attributes:
         per_seed: training seed to rate.
         interval: 95 %, over training seeds (`gap_vla.rollouts.statistics.mean_rate`).
+        layouts: training seed to number of layouts.
     """
 
     per_seed: Mapping[int, float]
     successes: int
     episodes: int
     interval: tuple[float, float]
+    layouts: Mapping[int, int]
 
     @property
     def mean(self) -> float:
@@ -184,8 +186,8 @@ class Comparison:
             if not found:
                 notes.append(f"{pair}: no training seed and layout is shared, so nothing is paired.")
             for variant, one in found.items():
-                rollouts = [s.episodes / len(s.per_seed) for s in (self.success[m][variant] for m in (first, second))]
-                if max(rollouts) > one.layouts:
+                a, b = (self.success[method][variant].layouts for method in (first, second))
+                if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         if self.apart:
             listing = "; ".join(f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items())
@@ -236,7 +238,9 @@ def _success(by_seed: BySeed) -> dict[str, Success]:
         counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
         per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
         wins, episodes = map(sum, zip(*counts))
-        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts))
+        found[variant] = Success(
+            per_seed, wins, episodes, mean_rate(counts), {s: len(one) for s, one in rollouts.items()}
+        )
     return found
 
 

@@ -163,6 +163,8 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
             `require_comparable` refuses.
         OutputError: a file with such a name lies there that is none of ours.
     """
+    if isinstance(summaries, str | Path):
+        raise EvaluationError(f"{summaries}: one name; give a list of summary.json files")
     runs = [Section.read(Path(path), EvaluationError) for path in summaries]
     if not runs:
         raise EvaluationError("no finished evaluation to compare")

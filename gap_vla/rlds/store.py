@@ -124,10 +124,7 @@ class EpisodeStore:
                     made = recorded["source_hash"], recorded["store_version"]
                 if made == (source_hash, STORE_VERSION):
                     return cls.open(directory, verify=True)
-                if strange := others_in(directory, _OWN_FILES):
-                    raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
-            elif directory.exists() and any(directory.iterdir()):
-                raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
+            _require_replaceable(directory)
             with workplace(directory) as folder:
                 new = folder / directory.name
                 new.mkdir()
@@ -144,6 +141,7 @@ class EpisodeStore:
                     metadata=metadata,
                     statistics=statistics if of_0_1 and statistics.exists() and not keys else None,
                 )
+                _require_replaceable(directory)  # decoding takes minutes
                 put(new, directory)
         return cls.open(directory, verify=True)
 
@@ -151,6 +149,15 @@ class EpisodeStore:
         if name not in self.splits:
             raise EpisodeError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+
+def _require_replaceable(directory: Path) -> None:
+    """Raises EpisodeError: there is something that no store has."""
+    if (directory / "store.json").exists():
+        if strange := others_in(directory, _OWN_FILES):
+            raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
+    elif directory.exists() and any(directory.iterdir()):
+        raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
 
 
 class StoreSplit:
@@ -271,9 +278,12 @@ def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim:
             if not fields:
                 fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
                 streams = {key: stack.enter_context(open(folder / f"{split}.{key}.bin", "wb")) for key in fields}
+            if odd := sorted({*arrays} ^ {*fields}):
+                here, there = ("no", "has") if odd[0] in fields else ("has", "has not")
+                raise EpisodeError(f"{episode.name}: {here} {odd[0]}, and the first episode {there}; make them alike")
             for key, (dtype, shape) in fields.items():
-                if key not in arrays:
-                    raise EpisodeError(f"{episode.name}: no {key}, and the first episode has it; add it, or drop one")
+                if not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
+                    raise EpisodeError(f"{episode.name}: {key} is {arrays[key].dtype}, in the first episode {dtype}")
                 if (found := arrays[key].shape[1:]) != shape:
                     raise EpisodeError(
                         f"{episode.name}: a step of {key} has shape {found}, in the first episode {shape}; resize it, "

@@ -155,8 +155,15 @@ class EpisodeLog:
             return {}
         records, whole = read_episodes(self.path)
         if whole < self.path.stat().st_size:
+            self._leave_snapshots()
             os.truncate(self.path, whole)
         return records
+
+    def _leave_snapshots(self) -> None:
+        """Somebody's snapshot by hard links stays as it is."""
+        if self.path.exists() and self.path.stat().st_nlink > 1:
+            with replacing(self.path) as temporary:
+                shutil.copyfile(self.path, temporary)
 
     def require_there(self) -> None:
         """Raises EvaluationError if the folder was renamed, removed or replaced meanwhile."""
@@ -170,9 +177,7 @@ class EpisodeLog:
             if self.records:
                 raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
             write_json(self._marker, self.identity)
-        if self.path.exists() and self.path.stat().st_nlink > 1:  # somebody's snapshot by hard links stays as it is
-            with replacing(self.path) as temporary:
-                shutil.copyfile(self.path, temporary)
+        self._leave_snapshots()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
             file.flush()
@@ -182,6 +187,11 @@ class EpisodeLog:
 
 SHOWN_SIZE = 256
 """Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
+
+
+def _shelf(path: Path) -> tuple[bool, int | None]:
+    """Failures first, then by episode."""
+    return not path.stem.endswith("failure"), film_of(path.name)
 
 
 class VideoShelf:
@@ -203,7 +213,7 @@ class VideoShelf:
         for path in found:
             if made_by(path) != "rollout":
                 raise EvaluationError(f"{path} was not made by an evaluation; move it away")
-        return sorted(found, key=lambda path: (not path.stem.endswith("failure"), film_of(path.name)))
+        return sorted(found, key=_shelf)
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
         path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"
@@ -212,6 +222,7 @@ class VideoShelf:
                 other.unlink()
         shelved = [other for other in self.paths if other != path]
         shelved += [path] if frames or path.exists() else []
+        shelved.sort(key=_shelf)  # episodes end in any order
         lost = [one for one in shelved if one.stem.endswith("failure")]
         won = [one for one in shelved if one not in lost]
         lost = lost[: self._limit - bool(won and self._limit > 1)]

@@ -40,14 +40,21 @@ MAX_ANSWER = 64 * 2**20
 class _Link:
     """One episode's connection (a server may remember things for each), and what is left of the last answer."""
 
-    def __init__(self, address: str) -> None:
-        """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
+    def __init__(self, address: str, patience: float) -> None:
+        """
+        Args:
+            patience: seconds to wait for the greeting, for which some servers load their model; at least 10.
+
+        Raises:
+            OSError, WebSocketException: nobody answers.
+            WireError: a greeting in another protocol.
+        """
         self._stack = contextlib.ExitStack()
         self.connection: ClientConnection = self._stack.enter_context(
             connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1, proxy=None)
         )
         with self._stack:
-            greeting = self.connection.recv(timeout=10)
+            greeting = self.connection.recv(timeout=max(10, patience))
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
             if len(greeting) > 2**20:  # it is kept with what is measured
@@ -131,10 +138,12 @@ class RemotePolicy:
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         message = pack(self._keys.to_wire(observation))
-        deadline, turn = time.monotonic() + self.patience - self._waited[episode], self._turn
+        away, turn = time.monotonic(), self._turn
         while True:
-            link = self._links.get(episode) or self._connect(deadline)
-            self._links[episode] = link
+            if (link := self._links.get(episode)) is None:
+                link = self._links[episode] = self._connect(away + self.patience - self._waited[episode])
+                self._waited[episode] += time.monotonic() - away
+            asked = time.monotonic()
             try:
                 with contextlib.suppress(TimeoutError):  # what lies there already answers no observation
                     link.connection.recv(timeout=0)
@@ -147,11 +156,12 @@ class RemotePolicy:
                     raise PolicyUnavailable("nobody waits for this answer any more") from error
                 self._drop(episode)
                 self._lost[episode] += 1
-                if self._lost[episode] > MAX_LOST or time.monotonic() >= deadline:
+                away = asked if isinstance(error, TimeoutError) else time.monotonic()
+                over = time.monotonic() - away + self._waited[episode] >= self.patience
+                if self._lost[episode] > MAX_LOST or over:
                     problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
                     raise PolicyUnavailable(f"{self.address} {problem}; let it keep one each, and answer") from error
                 time.sleep(_PAUSE)
-                self._waited[episode] = self.patience - (deadline - time.monotonic())
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
         try:
@@ -176,7 +186,7 @@ class RemotePolicy:
     def _connect(self, deadline: float) -> _Link:
         while True:
             try:
-                link = _Link(self.address)
+                link = _Link(self.address, deadline - time.monotonic())
                 now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
                 if changed := differences(self._policy, now):
                     link.close()

@@ -171,12 +171,12 @@ def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> Load
     """A server of ours says in its greeting what its policy was trained for; others' say nothing of that."""
     said = policy.server_metadata
     trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
-    if trained not in TASK_NAMES:
+    if not isinstance(trained, str) or trained not in TASK_NAMES:
         return LoadedPolicy(policy)
     if task not in (None, trained):
         policy.close()
         raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    known: dict[str, Any] = {"camera": view} if view in task_spec(trained).views else {}
+    known: dict[str, Any] = {"camera": view} if isinstance(view, str) and view in task_spec(trained).views else {}
     cameras = said.get("cameras")
     if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
         policy.cameras = known["cameras"] = tuple(cameras)

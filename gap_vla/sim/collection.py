@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,11 @@ def collect_demos(
                 print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
             _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
             kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
-            claim(out, "demos", overwrite=None, suffixes=HDF5)  # nobody may have put a file there meanwhile
+
+            def before_it_is_there(whole: Path) -> None:
+                shown(whole)
+                claim(out, "demos", overwrite=None, suffixes=HDF5)  # nobody may have put a file there meanwhile
+
             counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
             assemble(
                 [folder / part_name(a) for a in kept],
@@ -132,7 +137,7 @@ def collect_demos(
                 env_name=spec.gymnasium_id,
                 settings=settings,
                 counts=counts,
-                shown=shown,
+                shown=before_it_is_there,
             )
             if not others_in(folder, _OWN):  # what somebody put there meanwhile stays, and all that lies beside it
                 shutil.rmtree(folder)
@@ -202,6 +207,14 @@ def _finished(folder: Path) -> dict[int, str]:
     }
 
 
+def _next_attempt(done: Mapping[int, str], busy: Collection[int]) -> int:
+    return next(attempt for attempt in itertools.count() if attempt not in done and attempt not in busy)
+
+
+def _kept_before(attempt: int, done: Mapping[int, str]) -> int:
+    return sum(outcome == KEPT for other, outcome in done.items() if other < attempt)
+
+
 def _play(
     task: str,
     n: int,
@@ -218,8 +231,8 @@ def _play(
     No attempt is begun that could turn out superfluous, so that the kept ones are the first `n` in any case.
     """
     start = time.perf_counter()
-    already = kept = sum(outcome == KEPT for outcome in done.values())
-    steps = attempt = 0
+    already = kept = _kept_before(_next_attempt(done, ()), done)
+    steps = 0
     if kept >= n:
         return
     shown = Progress(task, n, "demonstration", done=already, out=sys.stderr, quiet=not progress)
@@ -227,14 +240,14 @@ def _play(
         idle = list(pool)
         busy: dict[Any, int] = {}
         while kept < n:
-            while idle and kept + len(busy) < n:
-                while attempt in done:
-                    attempt += 1
+            while idle:
+                attempt = _next_attempt(done, busy.values())
+                if _kept_before(attempt, done) + sum(other < attempt for other in busy.values()) >= n:
+                    break
                 connection = idle.pop()
                 # far from the small numbers that evaluations count through
                 connection.send((attempt, int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])))
                 busy[connection] = attempt
-                attempt += 1
             ready = wait(list(busy), timeout=_PATIENCE)
             if not ready:
                 raise CollectionError(
@@ -251,9 +264,9 @@ def _play(
                 idle.append(connection)
                 done[finished] = outcome
                 steps += detail
-                kept += outcome == KEPT
-            failures = len(done) - kept
-            if failures >= 20 and failures > 9 * kept:
+            kept = _kept_before(_next_attempt(done, ()), done)
+            failures = sum(outcome != KEPT for outcome in done.values())
+            if failures >= 20 and failures > 9 * (len(done) - failures):
                 raise CollectionError(
                     f"{task}: the expert failed in {failures} of {len(done)} attempts (action_noise={action_noise}, "
                     f"{env_kwargs['variant']}); use less noise or another variant"

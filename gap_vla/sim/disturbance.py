@@ -36,15 +36,18 @@ class ObjectMover(gymnasium.Wrapper):
 def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> dict[str, np.ndarray]:
     """What the cameras would show with every loose object shifted by `offset` (m, world x, y); nothing is changed."""
     inner = env.unwrapped
-    data = inner.world.data
-    kept = data.qpos.copy()
+    model, data = inner.world.model, inner.world.data
+    everything = mujoco.mjtState.mjSTATE_INTEGRATION  # with where the solver starts from, which mj_forward moves
+    kept = np.empty(mujoco.mj_stateSize(model, everything))
+    mujoco.mj_getState(model, data, kept, everything)
     try:
         shift_objects(inner.world, offset)
         poses = {camera: inner.camera_pose(camera) for camera in inner.cameras}
         return {f"image_{camera}": inner.renderer.draw(data, pose) for camera, pose in poses.items()}
     finally:
-        data.qpos[:] = kept
-        mujoco.mj_forward(inner.world.model, data)
+        mujoco.mj_setState(model, data, kept, everything)
+        mujoco.mj_forward(model, data)
+        mujoco.mj_setState(model, data, kept, everything)
 
 
 def shift_objects(world: Any, offset: Float[np.ndarray, " 2"]) -> None:

@@ -21,7 +21,7 @@ from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, named, of_result, of_training
-from gap_vla.core.typed_config import to_plain
+from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
@@ -112,9 +112,14 @@ class Run:
     ) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
+        from gap_vla.rlds.statistics import check_statistics
         from gap_vla.training.data import describe_store, training_rho
 
         config = self.config
+        for one in (store, *mixture):
+            for field in ("action", "proprio"):
+                where = f"{one.directory}: statistics"
+                check_statistics(one.statistics, field, config.data.normalization, where, ConfigError, widest=10_000)
         prepared = time.monotonic()
         agenda.begin("model")
         print(describe_store(store), flush=True)

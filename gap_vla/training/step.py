@@ -156,6 +156,9 @@ class TrainStep:
         self.gradient: Any = jax.jit(gradient, compiler_options=compilation(quick))
         self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole, compiler_options=compilation())
         self._split = jax.jit(functools.partial(split_measurements, adam=adam))
+        self._adjusted = jax.jit(
+            lambda gradients, factor: scale_group_gradients(gradients, packing.group_labels, factor)
+        )
         self._transitions = jax.jit(transitions)
 
     def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
@@ -179,7 +182,8 @@ class TrainStep:
         if split:
             part, share = self._transitions(batch)
             transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
-            measured |= self._split(gradients, transition, share, state.opt_state, state.params, factors.update)
+            adjusted = (self._adjusted(part_of, factors.gradient) for part_of in (gradients, transition))
+            measured |= self._split(*adjusted, share, state.opt_state, state.params, factors.update)
         state, more = self.update(state, gradients, factors)
         return state, measured | more
 

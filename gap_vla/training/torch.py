@@ -80,11 +80,17 @@ class SmallConfig(Experiment):
         super().__post_init__()
         if self.data.mixture:
             raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
-        per_step = self.adjustment.rho == "step" and self.model.temporal == "none" and self.model.proprio_history > 1
-        if per_step and not without_effect(self, "adjustment.rho"):
+        mode = registry.CONTROLS.get(self.method, {}).get("mode", self.adjustment.mode)
+        per_step = self.adjustment.rho == "step" and mode in ("sample", "sample_lambda")
+        one_feature = self.model.temporal == "none" and self.model.proprio_history > 1
+        if per_step and one_feature and not without_effect(self, "adjustment.rho"):
             raise ConfigError(
                 "adjustment.rho is 'step', and without model.temporal one feature is made of all steps of the state; "
                 "set --config.adjustment.rho=current, or --config.model.temporal=transformer"
+            )
+        if self.method == "gap_watched" and self.adjustment.mode == "none":
+            raise ConfigError(
+                "adjustment.mode is 'none', and method gap_watched sets how deep it goes; take method concat"
             )
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
         if self.demos.image_size < smallest:

@@ -314,7 +314,9 @@ def branch_measurements(out: Forward, generator: torch.Generator) -> dict[str, f
     if out.vision is None or out.proprio is None:
         return found
     means = {name: f.mean(0, keepdim=True).expand_as(f) for name, f in (("v", out.vision), ("p", out.proprio))}
+    drawn = generator.get_state()
     for name, pair in (("vision", (out.vision, means["p"])), ("proprio", (means["v"], out.proprio))):
+        generator.set_state(drawn)  # what is compared has the same noise
         loss = out.policy.head.loss(out.policy.embed(*pair), out.batch["action"], generator)
         for part, rows in parts.items():
             weight = out.batch["action_pad_mask"] & rows[:, None]

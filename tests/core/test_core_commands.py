@@ -400,7 +400,12 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             USER_ERROR,
             "c.py, line 1: SystemExit",
         ),
-        ("NUMBA_NUM_THREADS=0 gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is less than 1"),
+        (
+            "NUMBA_NUM_THREADS=0 gap annotate x --out y",
+            USER_ERROR,
+            "^error: NUMBA_NUM_THREADS is '0'; give it a",
+        ),
+        ("NUMBA_NUM_THREADS=all gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is 'all'; give it a"),
         ("MPLBACKEND=nonsense gap annotate x --out y", USER_ERROR, "^error: x: no such"),
         ("PYTHONIOENCODING=ascii gap annotate --help | grep -c u03c1 >&2", 0, "^[1-9]"),
         ("mkdir x; cd x; rmdir ../x; gap show-episode /d --out /tmp", USER_ERROR, "^error: the folder in which this"),

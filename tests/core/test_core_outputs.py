@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from PIL import Image
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, content
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
 from gap_vla.core.outputs import OutputError, claim, claim_folder, deliver, write_output, writing
@@ -132,6 +133,28 @@ def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
             (other / "x").touch()
         with pytest.raises(OutputError):
             claim(other, "labelled_npz")
+
+
+def test_what_comes_into_the_place_while_an_output_is_written_stays(tmp_path):
+    path = tmp_path / "page.md"
+    with pytest.raises(OutputError, match="exists without a mark of gap_vla"), writing(path, "report") as temporary:
+        temporary.write_text("ours")
+        path.write_text("mine")
+    assert path.read_text() == "mine" and [one.name for one in tmp_path.iterdir()] == ["page.md"]
+
+
+def test_a_place_of_work_that_another_writer_took_for_a_leftover_is_made_anew(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def late(handle, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        shutil.rmtree(next(tmp_path.glob(".out*")))
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with workplace(tmp_path / "out") as folder:
+        (folder / "out").write_text("whole")
+    assert not list(tmp_path.iterdir())
 
 
 FOREIGN = {
@@ -375,6 +398,8 @@ def test_a_file_for_which_there_is_no_memory_is_not_read(tmp_path):
     (tmp_path / "policy.json").touch()
     os.truncate(tmp_path / "policy.json", 2**42)  # sparse
     with pytest.raises(UserError, match=r"policy\.json: needs 17,592,186,044,416 bytes of memory, .* are free"):
+        content(tmp_path / "policy.json")
+    with pytest.raises(UserError, match=r"policy\.json: 4,398,046,511,104 bytes of settings or results; copy the file"):
         Section.read(tmp_path / "policy.json")
 
 

@@ -371,6 +371,7 @@ def _language(encoder: str) -> dict[str, Any]:
 DAMAGES["checkpoint"] |= {
     "no_config": lambda p: (p / "config.json").unlink(),
     "empty_config": _json("config.json", ""),
+    "huge_config": lambda p: os.truncate(p / "config.json", 80_000_000),
     "list_config": _json("config.json", "[]"),
     "no_model": _info(lambda v: v.pop("model"), "config.json"),
     "calls": _info(

@@ -22,7 +22,7 @@ def demos(tmp_path):
             demo, way = file.create_group(f"data/demo_{number}"), np.linspace(0, 0.3, STEPS)[:, None]
             demo.attrs.update({"num_samples": STEPS, "language_instruction": "assemble", "success": True})
             demo["actions"] = np.zeros((STEPS, 7), np.float32)
-            demo["obs/robot0_eef_pos"] = np.float32(way * [1, 0, 0])
+            demo["obs/robot0_eef_pos"] = np.float32(way * [1, number / 100, 0])
             demo["obs/robot0_eef_quat"] = np.tile(np.float32([0, 0, 0, 1]), (STEPS, 1))
             demo["obs/robot0_gripper_qpos"] = np.zeros((STEPS, 2), np.float32)
             demo["phase"] = ["reach"] * 15 + ["insert"] * 15
@@ -47,6 +47,10 @@ def refusal(folder, capsys):
         (lambda data: data["demo_1"].__delitem__("phase"), "episode 1: no phases of the expert"),
         (lambda data: data.attrs.update(task="threading"), "its task is 'threading', not 'assembly'"),
         (lambda data: data.__delitem__("demo_3"), "3 demonstrations, 4 are asked for"),
+        (
+            lambda data: data["demo_2/obs/robot0_eef_pos"].__setitem__(..., data["demo_1/obs/robot0_eef_pos"][()]),
+            "episode 2: the same as episode 1, which would be tuned on and tested; remove one",
+        ),
         (lambda data: data.attrs.__delitem__("task"), "its task is None, not 'assembly'"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from toy_store import place_store, toy_config
 
 from gap_vla.core.measurements import read_metrics
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import watching
 from gap_vla.policies.watching import GapWatched, share_of_vision
 from gap_vla.training.run import Run, finetune
@@ -57,6 +58,27 @@ def test_the_share_of_vision_is_what_its_silence_costs_among_both(of_vision, of_
     policy = Reader(of_vision, of_proprio)
     found = share_of_vision(policy, Held(), torch.Generator(), otherwise=0.7)
     assert found == pytest.approx(share, abs=1e-6) and policy.training
+
+
+def test_a_loss_that_draws_noise_draws_the_same_for_each_of_the_three():
+    policy = Reader(0.0, 0.0)
+    policy.head = SimpleNamespace(
+        loss=lambda found, action, generator: (found - torch.randn(action.shape, generator=generator)).square()
+    )
+    for seed in range(20):
+        assert share_of_vision(policy, Held(), torch.Generator().manual_seed(seed), otherwise=0.7) == 0.7
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adjustment": {"mode": "none"}}, "adjustment.mode is 'none', and method gap_watched sets how deep it goes"),
+        ({"model": {"head": "gmm"}}, "method gap_watched compares losses as ratios, which head 'gmm' does not allow"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(changes, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        toy_config(tmp_path, "gap_watched", **changes).require_ready()
 
 
 def test_without_a_transition_nothing_is_measured():

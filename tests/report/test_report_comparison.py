@@ -80,6 +80,14 @@ def test_nothing_shared_is_said_and_not_computed():
     assert "nothing shared" in as_text(found) and "VP − V: no training seed and layout is shared" in as_text(found)
 
 
+def test_a_pair_of_fewer_layouts_is_noted_whatever_seeds_one_of_them_has_besides():
+    for extra in ({}, {1: {layout: True for layout in range(20)}}):
+        a = {0: {layout: True for layout in range(100)}, **extra}
+        b = {0: {layout: True for layout in range(80)}}
+        outcomes = {m: {s: {"default": rows} for s, rows in of.items()} for m, of in {"v": a, "vp": b}.items()}
+        assert any("uses the 80 layouts that all their evaluations share" in note for note in compare(outcomes).notes())
+
+
 def test_variants_are_compared_each_with_itself():
     some = methods({"v": 0.5, "vp": 0.8})
     for of_seed in some["vp"].values():
@@ -115,6 +123,8 @@ def test_duplicates_and_emptiness_are_refused(tmp_path):
         render(runs(tmp_path, {"v": one({1: True})}) * 2, tmp_path)
     with pytest.raises(EvaluationError, match="no finished evaluation"):
         render([], tmp_path)
+    with pytest.raises(EvaluationError, match=r"summary\.json: one name; give a list"):
+        render(tmp_path / "summary.json", tmp_path)
 
 
 def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):

@@ -141,7 +141,13 @@ def test_demonstrations_of_other_settings_in_the_place_of_a_configurations_are_r
 
 def test_an_episode_unlike_the_first_is_named_with_what_differs(episodes: list[Episode], tmp_path: Path) -> None:
     first, other = (episode.replace(images={}) for episode in episodes[:2])
+    whole_numbers = first.replace(action=np.zeros(first.action.shape, np.int64))
     for pair, said in (
+        (
+            [first.replace(rho=None, change_point=None), other],
+            f"{other.name}: has change_point, .* has not",
+        ),
+        ([whole_numbers, other], f"{other.name}: action is float32, in the first episode <i8"),
         ([first, other.replace(rho=None, change_point=None)], f"{other.name}: no (rho|change_point), and the first"),
         (
             [first, other.replace(action=other.action[:, :6])],

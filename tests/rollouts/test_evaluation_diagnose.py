@@ -172,6 +172,14 @@ def test_an_intervention_alters_only_what_it_names(recordings):
             assert value.shape == now[key].shape and value.dtype == now[key].dtype
 
 
+def test_a_server_has_as_long_when_its_pictures_are_altered(recordings):
+    served = Seeing()
+    served.patience, served.warm_up = 5.0, lambda *_: None
+    altered = IntervenedPolicy(served, "images_black", recordings)
+    assert (altered.patience, altered.warm_up) == (5.0, served.warm_up)
+    assert not hasattr(IntervenedPolicy(Seeing(), "images_black", recordings), "patience")
+
+
 def test_closed_loop_a_swapped_picture_leads_astray_only_who_looks(recordings, tmp_path):
     options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
     task = PointTask(size=SIZE)

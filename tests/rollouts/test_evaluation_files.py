@@ -353,6 +353,11 @@ def test_a_snapshot_by_hard_links_stays_as_it_was(tmp_path):
     log.append(EpisodeRecord(1, 6, False, 3))
     assert (tmp_path / "snapshot").read_bytes() == before
     assert len(EpisodeLog(tmp_path / "evaluation", {}).records) == 2
+    log.path.write_bytes(log.path.read_bytes()[:-9])
+    os.link(log.path, tmp_path / "cut off")
+    before = (tmp_path / "cut off").read_bytes()
+    assert len(EpisodeLog(tmp_path / "evaluation", {}).records) == 1
+    assert (tmp_path / "cut off").read_bytes() == before
 
 
 def test_an_episode_that_stands_there_twice_is_refused(tmp_path):

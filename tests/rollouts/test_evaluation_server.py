@@ -21,7 +21,7 @@ from websockets.sync.server import serve
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.rollouts.policy import GuardedPolicy
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.serving.client import RemotePolicy
+from gap_vla.serving.client import _PAUSE, RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_policy
 from gap_vla.serving.server import PolicyServer, ServerLimits
@@ -401,6 +401,48 @@ def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_
     policy.patience = 1
     with pytest.raises(PolicyUnavailable):
         policy.act(batch, [0])
+
+
+def test_the_patience_is_that_of_a_whole_episode(monkeypatch):
+    """What is waited for a server counts, however often it goes; how long its answers take does not."""
+    with serving(Counting(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=60)
+        policy.reset([0])
+        batch = {"proprio": STATE[None]}
+        connect = policy._connect
+
+        def later(deadline):
+            time.sleep(0.5)
+            return connect(deadline)
+
+        monkeypatch.setattr(policy, "_connect", later)
+        for number in (1, 2):
+            policy.act(batch, [0])
+            pauses = _PAUSE * (number - 1)  # between a loss and the next try
+            assert 0.5 * number <= policy._waited[0] - pauses < 0.5 * number + 0.4
+            time.sleep(0.5)
+            policy._links[0].connection.close()
+            policy._links[0].left.clear()
+        policy.patience = 0.9
+        with pytest.raises(PolicyUnavailable):
+            policy.act(batch, [0])
+
+
+def test_a_server_that_loads_its_model_before_it_greets_is_waited_for():
+    def slow(number):
+        time.sleep(11 if number == 0 else 0)
+        return {"model": "a"}
+
+    with greeting(slow) as address:
+        assert RemotePolicy(address, patience=30).server_metadata == {"model": "a"}
+
+
+def test_metadata_of_others_may_hold_arrays():
+    said = {"task": np.array(["assembly", "stack"]), "camera": np.array(["near"])}
+    with greeting(lambda _: said) as address:
+        assert load_policy(address, action_dim=7).task is None
+    with greeting(lambda _: {**said, "task": "assembly"}) as address:
+        assert load_policy(address, action_dim=7, task="assembly").camera is None
 
 
 class Slow(Counting):

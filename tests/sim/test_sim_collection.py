@@ -77,6 +77,19 @@ def test_one_worker_writes_what_two_write(collection, tmp_path):
     assert alone.read_bytes() == collection.read_bytes()
 
 
+def test_a_gap_in_what_an_interrupted_collection_played_is_filled_before_fewer_are_asked_for(tmp_path):
+    """Of two workers, the one may have finished attempt 2 when attempt 1 was stopped."""
+    settings = dict(action_noise=0.1, workers=1, **SETTINGS)
+    whole = collect_demos("assembly", 2, tmp_path / "whole.hdf5", **settings)
+    out = tmp_path / "gap.hdf5"
+    with pytest.raises(KeyboardInterrupt):
+        collect_demos("assembly", 3, out, shown=lambda _: (_ for _ in ()).throw(KeyboardInterrupt), **settings)
+    parts = sorted((tmp_path / "gap.hdf5.parts").glob("attempt_*"))
+    parts[1].unlink()
+    collect_demos("assembly", 2, out, **settings)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_a_collection_that_the_disk_cannot_hold_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
     with pytest.raises(ResourceError, match="of disk in"):

@@ -14,6 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 import gap_vla.sim as sim
 from gap_vla.core.errors import UserError
+from gap_vla.rollouts.task import sim_task
+from gap_vla.sim.disturbance import pictures_with_objects_moved
 from gap_vla.sim.rendering_backend import RenderingError
 
 
@@ -221,3 +223,23 @@ def test_quaternions_are_continuous_and_start_in_one_hemisphere(threading_env):
         observation = env.step(expert.act())[0]
     assert quaternions[0][0] >= 0
     assert np.abs(np.diff(quaternions, axis=0)).max() < 0.2
+
+
+@pytest.mark.parametrize("name", ["stack", "assembly"])
+def test_a_picture_of_objects_that_are_moved_changes_nothing_of_the_episode(name):
+    task = sim_task(name, image_size=16, cameras=("primary",))
+
+    def played(moves):
+        env = task.make()
+        observation, _ = env.reset(seed=9)
+        expert, found = task.make_expert(env, seed=9), []
+        for _ in range(40):
+            if moves:
+                shown = pictures_with_objects_moved(env, np.array([0.04, 0.0]))
+                assert (shown["image_primary"] != observation["image_primary"]).any()
+            observation, *_ = env.step(expert.act())
+            found.append(observation["proprio"])
+        env.close()
+        return np.array(found)
+
+    assert np.array_equal(played(False), played(True))

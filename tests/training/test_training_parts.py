@@ -157,6 +157,12 @@ def test_the_picture_shows_frames_with_their_rho_from_blue_to_red_and_padding_da
     assert strip[14, 0] > strip[14, 2] and strip[24, 2] > strip[24, 0]  # red at rho 1, blue at rho 0
 
 
+def test_cameras_of_different_sizes_stand_below_each_other():
+    films = {f"image_{name}": np.full((2, 1, size, size, 3), 200, np.uint8) for name, size in (("a", 4), ("b", 8))}
+    batch = {"observation": {**films, "timestep_pad_mask": np.ones((2, 1), bool)}, "rho": np.zeros((2, 1), np.float32)}
+    assert batch_picture(batch, columns=2, rows=1, scale=2).shape == (8 + 16 + STRIP + 4, 2 * (16 + 4), 3)
+
+
 def test_progress_of_a_stage_says_which_it_is_and_how_long_everything_takes(monkeypatch):
     times = iter([0.0, 20.0, 20.0])
     monkeypatch.setattr("gap_vla.core.progress.time.monotonic", lambda: next(times))
