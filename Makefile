@@ -13,7 +13,11 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --
 
 setup: .venv/ready
 
+# All that is pinned needs no resolving, and two at once share the downloads; then pip looks whether anything is missing.
+PINNED = grep -v '^\#' constraints.txt | sort -r | xargs -P 2 -n 30 $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps
+
 .venv/ready: pyproject.toml constraints.txt | $(BIN)/pip
+	$(if $(filter all,$(EXTRAS)),$(PINNED))
 	$(INSTALL) '.[$(EXTRAS)]'
 	@touch .venv/ready .venv/main-ready .venv/sim-ready
 

@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
+    from gap_vla.core.foreign import Section
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rlds.statistics import STATISTICS
@@ -116,6 +117,10 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
+    if (before := out / "diagnosis.json").exists():
+        found = Section.read(before, PolicyError).values.get("policy")
+        if found not in (None, json.loads(json.dumps(identity(loaded.policy)))):
+            raise PolicyError(f"{out} holds the diagnosis of another policy; choose another --out, or move it away")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
     if options.demos:

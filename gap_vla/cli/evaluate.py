@@ -169,6 +169,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
     require_seen(loaded.policy, cameras, options.checkpoint or options.policy)
+    if not cameras and options.variant != "all" and variant_spec(options.variant).only_looks:
+        raise PolicyError(f"--variant {options.variant} is one of looks: no effect without cameras; leave it out")
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     for variant in variants:
         variant_spec(variant).require_view(view)

@@ -221,10 +221,9 @@ class Section:
     def read(cls, path: Path, error: type[UserError] = UserError, advice: str = "copy the file again") -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON (then with `advice`), or no object."""
         try:
-            found = content(path, error) if path.stat().st_size <= MOST_OF_JSON else None
-            if found is None:
-                raise error(f"{path}: {path.stat().st_size:,} bytes of settings or results; copy the file again")
-            values = parsed(found.decode())
+            if (size := os.path.getsize(path)) > MOST_OF_JSON:
+                raise error(f"{path}: {size:,} bytes of settings or results; copy the file again")
+            values = parsed(content(path, error).decode())
         except OSError as problem:
             raise error(message_of(problem)) from None
         except error:

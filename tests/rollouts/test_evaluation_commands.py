@@ -21,7 +21,7 @@ import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
-from gap_vla.core.outputs import claim_folder
+from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
@@ -193,6 +193,9 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
     words = ["--policy", "random", "--task", "assembly", "--closed-loop", "1", "--seed", "7"]
     assert script("diagnose").main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "none holds another evaluation (" in capsys.readouterr().err
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"policy": {"name": "theirs"}}')
+    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
+    assert "out holds the diagnosis of another policy; choose another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
