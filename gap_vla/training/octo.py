@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import glob
 import os
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -136,6 +137,7 @@ class FinetuneConfig(Experiment):
 
     backend: ClassVar[str] = "octo"
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
+    planned_by: ClassVar[str] = "gap_vla.training.octo_model:planned_parameters"
     methods: ClassVar[tuple[str, ...]] = METHODS
     several_hosts: ClassVar[bool] = True
     exported: ClassVar[tuple[str, ...]] = (
@@ -237,9 +239,7 @@ class FinetuneConfig(Experiment):
         if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)
         if self.optimizer.frozen_keys and not unread:
-            from gap_vla.training.octo_model import planned_parameters
-
-            planned_parameters(self)  # names what matches no parameter
+            pkgutil.resolve_name(self.planned_by)(self)  # names what matches no parameter
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 
