@@ -29,6 +29,8 @@ logging.getLogger("websockets").addHandler(logging.NullHandler())  # what goes w
 
 _PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
+_GREETING = 10.0
+"""Seconds for it at least."""
 
 MAX_LOST = 3
 """Connections that a server may close within one episode; each time it forgets what it was shown."""
@@ -43,7 +45,7 @@ class _Link:
     def __init__(self, address: str, patience: float) -> None:
         """
         Args:
-            patience: seconds to wait for the greeting, for which some servers load their model; at least 10.
+            patience: seconds to wait for the greeting, for which some servers load their model; `_GREETING` at least.
 
         Raises:
             OSError, WebSocketException: nobody answers.
@@ -54,7 +56,7 @@ class _Link:
             connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1, proxy=None)
         )
         with self._stack:
-            greeting = self.connection.recv(timeout=max(10, patience))
+            greeting = self.connection.recv(timeout=max(_GREETING, patience))
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
             if len(greeting) > 2**20:  # it is kept with what is measured

@@ -428,11 +428,12 @@ def test_the_patience_is_that_of_a_whole_episode(monkeypatch):
             policy.act(batch, [0])
 
 
-def test_a_server_that_loads_its_model_before_it_greets_is_waited_for():
+def test_a_server_that_loads_its_model_before_it_greets_is_waited_for(monkeypatch):
     def slow(number):
-        time.sleep(11 if number == 0 else 0)
+        time.sleep(1 if number == 0 else 0)
         return {"model": "a"}
 
+    monkeypatch.setattr("gap_vla.serving.client._GREETING", 0.1)
     with greeting(slow) as address:
         assert RemotePolicy(address, patience=30).server_metadata == {"model": "a"}
 
