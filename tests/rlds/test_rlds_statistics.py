@@ -37,6 +37,17 @@ def test_statistics_of_data_are_taken(kind):
     checked(dataset_statistics(*([values] for values in two_valued)), kind)  # the greatest deviation that there is
 
 
+def test_a_column_that_rests_in_nearly_all_steps_has_no_bounds():
+    action, proprio = (np.random.default_rng(0).standard_normal((1000, width)) for width in WIDTHS.values())
+    action[:, 4] = 0.8 * (np.arange(1000) % 170 == 0)
+    statistics = dataset_statistics([action], [proprio])
+    assert statistics["action"]["mask"][4]
+    for kind in ("normal", "min_max", "none"):
+        checked(statistics, kind)
+    with pytest.raises(UserError, match=r"action\.p01 is p99 at index 4: what rests in nearly all steps has no range"):
+        checked(statistics, "bounds")
+
+
 @pytest.mark.parametrize("names", [("p01", "p99"), ("q01", "q99")])
 def test_statistics_with_one_name_of_the_quantiles_or_without_counts_and_masks_are_taken(names):
     statistics = of_data()
