@@ -20,16 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import (
-    MANY,
-    answering,
-    command_parser,
-    default_out,
-    layout_seed,
-    load_policy,
-    seconds,
-    whole,
-)
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, claim_folder, write_output
 

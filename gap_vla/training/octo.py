@@ -137,7 +137,6 @@ class FinetuneConfig(Experiment):
 
     backend: ClassVar[str] = "octo"
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
-    planned_by: ClassVar[str] = "gap_vla.training.octo_model:planned_parameters"
     methods: ClassVar[tuple[str, ...]] = METHODS
     several_hosts: ClassVar[bool] = True
     exported: ClassVar[tuple[str, ...]] = (
@@ -239,7 +238,9 @@ class FinetuneConfig(Experiment):
         if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)
         if self.optimizer.frozen_keys and not unread:
-            pkgutil.resolve_name(self.planned_by)(self)  # names what matches no parameter
+            pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(
+                self
+            )  # names what matches no parameter
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 
