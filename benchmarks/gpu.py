@@ -8,7 +8,7 @@
     egl                 whether MuJoCo draws on the GPU, and how fast
     torch_steps         steps per second of the torch policies' profile `paper`, with GAP and without, on made-up data
     octo_SIZE_BATCH     steps per second of octo-small and octo-base in bfloat16, with GAP and without
-    torch_paper         demonstrations, training and rollouts of the torch policies' profile `paper`
+    torch_paper_METHOD  demonstrations, training and rollouts of the torch policies' profile `paper`, one seed
 
 results/gpu/PART.json holds what a part printed, and whether it is finished. A part is stopped after --limit minutes;
 the training then goes on from its last step, and another part counts as failed.
@@ -50,11 +50,14 @@ PARTS: dict[str, Sequence[str]] = {
         for size in ("small", "base")
         for batch in (16, 64, 256)
     },
-    "torch_paper": ("scripts/train_small.py", "--config", CONFIG, "--resume", "--config.train.device=cuda"),
+    **{
+        f"torch_paper_{method}": ("scripts/train_small.py", "--config", CONFIG, "--resume", f"--config.method={method}")
+        for method in ("vision", "concat", "gap")
+    },
 }
 """What each part runs."""
 
-GOES_ON = ("torch_paper",)
+GOES_ON = tuple(part for part in PARTS if part.startswith("torch_paper"))
 """Parts that continue where they were stopped."""
 
 
