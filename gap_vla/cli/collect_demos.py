@@ -40,10 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.cameras:
         parser.refuse_idle("without cameras", "image_size", *(["show"] if options.show else []))
-        if variant_spec(options.variant).only_looks:
-            parser.refuse_idle("without cameras: this variant is one of looks", "variant")
     if "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
+    variant_spec(options.variant).require_shown(options.cameras, options.camera)
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 

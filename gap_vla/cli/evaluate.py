@@ -16,13 +16,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, claim_folder, write_output
+
+HELD_OUT_FILE = "held_out.json"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +37,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_policy("expert, random, replay:FILE", looks)
     add = parser.add_argument
     add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
-    add("--seed", type=layout_seed, help="first layout seed (default: where the variant's own seeds begin)")
+    layouts = "first layout seed (default: where the variant's own seeds begin); given, `random` also draws by it"
+    add("--seed", type=layout_seed, help=layouts)
     variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
     add("--variant", default="default", metavar="NAME|all", help=variants)
     add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
@@ -93,20 +97,24 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _held_out(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it."""
+    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it and what it is of."""
     from gap_vla.rlds import read_rlds
     from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rlds.version_files import require_unchanged
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
+    from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.recordings import from_episode, require_scene
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
     if options.out:
         claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
-        claim(options.out / "held_out.json", "held_out", suffixes=(".json",), named=False)
+        claim(options.out / HELD_OUT_FILE, "held_out", suffixes=(".json",), named=False)
     loaded = load_policy(options, execute=1)
+    of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
+    if options.out:
+        _require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
     require_unchanged(options.rlds, but=STATISTICS)
     episodes = read_rlds(options.rlds, options.split)
@@ -121,8 +129,35 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
     if options.out:
         folder = claim_folder(options.out, "held_out")
-        write_output(folder / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
-    return dataclasses.asdict(found)
+        write_output(folder / HELD_OUT_FILE, "held_out", json.dumps({**dataclasses.asdict(found), **of}))
+    return {**dataclasses.asdict(found), **of}
+
+
+def _require_same(path: Path, of: Mapping[str, Any]) -> None:
+    """Raises PolicyError if a held-out error that is there says that it is of something else."""
+    from gap_vla.core.foreign import Section
+    from gap_vla.core.identity import differences, in_words
+    from gap_vla.rollouts import PolicyError
+
+    there = Section.read(path, PolicyError).values if path.exists() else {}
+    if there.keys() >= of.keys() and (changed := differences({key: there[key] for key in of}, of)):
+        raise PolicyError(f"{path} is of something else ({in_words(changed)}); name another --out")
+
+
+def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[str]:
+    """Those that can be seen in these pictures; of several, the others are named and left out."""
+    from gap_vla.sim import UnknownNameError, variant_spec
+
+    kept = []
+    for variant in variants:
+        try:
+            variant_spec(variant).require_shown(cameras, view)
+            kept.append(variant)
+        except UnknownNameError as error:
+            if len(variants) == 1:
+                raise
+            print(f"note: left out: {str(error).partition(';')[0]}", file=sys.stderr)
+    return kept
 
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -130,6 +165,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
+    from gap_vla.report.evaluation_page import VARIANTS_FILE
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, evaluated
     from gap_vla.rollouts.policy import require_seen
@@ -160,11 +196,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
     require_seen(loaded.policy, cameras, options.checkpoint or options.policy)
-    if not cameras and options.variant != "all" and variant_spec(options.variant).only_looks:
-        raise PolicyError(f"--variant {options.variant} is one of looks: no effect without cameras; leave it out")
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
-    for variant in variants:
-        variant_spec(variant).require_view(view)
+    variants = _shown(variants, cameras, view)
     if cameras:
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
@@ -172,6 +205,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     if cameras and options.videos:
         working_ffmpeg(root, PolicyError)
     if len(variants) > 1:
+        for beside in (PAGE_FILE, VARIANTS_FILE):
+            claim(root / beside, "variants", suffixes=(Path(beside).suffix,), named=False)
         claim_folder(root, "variants")
     folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}
     scene = {"image_size": options.image_size or loaded.image_size, "cameras": cameras, "camera": view}

@@ -51,7 +51,19 @@ _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
 _EXTRAS = {
-    "phases": ("numba", "torch", "ruptures", "sklearn", "scipy", "safetensors", "h5py", "matplotlib", "PIL", "imageio"),
+    "phases": (
+        "numba",
+        "torch",
+        "ruptures",
+        "sklearn",
+        "scipy",
+        "safetensors",
+        "h5py",
+        "matplotlib",
+        "PIL",
+        "imageio",
+        "imageio_ffmpeg",
+    ),
     "rlds": ("tensorflow", "tensorflow_datasets", "grain", "pyarrow"),
     "octo": ("jax", "flax", "optax", "orbax", "msgpack", "tokenizers", "tensorboardX"),
     "sim": ("mujoco", "robosuite", "metaworld", "gymnasium", "fast_simplification"),
@@ -175,7 +187,7 @@ def missing_extra(error: BaseException) -> str:
     """What to install for a module that one of the extras brings; empty for any other.
 
     >>> missing_extra(ModuleNotFoundError("No module named 'orbax.checkpoint'", name="orbax.checkpoint"))
-    "this needs the module orbax, which is not installed: pip install 'gap_vla[octo]', or 'gap_vla[all]' for everything"
+    "this needs the module orbax, which is not installed: pip install -e '.[octo]' in the clone, or '.[all]' for all"
     """
     module = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if module in _ALWAYS:
@@ -183,8 +195,8 @@ def missing_extra(error: BaseException) -> str:
     for extra, modules in _EXTRAS.items():
         if module in modules:
             return (
-                f"this needs the module {module}, which is not installed: pip install 'gap_vla[{extra}]', or "
-                "'gap_vla[all]' for everything"
+                f"this needs the module {module}, which is not installed: pip install -e '.[{extra}]' in the clone, "
+                "or '.[all]' for all"
             )
     return ""
 

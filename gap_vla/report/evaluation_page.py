@@ -12,6 +12,8 @@ from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, 
 from gap_vla.rollouts.record import PAGE_FILE
 from gap_vla.rollouts.summary import describe, title
 
+VARIANTS_FILE = "variants.json"
+
 Summaries = Mapping[str, Mapping[str, Any]]
 """Variant to its evaluation's `summary.json`."""
 
@@ -73,7 +75,7 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     """
     kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
     figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
-    write_output(folder / "variants.json", "variants", json.dumps(figures))
+    write_output(folder / VARIANTS_FILE, "variants", json.dumps(figures))
     first = next(iter(found.values()))
     rows = [
         (link(f"{name}/index.html", name), won, bar(found[name]["success_rate"]), rate, interval)
@@ -84,7 +86,7 @@ def write_variants(folder: Path, found: Summaries) -> Path:
         html_table([("variant", "episodes", "success", "", "95 % interval"), *rows]),
         note("Layouts differ between variants: compare the rates by their intervals."),
     )
-    return write_output(folder / "index.html", "variants", text)
+    return write_output(folder / PAGE_FILE, "variants", text)
 
 
 def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:

@@ -43,6 +43,9 @@ the same step of another episode."""
 OBJECTS_MOVED = "objects_moved"
 """The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
 
+_EVERYTHING = "everything_swapped"
+"""What the swaps are compared with: all that the same step of another episode shows."""
+
 ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
 
 DESCRIPTIONS = {
@@ -138,8 +141,8 @@ class OpenLoop:
 
     Attributes:
         error: mean distance between its undisturbed actions and the recorded ones.
-        between: mean distance between its undisturbed actions in an episode and, at the same step, in the episode
-            that the swaps take from: how far they would move if everything were swapped.
+        between: mean distance between its undisturbed actions and those where everything is swapped: it is shown the
+            same steps of the episode that the swaps take from.
         steps, transition_steps: how many moments were asked; 0 transitions also where nobody knows them.
     """
 
@@ -173,17 +176,19 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     for one, other in itertools.pairwise([*recordings, recordings[0]]):
         if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
             raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
-    names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
-    jobs = [(number, name) for number in range(len(recordings)) for name in names]
-    shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
-    actions: dict[tuple[int, str], np.ndarray] = {}
-    for start in range(0, len(jobs), AT_ONCE):
-        some = jobs[start : start + AT_ONCE]
-        seen = [(recordings[n], functools.partial(_moment, recordings, n, name)) for n, name in some]
-        actions |= dict(zip(some, played(policy, seen, first_id=start)))
-        shown.advance(len(some))
+    names = ["none", _EVERYTHING, *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    jobs = len(names) * len(recordings)
+    shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
+    actions: dict[str, np.ndarray] = {}
+    for name in names:
+        seen = [(one, functools.partial(_moment, recordings, n, name)) for n, one in enumerate(recordings)]
+        found = []
+        for start in range(0, len(seen), AT_ONCE):  # a policy that draws does so by the recording's number
+            found += played(policy, seen[start : start + AT_ONCE], first_id=start)
+            shown.advance(len(found) - start)
+        actions[name] = np.concatenate(found)
     shown.close()
-    return _measure(recordings, names, actions)
+    return _measure(recordings, actions)
 
 
 def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:
@@ -195,29 +200,25 @@ def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) 
     if name == "none":
         return now
     other = recordings[(number + 1) % len(recordings)].observation(step)
+    if name == _EVERYTHING:
+        return other
     return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
 
 
-def _measure(
-    recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
-) -> OpenLoop:
+def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> OpenLoop:
+    """Of the actions along all recordings, by intervention."""
     recorded = np.concatenate([recording.action for recording in recordings])
     squared = in_deviations(recorded, recordings[0].name)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt(squared(a, b))
 
-    whole = {name: np.concatenate([actions[n, name] for n in range(len(recordings))]) for name in names}
     transition = joined([recording.transition for recording in recordings])
     free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
-    others = []
-    for number, recording in enumerate(recordings):
-        other = actions[(number + 1) % len(recordings), "none"]
-        others.append(other[np.minimum(np.arange(len(recording)), len(other) - 1)])
     undisturbed = distance(whole["none"], recorded)
     starts = np.cumsum([0, *map(len, recordings)])[:-1]
     effects = []
-    for name in names[1:]:
+    for name in [name for name in ALL_INTERVENTIONS if name in whole]:
         counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
         change, error = distance(whole[name], whole["none"]), distance(whole[name], recorded)
         comparable = name != OBJECTS_MOVED  # where the objects lay elsewhere, the expert would have acted otherwise
@@ -235,7 +236,7 @@ def _measure(
     return OpenLoop(
         effects=tuple(effects),
         error=float(undisturbed.mean()),
-        between=float(distance(whole["none"], np.concatenate(others)).mean()),
+        between=float(distance(whole["none"], whole[_EVERYTHING]).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
     )

@@ -199,7 +199,7 @@ class VideoShelf:
     room for two. Survives a resumed evaluation.
 
     Raises:
-        EvaluationError: a file in the place of a video that no evaluation made; also when it is found later.
+        EvaluationError: a file in the place of a video that no evaluation made, or a link; also when found later.
     """
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
@@ -211,8 +211,10 @@ class VideoShelf:
         """What is there, failures first, then by episode."""
         found = [path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name)]
         for path in found:
-            if made_by(path) != "rollout":
-                raise EvaluationError(f"{path} was not made by an evaluation; move it away")
+            if path.is_symlink() or made_by(path) != "rollout":
+                raise EvaluationError(
+                    f"{path} was not made by an evaluation{' (a link)' * path.is_symlink()}; move it away"
+                )
         return sorted(found, key=_shelf)
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:

@@ -114,6 +114,11 @@ class RemotePolicy:
             self._drop(episode)
             self._lost[episode], self._waited[episode] = 0, 0.0
 
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        """Ends the connections of episodes that are over."""
+        for episode in episode_ids:
+            self._drop(episode)
+
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
         self._turn += 1

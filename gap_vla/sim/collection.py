@@ -93,7 +93,7 @@ def collect_demos(
     out = Path(out)
     spec = task_spec(task)
     spec.require_cameras(cameras, camera)
-    variant_spec(variant).require_view(camera)
+    variant_spec(variant).require_shown(cameras, camera)
     for what, number, least, most in (("n", n, 1, EPISODES.most), ("workers", workers, 1, 1024)):
         whole(what, number, least, int(most), CollectionError)
     whole("seed", seed, 0, 2**32 - 1, CollectionError)
@@ -132,7 +132,7 @@ def collect_demos(
 
             counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
             assemble(
-                [folder / part_name(a) for a in kept],
+                {folder / part_name(a): _seed_of(seed, a) for a in kept},
                 out,
                 env_name=spec.gymnasium_id,
                 settings=settings,
@@ -245,8 +245,8 @@ def _play(
                 if _kept_before(attempt, done) + sum(other < attempt for other in busy.values()) >= n:
                     break
                 connection = idle.pop()
-                # far from the small numbers that evaluations count through
-                connection.send((attempt, int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])))
+                with _alive(attempt):
+                    connection.send((attempt, _seed_of(seed, attempt)))
                 busy[connection] = attempt
             ready = wait(list(busy), timeout=_PATIENCE)
             if not ready:
@@ -255,7 +255,8 @@ def _play(
                     "error); make the same call again to continue, with fewer workers if the machine is busy"
                 )
             for connection in ready:
-                finished, outcome, detail = _answer(connection, busy)
+                with _alive(busy[connection]):
+                    finished, outcome, detail = connection.recv()
                 if outcome == REFUSED:
                     raise _stopped(detail, folder)
                 if outcome == CRASHED:
@@ -275,13 +276,19 @@ def _play(
             shown.update(kept, f"{failures} failed and not kept, {rate:.0f} steps/s")
 
 
-def _answer(connection: Any, busy: dict[Any, int]) -> tuple[int, str, Any]:
+def _seed_of(seed: int, attempt: int) -> int:
+    """Of an attempt's layout, far from the small numbers that evaluations count through."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
+
+
+@contextlib.contextmanager
+def _alive(attempt: int) -> Iterator[None]:
+    """What a pipe raises whose other end has died becomes a CollectionError."""
     try:
-        return connection.recv()
-    except EOFError:
+        yield
+    except (EOFError, OSError):
         raise CollectionError(
-            f"a worker died during attempt {busy[connection]} (killed, or out of memory); make the same call again to "
-            "continue"
+            f"a worker died during attempt {attempt} (killed, or out of memory); make the same call again to continue"
         ) from None
 
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _with_room(path: Path, size: int, shown: Callable[[Path], object]) -> Iterat
 
 
 def assemble(
-    parts: Sequence[Path],
+    parts: Mapping[Path, int],
     out: Path,
     *,
     env_name: str,
@@ -102,6 +102,7 @@ def assemble(
     """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
 
     Args:
+        parts: file of each to the seed that it must have been played from.
         env_name: gymnasium's name of the task; with the settings it becomes robomimic's `env_args`.
         settings: how the demonstrations were made; stored as attributes of `data`.
         counts: what happened on the way (`attempts`, `failures`).
@@ -110,11 +111,10 @@ def assemble(
     with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK, shown) as file:
         data = file.create_group("data")
         total = 0
-        for i, part in enumerate(parts):
-            with (
-                refusing(part, "remove it: the same command plays its episode again"),
-                h5py.File(part, "r") as source,
-            ):
+        for i, (part, seed) in enumerate(parts.items()):
+            with refusing(part, "remove it: the same command plays its episode again"), h5py.File(part, "r") as source:
+                if source["demo"].attrs["seed"] != seed:
+                    raise ValueError("of another collection")
                 source.copy("demo", data, name=f"demo_{i}")
             total += int(data[f"demo_{i}"].attrs["num_samples"])
         env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -52,6 +52,14 @@ class Variant:
         """Raises UnknownNameError for a camera of the simulator's model, if it would have to be moved."""
         if self.camera and view != "near":
             raise UnknownNameError(f"variant {self.name} moves the task's own view, not {view!r}; take the view near")
+
+    def require_shown(self, cameras: Collection[str], view: str) -> None:
+        """Raises UnknownNameError where pictures of these cameras would be those of the default, and `require_view`."""
+        seen = "primary" in cameras if self.camera else bool(cameras)
+        if self.only_looks and not seen:
+            camera = "the primary camera" if self.camera else "cameras"
+            raise UnknownNameError(f"variant {self.name} is one of looks: no effect without {camera}; leave it out")
+        self.require_view(view)
 
 
 _VARIANTS = (

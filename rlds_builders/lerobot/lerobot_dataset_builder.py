@@ -12,4 +12,4 @@ class Lerobot(DemosBuilder):
     """Copy this folder under the name of your dataset; `layout` names the columns of `observation.state`."""
 
     KIND = "lerobot"
-    READER_OPTIONS: ClassVar[dict[str, Any]] = {"layout": "gap", "image_size": (256, 256)}
+    READER_OPTIONS: ClassVar[dict[str, Any]] = {"layout": "gap"}

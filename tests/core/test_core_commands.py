@@ -41,7 +41,12 @@ class Unspeakable(UserError):
         (
             ModuleNotFoundError("No module named 'flax.linen'", name="flax.linen"),
             USER_ERROR,
-            "error: this needs the module flax, which is not installed: pip install 'gap_vla[octo]'",
+            "error: this needs the module flax, which is not installed: pip install -e '.[octo]' in",
+        ),
+        (
+            ModuleNotFoundError("No module named 'imageio_ffmpeg'", name="imageio_ffmpeg"),
+            USER_ERROR,
+            "error: this needs the module imageio_ffmpeg, which is not installed: pip install -e '.[phases]' in",
         ),
         (
             ImportError("libtensorflow_framework.so.2: failed to map segment from shared object"),

@@ -86,6 +86,16 @@ def test_a_file_in_the_place_of_a_film_is_named_and_stays(tmp_path, monkeypatch)
     assert mine.read_text() == "the only copy"
 
 
+def test_a_film_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.rollouts.record.write_video", film)
+    theirs = tmp_path / "theirs.mp4"
+    film(theirs)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "episode_0000_failure.mp4").symlink_to(theirs)
+    with pytest.raises(EvaluationError, match=r"episode_0000_failure\.mp4 was not made by an evaluation \(a link\)"):
+        VideoShelf(tmp_path / "mine", 4).add(0, False, [np.zeros((8, 8, 3), np.uint8)])
+
+
 def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.rollouts.record.write_video", film)
     for outcomes in ("WWLLLLWL", "LLLLLWWW", "LWLWLLLL"):

@@ -136,6 +136,8 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     said = capsys.readouterr()
     assert json.loads(said.out) == {key: value for key, value in found.items() if key in json.loads(said.out)} != {}
     assert "held-out action error" in said.err
+    assert script("evaluate").main([*options, "--split", "train"]) == 2  # the error of another measurement stays
+    assert "held_out.json is of something else (split: 'val' then, 'train' now)" in capsys.readouterr().err
 
 
 def test_data_of_another_task_or_view_are_refused(run, dataset, capsys):

@@ -10,7 +10,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
 
@@ -112,6 +112,11 @@ def test_the_change_is_split_into_transition_and_consistent_steps(recordings):
     effect, share = seen["images_black"], transition.mean()
     combined = share * effect.change_transition + (1 - share) * effect.change_consistent
     assert combined == pytest.approx(effect.change)
+
+
+def test_a_policy_that_draws_its_actions_draws_the_same_under_every_intervention(recordings):
+    found, seen = effects(RandomPolicy(7), recordings)
+    assert {effect.change for effect in seen.values()} == {0.0} and found.between == 0 < found.error
 
 
 class Trained(Seeing):

@@ -215,14 +215,57 @@ def test_recordings_are_not_replayed_in_another_variant_than_that_of_their_layou
     assert f"error: replay:{path}: its variant 'moonlight' is unknown" in capsys.readouterr().err
 
 
-def test_a_view_that_one_of_the_variants_cannot_move_is_refused_before_the_first_rollout(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def no_rollouts(monkeypatch):
+    """Stands in for the rollouts; the names of the variants that would have been played."""
+    played = []
+
+    def evaluate(policy, task, *, out_dir, **_):
+        played.append(task.variant)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", evaluate)
+    return played
+
+
+RANDOM = ("--policy", "random", "--task", "assembly")
+
+
+@pytest.mark.parametrize(
+    ("scene", "said"),
+    [
+        (["--camera", "corner"], "variant camera_shift moves the task's own view, not 'corner'"),
+        (["--cameras", "wrist"], "variant camera_shift is one of looks: no effect without the primary camera"),
+        (["--cameras", "none"], "variant camera_shift is one of looks: no effect without the primary camera"),
+    ],
+)
+def test_a_variant_that_the_pictures_do_not_show_is_refused_alone_and_left_out_of_all(
+    tmp_path, capsys, no_rollouts, scene, said
+):
     from gap_vla.cli.evaluate import main
 
-    monkeypatch.setattr("gap_vla.rollouts.evaluate", lambda *_, **__: pytest.fail("rollouts were begun"))
-    command = ["--policy", "random", "--task", "assembly", "--camera", "corner", "--out", str(tmp_path / "out")]
-    assert main([*command, "--variant", "all"]) == 2
-    assert "variant camera_shift moves the task's own view, not 'corner'" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    command = [*RANDOM, *scene, "--out", str(tmp_path / "out")]
+    assert main([*command, "--variant", "camera_shift"]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir()) and not no_rollouts
+    assert main([*command, "--variant", "all"]) == 130 and no_rollouts == ["default"]
+    assert f"note: left out: {said}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["index.html", "variants.json"])
+def test_what_lies_in_the_place_of_the_page_of_all_variants_is_refused_before_the_first_rollout(
+    tmp_path, capsys, no_rollouts, name
+):
+    from gap_vla.cli.evaluate import main
+
+    command = [*RANDOM, "--cameras", "none", "--variant", "all", "--out", str(tmp_path / "out")]
+    theirs = tmp_path / "out" / name
+    assert main(command) == 130 and no_rollouts
+    theirs.write_text("mine")
+    assert main(command) == 2 and f"{theirs} exists without a mark of gap_vla" in capsys.readouterr().err
+    theirs.unlink()
+    theirs.symlink_to(tmp_path / "elsewhere")
+    assert main(command) == 2 and f"{theirs} is a link" in capsys.readouterr().err
+    assert no_rollouts == ["default"]
 
 
 def test_two_recordings_of_one_layout_are_refused(tmp_path):

@@ -247,6 +247,15 @@ def test_an_answer_of_fewer_actions_than_are_to_be_executed_is_refused():
             policy.act({"proprio": STATE[None]}, [0])
 
 
+def test_the_connections_of_episodes_that_are_over_are_given_back():
+    with serving(Counting(), whole_chunks=True, limits=ServerLimits(max_connections=2)) as port:
+        first, second = (RemotePolicy(f"ws://127.0.0.1:{port}", patience=5) for _ in range(2))
+        for policy in (first, second):  # each takes both places
+            policy.reset([0, 1])
+            assert len(policy.act({"proprio": np.stack([STATE, STATE])}, [0, 1])) == 2
+            policy.forget([0, 1])
+
+
 def test_a_server_error_is_the_policys_error():
     with serving(Counting(), whole_chunks=True) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}")

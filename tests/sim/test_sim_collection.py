@@ -19,7 +19,7 @@ import gap_vla.sim as sim
 import gap_vla.sim.collection as collection_module
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
-from gap_vla.sim.collection import CollectionError, _parts, collect_demos
+from gap_vla.sim.collection import CollectionError, _alive, _parts, collect_demos
 from gap_vla.sim.contact_sheet import contact_sheet, video
 from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
@@ -147,8 +147,23 @@ def test_a_finished_piece_that_was_damaged_since_is_named(tmp_path):
         file.create_group("demo")["actions"] = np.zeros((50, 7))
     os.truncate(piece, piece.stat().st_size // 2)
     with pytest.raises(UserError, match=rf"^{piece}: .*; remove it: the same command plays its episode again$"):
-        assemble([piece], out, env_name="gap_vla/assembly", settings={"env_kwargs": {}}, counts={})
+        assemble({piece: 0}, out, env_name="gap_vla/assembly", settings={"env_kwargs": {}}, counts={})
     assert not out.exists()
+
+
+def test_a_piece_of_another_collection_is_named(tmp_path):
+    out, piece = tmp_path / "all.hdf5", tmp_path / "attempt_000000.hdf5"
+    with h5py.File(piece, "w") as file:
+        file.create_group("demo").attrs["seed"] = 5
+    with pytest.raises(UserError, match=rf"^{piece}: of another collection; remove it: the same command"):
+        assemble({piece: 6}, out, env_name="gap_vla/assembly", settings={"env_kwargs": {}}, counts={})
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), BrokenPipeError(32, "broken")])
+def test_a_worker_that_died_is_a_line_whatever_its_pipe_says(error):
+    with pytest.raises(CollectionError, match=r"a worker died during attempt 3 .* make the same call again"), _alive(3):
+        raise error
 
 
 def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tmp_path):
@@ -256,6 +271,13 @@ def test_a_view_that_the_variant_cannot_move_is_refused_before_anything_is_made(
         UnknownNameError, match=r"camera_shift moves the task's own view, not 'corner'; take the view near$"
     ):
         collect_demos("assembly", 1, tmp_path / "x.hdf5", camera="corner", variant="camera_shift")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("cameras", "variant"), [((), "light"), (("wrist",), "camera_shift")])
+def test_a_variant_that_no_picture_would_show_is_refused(tmp_path, cameras, variant):
+    with pytest.raises(UnknownNameError, match=f"variant {variant} is one of looks: no effect without"):
+        collect_demos("assembly", 1, tmp_path / "x.hdf5", cameras=cameras, variant=variant)
     assert not list(tmp_path.iterdir())
 
 
