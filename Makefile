@@ -4,7 +4,7 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug demonstrations packages docs test test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
+.PHONY: setup finetune debug demonstrations packages docs test run-tests test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
 
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
 # So it must be kept: without it every process compiles torch, JAX and TensorFlow again.
@@ -57,9 +57,13 @@ docs: .venv/docs-ready
 	$(INSTALL) '.[docs]'
 	@touch .venv/docs-ready
 
+# mypy keeps one core for a minute, and so does a test that waits: lint and tests run side by side.
+test: setup
+	@$(MAKE) --no-print-directory -j 2 lint run-tests
+
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
-test: setup lint
+run-tests: setup
 	$(BIN)/python -m pytest -q $(TWO) --doctest-modules --ignore=tests/sim tests gap_vla experiments
 	$(BIN)/python -m pytest -q $(TWO) tests/sim
 

@@ -156,20 +156,27 @@ def read_results(path: Path) -> dict[str, Any]:
             if name.startswith("render_ms_"):
                 cells.finite(name, 0, 1e6)
                 continue
-            cell = cells.section(name)
-            if won := cell.whole("successes", 0, cell.whole("n", 1, MANY)):
-                cell.finite("steps", 1, 1e6)
-            if (
-                len(cell.list("failed_seeds", lambda seeds, key: seeds.whole(key, 0, 2**32 - 1)))
-                != cell.values["n"] - won
-            ):
-                raise cell.refuse("failed_seeds", f"one for each of the {cell.values['n'] - won} failures")
-            if odd := {*cell.section("phases").values} - {*task_spec(task).phases}:
-                raise cell.refuse("phases", f"those of {task}, without {min(odd)}")
-            phases, times = cell.section("phases"), ("step_ms", "reset_ms")
-            for part, key in [*((phases, phase) for phase in phases.values), *((cell, key) for key in times)]:
-                part.finite(key, 0, 1e6)
+            if name not in VARIANT_NAMES:
+                raise cells.error(f"{cells.name(name)}: no such variant; there are: {', '.join(VARIANT_NAMES)}")
+            _require_cell(cells.section(name), task, name)
     return dict(found.values)
+
+
+def _require_cell(cell: Section, task: str, variant: str) -> None:
+    """Raises UserError for what `measure_expert` does not return of a task and variant."""
+    n, horizon = cell.whole("n", 1, MANY), task_spec(task).horizon
+    if won := cell.whole("successes", 0, n):
+        cell.finite("steps", 1, horizon)
+    seeds, played = cell.list("failed_seeds", lambda all_, key: all_.whole(key, 0, 2**32 - 1)), variant_spec(variant)
+    if len({*seeds}) != n - won or len(seeds) != n - won or not {*seeds} <= {*played.seeds(n)}:
+        first = played.first_seed
+        raise cell.refuse("failed_seeds", f"one of {first} to {first + n - 1} for each of the {n - won} failures")
+    phases = cell.section("phases")
+    if odd := {*phases.values} - {*task_spec(task).phases}:
+        raise cell.refuse("phases", f"those of {task}, without {min(odd)}")
+    phases.require_numbers(0, horizon)
+    for key in ("step_ms", "reset_ms"):
+        cell.finite(key, 0, 1e6)
 
 
 def _save(path: Path, results: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--probe", action="store_true", help="probe the visual features of small policies")
     add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
-    add("--probe-episodes", type=whole(2, MANY), default=60, help="how many are collected for it (default 60)")
+    add("--probe-episodes", type=whole(5, MANY), default=60, help="how many are collected for it (default 60)")
     add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
     add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
     add("--episodes", type=whole(1, MANY), default=50, help="rollouts per window (default 50)")
@@ -41,8 +41,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.refuse_idle("without --takeover", "by", "episodes", "variant")
     if not options.probe:
         parser.refuse_idle("without --probe", "demos", "probe_episodes")
-    if not options.takeover and (options.demos or not options.probe):
-        parser.refuse_idle("where nothing is simulated", "workers")
     if options.demos:
         parser.refuse_idle("with --demos", "probe_episodes")
     if not options.takeover and (options.demos or not options.probe):

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.looks.takeover import window_folder
-from gap_vla.core.foreign import Section, finite, one_line
+from gap_vla.core.foreign import Section, finite, one_line, refusing
+from gap_vla.core.identity import flat
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.record import EPISODES_FILE, read_episodes
 
@@ -37,11 +40,33 @@ def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
         require_sound(found.values, str(file))
     except ReportError as error:
         raise ReportError(f"{error}; {AGAIN}") from None
+    with refusing(file, AGAIN, ReportError):
+        _require_agreeing(found, runs)
     folders = {run.label: run.path.resolve().name for run in runs}
     for label, path in found.section("runs", {}).values.items():
         if folders.get(label) != Path(str(path)).resolve().name:
             raise ReportError(f"{file} is a probe of other runs, such as {path}; {AGAIN}, or move it away")
     return dict(found.values)
+
+
+def _require_agreeing(found: Section, runs: Sequence[Run]) -> None:
+    """Raises ReportError for labels, similarities and losses that no probe of these runs has."""
+    labels = found.values.get("labels", [])
+    if labels != [*found.section("probes", {}).values]:
+        raise found.error(f"{found.name('labels')} are not those of its probes, in their order; {AGAIN}")
+    matrix = found.values.get("cka", [])
+    square = isinstance(matrix, list) and all(isinstance(row, list) and len(row) == len(matrix) for row in matrix)
+    if not square or len(matrix) != len(labels):
+        raise found.error(f"{found.name('cka')} is not of {len(labels)} rows and columns; {AGAIN}")
+    alike = np.array(matrix, float).reshape(len(labels), len(labels))
+    own = np.diag(alike)
+    whole = np.isclose(own, 1, atol=1e-3) | ~alike.any(axis=1)  # features that never vary are like none, nor themselves
+    if not whole.all() or not np.allclose(alike, alike.T, atol=1e-3):
+        raise found.error(f"{found.name('cka')} is not symmetric with ones where features meet themselves; {AGAIN}")
+    below = {run.label for run in runs if run.config.get("model", {}).get("head") == "gmm"}  # a log-likelihood
+    for label, losses in found.section("branch_losses", {}).values.items():
+        if negative := [key for key, loss in flat(losses) if label not in below and loss < 0]:
+            raise found.error(f"{found.name('branch_losses')}.{label}.{negative[0]} is negative; {AGAIN}")
 
 
 def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:

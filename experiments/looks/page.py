@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from experiments.looks.kept import require_takeover
 from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
-from gap_vla.drawing.markup import chart_image, command_block, html_table, note
+from gap_vla.drawing.markup import chart_image, command_block, escaped, html_table, note
 from gap_vla.report.comparison import words
 from gap_vla.report.runs import Run
 
@@ -124,7 +123,7 @@ def takeovers_section(runs: Sequence[Run]) -> str:
                     "Always: the other policy alone."
                 )
                 chart = chart_image(takeover_chart(found), "change of success for each window")
-            parts += [f"<h3>{html.escape(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
+            parts += [f"<h3>{escaped(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
     return "".join(parts)
 
 

@@ -14,9 +14,13 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import digest
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.recordings import near_switches
+from gap_vla.sim.specs import task_spec
 
 PROBE_SEED = 7_000_000
 """Collection seed of demonstrations that are made for probing: episodes that no policy was trained on."""
+
+FIRST_LAYOUT = 2
+"""Of demonstrations that say where the objects are."""
 
 CARRYING = "transport"
 """The expert's phase in which an object is brought to where it belongs."""
@@ -56,11 +60,19 @@ class ProbeData:
 
 
 def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
-    """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there."""
+    """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there.
+
+    Those of each version of the simulators have a name of their own; what the first ones recorded keeps its name.
+    """
+    from gap_vla.sim.recording import LAYOUT_VERSION
+
     demos = run.config["demos"]
     seen = {"image_size": demos["image_size"], "cameras": list(demos["cameras"])}
     seen |= {} if demos.get("camera", "near") == "near" else {"camera": demos["camera"]}
     settings = {"task": run.task, "episodes": episodes, **seen}
+    pictures = task_spec(run.task).pictures_version
+    settings |= {"layout_version": LAYOUT_VERSION} if LAYOUT_VERSION > FIRST_LAYOUT else {}
+    settings |= {"pictures_version": pictures} if pictures > 1 else {}
     root = Path(run.config["data"]["root"])
     path = root / "probes" / f"{run.task}-{digest(settings)}" / "demos.hdf5"
     if not path.exists():

@@ -16,7 +16,7 @@ from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
 from gap_vla.demos.fields import resized
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.rollouts.recordings import require_scene
+from gap_vla.rollouts.recordings import require_recent, require_scene
 
 UNTRAINED = "untrained"
 STILL = 1e-3
@@ -161,7 +161,8 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
 def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
     """How a policy's error grows when its pictures or its proprioception come from another episode.
 
-    The same as `gap-vla diagnose --demos` measures, of the first `episodes` demonstrations of the file.
+    The same as `gap-vla diagnose --demos` measures, of the first `episodes` demonstrations of the file; PolicyError for
+    those of other simulators than today's.
 
     Returns:
         `images_swapped` and `proprio_swapped`, each to `cost` (error as a multiple of the undisturbed one) and
@@ -172,6 +173,7 @@ def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
     from gap_vla.rollouts.recordings import from_episode
     from gap_vla.serving import load_checkpoint
 
+    require_recent(demos, run.task)
     source = open_source(demos)
     found = open_loop(
         load_checkpoint(run.path, execute=1).policy, [from_episode(source[index]) for index in range(episodes)]
@@ -223,11 +225,12 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
 
     Raises:
         ReportError: no run has visual features.
-        PolicyError: the demonstrations are of another task than a run.
+        PolicyError: the demonstrations are of another task than a run, or of other simulators than today's.
         ProbeError: the demonstrations do not fit.
     """
     for run in runs:
         require_scene(demos, run.task, run.config.get("demos", {}).get("camera"))
+        require_recent(demos, run.task)
     data = read_probe_data(demos, every=every)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.pages import around, replace_between
 from experiments.phase_benchmark.finders import FINDERS
+from experiments.phase_benchmark.kept import read_stage, require_same_recordings
 from experiments.phase_benchmark.motions import load_motions
 from experiments.phase_benchmark.sensitivity import by_demonstrations, draw_widths, sensitivity, widths
-from experiments.phase_benchmark.study import TITLES, compare, rho_scores, untouched
+from experiments.phase_benchmark.study import TITLES, asked_of, compare, rho_scores, untouched
 from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, refusing
-from gap_vla.core.identity import flat
+from gap_vla.core.foreign import refusing
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import content_digest
@@ -44,7 +45,8 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run.
 
     Raises:
-        UserError: an unknown finder or set, a stage's file in the output that is damaged, or another process at work.
+        UserError: an unknown finder or set, a stage's file in the output that is damaged or of other
+            recordings, or another process at work.
     """
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
@@ -64,7 +66,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
 
 
 def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
-    earlier = {stage: _stage(arguments.out, stage) for stage in every_stage}
+    earlier = {stage: read_stage(arguments.out, stage) for stage in every_stage}
     if arguments.page and (
         missing := [one for one, found in earlier.items() if not found and one not in arguments.stages]
     ):
@@ -89,18 +91,11 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
         "untouched": lambda keep: untouched(arguments.demos, arguments.tasks, arguments.episodes, keep, arguments.sets),
     }
     counts = {task: len(recordings) for task, recordings in tasks.items()}
+    _require_same(arguments, earlier, {"recordings": counts, "content": content})
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
-        before = earlier[stage]
-        same = before.get("recordings") == counts and before.get("content", content) == content
         part = bool(arguments.finders if stage == "finders" else stage == "untouched" and arguments.sets)
-        if arguments.finders and stage == "finders" and before and not same:
-            others, these = before["recordings"], f"{counts}" if before["recordings"] != counts else "these of them"
-            raise UserError(
-                f"{path}: the other finders were measured on {others}, not on {these}; give the same --tasks, "
-                "--episodes and --demos, or another --out"
-            )
-        old: dict[str, Any] = before.get("results", {}) if same or part else {}
+        old: dict[str, Any] = earlier[stage].get("results", {})
         new: dict[str, Any] = {}
 
         def write(path: Path, results: dict[str, Any]) -> None:
@@ -114,14 +109,17 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
             results: dict[str, Any], path: Path = path, old: dict[str, Any] = old, new: dict[str, Any] = new
         ) -> None:
             new |= results
-            if old or not path.exists():  # of other recordings the old file stays until the new one is complete
-                write(path, old | new)
+            write(path, old | new)
 
         run[stage](keep)
         write(path, old | new if part else new)
-    results = {stage: _stage(arguments.out, stage) for stage in every_stage}
-    if found := results["width"].get("results"):
-        print(draw_widths(found, arguments.figures / PICTURES[0]))
+    results = {stage: read_stage(arguments.out, stage) for stage in every_stage}
+    held = [(stage, found) for stage, found in results.items() if found and stage != "untouched"]
+    for stage, found in held[1:]:  # they stand under one heading
+        advice = f"remove it, and run the stage again on those of the stage {held[0][0]}"
+        require_same_recordings(arguments.out / f"{stage}.json", found, held[0][1], advice)
+    if drawn := results["width"].get("results"):
+        print(draw_widths(drawn, arguments.figures / PICTURES[0]))
     missing = [stage for stage, found in results.items() if not found]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
@@ -134,21 +132,19 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
         print(replace_between(arguments.page, PAGE_PART, tables.rstrip(), if_missing="refuse"))
 
 
-def _stage(out: Path, stage: str) -> dict[str, Any]:
-    """What a stage has measured: `recordings` and `results`; empty before it has run."""
-    path = out / f"{stage}.json"
-    if not path.exists():
-        return {}
-    found = Section.read(path)
-    results = found.section("results")
-    for key, value in flat(results.values):
-        share = isinstance(value, float) and key.rpartition(".")[2].startswith(("f1@", "precision@", "recall@"))
-        if share and not 0 <= value <= 1:
-            raise UserError(
-                f"{path}: {key} is {value:g}, which no measurement gives; remove it, and run the stage again"
-            )
-    return {
-        "recordings": dict(found.section("recordings").values),
-        **({"content": dict(found.section("content").values)} if "content" in found.values else {}),
-        "results": {name: dict(results.section(name).values) for name in results.values},
-    }
+def _require_same(arguments: argparse.Namespace, earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises UserError where --out holds measurements of other recordings than those `asked` for, which stay.
+
+    Args:
+        earlier: every stage to what it has measured.
+        asked: `recordings` and `content`; the sets of the stage `untouched` have recordings of their own.
+    """
+    advice = "give the same --tasks, --episodes and --demos, or another --out"
+    for stage, before in earlier.items() if {*arguments.stages} - {"untouched"} else ():
+        if stage != "untouched" and before.get("results"):
+            require_same_recordings(arguments.out / f"{stage}.json", before, asked, advice)
+    held = earlier["untouched"].get("results", {}) if "untouched" in arguments.stages else {}
+    for name in arguments.sets or held:
+        if name in held:
+            counts = {"recordings": asked_of(name, arguments.tasks, arguments.episodes)}
+            require_same_recordings(arguments.out / "untouched.json", held[name], counts, f"{name}: {advice}")

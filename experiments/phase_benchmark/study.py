@@ -229,6 +229,11 @@ def untouched(
     return out
 
 
+def asked_of(name: str, tasks: Sequence[str], episodes: int) -> dict[str, int]:
+    """Task to number of recordings, of a set that is measured with these arguments of `untouched`."""
+    return dict.fromkeys(tasks if name in SIMULATED else METAWORLD if name == "metaworld" else ROBOSUITE, episodes)
+
+
 def motions_of(name: str, demos: Path, tasks: Sequence[str], episodes: int) -> Mapping[str, list[ExpertMotion]]:
     if name in SIMULATED:
         return {task: _simulated(name, demos, task, episodes) for task in tasks}

@@ -72,7 +72,7 @@ def write_front_page(rows: Sequence[Row], page: Path) -> None:
         differences, success = result.found.differences, result.found.success
         for arms in QUARTETS:
             without, proprio, gap, _ = arms
-            if differences.get((gap, proprio)) and gap not in waiting:
+            if differences.get((gap, proprio)) and not waiting.intersection(arms):
                 shown = [percents(success[arm][IN])[:2] if arm in success else ("", "") for arm in arms]
                 policy = "torch policy" if gap == "gap" else "Octo"
                 title = ", ".join(dict.fromkeys([result.block.task, policy, result.block.description or policy]))

@@ -155,8 +155,8 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
         return
     say(f"{cell.name}: probing its visual features")
     demos = collect_probe_demos(run, PROBE_EPISODES)
-    steps = read_probe_data(demos)
-    found = probe_policy(run, steps) | {"reliance": reliance(run, demos, SHOWN_EPISODES)}
+    relies, steps = reliance(run, demos, SHOWN_EPISODES), read_probe_data(demos)
+    found = probe_policy(run, steps) | {"reliance": relies}
     looks.add(entry, **found, probe_episodes=PROBE_EPISODES, command=command)
     if found.get("probe") and found["probe"].keys() != looks.untrained(cell.block.name).get("probe", {}).keys():
         write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), {"probe": probe_untrained(run, steps)})

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import writing
-from gap_vla.drawing.figures import COLORS
+from gap_vla.drawing.figures import COLORS, drawing
 from gap_vla.drawing.video import write_video
 
 CHANGE, SWITCH, BELOW_RHO, BAND = "#cc2222", "#333333", "#c7dbfa", "#f2f4f7"
@@ -171,7 +171,7 @@ def _phases(view: EpisodeView) -> Iterator[tuple[int, int]]:
 def _name_phases(axes: Any, view: EpisodeView) -> None:
     """The names of the true phases above a plot, where there is room for them."""
     for start, end in _phases(view):
-        name = str(view.phases[start])  # type: ignore[index]
+        name = one_line(view.phases[start])  # type: ignore[index]
         if 700 * (end - start) / len(view) > 4 * len(name):
             place = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
             axes.text((start + end) / 2, 1.02, name, fontsize=7, color=SWITCH, **place)
@@ -180,7 +180,8 @@ def _name_phases(axes: Any, view: EpisodeView) -> None:
 def episode_png(view: EpisodeView, dpi: int = 120) -> bytes:
     """`episode_figure` as a PNG."""
     stream = io.BytesIO()
-    episode_figure(view).savefig(stream, dpi=dpi, format="png", metadata={"Software": None})
+    with drawing():
+        episode_figure(view).savefig(stream, dpi=dpi, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 

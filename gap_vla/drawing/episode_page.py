@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import re
@@ -13,7 +12,7 @@ import numpy as np
 
 from gap_vla.drawing.episode import CHANGE, SWITCH, EpisodeView, episode_figure
 from gap_vla.drawing.figures import svg_text
-from gap_vla.drawing.markup import note, page
+from gap_vla.drawing.markup import escaped, note, page
 
 STYLE = f"""
 .legend {{ margin: 10px 0 14px; color: #4a5666; }}
@@ -82,7 +81,7 @@ def episodes_page(title: str, views: Sequence[EpisodeView], *before: str) -> str
     legend = f'<div class="legend">{spans}<span>drag over the plots to move through the episode</span></div>'
     parts = [*before, *([legend] if views else [])]
     for view in views:
-        parts += [f"<h2>{html.escape(view.title)}</h2>"] if view.title != title else []
+        parts += [f"<h2>{escaped(view.title)}</h2>"] if view.title != title else []
         parts += [*map(note, view.facts), _section(view)]
     return page(title, *parts, style=STYLE, script=SCRIPT)
 

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from gap_vla.drawing.markup import data_uri
 
 COLORS = ("#2b6fd9", "#d98b2b", "#3f8f4e", "#8a4fb0", "#c0392b", "#148f8f", "#7f6a3f", "#5d6d7e")
+MARKERS = ("D", "s", "^", "v", "P", "X")
+"""Of points: the first for as many names as there are colours, the second for as many more."""
+
+
+def distinct(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name; no two of the first 48 have both in common.
+
+    >>> list(distinct("abcdefghi").values())[::8]
+    [('#2b6fd9', 'D'), ('#2b6fd9', 's')]
+    """
+    looks = itertools.cycle((color, marker) for marker in MARKERS for color in COLORS)
+    return dict(zip(names, looks))
+
+
+def line_style(color: str, marker: str) -> dict[str, Any]:
+    """What `distinct` gives, for a line: the first marker, which every line would have, is left away."""
+    return {"color": color} if marker == MARKERS[0] else {"color": color, "marker": marker, "ms": 4, "markevery": 0.1}
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Letters that Matplotlib's font lacks become boxes without a warning for each; names are not ours to choose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        yield
 
 
 def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -32,7 +63,7 @@ def svg_text(figure: Any, fonts: str = "path") -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": fonts}):
+    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": fonts}), drawing():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -42,12 +73,32 @@ def svg(figure: Any) -> str:
     return data_uri(svg_text(figure).encode(), "image/svg+xml")
 
 
-def log_axis(axes: Any) -> None:
-    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def value_axis(axes: Any) -> None:
+    """`log_axis` for what is plotted; where that has zeros, linear below its least other value; if negative, linear."""
+    values = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), float) for line in axes.lines)])
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if (values < 0).any() or (len(values) and not len(positive)):
+        axes.grid(color="#f0f0f0")
+    else:
+        log_axis(axes, least=0.0 if len(positive) == len(values) else positive.min())
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+
+def log_axis(axes: Any, least: float = 0.0) -> None:
+    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten.
+
+    Args:
+        least: below it the axis is linear, and begins with 0, with labels at the powers of ten; default: only above.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
+
+    if least:
+        axes.set_yscale("symlog", linthresh=least)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least))
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(color="#f0f0f0")

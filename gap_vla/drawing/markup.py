@@ -35,7 +35,7 @@ video { width: 240px; background: #111; display: block; } figcaption { font-size
 """
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """No document may hold these, and a terminal that shows one is steered by them."""
 
 
@@ -74,7 +74,7 @@ def note(text: str) -> str:
 
 
 def command_block(text: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>"
+    return f"<pre>{escaped(text)}</pre>"
 
 
 def html_table(rows: Sequence[Sequence[Any]], classes: Sequence[str] = ()) -> str:
@@ -133,7 +133,7 @@ def bar(share: float) -> Html:
 
 
 def link(target: str, text: str) -> Html:
-    return Html(f'<a href="{html.escape(target)}">{html.escape(text)}</a>')
+    return Html(f'<a href="{escaped(target)}">{escaped(text)}</a>')
 
 
 def film(source: str, caption: str, outcome: str, after: str = "", *, autoplay: bool = False) -> str:
@@ -145,7 +145,7 @@ def film(source: str, caption: str, outcome: str, after: str = "", *, autoplay: 
     """
     options = f"{'autoplay ' if autoplay else ''}controls loop muted playsinline"
     return (
-        f'<figure class="{escaped(outcome)}"><video {options} src="{html.escape(source)}"></video>'
+        f'<figure class="{escaped(outcome)}"><video {options} src="{escaped(source)}"></video>'
         f"<figcaption>{escaped(caption)}: <b>{escaped(outcome)}</b>{escaped(after)}</figcaption></figure>"
     )
 
@@ -156,7 +156,7 @@ def films(figures: Sequence[str]) -> str:
 
 def chart_image(uri: str | None, alt: str) -> str:
     """A figure as a data URI; nothing where there is none."""
-    return f'<img class="chart" alt="{html.escape(alt)}" src="{uri}">' if uri else ""
+    return f'<img class="chart" alt="{escaped(alt)}" src="{uri}">' if uri else ""
 
 
 def data_uri(content: bytes, kind: str) -> str:

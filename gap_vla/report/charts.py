@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gap_vla.drawing.figures import COLORS, figure_with, log_axis, svg
+from gap_vla.drawing.figures import distinct, figure_with, line_style, svg, value_axis
 from gap_vla.report.runs import Run, by_method
 
 PARTS = {"transition": "-", "consistent": "--"}
@@ -20,15 +20,16 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
     shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
     if not shown:
         return None
+    looks = {method: line_style(*look) for method, look in distinct(methods).items()}
     figure, (panels,) = figure_with(4.4 * len(shown), 3.0, len(shown))
     for axes, (name, title) in zip(panels, shown.items()):
-        for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
+        for method, of_method in methods.items():
             for run in of_method:
-                axes.plot(*run.curve(name), color=color, alpha=0.85, linewidth=1.3)
-            axes.plot([], [], color=color, linewidth=1.3, label=method)
+                axes.plot(*run.curve(name), **looks[method], alpha=0.85, linewidth=1.3)
+            axes.plot([], [], **looks[method], linewidth=1.3, label=method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
-        log_axis(axes)
+        value_axis(axes)
     panels[0].legend(frameon=False, fontsize=8)
     return svg(figure)
 
@@ -49,17 +50,18 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
     rows = [(title, names) for title, names in BRANCH_PANELS if any(_names(names, measured).values())]
     if not rows:
         return None
+    looks = {method: line_style(*look) for method, look in distinct(methods).items()}
     figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
     for (title, names), panels in zip(rows, grid):
         for axes, branch in zip(panels, ("vision", "proprio")):
-            for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
+            for method, of_method in methods.items():
                 for name, style in _names(names, measured, branch).items():
                     steps, values = _mean_curve(of_method, name)
                     if len(steps):
                         label = method if style == "-" else None
-                        axes.plot(steps, values, style, color=color, linewidth=1.3, label=label)
+                        axes.plot(steps, values, style, **looks[method], linewidth=1.3, label=label)
             axes.set_title(f"{branch}: {title}", fontsize=9)
-            log_axis(axes)
+            value_axis(axes)
         if "{part}" in names[0]:
             styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
             panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)

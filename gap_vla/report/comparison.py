@@ -183,8 +183,7 @@ class Comparison:
                 notes.append(f"{what} ({listing}); differences use those that both methods have.")
         for (first, second), found in self.differences.items():
             pair = f"{name(first)} − {name(second)}"
-            if not found:
-                notes.append(f"{pair}: no training seed and layout is shared, so nothing is paired.")
+            notes += [f"{pair}{why}, so nothing is paired." for why in self._unpaired(first, second, found)]
             for variant, one in found.items():
                 a, b = (self.success[method][variant].layouts for method in (first, second))
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
@@ -195,6 +194,18 @@ class Comparison:
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
+
+    def _unpaired(self, first: str, second: str, paired: Collection[str]) -> list[str]:
+        """What two methods do not share, of each variant that both have and of which no difference is `paired`."""
+        a, b = self.success[first], self.success[second]
+        if not {*a} & {*b}:
+            return [": no variant of the scene is shared"]
+        said = []
+        for variant in [one for one in a if one in b and one not in paired]:
+            seeds = {*a[variant].layouts} & {*b[variant].layouts}
+            what = "no layout is shared by all evaluations of their seeds" if seeds else "no training seed is shared"
+            said.append(f"{f' on {words(variant)}' if len(self.variants) > 1 else ''}: {what}")
+        return said
 
 
 def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.core.run_directory import RunDirectory
-from gap_vla.drawing.figures import COLORS, figure_with
+from gap_vla.drawing.figures import MARKERS, distinct, drawing, figure_with
 from gap_vla.drawing.markup import markdown_table, text_table
 from gap_vla.report.comparison import (
     LABELS,
@@ -91,30 +91,34 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
     """
     pairs = [pair for pair, found in comparison.differences.items() if found]
     rows = max(len(comparison.success), len(pairs), 2)
-    figure, (panels,) = figure_with(10, 1.5 + 0.42 * rows, 2 if pairs else 1)
     variants = comparison.variants
-    offset = {v: 0.22 * ((len(variants) - 1) / 2 - place) for place, v in enumerate(variants)}
-    color = {variant: COLORS[place % len(COLORS)] for place, variant in enumerate(variants)}
+    step = 0.22 if len(variants) <= 4 else 0.8 / len(variants)  # of a row, which is higher where this is less
+    columns = min(len(variants), 6)
+    height = 1.5 + 0.42 * rows * (0.22 / step) + 0.2 * (-(-len(variants) // max(columns, 1)) - 1)
+    figure, (panels,) = figure_with(10, height, 2 if pairs else 1)
+    offset = {v: step * ((len(variants) - 1) / 2 - place) for place, v in enumerate(variants)}
+    looks = distinct(variants)
     left = panels[0]
     methods = list(reversed(list(comparison.success)))
     for place, method in enumerate(methods):
         for variant, found in comparison.success[method].items():
             y, each = place + offset[variant], list(found.per_seed.values())
-            _draw_one(left, y, found.mean, found.interval, each, color[variant])
+            _draw_one(left, y, found.mean, found.interval, each, *looks[variant])
             if marks and (method, variant) in marks:
                 left.plot(marks[method, variant], y, "x", color="#222222", markersize=6)
     left.set_yticks(range(len(comparison.success)), [name(method) for method in methods])
     left.set_ylim(-0.6, len(comparison.success) - 0.4)
     left.set_xlim(-3, 103)
     left.set_xlabel("success, %")
-    left.set_title(f"mean (diamond), seeds, 95 % interval{'; ×: the paper' if marks else ''}", fontsize=9)
+    mean = "diamond" if {marker for _, marker in looks.values()} <= {MARKERS[0]} else "large"
+    left.set_title(f"mean ({mean}), seeds, 95 % interval{'; ×: the paper' if marks else ''}", fontsize=9)
     if pairs:
         right = panels[1]
         right.axvline(0, color="#999999", linewidth=1)
         for place, pair in enumerate(reversed(pairs)):
             for variant, one in comparison.differences[pair].items():
                 y = place + offset[variant]
-                _draw_one(right, y, one.difference, one.interval, one.per_seed, color[variant])
+                _draw_one(right, y, one.difference, one.interval, one.per_seed, *looks[variant])
         right.set_yticks(range(len(pairs)), [f"{name(first)} − {name(second)}" for first, second in reversed(pairs)])
         right.set_ylim(-0.6, len(pairs) - 0.4)
         right.set_xlabel("difference in success, points")
@@ -125,8 +129,9 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
     for variant in variants:
-        left.plot([], [], "D", color=color[variant], label=words(variant))
-    figure.legend(loc="outside lower center", ncols=len(variants), frameon=False, fontsize=9)
+        color, marker = looks[variant]
+        left.plot([], [], marker, color=color, label=words(variant))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -135,17 +140,20 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
 def save_picture(figure: Any, path: Path) -> None:
     """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=130, format="png", metadata={"Software": None})
+    with drawing():
+        figure.savefig(drawn, dpi=130, format="png", metadata={"Software": None})
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
-def _draw_one(axes: Any, y: float, mean: float, interval: tuple[float, float], seeds: Any, color: str) -> None:
+def _draw_one(
+    axes: Any, y: float, mean: float, interval: tuple[float, float], seeds: Any, color: str, marker: str
+) -> None:
     """An interval with its mean and the seeds on it, all in per cent."""
     axes.hlines(y, *(100 * end for end in interval), color=color, linewidth=2.5)
     each = [100 * value for value in seeds]
     axes.plot(each, [y] * len(each), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
-    axes.plot(100 * mean, y, "D", color=color, markersize=6)
+    axes.plot(100 * mean, y, marker, color=color, markersize=6)
 
 
 def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:

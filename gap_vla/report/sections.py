@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,14 @@ import numpy as np
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
-from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
+from gap_vla.drawing.markup import chart_image, command_block, data_uri, escaped, film, films, html_table, note
 from gap_vla.drawing.video import pictures_in
 from gap_vla.report import charts
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import Run, by_method
 from gap_vla.rollouts.record import EPISODES_FILE
+from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
 """The training split of a run's store and ρ of its steps; None where there is nothing to show."""
@@ -58,10 +58,16 @@ def phases_section(runs: list[Run], command: str) -> str:
     for run in runs:
         for variant, found in run.evaluations.items():
             phases = found.get("phases") or {"reached": {}, "failed_in": {}}
-            for name, share in phases["reached"].items():
+            for name, share in in_order(phases["reached"], run.task):
                 failed = str(phases["failed_in"].get(name, ""))
                 rows.append([run.label, words(variant), words(name), f"{100 * share:.0f}", failed])
     return html_table(rows) + command_block(command) if len(rows) > 1 else ""
+
+
+def in_order(reached: Mapping[str, float], task: str) -> list[tuple[str, float]]:
+    """Phases as the expert goes through them, however a file's keys were sorted; those of other experts as given."""
+    own = task_spec(task).phases if task in TASK_NAMES else ()
+    return sorted(reached.items(), key=lambda one: own.index(one[0])) if {*reached} <= {*own} else [*reached.items()]
 
 
 def curves_section(runs: list[Run], command: str) -> str:
@@ -85,10 +91,13 @@ def branches_section(runs: list[Run], command: str) -> str:
 
 
 def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
-    split, lines = None, {}
+    split, lines, apart = None, {}, []
     for method, of_method in by_method(runs).items():
         found = rho_of(of_method[0])
-        if found is not None and (split is None or found[0].steps == split.steps):
+        if found is not None and split is not None and found[0].steps != split.steps:
+            steps = f"{found[0].steps} steps, not the {split.steps} of those shown"
+            apart.append(note(f"{method} was trained on {steps}; its ρ is not here."))
+        elif found is not None:
             split = split or found[0]
             lines[method] = found[1]
     if split is None:
@@ -100,7 +109,7 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     strip = svg(episode_figure(view))
     chart = chart_image(strip, "frames of a demonstration and ρ of every step")
     means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
-    return chart + note(f"Mean ρ over all training steps: {means}.") + command_block(command)
+    return "".join([chart, note(f"Mean ρ over all training steps: {means}."), *apart, command_block(command)])
 
 
 def videos_section(runs: list[Run], limit: int, command: str) -> str:
@@ -126,13 +135,13 @@ def runs_section(runs: list[Run]) -> str:
         commit = run.summary.get("machine", {}).get("commit", "")
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
-    bare = [run for run in runs if run.small and run.summary and not run.checkpoint.is_dir()]
+    bare = [run for run in runs if run.summary and not run.checkpoint.is_dir()]
     command = "train-small" if runs[0].small else "finetune"
     settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
     return (
         html_table(rows)
         + "".join(note(f"{run.checkpoint} is not here: this policy cannot be rolled out again.") for run in bare)
         + command_block(f"gap-vla {command} --config …  (each run's settings: its config.json)")
-        + f"<details><summary>configuration of {html.escape(str(runs[0].path))}</summary>"
+        + f"<details><summary>configuration of {escaped(runs[0].path)}</summary>"
         + f"{command_block(settings)}</details>"
     )

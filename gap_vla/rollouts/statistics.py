@@ -203,9 +203,9 @@ def _drawn(seeds: int, layouts: int, draws: int) -> tuple[np.ndarray, np.ndarray
 def points(value: float) -> str:
     """A difference of rates in percentage points; one decimal where rounding would hide the sign.
 
-    >>> points(0.123), points(-0.05), points(-0.003), points(0.0)
+    >>> points(0.123), points(-0.05), points(-0.003), points(-0.0003)
     ('+12', '−5', '−0.3', '0')
     """
-    if value == 0:
+    if not round(100 * value, 1):
         return "0"
     return f"{100 * value:+.{0 if round(100 * value) else 1}f}".replace("-", "−")

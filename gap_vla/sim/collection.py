@@ -255,8 +255,7 @@ def _play(
                     "error); make the same call again to continue, with fewer workers if the machine is busy"
                 )
             for connection in ready:
-                with _alive(busy[connection]):
-                    finished, outcome, detail = connection.recv()
+                finished, outcome, detail = _answer(connection, busy[connection])
                 if outcome == REFUSED:
                     raise _stopped(detail, folder)
                 if outcome == CRASHED:
@@ -279,6 +278,11 @@ def _play(
 def _seed_of(seed: int, attempt: int) -> int:
     """Of an attempt's layout, far from the small numbers that evaluations count through."""
     return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
+
+
+def _answer(connection: Any, attempt: int) -> tuple[int, str, Any]:
+    with _alive(attempt):
+        return connection.recv()
 
 
 @contextlib.contextmanager

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.drawing.episode import LABEL, SIDE, EpisodeView, Plot, episode_figure, video_frames, write_episode_video
+from gap_vla.drawing.episode import (
+    LABEL,
+    SIDE,
+    EpisodeView,
+    Plot,
+    episode_figure,
+    episode_png,
+    video_frames,
+    write_episode_video,
+)
 from gap_vla.drawing.episode_page import episodes_page
-from gap_vla.drawing.markup import html_table, link, page
+from gap_vla.drawing.markup import chart_image, command_block, film, html_table, link, page
 
 STEPS = 40
 
@@ -97,6 +106,15 @@ def test_no_name_of_a_phase_ends_or_opens_a_script_of_the_page(view):
     names = np.array(["<!--<script>", *view.phases[1:]])
     text = episodes_page(view.title, [dataclasses.replace(view, phases=names)])
     assert "<!--" not in text.replace("<!-- ", "") and text.count("<script") == 2 == text.count("</script>")
+
+
+def test_no_control_character_reaches_a_page_and_no_font_warns_of_a_name(view, recwarn):
+    names = np.array(["a\x1b[31mred\x01\x9b"] * 20 + ["抓取"] * 20)
+    odd = dataclasses.replace(view, title="demo \x1b[2J", phases=names)
+    text = episodes_page("all", [odd], command_block("\x01"), chart_image("x", "\x02"), film("\x03", "a", "failure"))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text + link("\x04", "\x05"))
+    assert "<h2>demo \ufffd[2J</h2>" in text and ">a [31mred<" in text and "抓取" in text
+    assert episode_png(odd)[:4] == b"\x89PNG" and not recwarn.list
 
 
 def test_cells_are_escaped_unless_they_are_made_here():

@@ -14,7 +14,7 @@ from experiments.looks.kept import kept_probe
 from experiments.looks.page import sections
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
-from gap_vla.report.runs import Run
+from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.record import EpisodeRecord
 
 PROBE = {
@@ -150,6 +150,35 @@ def test_a_kept_probe_of_values_that_cannot_be_is_on_no_page(change, named, runs
     (tmp_path / "probe.json").write_text(json.dumps(found))
     with pytest.raises(UserError, match=named):
         kept_probe(tmp_path / "probe.json", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": [*PROBE["labels"]][::-1]}, "labels are not those of its probes, in their order"),
+        ({"cka": [[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]}, "cka is not symmetric with ones"),
+        ({"cka": [[0.2, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]}, "cka is not symmetric with ones"),
+        ({"cka": [[1.0, 0.0], [0.0, 1.0]]}, "cka is not of 3 rows and columns"),
+        ({"branch_losses": {"gap, seed 0": {"both": {"all": -5.0}}}}, "gap, seed 0.both.all is negative"),
+    ],
+)
+def test_a_kept_probe_that_contradicts_itself_is_on_no_page(change, named, runs, tmp_path):
+    file, shown = tmp_path / "probe.json", [Run.read(path) for path in runs[:2]]
+    of = {"runs": {run.label: str(run.path) for run in shown}}
+    file.write_text(json.dumps(PROBE | of | change))
+    with pytest.raises(ReportError, match=rf"probe\.json: .*{named}.*; look again with --probe$"):
+        kept_probe(file, shown)
+    still = {"cka": [[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]}  # an untrained encoder that shows nothing
+    file.write_text(json.dumps(PROBE | of | still))
+    assert kept_probe(file, shown)["cka"] == still["cka"]
+
+
+def test_a_likelihood_may_make_a_loss_negative(runs, tmp_path):
+    file, run = tmp_path / "probe.json", Run.read(runs[1])
+    mixture = dataclasses.replace(run, config={**run.config, "model": {"head": "gmm"}})
+    negative = {"branch_losses": {run.label: {"both": {"all": -5.0}}}, "runs": {run.label: str(run.path)}}
+    file.write_text(json.dumps(PROBE | negative))
+    assert kept_probe(file, [mixture])["branch_losses"] == negative["branch_losses"]
 
 
 def test_a_kept_probe_is_shown_with_its_own_runs_and_says_what_stands_still(runs, tmp_path):

@@ -6,12 +6,14 @@ import h5py
 import numpy as np
 import pytest
 
+from experiments.cli.look import parse
 from experiments.looks.kept import kept_probe
-from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
+from experiments.looks.linear_probe import FOLDS, ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import collect_probe_demos, read_probe_data
-from experiments.looks.probing import features_of, probe_runs
+from experiments.looks.probing import features_of, probe_runs, reliance
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
+from gap_vla.core.identity import digest
 from gap_vla.demos.fields import resized
 from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.report.runs import ReportError, Run
@@ -158,6 +160,34 @@ def test_a_policy_is_probed_with_pictures_of_the_view_that_it_was_trained_on(tmp
     assert (task, episodes, written, options["image_size"]) == ("assembly", 40, path, 80)
     assert options.get("camera", "near") == camera
     assert (collect_probe_demos(near, 40) == path) == (camera == "near")
+
+
+def test_demonstrations_of_other_versions_of_the_simulators_have_another_name_and_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *args, **options: None)
+    demos = {"image_size": 80, "cameras": ("primary",)}
+    assembly, stack = (
+        Run(tmp_path, {"task": task, "demos": demos, "data": {"root": str(tmp_path)}}, {}, {}, {})
+        for task in ("assembly", "stack")
+    )
+    first, drawn = collect_probe_demos(assembly, 40), collect_probe_demos(stack, 40)
+    seen = {"episodes": 40, "image_size": 80, "cameras": ["primary"]}
+    assert first.parent.name == f"assembly-{digest({'task': 'assembly', **seen})}", "what is there keeps its name"
+    assert drawn.parent.name == f"stack-{digest({'task': 'stack', **seen, 'pictures_version': 3})}"
+    monkeypatch.setattr("gap_vla.sim.recording.LAYOUT_VERSION", 3)
+    assert collect_probe_demos(assembly, 40) != first
+    write_demos(first)
+    with h5py.File(first, "a") as file:
+        file["data"].attrs.update(task="assembly", layout_version=2)
+    for look in (lambda: probe_runs([assembly], first, tmp_path, command="look"), lambda: reliance(assembly, first, 2)):
+        with pytest.raises(PolicyError, match="has layout_version 2, this gap_vla 3; collect it again"):
+            look()
+
+
+def test_fewer_demonstrations_than_a_probe_holds_out_of_are_not_collected(capsys):
+    assert parse(["run", "--probe", "--probe-episodes", f"{FOLDS}"]).probe_episodes == FOLDS
+    with pytest.raises(SystemExit):
+        parse(["run", "--probe", "--probe-episodes", f"{FOLDS - 1}"])
+    assert "--probe-episodes" in capsys.readouterr().err
 
 
 def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_grasp(tmp_path):

@@ -1,13 +1,16 @@
 """Demonstrations and results that the benchmark did not write are refused in one line, before anything is measured."""
 
 import json
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from experiments.cli.phase_benchmark import main
-from gap_vla.core.errors import USER_ERROR
+from experiments.cli.phase_benchmark import STAGES, main
+from experiments.phase_benchmark.kept import read_stage
+from gap_vla.core.errors import USER_ERROR, UserError
 
 STEPS = 30
 
@@ -107,20 +110,18 @@ def test_options_without_effect_and_unknown_tasks_are_refused_before_work(tmp_pa
     assert status == USER_ERROR and named in capsys.readouterr().err
 
 
-def test_results_of_other_recordings_stay_until_all_of_the_new_ones_are_there(demos, capsys, monkeypatch):
+def stored(folder, stage, results, recordings=None, **others):
+    """Writes a stage's file as the benchmark does; of four recordings of assembly if nothing else is said."""
+    (folder / "out").mkdir(exist_ok=True)
+    path = folder / "out" / f"{stage}.json"
+    content = {"recordings": recordings or {"assembly": 4}, "results": results, **others}
+    path.write_text(json.dumps({"made_by": "gap_vla:phase_benchmark", **content}))
+    return path
+
+
+def test_what_was_measured_stays_and_is_measured_again_on_the_same_recordings_only(demos, capsys, monkeypatch):
     folder, results = demos.parent, {"uniform": {"assembly": {"value": 1}}}
-    words = [
-        "--tasks",
-        "assembly",
-        "--episodes",
-        "4",
-        "--stages",
-        "finders",
-        "--demos",
-        folder,
-        "--out",
-        folder / "out",
-    ]
+    words = ["--tasks", "assembly", "--stages", "finders", "--demos", folder, "--out", folder / "out"]
 
     def measured(interrupted, finder="uniform"):
         def compare(tasks, finders, keep):
@@ -129,23 +130,106 @@ def test_results_of_other_recordings_stay_until_all_of_the_new_ones_are_there(de
                 raise KeyboardInterrupt
 
         monkeypatch.setattr("experiments.phase_benchmark.command.compare", compare)
-        return main([*map(str, words), *(["--finders", finder] if finder != "uniform" else [])])
+        chosen = ["--finders", finder] if finder != "uniform" else []
+        return main([*map(str, words), "--episodes", "4", *chosen])
 
     path = folder / "out" / "finders.json"
     assert measured(interrupted=True) == 130 and json.loads(path.read_text())["results"] == results
     assert not (folder / "out" / "figures").exists()
-    other = json.loads(path.read_text()) | {"recordings": {"assembly": 9}}
-    path.write_text(json.dumps(other))
-    assert measured(interrupted=True) == 130 and json.loads(path.read_text()) == other
-    assert measured(interrupted=False, finder="speed threshold") == USER_ERROR
-    assert "the other finders were measured on {'assembly': 9}, not on {'assembly': 4}" in capsys.readouterr().err
-    assert json.loads(path.read_text()) == other
     assert measured(interrupted=False) == 0 and json.loads(path.read_text())["recordings"] == {"assembly": 4}
     assert measured(interrupted=False, finder="speed threshold") == 0
     assert {*json.loads(path.read_text())["results"]} == {"uniform", "speed threshold"}
     measured_before = path.read_bytes()
+    other = measured_before.replace(b'"assembly": 4', b'"assembly": 9')
+    path.write_bytes(other)
+    for finder in ("uniform", "speed threshold"):
+        assert measured(interrupted=False, finder=finder) == USER_ERROR
+        said = "finders.json: what is there was measured on {'assembly': 9}, not on {'assembly': 4}; give the same"
+        assert said in capsys.readouterr().err and path.read_bytes() == other
+    path.write_bytes(measured_before)
     with h5py.File(folder / "assembly.hdf5", "a") as file:
         file["data/demo_0/obs/robot0_eef_pos"][5] += 0.001
-    assert measured(interrupted=False, finder="speed threshold") == USER_ERROR
-    assert "measured on {'assembly': 4}, not on these of them; give" in capsys.readouterr().err
-    assert path.read_bytes() == measured_before
+    for finder in ("uniform", "speed threshold"):
+        assert measured(interrupted=False, finder=finder) == USER_ERROR
+        assert "measured on {'assembly': 4}, not on these of them; give" in capsys.readouterr().err
+        assert path.read_bytes() == measured_before
+
+
+@pytest.mark.parametrize(
+    ("stage", "results", "recordings"),
+    [
+        ("rho", {"M5": {}}, {"assembly": 9}),
+        ("untouched", {"seeds": {"recordings": {"assembly": 9}, "results": {}}}, {"assembly": 4}),
+    ],
+)
+def test_no_stage_takes_the_place_of_one_of_other_recordings(demos, capsys, monkeypatch, stage, results, recordings):
+    for name in ("rho_scores", "untouched", "compare"):
+        monkeypatch.setattr(f"experiments.phase_benchmark.command.{name}", lambda *_, **__: pytest.fail("measured"))
+    path = stored(demos.parent, stage, results, recordings)
+    before, places = path.read_bytes(), ["--demos", f"{demos.parent}", "--out", f"{demos.parent / 'out'}"]
+    for stages in ([stage], *([["finders"]] if stage == "rho" else [])):  # beside one another they make one page
+        assert main(["--tasks", "assembly", "--episodes", "4", "--stages", *stages, *places]) == USER_ERROR
+        said = f"{path}: what is there was measured on {{'assembly': 9}}, not on {{'assembly': 4}}; "
+        assert said in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_stages_of_different_recordings_make_no_tables(tmp_path, capsys):
+    one = {"line": {"mean": {}, "tasks": {"assembly": {}}}}
+    for stage in ("finders", "rho", "sensitivity", "demonstrations", "untouched"):
+        stored(tmp_path, stage, {} if stage == "untouched" else one, content={"assembly": "a"})
+    shown = {"change_points": [3], "switches": [3], "rho": {"M5": [0.5, 0.5]}}
+    for others, said in (
+        ({"recordings": {"assembly": 8}}, "on {'assembly': 8}, not on {'assembly': 4}; remove it"),
+        ({"content": {"assembly": "b"}}, "on {'assembly': 4}, not on these of them; remove it"),
+    ):
+        path = stored(tmp_path, "width", {"assembly": shown}, **others)
+        assert main(["--out", str(tmp_path / "out"), "--stages"]) == USER_ERROR
+        assert f"{path}: what is there was measured {said}" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "tables.md").exists()
+
+
+SCORES = {"f1@5": 0.8, "precision@5": 1.0, "recall@5": 2 / 3, "timing_error": 1.0, "counts@5": "2/2/3 2/2/3"}
+MEAN = {key: value for key, value in SCORES.items() if key != "counts@5"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"f1@5": 3}, "tasks.assembly.f1@5 is 3, which no measurement gives"),
+        ({"f1@5": 0.99}, "tasks.assembly.f1@5 is 0.99, its counts@5 give 0.8"),
+        ({"recall@5": 0.5}, "tasks.assembly.recall@5 is 0.5, its counts@5 give 0.666667"),
+        ({"auprc": 7.5}, "tasks.assembly.auprc is 7.5, which no measurement gives"),
+        ({"timing_error": float("nan"), "f1@10": 0.5}, "tasks.assembly.timing_error is nan, which"),
+        ({"timing_error": 2.0}, "mean.timing_error is 1, its tasks give 2"),
+        ({"value": float("inf")}, "tasks.assembly.value is inf, which"),
+        ({"counts@5": "3/2/3 2/2/3"}, "tasks.assembly.counts@5 must be of 2 recordings, and none with more matched"),
+        ({"counts@5": "2/2/3"}, "tasks.assembly.counts@5 must be of 2 recordings"),
+        ({"counts@5": "two"}, "tasks.assembly.counts@5 must be matched/found/true"),
+    ],
+)
+def test_scores_that_no_measurement_gives_are_refused(tmp_path, change, named):
+    line = {"mean": MEAN, "tasks": {"assembly": SCORES}}
+    stored(tmp_path, "finders", {"uniform": line})
+    assert read_stage(tmp_path / "out", "finders")["results"] == {"uniform": line}
+    path = stored(tmp_path, "finders", {"uniform": line | {"tasks": {"assembly": SCORES | change}}})
+    with pytest.raises(UserError, match=re.escape(f"{path}: uniform.{named}")):
+        read_stage(tmp_path / "out", "finders")
+
+
+@pytest.mark.parametrize(
+    ("name", "recordings", "named"),
+    [
+        ("a | <b>x</b>", {"assembly": 4}, "a | <b>x</b> is a name that breaks the tables; remove it"),
+        ("a", {"assembly": "many"}, "recordings.assembly is 'many'"),
+        ("a", {"threading": 4}, "a.tasks are assembly, the recordings are of threading"),
+    ],
+)
+def test_names_that_break_a_table_and_recordings_that_are_no_number_are_refused(tmp_path, name, recordings, named):
+    stored(tmp_path, "finders", {name: {"mean": MEAN, "tasks": {"assembly": SCORES}}}, recordings)
+    with pytest.raises(UserError, match=re.escape(named)):
+        read_stage(tmp_path / "out", "finders")
+
+
+def test_what_is_published_can_be_measured():
+    for stage in STAGES:
+        assert read_stage(Path(__file__).parents[2] / "results" / "phases", stage)["results"]

@@ -11,6 +11,7 @@ from gap_vla.report.comparison import compare, label
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.summary import read_outcomes
+from gap_vla.sim import VARIANT_NAMES
 
 
 def methods(rates, *, seeds=(0, 1, 2), layouts=60):
@@ -77,7 +78,22 @@ def test_which_seeds_there_are_is_noted_of_every_variant():
 def test_nothing_shared_is_said_and_not_computed():
     found = compare({"v": one({1: True}), "vp": one({2: True})})
     assert found.differences == {("vp", "v"): {}}
-    assert "nothing shared" in as_text(found) and "VP − V: no training seed and layout is shared" in as_text(found)
+    said = "VP − V: no layout is shared by all evaluations of their seeds, so nothing is paired."
+    assert "nothing shared" in as_text(found) and said in as_text(found)
+
+
+def test_what_is_not_shared_is_said_of_each_variant():
+    def note(v, vp):
+        return [n for n in compare({"v": v, "vp": vp}).notes(label) if n.startswith("VP − V")]
+
+    rows = [{layout: True for layout in range(10 * place, 10 * place + 10)} for place in range(3)]
+    each = {seed: {"default": rows[seed]} for seed in (0, 1)}
+    no_layout = "no layout is shared by all evaluations of their seeds, so nothing is paired."
+    assert note(each, each) == [f"VP − V: {no_layout}"], "each seed shares its layouts, but not with the other"
+    assert note({0: each[0]}, {1: each[0]}) == ["VP − V: no training seed is shared, so nothing is paired."]
+    both = [{0: {"default": rows[0], "light": rows[place]}} for place in (1, 2)]
+    assert note(*both) == [f"VP − V on light: {no_layout}"]
+    assert note({0: {"light": rows[0]}}, each) == ["VP − V: no variant of the scene is shared, so nothing is paired."]
 
 
 def test_a_pair_of_fewer_layouts_is_noted_whatever_seeds_one_of_them_has_besides():
@@ -101,6 +117,25 @@ def test_variants_are_compared_each_with_itself():
 def test_the_picture_says_what_its_intervals_are_over(seeds, over):
     figure = draw_comparison(compare(methods({"v": 0.4, "vp": 0.5}, seeds=seeds)))
     assert figure.axes[1].get_title().endswith(f"95 % interval over {over}")
+
+
+@pytest.mark.parametrize("variants", [1, 3, 4, 6, 9])
+def test_however_many_variants_are_drawn_none_lies_outside_or_looks_like_another(variants):
+    some = methods({"v": 0.4, "vp": 0.5})
+    for of_seed in (of for by_seed in some.values() for of in by_seed.values()):
+        of_seed.update({name: of_seed["default"] for name in VARIANT_NAMES[:variants]})
+    figure = draw_comparison(compare(some))
+    low, high = figure.axes[0].get_ylim()
+    means = [line for line in figure.axes[0].lines if line.get_marker() != "o" and len(line.get_ydata())]
+    heights = sorted(line.get_ydata()[0] for line in means)
+    assert len(means) == 2 * variants and low < heights[0] and heights[-1] < high
+    gaps = np.diff(heights)
+    assert (gaps > 0.08).all() and gaps[variants - 1] >= gaps.min(), "points of one method stay together"
+    assert len({(line.get_color(), line.get_marker()) for line in means}) == variants
+    inches = gaps.min() * (figure.get_figheight() - 1.5) / 2
+    assert inches > 0.08 and (variants > 4 or figure.get_figheight() == 1.5 + 0.42 * 2)
+    if 1 < variants <= 4:
+        assert gaps.min() == pytest.approx(0.22)
 
 
 def test_one_method_alone_makes_a_table():

@@ -8,16 +8,22 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from evaluations import evaluation_of
 from finished_runs import make_run
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
+from gap_vla.drawing.figures import svg
+from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run, read_runs
+from gap_vla.report.sections import in_order, rho_section
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rollouts.record import EpisodeRecord
 from gap_vla.rollouts.summary import cannot_end_so
+from gap_vla.sim.specs import task_spec
 from gap_vla.training.data import training_rho
 from gap_vla.training.torch import SmallConfig
 
@@ -485,6 +491,9 @@ def test_a_run_that_came_without_its_checkpoint_is_reported_and_said_to_be_witho
     (path / "config.json").write_text(json.dumps(config | {"model": {**config.get("model", {}), "encoder": "small"}}))
     page = write_report([path], tmp_path / "r.html", command="make").read_text()
     assert f"{path / 'checkpoint'} is not here: this policy cannot be rolled out again." in page
+    (path / "config.json").write_text(json.dumps(config))  # an Octo
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path / 'checkpoint'} is not here: this policy cannot be rolled out again." in page
     (path / "checkpoint").mkdir()
     assert "is not here" not in write_report([path], tmp_path / "r.html", command="make").read_text()
 
@@ -497,6 +506,60 @@ def test_rollouts_without_their_records_are_said_to_be_so(tmp_path):
     shutil.rmtree(path / "rollouts")
     page = write_report([path], tmp_path / "r.html", command="make").read_text()
     assert f"{path}: the records of its episodes are gone; how many succeeded is what its summary says." in page
+
+
+def test_phases_stand_in_the_experts_order_however_a_file_was_sorted():
+    own = task_spec("assembly").phases
+    reached = dict.fromkeys(sorted(own), 0.5)
+    assert [name for name, _ in in_order(reached, "assembly")] == list(own) != sorted(own)
+    for other in ({**reached, "polish": 0.5}, {"b": 0.5, "a": 0.5}):
+        assert in_order(other, "assembly") == list(other.items()), "of another expert nobody knows the order"
+    assert in_order(reached, "a task of somebody") == list(reached.items())
+
+
+def test_a_method_of_other_steps_is_said_to_be_left_out_of_the_drawing_of_rho(runs):
+    images = {"image_primary": np.zeros((4, 8, 8, 3), np.uint8)}
+    arrays = {"proprio": np.zeros((4, 9), np.float32), "action": np.zeros((4, 7), np.float32)}
+    episode = Episode(images=images, **arrays)
+    splits = {
+        "concat": SimpleNamespace(steps=4, offsets=np.array([0, 4]), episode=lambda _: episode),
+        "gap": SimpleNamespace(steps=9),
+    }
+    text = rho_section([Run.read(path) for path in runs], lambda run: (splits[run.method], np.zeros(4)), "make")
+    assert "Mean ρ over all training steps: concat 0.000." in text
+    assert "gap was trained on 9 steps, not the 4 of those shown; its ρ is not here." in text
+
+
+@pytest.mark.parametrize("loss", ([3.0, 1.0, -1.0, -9.0], [1.0, 0.1, 0.0, 0.01], [0.0, 0.0], [-1.0, -2.0]))
+def test_losses_that_no_logarithm_shows_are_drawn_and_warn_of_nothing(tmp_path, monkeypatch, recwarn, loss):
+    run = dataclasses.replace(Run.read(make_run(tmp_path, "gap", 0, [1])))
+    run.__dict__["metrics"] = [{"step": step, "train/loss": value} for step, value in enumerate(loss)]
+    drawn = []
+    monkeypatch.setattr("gap_vla.report.charts.svg", lambda figure: drawn.append(figure) or svg(figure))
+    curve_chart([run], {"train/loss": "training loss"})
+    ((axes,),) = [figure.axes for figure in drawn]
+    low, high = axes.get_ylim()
+    assert low <= min(loss) and max(loss) <= high and not recwarn.list
+    assert axes.get_yscale() == ("linear" if min(loss) < 0 or not any(loss) else "symlog")
+
+
+def test_the_ninth_method_has_a_line_of_its_own(tmp_path, monkeypatch):
+    one = Run.read(make_run(tmp_path, "gap", 0, [1]))
+    runs = [dataclasses.replace(one, config={**one.config, "method": f"m{number}"}) for number in range(9)]
+    drawn = []
+    monkeypatch.setattr("gap_vla.report.charts.svg", lambda figure: drawn.append(figure))
+    curve_chart(runs, {"train/loss": "training loss"})
+    branch_chart(runs)
+    for figure in drawn:
+        looks = [(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if len(line.get_xdata())]
+        assert len(looks) == len({*looks}) == 9 and {mark for _, mark in looks[:8]} == {"None"}
+
+
+def test_no_control_character_of_a_folders_name_reaches_the_page(runs, tmp_path):
+    odd = tmp_path / "a\x1b[31m\x01"
+    shutil.copytree(runs[0], odd)
+    page = write_report([odd], tmp_path / "r.html", command="make \x1b[31m").read_text()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page) and "<pre>make \ufffd[31m</pre>" in page
 
 
 def test_a_run_that_is_moved_while_it_is_read_is_said_to_be_so(tmp_path):

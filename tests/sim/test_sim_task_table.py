@@ -10,9 +10,10 @@ from experiments.cli.task_table import main
 from experiments.task_table import PAGE_PART, as_markdown, read_results
 from gap_vla.core.errors import USER_ERROR
 from gap_vla.core.locks import alone
+from gap_vla.sim.variants import variant_spec
 
 DOCS = Path(__file__).parents[2] / "docs"
-CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {}, "step_ms": 1.0, "reset_ms": 1.0}
+CELL = {"successes": 1, "n": 2, "failed_seeds": [100_001], "steps": 9.0, "phases": {}, "step_ms": 1.0, "reset_ms": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -29,9 +30,23 @@ CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {},
         (json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": "x"}}}}), "phases.reach is 'x'"),
         (
             json.dumps({"assembly": {"default": {**CELL, "failed_seeds": []}}}),
-            "it must be one for each of the 1 failures",
+            "it must be one of 100000 to 100001 for each of the 1 failures",
         ),
         (json.dumps({"assembly": {"default": {**CELL, "phases": {"place": 3}}}}), "those of assembly, without place"),
+        (
+            json.dumps({"assembly": {"default": {**CELL, "failed_seeds": [7]}}}),
+            "one of 100000 to 100001 for each of the 1 failures",
+        ),
+        (
+            json.dumps({"assembly": {"default": {**CELL, "n": 3, "failed_seeds": [100_001] * 2}}}),
+            "for each of the 2 failures",
+        ),
+        (
+            json.dumps({"assembly": {"default": {**CELL, "steps": 201.0}}}),
+            "steps is 201.0; it must be a number from 1 to",
+        ),
+        (json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": 900}}}}), "phases.reach is 900; it must be"),
+        (json.dumps({"assembly": {"nosuch": CELL}}), "assembly.nosuch: no such variant; there are: default, "),
         (json.dumps({"assembly": {"render_ms_64": float("nan")}}), "render_ms_64 is nan"),
     ],
 )
@@ -76,7 +91,10 @@ def test_what_cannot_be_written_or_measured_is_refused_before_the_first_episode(
 
 
 def test_what_the_page_shows_and_the_file_has_not_is_not_replaced(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.task_table.measure_expert", lambda *_: dict(CELL))
+    monkeypatch.setattr(
+        "experiments.task_table.measure_expert",
+        lambda task, variant, n: {**CELL, "failed_seeds": [variant_spec(variant).first_seed]},
+    )
     monkeypatch.setattr("experiments.task_table.measure_rendering", lambda *_: 1.0)
     words = ["--docs", str(tmp_path), "--tasks", "assembly", "--variants"]
     shutil.copy(DOCS / "TASKS.md", tmp_path)

@@ -82,6 +82,10 @@ def test_the_front_page_speaks_only_of_cells_that_count(tmp_path):
     more = cells_of(fake_table("concat", "gap", seeds=(0, 1, 2, 3)), kind)
     write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
     assert NOTHING in page.read_text(), "a seed of GAP is missing"
+    ledger.write(more[-1], entry_of(more[-1], [True] * 40))
+    assert more[-1].arm.name == "gap"
+    write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
+    assert NOTHING in page.read_text(), "a seed of what GAP is compared with is missing"
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([(analyse(table.blocks[0], other, ledger), ())], page)
     text = page.read_text()
