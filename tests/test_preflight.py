@@ -149,11 +149,6 @@ def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
         (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (octo, {"demos__path": str(ROOT / "README.md")}, "not a complete HDF5 file"),
         (octo, {"train__fsdp": 3, "train__batch_size": 9}, r"train\.fsdp is 3, which does not divide"),
-        (
-            small,
-            {"method": "gap_gaussian", "phases__options": {"hidden": 32}},
-            "hidden: no effect with",
-        ),
         (small, {"train__device": "cuda"}, r"train\.device is 'cuda', but there is no such device"),
         (small, {"model__encoder": "resnet18", "model__encoder_weights": "/x.pth"}, "encoder_weights .* is no file"),
         (small, {"model__encoder": "resnet18", "model__encoder_weights": str(ROOT / "README.md")}, "not readable"),

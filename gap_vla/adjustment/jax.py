@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gap_vla.adjustment.schedule import AdjustmentError
@@ -58,7 +59,9 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
     Raises:
         GroupError: on leaving the context, if no module with such a token group was called in it; in the forward pass,
             if its tokens are of other samples or window steps.
+        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
+    _require_factors("sample", sample)
     hits = 0
 
     def intercept(next_call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -132,13 +135,24 @@ def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.
 
     Raises:
         GroupError: the group names a leaf that is not there, or the factor is not one number.
+        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
     if jnp.shape(factor) != ():
         raise GroupError(f"the factor has shape {jnp.shape(factor)}; it must be one number")
+    _require_factors("the factor", factor)
     _require_leaves(group, gradients)
     return jax.tree_util.tree_map_with_path(
         lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
     )
+
+
+def _require_factors(what: str, values: Any) -> None:
+    if isinstance(values, jax.core.Tracer):
+        return
+    found = np.asarray(values)
+    if (odd := found[~(np.isfinite(found) & (found >= 0))]).size:
+        where = " in places" if found.ndim else ""
+        raise AdjustmentError(f"{what} is {float(odd[0]):g}{where}; factors are 0 or more, and finite")
 
 
 def _require_leaves(group: Mapping[str, Any], tree: Any, *, fewest: int = 0) -> None:
@@ -170,7 +184,8 @@ def scale_group_updates(
 
     Raises:
         GroupError: when it is initialised: the group names a leaf that is not there, or, with a schedule, none.
-        AdjustmentError: in a step: a factor is passed beside a schedule, or neither is there.
+        AdjustmentError: in a step: a factor is passed beside a schedule, neither is there, or it is NaN, infinite or
+            below 0 where it is known before compilation.
     """
 
     def init(params: Any) -> ScaleGroupState:

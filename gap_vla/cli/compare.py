@@ -38,7 +38,7 @@ def _run(config: Any, options: Any) -> int:
     from gap_vla.training.comparison import compare, comparison_directory
 
     seeds = options.seeds.split(",")
-    if not all(seed.isascii() and seed.isdecimal() for seed in seeds):
+    if not all(seed.isascii() and seed.isdecimal() and len(seed) <= 10 for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
     if not config.eval.episodes:
         raise UserError("eval.episodes is 0, so nothing would be compared; set --config.eval.episodes=…")

@@ -87,7 +87,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop, scenes
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen
-    from gap_vla.rollouts.record import require_place
+    from gap_vla.rollouts.record import require_place, require_same
     from gap_vla.rollouts.recordings import require_recent, require_scene
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import require_rendering
@@ -109,10 +109,10 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
-    if (before := out / "diagnosis.json").exists():
-        found = Section.read(before, PolicyError).values.get("policy")
-        if found not in (None, json.loads(json.dumps(identity(loaded.policy)))):
-            raise PolicyError(f"{out} holds the diagnosis of another policy; choose another --out, or move it away")
+    of = {"policy": identity(loaded.policy), "recordings": _told(options, task)}
+    require_same(before := out / "diagnosis.json", of)
+    if not options.closed_loop and before.exists() and Section.read(before, PolicyError).values.get("closed_loop"):
+        raise PolicyError(f"{before} has rollouts too; give --closed-loop N again, or another --out")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
     if options.demos:
@@ -146,7 +146,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         )
     print(report(opened, closed))
     content = {
-        "policy": identity(loaded.policy),
+        **of,
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),
@@ -154,6 +154,13 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     write_output(out / "diagnosis.json", "diagnosis", json.dumps(content))
     print(f"→ {out / 'diagnosis.json'}")
     return content
+
+
+def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
+    """Which recordings are shown, for those who find the diagnosis."""
+    if data := options.rlds or options.demos:
+        return {"path": str(data.resolve())}
+    return {"seed": options.seed, **(task.identity() if task else {})}
 
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:

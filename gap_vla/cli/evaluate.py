@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.policy import identity
+    from gap_vla.rollouts.record import require_same
     from gap_vla.rollouts.recordings import from_episode, require_scene
 
     if not options.checkpoint:
@@ -114,7 +115,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     loaded = load_policy(options, execute=1)
     of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
     if options.out:
-        _require_same(options.out / HELD_OUT_FILE, of)
+        require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
     require_unchanged(options.rlds, but=STATISTICS)
     episodes = read_rlds(options.rlds, options.split)
@@ -131,17 +132,6 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         folder = claim_folder(options.out, "held_out")
         write_output(folder / HELD_OUT_FILE, "held_out", json.dumps({**dataclasses.asdict(found), **of}))
     return {**dataclasses.asdict(found), **of}
-
-
-def _require_same(path: Path, of: Mapping[str, Any]) -> None:
-    """Raises PolicyError if a held-out error that is there says that it is of something else."""
-    from gap_vla.core.foreign import Section
-    from gap_vla.core.identity import differences, in_words
-    from gap_vla.rollouts import PolicyError
-
-    there = Section.read(path, PolicyError).values if path.exists() else {}
-    if there.keys() >= of.keys() and (changed := differences({key: there[key] for key in of}, of)):
-        raise PolicyError(f"{path} is of something else ({in_words(changed)}); name another --out")
 
 
 def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[str]:

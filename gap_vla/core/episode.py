@@ -41,7 +41,7 @@ def label_problems(labels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int 
             yield f"{key} is {value[wrong.argmax()]:g} at step {wrong.argmax()}", int(wrong.argmax())
     if len(labels) == 1:
         yield f"{', '.join(labels)} without {', '.join({*LABELS} - {*labels})}", None
-    elif labels and labels["change_point"][0]:
+    elif labels and labels["change_point"][:1].any():
         yield "change_point is true at the first step, which begins no change", 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, one_line
 
 PREFIX = "hf://"
 
@@ -27,9 +27,10 @@ def local_directory(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(repository))
     except Exception as error:
+        why = one_line(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))
         raise CheckpointError(
-            f"{text} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
-            f"network, copy https://huggingface.co/{repository} by hand and give the directory"
+            f"{text} could not be downloaded ({why}); without a network, copy "
+            f"https://huggingface.co/{repository} by hand and give the directory"
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import CheckpointError, misfits
+from gap_vla.core.foreign import CheckpointError, misfits, shown
 
 _NOT_GOALS = ("pad_mask_dict", "language_instruction")
 
@@ -30,7 +30,11 @@ def create_tasks(
     """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
     if goals is None and texts is None:
         raise BatchError("there is nothing to do: give goals, texts or both")
+    if isinstance(texts, str | bytes):
+        raise BatchError(f"texts is the one text {shown(texts)}; give a list with one for each task")
     if goals is not None:
+        if single := [key for key, value in goals.items() if not np.shape(value)]:
+            raise BatchError(f"the goal {single[0]} is {shown(goals[single[0]])}; give an array with a row per task")
         lengths = {key: len(value) for key, value in goals.items()}
         if len({*lengths.values()}) != 1:
             raise BatchError(f"goals have lengths {lengths}; give one or more, each with a row per task")
@@ -60,6 +64,36 @@ def create_tasks(
     return task
 
 
+def check_inputs(observations: Mapping[str, Any], tasks: Mapping[str, Any], example: Mapping[str, Any]) -> None:
+    """`check_batch` of what a model reads, and whether there is a task for each observation.
+
+    Raises:
+        BatchError: see `check_batch`; or observations and tasks are not equally many.
+    """
+    check_batch("observation", observations, example["observation"], leading=2)
+    check_batch("task", tasks, example["task"], leading=1)
+    rows = {np.shape(leaf)[:1] for leaf in _flatten(observations).values()}
+    known = _flatten(example["task"])
+    for key, leaf in _flatten(tasks).items():
+        if (key in known or key.startswith("language_instruction")) and np.shape(leaf)[:1] not in rows:
+            found = f"task/{key} is {np.shape(leaf)}, the observations begin with {max(rows, default=())}"
+            raise BatchError(f"{found}; give a task for each observation")
+
+
+def pad_mask_of(observations: Mapping[str, Any]) -> Any:
+    """bool[B, W]: which steps of the window there are. Raises BatchError: the observations do not say."""
+    if "timestep_pad_mask" not in observations:
+        found = ", ".join(sorted(observations))
+        raise BatchError(f"observations lack timestep_pad_mask, bool[B, W], False before the episode; found {found}")
+    return observations["timestep_pad_mask"]
+
+
+def check_temperature(temperature: Any) -> None:
+    """Raises BatchError: bins cannot be drawn with it. One that is traced is not looked at."""
+    if not isinstance(temperature, jax.core.Tracer) and not 0 < (found := float(temperature)) < np.inf:
+        raise BatchError(f"temperature is {found:g}; give one above 0, or argmax=True for the likeliest action")
+
+
 def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
     """Compare shapes with the example the model was built for, apart from the first `leading` axes.
 
@@ -67,8 +101,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     instruction; an instruction may be word pieces in one and an embedding in the other.
 
     Raises:
-        BatchError: an entry has another shape, is a dictionary where the example has an array, or a picture that is
-            not uint8.
+        BatchError: an entry has another shape, is a dictionary where the example has an array, a picture that is not
+            uint8, or a numpy array of numbers that are not all finite.
     """
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
@@ -89,6 +123,17 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         if np.shape(found[key])[leading:] != np.shape(expected[key])[leading:]
         or np.ndim(found[key]) != np.ndim(expected[key])
     ]
+    words, embedded = expected.get("language_instruction/input_ids"), found.get("language_instruction")
+    if words is not None and embedded is not None:
+        length = np.shape(words)[1]
+        if np.ndim(embedded) != 3 or np.shape(embedded)[1] != length:
+            what = f"expected (B, {length}, E), an embedding of each word piece"
+            wrong.append(f"{kind}/language_instruction is {np.shape(embedded)}, {what}")
+    wrong += [
+        f"{kind}/{key} is NaN or infinite in places"
+        for key in sorted(set(found) & set(expected))
+        if isinstance(found[key], np.ndarray) and found[key].dtype.kind == "f" and not np.isfinite(found[key]).all()
+    ]
     wrong += [
         f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8"
         for key in sorted(set(found) & set(expected))
@@ -105,8 +150,8 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
         kind: "normal" needs mean and std, "bounds" needs mean, p01 and p99.
 
     Raises:
-        BatchError: a key is missing, or a vector is wider than the actions or than the others, not finite, or a std
-            below 0.
+        BatchError: a key is missing, or a vector is wider than the actions or than the others, not finite, or what no
+            data have: a std below 0, or where the mask does not leave it out, 0 throughout, or p01 above p99.
     """
     needed = {"normal": ("mean", "std"), "bounds": ("mean", "p01", "p99")}[kind]
     missing = [key for key in needed if key not in statistics]
@@ -127,6 +172,15 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
         values = np.asarray(statistics[key])
         if not np.isfinite(values).all() or (key == "std" and (values < 0).any()):
             raise BatchError(f"unnormalization_statistics/{key} is {values.tolist()}: these belong to no data")
+    used = np.asarray(statistics.get("mask", np.ones(width)), bool)
+    if kind == "normal" and used.any() and not np.asarray(statistics["std"])[used].any():
+        raise BatchError(
+            "unnormalization_statistics/std is 0 in all dimensions, so that every action would be the mean"
+        )
+    if kind == "bounds" and (crossed := used & (np.asarray(statistics["p01"]) > np.asarray(statistics["p99"]))).any():
+        raise BatchError(
+            f"unnormalization_statistics/p01 is above p99 at index {int(np.argmax(crossed))}; copy them again"
+        )
 
 
 def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from flax import serialization
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
-from gap_vla.core.identity import flat
+from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
 from gap_vla.core.whole import replacing
 from gap_vla.octo.spec import ModuleSpec
@@ -56,6 +56,11 @@ _FLAGS = {
 
 def available_steps(root: Path) -> list[int]:
     """Steps in `root` that hold parameters, ascending."""
+    return [step for step in _numbered(root) if params_path(root, step).exists()]
+
+
+def _numbered(root: Path) -> list[int]:
+    """Folders in `root` that are named as steps are, ascending."""
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such directory")
     names = [entry.name for entry in root.iterdir() if entry.name.isascii() and entry.is_dir()]
@@ -72,7 +77,8 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     steps = available_steps(root)
     if step is None:
         if not steps:
-            raise CheckpointError(f"{root}: no step directory (such as {root}/0/default/checkpoint)")
+            where = params_path(root, max(_numbered(root), default=0))
+            raise CheckpointError(f"{root}: no step with parameters (such as {where}); copy it again")
         step = steps[-1]
     path = params_path(root, step)
     if not path.exists():
@@ -234,7 +240,7 @@ def write_checkpoint(
     """Write the parameters of `step`, and the other files where they do not exist yet.
 
     Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten. So are a
-    config and statistics of another model, which its steps would be read with.
+    config, statistics and an example batch of another model, which its steps would be read with.
     """
     target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
     if target.exists():
@@ -244,12 +250,27 @@ def write_checkpoint(
     for name, said in described.items():
         if (root / name).exists() and Section.read(root / name, CheckpointError).values != json.loads(said):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
+    if (root / EXAMPLE_BATCH).exists():
+        _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), example_batch)
     described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
     for name, said in described.items():
         if not (root / name).exists():
             _write(root / name, said)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
     _write(root / CHECKSUMS, json.dumps({**_checksums(root), str(step): file_mark(target)}).encode())
+
+
+def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if inputs have another window, width or dtype; examples may be more or fewer."""
+    kinds = []
+    for batch in (there, ours):
+        inputs = flat({key: batch[key] for key in ("observation", "task")}, separator="/")
+        arrays = {key: np.asarray(leaf) for key, leaf in inputs if not isinstance(leaf, Mapping)}
+        kinds.append({key: f"{leaf.dtype}[B, {str([*leaf.shape[1:]])[1:]}" for key, leaf in arrays.items()})
+    if changed := differences(*kinds):
+        key, (found, given) = next(iter(changed.items()))
+        what = f"{key} is {found or 'missing'} there and {given or 'missing'} here"
+        raise CheckpointError(f"{path} is of another model ({what}); choose another directory")
 
 
 def _to_numpy(tree: Any) -> Any:

@@ -67,6 +67,14 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
     return {**task, "language_instruction": embedded}
 
 
+def vocabulary(module: OctoModule) -> int | None:
+    """How many word pieces the model's encoder knows; None: it has none."""
+    for tokenizer in module.octo_transformer.task_tokenizers.values():
+        if isinstance(tokenizer, LanguageTokenizer) and tokenizer.encoder is not None:
+            return T5Config.find(tokenizer.encoder).vocab_size
+    return None
+
+
 def _frozen_encoder(
     module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]
 ) -> tuple[Any, Any, tuple[Any, Any]]:

@@ -20,7 +20,8 @@ from gap_vla.core.foreign import blaming
 from gap_vla.core.hub import local_directory
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.compute import Compute
-from gap_vla.octo.language import recall_language
+from gap_vla.octo.heads.discrete import DiscreteActionHead
+from gap_vla.octo.language import recall_language, vocabulary
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
@@ -112,7 +113,8 @@ class OctoModel:
             expected = parameter_shapes(module, example)
             text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
             if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
-                text_processor = dataclasses.replace(text_processor, directory=str(root))
+                words = vocabulary(module)
+                text_processor = dataclasses.replace(text_processor, directory=str(root), vocab_size=words)
         with blaming(checkpoint.params_path(root, step), "no parameters"):
             batches.check_params(params, expected, checkpoint.params_path(root, step))
         return cls(
@@ -152,8 +154,7 @@ class OctoModel:
         train: bool = False,
     ) -> dict[str, TokenGroup]:
         """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
-        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
-        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        batches.check_inputs(observations, tasks, self.example_batch)
         return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
 
     def sample_actions(
@@ -168,6 +169,7 @@ class OctoModel:
         sample_shape: Sequence[int] = (),
         rng: jax.Array | None = None,
         temperature: float = 1.0,
+        embodiment_action_dim: int | None = None,
     ) -> Float[Array, "*sample B H A"]:
         """float32[*sample_shape, B, H, A]: what to do from the last window step on.
 
@@ -176,17 +178,22 @@ class OctoModel:
                 normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
             timestep_pad_mask: bool[B, W]; the observations' own by default.
             argmax, temperature: how the discrete head samples; the other heads ignore them.
+            embodiment_action_dim: dimensions of the robot's actions, for a diffusion head that predicts more; those of
+                the statistics by default.
             rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
         """
-        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
-        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        batches.check_inputs(observations, tasks, self.example_batch)
         if timestep_pad_mask is None:
-            timestep_pad_mask = observations["timestep_pad_mask"]
+            timestep_pad_mask = batches.pad_mask_of(observations)
+        if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
+            batches.check_temperature(temperature)
         statistics = unnormalization_statistics
         if statistics is not None and "action" in self.module.heads:
             kind = NormalizationType(normalization_type).value
             batches.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
-        dims = None if statistics is None else len(statistics["mean"])
+        dims = embodiment_action_dim
+        if dims is None and statistics is not None:
+            dims = len(statistics["mean"])
         tasks = recall_language(self.module, self.params, tasks)
         static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from gap_vla.core.foreign import finite, whole
+from gap_vla.core.foreign import Section, finite, whole
 from gap_vla.core.typed_config import ConfigError
 
 Schedule = Callable[[Any], Any]
@@ -24,6 +24,9 @@ def create_schedule(name: str, init_value: float, peak_value: float, warmup_step
     `"rsqrt"`: peak / sqrt((s + timescale) / timescale), s counted from the end of warm-up, timescale 10000.
     `"constant"`: stays.
 
+    Raises:
+        ConfigError: another name or option, or a number that is missing or beyond its bounds.
+
     Example:
         >>> float(create_schedule("constant", 0.0, 1.0, 2)(1))
         0.5
@@ -35,13 +38,21 @@ def create_schedule(name: str, init_value: float, peak_value: float, warmup_step
     unknown = set(options) - set().union(*allowed.values())
     if unknown:
         raise ConfigError(f"schedule {name!r} does not know {sorted(unknown)}")
+    numbers = {"init_value": init_value, "peak_value": peak_value, "warmup_steps": warmup_steps, **options}
+    given = Section(numbers, "learning_rate", ConfigError)
+    for key, most in (("init_value", 1e6), ("peak_value", 1e6), ("warmup_steps", 1e18)):
+        given.finite(key, 0, most)
     if name == "cosine":
+        given.finite("end_value", 0, 1e6, 0.0)
+        if (end := given.finite("decay_steps", 0, 1e18)) <= warmup_steps:
+            raise ConfigError(f"learning_rate: decay_steps is {end:g}; give more than warmup_steps, {warmup_steps:g}")
         return optax.warmup_cosine_decay_schedule(
             init_value, peak_value, warmup_steps, options["decay_steps"], options.get("end_value", 0.0)
         )
     warmup = optax.linear_schedule(init_value, peak_value, warmup_steps)
     if name == "constant":
         return optax.join_schedules([warmup, optax.constant_schedule(peak_value)], [warmup_steps])
+    given.finite("timescale", 1e-12, 1e18, 10000)
     timescale = options.get("timescale", 10000)
 
     def decay(step: Any) -> Any:
@@ -115,7 +126,11 @@ def create_optimizer(
     finite("clip_gradient", 1.0 if clip_gradient is None else clip_gradient, 1e-12, 1e12, ConfigError)
     if grad_accumulation_steps is not None:
         whole("grad_accumulation_steps", grad_accumulation_steps, 1, 1_000_000, ConfigError)
+    for name, most in (("b1", 1 - 1e-6), ("b2", 1 - 1e-6), ("eps", 1e6), ("eps_root", 1e6)):
+        finite(name, adam_options.get(name, 0.0), 0, most, ConfigError)
     if isinstance(learning_rate, Mapping):
+        needed = ("name", "init_value", "peak_value", "warmup_steps")
+        Section(learning_rate, "learning_rate", ConfigError).require(*needed)
         schedule = create_schedule(**learning_rate)
     else:
         schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)

@@ -119,6 +119,8 @@ def small_config(
     odd = [key for key in image_keys if not key.startswith("image_") or list(image_keys).count(key) > 1]
     if odd or not (image_keys or proprio_dim):
         raise ConfigError(f"image_keys are {', '.join(image_keys) or 'none'}; name each camera once, as image_primary")
+    if proprio_tokens and not proprio_dim:
+        raise ConfigError(f"proprio_tokens is {proprio_tokens} and proprio_dim {proprio_dim}; give both or none")
     if head not in KINDS:
         raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
     if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):

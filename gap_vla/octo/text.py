@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from flax.core import FrozenDict
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.typed_config import ConfigError
 
-_DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
+DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
+"""Upstream's options, as far as a config leaves them out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +29,17 @@ class HFTokenizer:
         tokenizer_kwargs: upstream's options; max_length counts word pieces including the end of the sentence.
         encode_with_model: not supported: embed with the model's own language tokenizer.
         directory: looked into first, so that a checkpoint can carry its tokenizer.
+        vocab_size: of the encoder that reads the word pieces; None: not known.
     """
 
     tokenizer_name: str
     tokenizer_kwargs: Mapping[str, Any] | None = None
     encode_with_model: bool = False
     directory: str | None = None
+    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
-        options: FrozenDict[str, Any] = FrozenDict({**_DEFAULTS, **(self.tokenizer_kwargs or _DEFAULTS)})
+        options: FrozenDict[str, Any] = FrozenDict({**DEFAULTS, **(self.tokenizer_kwargs or DEFAULTS)})
         object.__setattr__(self, "tokenizer_kwargs", options)
         if self.encode_with_model:
             raise ConfigError("HFTokenizer(encode_with_model=True) is not implemented: embed with the model itself")
@@ -44,10 +47,14 @@ class HFTokenizer:
             raise ConfigError(f"HFTokenizer pads and truncates to max_length; found {dict(options)}")
 
     def encode(self, strings: Sequence[str]) -> dict[str, np.ndarray]:
-        """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone."""
+        """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone.
+
+        Raises:
+            CheckpointError: see `require_vocabulary`.
+        """
         assert self.tokenizer_kwargs is not None
         length = self.tokenizer_kwargs["max_length"]
-        pieces = _load(self.tokenizer_name, self.directory)
+        pieces = self.require_vocabulary()
         ids = np.zeros((len(strings), length), np.int64)
         mask = np.zeros((len(strings), length), np.int64)
         for row, string in enumerate(strings):
@@ -55,6 +62,14 @@ class HFTokenizer:
             ids[row, : len(sentence)] = sentence
             mask[row, : len(sentence)] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+    def require_vocabulary(self) -> Callable[[str], list[int]]:
+        """A function from a string to its word pieces, without the end.
+
+        Raises:
+            CheckpointError: the file is none of a tokenizer, or of another vocabulary than the encoder's.
+        """
+        return _load(self.tokenizer_name, self.directory, self.vocab_size)
 
 
 _END = 1
@@ -79,8 +94,7 @@ def tokenizer_file(name: str, directory: str | None = None) -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, directory: str | None) -> Any:
-    """A function from a string to its word pieces, without the end."""
+def _load(name: str, directory: str | None, vocab_size: int | None) -> Callable[[str], list[int]]:
     from tokenizers import Tokenizer
 
     path = tokenizer_file(name, directory)
@@ -89,6 +103,12 @@ def _load(name: str, directory: str | None) -> Any:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"{path}: no tokenizer ({' '.join(str(error).split())})") from error
+    if (end := tokenizer.token_to_id("</s>")) != _END:
+        raise CheckpointError(f"{path}: its </s> is {end}, T5's {_END}; take T5's own")
+    greatest = max(tokenizer.get_vocab().values())
+    if vocab_size is not None and greatest >= vocab_size:
+        what = f"its word pieces go up to {greatest}, and the model's encoder knows {vocab_size}"
+        raise CheckpointError(f"{path}: {what}; take the tokenizer of its T5")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda string: tokenizer.encode(string, add_special_tokens=False).ids

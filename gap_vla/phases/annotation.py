@@ -106,16 +106,31 @@ def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> t
         )
     own = Options.of({k: v for k, v in options.items() if k in OPTIONS})
     of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
-    parts = method_parts(method, own)
-    used = {name for part in parts for name in USED.get(part, ())}
-    used |= set() if METHODS[method][1] else {"rho"}
-    if parts[1] == "lstm":
-        used |= {"seed", *estimator_fields}
+    used = _used(method, own)
+    if "seed" in used:
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
-    if own.n_change_points is not None:
-        used -= {"penalty", "stroke"}  # so many change points, whatever they cost
     if idle := sorted({*options, *(["seed"] if seed else [])} - used):
         counted = "" if own.n_change_points is None else " and n_change_points"
         raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}{counted}; leave it out")
     EstimatorSettings(**of_lstm)
     return own, of_lstm
+
+
+def options_of(method: str, options: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], int]:
+    """Of checked options and a seed that were given for another method, what this one uses; a seed of 0 else.
+
+    >>> options_of("gaussian", {"penalty": 2.0, "lookahead": 0}, 7)
+    ({'penalty': 2.0}, 0)
+    """
+    used = _used(method, Options.of({k: v for k, v in options.items() if k in OPTIONS}))
+    return {k: v for k, v in options.items() if k in used}, seed if "seed" in used else 0
+
+
+def _used(method: str, own: Options) -> set[str]:
+    """The options that a method looks at; "seed" among them where the LSTM makes ρ."""
+    parts = method_parts(method, own)
+    used = {name for part in parts for name in USED.get(part, ())}
+    used |= set() if METHODS[method][1] else {"rho"}
+    if parts[1] == "lstm":
+        used |= {field.name for field in dataclasses.fields(EstimatorSettings)}
+    return used - ({"penalty", "stroke"} if own.n_change_points is not None else set())  # so many, whatever they cost

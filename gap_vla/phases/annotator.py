@@ -89,7 +89,8 @@ class Annotator:
 
     def annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
         """ρ of motions whose change points are found, with its report."""
-        maker = RHO[method_parts(self.method, self.options)[1]]
+        made_by = method_parts(self.method, self.options)[1]
+        maker = RHO[made_by]
         if maker is None:
             assert self.estimator is not None
             rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
@@ -98,6 +99,7 @@ class Annotator:
         report = label_report(rho, points)
         if self.estimator is not None:
             report["estimator"] = self.estimator.report
+        report["rho_by"] = made_by
         report["notes"] = notes(report)
         return Annotation(rho, points, report, self.identity, self)
 
@@ -109,8 +111,8 @@ class Annotation:
     Attributes:
         rho: f32[T] per episode, in [0, 1].
         change_points: int64[K] per episode.
-        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, and
-            `notes`, what a user should know before using the labels.
+        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, `rho_by`,
+            what made ρ (a name in `methods.RHO`), and `notes`, what a user should know before using the labels.
         identity: JSON-able identity of the annotator.
         annotator: annotates further episodes in the same way.
     """
@@ -155,7 +157,8 @@ class Annotation:
         arrays, record = read_arrays(Path(directory), "labels")
         with refusing(f"{directory}: no labels that can be", f"delete {directory}", MotionError):
             sizes = {"rho": "lengths", "change_points": "counts"}
-            rho, points = (np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items())
+            parts = {name: np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items()}
+            rho, points = (parts[name][: len(arrays[size])] for name, size in sizes.items())  # none of no episode
             annotator = load_annotator(directory)
             if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")

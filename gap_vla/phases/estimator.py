@@ -39,9 +39,9 @@ class EstimatorSettings:
         spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
             all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
         lookahead: ρ_t may depend on samples up to t + lookahead.
-        epochs: passes over the training recordings; None: an epoch for every 50 time steps of them, at most 100
-            epochs and at least 100 updates (with little data more would learn it by heart). The
-            weights of the epoch with the least held-out loss are kept.
+        epochs: passes over the recordings that are learnt; None: an epoch for every 50 time steps of them (each
+            recording counted with its `lookahead` steps), at most 100 epochs and at least 100 updates (with little
+            data more would learn it by heart). The weights of the epoch with the least held-out loss are kept.
         learning_rate: Adam's, decayed to zero along a half cosine.
         batch_size: recordings per update.
         held_out: share of the recordings that are not learnt: they choose the epoch, and the held-out loss and
@@ -209,12 +209,16 @@ class PhaseEstimator:
         """Reads what `save` wrote; `predict` then gives the same bits.
 
         Raises:
-            FileNotFoundError: there is none. MotionError: damaged files, or weights of other shapes than they say.
+            FileNotFoundError: there is none. MotionError: damaged files, another format or settings than this version
+                knows, or weights of other shapes than they say.
         """
         arrays, stored = read_arrays(Path(directory), "estimator")
         record = Section(stored, f"{Path(directory) / 'estimator.json'}", MotionError)
-        columns = record.section("columns")
-        estimator = cls(**record.section("settings").values)
+        record.whole("format", 1, 1)
+        columns, settings = record.section("columns"), record.section("settings").values
+        if unknown := sorted({*settings} - {field.name for field in dataclasses.fields(EstimatorSettings)}):
+            raise MotionError(f"{record.where}: this version knows no setting {', '.join(unknown)}; make it again")
+        estimator = cls(**settings)
         most = {"arms": (1, 64), "rotations": (0, 1), "others": (0, 100_000)}
         estimator.columns = {name: columns.whole(name, *bounds) for name, bounds in most.items()}
         report = record.section("report")

@@ -19,6 +19,10 @@ LITTLE = 0.1
 """Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
 
 
+WIDER = {"gaussian": "a larger `sigma`", "fixed": "a larger `value`"}
+"""What gives a wider ρ where it is made so; elsewhere another method does."""
+
+
 def weighted_loss(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """Weighted mean binary cross-entropy of M5."""
     p = np.clip(rho.astype(np.float64), 1e-7, 1 - 1e-7)
@@ -54,7 +58,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
 
     Returns:
         episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
-        rho_width (steps with ρ above one half per change point, the first step of an episode counted as one, as in M4),
+        rho_width (steps with ρ above one half per change point or first step of an episode, which is a target of M4),
         rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
         None where no step is that far from one).
     """
@@ -81,7 +85,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     if report["rho_mean"] is None:
         return lines
     mean, width = report["rho_mean"], report["rho_width"]
-    lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point")
+    lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point or beginning")
     return lines + [f"note: {note}" for note in notes(report)]
 
 
@@ -89,12 +93,13 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
     found = []
     mean, estimator = report["rho_mean"], report.get("estimator")
-    if report["steps"] == report["episodes"]:
+    if 0 < report["steps"] == report["episodes"]:
         found.append("every episode has one step, in which nothing moves, so ρ says nothing")
     if mean is not None and mean < LITTLE:
+        wider = WIDER.get(report.get("rho_by", ""), "method `gaussian`, or the option `spread` of the LSTM,")
         found.append(
             f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
-            "method `gaussian`, or the option `spread` of the LSTM, gives a wider ρ (docs/PHASES.md)"
+            f"{wider} gives a wider ρ (docs/PHASES.md)"
         )
     if estimator and not estimator["held_out_recordings"]:
         found.append("no recording was held out, so nothing says how well the LSTM does on recordings it has not seen")

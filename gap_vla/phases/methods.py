@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount, unit_steps
 from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
 from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts
 from gap_vla.phases.segmentation import MIN_SIZE, segment
@@ -83,7 +83,7 @@ class Options:
             if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
                 raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
             object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
-        if self.dead_band is not None and not all(0 <= width < np.inf for width in self.dead_band):
+        if self.dead_band is not None and not all(map(is_amount, self.dead_band)):
             raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
         if self.smooth is not None and self.smooth % 2 == 0:
             raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
@@ -164,7 +164,8 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
 def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
     """Change points where the cluster changes, clusters of step directions found by HDBSCAN (paper's ablation).
 
-    Time is not a feature, as in the ablation; steps that HDBSCAN calls noise keep the previous cluster.
+    Time is not a feature, as in the ablation; steps that HDBSCAN calls noise keep the previous cluster, and those
+    before the first cluster count as a cluster of their own.
     """
     directions = _directions(motion, o)
     if len(directions) < 2 * o.cluster_size or np.ptp(directions, axis=0).max() == 0:

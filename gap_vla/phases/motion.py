@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -33,6 +34,16 @@ class DeadBand(NamedTuple):
     rotation: float | int  # rad
     gripper: float | int  # units of the gripper column
     extra: float | int = 0.0  # units of the extra columns, Euclidean norm over all of them
+
+
+def is_amount(value: Any) -> bool:
+    """Whether this is a number, finite and not negative; a truth value is none.
+
+    >>> is_amount(0.5), is_amount(True), is_amount("3"), is_amount(float("nan"))
+    (True, False, False, False)
+    """
+    number: Any = value
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(0 <= number < np.inf)
 
 
 @dataclasses.dataclass(frozen=True)

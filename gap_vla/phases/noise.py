@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, flat_rows, relative_rotation_vector, steps_of
+from gap_vla.core.foreign import whole
+from gap_vla.phases.motion import (
+    DeadBand,
+    Motion,
+    MotionError,
+    flat_rows,
+    is_amount,
+    relative_rotation_vector,
+    steps_of,
+)
 
 RESTING_STEP = 4.0
 """95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
@@ -110,7 +119,7 @@ def smooth_motion(motion: Motion, window: int) -> Motion:
     Raises:
         MotionError: the window is not an odd positive number.
     """
-    if window < 1 or window % 2 == 0:
+    if whole("smooth", window, 1, 2**31, MotionError) % 2 == 0:
         raise MotionError(f"smooth is an odd number of samples, not {window}")
     if window == 1 or len(motion) < 3:
         return motion
@@ -229,7 +238,7 @@ def as_dead_band(
     """The dead-band that a caller means; None follows the recording's own noise, and so does what a mapping omits.
 
     Raises:
-        MotionError: unknown names, or values that are negative or not finite.
+        MotionError: unknown names, or values that are no numbers, negative or not finite.
     """
     if value is None:
         return default_dead_band([motion], smooth=smooth)
@@ -238,7 +247,9 @@ def as_dead_band(
             raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
         band = default_dead_band([motion], smooth=smooth)._replace(**value)
     else:
+        if np.ndim(value) != 1 or len(value) not in (3, 4):
+            raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
         band = DeadBand(*value)
-    if not all(np.isfinite(band)) or min(band) < 0:
+    if not all(map(is_amount, band)):
         raise MotionError(f"dead_band must be finite and not negative, got {band}")
     return band

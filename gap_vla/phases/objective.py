@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, steps_of, unit_steps
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount, steps_of, unit_steps
 from gap_vla.phases.noise import as_dead_band, resting_step, smooth_motion
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Objective:
         if self.reduction not in ("sum", "mean"):
             raise MotionError(f'reduction is "sum" or "mean", not {self.reduction!r}')
         weights = (self.alpha, self.beta, self.extra_weight, self.rest)
-        if not all(np.isfinite(weights)) or min(weights) < 0:
+        if not all(map(is_amount, weights)):
             raise MotionError(f"alpha, beta, extra_weight and rest must be finite and not negative, got {weights}")
 
     @property

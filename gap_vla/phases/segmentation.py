@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.core.foreign import whole
-from gap_vla.phases.motion import DeadBand, Motion, MotionError
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount
 from gap_vla.phases.objective import Objective, default_penalty
 
 MIN_SIZE = 3
@@ -91,8 +91,8 @@ def segment(
         return _with_number(motion, objective, n_change_points, bounds)
     if penalty is None:
         penalty = default_penalty([motion])
-    elif not (np.isfinite(penalty) and penalty >= 0):
-        raise MotionError(f"penalty must be finite and not negative, got {penalty}")
+    elif not is_amount(penalty):
+        raise MotionError(f"penalty must be a number, finite and not negative, got {penalty!r:.60}")
     if len(motion) < 2 * min_size and len(motion) <= bounds[1]:
         return np.zeros(0, np.int64)
     from gap_vla.phases.search import optimal_with_prices

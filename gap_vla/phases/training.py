@@ -1,8 +1,8 @@
 """Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
 
-From 5,000 time steps on, 100 epochs are trained; with less there are fewer, but no fewer than 100 updates, because the
-LSTM then learns its recordings by heart. The weights kept are those of the epoch whose loss on the held-out
-recordings is least.
+From 5,000 time steps on (those ahead count, recordings held out do not), 100 epochs are trained; with less there are
+fewer, but no fewer than 100 updates, because the LSTM then learns its recordings by heart. The weights kept are those
+of the epoch whose loss on the held-out recordings is least.
 
 Where there is so much data that `max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so
 that updates do not become few; the state is carried from piece to piece (truncated backpropagation through time).
@@ -27,7 +27,7 @@ PIECE = 100
 """Steps of a piece, where recordings are learnt in pieces."""
 
 MOST_EPOCHS, STEPS_PER_EPOCH, LEAST_UPDATES = 100, 50, 100
-"""An epoch for every so many time steps of the data, and never so few that the weights have hardly moved."""
+"""An epoch for every so many time steps of the examples, and never so few that the weights have hardly moved."""
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""

@@ -105,14 +105,18 @@ class SmallPolicy(nn.Module):
 
         Args:
             images: uint8[B, W, h, w, 3], or a dictionary with one such tensor per `image_<camera>`.
+
+        Raises:
+            ConfigError: anything but tensors of uint8.
         """
-        if isinstance(images, torch.Tensor):
+        if not isinstance(images, Mapping):
             images = {f"image_{self.cameras[0]}": images}
         found = []
         for camera in self.cameras:
             frames = images[f"image_{camera}"]
-            if frames.dtype != torch.uint8:
-                raise ConfigError(f"image_{camera} is {frames.dtype}; give pictures as uint8, the policy scales them")
+            if not isinstance(frames, torch.Tensor) or frames.dtype != torch.uint8:
+                kind = frames.dtype if isinstance(frames, torch.Tensor) else type(frames).__name__
+                raise ConfigError(f"image_{camera} is {kind}; give pictures as uint8 tensors, the policy scales them")
             batch, window = frames.shape[:2]
             pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().contiguous()
             enabled = self.autocast_dtype is not None

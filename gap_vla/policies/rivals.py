@@ -44,7 +44,8 @@ class Aux(Method):
 
 class Mask(Method):
     """The whole proprioceptive history of random samples is hidden in training: all zeros, which is the dataset's
-    mean (the middle of its range with normalization `bounds`); rollouts see everything.
+    mean (the middle of its range with normalization `bounds`), of a column that never moves the number 0 itself, as
+    such a column is not normalised; rollouts see everything.
     """
 
     def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
@@ -56,8 +57,8 @@ class Mask(Method):
 class DropoutNoise(Method):
     """Single entries of proprioception are dropped and all of them disturbed in training.
 
-    Noise is in units of the normalised signal; a dropped entry is zero, the mean (or the middle, see `Mask`), at
-    all steps of the history.
+    Noise is in units of the normalised signal, in a column that never moves in its own (see `Mask`); a dropped entry
+    is zero, the mean (or the middle), at all steps of the history.
     """
 
     def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.methods import Gap, masked_mean
 
 EVERY = 50
@@ -38,7 +40,7 @@ class GapWatched(Gap):
 
         λ = LEAST + (1 - LEAST) x       ρ becomes ρ ** (WIDEST + (1 - WIDEST) x)
 
-    `adjustment.lam` and `adjustment.window` have no effect.
+    `adjustment.lam` and `adjustment.window` have no effect; `adjustment.mode` is `sample`.
     """
 
     heads = ("mlp", "diffusion")
@@ -57,6 +59,18 @@ class GapWatched(Gap):
 
     def restore(self, state: Mapping[str, float]) -> None:
         self.share, self.recovered = float(state["share"]), int(state["recovered"])
+
+    def says(self, schedule: AdjustmentSchedule, length: str) -> str:
+        rho = f"rho {self.rho_source} ({schedule.rho}) to the power {WIDEST:g} to 1"
+        until = f"until vision has recovered, at most the first {LATEST:.0%} of {length}"
+        return f"mode {schedule.mode}, lam {LEAST:g} to 1, {rho}, both by the share of vision, {until}"
+
+    def check_held_out(self, held_out: Any, where: Any) -> None:
+        if not len(held_out.transitions):
+            raise ConfigError(
+                f"{where}: no held-out step has rho above 0.5, and method gap_watched measures on such steps; "
+                "hold out more episodes (data.val_fraction), annotate with a wider rho, or take method gap"
+            )
 
     def before_step(self, trainer: Any, step: int) -> None:
         if step % EVERY == 0 and self.recovered < IN_A_ROW:

@@ -201,14 +201,10 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
 
 def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
     from gap_vla.phases import Annotation, annotate
+    from gap_vla.phases.annotation import options_of
 
-    identity = {
-        "store": store.source_hash,
-        "method": source,
-        "seed": config.phases.seed,
-        "options": dict(config.phases.options),
-        "fit": "train",
-    }
+    options, seed = options_of(source, config.phases.options, config.phases.seed)
+    identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
     lengths = [int(n) for split in store.splits.values() for n in np.diff(split.offsets)]
     if (kept / "labels.json").exists():
@@ -218,9 +214,7 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
         places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
         episodes = [store.split(split).episode(index) for split, index in places]
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
-        annotation = annotate(
-            episodes, method=source, seed=config.phases.seed, workers=1, fit=train, **identity["options"]
-        )
+        annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
         annotation.save(kept)
     if [len(rho) for rho in annotation.rho] != lengths:
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")

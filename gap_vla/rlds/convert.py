@@ -105,7 +105,8 @@ def build_dataset(
         "schema_version": SCHEMA_VERSION,
         "data": data,
     }
-    recorded = dataset_metadata(target).get("identity", {})
+    metadata = dataset_metadata(target)
+    recorded = metadata.get("identity", {}) if "labelled_from" not in metadata else {}  # a copy with other labels
     same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
     if same and is_whole(target, overwrite):
         return target

@@ -17,6 +17,7 @@ from gap_vla.core.locks import alone
 from gap_vla.core.marks import FOLDER_MARK, others_in
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import write_json
+from gap_vla.phases.motion import MotionError
 from gap_vla.rlds.examples import read_back
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
@@ -86,7 +87,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         try:
             yield partial
         except BaseException as error:
-            if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
+            if isinstance(error, EpisodeError | MotionError) or not any(partial.glob(ACCOUNTS)):
                 with contextlib.suppress(OSError, DatasetError):
                     _require_own(partial, path)
                     _discard(partial)
@@ -116,11 +117,13 @@ def _unfinished(path: Path) -> Path:
 
 def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
     """Raises DatasetError for an existing dataset that was made with others than these settings."""
-    if not (recorded := dataset_metadata(path).get("identity")):
+    metadata, advice = dataset_metadata(path), "choose another name or version, or overwrite it"
+    if not (recorded := metadata.get("identity")):
         raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
+    if "labelled_from" in metadata:
+        raise DatasetError(f"{path} exists and is an annotated copy of another dataset; {advice}")
     known = {key: value for key, value in recorded.items() if key in settings}
     changed = in_words(differences(known, json.loads(json.dumps(settings, default=str)))) or "by its identity_hash"
-    advice = "choose another name or version, or overwrite it"
     raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
 
 

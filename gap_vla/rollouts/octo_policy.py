@@ -61,6 +61,7 @@ class OctoPolicy(ChunkPolicy):
             **options,
         )
         self._model = model
+        self._dims = self.action_dim if self.action_dim < built.action_dim else None
         self.reads_instructions = model.text_processor is not None
         camera = model.config.get("camera")
         if not isinstance(camera, str | None):
@@ -129,20 +130,27 @@ class OctoPolicy(ChunkPolicy):
         import jax
 
         if self._model.text_processor is not None:
-            return self._model.create_tasks(texts=list(texts))
+            task = self._model.create_tasks(texts=list(texts))
+            if not all(texts):  # as in training, an empty instruction is none
+                task["pad_mask_dict"]["language_instruction"] = np.array([len(text) > 0 for text in texts])
+            return task
         example = self._model.example_batch["task"]
         return jax.tree.map(lambda leaf: np.zeros((len(texts), *leaf.shape[1:]), leaf.dtype), example)
 
     def _compile(self) -> Callable[..., Any]:
         import jax
 
+        def sample(params: Any, observation: Any, task: Any, key: Any) -> Any:
+            model = self._model.replace(params=params)
+            return model.sample_actions(observation, task, rng=key, embodiment_action_dim=self._dims)
+
         def one_batch(params: Any, observation: Any, task: Any, keys: Any) -> Any:
-            return self._model.replace(params=params).sample_actions(observation, task, rng=keys[0])
+            return sample(params, observation, task, keys[0])
 
         def one_by_one(params: Any, observation: Any, task: Any, keys: Any) -> Any:
             def row(observation: Any, task: Any, key: Any) -> Any:
-                single = jax.tree.map(lambda leaf: leaf[None], (observation, task))
-                return self._model.replace(params=params).sample_actions(*single, rng=key)[0]
+                observation, task = jax.tree.map(lambda leaf: leaf[None], (observation, task))
+                return sample(params, observation, task, key)[0]
 
             return jax.vmap(row)(observation, task, keys)
 
@@ -163,12 +171,17 @@ def parameter_digest(params: Any) -> str:
 def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:
     if not found:
         raise PolicyError("the checkpoint has no dataset_statistics.json; its actions cannot be put into robot units")
+    of_datasets = {name: one for name, one in found.items() if isinstance(one, Mapping)}
+    known = {name: one for name, one in of_datasets.items() if isinstance(one.get("action"), Mapping)}
+    names = ", ".join(sorted(known))
     if dataset is not None:
-        if dataset not in found:
-            raise PolicyError(f"no statistics of {dataset!r} in the checkpoint; it has {', '.join(sorted(found))}")
-        found = found[dataset]
+        if dataset not in known:
+            has = f"it has {names}" if names else "it names no datasets, leave --dataset out"
+            raise PolicyError(f"no statistics of a dataset {dataset!r} in the checkpoint; {has}")
+        found = known[dataset]
     if "action" not in found:
-        names = ", ".join(sorted(key for key, value in found.items() if isinstance(value, Mapping)))
+        if not names:
+            raise PolicyError("the checkpoint's statistics have no entry 'action', so it cannot act; copy it again")
         raise PolicyError(f"the checkpoint has statistics of several datasets; choose one with --dataset: {names}")
     if needs_proprio and "proprio" not in found:
         raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")

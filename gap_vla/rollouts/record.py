@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,14 @@ def require_place(directory: Path, identity: dict[str, Any]) -> None:
         raise EvaluationError(
             f"{directory} holds {others[0]}, but no evaluation; choose another --out, or move it away"
         )
+
+
+def require_same(path: Path, of: Mapping[str, Any]) -> None:
+    """Raises EvaluationError if a measurement that is there says that it is of something else than this."""
+    there = Section.read(path, EvaluationError).values if path.exists() else {}
+    said = {key: there[key] for key in of if key in there}
+    if changed := differences(said, json.loads(json.dumps({key: of[key] for key in said}))):
+        raise EvaluationError(f"{path} is of something else ({in_words(changed)}); choose another --out")
 
 
 class EpisodeLog:

@@ -65,6 +65,8 @@ def _no_adjustment(config: Any, key: str) -> bool:
     adjusts = config.method == "vp_gap" or METHODS.get(config.method) in ("methods:Gap", "watching:GapWatched")
     if not adjusts or name in fixed or (config.method == "gap_watched" and name in ("lam", "window")):
         return True
+    if name == "rho" and RHO_SOURCES.get(config.method) == "mean":  # the same at all steps of a window
+        return True
     read = {"none": ("mode",), "fixed": ("mode", "lam", "window", "fixed_rho")}
     return name not in read.get(fixed.get("mode", config.adjustment.mode), ("mode", "lam", "window", "rho"))
 

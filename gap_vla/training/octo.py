@@ -11,10 +11,10 @@ import glob
 import os
 import pkgutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.hub import PREFIX
 from gap_vla.core.lazy import require_flags
 from gap_vla.core.resources import require_jax_device, require_usual_jax
 from gap_vla.core.typed_config import (
@@ -31,14 +31,10 @@ from gap_vla.core.typed_config import (
 from gap_vla.sim import VARIANT_NAMES
 from gap_vla.training.config import BATCH, EvalConfig, Experiment, Layouts, OptimizerConfig, TrainConfig
 from gap_vla.training.hosts import place_among_hosts
+from gap_vla.training.octo_weights import require_weights, sizes_of
 
 METHODS = ("v", "vp", "vp_gap")
 """V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
-
-PUBLISHED = {"small": (27e6, 12, 384, 1536, 6), "base": (93e6, 12, 768, 3072, 12)}
-"""Trainable parameters, layers, token size, mlp and heads of Octo 1.5; beside them a frozen T5 of 110 M."""
-
-T5 = 110e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +203,7 @@ class FinetuneConfig(Experiment):
         samples = self.train.batch_size / self.train.accumulate
         frames = samples * model.window_size * cameras
         if model.pretrained:
-            kind = "base" if "base" in model.pretrained else "small"
-            trained, layers, width, mlp, heads = PUBLISHED[kind]
-            frozen = T5
+            trained, layers, width, mlp, heads, frozen = sizes_of(model.pretrained)
             stem: tuple[int, ...] = (32, 96, 192, 384)
         else:
             layers, width, mlp, heads = model.num_layers, model.token_embedding_size, model.mlp_dim, model.num_heads
@@ -234,13 +228,13 @@ class FinetuneConfig(Experiment):
             require_jax_device()  # loads JAX, which takes seconds
         require_flags("jax")
         _require_trainable(self)
-        unread = dry_run and self.model.pretrained.startswith("hf://")
+        unread = dry_run and self.model.pretrained.startswith(PREFIX)
         if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)
-        if self.optimizer.frozen_keys and not unread:
+        if (self.optimizer.frozen_keys or self.model.pretrained) and not unread:
             pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(
                 self
-            )  # names what matches no parameter
+            )  # names what matches no parameter, and what no policy can be made of
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 
@@ -257,14 +251,3 @@ def _require_trainable(config: FinetuneConfig) -> None:
                 f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes {path}; method "
                 f"{config.method} adjusts its gradient"
             )
-
-
-def require_weights(pretrained: str) -> None:
-    if not (pretrained.startswith("hf://") or (Path(pretrained).expanduser() / "config.json").is_file()):
-        raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
-    from gap_vla.octo import OctoModel
-    from gap_vla.octo.text import HFTokenizer, tokenizer_file
-
-    words = OctoModel.load_pretrained(pretrained).text_processor  # all of it, while nothing else is begun
-    if isinstance(words, HFTokenizer):
-        tokenizer_file(words.tokenizer_name, words.directory)

@@ -25,6 +25,7 @@ from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.octo.text import DEFAULTS
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
 from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.sim import task_spec
@@ -191,7 +192,8 @@ def dry_run(config: FinetuneConfig) -> str:
     batch, parameters = planned_parameters(config)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
-    lines = [f"pretrained weights: {pretrained} (not read in a dry run)"] if pretrained else []
+    unread = "" if Path(pretrained).expanduser().is_dir() else " (not read in a dry run)"
+    lines = [f"pretrained weights: {pretrained}{unread}"] if pretrained else []
     lines += [describe(config, parameters, opt_state), "inputs of a step:"]
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
@@ -225,7 +227,7 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
         window_size=model.window_size,
         stem_features=model.stem_features,
         stem_patch=model.stem_patch,
-        proprio_tokens=model.proprio_tokens,
+        proprio_tokens=model.proprio_tokens if config.uses_proprio else 0,
     )
 
 
@@ -286,9 +288,11 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         source = checkpoint.read_config(local)
     else:
         source = published_config(pretrained.rsplit("/", 1)[-1])
-    ids = np.zeros((config.train.batch_size, 16), np.int64)  # word pieces that the published models read
-    batch["task"] = {
-        "language_instruction": {"input_ids": ids, "attention_mask": ids},
-        "pad_mask_dict": {"language_instruction": np.ones(config.train.batch_size, bool)},
-    }
+    if words := source.get("text_processor"):
+        length: int = {**DEFAULTS, **(words["kwargs"].get("tokenizer_kwargs") or {})}["max_length"]
+        ids = np.zeros((config.train.batch_size, length), np.int64)
+        batch["task"] = {
+            "language_instruction": {"input_ids": ids, "attention_mask": ids},
+            "pad_mask_dict": {"language_instruction": np.ones(config.train.batch_size, bool)},
+        }
     return batch, adapted_config(source, config, batch)

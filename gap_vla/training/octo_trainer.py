@@ -26,6 +26,7 @@ from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
+from gap_vla.training.octo_weights import WEIGHTS, require_same_weights, weights_mark
 from gap_vla.training.packing import Packing
 from gap_vla.training.preflight import require_labels
 from gap_vla.training.step import TrainStep, counted_entries
@@ -43,10 +44,11 @@ class OctoTrainer(Trainer):
     Args:
         built: before the first step.
         loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
-        held_out: validation batches.
+        held_out: validation batches, which are gone through at every validation.
     """
 
     compiles = True
+    _weights: Mapping[str, int] = {}  # which ones it starts from
 
     def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
         self.config, self.built, self.loader = config, built, loader
@@ -69,7 +71,9 @@ class OctoTrainer(Trainer):
         actions = built.model.dataset_statistics["action"]
         mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
         self._validation_step = make_validation_step(built.model.module, built.packing, mean)
-        self._held_out = [built.inputs(batch) for batch in held_out]
+        self._held_out = held_out
+        if (mark := weights_mark(config.model.pretrained)) is not None:
+            self._weights = {WEIGHTS: mark}
         self._checkpoints: StateCheckpoints | None = None
         self._batches: Iterator[Any] | None = None
         self._compiled = False
@@ -102,12 +106,17 @@ class OctoTrainer(Trainer):
         if self._checkpoints.latest is None:
             return 0
         self.state, position = self._checkpoints.restore(self.state)
+        if self._weights:
+            require_same_weights(self.config.model.pretrained, position.get(WEIGHTS))
         self.loader.restore(position)
         return int(self.state.step)
 
     def save(self, done: int) -> None:
         assert self._checkpoints is not None
-        self._checkpoints.save(done, self.state, self.loader.state())
+        self._checkpoints.save(done, self.state, {**self.loader.state(), **self._weights})
+
+    def facts(self) -> dict[str, float]:
+        return dict(self._weights)
 
     def close(self) -> None:
         if self._checkpoints is not None:
@@ -148,7 +157,7 @@ class OctoTrainer(Trainer):
             action would give. The loss of no step is left out.
         """
         totals: dict[str, float] = {}
-        for index, batch in enumerate(self._held_out):
+        for index, batch in enumerate(map(self.built.inputs, self._held_out)):  # read again, not kept: they may be many
             rng = jax.random.fold_in(jax.random.PRNGKey(self.config.train.seed), index)
             for name, value in self._validation_step(self.state.params, self.frozen, batch, rng).items():
                 totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))

@@ -60,6 +60,13 @@ class SmallEvalConfig(EvalConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SmallAdjustment(AdjustmentSchedule):
+    """The adjusted gradient of a policy with one loss per window."""
+
+    rho: str = "current"
+
+
+@dataclasses.dataclass(frozen=True)
 class SmallConfig(Experiment):
     """A small vision-proprioception policy from scratch."""
 
@@ -71,7 +78,7 @@ class SmallConfig(Experiment):
 
     method: str = "gap"
     model: SmallModelConfig = dataclasses.field(default_factory=SmallModelConfig)
-    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=lambda: AdjustmentSchedule(rho="current"))
+    adjustment: SmallAdjustment = SmallAdjustment()
     train: SmallTrainConfig = SmallTrainConfig()
     eval: SmallEvalConfig = SmallEvalConfig()
     rivals: RivalsConfig = dataclasses.field(default_factory=RivalsConfig)
@@ -88,9 +95,10 @@ class SmallConfig(Experiment):
                 "adjustment.rho is 'step', and without model.temporal one feature is made of all steps of the state; "
                 "set --config.adjustment.rho=current, or --config.model.temporal=transformer"
             )
-        if self.method == "gap_watched" and self.adjustment.mode == "none":
+        if self.method == "gap_watched" and (mode := self.adjustment.mode) != "sample":
             raise ConfigError(
-                "adjustment.mode is 'none', and method gap_watched sets how deep it goes; take method concat"
+                f"adjustment.mode is {mode!r}, and method gap_watched sets how deep it goes in mode 'sample' alone; "
+                f"take method {'concat' if mode == 'none' else 'gap'}"
             )
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
         if self.demos.image_size < smallest:
@@ -160,7 +168,7 @@ class SmallConfig(Experiment):
                     f"model.phases is {self.model.phases}; demonstrations of {self.task} have up to {known}: set "
                     f"--config.model.phases={known} or more"
                 )
-        if self.how.rho_source not in registry.OF_THE_DATASET:
+        if self.data.rlds and self.how.rho_source not in registry.OF_THE_DATASET:  # phases.* labels nothing else
             from gap_vla.phases.annotation import checked_options
 
             checked_options(self.how.rho_source, self.phases.options, self.phases.seed)

@@ -96,6 +96,7 @@ class SmallTrainer(Trainer):
             SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
             for split in ("train", "val")
         )
+        method.check_held_out(held_out, store.directory)
         fields = store.split("train").fields
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
         policy = build_policy(config.model, config.method, image_shape, *widths, config.demos.cameras)
@@ -270,13 +271,9 @@ class SmallTrainer(Trainer):
         parts = [f"{name} {sum(p.numel() for p in m.parameters()):,}" for name, m in self.policy.branches.items()]
         lines = [f"policy: {self.config.method}, {total:,} parameters ({', '.join(parts)})"]
         if self.adjustment is not None:
-            schedule, epochs = self.schedule, self.config.train.epochs
-            length = f"{epochs} epochs" if epochs else f"{self.steps} steps"
-            what = f"rho {self.method.rho_source}" if schedule.needs_rho else f"rho = {schedule.fixed_rho}"
-            lines.append(
-                f"GAP: mode {schedule.mode}, lam {schedule.lam}, {what} ({schedule.rho}), first "
-                f"{schedule.window:.0%} of {length}, on {', '.join(self.adjustment.parameters)}"
-            )
+            epochs = self.config.train.epochs
+            says = self.method.says(self.schedule, f"{epochs} epochs" if epochs else f"{self.steps} steps")
+            lines.append(f"GAP: {says}, on {', '.join(self.adjustment.parameters)}")
         return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from gap_vla.adjustment import AdjustmentError
 from gap_vla.adjustment.jax import (
     GroupError,
     adjusted_gradients,
@@ -168,3 +169,15 @@ def test_a_schedule_takes_the_place_of_the_passed_factor():
     np.testing.assert_array_equal(second["own"], GRADIENTS["own"])
     with pytest.raises(ValueError, match="update_factor"):
         scale_group_updates({"own": (2,)}).update(GRADIENTS, state)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -0.5])
+def test_a_factor_that_scales_no_gradient_is_refused_where_it_is_known(odd):
+    with pytest.raises(AdjustmentError, match=r"the factor is .*; factors are 0 or more, and finite"):
+        scale_group_gradients(GRADIENTS, {"own": (2,)}, odd)
+    tx = scale_group_updates({"own": (2,)}, lambda count: odd)
+    with pytest.raises(AdjustmentError, match="the factor is "):
+        tx.update(GRADIENTS, tx.init(PARAMS))
+    with pytest.raises(AdjustmentError, match=r"sample is .* in places"), adjusted_gradients(jnp.array([[1.0, odd]])):
+        pass
+    jax.eval_shape(lambda factor: scale_group_gradients(GRADIENTS, {"own": (2,)}, factor), jnp.float32(odd))  # traced

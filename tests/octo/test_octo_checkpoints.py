@@ -89,6 +89,33 @@ def test_steps_of_another_model_do_not_go_into_a_models_folder(tmp_path: Path) -
     assert checkpoint.available_steps(tmp_path) == [1, 2]
 
 
+@pytest.mark.parametrize("change", [{"proprio": np.zeros((1, 2, 4), np.float32)}, {"timestep": np.zeros((1, 2))}, {}])
+def test_steps_for_other_inputs_do_not_go_into_a_models_folder(tmp_path: Path, change: dict[str, Any]) -> None:
+    model = golden.load("b").model
+    model.save_pretrained(1, tmp_path)
+    observation = {**model.example_batch["observation"], **change}
+    if not change:
+        del observation["proprio"]
+    other = model.replace(example_batch={**model.example_batch, "observation": observation})
+    key = next(iter(change), "proprio")
+    with pytest.raises(
+        CheckpointError, match=rf"example_batch.msgpack is of another model \(observation/{key} is .* there"
+    ):
+        other.save_pretrained(2, tmp_path)
+    assert checkpoint.available_steps(tmp_path) == [1]
+    more = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), 2, 0), model.example_batch)
+    model.replace(example_batch=more).save_pretrained(2, tmp_path)
+
+
+def test_a_numbered_folder_without_parameters_is_no_step(tmp_path: Path) -> None:
+    shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
+    (tmp_path / "copy" / "12" / "default").mkdir(parents=True)
+    assert checkpoint.available_steps(tmp_path / "copy") == [5, 9]
+    assert checkpoint.read_params(tmp_path / "copy")[1] == 9
+    with pytest.raises(CheckpointError, match=r"12/default/checkpoint: no such file; steps in .*: \[5, 9\]"):
+        checkpoint.read_params(tmp_path / "copy", step=12)
+
+
 @pytest.mark.parametrize("step", [-1, 1.0, True])
 def test_a_step_that_counts_nothing_is_not_saved(tmp_path: Path, step: Any) -> None:
     with pytest.raises(CheckpointError, match=f"the step is {step}; it must be a whole number from 0"):
@@ -161,3 +188,12 @@ def test_a_checkpoint_that_cannot_be_fetched_says_what_to_do(path: str, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"expected hf://|give the directory|no such checkpoint"):
         OctoModel.load_pretrained(path)
+
+
+def test_a_download_that_fails_without_a_reason_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> str:
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"could not be downloaded \(OSError\); without a network"):
+        OctoModel.load_pretrained("hf://lab/mine")

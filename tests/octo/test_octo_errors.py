@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import pytest
 
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import CheckpointError
-from gap_vla.octo import ModuleSpec, OctoModule, merge_params, presets
+from gap_vla.octo import ModuleSpec, OctoModel, OctoModule, create_optimizer, merge_params, presets, text
+from gap_vla.octo.batches import check_statistics
 from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.model import parameter_shapes
@@ -26,6 +29,7 @@ from gap_vla.octo.t5 import T5Config
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
+from gap_vla.training.octo_weights import require_weights
 
 SMALL = {"image_size": 32, "token_embedding_size": 32, "stem_features": (32,)}
 
@@ -43,6 +47,7 @@ def refused(act: Callable[[], Any], *words: str) -> None:
     [
         ({"token_embedding_size": 33}, ("token_embedding_size 33", "num_attention_heads 4")),
         ({"head": "l3"}, ("head must be one of", "'l3'")),
+        ({"proprio_dim": None, "proprio_tokens": 2}, ("proprio_tokens is 2 and proprio_dim None",)),
         ({"image_size": 33}, ("do not divide 33 pixels", "model.stem_patch")),
     ],
 )
@@ -147,3 +152,88 @@ def test_a_tokenizer_that_lengthens_a_text_without_end_is_refused(tmp_path: Path
     file.write_text(json.dumps({"normalizer": {"type": "Sequence", "normalizers": rules}}))
     with pytest.raises(CheckpointError, match="lengthen a text 4096 times") if refused else contextlib.nullcontext():
         _require_small_growth(file)
+
+
+COSINE: dict[str, Any] = {"name": "cosine", "init_value": 0.0, "peak_value": 1e-3, "warmup_steps": 2, "decay_steps": 9}
+RSQRT: dict[str, Any] = {"name": "rsqrt", "init_value": 0.0, "peak_value": 1e-3, "warmup_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (COSINE | {"peak_value": np.nan}, ("learning_rate: peak_value is nan",)),
+        (COSINE | {"init_value": -1.0}, ("init_value is -1.0",)),
+        (COSINE | {"warmup_steps": -5}, ("warmup_steps is -5",)),
+        (COSINE | {"decay_steps": 2}, ("decay_steps is 2", "more than warmup_steps, 2")),
+        (COSINE | {"end_value": np.inf}, ("end_value is inf",)),
+        ({key: COSINE[key] for key in COSINE if key != "decay_steps"}, ("decay_steps is missing",)),
+        ({key: COSINE[key] for key in COSINE if key != "peak_value"}, ("peak_value is missing",)),
+        (RSQRT | {"timescale": 0}, ("timescale is 0",)),
+    ],
+)
+def test_a_schedule_with_numbers_of_none_is_refused(schedule: dict[str, Any], words: tuple[str, ...]) -> None:
+    refused(lambda: create_optimizer({}, schedule), *words)
+    create_optimizer({}, RSQRT | {"decay_steps": None})  # an option of another schedule
+
+
+@pytest.mark.parametrize("option", [{"b1": np.nan}, {"b2": 1.0}, {"eps": -1.0}])
+def test_moments_that_never_settle_are_refused(option: dict[str, float]) -> None:
+    refused(lambda: create_optimizer({}, 1e-3, **option), f"{next(iter(option))} is ")
+
+
+def test_statistics_that_no_data_have_are_refused_unless_the_mask_leaves_them_out() -> None:
+    still = {"mean": np.zeros(2), "std": np.zeros(2), "p01": np.array([0.0, 1.0]), "p99": np.array([1.0, -1.0])}
+    refused(lambda: check_statistics(still, "normal", 7), "std is 0 in all dimensions")
+    refused(lambda: check_statistics(still, "bounds", 7), "p01 is above p99 at index 1")
+    check_statistics({**still, "std": np.array([0.0, 1.0])}, "normal", 7)  # as of robots that turn about one axis
+    for kind in ("normal", "bounds"):
+        check_statistics({**still, "mask": np.array([kind == "bounds", False])}, kind, 7)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, jnp.float32(0)])
+def test_a_temperature_that_no_bin_is_drawn_with_is_refused(temperature: Any) -> None:
+    case = golden.load("d")
+    inputs = case.batch["observation"], case.batch["task"]
+    refused(lambda: case.model.sample_actions(*inputs, temperature=temperature), "temperature is", "argmax=True")
+
+
+def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
+    case = golden.load("c")
+    model, observation, task = case.model, case.batch["observation"], case.batch["task"]
+    refused(lambda: model.create_tasks(texts="cup"), "the one text 'cup'", "give a list")  # type: ignore[arg-type]
+    refused(lambda: model.create_tasks(goals={"image_primary": 3}), "image_primary is 3", "a row per task")
+    one = jax.tree.map(lambda leaf: leaf[:1], task)
+    refused(
+        lambda: model.sample_actions(observation, one), "is (1, ", "the observations begin with (", "a task for each"
+    )
+    unmasked = {key: value for key, value in observation.items() if key != "timestep_pad_mask"}
+    with pytest.warns(UserWarning, match="timestep_pad_mask"):
+        refused(lambda: model.sample_actions(unmasked, task), "lack timestep_pad_mask", "bool[B, W]")
+    rows = len(observation["timestep_pad_mask"])
+    for shape in ((rows, 32), (rows, 5, 32)):
+        embedded = {**task, "language_instruction": np.zeros(shape, np.float32)}
+        refused(functools.partial(model.sample_actions, observation, embedded), "expected (B, 16, E)")
+    damaged = {**observation, "proprio": np.full_like(observation["proprio"], np.nan)}
+    refused(lambda: model.sample_actions(damaged, task), "observation/proprio is NaN or infinite")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"[UNK]": 2, "</s>": 1, "cup": 40_000}, "go up to 40000, and the model's encoder knows 144"),
+        ({"[UNK]": 2, "</s>": 0, "cup": 3}, "its </s> is 0, T5's 1"),
+        ({"[UNK]": 2, "cup": 3}, "its </s> is None, T5's 1"),
+    ],
+)
+def test_a_tokenizer_of_another_vocabulary_is_refused_before_anything_is_made(
+    words: dict[str, int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer, models
+
+    monkeypatch.chdir(golden.DATA / "c")  # where its encoder is
+    folder = shutil.copytree("checkpoint", tmp_path / "copy")
+    require_weights(str(folder))
+    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    text._load.cache_clear()
+    refused(lambda: require_weights(str(folder)), "tokenizer.json", said)
+    refused(lambda: OctoModel.load_pretrained(folder).create_tasks(texts=["cup"]), said)

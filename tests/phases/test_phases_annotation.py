@@ -123,8 +123,11 @@ def test_identity_and_report_are_json_and_say_what_was_resolved():
 def test_the_report_says_how_much_rho_there_is_to_act_on():
     narrow = annotate(DEMOS, method="change_points").report
     assert narrow["rho_mean"] == pytest.approx(4 / 80) and narrow["rho_width"] == 1
-    assert describe(narrow)[1] == "ρ: 0.050 on average, above 0.5 for 1.0 steps per change point"
-    assert "GAP has little to act on" in describe(narrow)[2]
+    assert describe(narrow)[1] == "ρ: 0.050 on average, above 0.5 for 1.0 steps per change point or beginning"
+    assert "GAP has little to act on; method `gaussian`, or the option `spread`" in describe(narrow)[2]
+    for options, advice in (({"rho": "fixed", "value": 0.05}, "value"), ({"sigma": 0.5}, "sigma")):
+        [note] = annotate(DEMOS, method="cotpc", **options).report["notes"]
+        assert f"little to act on; a larger `{advice}` gives a wider ρ" in note
     wide = annotate(DEMOS, method="gaussian", sigma=4.0).report
     assert wide["rho_width"] == pytest.approx((3 * 9 + 5) / 4)  # 1.18 · 4 steps on either side; one side of the first
     assert len(describe(wide)) == 2
@@ -158,8 +161,7 @@ def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line
     assert again.rho[0].tobytes() == annotation.rho[0].tobytes() and describe(again.report)
     record["settings"]["layers"] = 3
     path.write_text(json.dumps(record))
-    refused = r"annotator\.json: not an annotator that this version reads: .*gap-vla annotate"
-    with pytest.raises(MotionError, match=refused):
+    with pytest.raises(MotionError, match=r"estimator\.json: this version knows no setting layers; make it again"):
         load_annotator(tmp_path)
     (tmp_path / "estimator.safetensors").write_bytes(b"short")
     with pytest.raises(MotionError, match=r"estimator is damaged: .*; make it again"):

@@ -242,6 +242,20 @@ def test_saved_and_loaded_it_gives_the_same_bits(trained, tmp_path):
         PhaseEstimator.load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "format is 2; it must be 1"),
+        ({"settings": {"foo": 1}}, "this version knows no setting foo; make it again"),
+    ],
+)
+def test_an_estimator_of_another_version_is_refused_by_its_file(change, said, trained, tmp_path):
+    path = trained.save(tmp_path) / "estimator.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(MotionError, match=rf"estimator\.json.*{said}"):
+        PhaseEstimator.load(tmp_path)
+
+
 def test_training_twice_gives_the_same_bits_whatever_torch_did_before():
     recordings, points = zip(*(zigzag(seed) for seed in range(4)))
     torch.manual_seed(1)

@@ -39,6 +39,19 @@ def test_labels_that_cannot_be_are_refused(kept, change, said):
         Annotation.load(kept)
 
 
+def test_labels_of_an_empty_episode_and_of_no_episode_are_kept_as_others_are(kept, tmp_path):
+    annotator = Annotation.load(kept).annotator
+    walk = np.zeros((40, 9), np.float32)
+    walk[:, 3] = 1
+    nothing, something = (Episode({}, walk[:n], np.zeros((n, 7), np.float32)) for n in (0, 40))
+    for number, episodes in enumerate(([], [nothing], [nothing, something], [something, nothing])):
+        loaded = Annotation.load(annotator.annotate(episodes).save(tmp_path / str(number)))
+        assert not loaded.report["notes"]
+        assert [len(rho) for rho in loaded.rho] == [len(episode) for episode in episodes]
+        assert len(loaded.change_points) == len(episodes)
+        assert [len(one.rho) for one in loaded.apply(episodes)] == [len(episode) for episode in episodes]
+
+
 def test_arrays_that_are_not_those_that_were_written_are_refused(kept):
     before = Annotation.load(kept)
     arrays, record = read_arrays(kept, "labels")

@@ -1,10 +1,12 @@
 """Samples, bounds and episodes are whole numbers; masks and fractions would be taken for others in silence."""
 
+import jaxtyping
 import numpy as np
 import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.phases import MotionError, annotate, segment
+from gap_vla.phases.methods import Options
 
 CORNER = np.concatenate([np.linspace([0, 0, 0], [0.1, 0, 0], 20), np.linspace([0.1, 0, 0], [0.1, 0.1, 0], 20)])
 
@@ -20,6 +22,31 @@ def test_free_samples_are_numbers_of_samples(free):
 def test_bounds_of_segments_are_whole_numbers(bound, value):
     with pytest.raises(MotionError, match=f"{bound} is .*; it must be a whole number from"):
         segment(CORNER, **{bound: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dead_band": (1,)}, "dead_band is 3 or 4 numbers"),
+        ({"dead_band": 1.0}, "dead_band is 3 or 4 numbers"),
+        ({"dead_band": (1, 1, "a")}, "dead_band must be finite"),
+        ({"dead_band": {"position": None}}, "dead_band must be finite"),
+        ({"smooth": 3.0}, "smooth is 3.0; it must be a whole number"),
+        ({"smooth": "3"}, "smooth is '3'; it must be a whole number"),
+        ({"smooth": None}, "smooth is None; it must be a whole number"),
+        ({"penalty": "a"}, "penalty must be a number, finite and not negative, got 'a'"),
+        ({"penalty": True}, "penalty must be a number, finite and not negative, got True"),
+        ({"alpha": None}, "alpha, beta, extra_weight and rest must be finite"),
+        ({"rest": "1"}, "alpha, beta, extra_weight and rest must be finite"),
+    ],
+)
+def test_weights_widths_and_windows_are_numbers(options, said, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    with pytest.raises(MotionError, match=said):
+        segment(CORNER, **options)
+    if "dead_band" in options and not isinstance(options["dead_band"], dict):
+        with pytest.raises(MotionError, match=said):
+            Options(**options)
 
 
 @pytest.mark.parametrize("fit", [[True, False], [-1], [2]])

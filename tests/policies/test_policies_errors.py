@@ -16,9 +16,11 @@ from gap_vla.core.run_directory import RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
+from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import stages_of
+from gap_vla.training.torch import SmallConfig
 from gap_vla.training.torch_trainer import SmallTrainer
 
 
@@ -113,6 +115,35 @@ def test_labels_that_demonstrations_will_not_have_are_missed_before_anything_is_
     with pytest.raises(ConfigError, match=words):
         Run(config).dry_run()
     Run(toy_config(tmp_path, demos=demos)).dry_run()
+
+
+def test_what_labels_the_dataset_alone_does_not_stop_a_method_that_labels_itself(tmp_path):
+    phases = {"seed": 1, "options": {"hidden": 4, "penalty": 0.7, "spread": 2.0}}
+    config = toy_config(tmp_path, "gap_gaussian", phases=phases)
+    config.require_ready()
+    store = place_store(config)
+    with_own, plain = rho_of(config, store), rho_of(toy_config(tmp_path, "gap_gaussian", phases={}), store)
+    kept = store.directory.with_name(f"{store.directory.name}.rho")
+    options = [json.loads((one / "annotator.json").read_text())["options"]["penalty"] for one in kept.iterdir()]
+    assert with_own.keys() == plain.keys() and 0.7 in options and len(options) == 2
+    given = toy_config(tmp_path, "gap_gaussian", phases=phases, data=dict(rlds="d"))
+    with pytest.raises(UserError, match="hidden, seed, spread: no effect with method 'gaussian'"):
+        given.require_ready()
+
+
+def test_rho_of_a_window_has_no_effect_where_all_of_its_steps_have_the_same(tmp_path):
+    same, other = toy_config(tmp_path, "lambda_matched"), toy_config(tmp_path, "gap", adjustment=dict(mode="update"))
+    assert without_effect(same, "adjustment.rho") and not without_effect(same, "adjustment.lam")
+    assert not without_effect(other, "adjustment.rho")
+
+
+def test_a_part_of_the_adjustment_leaves_the_rest_as_small_policies_have_it():
+    default = SmallConfig("assembly").to_dict()["adjustment"]
+    given = {"lam": 0.2}, {**default, "lam": 0.2}
+    part, whole = (SmallConfig.from_dict({"task": "assembly", "adjustment": one}) for one in given)
+    assert part == whole and part.adjustment.rho == "current"
+    expected = {"mode": "sample", "lam": 0.3, "window": 0.5, "rho": "current", "fixed_rho": 0.5}
+    assert list(default.items()) == list(expected.items())
 
 
 def test_a_saved_state_of_another_run_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import itertools
 import os
 import zipfile
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -51,12 +52,16 @@ def test_a_policy_has_the_branches_of_its_method_and_no_others(method):
     assert set(policy.branches) == expected
 
 
-def test_features_of_every_camera_stand_side_by_side():
+def test_features_of_every_camera_stand_side_by_side_and_are_of_tensors(monkeypatch):
     config = SmallModelConfig(**TINY, image_history=2)
     policy = build_policy(config, "concat", (SIZE, SIZE, 3), 9, 7, cameras=("primary", "wrist"))
     batch = a_batch(config, cameras=("primary", "wrist"))
     assert policy.features(batch).shape == (2, 2, 2 * 16)
     assert policy(batch).shape == (2, 3, 7)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    for wrong in (batch["image_primary"].numpy(), {key: value.numpy() for key, value in batch.items()}):
+        with pytest.raises(ConfigError, match="image_primary is ndarray; give pictures as uint8 tensors"):
+            policy.features(wrong)
 
 
 def test_spatial_softmax_finds_the_brightest_place():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import toy_store
 from toy_store import place_store, toy_config
 
 from gap_vla.core.measurements import read_metrics
@@ -12,6 +13,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import watching
 from gap_vla.policies.watching import GapWatched, share_of_vision
 from gap_vla.training.run import Run, finetune
+from gap_vla.training.torch_trainer import SmallTrainer
 
 WINDOWS = 6
 
@@ -73,6 +75,10 @@ def test_a_loss_that_draws_noise_draws_the_same_for_each_of_the_three():
     ("changes", "words"),
     [
         ({"adjustment": {"mode": "none"}}, "adjustment.mode is 'none', and method gap_watched sets how deep it goes"),
+        ({"adjustment": {"mode": "fixed"}}, "adjustment.mode is 'fixed', .* in mode 'sample' alone; take method gap"),
+        ({"adjustment": {"mode": "sample_lambda"}}, "adjustment.mode is 'sample_lambda'"),
+        ({"adjustment": {"mode": "batch"}}, "adjustment.mode is 'batch'"),
+        ({"adjustment": {"mode": "update"}}, "adjustment.mode is 'update'"),
         ({"model": {"head": "gmm"}}, "method gap_watched compares losses as ratios, which head 'gmm' does not allow"),
     ],
 )
@@ -83,6 +89,22 @@ def test_what_cannot_be_watched_is_refused(changes, words, tmp_path):
 
 def test_without_a_transition_nothing_is_measured():
     assert share_of_vision(Reader(1, 1), SimpleNamespace(transitions=np.zeros(0, int)), torch.Generator(), 0.2) == 0.2
+
+
+def test_held_out_episodes_without_a_transition_are_refused_before_a_step(tmp_path, monkeypatch):
+    strong = toy_store.episode
+    monkeypatch.setattr(toy_store, "episode", lambda *a, **k: strong(*a, **k).replace(rho=0.45 * strong(*a, **k).rho))
+    watched, gap = toy_config(tmp_path, "gap_watched"), toy_config(tmp_path, "gap")
+    store = place_store(watched)
+    with pytest.raises(ConfigError, match=r"store.*: no held-out step has rho above 0.5, and method gap_watched"):
+        SmallTrainer.on(watched, store)
+    SmallTrainer.on(gap, store)
+
+
+def test_what_is_said_at_the_start_is_how_it_acts(tmp_path):
+    said = SmallTrainer.dry_run(toy_config(tmp_path, "gap_watched", adjustment={"lam": 0.3, "window": 0.5}))
+    assert "GAP: mode sample, lam 0.1 to 1, rho dataset (current) to the power 0.25 to 1, both by the share" in said
+    assert "until vision has recovered, at most the first 75% of 12 steps, on proprio_encoder" in said
 
 
 @pytest.mark.parametrize(

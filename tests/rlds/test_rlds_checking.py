@@ -19,7 +19,7 @@ from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
@@ -321,9 +321,20 @@ def test_what_is_wrong_in_all_episodes_is_found(
     assert finding in findings([spoil(r) for r in SOUND])
 
 
-def test_a_part_of_an_episode_that_is_another_one_is_found() -> None:
-    cut = _cut(SOUND[0], np.arange(5, 60), name="val[0]")
+@pytest.mark.parametrize(("first", "end"), [(5, 60), (0, 40), (1, 59), (5, 55), (17, 47)])
+def test_a_part_of_an_episode_that_is_another_one_is_found_whichever_comes_first(first: int, end: int) -> None:
+    cut = _cut(SOUND[0], np.arange(first, end), name="val[0]")
     assert ("error", "duplicate") in findings([*SOUND, cut])
+    assert ("error", "duplicate") in findings([cut, *SOUND])
+
+
+def test_a_part_that_occurs_in_its_own_split_hides_none_of_another() -> None:
+    cut = _cut(SOUND[0], np.arange(0, 40), name="train[9]")
+    whole = dataclasses.replace(SOUND[0], name="val[0]")
+    found = [f for f in check_duplicates([*SOUND, cut, whole]) if f.episode == "val[0]"]
+    assert [(f.level, f.message) for f in found] == [
+        ("error", "the same actions and states as train[0]; the splits overlap")
+    ]
 
 
 def _triangle(point: int) -> np.ndarray:

@@ -16,8 +16,9 @@ from test_rlds_foreign_fields import written
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos.layout import to_quaternion
 from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.checking.comparison_checks import check_grippers
 from gap_vla.rlds.checking.dataset_checks import check_conventions, check_duplicates
-from gap_vla.rlds.checking.episode_checks import check_pictures, check_recorded
+from gap_vla.rlds.checking.episode_checks import check_pictures, check_recorded, check_time
 from gap_vla.rlds.checking.report import Finding, Recording
 
 STEPS = 200
@@ -114,6 +115,26 @@ def test_the_same_actions_with_other_states_are_no_duplicate() -> None:
     assert told(check_duplicates, stateless) == [leak.format("")]
 
 
+def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others_is_found() -> None:
+    moving = arm(metres=1.0)
+    moving[:, 7] = np.where((ALONG[:, 0] > 0.3) & (ALONG[:, 0] < 0.7), 0.0, 1.0)
+    action = np.zeros((STEPS, 7), np.float32)
+    action[:, 6] = 1 - 2 * np.roll(moving[:, 7], -1)
+    usual = [dataclasses.replace(frozen(moving, action=action), name=f"train[{i}]") for i in range(4)]
+    odd = dataclasses.replace(usual[0], name="train[4]", action=-action)
+    assert not told(check_grippers, usual)
+    assert "opens the gripper in this episode" in told(check_grippers, [*usual, odd])[0]
+
+
+@pytest.mark.parametrize(("start", "level"), [(1_790_000_000, []), (0, ["error"])])
+def test_equal_times_are_an_error_but_for_seconds_since_1970_in_float32(start: float, level: list[str]) -> None:
+    clock = np.float32(start) + np.arange(STEPS, dtype=np.float32) // 2
+    found = list(check_time(dataclasses.replace(frozen(arm()), fields={"timestamp": clock})))
+    assert [f.level for f in found] == level
+    fallen = list(check_time(dataclasses.replace(frozen(arm()), fields={"timestamp": clock[::-1] * 2})))
+    assert [f.level for f in fallen] == ["error"]
+
+
 def test_a_gripper_from_0_to_1_is_said_where_actions_are_absolute_too() -> None:
     moving = arm(metres=1.0, opening=0.04)
     target = np.concatenate([np.roll(moving[:, :3], -1, 0), np.zeros((STEPS, 3)), ALONG > 0.5], 1)
@@ -145,3 +166,26 @@ def test_statistics_are_compared_if_the_state_is_named_that_is_taken_anyway(vers
     )
     assert found(layout="robomimic") == [("note", "another state or layout is named")]
     assert found(max_episodes=1) == [("note", "not all episodes were read")]
+
+
+def of_each(make: Callable[[int], Any], channels: Any) -> Any:
+    return {k: of_each(make, v) for k, v in channels.items()} if isinstance(channels, dict) else make(channels)
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        (
+            {"exterior": {"rgb": 3}, "wrist": {"rgb": 3}},
+            ["cameras/exterior/rgb has one colour", "cameras/wrist/rgb has one colour"],
+        ),
+        (1, ["cameras has one colour throughout"]),
+        (4, ["cameras has one colour throughout"]),
+        (2, ["cameras has 2 channels, and is not checked as a picture"]),
+    ],
+)
+def test_every_camera_of_a_foreign_dataset_is_looked_at(tmp_path: Path, channels: Any, said: list[str]) -> None:
+    feature = of_each(lambda c: tfds.features.Tensor(shape=(8, 8, c), dtype=np.uint8), channels)
+    black = of_each(lambda c: np.zeros((8, 8, c), np.uint8), channels)
+    found = "\n".join(map(str, check_dataset(written(tmp_path, "cameras", feature, black)).findings))
+    assert all(words in found for words in said)

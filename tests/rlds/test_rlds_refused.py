@@ -13,7 +13,9 @@ from synthetic_demos import make_episode
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.phases import annotate
+from gap_vla.phases.motion import MotionError
 from gap_vla.rlds import build_dataset, read_rlds, write_rlds
+from gap_vla.rlds.annotating.files import annotate_files
 from gap_vla.rlds.version_files import DatasetError, open_version
 
 
@@ -127,3 +129,21 @@ def test_an_instruction_that_changes_within_an_episode_is_refused(
     path = write_rlds([make_episode(0, steps=20)], tmp_path, "toy", val_fraction=0, annotator={})
     with pytest.raises(EpisodeError, match="the instruction changes at step 10; make an episode of each task"):
         list(read_rlds(path, "train"))
+
+
+def test_an_annotated_copy_is_not_taken_for_the_dataset_that_it_was_made_from(npz: Path, tmp_path: Path) -> None:
+    made = build_dataset(npz, tmp_path / "a", "toy", kind="npz", method="gaussian")
+    copy = tmp_path / "b" / "toy" / made.name
+    annotate_files(made, copy, method="fixed")
+    with pytest.raises(DatasetError, match="toy/1.0.0 exists and is an annotated copy of another dataset; choose"):
+        build_dataset(npz, tmp_path / "b", "toy", kind="npz", method="gaussian")
+
+
+def test_an_episode_that_the_annotator_refuses_leaves_nothing(npz: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(npz, tmp_path / "npz")
+    episode = dict(np.load(source / "demo_2.npz"))
+    episode["proprio"][7, 3:7] *= 1.5
+    np.savez(source / "demo_2.npz", **episode)
+    with pytest.raises(MotionError, match=r"quaternion of arm 0 has length 1\.5 at step 7"):
+        build_dataset(source, tmp_path / "a", "toy", kind="npz", method="gaussian", fit_episodes=1)
+    assert not [path for path in (tmp_path / "a").rglob("*") if path.is_file()]

@@ -197,7 +197,13 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
     assert "none holds another evaluation (" in capsys.readouterr().err
     write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"policy": {"name": "theirs"}}')
     assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
-    assert "out holds the diagnosis of another policy; choose another --out" in capsys.readouterr().err
+    assert "diagnosis.json is of something else (policy.name: 'theirs' then, 'random' now" in capsys.readouterr().err
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"recordings": {"path": "/elsewhere"}}')
+    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
+    assert "diagnosis.json is of something else (recordings.path: '/elsewhere' then" in capsys.readouterr().err
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"closed_loop": [{"successes": 3}]}')
+    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
+    assert "diagnosis.json has rollouts too; give --closed-loop N again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,22 @@ def test_actions_are_the_models_own_with_proprio_normalised_and_actions_unnormal
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it():
+    narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
+    model = build("diffusion", narrow)
+    policy = OctoPolicy(model, batch_size=1)
+    policy.reset([0])
+    found = policy.predict(observations(1), [0])
+    episode = policy._episodes[0]
+    window = {key: value[None] for key, value in episode.inputs().items()}
+    masks = dict.fromkeys(("image_primary", "proprio", "timestep"), np.ones((1, 2), bool))
+    inputs = {**window, "pad_mask_dict": masks}, {"pad_mask_dict": {}}
+    own = model.sample_actions(*inputs, narrow["action"], rng=policy._key(episode))
+    np.testing.assert_allclose(found, own, atol=1e-5)
+    of_seven = model.sample_actions(*inputs, rng=policy._key(episode))[..., :5] * 0.3 + 0.1
+    assert np.abs(found - of_seven).max() > 1e-3
+
+
 @pytest.mark.parametrize("head", ["l1", "diffusion"])
 def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_it(model, head):
     policy = OctoPolicy(model if head == "l1" else build(head), execute=1, batch_size=8)
@@ -129,6 +145,16 @@ def test_only_the_last_instructions_are_remembered(model, monkeypatch):
         assert policy._task((f"text {number}",)) == {"read": [f"text {number}"]}
         assert policy._task.cache_info().currsize <= REMEMBERED_TASKS
     assert encoded == [f"text {number}" for number in [*range(3 * REMEMBERED_TASKS), 0]]
+
+
+def test_an_empty_instruction_is_masked_as_in_training(model, monkeypatch):
+    masks = {"language_instruction": np.ones(2, bool), "image_primary": np.zeros(2, bool)}
+    monkeypatch.setattr(OctoModel, "create_tasks", lambda model, texts: {"pad_mask_dict": dict(masks)})
+    policy = OctoPolicy(model.replace(text_processor=object()), batch_size=2)
+    for texts, expected in ((("go", "stop"), [True, True]), (("go", ""), [True, False])):
+        shown = policy._task(texts)["pad_mask_dict"]
+        np.testing.assert_array_equal(shown["language_instruction"], expected)
+        assert not shown["image_primary"].any()
 
 
 def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):
@@ -169,6 +195,21 @@ def test_pictures_of_another_size_are_resized(model):
 def test_statistics_that_cannot_be_used_are_an_error(model, statistics, message):
     with pytest.raises(PolicyError, match=message):
         OctoPolicy(model.replace(dataset_statistics=statistics))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "dataset", "message"),
+    [
+        ({**STATISTICS, "num_transitions": 5}, "num_transitions", "'num_transitions'.*it names no datasets, leave"),
+        ({**STATISTICS, "num_transitions": 5}, "action", "'action'.*it names no datasets, leave --dataset out"),
+        ({"bridge": STATISTICS, "num_transitions": 5}, "num_transitions", "'num_transitions'.*; it has bridge$"),
+        ({"bridge": STATISTICS, "odd": {"action": 3}}, "odd", "'odd'.*; it has bridge$"),
+        ({"num_transitions": 5}, None, "have no entry 'action'"),
+    ],
+)
+def test_a_name_that_is_no_datasets_is_refused(model, statistics, dataset, message):
+    with pytest.raises(PolicyError, match=message):
+        OctoPolicy(model.replace(dataset_statistics=statistics), dataset=dataset)
 
 
 def test_inputs_of_another_task_are_an_error_that_says_so(model):

@@ -32,3 +32,10 @@ def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation
     assert found == pytest.approx(errors.mean(), rel=1e-3)
     at_zero = np.square(target)[np.broadcast_to(counted, target.shape)].mean()
     assert found < 0.999 * at_zero, "0 is not the mean of an action that is not centred"
+
+
+def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(store):
+    values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
+    with contextlib.closing(OctoTrainer.on(FinetuneConfig.from_dict(values), EpisodeStore.open(store))) as trainer:
+        assert isinstance(trainer._held_out, WindowLoader)
+        assert trainer.validate() == trainer.validate()

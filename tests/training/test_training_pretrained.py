@@ -1,5 +1,9 @@
 """Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
 
+import contextlib
+import shutil
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -9,10 +13,13 @@ from made_up_demos import made_up_episodes
 from gap_vla.adjustment.jax import match_group
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import OctoModel
+from gap_vla.octo import ModuleSpec, OctoModel
 from gap_vla.octo.presets import example_batch, small_config
+from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import adapted_config, build, dry_run, planned
+from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.stages import require_data_of
 from gap_vla.training.step import model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
@@ -70,6 +77,7 @@ def test_a_dry_run_reads_the_layout_of_what_is_in_the_hubs_cache(vision_checkpoi
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", kept)
     assert "pretrained weights: hf://lab/mine (not read in a dry run)" in dry_run(config_for("hf://lab/mine"))
+    assert f"pretrained weights: {vision_checkpoint}\n" in dry_run(config_for(str(vision_checkpoint)))
     with pytest.raises(CheckpointError, match=r"the layout of 'other' is not known without its files"):
         dry_run(config_for("hf://lab/other"))
 
@@ -96,6 +104,62 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
     account = dry_run(config)
     assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
     assert "task/language_instruction/input_ids int64[2, 16]" in account
+
+
+@pytest.mark.parametrize("length", [None, 5])
+def test_a_dry_run_shows_the_word_pieces_that_the_checkpoint_reads(length, tmp_path):
+    kind = "octo.data.utils.text_processing:HFTokenizer"
+    words = length and ModuleSpec.create(kind, tokenizer_name="t5-base", tokenizer_kwargs={"max_length": length})
+    config = small_config(("image_primary",), **SMALL) | {"text_processor": words}
+    OctoModel.from_config(config, example_batch(("image_primary",), 32)).save_pretrained(0, tmp_path)
+    account = dry_run(config_for(str(tmp_path)))
+    assert ("input_ids" in account) == bool(length) and (not length or "input_ids int64[64, 5]" in account)
+
+
+def test_a_checkpoint_that_no_policy_can_be_made_of_is_refused_before_there_are_data(vision_checkpoint, tmp_path):
+    one, example = small_config(("image_primary",), **SMALL), example_batch(("image_primary",), 32)
+    OctoModel.from_config(one, example).save_pretrained(0, tmp_path)
+    values = {"task": "threading", "demos": {"cameras": ["primary", "wrist"]}, "optimizer": {"frozen_keys": []}}
+    FinetuneConfig.from_dict({**values, "model": {"pretrained": str(vision_checkpoint)}}).require_ready()
+    with pytest.raises(CheckpointError, match=r"no policy for these settings.* has no tokenizer for image_wrist"):
+        FinetuneConfig.from_dict({**values, "model": {"pretrained": str(tmp_path)}}).require_ready()
+
+
+def test_memory_is_counted_by_the_checkpoints_own_size_and_not_by_its_name(vision_checkpoint, tmp_path):
+    mine = shutil.copytree(vision_checkpoint, tmp_path / "baseline")
+    count = sum(leaf.size for leaf in jax.tree.leaves(OctoModel.load_pretrained(mine).params))
+    counted = config_for(str(mine)).memory()
+    assert counted["parameters, gradients, optimizer"] == pytest.approx(14 * count, rel=0.05)
+    assert config_for("hf://lab/octo-base").memory()["transformer"] > 100 * counted["transformer"]
+
+
+def test_a_run_goes_on_and_answers_for_the_weights_it_was_trained_from_alone(store, vision_checkpoint, tmp_path):
+    weights = shutil.copytree(vision_checkpoint, tmp_path / "weights")
+    config, episodes = config_for(str(weights)), EpisodeStore.open(store)
+
+    def restored(folder, knows=True, save=False):
+        with contextlib.closing(OctoTrainer.on(config, episodes)) as trainer:
+            trainer._weights = trainer._weights if knows else {}
+            trainer.restore(tmp_path / folder)
+            if save:
+                trainer.save(0)
+            return {"training": trainer.facts()}
+
+    summary, stages = restored("state", save=True), SimpleNamespace(mixture={})
+    restored("state")
+    restored("older", knows=False, save=True)
+    require_data_of(summary, config, stages)
+    model = OctoModel.load_pretrained(weights)
+    shutil.rmtree(weights)
+    model.replace(params=jax.tree.map(lambda leaf: 2 * leaf, model.params)).save_pretrained(0, weights)
+    with pytest.raises(ConfigError, match=r"holds other parameters \(CRC-32 \w{8}\) than this run was trained from"):
+        restored("state")
+    with pytest.raises(ConfigError, match="holds other parameters"):
+        require_data_of(summary, config, stages)
+    restored("older")  # which does not know its weights
+    require_data_of({"training": {}}, config, stages)
+    shutil.rmtree(weights)
+    require_data_of(summary, config, stages)
 
 
 @pytest.mark.parametrize(("unseen", "seen"), [("primary", "wrist"), ("wrist", "primary")])
@@ -144,9 +208,8 @@ def test_instructions_become_word_pieces_or_are_left_out():
 
 
 def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
-    from gap_vla.rlds import EpisodeStore, write_rlds
+    from gap_vla.rlds import write_rlds
     from gap_vla.training.data import describe_store, make_loader
-    from gap_vla.training.octo_trainer import OctoTrainer
 
     bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))

@@ -214,7 +214,9 @@ def _uncut(changes: list[np.ndarray]) -> list[np.ndarray]:
 def _closes(command: np.ndarray, change: np.ndarray, least: float) -> float:
     """Share of the steps in which the gripper moves where a high action closes it; NaN where it hardly moves."""
     moving = abs(change) > least
-    return float(np.mean(np.sign(command[moving]) == -np.sign(change[moving]))) if moving.sum() >= 3 else float("nan")
+    if moving.sum() < 3 and abs(change).max(initial=0) < 25 * least:  # an opening from 0 to 1 may jump
+        return float("nan")
+    return float(np.mean(np.sign(command[moving]) == -np.sign(change[moving])))
 
 
 def _gain(command: np.ndarray, moved: np.ndarray) -> float:

@@ -14,25 +14,36 @@ from gap_vla.rlds.checking.report import Finding, Recording
 ACTION_PER_ARM = 7
 SHARED = 20
 """Steps in a row that two episodes do not have in common by chance."""
+_APART = 10
+"""Steps between the parts of an episode that are remembered; of later episodes every part is compared with them."""
 
 
 def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """No episode, and no beginning or end of one, occurs twice; across splits that would leak validation data."""
+    """No episode, and no part of one, occurs twice; across splits that would leak validation data."""
     seen: dict[tuple[str, bytes], str] = {}
     for episode in episodes:
         states = [] if episode.known_state is None else [episode.known_state]
         rows = np.concatenate([episode.action, *states], axis=1)
-        parts = {f"the same actions{' and states' if states else ''} as": rows}
-        if episode.proprio is not None and len(rows) > SHARED:
-            parts |= {"the same beginning as": rows[:SHARED], "the same end as": rows[-SHARED:]}
-        found = ""
-        for what, part in parts.items():
+        split, found = episode.name.split("[")[0], dict[bool, str]()
+        for what, part, start in _parts(rows, f"the same actions{' and states' if states else ''} as", bool(states)):
             key = (what, hashlib.sha256(part.tobytes()).digest())
-            if key in seen and not found and (part is rows or np.ptp(part, axis=0).any()):
-                leak = seen[key].split("[")[0] != episode.name.split("[")[0]
-                found = f"{what} {seen[key]}" + ("; the splits overlap" if leak else "; drop one")
-                yield Finding("error" if leak else "warning", "duplicate", found, episode.name)
-            seen.setdefault(key, episode.name)
+            if seen.get(key, episode.name) != episode.name and (part is rows or np.ptp(part, axis=0).any()):
+                found.setdefault(seen[key].split("[")[0] != split, f"{what} {seen[key]}")
+            if start % _APART == 0 or start == len(rows) - SHARED:
+                seen.setdefault(key, episode.name)
+        for leak in [leak for leak in (True, False) if leak in found][:1]:
+            text = found[leak] + ("; the splits overlap" if leak else "; drop one")
+            yield Finding("error" if leak else "warning", "duplicate", text, episode.name)
+
+
+def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.ndarray, int]]:
+    """An episode, its beginning, its end, and every `SHARED` steps in a row, each with what it is and where it begins."""
+    yield whole, rows, 0
+    if known and len(rows) > SHARED:
+        yield "the same beginning as", rows[:SHARED], 0
+        yield "the same end as", rows[-SHARED:], 0
+    for start in range(len(rows) - SHARED + 1 if known else 0):
+        yield f"{SHARED} steps in a row as in", rows[start : start + SHARED], start
 
 
 def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:

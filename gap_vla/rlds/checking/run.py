@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
 from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
 
+CHANNELS = (1, 3, 4)
+"""Of pictures that are looked at: grey, colours, and these with alpha, which is left out."""
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
 
@@ -67,6 +69,10 @@ def check_dataset(
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
     if max_episodes is None:
         require_examples(builder)
+    for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
+        if feature.np_dtype == np.uint8 and len(feature.shape) == 3 and feature.shape[-1] not in CHANNELS:
+            text = f"{field} has {feature.shape[-1]} channels, and is not checked as a picture"
+            findings.append(Finding("note", "picture", text))
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
@@ -166,7 +172,8 @@ def _recordings(
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
             source = one_line(recorded(metadata)["episode_id"], 60)
         text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
-        images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
+        films = {k: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4 and v.shape[-1] in CHANNELS}
+        names = _camera_names(films)
         numbers = {
             k: v
             for k, v in fields.items()
@@ -190,7 +197,7 @@ def _recordings(
         yield Recording(
             name=name,
             source=source,
-            images={k: v for k, v in images.items() if v.shape[-1] == 3},
+            images={names[k]: np.repeat(v, 3, -1) if v.shape[-1] == 1 else v[..., :3] for k, v in films.items()},
             fields=numbers,
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
             proprio=proprio,
@@ -198,6 +205,12 @@ def _recordings(
             doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
         )
+
+
+def _camera_names(keys: Collection[str]) -> dict[str, str]:
+    """What pictures are called: the last part of their field, or where two end alike all below the observation."""
+    last = [key.rsplit("/", 1)[-1] for key in keys]
+    return {key: end if last.count(end) == 1 else key.removeprefix("observation/") for key, end in zip(keys, last)}
 
 
 def _view(recording: Recording) -> EpisodeView:

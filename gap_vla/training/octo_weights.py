@@ -1,0 +1,80 @@
+"""The checkpoint that a training of Octo starts from: whether it can be used, how large it is, and which it is.
+
+Importing it loads no JAX.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.hub import PREFIX, kept_directory
+from gap_vla.core.marks import file_mark
+from gap_vla.core.typed_config import ConfigError
+
+PUBLISHED = {"small": (27e6, 12, 384, 1536, 6), "base": (93e6, 12, 768, 3072, 12)}
+"""Trainable parameters, layers, token size, mlp and heads of Octo 1.5; beside them a frozen T5 of 110 M."""
+
+T5 = 110e6
+
+WEIGHTS = "pretrained_crc32"
+"""Name of `weights_mark` in a run's saved states, and among the facts of its summary."""
+
+
+def require_weights(pretrained: str) -> None:
+    """Raises ConfigError or CheckpointError: no checkpoint, a damaged one, or one without its tokenizer."""
+    if not (pretrained.startswith(PREFIX) or (Path(pretrained).expanduser() / "config.json").is_file()):
+        raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
+    from gap_vla.octo import OctoModel
+    from gap_vla.octo.text import HFTokenizer
+
+    words = OctoModel.load_pretrained(pretrained).text_processor  # all of it, while nothing else is begun
+    if isinstance(words, HFTokenizer):
+        words.require_vocabulary()
+
+
+def parameters_of(pretrained: str) -> Path | None:
+    """The file with the parameters of a checkpoint that is here, their latest step; None: it is not."""
+    from gap_vla.octo import checkpoint
+
+    root = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained).expanduser()
+    if root is None or not root.is_dir() or not (steps := checkpoint.available_steps(root)):
+        return None
+    return checkpoint.params_path(root, steps[-1])
+
+
+def weights_mark(pretrained: str) -> int | None:
+    """CRC-32 of the parameters that training starts from; None: they are not here, or it starts from none."""
+    path = parameters_of(pretrained) if pretrained else None
+    return None if path is None else int(file_mark(path.resolve()).split()[-1], 16)
+
+
+def require_same_weights(pretrained: str, trained_from: int | None) -> None:
+    """Checks that `model.pretrained` holds what a run was trained from; an older run does not know that.
+
+    Raises:
+        ConfigError: it holds other parameters.
+    """
+    found = None if trained_from is None else weights_mark(pretrained)
+    if found not in (None, trained_from):
+        raise ConfigError(
+            f"model.pretrained, {pretrained}, holds other parameters (CRC-32 {found:08x}) than this run was trained "
+            f"from ({trained_from:08x}); put these back, or give another --run-name"
+        )
+
+
+def sizes_of(pretrained: str) -> tuple[float, int, int, int, int, float]:
+    """As in `PUBLISHED`, and what is frozen: of a checkpoint that is here as its files say, else by its name.
+
+    Raises:
+        CheckpointError: its config.json cannot be read.
+    """
+    if (path := parameters_of(pretrained)) is None:
+        return (*PUBLISHED["base" if "base" in pretrained else "small"], T5)
+    model = Section.read(path.parents[2] / "config.json", CheckpointError).section("model")
+    inside, tasks = model.section("transformer_kwargs"), model.section("task_tokenizers", {})
+    layers, mlp, heads = (inside.whole(key, 1, 10**6) for key in ("num_layers", "mlp_dim", "num_attention_heads"))
+    encoders = [tasks.section(name).section("kwargs", {}).values.get("encoder") for name in tasks.values]
+    count = path.stat().st_size / 4
+    frozen = min(T5, count) if "t5-base" in encoders else 0.0
+    return count - frozen, layers, model.whole("token_embedding_size", 1, 10**6), mlp, heads, frozen
