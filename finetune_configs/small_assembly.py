@@ -4,7 +4,8 @@ python scripts/train_small.py --config finetune_configs/small_assembly.py       
 python scripts/train_small.py --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
-paper: the paper's recipe, for a GPU (one policy trained with it: docs/POLICIES.md). debug: the same path in less than a minute.
+paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).
+debug: the same path in less than a minute.
 """
 
 from gap_vla.training.config import experiment

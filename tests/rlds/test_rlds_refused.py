@@ -135,7 +135,7 @@ def test_an_annotated_copy_is_not_taken_for_the_dataset_that_it_was_made_from(np
     made = build_dataset(npz, tmp_path / "a", "toy", kind="npz", method="gaussian")
     copy = tmp_path / "b" / "toy" / made.name
     annotate_files(made, copy, method="fixed")
-    with pytest.raises(DatasetError, match="toy/1.0.0 exists and is an annotated copy of another dataset; choose"):
+    with pytest.raises(DatasetError, match=r"toy/1\.0\.0 exists and is an annotated copy of another dataset; choose"):
         build_dataset(npz, tmp_path / "b", "toy", kind="npz", method="gaussian")
 
 

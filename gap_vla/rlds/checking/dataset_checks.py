@@ -37,7 +37,7 @@ def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 
 def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.ndarray, int]]:
-    """An episode, its beginning, its end, and every `SHARED` steps in a row, each with what it is and where it begins."""
+    """An episode, its beginning, its end, and any `SHARED` steps in a row: what each is, its rows, where it begins."""
     yield whole, rows, 0
     if known and len(rows) > SHARED:
         yield "the same beginning as", rows[:SHARED], 0
