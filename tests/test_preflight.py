@@ -123,6 +123,20 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
     assert "note" not in Run(small(**folders, train__steps=50, optimizer__warmup_steps=50)).dry_run()
 
 
+def test_a_dry_run_says_of_a_run_that_is_there_whether_it_would_go_on(folders):
+    config, other = small(**folders), small(**folders, train__seed=7)
+    run = Run(config, "named").directory
+    assert f"run: {run.path}\n" in Run(config, "named").dry_run()
+    RunDirectory.claim(run.path, config.to_dict(), resume=False)
+    for ended in ("started", "finished"):
+        assert f"run: {run.path} (there already, {ended}; --resume goes on with it)" in Run(config, "named").dry_run()
+        refusal = (
+            "there already, trained with another configuration: train.seed: 0 then, 7 now; give another --run-name"
+        )
+        assert refusal in Run(other, "named").dry_run()
+        run.summary.write_text("{}")
+
+
 @pytest.mark.parametrize("kind", [small, octo])
 def test_a_dry_run_says_what_memory_training_takes_and_whether_it_is_here(kind, folders, monkeypatch):
     said = Run(kind(**folders)).dry_run()

@@ -19,6 +19,7 @@ import ctypes
 import dataclasses
 import errno
 import ipaddress
+import os
 import re
 import signal
 import socket
@@ -135,6 +136,8 @@ async def _require_free(host: str, port: int) -> None:
     """Raises what a server there would raise; nobody can connect meanwhile. OSError: not even this machine could."""
     loop = asyncio.get_running_loop()
     with contextlib.closing(await loop.create_server(asyncio.Protocol, host, port, start_serving=False)) as server:
+        if not server.sockets:  # asyncio leaves out families that the system has not
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         for bound in server.sockets:
             with socket.socket(bound.family) as client:
                 if client.connect_ex(bound.getsockname()) == errno.ENETUNREACH:  # a broadcast, or a multicast

@@ -46,6 +46,8 @@ _FAILURES = {
     errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
 }
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_THREADS = {"NUMBA_NUM_THREADS": 1, "TF_NUM_INTRAOP_THREADS": 0, "TF_NUM_INTEROP_THREADS": 0}
+"""Variables to the least number of threads that they may ask for."""
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -117,8 +119,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
                 reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
                 raise UserError(f"{odd[0]!a} is {reason}")
-            if not re.fullmatch(r"\s*[1-9]\d*\s*|", threads := os.environ.get("NUMBA_NUM_THREADS", "")):
-                raise UserError(f"NUMBA_NUM_THREADS is {threads[:40]!a}; give it a number from 1 on, or unset it")
+            for name, least in _THREADS.items():  # before a library ends the process for it
+                said = os.environ.get(name, "")
+                if not re.fullmatch(r"\s*|\s*\d{1,9}\s*", said) or (said.strip() and int(said) < least):
+                    raise UserError(f"{name} is {said[:40]!a}; give it a number from {least} on, or unset it")
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status
@@ -203,11 +207,11 @@ def missing_extra(error: BaseException) -> str:
 
 def _broken_package(error: BaseException) -> str:
     """The package of others that could not be imported, whatever it raised; empty: it was no import."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    while any(code.co_filename.startswith(_OWN) for code in codes):
-        del codes[0]
-    package = re.search(r"-packages[/\\](\w+)", codes[0].co_filename) if codes else None
-    return package[1] if package and codes[0].co_name == "<module>" else ""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while any(frame.f_code.co_filename.startswith(_OWN) for frame in frames):
+        del frames[0]
+    imported = frames[0].f_globals.get("__spec__") if frames and frames[0].f_code.co_name == "<module>" else None
+    return imported.name.partition(".")[0] if imported else ""
 
 
 def _damaged_by_numba(error: BaseException) -> str:

@@ -23,7 +23,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ from gap_vla.core.whole import write_json
 
 DIGESTS = "digests"
 """Key of `summary.json` with digests of files of the run."""
+
+EXPORTED = "exported"
+"""Key of `summary.json` with digests of the files of the checkpoint."""
+
+SOURCE_HASH = "source_hash"
+"""Key of `dataset.json` that says what a dataset that is no run's own held when training began."""
 
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
@@ -93,11 +99,24 @@ class RunDirectory:
 
     @property
     def complete(self) -> bool:
-        return self.summary.exists() and self._to_measure_as is None
+        return os.path.lexists(self.summary) and self._to_measure_as is None
+
+    @property
+    def measures_anew(self) -> bool:
+        """Whether it was taken up to make other rollouts than it has."""
+        return self._to_measure_as is not None
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""
         return self.complete and self.config.exists() and of_result(self.read_config()) == of_result(config)
+
+    def stands(self, config: Mapping[str, Any]) -> str:
+        """What a dry run says of it: whether it is there already, and whether `--resume` would go on with it."""
+        if not self.config.exists():
+            return ""
+        if changed := differences(of_training(self.read_config()), of_training(config)):
+            return f" (there already, trained with another configuration: {in_words(changed)}; give another --run-name)"
+        return f" (there already, {'finished' if self.complete else 'started'}; --resume goes on with it)"
 
     def read_config(self, error: type[UserError] = ConfigError) -> dict[str, Any]:
         """The configuration, without the note on earlier values; raises `error` if the file holds none."""
@@ -195,7 +214,8 @@ class RunDirectory:
             path: of the directory.
             config: the resolved configuration.
             resume: whether an existing run may be taken up.
-            dataset: what the data are made from, versions of the code that makes them included.
+            dataset: what the data are made from, versions of the code that makes them included, and `SOURCE_HASH` where
+                they were named; it is not compared with a run that has none.
 
         Raises:
             RunExistsError: it exists and `resume` is False.
@@ -217,7 +237,10 @@ class RunDirectory:
             )
         if dataset is not None:
             stored = Section.read(run.dataset, ConfigError).values if run.dataset.exists() else {}  # older versions
-            if changed := differences(stored, json.loads(json.dumps(dataset))):
+            made_from = json.loads(json.dumps(dataset))
+            if SOURCE_HASH not in stored.keys() & made_from.keys():
+                stored, made_from = ({k: v for k, v in one.items() if k != SOURCE_HASH} for one in (stored, made_from))
+            if changed := differences(stored, made_from):
                 raise ConfigError(
                     f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
                     "start another run with --run-name NAME"
@@ -240,12 +263,29 @@ class RunDirectory:
         elif differences(stored, config):
             self._note(config)
 
-    def measure_anew(self) -> None:
-        """Sets rollouts of other settings aside and records these, once the trained state is known to be sound."""
-        if self._to_measure_as is not None:
-            self._set_rollouts_aside()
-            self._note(self._to_measure_as)
-            self._to_measure_as = None
+    def measure_anew(self, trained: bool = True) -> None:
+        """Sets rollouts of other settings aside and records these, once the trained state is known to be sound.
+
+        Raises:
+            ConfigError: it has been trained, and what would make these rollouts is not (`trained`) there any more.
+        """
+        if self._to_measure_as is None:
+            return
+        if not trained and (self.summary.exists() or self.checkpoint.exists()):
+            raise ConfigError(
+                f"{self.path}: its rollouts cannot be made again without the state in {self.state.name}/; copy that "
+                "back, or give another --run-name"
+            )
+        self._set_aside(self.summary, self.rollouts)  # first what says that the run is complete
+        self._note(self._to_measure_as)
+        self._to_measure_as = None
+
+    def set_metrics_aside(self) -> bool:
+        """Keeps what was measured after step 0 under another name, where no state of it is left; False: nothing was."""
+        measured = self.metrics.exists() and content(self.metrics).count(b"\n") > 1
+        if measured:
+            self._set_aside(self.metrics)
+        return measured
 
     def _note(self, config: dict[str, Any]) -> None:
         file, changed = Section.read(self.config, ConfigError), differences(self.read_config(), config)
@@ -255,9 +295,8 @@ class RunDirectory:
         write_json(self.config, {**config, EARLIER: [*(one.values for one in noted), last]})
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
-    def _set_rollouts_aside(self) -> None:
+    def _set_aside(self, *paths: Path) -> None:
         for number in itertools.count(1):
-            paths = (self.summary, self.rollouts)  # first what says that the run is complete
             aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
             if not any(path.exists() for path in aside):
                 break
@@ -265,6 +304,24 @@ class RunDirectory:
             if path.exists():
                 path.rename(new)
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+
+
+def exported_digests(checkpoint: Path, files: Iterable[str]) -> dict[str, str]:
+    """By name, digests of these files of a checkpoint, as far as they are there."""
+    found = {}
+    for name in files:
+        if (checkpoint / name).is_file():
+            with (checkpoint / name).open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return found
+
+
+def require_as_exported(checkpoint: Path, exported: Mapping[str, Any], error: type[UserError]) -> None:
+    """Raises `error` if a file of a finished run's checkpoint is not the one of these digests."""
+    names = (str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if exported)
+    for name, found in exported_digests(checkpoint, exported.keys() & {*names}).items():
+        if found != exported[name]:
+            raise error(f"{checkpoint / name} is not what the run exported; copy the run again")
 
 
 def settings_hash(config: Mapping[str, Any]) -> str:

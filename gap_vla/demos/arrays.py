@@ -75,6 +75,10 @@ def _each(
         raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
     unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
     with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
+        if before := min((member.header_offset for member in archive.infolist()), default=0):
+            raise error(
+                f"{file}: {before:,} bytes before its first array, as of files that were put together; write it again"
+            )
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
         if len(set(names)) < len(names):
             raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")

@@ -17,6 +17,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
 from gap_vla.core.marks import made_by
+from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import write_video
 
@@ -69,8 +70,9 @@ class EpisodeRecord:
     def read(cls, values: Any, where: str) -> EpisodeRecord:
         """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
         found = Section(values, where, EvaluationError)
-        for key in ("episode", "layout_seed", "steps"):
-            found.whole(key, int(key == "steps" and found.values.get("error") is None), 2**53)
+        most = {"episode": EPISODES.most - 1, "layout_seed": SEED.most, "steps": STEPS}
+        for key, bound in most.items():
+            found.whole(key, int(key == "steps" and found.values.get("error") is None), int(bound))
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
             found.finite(key, 0, 1e9, 0.0)
         for key in ("phase", "error"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
 from gap_vla.core.hub import PREFIX, local_directory
 from gap_vla.core.identity import flat
-from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_directory import EXPORTED, RunDirectory, require_as_exported
 from gap_vla.core.typed_config import STEPS, choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -87,6 +88,7 @@ def load_checkpoint(
     directory, run = (str(local_directory(path)), _Run()) if on_hub else _locate(Path(path))
     if task is not None and run.task not in (None, task):
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    require_as_exported(Path(directory), run.exported, CheckpointError)
     how: dict[str, Any] = {
         "execute": run.execute if execute is None else execute,
         "ensemble": run.ensemble and execute is None if ensemble is None else ensemble,
@@ -258,6 +260,8 @@ class _Run:
     steps: int | None = None
     acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Digests of the weights and statistics that were rolled out when the run ended."""
+    exported: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Digests of the checkpoint's files, by name."""
 
     @classmethod
     def read(cls, path: Path) -> _Run:
@@ -266,8 +270,9 @@ class _Run:
             return cls()  # somebody else's file
         evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
         acted: dict[str, Any] = {}
+        exported: Mapping[str, Any] = {}
         ended_at = None
-        if (file := path.with_name("summary.json")).is_file():
+        if os.path.lexists(file := path.with_name("summary.json")):
             ended = Section.read(file, CheckpointError)
             RunDirectory(path.parent).require_sealed(ended, moved=True)
             ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
@@ -275,11 +280,13 @@ class _Run:
                 raise CheckpointError(
                     f"{file} says task {ended.text('task')}, {path.name} {found.text('task')}; copy the run again"
                 )
+            exported = ended.section(EXPORTED, {}).values
             rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
             played = rollouts.section("policy", {}).values
             acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
         return cls(
             acted=acted,
+            exported=exported,
             task=found.text("task"),
             method=found.text("method"),
             execute=evaluation.whole("execute", 1, 100_000, 1),
@@ -300,5 +307,7 @@ def _locate(path: Path) -> tuple[str, _Run]:
     directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.resolve().parent)
     if directory == path and (path / "dataset.json").is_file():
         raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
-    settings = run / "config.json"
+    settings, left = run / "config.json", ("dataset.json", "metrics.jsonl", "summary.json")
+    if directory.resolve().name == "checkpoint" and not settings.exists() and any((run / n).exists() for n in left):
+        raise PolicyError(f"{run} has lost its config.json: copy the run again")
     return str(directory), _Run.read(settings) if settings.is_file() else _Run()

@@ -26,7 +26,7 @@ from gap_vla.core.whole import replacing
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import is_first_host
-from gap_vla.training.metrics import DivergedError, MetricsWriter, say_what_is_lost
+from gap_vla.training.metrics import DivergedError, MetricsWriter, require_own, say_what_is_lost
 
 
 class Measured(NamedTuple):
@@ -112,25 +112,29 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
 
     Returns:
-        The last held-out measurements, steps per second of this process and the share of its time that batches took.
+        The last held-out measurements and, if this process trained a step, its steps per second and the share of its
+        time that batches took.
 
     Raises:
         DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
-        KeyboardInterrupt: the state of the last whole step is being written.
+        KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all.
+        UserError: the measurements that lie there are of another training than the state.
+        ConfigError: rollouts alone are to be made again, and there is no state to make them with.
     """
     first = done = trainer.restore(run.state)
-    if is_first_host():
-        run.measure_anew()
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    elif run.checkpoint.exists():
-        print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
+    held_out = trainer.validate()
+    if is_first_host():
+        require_own(run, done, trainer.steps, held_out)
+        run.measure_anew(trained=done > 0)
+        if not done and (run.set_metrics_aside() or run.checkpoint.exists()):
+            print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
     nothing = lambda *given: None  # noqa: E731
     nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     say_what_is_lost(metrics.kept, run, done, trainer.steps)
     progress = Progress("train", trainer.steps, "step", done)
-    held_out = trainer.validate()
     if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
         metrics.write(done, held_out)
     saved, gathering, started = done, 0.0, time.perf_counter()
@@ -168,13 +172,15 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
             if saving:
                 trainer.save(done)
                 saved = done
-    if done < trainer.steps:
+    if done < trainer.steps or stop.requested:
         if pending and saved < done:
             _require_finite(*pending, done, run)
             metrics.require_there()
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
-    share = gathering / (time.perf_counter() - started) if done > first else 0.0
+    if done == first:
+        return held_out
+    share = gathering / (time.perf_counter() - started)
     return {**held_out, "steps_per_second": progress.rate(done), "data_share": share}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -20,6 +21,9 @@ from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.training.config import LOGGERS
+
+ANOTHER_MACHINE = 1e-2
+"""Share by which a held-out error may differ from what was written of it, as sums are rounded elsewhere."""
 
 
 class DivergedError(UserError, RuntimeError):
@@ -100,6 +104,18 @@ class MetricsWriter:
         except Exception as error:
             print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
             self._logger = None
+
+
+def require_own(run: RunDirectory, done: int, steps: int, measured: Mapping[str, float]) -> None:
+    """Raises UserError if `metrics.jsonl` has other held-out errors of the `done` steps of a saved state than are
+    `measured` with it, and so is of another training; of the last of all `steps`, as closely as a report compares."""
+    names, most = (measured, 1e-3) if done == steps else (("val/action_mse",), ANOTHER_MACHINE)
+    rows = read_metrics(run.metrics) if done and run.metrics.exists() else ()
+    for row, name in itertools.product((row for row in rows if row["step"] == done), names):
+        said = row.get(name, measured.get(name, 0.0))
+        if abs(said - measured.get(name, said)) > most * abs(said):
+            found = f"{name} {said:g} of step {done}, where the saved state has {measured[name]:g}"
+            raise UserError(f"{run.metrics} says {found}; it is of another run: copy it again, or move it away")
 
 
 def say_what_is_lost(kept: Sequence[Mapping[str, Any]], run: RunDirectory, done: int, steps: int) -> None:

@@ -17,10 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
-from gap_vla.core.run_directory import RunDirectory, named, of_result, of_training
+from gap_vla.core.run_directory import (
+    EXPORTED,
+    SOURCE_HASH,
+    RunDirectory,
+    exported_digests,
+    named,
+    of_result,
+    of_training,
+    require_as_exported,
+)
 from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
@@ -73,6 +83,7 @@ class Run:
 
         Raises:
             ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
+            ConfigError: `data.rlds` holds other data than the run was begun on.
             RunExistsError: the run directory exists and `resume` is False.
             InUseError: another process is at work in it, and not `wait`.
             DivergedError: the loss is not finite.
@@ -89,7 +100,7 @@ class Run:
                     self.directory.path,
                     config.to_dict(),
                     resume=resume or not is_first_host(),
-                    dataset=self.stages.made_from(config.backend),
+                    dataset=self._made_from(),
                     lock=is_first_host(),
                     wait=wait,
                 )
@@ -97,15 +108,29 @@ class Run:
                 if run.complete:
                     from gap_vla.report.runs import Run as Finished
 
-                    files = [name.format(steps=config.train.steps) for name in config.exported]
-                    require_exported(run.checkpoint, files)
+                    require_exported(run.checkpoint, self._exported)
                     finished = Finished.read(run.path)
+                    require_as_exported(run.checkpoint, finished.summary.get(EXPORTED, {}), ConfigError)
                     require_data_of(finished.summary, config, self.stages)
                     print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
                     return dict(finished.summary)
+                if run.measures_anew and run.summary.exists():
+                    ended = Section.read(run.summary, ConfigError)
+                    known = {name: ended.section(name, {}).values for name in ("dataset", "training", "origin")}
+                    require_data_of(known, config, self.stages)
                 agenda = stack.enter_context(agenda_of(config))
                 store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
             return self._train_and_roll_out(run, store, mixture, started, agenda)
+
+    @property
+    def _exported(self) -> list[str]:
+        return [name.format(steps=self.config.train.steps) for name in self.config.exported]
+
+    def _made_from(self) -> dict[str, Any]:
+        from gap_vla.rlds.store import source_hash_of
+
+        held = {SOURCE_HASH: source_hash_of(self.stages.rlds)} if self.config.data.rlds else {}
+        return self.stages.made_from(self.config.backend) | held
 
     def _train_and_roll_out(
         self, run: RunDirectory, store: Any, mixture: list[Any], started: float, agenda: Agenda
@@ -137,6 +162,7 @@ class Run:
             trainer.export(run)
             trained = time.monotonic()
             agenda.begin("rollouts")
+            exported = exported_digests(run.checkpoint, self._exported) if is_first_host() else {}
             variants = rollouts(config, run) if is_first_host() else {}
         first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
@@ -150,6 +176,7 @@ class Run:
             "training": {k: v for k, v in measured.items() if not k.startswith("val/")} | trainer.facts(),
             "rollouts": dict(first),
             "variants": variants,
+            EXPORTED: exported,
             "dataset": {
                 "path": str(self.stages.rlds),
                 "identity": to_plain(self.stages.rlds_identity),
@@ -170,6 +197,7 @@ class Run:
                 raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
             if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
                 raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
+            _require_measured(run, summary)
             summary = run.sealed(summary)
             write_json(run.summary, summary)
             agenda.begin("page")
@@ -193,7 +221,7 @@ class Run:
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",
                 f"RLDS dataset: {self.stages.rlds} ({made[self.stages.rlds.exists()]})",
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
-                f"run: {self.directory.path}",
+                f"run: {self.directory.path}{self.directory.stands(self.config.to_dict())}",
                 self.config.trainer().dry_run(self.config),
                 memory_in_words(self.config),
                 *_notes(self.config),
@@ -220,6 +248,13 @@ class Run:
         look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
         lines.append(f"  all of it lies in {self.directory.path}; {look}")
         return "\n".join(lines)
+
+
+def _require_measured(run: RunDirectory, summary: Mapping[str, Any]) -> None:
+    """Raises ReportError if `metrics.jsonl` is of another run than its summary, which is not written then."""
+    from gap_vla.report.runs import Run as Finished
+
+    _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics
 
 
 def _notes(config: Experiment) -> list[str]:

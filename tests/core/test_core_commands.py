@@ -95,6 +95,16 @@ def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys, name):
     assert capsys.readouterr().err.endswith(f"'{name}'; correct {name}, or unset it\n")
 
 
+def test_a_package_of_others_that_was_built_for_another_one_is_named_wherever_it_lies(tmp_path):
+    broken = "numpy.dtype size changed, may indicate binary incompatibility"
+    (tmp_path / "h5py.py").write_text(f"raise ValueError({broken!r})")
+    call = [sys.executable, "-c", "import sys; from gap_vla.cli.annotate import main; sys.exit(main())", "a.hdf5"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([*call, "--out", "b.hdf5"], env=environment, capture_output=True, text=True)
+    assert done.returncode == USER_ERROR and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: h5py cannot be imported: numpy.dtype size changed")
+
+
 def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_no_bug_of_ours():
     """HDF5 looks at this variable when it is loaded."""
     call = [sys.executable, "-c", "import sys; from gap_vla.cli.annotate import main; sys.exit(main())", "a.hdf5"]
@@ -409,6 +419,11 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             "NUMBA_NUM_THREADS=0 gap annotate x --out y",
             USER_ERROR,
             "^error: NUMBA_NUM_THREADS is '0'; give it a",
+        ),
+        (
+            "TF_NUM_INTRAOP_THREADS=-1 gap build-dataset x --name y",
+            USER_ERROR,
+            "^error: TF_NUM_INTRAOP_THREADS is '-1'; give it a number from 0 on",
         ),
         ("NUMBA_NUM_THREADS=all gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is 'all'; give it a"),
         ("MPLBACKEND=nonsense gap annotate x --out y", USER_ERROR, "^error: x: no such"),

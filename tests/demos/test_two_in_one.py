@@ -215,3 +215,12 @@ def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> 
 )
 def test_columns_with_their_own_names_or_none_that_tell_are(first: list[str]) -> None:
     StateLayout.of("gap").require_names([*first, "qw", "qx", "qy", "qz", "finger_1", "finger_2"], "here")
+
+
+def test_npz_files_that_were_put_together_are_refused(tmp_path: Path) -> None:
+    of_npz(tmp_path)
+    file = tmp_path / "demo.npz"
+    one = file.read_bytes()
+    file.write_bytes(2 * one)
+    with pytest.raises(EpisodeError, match=rf"{len(one):,} bytes before its first array, as of files that were put"):
+        open_source(tmp_path, "npz").read(0)

@@ -11,12 +11,15 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import RunDirectory, RunExistsError
+from gap_vla.core.run_directory import DIGESTS, EXPORTED, SOURCE_HASH, RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
+from gap_vla.serving import load_checkpoint
 from gap_vla.training.idle_keys import without_effect
+from gap_vla.training.metrics import require_own
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import stages_of
@@ -195,6 +198,106 @@ def test_rollouts_stay_where_they_are_until_the_state_that_makes_others_is_known
     finetune(other, "run", resume=True)
     assert json.loads((path / "config.json").read_text())["eval"]["seed"] == 2
     assert (path / "summary-earlier-1.json").read_bytes() == before["summary.json"]
+
+
+def test_rollouts_are_made_again_with_the_state_and_the_data_of_their_training_alone(tmp_path, monkeypatch):
+    config, other = (toy_config(tmp_path, eval=dict(seed=seed)) for seed in (1, 2))
+    place_store(config)
+    finetune(config, "run")
+    path = Run(config, "run").directory.path
+
+    def contents():
+        return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    def other_data(*_):
+        raise ConfigError("other data")
+
+    before = contents()
+    with monkeypatch.context() as patched, pytest.raises(ConfigError, match="other data"):
+        patched.setattr("gap_vla.training.run.require_data_of", other_data)
+        finetune(other, "run", resume=True)
+    shutil.move(path / "state", tmp_path / "state")
+    with pytest.raises(ConfigError, match=r"run: its rollouts cannot be made again without the state in state/; copy"):
+        finetune(other, "run", resume=True)
+    shutil.move(tmp_path / "state", path / "state")
+    assert contents() == before
+    finetune(other, "run", resume=True)
+
+
+def test_a_run_goes_on_with_the_dataset_that_it_was_begun_on(tmp_path):
+    from gap_vla.rlds import write_rlds
+
+    def built(length):
+        episodes = [episode(seed, length=length) for seed in range(8)]
+        return write_rlds(episodes, tmp_path / "rlds", "assembly", val_fraction=0.25, overwrite=True)
+
+    config = toy_config(tmp_path, data=dict(rlds=str(built(24))))
+    finetune(config, "run")
+    run = RunDirectory(Run(config, "run").directory.path)
+    run.summary.unlink()
+    noted = json.loads(run.dataset.read_text())
+    run.dataset.write_text(json.dumps({key: value for key, value in noted.items() if key != SOURCE_HASH}))
+    finetune(config, "run", resume=True)  # as one of an earlier version
+    run.summary.unlink()
+    run.dataset.write_text(json.dumps(noted))
+    shutil.rmtree(run.state)
+    built(30)
+    with pytest.raises(ConfigError, match=r"trained on other data \(source_hash: .* then, .* now\)"):
+        finetune(config, "run", resume=True)
+
+
+def test_measurements_of_another_run_are_not_taken_over(tmp_path, monkeypatch):
+    configs = [toy_config(tmp_path, train=dict(seed=seed)) for seed in (0, 1)]
+    place_store(configs[0])
+    own, other = (Run(config, name).directory for config, name in zip(configs, ("run", "other")))
+    for config, run in zip(configs, (own, other)):
+        finetune(config, run.path.name)
+    whole = own.metrics.read_bytes()
+    own.summary.unlink()
+    shutil.copy(other.metrics, own.metrics)
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl says val/\w+ .* of step 12, where the saved state has .*: copy"
+    ):
+        finetune(configs[0], "run", resume=True)
+    assert own.metrics.read_bytes() == other.metrics.read_bytes() and not own.summary.exists()
+    own.metrics.write_bytes(whole)
+
+    def exchanged(*_):
+        own.metrics.write_bytes(other.metrics.read_bytes())
+        return {}
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"metrics\.jsonl ends with val/\w+ .*; copy"):
+        patched.setattr("gap_vla.training.run.rollouts", exchanged)
+        finetune(configs[0], "run", resume=True)
+    assert not own.summary.exists()
+    own.metrics.write_bytes(whole)
+    finetune(configs[0], "run", resume=True)
+
+
+def test_a_saved_state_goes_on_with_its_own_measurements_as_another_machine_rounds_them(tmp_path):
+    run = RunDirectory.claim(tmp_path / "run", {}, resume=False)
+    run.metrics.write_text('{"step": 4, "val/action_mse": 0.5, "val/loss": 2.0}\n')
+    require_own(run, 4, 12, {"val/action_mse": 0.5004, "val/loss": 1.0})
+    require_own(run, 8, 12, {"val/action_mse": 9.0})
+    for steps, measured in ((12, 0.51), (4, 0.501)):
+        with pytest.raises(UserError, match=r"says val/action_mse 0\.5 of step 4, where the saved state has 0\.5"):
+            require_own(run, 4, steps, {"val/action_mse": measured})
+
+
+def test_a_checkpoint_of_another_run_is_refused_though_nothing_was_rolled_out(tmp_path):
+    configs = [toy_config(tmp_path, train=dict(seed=seed)) for seed in (0, 1)]
+    place_store(configs[0])
+    for config, name in zip(configs, ("run", "other")):
+        finetune(config, name)
+    own, other = (Run(config, name).directory for config, name in zip(configs, ("run", "other")))
+    load_checkpoint(own.path)
+    shutil.copytree(other.checkpoint, own.checkpoint, dirs_exist_ok=True)
+    for read in (load_checkpoint, lambda path: finetune(configs[0], path.name, resume=True)):
+        with pytest.raises(CheckpointError, match=r"checkpoint/policy\.\w+ is not what the run exported; copy the run"):
+            read(own.path)
+    written = json.loads(own.summary.read_text())
+    own.summary.write_text(json.dumps({k: v for k, v in written.items() if k not in (EXPORTED, DIGESTS)}))
+    load_checkpoint(own.path)  # of an earlier version
 
 
 def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_in_silence(tmp_path, monkeypatch):

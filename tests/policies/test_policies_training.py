@@ -245,6 +245,15 @@ def test_a_held_out_measurement_that_a_power_cut_lost_after_the_last_step_is_mad
         run.summary.unlink()
 
 
+def test_a_run_that_is_resumed_after_its_last_step_states_no_rate(tmp_path):
+    config = toy_config(tmp_path)
+    place_store(config)
+    trained = finetune(config, "whole")["training"]
+    assert trained["steps_per_second"] > 0 and trained["data_share"] > 0
+    (Path(config.runs) / "assembly" / "whole" / "summary.json").unlink()
+    assert finetune(config, "whole", resume=True)["training"] == {"mean_rho": trained["mean_rho"]}
+
+
 def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys):
     config = toy_config(tmp_path, train=dict(steps=8, log_every=2, validate_every=4, save_every=8))
     place_store(config)
@@ -267,13 +276,14 @@ def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys)
     assert "note:" not in capsys.readouterr().err  # nobody knows when another rhythm began
 
 
-def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [3, 11])
+def test_ctrl_c_saves_the_last_whole_step_and_goes_no_further(number, store, tmp_path, monkeypatch):
     config = toy_config(tmp_path, train=dict(save_every=1000))
     trainer, _ = made(config, store)
     whole = trainer.step
 
     def interrupted(batch, step, measure=False):
-        if step == 3:
+        if step == number:
             os.kill(os.getpid(), signal.SIGINT)
         return whole(batch, step, measure)
 
@@ -281,7 +291,7 @@ def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     run = RunDirectory.claim(tmp_path / "run", {}, False)
     with pytest.raises(KeyboardInterrupt):
         train(trainer, config.train, run)
-    assert torch.load(run.state / "training.pt", weights_only=True)["step"] == 4
+    assert torch.load(run.state / "training.pt", weights_only=True)["step"] == number + 1
 
 
 @pytest.mark.parametrize("damaged", [b"text", b"PK\x03\x04", b""])

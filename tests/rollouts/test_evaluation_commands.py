@@ -1,5 +1,6 @@
 """Claims about the command lines that need a checkpoint or a dataset, as the documentation gives them."""
 
+import errno
 import functools
 import importlib
 import json
@@ -355,6 +356,19 @@ def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_lo
         assert script("serve_policy").main(["--checkpoint", "nowhere", "--host", host, "--port", str(port)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: cannot listen on {host}:{port}: ") and "; give --host an address" in said
+
+
+def test_a_system_without_sockets_of_the_network_is_a_line(capsys, monkeypatch):
+    real = socket.socket
+
+    def without_network(family=-1, *given, **named):
+        if family in (socket.AF_INET, socket.AF_INET6):
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *given, **named)
+
+    monkeypatch.setattr(socket, "socket", without_network)
+    assert script("serve_policy").main(["--checkpoint", "nowhere", "--port", "0"]) == 2
+    assert "error: cannot listen on 127.0.0.1:0: " in (said := capsys.readouterr().err) and "not supported" in said
 
 
 async def interrupted(self):

@@ -403,6 +403,17 @@ def test_a_small_policy_takes_whole_threads(run, threads):
         SmallTorchPolicy.load(run("small"), threads=threads)
 
 
+@pytest.mark.parametrize("left", ["dataset.json", "metrics.jsonl", "summary.json"])
+def test_a_run_that_lost_its_settings_does_not_act_otherwise_than_they_said(run, left):
+    folder = run("small")
+    (folder / "config.json").unlink()
+    assert load_checkpoint(folder).task is None
+    (folder / left).write_text("{}")
+    for given in (folder, folder / "checkpoint"):
+        with pytest.raises(PolicyError, match=r"small has lost its config\.json: copy the run again$"):
+            load_checkpoint(given)
+
+
 @pytest.mark.parametrize("kind", ["octo", "small"])
 def test_a_run_without_its_checkpoint_is_not_taken_for_one(run, kind):
     folder = run(kind)

@@ -107,7 +107,18 @@ def test_a_training_that_begins_again_where_a_policy_lies_says_so(tmp_path, caps
     assert "holds no state" not in capsys.readouterr().err
     shutil.rmtree(tmp_path / "state")
     run(tmp_path, Batches())
-    assert f"note: {tmp_path}/state holds no state, so that training begins again" in capsys.readouterr().err
+    note = f"note: {tmp_path}/state holds no state, so that training begins again"
+    assert note in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "checkpoint").rmdir()
+    measured = (tmp_path / "metrics.jsonl").read_bytes()
+    run(tmp_path, Batches())
+    assert note in capsys.readouterr().err
+    assert [path.read_bytes() for path in tmp_path.glob("metrics-earlier-2.jsonl")] == [measured]
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "metrics.jsonl").write_bytes(measured.splitlines(keepends=True)[0])
+    run(tmp_path, Batches())
+    assert "note" not in capsys.readouterr().err and not (tmp_path / "metrics-earlier-3.jsonl").exists()
 
 
 def test_metrics_hold_the_branches_and_their_parts_at_every_logging_step(tmp_path):

@@ -16,12 +16,20 @@ from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
 from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import EARLIER, NO_PART_OF_THE_RESULT, RunDirectory, RunExistsError, of_training
+from gap_vla.core.run_directory import (
+    EARLIER,
+    EXPORTED,
+    NO_PART_OF_THE_RESULT,
+    RunDirectory,
+    RunExistsError,
+    of_training,
+)
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.report.runs import Run as ReportedRun
+from gap_vla.serving import load_checkpoint
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.preflight import require_exported
@@ -129,6 +137,10 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
                 Run(config, "named").to_the_end(resume=True)
         path.write_bytes(whole)
     assert Run(config, "named").to_the_end(resume=True)["steps"] == 7
+    write_json(run.summary, {**facts, "seconds": {}, EXPORTED: {str(path.relative_to(run.checkpoint)): "0"}})
+    with pytest.raises(ConfigError, match=rf"{path} is not what the run exported; copy the run again"):
+        Run(config, "named").to_the_end(resume=True)
+    write_json(run.summary, {**facts, "seconds": {}})
     run.metrics.write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl does not end with val/action_mse of step 7"):
         Run(config, "named").to_the_end(resume=True)
@@ -252,6 +264,17 @@ def test_an_octo_that_is_shown_one_state_keeps_the_directory_that_it_had_before_
     more = FinetuneConfig.from_dict(before | {"model": before["model"] | {"proprio_history": 5}})
     assert of_training(more.to_dict())["model.proprio_history"] == 5
     assert Run(more).directory.path != Run(FinetuneConfig("assembly")).directory.path
+
+
+def test_a_finished_run_whose_summary_is_a_link_to_nowhere_is_not_taken_for_an_unfinished_one(tmp_path):
+    config = FinetuneConfig.from_dict({"task": "threading"}).to_dict()
+    run = RunDirectory.claim(tmp_path / "run", config, resume=False)
+    run.checkpoint.mkdir()
+    run.summary.symlink_to("../.git/annex/objects/summary.json")
+    assert run.complete_with(config)
+    for read in (ReportedRun.read, load_checkpoint):
+        with pytest.raises(UserError, match=r"run/summary\.json"):
+            read(run.path)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "checkpoint", "state"])
