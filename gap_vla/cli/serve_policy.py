@@ -77,6 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
     if keys != KeyMapping(keys.observation):
         raise PolicyError(f"{options.keys}: a server takes observation alone; leave the other keys to clients")
+    if not re.fullmatch(r"[\w.:%-]+", options.host):  # resolvers make this machine of `*`
+        raise PolicyError(
+            f"--host is {options.host!r}, which is no address; give one of this machine, or 0.0.0.0 for all"
+        )
     host = f"[{options.host}]" if ":" in options.host else options.host  # the colons of IPv6
     advice = "give --host an address of this machine, and --port a free one (0 finds one)"
     with refusing(f"cannot listen on {host}:{options.port}", advice, PolicyError):

@@ -210,8 +210,8 @@ def _broken_package(error: BaseException) -> str:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     while any(frame.f_code.co_filename.startswith(_OWN) for frame in frames):
         del frames[0]
-    imported = frames[0].f_globals.get("__spec__") if frames and frames[0].f_code.co_name == "<module>" else None
-    return imported.name.partition(".")[0] if imported else ""
+    loading = (frame.f_globals.get("__spec__") for frame in frames if frame.f_code.co_name == "<module>")
+    return next((module.name.partition(".")[0] for module in loading if module), "")
 
 
 def _damaged_by_numba(error: BaseException) -> str:

@@ -240,7 +240,11 @@ class RunDirectory:
             made_from = json.loads(json.dumps(dataset))
             if SOURCE_HASH not in stored.keys() & made_from.keys():
                 stored, made_from = ({k: v for k, v in one.items() if k != SOURCE_HASH} for one in (stored, made_from))
-            if changed := differences(stored, made_from):
+            if (changed := differences(stored, made_from)).keys() == {SOURCE_HASH}:
+                raise ConfigError(
+                    f"{made_from.get('rlds')} holds other data than this run was trained on; give another --run-name"
+                )
+            if changed:
                 raise ConfigError(
                     f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
                     "start another run with --run-name NAME"

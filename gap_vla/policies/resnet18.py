@@ -97,6 +97,8 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
     except Exception as error:  # either library has classes of its own
         raise ConfigError(f"{path}: not readable ({one_line(error, 120)}); download them again") from None
     found = {name: value for name, value in found.items() if not name.startswith("fc.")}
+    if odd := [name for name, value in found.items() if not isinstance(value, torch.Tensor)]:
+        raise ConfigError(f"{path} holds {one_line(odd[0], 60)!r}, which is no tensor; give the weights alone, by name")
     wanted = trunk.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")} - set(found)  # old files lack them
     needed = {name: value.shape for name, value in wanted.items() if name not in counters}

@@ -238,6 +238,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     torch.save(weights, tmp_path / "w.pth")
     load_imagenet(Trunk(), tmp_path / "w.pth")
     name = next(name for name in weights if name.endswith("conv2.weight"))
+    torch.save({"model": weights, "epoch": 89}, tmp_path / "training.pth")
+    with pytest.raises(ConfigError, match=r"training\.pth holds 'model', which is no tensor; give the weights alone"):
+        load_imagenet(Trunk(), tmp_path / "training.pth")
     weights[name][0, 0, 1, 1] = float("nan")
     torch.save(weights, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match=rf"w\.pth: {name} holds NaN or an infinite number; download them again"):

@@ -358,6 +358,12 @@ def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_lo
     assert said.startswith(f"error: cannot listen on {host}:{port}: ") and "; give --host an address" in said
 
 
+def test_a_star_is_no_address(capsys):
+    """Some resolvers make this machine of it, and no client can be told it."""
+    assert script("serve_policy").main(["--checkpoint", "nowhere", "--host", "*"]) == 2
+    assert "error: --host is '*', which is no address; give one of this machine" in capsys.readouterr().err
+
+
 def test_a_system_without_sockets_of_the_network_is_a_line(capsys, monkeypatch):
     real = socket.socket
 
