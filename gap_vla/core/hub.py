@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
 from pathlib import Path
 
-from gap_vla.core.foreign import CheckpointError, one_line
+from gap_vla.core.foreign import CheckpointError, one_line, shown
+from gap_vla.core.whole import replacing
 
 PREFIX = "hf://"
 
@@ -19,19 +22,42 @@ def local_directory(path: str | Path) -> Path:
         return root
     repository = _repository(text)
     try:
-        from huggingface_hub import snapshot_download
+        import_module("huggingface_hub")
     except ImportError as error:
         raise CheckpointError(
             f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
         ) from error
     try:
-        return Path(snapshot_download(repository))
+        return _downloaded(repository)
     except Exception as error:
         why = one_line(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))
         raise CheckpointError(
             f"{text} could not be downloaded ({why}); without a network, copy "
             f"https://huggingface.co/{repository} by hand and give the directory"
         ) from error
+
+
+def _downloaded(repository: str) -> Path:
+    """The newest snapshot, in the cache; the one that is there already if the hub cannot be asked.
+
+    The cache names folders and files after the commit, whatever a hub says that it is called.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        commit = HfApi().model_info(repository).sha
+    except Exception:
+        if (kept := kept_directory(f"{PREFIX}{repository}")) is None:
+            raise
+        return kept
+    if not re.fullmatch("[0-9a-f]{40}", commit or ""):
+        raise CheckpointError(f"the hub calls its commit {shown(commit)}, which is the name of none")
+    found = Path(snapshot_download(repository, revision=commit))
+    newest = found.parents[1] / "refs" / "main"  # what the cache has without asking the hub
+    newest.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(newest) as temporary:
+        temporary.write_text(str(commit))
+    return found
 
 
 def kept_directory(path: str | Path) -> Path | None:
