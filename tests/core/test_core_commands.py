@@ -105,18 +105,21 @@ def test_a_package_of_others_that_was_built_for_another_one_is_named_wherever_it
     assert done.stderr.startswith("error: h5py cannot be imported: numpy.dtype size changed")
 
 
-def test_a_part_of_a_package_that_is_loaded_later_and_cannot_be_is_named(capsys, monkeypatch):
+def test_a_part_of_a_package_that_is_loaded_later_and_cannot_be_is_named(tmp_path, capsys, monkeypatch):
+    package = tmp_path / "loads_later"
+    package.mkdir()
+    (package / "__init__.py").write_text("def use():\n    from loads_later import part\n")
+    (package / "part.py").write_text("int('30s')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
     @command
     def main():
-        from gap_vla.core.hub import local_directory
+        import loads_later
 
-        local_directory("hf://owner/name")
+        loads_later.use()
 
-    for name in [name for name in sys.modules if name.startswith("huggingface_hub")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "30s")
     assert main() == USER_ERROR
-    assert "error: huggingface_hub cannot be imported: invalid literal for int()" in capsys.readouterr().err
+    assert "error: loads_later cannot be imported: invalid literal for int()" in capsys.readouterr().err
 
 
 def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_no_bug_of_ours():
