@@ -122,8 +122,9 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
         right.set_yticks(range(len(pairs)), [f"{name(first)} − {name(second)}" for first, second in reversed(pairs)])
         right.set_ylim(-0.6, len(pairs) - 0.4)
         right.set_xlabel("difference in success, points")
-        seeds = max(one.seeds for pair in pairs for one in comparison.differences[pair].values())
-        over = "seeds" if seeds > 1 else "layouts (one seed)"
+        seeds = [one.seeds for pair in pairs for one in comparison.differences[pair].values()]
+        over = "seeds" if max(seeds) > 1 else "layouts (one seed)"
+        over += "; of one seed over layouts" if min(seeds) == 1 < max(seeds) else ""
         right.set_title(f"paired; 95 % interval over {over}", fontsize=9)
     for axes in panels:
         axes.grid(axis="x", color="#eeeeee")

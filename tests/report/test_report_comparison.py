@@ -119,6 +119,13 @@ def test_the_picture_says_what_its_intervals_are_over(seeds, over):
     assert figure.axes[1].get_title().endswith(f"95 % interval over {over}")
 
 
+def test_the_picture_says_so_where_one_pair_has_one_seed_and_another_has_several():
+    some = methods({"v": 0.4, "vp": 0.5, "aux": 0.3})
+    some["aux"] = {0: some["aux"][0]}
+    title = draw_comparison(compare(some)).axes[1].get_title()
+    assert title == "paired; 95 % interval over seeds; of one seed over layouts"
+
+
 @pytest.mark.parametrize("variants", [1, 3, 4, 6, 9])
 def test_however_many_variants_are_drawn_none_lies_outside_or_looks_like_another(variants):
     some = methods({"v": 0.4, "vp": 0.5})
