@@ -16,7 +16,8 @@ from experiments.tables.origin import changed_origin, expected_origin
 from experiments.tables.tables import IN, OUT, PROFILES, Arm, Block, Table
 from gap_vla.core.identity import digest
 from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import RunDirectory, of_result
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_settings import of_result
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune

@@ -6,61 +6,34 @@ state/             resumable checkpoints             checkpoint/   exported in u
 rollouts/          videos, a line per episode        summary.json  written last: the run is complete
 report.html        one page: success, videos, curves, ρ over a demonstration, how far episodes got
 
-Which settings are part of what is trained, which of what is measured, and which may change at any time:
-
-| settings | part of | changed with `--resume` |
-|---|---|---|
-| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device, logger | nothing | the run goes on |
-| the other `eval.*` | what is measured | training goes on; rollouts that are there are set aside and made again |
-| everything else | what is trained | refused: that is another run, in another directory |
+Which settings are part of what: `core.run_settings`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, shown
-from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.identity import differences, in_words
 from gap_vla.core.locks import alone
+from gap_vla.core.run_settings import of_result, of_training
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
-
-DIGESTS = "digests"
-"""Key of `summary.json` with digests of files of the run."""
-
-EXPORTED = "exported"
-"""Key of `summary.json` with digests of the files of the checkpoint."""
 
 SOURCE_HASH = "source_hash"
 """Key of `dataset.json` that says what a dataset that is no run's own held when training began."""
 
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
-
-
-NO_PART_OF_THE_RESULT = {
-    "runs",
-    "data.root",
-    "eval.workers",
-    "eval.videos",
-    "train.log_every",
-    "train.validate_every",
-    "train.save_every",
-    "train.threads",
-    "train.device",
-    "train.logger",
-}
-"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
 class RunExistsError(UserError, RuntimeError):
@@ -123,30 +96,6 @@ class RunDirectory:
         stored = Section.read(self.config, error).values
         return {key: value for key, value in stored.items() if key != EARLIER}
 
-    def sealed(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """The summary with digests of itself and of what stands beside it, for `require_sealed`."""
-        return {**summary, DIGESTS: self._digests(summary)}
-
-    def require_sealed(self, summary: Section, moved: bool = False) -> None:
-        """Raises the section's error if the settings, data, measurements or the summary itself were edited later.
-
-        Args:
-            summary: as read; one of an older version has no digests, and nothing is compared.
-            moved: what is no part of a policy may lie elsewhere.
-        """
-        written = summary.section(DIGESTS, {}).values
-        now = self._digests({key: value for key, value in summary.values.items() if key != DIGESTS})
-        for name in {**now, **written} if written else ():
-            if now.get(name) != written.get(name) and not (moved and name not in now):
-                said = "is not what it was when the run ended" if name in now else "is missing"
-                raise summary.error(f"{self.path / name} {said}; copy the run again")
-
-    def _digests(self, summary: Mapping[str, Any]) -> dict[str, str]:
-        contents = {path.name: content(path) for path in (self.dataset, self.metrics) if path.exists()}
-        for path, values in ((self.config, of_result(self.read_config())), (self.summary, summary)):
-            contents[path.name] = json.dumps(values, sort_keys=True).encode()
-        return {name: hashlib.sha256(found).hexdigest()[:16] for name, found in contents.items()}
-
     @classmethod
     @contextlib.contextmanager
     def held(
@@ -207,7 +156,7 @@ class RunDirectory:
     ) -> RunDirectory:
         """Creates the directory, or takes an existing one up again.
 
-        Settings that are no part of what was trained (see the module) may have changed; the new values
+        Settings that are no part of what was trained (`run_settings`) may have changed; the new values
         are recorded and the old ones noted. Where they decide what is measured, that is left to `measure_anew`.
 
         Args:
@@ -308,36 +257,3 @@ class RunDirectory:
             if path.exists():
                 path.rename(new)
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
-
-
-def exported_digests(checkpoint: Path, files: Iterable[str]) -> dict[str, str]:
-    """By name, digests of these files of a checkpoint, as far as they are there."""
-    found = {}
-    for name in files:
-        if (checkpoint / name).is_file():
-            with (checkpoint / name).open("rb") as stream:
-                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    return found
-
-
-def require_as_exported(checkpoint: Path, exported: Mapping[str, Any], error: type[UserError]) -> None:
-    """Raises `error` if a file of a finished run's checkpoint is not the one of these digests."""
-    names = (str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if exported)
-    for name, found in exported_digests(checkpoint, exported.keys() & {*names}).items():
-        if found != exported[name]:
-            raise error(f"{checkpoint / name} is not what the run exported; copy the run again")
-
-
-def settings_hash(config: Mapping[str, Any]) -> str:
-    """Hash of everything that can change what is trained; saved states carry it."""
-    return digest(of_training(config))
-
-
-def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, everything that can change what is trained or measured."""
-    return {key: value for key, value in flat(config) if key not in NO_PART_OF_THE_RESULT}
-
-
-def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, everything that can change what is trained."""
-    return {key: value for key, value in of_result(config).items() if not key.startswith("eval.")}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, one_line
-from gap_vla.core.run_directory import of_result
+from gap_vla.core.run_settings import of_result
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import variant_spec

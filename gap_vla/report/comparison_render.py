@@ -14,6 +14,7 @@ from PIL import Image
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.seals import require_sealed
 from gap_vla.drawing.figures import MARKERS, distinct, drawing, figure_with
 from gap_vla.drawing.markup import markdown_table, text_table
 from gap_vla.report.comparison import (
@@ -186,7 +187,7 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     folders = [(RunDirectory(Path(path).parent), run) for path, run in zip(summaries, runs)]
     whole = [(folder, run) for folder, run in folders if folder.config.exists()]
     for folder, run in whole:
-        folder.require_sealed(run)
+        require_sealed(folder, run)
     origins = [{"origin": run.values.get("origin", {})} for _, run in whole]
     settings = [folder.read_config(EvaluationError) for folder, _ in whole]
     comparison = compare(outcomes, None, [{**config, **origin} for config, origin in zip(settings, origins)])

@@ -17,6 +17,7 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.holes import hole
 from gap_vla.core.measurements import read_metrics, require_measurements
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.seals import require_sealed
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import (
     Rollouts,
@@ -113,7 +114,7 @@ class Run:
         for key, right in said.items():
             if found.values.get(key, right) != right:
                 raise found.refuse(key, "that of its first evaluation; copy the run again")
-        run.require_sealed(found)
+        require_sealed(run, found)
         return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
 
     @property

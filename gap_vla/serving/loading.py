@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
 from gap_vla.core.hub import PREFIX, local_directory
 from gap_vla.core.identity import flat
-from gap_vla.core.run_directory import EXPORTED, RunDirectory, require_as_exported
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.seals import EXPORTED, require_as_exported, require_sealed
 from gap_vla.core.typed_config import STEPS, choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -274,7 +275,7 @@ class _Run:
         ended_at = None
         if os.path.lexists(file := path.with_name("summary.json")):
             ended = Section.read(file, CheckpointError)
-            RunDirectory(path.parent).require_sealed(ended, moved=True)
+            require_sealed(RunDirectory(path.parent), ended, moved=True)
             ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
             if "task" in ended and ended.text("task") != found.text("task"):
                 raise CheckpointError(

@@ -18,7 +18,7 @@ from gap_vla.core.locks import alone
 from gap_vla.core.marks import suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.processes import CellProcess
-from gap_vla.core.run_directory import of_result
+from gap_vla.core.run_settings import of_result
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.config import Experiment
 from gap_vla.training.preflight import require_ready

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.run_directory import RunDirectory, settings_hash
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_settings import settings_hash
 from gap_vla.core.whole import workplace
 from gap_vla.octo import OctoModel
 from gap_vla.octo.optimizer import join_frozen

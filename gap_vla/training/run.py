@@ -21,16 +21,9 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
-from gap_vla.core.run_directory import (
-    EXPORTED,
-    SOURCE_HASH,
-    RunDirectory,
-    exported_digests,
-    named,
-    of_result,
-    of_training,
-    require_as_exported,
-)
+from gap_vla.core.run_directory import SOURCE_HASH, RunDirectory, named
+from gap_vla.core.run_settings import of_result, of_training
+from gap_vla.core.seals import EXPORTED, exported_digests, require_as_exported, sealed
 from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
@@ -198,7 +191,7 @@ class Run:
             if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
                 raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
             _require_measured(run, summary)
-            summary = run.sealed(summary)
+            summary = sealed(run, summary)
             write_json(run.summary, summary)
             agenda.begin("page")
             command = f"gap-vla report {run.path}"

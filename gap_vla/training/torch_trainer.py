@@ -29,7 +29,8 @@ import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.core.foreign import refusing, regular, require_unpacked
-from gap_vla.core.run_directory import RunDirectory, settings_hash
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_settings import settings_hash
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.policies import build_policy

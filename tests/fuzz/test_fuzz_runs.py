@@ -15,7 +15,9 @@ from finished_runs import make_run
 from harness import LONG_SECONDS, Target, damage_a_file, damaged_json, remove_a_file, run
 
 from experiments.tables.ledger import Entry, Ledger
-from gap_vla.core.run_directory import DIGESTS, RunDirectory, of_result
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_settings import of_result
+from gap_vla.core.seals import DIGESTS, sealed
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.record import EpisodeRecord
 
@@ -33,7 +35,7 @@ def _finished(folder: Path) -> Path:
     played = path / "rollouts" / "default"
     (played / "episodes.jsonl").write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in lines))
     (played / "evaluation.json").write_text(json.dumps({"policy": {"name": "gap"}}))
-    directory.summary.write_text(json.dumps(directory.sealed(summary)))
+    directory.summary.write_text(json.dumps(sealed(directory, summary)))
     return path
 
 

@@ -13,7 +13,8 @@ from toy_store import episode, place_store, toy_config, write_store
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import DIGESTS, EXPORTED, SOURCE_HASH, RunDirectory, RunExistsError
+from gap_vla.core.run_directory import SOURCE_HASH, RunDirectory, RunExistsError
+from gap_vla.core.seals import DIGESTS, EXPORTED
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError

@@ -16,14 +16,9 @@ from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
 from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import (
-    EARLIER,
-    EXPORTED,
-    NO_PART_OF_THE_RESULT,
-    RunDirectory,
-    RunExistsError,
-    of_training,
-)
+from gap_vla.core.run_directory import EARLIER, RunDirectory, RunExistsError
+from gap_vla.core.run_settings import NO_PART_OF_THE_RESULT, of_training
+from gap_vla.core.seals import EXPORTED
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.policies import SmallModelConfig, build_policy
