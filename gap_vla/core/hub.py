@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -28,41 +30,60 @@ def local_directory(path: str | Path) -> Path:
             f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
         ) from error
     try:
-        return _downloaded(repository)
+        return fetched(repository)
     except Exception as error:
-        why = one_line(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))
         raise CheckpointError(
-            f"{text} could not be downloaded ({why}); without a network, copy "
+            f"{text} could not be downloaded ({_reason(error)}); without a network, copy "
             f"https://huggingface.co/{repository} by hand and give the directory"
         ) from error
 
 
-def _downloaded(repository: str) -> Path:
-    """The newest snapshot, in the cache; the one that is there already if the hub cannot be asked.
+def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
+    """The newest snapshot in the cache, with all files or those with these names; with a note the one that is there
+    already, if the hub cannot be asked.
 
-    The cache names folders and files after the commit, whatever a hub says that it is called.
+    Folders and files are written under names that are looked at here: the hub's package would name them after whatever
+    a hub says, its ETags among it.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
 
     try:
-        commit = HfApi().model_info(repository).sha
-    except Exception:
-        if (kept := kept_directory(f"{PREFIX}{repository}")) is None:
+        newest = HfApi().model_info(repository)
+    except Exception as error:
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
+        kept = None if refused else _kept(repository)
+        if kept is None or not all((kept / name).exists() for name in names or ()):
             raise
+        why = f"the hub could not be asked ({_reason(error)})"
+        print(f"note: {why}: {repository} of commit {kept.name} is used", file=sys.stderr, flush=True)
         return kept
-    if not re.fullmatch("[0-9a-f]{40}", commit or ""):
-        raise CheckpointError(f"the hub calls its commit {shown(commit)}, which is the name of none")
-    found = Path(snapshot_download(repository, revision=commit))
-    newest = found.parents[1] / "refs" / "main"  # what the cache has without asking the hub
-    newest.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(newest) as temporary:
-        temporary.write_text(str(commit))
-    return found
+    if not re.fullmatch("[0-9a-f]{40}", commit := newest.sha or ""):
+        raise CheckpointError(f"the hub calls its commit {shown(newest.sha)}, which is the name of none")
+    cache = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
+    folder = cache / "snapshots" / commit
+    names = [file.rfilename for file in newest.siblings or ()] if names is None else names
+    for name in names:
+        if {"", ".", ".."} & {*name.split("/")}:
+            raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
+    for name in names:
+        if not (folder / name).exists():
+            with replacing(folder / name) as temporary, temporary.open("wb") as file:
+                url = hf_hub_url(repository, name, revision=commit)
+                http_get(url, file, headers=build_hf_headers(), displayed_filename=name)
+    with replacing(cache / "refs" / "main") as temporary:  # what the cache has without asking the hub
+        temporary.write_text(commit)
+    return folder
 
 
 def kept_directory(path: str | Path) -> Path | None:
     """The directory of `"hf://<owner>/<repository>"` in the cache; None: nothing of it is there."""
-    repository = _repository(str(path))
+    return _kept(_repository(str(path)))
+
+
+def _kept(repository: str) -> Path | None:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -72,6 +93,10 @@ def kept_directory(path: str | Path) -> Path | None:
         return Path(snapshot_download(repository, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+
+
+def _reason(error: Exception) -> str:
+    return one_line(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))
 
 
 def _repository(text: str) -> str:

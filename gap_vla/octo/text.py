@@ -12,6 +12,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.hub import fetched
 from gap_vla.core.typed_config import ConfigError
 
 DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
@@ -82,9 +83,7 @@ def tokenizer_file(name: str, directory: str | None = None) -> Path:
         if folder is not None and (Path(folder) / _FILE).is_file():
             return Path(folder) / _FILE
     try:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(name, _FILE))
+        return fetched(name, [_FILE]) / _FILE
     except Exception as error:
         raise FileNotFoundError(
             f"tokenizer {name!r}: no file {(Path(name) / _FILE).absolute()}, and no download "

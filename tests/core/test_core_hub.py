@@ -1,0 +1,98 @@
+"""Checkpoints of the Hugging Face hub: what a hub says names nothing outside of its cache."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.hub import fetched, local_directory
+from gap_vla.octo.text import tokenizer_file
+
+COMMIT = 40 * "a"
+FILES = {"config.json": b"{}", "7/default/checkpoint": b"weights", "tokenizer.json": b"{}"}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine, with an empty cache; what it says is yielded, to be changed."""
+    said = {"commit": COMMIT, "files": [*FILES], "etag": f"{tmp_path}/escaped", "status": 200, "asked": []}
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.partition(f"/{COMMIT}/")[2]
+            listing = {"id": "lab/mine", "sha": said["commit"], "siblings": [{"rfilename": n} for n in said["files"]]}
+            body = FILES.get(name, b"") if name else json.dumps(listing).encode()
+            said["asked"] += [name] if name else []
+            self.send_response(said["status"])
+            for header in ("ETag", "X-Linked-Etag"):
+                self.send_header(header, f'"{said["etag"]}"')
+            for header, value in (("X-Repo-Commit", said["commit"]), ("Content-Length", len(body))):
+                self.send_header(header, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place)
+    template = place + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield said
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_snapshot_is_whole_and_lies_where_the_hubs_own_package_finds_it(hub, tmp_path):
+    found = local_directory("hf://lab/mine")
+    assert {str(path.relative_to(found)): path.read_bytes() for path in found.rglob("*") if path.is_file()} == FILES
+    assert str(found) == snapshot_download("lab/mine", local_files_only=True)
+    assert local_directory("hf://lab/mine") == found and sorted(hub["asked"]) == sorted(FILES)  # once each
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]  # whatever the ETags say
+
+
+def test_a_tokenizer_is_fetched_alone(hub, tmp_path):
+    assert tokenizer_file("t5").read_bytes() == b"{}" and hub["asked"] == ["tokenizer.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"commit": "../../escaped"}, r"the hub calls its commit '\.\./\.\./escaped', which is the name of none"),
+        ({"commit": None}, "the hub calls its commit None"),
+        ({"files": ["config.json", "../../../escaped"]}, r"calls a file '\.\./\.\./\.\./escaped', which is the name"),
+        ({"files": ["/tmp/escaped"]}, "calls a file '/tmp/escaped'"),
+        ({"files": ["a//b"]}, "calls a file 'a//b'"),
+        ({"status": 404}, r"hf://lab/mine could not be downloaded \(HfHubHTTPError: .*404"),
+    ],
+)
+def test_a_hub_that_names_what_is_no_name_is_refused_before_anything_is_written(hub, tmp_path, said, message):
+    hub |= said
+    with pytest.raises(CheckpointError, match=message):
+        local_directory("hf://lab/mine")
+    assert not hub["asked"] and not [*tmp_path.iterdir()]
+
+
+def test_a_hub_that_cannot_be_asked_leaves_what_is_there_with_a_note_and_one_that_refuses_does_not(hub, capsys):
+    found = fetched("lab/mine", ["tokenizer.json"])
+    hub["status"] = 500
+    assert local_directory("hf://lab/mine") == found
+    note = "note: the hub could not be asked (HfHubHTTPError: Server error"
+    said = capsys.readouterr().err
+    assert said.startswith(note) and said.endswith(f": lab/mine of commit {COMMIT} is used\n")
+    with pytest.raises(HfHubHTTPError, match="500"):
+        fetched("lab/mine", ["config.json"])  # which is not there
+    hub["status"] = 403
+    with pytest.raises(CheckpointError, match=r"hf://lab/mine could not be downloaded \(HfHubHTTPError: .*403"):
+        local_directory("hf://lab/mine")
