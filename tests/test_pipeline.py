@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from evaluations import finish
 
+from gap_vla.cli.compare import main as compare_command
 from gap_vla.core.errors import UserError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.outputs import OutputError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.report.comparison_render import render
 from gap_vla.sim import task_spec
 from gap_vla.training import comparison, stages
 from gap_vla.training.config import DemosConfig, PhasesConfig
@@ -196,7 +198,7 @@ def cells(tmp_path, monkeypatch):
 
 def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, runs=str(tmp_path))
-    text, failed = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
+    text, failed, _ = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert len(cells) == 6 and "VP+GAP" in text and failed == ["v, seed 1"]
     out = comparison.comparison_directory(config)
     recorded = json.loads((out / "cells.json").read_text())
@@ -214,6 +216,24 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     with pytest.raises(ConfigError, match="vp has other data"):
         comparison.compare(config, ["vp", "vp_gap"], [0, 1])
     assert len(cells) == 7
+
+
+def test_calls_on_one_configuration_write_one_after_the_other_and_each_answers_for_its_own_cells(
+    cells, tmp_path, monkeypatch, capsys
+):
+    def then_another(finished, out):
+        found = render(finished, out)
+        assert (out / ".lock").exists()
+        (out / "table.json").write_text('{"made_by": "gap_vla:comparison", "methods": ["of another call"]}')
+        return found
+
+    monkeypatch.setattr("gap_vla.report.comparison_render.render", then_another)
+    config = [f"--config={Path(__file__).parents[1] / 'finetune_configs' / 'threading.py'}:debug"]
+    config += [f"--config.runs={tmp_path}", "--config.eval.episodes=4", "--methods=v"]
+    assert compare_command([*config, "--seeds=0", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["methods"][0]["per_seed"] == {"0": 0.25} and answer["title"] == "threading: V"
+    assert not list(tmp_path.glob("threading/compare-*/.lock"))
 
 
 def test_a_comparison_takes_an_episode_store_as_it_is_and_collects_nothing(cells, tmp_path, monkeypatch, capsys):
@@ -282,17 +302,15 @@ def test_a_comparison_replaces_no_file_of_somebody_else_and_says_so_first(name, 
 
 
 def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_path, capsys):
-    from gap_vla.cli.compare import main
-
     config = [f"--config={Path(__file__).parents[1] / 'finetune_configs' / 'threading.py'}:debug"]
     config += [f"--config.runs={tmp_path}", "--config.eval.episodes=4", "--methods=v"]
-    assert main([*config, "--seeds=0,1"]) == 1
+    assert compare_command([*config, "--seeds=0,1"]) == 1
     assert "failed: v, seed 1" in capsys.readouterr().out
-    assert main([*config, "--seeds=1"]) == 1
+    assert compare_command([*config, "--seeds=1"]) == 1
     assert "table.md" not in capsys.readouterr().out, "no run has finished"
-    assert main([*config, "--seeds=0"]) == 0
+    assert compare_command([*config, "--seeds=0"]) == 0
     capsys.readouterr()
-    assert main([*config, "--seeds=0,1", "--json"]) == 1
+    assert compare_command([*config, "--seeds=0,1", "--json"]) == 1
     said = capsys.readouterr()
     answer = json.loads(said.out)
     assert answer["failed"] == ["v, seed 1"] and answer["methods"][0]["per_seed"] == {"0": 0.25}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,11 +48,11 @@ class Corrected:
 
     @property
     def above(self) -> bool:
-        return self.found.difference > 0 and self.p < LEVEL
+        return self.found.interval[0] > 0 and self.p < LEVEL
 
     @property
     def below(self) -> bool:
-        return self.found.difference < 0 and self.p < LEVEL
+        return self.found.interval[1] < 0 and self.p < LEVEL
 
     def __str__(self) -> str:
         low, high = (points(end) for end in self.found.interval)
@@ -158,9 +159,10 @@ def judged(found: Mapping[tuple[str, str], Corrected]) -> list[Judgement]:
 
 
 def counted(results: Sequence[BlockResult]) -> str:
-    """In how many cells what is shown; empty before all of them have been trained."""
-    said = [judged(found) for found in corrected_comparisons(results)]
-    if len(said) < BLOCKS or not all(said):
+    """In how many cells what is shown; empty before all that is compared in them has been trained."""
+    made = corrected_comparisons(results)
+    said = [judged(found) for found in made]
+    if len(said) < BLOCKS or not all(said) or any({*itertools.chain(*FAMILIES)} - {*found} for found in made):
         return ""
     shown = [one.claim for of_cell in said for one in of_cell if one.shown]
     hurts, repaired, reason, harmed = (NUMBERS[shown.count(claim)] for claim in (HURTS_HERE, REPAIRED, REASON, HARMED))

@@ -6,13 +6,13 @@
 Every (method, seed) is a run of `gap-vla finetune`, or of `train-small` where the configuration is one of small
 policies (v, vp and vp_gap are called vision, concat and gap there). Finished ones are skipped and started ones go on,
 so this command can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds,
-interval) and the paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/. Status 1
-means that runs failed; they are named, and tried again when the command is given again.
+interval) and the paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/. The
+table is of the runs that the call names, and replaces that of an earlier call: name them all in the end. Status 1 means
+that runs failed; they are named, and tried again when the command is given again.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import Any
@@ -44,11 +44,10 @@ def _run(config: Any, options: Any) -> int:
         raise UserError("eval.episodes is 0, so nothing would be compared; set --config.eval.episodes=…")
     out = comparison_directory(config)
     with answering(options) as answer:
-        text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
-        answer |= {"folder": out, "failed": failed}
+        text, failed, table = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
+        answer |= {"folder": out, "failed": failed, **table}
         if text:
             print(f"{text}\ntable.md and table.png lie in {out}")
-            answer |= json.loads((out / "table.json").read_text())
         if failed:
             print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
     return NEGATIVE if failed else 0

@@ -31,21 +31,25 @@ def require_sealed(run: RunDirectory, summary: Section, moved: bool = False) -> 
 
     Args:
         run: whose summary it is.
-        summary: as read; one of an older version has no digests, and nothing is compared.
+        summary: as read; one of an older version has no digests, and nothing is compared. Of one that was copied
+            alone, without `config.json`, only itself is.
         moved: what is no part of a policy may lie elsewhere.
     """
     written = summary.section(DIGESTS, {}).values
     now = _digests(run, {key: value for key, value in summary.values.items() if key != DIGESTS})
-    for name in {**now, **written} if written else ():
+    alone = not run.config.exists()
+    for name in (now if alone else {**now, **written}) if written else ():
         if now.get(name) != written.get(name) and not (moved and name not in now):
             said = "is not what it was when the run ended" if name in now else "is missing"
-            raise summary.error(f"{run.path / name} {said}; copy the run again")
+            where = summary.where if name == run.summary.name else run.path / name
+            raise summary.error(f"{where} {said}; copy the run again")
 
 
 def _digests(run: RunDirectory, summary: Mapping[str, Any]) -> dict[str, str]:
-    contents = {path.name: content(path) for path in (run.dataset, run.metrics) if path.exists()}
-    for path, values in ((run.config, of_result(run.read_config())), (run.summary, summary)):
-        contents[path.name] = json.dumps(values, sort_keys=True).encode()
+    contents = {run.summary.name: json.dumps(summary, sort_keys=True).encode()}
+    if run.config.exists():
+        contents |= {path.name: content(path) for path in (run.dataset, run.metrics) if path.exists()}
+        contents[run.config.name] = json.dumps(of_result(run.read_config()), sort_keys=True).encode()
     return {name: hashlib.sha256(found).hexdigest()[:16] for name, found in contents.items()}
 
 

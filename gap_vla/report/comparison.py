@@ -160,11 +160,13 @@ class Comparison:
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
         apart: what the runs differ in besides, see `apart`.
+        unknown: number of runs whose settings are not known.
     """
 
     success: Mapping[str, Mapping[str, Success]]
     differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
     apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    unknown: int = 0
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -189,8 +191,14 @@ class Comparison:
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         if self.apart:
-            listing = "; ".join(f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items())
-            notes.append(f"Not method and seed alone: the runs also differ in settings ({listing}).")
+            told = [f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items()]
+            shown = max(5, sum(NOT_GIVEN not in values for values in self.apart.values()))
+            more = [f"and {len(told) - shown} more that not all of them give"] if len(told) > shown else []
+            differing = "; ".join([*told[:shown], *more])
+            notes.append(f"Not method and seed alone: the runs also differ in settings ({differing}).")
+        if self.unknown:
+            runs = f"{self.unknown} run{'s' * (self.unknown > 1)}"
+            notes.append(f"The settings of {runs} are not known: no config.json lies beside the summary.")
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
@@ -208,30 +216,38 @@ class Comparison:
         return said
 
 
+NOT_GIVEN = "not given"
+"""The value of a setting which a run does not have, such as one that an earlier version did not know."""
+
+
 def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """By dotted key, the values that runs have of settings which are no part of a comparison of methods over seeds.
+    Those that some runs do not have stand last.
 
     >>> apart([{"method": "v", "optimizer": {"learning_rate": rate}} for rate in (1e-3, 3e-4)])
     {'optimizer.learning_rate': [0.001, 0.0003]}
     """
     compared = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
-    found: dict[str, list[Any]] = {}
-    for settings in map(of_result, configs):
-        for key, value in settings.items():
-            if key not in compared and value not in found.setdefault(key, []):
-                found[key].append(value)
-    return {key: values for key, values in found.items() if len(values) > 1}
+    runs = [{key: value for key, value in of_result(one).items() if value != {}} for one in configs]
+    found: dict[str, list[Any]] = {key: [] for settings in runs for key in settings if key not in compared}
+    for settings, (key, values) in itertools.product(runs, found.items()):
+        if (value := settings.get(key, NOT_GIVEN)) not in values:
+            values.append(value)
+    differing = [(key, values) for key, values in found.items() if len(values) > 1]
+    return dict(sorted(differing, key=lambda one: NOT_GIVEN in one[1]))
 
 
 def compare(
     outcomes: Mapping[str, BySeed],
     pairs: Sequence[tuple[str, str]] | None = None,
-    configs: Iterable[Mapping[str, Any]] = (),
+    configs: Sequence[Mapping[str, Any]] = (),
+    origins: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
     """Success of each method on each variant, and paired differences.
 
     Args:
         configs: of the runs, where they are known.
+        origins: digests of the data and versions of the code, of every run.
         outcomes: method to training seed to variant to outcomes.
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
             no rollouts are left out.
@@ -239,7 +255,9 @@ def compare(
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
     differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
-    return Comparison({method: _success(outcomes[method]) for method in methods}, differences, apart(configs))
+    differing = apart(configs) | apart([{"origin": one} for one in origins])
+    unknown = max(0, len(origins) - len(configs))
+    return Comparison({method: _success(outcomes[method]) for method in methods}, differences, differing, unknown)
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
+from gap_vla.core.resources import require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
 from gap_vla.drawing.figures import MARKERS, distinct, drawing, figure_with
@@ -158,7 +159,7 @@ def _draw_one(
     axes.plot(100 * mean, y, marker, color=color, markersize=6)
 
 
-def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
+def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, dict[str, Any]]:
     """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`.
 
     Args:
@@ -166,15 +167,17 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
             `evaluate` returns them).
 
     Returns:
-        The tables as text.
+        The tables as text, and what `table.json` holds.
 
     Raises:
         EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts, or what
             `require_comparable` refuses.
         OutputError: a file with such a name lies there that is none of ours.
+        ResourceError: `out_dir` is a file, or nothing can be written there.
     """
     if isinstance(summaries, str | Path):
         raise EvaluationError(f"{summaries}: one name; give a list of summary.json files")
+    summaries = list(summaries)
     runs = [Section.read(Path(path), EvaluationError) for path in summaries]
     if not runs:
         raise EvaluationError("no finished evaluation to compare")
@@ -184,15 +187,14 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     outcomes = _outcomes(runs)
     played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
     require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
-    folders = [(RunDirectory(Path(path).parent), run) for path, run in zip(summaries, runs)]
-    whole = [(folder, run) for folder, run in folders if folder.config.exists()]
-    for folder, run in whole:
+    folders = [RunDirectory(Path(path).parent) for path in summaries]
+    for folder, run in zip(folders, runs):
         require_sealed(folder, run)
-    origins = [{"origin": run.values.get("origin", {})} for _, run in whole]
-    settings = [folder.read_config(EvaluationError) for folder, _ in whole]
-    comparison = compare(outcomes, None, [{**config, **origin} for config, origin in zip(settings, origins)])
+    settings = [folder.read_config(EvaluationError) for folder in folders if folder.config.exists()]
+    comparison = compare(outcomes, None, settings, [run.section("origin", {}).values for run in runs])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
+    require_writable(out, "the folder of the tables")
     out.mkdir(parents=True, exist_ok=True)
     write_output(out / "table.md", "comparison", as_markdown(comparison, title))
     rows = [
@@ -210,7 +212,7 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     write_output(out / "table.json", "comparison", json.dumps(content))
     with writing(out / "table.png", "comparison") as temporary:
         save_picture(draw_comparison(comparison, title=title, name=label), temporary)
-    return as_text(comparison)
+    return as_text(comparison), content
 
 
 def _outcomes(runs: Sequence[Section]) -> dict[str, dict[int, dict[str, Rollouts]]]:

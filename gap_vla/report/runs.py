@@ -134,11 +134,6 @@ class Run:
         return f"{self.method}, seed {self.seed}"
 
     @property
-    def made_of(self) -> dict[str, Any]:
-        """Its configuration, and digests of its data and versions of the code (`origin`) where its summary has them."""
-        return {**self.config, "origin": self.summary.get("origin", {})}
-
-    @property
     def checkpoint(self) -> Path:
         return RunDirectory(self.path).checkpoint
 

@@ -41,12 +41,14 @@ def success_section(runs: list[Run], command: str) -> str:
         return ""
     reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
     pairs = [(method, reference) for method in evaluated if method != reference]
-    comparison = compare(outcomes, pairs, [run.made_of for run in runs if run.rollouts])
+    played = [run for run in runs if run.rollouts]
+    origins = [run.summary.get("origin", {}) for run in played]
+    comparison = compare(outcomes, pairs, [run.config for run in played], origins)
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
     lost = [
         f"{run.path}: the records of its episodes are gone; how many succeeded is what its summary says."
-        for run in runs
-        if run.rollouts and not any(RunDirectory(run.path).rollouts.glob(f"**/{EPISODES_FILE}"))
+        for run in played
+        if not any(RunDirectory(run.path).rollouts.glob(f"**/{EPISODES_FILE}"))
     ]
     notes = map(note, [WITH_P, *comparison.notes(), *lost])
     return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])

@@ -11,6 +11,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
@@ -36,15 +37,16 @@ def comparison_directory(config: Experiment) -> Path:
     return Path(config.runs) / config.task / f"compare-{digest(of_result(cell_config(config, 'vp', 0).to_dict()))}"
 
 
-def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[str]]:
+def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[str], dict[str, Any]]:
     """Runs the missing cells and renders the table after each.
 
     A cell that fails is recorded as failed with its reason, and the others go on. One that another process is at work
     on is waited for.
 
     Returns:
-        The final table as text, and the names of the cells that failed; `table.md`, `table.png` and `cells.json` lie
-        in `comparison_directory`.
+        The final table of these cells as text, the names of those that failed, and the table as numbers (empty while
+        none has finished); `table.md`, `table.json`, `table.png` and `cells.json` lie in `comparison_directory`, where
+        another call, with other methods or seeds, may write its own.
     """
     from gap_vla.report.comparison_render import render
     from gap_vla.report.runs import Run as Finished
@@ -69,7 +71,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     if not all(run.directory.complete_with(run.config.to_dict()) for run in runs):
         with alone(runs[0].stages.lock, f"{runs[0].stages.store}", wait=True):
             prepare_data(cells[0], runs[0].stages)
-    text = ""
+    text, content = "", dict[str, Any]()
     for number, run in enumerate(runs, 1):
         cell, directory = run.config, run.directory
         complete = directory.complete_with(cell.to_dict())
@@ -81,10 +83,11 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
             print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
         finished = [r.directory.summary for r in runs if r.directory.complete_with(r.config.to_dict())]
         account = {"finished": [str(path) for path in finished], "failed": failures}
-        write_output(out / "cells.json", "comparison", json.dumps(account))
-        if finished:
-            text = render(finished, out)
-    return text, [failure["cell"] for failure in failures]
+        with alone(out / ".lock", f"{out}", wait=True):  # all four files are of one call
+            write_output(out / "cells.json", "comparison", json.dumps(account))
+            if finished:
+                text, content = render(finished, out)
+    return text, [failure["cell"] for failure in failures], content
 
 
 def _run_in_a_process(config: Experiment) -> str | None:

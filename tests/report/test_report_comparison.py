@@ -7,7 +7,10 @@ import pytest
 from evaluations import evaluation_of
 
 from gap_vla.core.foreign import Section
-from gap_vla.report.comparison import compare, label
+from gap_vla.core.resources import ResourceError
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.seals import sealed
+from gap_vla.report.comparison import apart, compare, label
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.summary import read_outcomes
@@ -167,19 +170,23 @@ def test_duplicates_and_emptiness_are_refused(tmp_path):
         render([], tmp_path)
     with pytest.raises(EvaluationError, match=r"summary\.json: one name; give a list"):
         render(tmp_path / "summary.json", tmp_path)
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ResourceError, match=r"out is a file; give a folder"):
+        render(runs(tmp_path, {"v": one({1: True})}), tmp_path / "out")
 
 
 def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):
-    text = render(runs(tmp_path, methods({"aux": 0.3, "vp_gap": 0.7, "v": 0.4})), tmp_path)
+    text, _ = render(runs(tmp_path, methods({"aux": 0.3, "vp_gap": 0.7, "v": 0.4})), tmp_path)
     assert [line.split()[0] for line in text.splitlines()[1:4]] == ["V", "VP+GAP", "aux"]
 
 
 def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_path):
     table = methods({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
-    text = render(runs(tmp_path, table), tmp_path / "out")
+    text, returned = render(runs(tmp_path, table), tmp_path / "out")
     content = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert content == {"made_by": "gap_vla:comparison", **json.loads(json.dumps(returned))}
     markdown = (tmp_path / "out" / "table.md").read_text()
-    told = as_markdown(compare(table), "assembly: V, VP, VP+GAP")
+    told = as_markdown(compare(table, origins=[{}] * 9), "assembly: V, VP, VP+GAP")
     assert markdown == f"{told.rstrip()}\n<!-- gap_vla:comparison -->\n"
     for row in content["methods"]:
         shown = f"{100 * row['mean']:.0f}"
@@ -189,23 +196,56 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
     assert (tmp_path / "out" / "table.png").read_bytes() == first
 
 
-def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
+def beside_settings(folder):
+    """Summaries of V and VP, each in a folder of its own with settings."""
     table = methods({"v": 0.4, "vp": 0.5})
     paths = []
-    for number, summary in enumerate(runs(tmp_path, {m: {0: by_seed[0]} for m, by_seed in table.items()})):
-        (tmp_path / f"{number}").mkdir()
-        path = summary.rename(tmp_path / f"{number}" / "summary.json")
+    for number, summary in enumerate(runs(folder, {m: {0: by_seed[0]} for m, by_seed in table.items()})):
+        (folder / f"{number}").mkdir()
+        path = summary.rename(folder / f"{number}" / "summary.json")
         paths.append(path)
         settings = {"method": f"m{number}", "train": {"seed": number, "log_every": number}, "runs": f"{number}"}
         (path.parent / "config.json").write_text(json.dumps(settings))
-    assert "differ in settings" not in render(paths, tmp_path / "out")
+    return paths
+
+
+def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
+    paths = beside_settings(tmp_path)
+    assert "differ in settings" not in render(paths, tmp_path / "out")[0]
     settings = json.loads((paths[1].parent / "config.json").read_text())
     for number, rate in ((0, 1e-3), (1, 3e-4)):
         settings["optimizer"] = {"learning_rate": rate}
         (paths[number].parent / "config.json").write_text(json.dumps(settings))
     said = "Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003)."
-    assert said in render(paths, tmp_path / "out")
+    assert said in render(iter(paths), tmp_path / "out")[0]
     assert said in json.loads((tmp_path / "out" / "table.json").read_text())["notes"]
+
+
+def test_what_one_run_alone_has_set_is_noted_and_not_a_page_of_it():
+    one = {"optimizer": {"rate": 0.1}, "data": {"augment": {}}}
+    assert apart([one, {"optimizer": {}}]) == {"optimizer.rate": [0.1, "not given"]}
+    later = {"optimizer": {"rate": 0.2}, "new": {f"setting{number}": number for number in range(20)}}
+    note = next(note for note in compare(methods({"v": 0.4}), None, [one, later]).notes() if "settings" in note)
+    assert "(optimizer.rate 0.1, 0.2; new.setting0 not given, 0; " in note
+    assert note.endswith("; new.setting3 not given, 3; and 16 more that not all of them give).")
+
+
+def test_of_summaries_that_were_copied_alone_edits_and_other_data_are_seen(tmp_path):
+    paths = beside_settings(tmp_path)
+    for number, path in enumerate(paths):
+        summary = {**json.loads(path.read_text()), "origin": {"episodes": f"digest {number}"}}
+        path.write_text(json.dumps(sealed(RunDirectory(path.parent), summary)))
+        (path.parent / "config.json").unlink()
+    notes = render(paths, tmp_path / "out")[1]["notes"]
+    assert any("origin.episodes digest 0, digest 1" in note for note in notes)
+    assert "The settings of 2 runs are not known: no config.json lies beside the summary." in notes
+    copied = paths[1].rename(tmp_path / "copied.json")
+    render([paths[0], copied], tmp_path / "out")
+    copied.write_text(json.dumps({**json.loads(copied.read_text()), "seed": 7}))
+    with pytest.raises(
+        EvaluationError, match=r"copied\.json is not what it was when the run ended; copy the run again"
+    ):
+        render([paths[0], copied], tmp_path / "out")
 
 
 def test_evaluations_of_one_policy_are_not_two_seeds_and_layouts_are_counted(tmp_path):

@@ -16,6 +16,7 @@ from experiments.tables.confirmation import (
     REPAIRS,
     Corrected,
     corrected_comparisons,
+    counted,
     holm,
     judged,
     p_of_seeds,
@@ -23,8 +24,9 @@ from experiments.tables.confirmation import (
 from experiments.tables.front import front_rows, write_front_page
 from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.render import render
-from experiments.tables.results import analyse
-from experiments.tables.tables import find_table
+from experiments.tables.results import BlockResult, analyse
+from experiments.tables.tables import IN, find_table
+from gap_vla.report.comparison import Comparison
 from gap_vla.rollouts.statistics import paired_difference
 
 LAYOUTS = range(600_000, 600_100)
@@ -78,6 +80,7 @@ def test_holms_correction_counts_what_has_not_run():
         (dict(hurts=CLEAR, repairs=WORSE), ["shown", "harms"]),
         (dict(hurts=CLEAR[:4], repairs=CLEAR[:4]), []),
         (dict(repairs=CLEAR), ["not shown"]),
+        (dict(hurts=(1,) * 5, repairs=(-1,) * 5), ["not shown", "not shown"]),  # p is 0, and the intervals hold 0
         ({}, []),
     ],
 )
@@ -87,6 +90,19 @@ def test_only_what_the_rules_allow_is_said(gains, expected):
     for one, word in zip(said, expected, strict=True):
         for sentence in (str(one), one.short):
             assert (word in sentence) and ("not shown" in sentence) == (word == "not shown")
+
+
+def test_cells_are_counted_once_everything_that_is_compared_in_them_has_been_trained():
+    blocks = find_table("confirmation").blocks
+
+    def told(*pairs):
+        of_block = [{HURTS: {IN: difference(*CLEAR)}}] + [{p: {IN: difference(*CLEAR)} for p in pairs}] * 3
+        return counted([BlockResult(b, Comparison({}, d), (), (), (), ()) for b, d in zip(blocks, of_block)])
+
+    assert told(HURTS) == told(HURTS, REPAIRS) == told(HURTS, REPAIRS, *CONTROLS) == ""
+    of_block = {pair: {IN: difference(*CLEAR)} for pair in (HURTS, REPAIRS, *CONTROLS)}
+    whole = [BlockResult(block, Comparison({}, of_block), (), (), (), ()) for block in blocks]
+    assert "hurt in four, GAP to repair it in four and to harm in none" in counted(whole)
 
 
 @pytest.mark.usefixtures("blank_charts")
