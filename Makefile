@@ -11,15 +11,15 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 
-setup: .venv/ready
+setup: .venv/ready-$(EXTRAS)
 
 # All that is pinned needs no resolving, and two at once share the downloads; then pip looks whether anything is missing.
 PINNED = grep -v '^\#' constraints.txt | sort -r | xargs -P 2 -n 30 $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps
 
-.venv/ready: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/ready-$(EXTRAS): pyproject.toml constraints.txt | $(BIN)/pip
 	$(if $(filter all,$(EXTRAS)),$(PINNED))
 	$(INSTALL) '.[$(EXTRAS)]'
-	@touch .venv/ready .venv/main-ready .venv/sim-ready
+	@touch $@ $(if $(findstring all,$(EXTRAS)),.venv/main-ready .venv/sim-ready)
 
 # What the main job needs, without the tools of the tests and the extras of other commands. Demonstrations need only the
 # simulators, so they are collected while the larger packages are installed.
@@ -46,14 +46,14 @@ $(BIN)/pip:
 finetune: .venv/main-ready
 	$(BIN)/python scripts/finetune.py --config $(CONFIG) --resume
 
-debug: CONFIG = finetune_configs/threading.py:debug
-debug: finetune
+debug:
+	@$(MAKE) --no-print-directory finetune CONFIG=$(firstword $(subst :, ,$(CONFIG))):debug
 
 # The site in site/; a link that leads nowhere, or any other warning, is an error.
 docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-.venv/docs-ready: .venv/ready
+.venv/docs-ready: .venv/ready-$(EXTRAS)
 	$(INSTALL) '.[docs]'
 	@touch .venv/docs-ready
 
@@ -121,5 +121,6 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What was installed and built; demonstrations and runs stay.
 clean:
-	rm -rf .venv .venv-lerobot data runs site
+	rm -rf .venv .venv-lerobot site

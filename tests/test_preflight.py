@@ -77,6 +77,8 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
         ("JAX_THREEFRY_PARTITIONABLE", "false", "True"),
         ("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16", ""),
         ("JAX_LEGACY_PRNG_KEY", "error", "allow"),
+        ("JAX_HIGH_DYNAMIC_RANGE_GUMBEL", "1", "0"),
+        ("JAX_DISABLE_JIT", "1", "false"),
     ],
 )
 def test_other_numbers_than_usual_for_all_of_jax_are_refused(name, value, usual, folders, monkeypatch):

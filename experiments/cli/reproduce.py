@@ -86,7 +86,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    from gap_vla.cli.configured import restart_with_huge_pages
+    from gap_vla.cli import restart_with_huge_pages
 
     if argv is None:
         restart_with_huge_pages()

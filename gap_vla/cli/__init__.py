@@ -42,15 +42,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: gap-vla COMMAND …\n", *lines, "\n`gap-vla COMMAND --help` says all about one of them.", sep="\n")
         return 0 if words else 2
     name = choose(words[0].replace("_", "-"), list(COMMANDS), "the command", UserError)
-    sys.argv = [f"gap-vla {name}", *words[1:]]
-    return run(name)
+    kept, sys.argv = sys.argv, [f"gap-vla {name}", *words[1:]]
+    try:
+        return run(name, None if argv is None else words[1:])
+    finally:
+        sys.argv = kept
 
 
 @command
-def run(name: str) -> int:
-    """One command on the arguments of this process, loaded where a Ctrl-C is heard, and not while Python ends."""
+def run(name: str, argv: Sequence[str] | None = None) -> int:
+    """One command, on the arguments of this process if none are given, loaded where a Ctrl-C is heard, and not while
+    Python ends."""
+    if argv is not None:
+        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main(list(argv))
+    if name in ("finetune", "train-small", "compare"):
+        restart_with_huge_pages()
     status = 0
     atexit.register(lambda: status == INTERRUPTED and os._exit(status))  # what JAX has begun would crash later on
     status = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return status
+
+
+def restart_with_huge_pages() -> None:
+    """Starts this command again with an allocator that asks for huge pages; does nothing the second time, nor in a
+    notebook or any other program whose command line does not begin with what Python runs now.
+
+    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small model's
+    training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process
+    starts.
+    """
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    own = program in [os.path.abspath(word) for word in sys.orig_argv[1:]]
+    if own and sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -198,8 +198,6 @@ def run_configured(
         key, tried = name.removeprefix("config."), [dataclasses.replace(experiment, method=m) for m in methods]
         if all(reasons := [without_effect(config, key) for config in tried]):
             raise ConfigError(f"--{name} has no effect {reasons[0]}; leave it out")
-    if argv is None:
-        restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):
         return run(experiment, options)
 
@@ -218,16 +216,3 @@ def _overridden(where: str, config: ConfigDict, arguments: Sequence[str]) -> dic
     if positional:
         raise ConfigError(f"unexpected argument {positional[0]!r}; options start with --")
     return values.config.to_dict()
-
-
-def restart_with_huge_pages() -> None:
-    """Starts this command again with an allocator that asks for huge pages; does nothing the second time.
-
-    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small model's
-    training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process
-    starts.
-    """
-    if sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -46,8 +46,14 @@ _FAILURES = {
     errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
 }
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_THREADS = {"NUMBA_NUM_THREADS": 1, "TF_NUM_INTRAOP_THREADS": 0, "TF_NUM_INTEROP_THREADS": 0}
-"""Variables to the least number of threads that they may ask for."""
+_VARIABLES = {
+    "NUMBA_NUM_THREADS": (r"0*[1-9]\d{0,8}", "a number from 1 on"),
+    "TF_NUM_INTRAOP_THREADS": (r"\d{1,9}", "a number from 0 on"),
+    "TF_NUM_INTEROP_THREADS": (r"\d{1,9}", "a number from 0 on"),
+    "HDF5_DRIVER": ("sec2|core|stdio", "sec2, core or stdio"),
+    "HDF5_VOL_CONNECTOR": (r"native\b.*", "native"),
+}
+"""Variables with whose other values a library ends the process, or reads no file: what they may be, and in words."""
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -109,9 +115,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+        within = any(isinstance(argument, list | tuple) for argument in (*args, *kwargs.values()))
+        heard = None
         try:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
-                signal.signal(signal.SIGINT, _interrupt)
+                heard = signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
             start_quietly(refused=UserError)
             os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
@@ -119,10 +127,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
                 reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
                 raise UserError(f"{odd[0]!a} is {reason}")
-            for name, least in _THREADS.items():  # before a library ends the process for it
-                said = os.environ.get(name, "")
-                if not re.fullmatch(r"\s*|\s*\d{1,9}\s*", said) or (said.strip() and int(said) < least):
-                    raise UserError(f"{name} is {said[:40]!a}; give it a number from {least} on, or unset it")
+            for name, (sound, words) in _VARIABLES.items():
+                if (said := os.environ.get(name, "").strip()) and not re.fullmatch(sound, said):
+                    raise UserError(f"{name} is {said[:40]!a}; give it {words}, or unset it")
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status
@@ -148,6 +155,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return _say(f"this is a bug of gap_vla, not a mistake of yours{hint}: {type(error).__name__}", BUG)
         finally:
             sys.unraisablehook = unraisable
+            if within and heard is not None:  # a program that goes on has its own again
+                signal.signal(signal.SIGINT, heard)
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()

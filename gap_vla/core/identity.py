@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,11 +65,17 @@ def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
 def commit() -> str:
     """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
 
+    root = Path(__file__).resolve().parents[2]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another one
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment)
+        return done.stdout.strip()
 
     try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), root):  # installed inside of somebody's
+            return "unknown"
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "gap_vla", "finetune_configs")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):

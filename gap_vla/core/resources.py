@@ -95,6 +95,8 @@ _USUAL = {
     "JAX_RANDOM_SEED_OFFSET": ("0",),
     "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
     "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": ("0", "false", "off", "no"),
+    "JAX_DISABLE_JIT": ("0", "false", "off", "no"),
     "JAX_DEFAULT_MATMUL_PRECISION": (),
     "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
     "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
