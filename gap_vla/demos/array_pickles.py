@@ -19,7 +19,8 @@ from gap_vla.demos.source import NamedArrays
 
 class ArrayPickles(NamedArrays):
     """One pickle per demonstration in a folder, or one pickle with a list (or dictionary) of demonstrations; each may
-    hold `phase`, `language_instruction` and `success` as those of `NpzFolder` do.
+    hold `phase`, `language_instruction` and `success` as those of `NpzFolder` do. What numbers and texts stand beside
+    demonstrations in a dictionary are of all that have none of that name.
 
     Args:
         path: file, or folder with `*.pkl` / `*.pickle`.
@@ -39,8 +40,8 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
-        held = [{*found} if isinstance(found := self._arrays(index), Mapping) else set() for index in range(len(self))]
-        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        held = [found if isinstance(found := self._arrays(index), Mapping) else {} for index in range(len(self))]
+        self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._names = sorted({str(name) for names in held for name in names})
         if lost := sorted({*self._image_keys}.difference(*held)):
             there = one_line(", ".join(self._names), 300)
@@ -67,7 +68,7 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
         episode = self._episode(arrays, where, images, file=file, name=name)
         for one in self.dropped():
-            if one in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
+            if one.lower() in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
                 with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
                     rows = np.asarray(rows)
                 require_rows(one, rows, len(episode), f"{where}: {one!r}")
@@ -78,7 +79,9 @@ class ArrayPickles(NamedArrays):
         if self._opened is None or self._opened[0] != file:
             self._opened = (file, load_arrays(file))
         content = self._opened[1]
-        return content if key is None else content[key]
+        if key is None or not isinstance(content, Mapping):
+            return content if key is None else content[key]
+        return {name: value for name, value in content.items() if not isinstance(value, Mapping)} | content[key]
 
 
 def load_arrays(file: Path) -> Any:

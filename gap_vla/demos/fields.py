@@ -141,6 +141,12 @@ def as_text(value: Any, where: str) -> str:
     return text
 
 
+def as_instruction(own: Any, otherwise: Any, where: str) -> str:
+    """An episode's own instruction, or another where it has none or a blank one. Raises EpisodeError: as `as_text`."""
+    text = as_text("" if own is None else own, where)
+    return text if text.strip() else as_text(otherwise, where) or text
+
+
 def as_truths(value: Any) -> np.ndarray:
     """bool where all are 0 or 1; anything else stays as it is, for the check that names its place."""
     given = np.asarray(value)
@@ -247,22 +253,25 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
 
 PER_STEP = (
     "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
-    "timestamps", "rho", "change_point",
+    "timestamps", "rho", "change_point", "episode_index",
 )  # fmt: skip
 """Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""
 
 
-def require_ended(name: str, dones: np.ndarray, where: str) -> None:
-    """Raises EpisodeError: `dones`, a row per step, is true somewhere and not at the last step, or no number."""
-    ended = dones.reshape(len(dones), -1)
-    if not np.isfinite(ended).all():
+def require_ended(name: str, dones: np.ndarray, where: str, *, lasting: bool = False) -> None:
+    """Raises EpisodeError: `dones`, a row per step, is true somewhere and not at the last step, or no number; or, if it
+    must be `lasting`, false behind a true one."""
+    if not np.isfinite(dones).all():
         raise EpisodeError(f"{where}: {name} holds NaN or infinity; correct it")
-    true = np.flatnonzero(ended.any(axis=1))
+    ended = np.asarray(dones.reshape(len(dones), -1).any(axis=1))
+    true = np.flatnonzero(ended)
     if true.size and true[-1] != len(ended) - 1:
         raise EpisodeError(
             f"{where}: {name} is true at step {true[0]} and not at the last, {len(ended) - 1}; cut the episode "
             f"or correct {name}"
         )
+    if lasting and (goes_on := np.flatnonzero(ended[:-1] & ~ended[1:])).size:
+        raise EpisodeError(f"{where}: {name} is true at step {goes_on[0]} and not after it; make two of it")
 
 
 FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
@@ -270,7 +279,11 @@ FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
 
 
 def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be."""
+    """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be, and
+    whether there are two episodes by `episode_index`."""
+    numbers = fields.get("episode_index", np.zeros(0))
+    if len(changes := np.argwhere(numbers[1:] != numbers[:-1])):
+        yield f"episode_index changes at step {changes[0][0] + 1} of {len(numbers)}"
     for name in filter(fields.__contains__, FLAGS):
         end, at = FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
         if at != [end] and (at or name != "is_terminal"):

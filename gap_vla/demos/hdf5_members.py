@@ -34,7 +34,10 @@ from gap_vla.demos.fields import (
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
-NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
+FACTS = ("success", "language_instruction")
+"""Attributes of a demonstration, or of `data` for all that have none."""
+
+NEEDED = ("num_samples", "total", "env_args", *FACTS)
 """Attributes that mean something to readers."""
 
 _PER_STEP = (*PER_STEP, "states", "executed_actions", "phase", "phase_switch")
@@ -277,26 +280,27 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
 
 def require_facts(demo: h5py.Group, where: str) -> None:
     """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them."""
-    said, facts = names_in(demo.attrs, where), ("success", "language_instruction")
-    require_spelling(said, facts, f"{where}: attributes")
+    require_spelling(said := names_in(demo.attrs, where), FACTS, f"{where}: attributes")
     for key in names_in(demo, where):
-        if (fact := key.lower()) in facts and fact not in said:
+        if (fact := key.lower()) in FACTS and fact not in said:
             raise EpisodeError(f"{where}: {key!r} is no attribute and not read; store it as the attribute {fact!r}")
 
 
 def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, or a flag of a
     recording's ends is true elsewhere."""
-    held = lengths_in(demo, where, "obs", "next_obs")
-    for key, rows in held.items():
+    for key, rows in lengths_in(demo, where, "obs", "next_obs").items():
+        name = key.rpartition("/")[2].lower()
         most = steps + 1 if key == "states" else steps
-        if (key in _PER_STEP or "/" in key) and not steps <= rows <= most:
+        if (name in _PER_STEP or "/" in key) and not steps <= rows <= most:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        if key.rpartition("/")[2] in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
+        if name in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
             require_rising(numbers_at(demo, key, where), f"{where}: {key}")
-    for key in filter(held.__contains__, ("done", "dones") if steps else ()):
-        require_ended(key, numbers_at(demo, key, where), where)
-    for text in misplaced({key: numbers_at(demo, key, where) for key in FLAGS if steps and key in held}):
-        raise EpisodeError(f"{where}: {text}; make a demonstration of each recording, or leave it out")
+        if not steps or key.startswith("next_obs/"):
+            continue
+        if name in ("done", "dones"):
+            require_ended(key, numbers_at(demo, key, where), where)
+        for text in misplaced({name: numbers_at(demo, key, where)} if name in (*FLAGS, "episode_index") else {}):
+            raise EpisodeError(f"{where}: {text}; make a demonstration of each recording, or leave it out")

@@ -24,7 +24,10 @@ _FINGER = re.compile(r"grip|finger|jaw")
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
 
-_QUATERNION = re.compile(r"(?:^|[^a-z])q(?:uat(?:ernion)?)?[_. -]?([wxyz])(?![a-z])")
+_QUATERNION = re.compile(r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])")
+
+_TURN = re.compile(r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])$")
+_AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,36 +101,37 @@ class StateLayout:
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
 
     def require_names(self, names: Sequence[str], where: str) -> None:
-        """Compares the columns that are taken as positions and quaternions with what they are called, if that is known.
+        """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises:
-            EpisodeError: there are names such as x and y, or qw and qx, and those of the columns are in another order;
-                or a gripper or finger is taken for a position.
+            EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are in
+                another order, or of another kind of rotation; or a gripper or finger is taken for one of these.
         """
         self._require_quaternions(names, where)
-        ends = [re.split(r"[^a-z0-9]+", name.lower())[-1] for name in names]
-        for first in range(self.position, len(names), self.width):
-            axes, taken = "".join(ends[first : first + 3]), names[first : first + 3]
-            other = sorted(axes) == [*"xyz"] or any(_FINGER.search(name.lower()) for name in taken)
-            if other and axes != "xyz":
-                called = one_line(", ".join(taken), 80)
-                raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns")
+        fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+        parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
+        for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
+            if called := misordered(names, first, self.width, fingers, turned=bool(turned)):
+                raise EpisodeError(f"{where}: the layout takes columns {called} as {words}; name the columns")
 
     def _require_quaternions(self, names: Sequence[str], where: str) -> None:
         found = [_QUATERNION.search(name.lower()) for name in names]
         letters = "".join(match[1] if match else " " for match in found)
-        if self.rotation_kind not in ("quat_wxyz", "quat_xyzw") or not {"w", "x"} <= {*letters}:
+        if not {"w", "x"} <= {*letters}:
             return
+        count = ROTATIONS[self.rotation_kind]
         for first in range(self.rotation, len(names), self.width):
-            said = letters[first : first + 4]
-            if said.strip() and said != (order := self.rotation_kind[-4:]):
-                columns, called = f"columns {first} to {first + 3}", one_line(", ".join(names[first : first + 4]), 80)
+            said = letters[first : first + count]
+            if said.strip() and said != self.rotation_kind[-4:]:
+                last = first + count
+                columns, called = f"columns {first} to {last - 1}", one_line(", ".join(names[first:last]), 80)
                 turned = {**vars(self), "rotation_kind": f"quat_{said}"}
                 other = next(
                     (name for name, layout in LAYOUTS.items() if vars(layout) == turned), "JSON of the columns"
                 )
+                taken = f"a quaternion {self.rotation_kind[-4:]}" if count == 4 else self.rotation_kind
                 raise EpisodeError(
-                    f"{where} calls {columns} {called}, the layout takes them as a quaternion {order}; give another "
+                    f"{where} calls {columns} {called}, the layout takes them as {taken}; give another "
                     f"with --reader layout={other}"
                 )
 
@@ -162,18 +166,45 @@ class StateLayout:
             return np.concatenate(arms, axis=1).astype(np.float32)
 
 
+def misordered(
+    names: Sequence[str], first: int, width: int, fingers: Sequence[int] = (), *, turned: bool = False
+) -> str:
+    """The names of an arm's three columns from `first` on that are no x, y, z; empty if they may be.
+
+    They are none if they are these axes in another order, if one is among the `fingers`, or if they are turns and the
+    next three are axes. Where they are to be `turned`, roll, pitch, yaw are x, y, z too.
+    """
+    turns = [match and (match[4] or match.lastgroup) for match in map(_TURN.search, map(str.lower, names))]
+    along = [match and match[1] for match in map(_AXIS.search, map(str.lower, names))]
+    axes = "".join((turned and turn) or axis or " " for turn, axis in zip(turns, along))
+    for start in range(first, len(names), width):
+        block, behind = axes[start : start + 3], slice(start + 3, start + 6)
+        other = sorted(block) == [*"xyz"] or any(start <= place < start + 3 for place in fingers)
+        swapped = all(turns[start : start + 3]) and not any(turns[behind]) and sorted(axes[behind]) == [*"xyz"]
+        if (other and block != "xyz") or (swapped and not turned):
+            return one_line(", ".join(names[start : start + 3]), 80)
+    return ""
+
+
 def require_action_names(names: Sequence[str], where: str) -> None:
-    """Actions of 7 an arm have the gripper last: it is not normalised, and what is read of it is read there.
+    """Actions of 7 an arm are xyz, rotation, gripper; the last is not normalised, and what is read of it is read there.
 
     Raises:
-        EpisodeError: there is one gripper an arm by the names, and at another place.
+        EpisodeError: there is one gripper an arm by the names, and at another place; or three axes in another order.
     """
+    if len(names) % 7:
+        return
     grippers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
     wrong = [place for place in grippers if place % 7 != 6]
     if wrong and 7 * len(grippers) == len(names):  # more of them are the joints of a hand
         raise EpisodeError(
             f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
             "last: put it there"
+        )
+    if called := misordered(names, 0, 7) or misordered(names, 3, 7, turned=True):
+        raise EpisodeError(
+            f"{where} has columns {called} in this order; actions of 7 an arm are x, y, z, roll, pitch, yaw, gripper: "
+            "put them so"
         )
 
 

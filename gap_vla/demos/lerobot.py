@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing, shown
-from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
 from gap_vla.demos.layout import require_action_names
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
 from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_there
@@ -185,8 +185,7 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     steps = np.arange(place.length)
     with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
         ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
-    if len(goes_on := np.flatnonzero(ended & ~np.append(ended[1:], True))):
-        raise EpisodeError(f"{where}: 'next.done' is true at step {goes_on[0]} and not after it; make two of it")
+    require_ended("'next.done'", ended, where, lasting=True)
     times = steps / fps
     slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):

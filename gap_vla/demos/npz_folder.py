@@ -47,9 +47,10 @@ class NpzFolder(NamedArrays):
         if not self.places:
             what = "no .npz files in this folder" if self.path.is_dir() else "a file; give the folder of the .npz files"
             raise EpisodeError(f"{self.path}: {what}")
-        held = [read_arrays(file, lambda _: False) for file in self.places]
+        wanted = "language_instruction" if self.options["language_instruction"] else ""
+        held = [read_arrays(file, wanted.__eq__) for file in self.places]
         self._names = sorted({name for names in held for name in names})
-        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
         if lost := sorted(set(self.options["image_keys"] or ()) - {*self._names}):
             there = one_line(", ".join(self._names), 300)
             raise EpisodeError(
@@ -58,9 +59,6 @@ class NpzFolder(NamedArrays):
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
             require_spelling({*self._names} - {*IMAGE_NAMES}, IMAGE_NAMES, f"{self.path}")
-
-    def mapping(self) -> dict[str, str]:
-        return super().mapping() | {"phase": "phase"}
 
     def dropped(self) -> dict[str, str]:
         return self._unused(self._names, "phase", "language_instruction", "success")
@@ -77,7 +75,7 @@ class NpzFolder(NamedArrays):
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        require_aligned(file, [name for name in PER_STEP if name in arrays and name in left], len(episode))
+        require_aligned(file, [name for name in arrays if name.lower() in PER_STEP and name in left], len(episode))
         return episode
 
 
@@ -96,25 +94,26 @@ def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
 
 
 def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
-    """Looks at one array of `PER_STEP`; a single number says nothing.
+    """Looks at one array of `PER_STEP`, in whatever letters; a single number says nothing.
 
     Raises:
         EpisodeError: it has other steps than the actions, is a time that does not rise, or a flag of a recording's ends
             that is true elsewhere: two recordings in one.
     """
+    key = name.lower()
     if rows.size == 1:
         return
     if len(rows) != steps:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
-    if name in (*FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
+    if key in (*FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
         raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
-    for text in misplaced({name: rows}):
+    for text in misplaced({key: rows}):
         raise EpisodeError(
             f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
         )
-    if name in ("done", "dones"):
-        require_ended(repr(name), rows, where.removesuffix(f": {name!r}"))
-    if name in TIMES:
+    if key in ("done", "dones"):
+        require_ended(f"{name!r}", rows, where.removesuffix(f": {name!r}"), lasting=True)
+    if key in TIMES:
         require_rising(rows, where)

@@ -14,19 +14,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.fields import (
     ACTION_LIMIT,
     as_actions,
     as_frames,
+    as_instruction,
     as_rows,
     as_text,
     as_truth,
     picture_size,
     require_cameras,
     require_one_size,
+    require_spelling,
 )
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_index import demonstrations
@@ -155,11 +157,12 @@ class RobomimicHDF5(Source):
         said = members.attribute_of(data, "env_args")
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
-        stated = members.attribute_of(data, "language_instruction")
+        require_spelling(members.names_in(data.attrs, f"{self.path}"), members.FACTS, f"{self.path}, data: attributes")
+        stated = as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
         own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
-        self._refuse_idle(self.options["language_instruction"], ((stated, one) != (None, None) for one in own))
-        if stated is not None:
-            return as_text(stated, f"{self.path}, data")
+        self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
+        if stated.strip():
+            return stated
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
         env_args = members.simulator_of({"env_args": said})
@@ -168,10 +171,13 @@ class RobomimicHDF5(Source):
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
         where = f"{self.path}, episode {demo.name.rpartition('/')[2]}"
-        unused = {key: "not part of the schema" for key in members.names_in(demo, where) if key not in taken}
+        require_spelling(held := members.names_in(demo, where), taken, where)
+        unused = {key: "not part of the schema" for key in held if key not in taken}
         names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
-        used = {f"robot{arm}_{part}" for arm in range(_arms(names)) for part in _USED}
-        for key in sorted({*names} - {*self._image_keys} - used):
+        arms = _arms(names)
+        used = [f"robot{arm}_{part}" for arm in range(arms) for part in _USED]
+        require_spelling(names, (*self._image_keys, *used, *(f"robot{arms}_{part}" for part in _USED)), f"{where}: obs")
+        for key in sorted({*names} - {*self._image_keys, *used}):
             unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
@@ -207,13 +213,15 @@ class RobomimicHDF5(Source):
         phase = self._phase(demo, where)
         facts = self._layout.facts if self._layout else {}
         # robomimic has the whole model XML in one of its attributes
-        short = {key: value for key, value in attrs.items() if key != "language_instruction" and len(str(value)) <= 200}
+        left = ("language_instruction", OPENING_UNIT)  # the latter says the layout
+        short = {key: value for key, value in attrs.items() if key not in left and len(str(value)) <= 200}
+        success = attrs.get("success", members.attribute_of(members.group_at(file, "data", where), "success"))
         return Episode(
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=as_text(attrs.get("language_instruction", self._language), where),
-            success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
+            language_instruction=as_instruction(attrs.get("language_instruction"), self._language, where),
+            success=as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
             phase=phase,
             metadata={**short, "file_path": str(self.path), "episode_id": name, **facts},
         )

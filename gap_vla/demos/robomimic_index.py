@@ -31,9 +31,13 @@ def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_k
         raise EpisodeError(f"{path}: group 'data' holds no demonstrations; record some, or give another file")
     places: dict[int, str] = {}
     for name in names:
-        place = h5py.h5o.get_info(members.group_at(data, name, f"{path}, data").id).addr
-        if (other := places.setdefault(place, name)) != name:
-            raise EpisodeError(f"{path}: data/{name} is data/{other} by another name; remove one of the links")
+        demo = members.group_at(data, name, f"{path}, data")
+        inner = [part for part in ("obs", action_key) if members.has(demo, part)]
+        lying = {f"{name}/{part}": members.member(demo, part, f"{path}, episode {name}") for part in inner}
+        for part, item in {name: demo, **lying}.items():
+            place = h5py.h5o.get_info(item.id).addr
+            if (other := places.setdefault(place, part)) != part:
+                raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
     _require_total(data, names, path, action_key)
     if filter_key is None:
         return sorted(names, key=_natural)

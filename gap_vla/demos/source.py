@@ -72,9 +72,9 @@ class Source(Sequence[Episode], abc.ABC):
         """What the files hold and the conversion leaves out: field to reason."""
         return {}
 
-    def _refuse_idle(self, instruction: str | None, own: Iterable[bool]) -> None:
-        """Raises EpisodeError for the option `language_instruction` if every episode has its own."""
-        if instruction and all(own):
+    def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
+        """Raises EpisodeError for the option `language_instruction` if every episode has its own, not a blank one."""
+        if instruction and all(fields.as_instruction(one, "", f"{self.path}").strip() for one in own):
             raise EpisodeError(f"{self.path}: every episode has its own instruction; leave language_instruction out")
 
     def __getitem__(self, index: Any) -> Any:
@@ -143,7 +143,8 @@ class NamedArrays(Source):
 
     def mapping(self) -> dict[str, str]:
         cameras = {camera: key for key, camera in self._image_keys.items()}
-        return cameras | {"proprio": self.options["state_key"], "action": self.options["action_key"]}
+        named = {"proprio": self.options["state_key"], "action": self.options["action_key"]}
+        return cameras | named | {"phase": "phase"}
 
     def _unused(self, names: Iterable[str], *others: str) -> dict[str, str]:
         """Those names that are neither named by the options nor among the `others`, as `dropped` gives them."""
@@ -178,13 +179,13 @@ class NamedArrays(Source):
             fields.require_spelling(map(str, arrays), known, where)
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
             phase = arrays.get("phase")
-            text = arrays.get("language_instruction", self.options.get("language_instruction"))
+            text = arrays.get("language_instruction")
             return Episode(
                 action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
                 images={camera: fields.as_frames(arrays[key]) for key, camera in cameras.items()},
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
-                language_instruction=fields.as_text(text, where),
+                language_instruction=fields.as_instruction(text, self.options.get("language_instruction", ""), where),
                 success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()

@@ -21,7 +21,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
 from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, Options, method_parts
-from gap_vla.phases.motion import Motion, MotionError, motion_of, require_columns
+from gap_vla.phases.motion import Motion, MotionError, farthest, motion_of, require_columns
 from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9
@@ -97,6 +97,7 @@ class Annotator:
         else:
             rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
         report = label_report(rho, points)
+        report["reach"] = max((farthest(motion) for motion in motions), default=0.0)
         if self.estimator is not None:
             report["estimator"] = self.estimator.report
         report["rho_by"] = made_by

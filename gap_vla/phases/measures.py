@@ -19,6 +19,9 @@ LITTLE = 0.1
 """Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
 
 
+FAR = 10.0
+"""Metres that no arm reaches."""
+
 WIDER = {"gaussian": "a larger `sigma`", "fixed": "a larger `value`"}
 """What gives a wider ρ where it is made so; elsewhere another method does."""
 
@@ -51,6 +54,11 @@ def calibration(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray, bins:
         rows.append({"rho": mean, "observed": observed, "weight": float(w.sum()) / total})
         error += abs(mean - observed) * float(w.sum()) / total
     return {"error": error, "bins": rows}
+
+
+def beyond_reach(distance: float) -> str:
+    """Asks about the position that is farthest away from the origin; empty if an arm may reach it."""
+    return f"a position {distance:.4g} m away from the origin; are these metres?" if distance > FAR else ""
 
 
 def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     mean, estimator = report["rho_mean"], report.get("estimator")
     if 0 < report["steps"] == report["episodes"]:
         found.append("every episode has one step, in which nothing moves, so ρ says nothing")
+    if asked := beyond_reach(report.get("reach", 0)):
+        found.append(f"{asked} ρ weighs rotations against positions as if they were: state these in m")
     if mean is not None and mean < LITTLE:
         wider = WIDER.get(report.get("rho_by", ""), "method `gaussian`, or the option `spread` of the LSTM,")
         found.append(

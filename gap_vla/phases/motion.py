@@ -214,6 +214,11 @@ def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
     )
 
 
+def farthest(motion: Motion) -> float:
+    """How far from the origin an end effector comes, m; 0 in an empty recording."""
+    return float(np.linalg.norm(motion.position.reshape(-1, 3), axis=1).max(initial=0))
+
+
 class Steps(NamedTuple):
     """Raw steps between neighbouring samples; N = T - 1."""
 

@@ -348,6 +348,29 @@ def test_an_instruction_that_no_episode_needs_is_refused(tmp_path: Path, kind: s
         open_source(path, kind, language_instruction="open it")
 
 
+@pytest.mark.parametrize("kind", ["npz", "pickle", "robomimic_hdf5"])
+def test_a_blank_instruction_is_none(tmp_path: Path, kind: str) -> None:
+    written = [{**arrays(plain(i)), "language_instruction": np.array(text)} for i, text in enumerate(("", " "))]
+    for number, one in enumerate(written):
+        np.savez(tmp_path / f"{number}.npz", **one)
+    (tmp_path / "two.pkl").write_bytes(pickle.dumps(written))
+    file = write_robomimic(tmp_path / "two.hdf5", [make_episode(i).replace(language_instruction="") for i in range(2)])
+    path = {"npz": tmp_path, "pickle": tmp_path / "two.pkl", "robomimic_hdf5": file}[kind]
+    state = {"state_key": "proprio"} if kind == "pickle" else {}
+    assert [e.language_instruction.strip() for e in open_source(path, kind, **state)] == ["", ""]
+    source = open_source(path, kind, language_instruction="open it", **state)
+    assert [episode.language_instruction for episode in source] == ["open it", "open it"]
+
+
+def test_what_stands_beside_the_demonstrations_of_a_pickle_is_of_all_of_them(tmp_path: Path) -> None:
+    beside = {"language_instruction": "close it", "success": False, "made": "today"}
+    demos = {"a": arrays(plain(0)), "b": {**arrays(plain(1)), "success": True}}
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({**beside, **demos}))
+    source = open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
+    assert [(e.language_instruction, e.success) for e in source] == [("close it", False), ("close it", True)]
+    assert "made" in source.dropped() and source.mapping()["phase"] == "phase"
+
+
 @pytest.mark.parametrize(
     ("said", "success"), [(True, True), (np.array(False), False), (b"no", False), ("perhaps", None)]
 )

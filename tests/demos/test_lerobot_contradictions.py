@@ -86,6 +86,13 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
         (POSE, "robomimic", "columns 3 to 6 qw, qx, qy, qz, .* quaternion xyzw; give another with .*layout=gap$"),
         ({"motors": [f"eef_Quat.{n[-1]}" for n in TURNED]}, "gap", r"columns 3 to 6 eef_Quat\.x, .*layout=robomimic$"),
         (["grip", *TURNED[:8]], "gap", "columns 3 to 6 z, qx, qy, qz, .*layout=JSON of the columns$"),
+        ([*"xyz", *(f"rot_{n}" for n in "xyzw"), "a", "b"], "gap", r"columns 3 to 6 rot_x, .*layout=robomimic$"),
+        ([*"xyz", *(f"orientation_{n}" for n in "xyzw"), "a", "b"], "gap", "columns 3 to 6 orientation_x, "),
+        (
+            TURNED,
+            {"rotation_kind": "rotvec"},
+            "columns 3 to 5 qx, qy, qz, the layout takes them as rotvec; give another",
+        ),
     ],
 )
 def test_quaternions_are_taken_in_the_order_of_their_names(
@@ -107,15 +114,19 @@ def test_quaternions_are_taken_in_the_order_of_their_names(
         ([f"finger_{i}" for i in range(7)], None),
         (["gripper", "dx", "dy", "dz", "rx", "ry", "rz"], "column 0 'gripper'; .* the gripper last"),
         ({"motors": ["j0", "j1", "j2", "j3", "j4", "Left_Finger", "j5"]}, "column 5 'Left_Finger'"),
+        (["dy", "dx", "dz", "rx", "ry", "rz", "gripper"], "dy, dx, dz .* are x, y, z, roll, pitch, yaw, gripper: put"),
+        (["rx", "ry", "rz", "dx", "dy", "dz", "gripper"], "rx, ry, rz"),
+        (["x", "y", "z", "yaw", "pitch", "roll", "gripper"], "yaw, pitch, roll"),
+        ([f"shoulder_{n}" for n in ("pitch", "roll", "yaw")] + [f"j{i}" for i in range(4)], None),
     ],
 )
-def test_the_gripper_of_an_action_is_its_last_number(tmp_path: Path, names: Any, wrong: str | None) -> None:
+def test_the_numbers_of_an_action_are_in_the_order_that_is_taken(tmp_path: Path, names: Any, wrong: str | None) -> None:
     root = copied("v30_image", tmp_path)
     described(root, lambda info: info["features"]["action"].update(names=names))
     if wrong is None:
         assert len(open_source(root, "lerobot")) == 2
     else:
-        with pytest.raises(EpisodeError, match=f"info.json: 'action' calls {wrong}"):
+        with pytest.raises(EpisodeError, match=f"info.json: 'action' (calls|has columns) {wrong}"):
             open_source(root, "lerobot")
 
 

@@ -135,6 +135,15 @@ def test_the_report_says_how_much_rho_there_is_to_act_on():
     assert describe(annotate([empty], method="gaussian").report) == ["1 episodes, 0 steps, 0 change points"]
 
 
+def test_positions_that_no_arm_reaches_are_asked_about():
+    far = [e.replace(proprio=e.proprio * np.float32([1000] * 3 + [1] * 6)) for e in DEMOS[:2]]
+    assert not [line for line in describe(annotate(DEMOS[:2], method="gaussian").report) if "metres" in line]
+    annotation = annotate(far, method="gaussian")
+    for labels in (annotation, annotation.annotator.annotate(far[:1])):
+        (line,) = [line for line in describe(labels.report) if "metres" in line]
+        assert line.startswith("note: a position ") and "m away from the origin; are these metres? ρ weighs" in line
+
+
 def test_poor_calibration_and_missing_held_out_recordings_are_said_in_plain_words():
     report = annotate(DEMOS, epochs=1).report
     poor = {"held_out_recordings": 5, "held_out_calibration": {"error": 0.163}}

@@ -39,7 +39,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         for name, (shape, dtype) in forms(file, lambda name: name.startswith("image_"), AnnotationError).items():
             if len(shape) == 4 and 3 in (shape[1], shape[3]):  # others are no pictures of a camera, and kept
                 picture_size(shape, dtype, f"{file}: {name!r}")
-        others = [name for name in held if name in PER_STEP or name.startswith("image_")]
+        others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     annotation = job.run(episodes, extra)

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from gap_vla.core.episode import LABELS, label_problems
 from gap_vla.demos.fields import misplaced
+from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.picture_checks import cells, of_one_colour
 from gap_vla.rlds.checking.report import Finding, Recording
@@ -19,8 +20,6 @@ COARSE = 0.01
 """Seconds that times in float32 may be apart at least: those since 1970 are 128 and say no more than an order."""
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
 """A step is a jump if it is this many times the 95th percentile of all but the two largest, and at least this large."""
-FAR = 10.0
-"""Metres that no arm reaches."""
 NEAR = 3
 """Steps about a change point in which ρ is higher than elsewhere."""
 DARK = 8
@@ -122,8 +121,7 @@ def check_recorded(episode: Recording) -> Iterator[Finding]:
     if episode.proprio is not None:
         arms = episode.proprio.reshape(len(episode), -1, 9).astype(np.float64)
         reach = np.linalg.norm(arms[:, :, :3], axis=2).max(1)
-        if reach.max() > FAR:
-            text = f"a position {reach.max():.4g} m away from the origin; are these metres?"
+        if text := beyond_reach(reach.max()):
             yield Finding("warning", "reach", text, episode.name, int(reach.argmax()))
 
 
