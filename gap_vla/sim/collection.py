@@ -18,6 +18,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.foreign import finite, whole
+from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import HDF5, others_in
 from gap_vla.core.outputs import claim
@@ -27,7 +28,7 @@ from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import EPISODES
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
-from gap_vla.sim.recording import LAYOUT_VERSION, assemble
+from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
@@ -96,8 +97,9 @@ def collect_demos(
     variant_spec(variant).require_shown(cameras, camera)
     for what, number, least, most in (("n", n, 1, EPISODES.most), ("workers", workers, 1, 1024)):
         whole(what, number, least, int(most), CollectionError)
-    whole("seed", seed, 0, 2**32 - 1, CollectionError)
-    finite("action_noise", action_noise, 0, 1, CollectionError)
+    seed = whole("seed", seed, 0, 2**32 - 1, CollectionError)
+    image_size = whole("image_size", image_size, 1, 4096, CollectionError)
+    action_noise = finite("action_noise", action_noise, 0, 1, CollectionError)
     if cameras:
         require_rendering()
     claim(out, "demos", overwrite=None, suffixes=HDF5)
@@ -123,7 +125,8 @@ def collect_demos(
                 require_space(task, missing, image_size, len(cameras), workers, folder)
             if done and progress:
                 print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
-            _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
+            arguments = task, env_kwargs, action_noise, folder, digest(settings)
+            _play(n, seed, min(workers, n), arguments, done, progress)
             kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
 
             def before_it_is_there(whole: Path) -> None:
@@ -191,6 +194,8 @@ def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
         if not stored.strip():
             with replacing(described) as temporary:
                 temporary.write_text(text)
+        for piece in sorted(folder.glob("attempt_*")):
+            require_of(piece, digest(settings))
         for leftover in folder.glob(".attempt_*"):
             leftover.unlink()  # a process that was killed while it wrote
         try:
@@ -216,27 +221,25 @@ def _kept_before(attempt: int, done: Mapping[int, str]) -> int:
 
 
 def _play(
-    task: str,
     n: int,
     seed: int,
-    env_kwargs: dict[str, Any],
-    action_noise: float,
     workers: int,
-    folder: Path,
+    arguments: tuple[str, dict[str, Any], float, Path, str],
     done: dict[int, str],
     progress: bool,
 ) -> None:
-    """Plays attempts in order until `n` are kept; fills `done`.
+    """Plays attempts in order until `n` are kept; fills `done`. The arguments are those of `work`.
 
     No attempt is begun that could turn out superfluous, so that the kept ones are the first `n` in any case.
     """
+    task, env_kwargs, action_noise, folder, _ = arguments
     start = time.perf_counter()
     already = kept = _kept_before(_next_attempt(done, ()), done)
     steps = 0
     if kept >= n:
         return
     shown = Progress(task, n, "demonstration", done=already, out=sys.stderr, quiet=not progress)
-    with _workers(workers, (task, env_kwargs, action_noise, folder)) as pool:
+    with _workers(workers, arguments) as pool:
         idle = list(pool)
         busy: dict[Any, int] = {}
         while kept < n:

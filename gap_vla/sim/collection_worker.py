@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError, message_of
+from gap_vla.core.whole import replacing
 
 KEPT, FAILED, REFUSED, CRASHED = "kept", "failed", "refused", "crashed"
 
@@ -18,8 +19,12 @@ def part_name(attempt: int) -> str:
     return f"attempt_{attempt:06d}.hdf5"
 
 
-def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path) -> None:
+def work(
+    connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path, made: str
+) -> None:
     """Receives (attempt, seed), answers (attempt, outcome, steps); ends with its parent or on None.
+
+    What it leaves of each attempt in `folder` tells the digest of the settings, `made`.
 
     What ends it before that is answered instead of the steps: as REFUSED what the user can put right, on one line; as
     CRASHED the traceback of anything else.
@@ -35,9 +40,10 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
                 attempt, seed = order
                 demo = demonstrate(env, seed, action_noise)
                 if demo.success:
-                    write_demonstration(folder / part_name(attempt), demo)
+                    write_demonstration(folder / part_name(attempt), demo, made)
                 else:
-                    (folder / f"attempt_{attempt:06d}.failed").touch()
+                    with replacing(folder / f"attempt_{attempt:06d}.failed") as temporary:
+                        temporary.write_text(made)
                 connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
             env.close()
         except (UserError, OSError, MemoryError) as error:

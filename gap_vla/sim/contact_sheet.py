@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.marks import HDF5
-from gap_vla.core.outputs import claim, writing
+from gap_vla.core.outputs import OutputError, claim, writing
 from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.episode import film_strip
 from gap_vla.drawing.video import write_video
@@ -18,9 +18,13 @@ def claim_pictures(path: Path) -> None:
     """Makes sure, before demonstrations are collected, that they, the sheet and the video beside them may be written.
 
     Raises:
-        OutputError: something else stands there.
+        OutputError: something else stands there, or pictures of a file that is called the same but for its suffix.
     """
     claim(path, "demos", overwrite=None, suffixes=HDF5)
+    for other in (path.with_suffix(suffix) for suffix in HDF5 if suffix != path.suffix):
+        if other.exists():
+            shared = f"{path.stem}.png and {path.stem}.mp4"
+            raise OutputError(f"{other} is there, and {shared} would be of both; choose another name, or --show 0")
     claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",), named=False)
     claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",), named=False)
 

@@ -28,13 +28,33 @@ _SLACK = 2**16
 """Bytes that a collection may have beyond those of its demonstrations' own files: settings and names."""
 
 
-def write_demonstration(path: Path, demo: Demonstration) -> None:
+_AGAIN = "remove it: the same command plays its episode again"
+
+
+def require_of(piece: Path, made: str) -> None:
+    """Raises UserError if a finished attempt is damaged, or tells of other settings than those of this digest."""
+    with refusing(piece, _AGAIN):
+        if piece.suffix == ".hdf5":
+            with h5py.File(piece, "r") as file:
+                said = file.attrs.get("settings")
+        else:
+            said = piece.read_text()
+            if piece.with_suffix(".hdf5").exists():
+                raise ValueError(f"failed, but {piece.stem}.hdf5 beside it succeeded")
+        if said != made:
+            raise ValueError("of another collection, or of one that an older gap_vla began")
+
+
+def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
     """Writes one demonstration as the group `demo` of its own file, under a temporary name first.
+
+    `made` is the digest of its collection's settings; like the file, it lasts until the collection is assembled.
 
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
     with replacing(path) as temporary, _in_memory(temporary) as file:
+        file.attrs["settings"] = made
         group = file.create_group("demo")
         group.attrs["num_samples"] = len(demo)
         group.attrs["seed"] = demo.seed
@@ -112,7 +132,7 @@ def assemble(
         data = file.create_group("data")
         total = 0
         for i, (part, seed) in enumerate(parts.items()):
-            with refusing(part, "remove it: the same command plays its episode again"), h5py.File(part, "r") as source:
+            with refusing(part, _AGAIN), h5py.File(part, "r") as source:
                 if source["demo"].attrs["seed"] != seed:
                     raise ValueError("of another collection")
                 source.copy("demo", data, name=f"demo_{i}")

@@ -18,9 +18,10 @@ import pytest
 import gap_vla.sim as sim
 import gap_vla.sim.collection as collection_module
 from gap_vla.core.errors import UserError
+from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
 from gap_vla.sim.collection import CollectionError, _alive, _parts, collect_demos
-from gap_vla.sim.contact_sheet import contact_sheet, video
+from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
 
@@ -73,7 +74,9 @@ def test_demonstrations_are_not_copies_of_each_other(collection):
 
 
 def test_one_worker_writes_what_two_write(collection, tmp_path):
-    alone = collect_demos("assembly", 3, tmp_path / "alone.hdf5", action_noise=0.1, workers=1, **SETTINGS)
+    numbers = {key: np.int64(SETTINGS[key]) for key in ("image_size", "seed")}  # numpy's are taken as Python's
+    options = {**SETTINGS, **numbers, "action_noise": 0.1, "workers": 1}
+    alone = collect_demos("assembly", 3, tmp_path / "alone.hdf5", **options)
     assert alone.read_bytes() == collection.read_bytes()
 
 
@@ -158,6 +161,29 @@ def test_a_piece_of_another_collection_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"^{piece}: of another collection; remove it: the same command"):
         assemble({piece: 6}, out, env_name="gap_vla/assembly", settings={"env_kwargs": {}}, counts={})
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "told", "said"),
+    [
+        (["000000.hdf5"], None, "of another collection, or of one that an older gap_vla began"),
+        (["000000.hdf5"], "0123abcd", "of another collection, or of one that an older gap_vla began"),
+        (["000000.failed"], "", "of another collection, or of one that an older gap_vla began"),
+        (["000000.hdf5", "000000.failed"], digest({"seed": 0}), "failed, but attempt_000000.hdf5 beside it succeeded"),
+    ],
+)
+def test_a_piece_of_other_settings_is_named_before_anything_is_played(tmp_path, names, told, said):
+    parts = tmp_path / "x.parts"
+    with _parts(parts, {"seed": 0}):
+        (parts / "attempt_000009.failed").write_text(digest({"seed": 0}))
+    for name in names:
+        if name.endswith("failed"):
+            (parts / f"attempt_{name}").write_text(told)
+        else:
+            with h5py.File(parts / f"attempt_{name}", "w") as file:
+                file.attrs.update({} if told is None else {"settings": told})
+    with pytest.raises(UserError, match=rf"^{parts}/attempt_{names[-1]}: {said}; remove it: the same command plays"):
+        _parts(parts, {"seed": 0}).__enter__()
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), BrokenPipeError(32, "broken")])
@@ -285,6 +311,15 @@ def test_an_unknown_view_is_refused_before_a_worker_starts(tmp_path):
     with pytest.raises(UnknownNameError, match=r"view 'corner9' is unknown .did you mean 'corner'"):
         collect_demos("assembly", 1, tmp_path / "z.hdf5", camera="corner9", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_pictures_of_a_file_of_the_same_name_with_another_suffix_stay(tmp_path):
+    claim_pictures(tmp_path / "a.h5")
+    (tmp_path / "a.hdf5").touch()
+    with pytest.raises(
+        UserError, match=r"a\.hdf5 is there, and a\.png and a\.mp4 would be of both; choose another name"
+    ):
+        claim_pictures(tmp_path / "a.h5")
 
 
 def test_sheet_and_video_show_the_collection(collection):
