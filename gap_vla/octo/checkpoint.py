@@ -248,7 +248,9 @@ def write_checkpoint(
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
     described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
     for name, said in described.items():
-        if (root / name).exists() and Section.read(root / name, CheckpointError).values != json.loads(said):
+        if not (root / name).exists() or Section.read(root / name, CheckpointError).values == json.loads(said):
+            continue
+        if name != CONFIG or read_config(root) != json.loads(said):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
         _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), example_batch)

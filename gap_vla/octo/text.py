@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,11 @@ class HFTokenizer:
         ids = np.zeros((len(strings), length), np.int64)
         mask = np.zeros((len(strings), length), np.int64)
         for row, string in enumerate(strings):
-            sentence = [*pieces(string)[: length - 1], _END]
+            found = pieces(string)
+            if len(found) >= length:
+                what = f"an instruction has {len(found)} word pieces, the model reads the first {length - 1}"
+                warnings.warn(what, stacklevel=2)
+            sentence = [*found[: length - 1], _END]
             ids[row, : len(sentence)] = sentence
             mask[row, : len(sentence)] = 1
         return {"input_ids": ids, "attention_mask": mask}

@@ -180,6 +180,8 @@ def test_names_of_older_releases_are_understood(copied: Path) -> None:
     model = OctoModel.load_pretrained(copied)
     assert model.module.heads["action"].action_horizon == 4
     assert "timestep_pad_mask" in model.example_batch["observation"]
+    model.save_pretrained(10**6, copied)
+    assert OctoModel.load_pretrained(copied, step=10**6).module.heads["action"].action_horizon == 4
 
 
 @pytest.mark.parametrize("path", ["hf://rail-berkeley", "hf://nobody/at-all", "/no/such/directory"])

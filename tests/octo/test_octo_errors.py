@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,19 @@ def test_a_tokenizer_that_lengthens_a_text_without_end_is_refused(tmp_path: Path
     file.write_text(json.dumps({"normalizer": {"type": "Sequence", "normalizers": rules}}))
     with pytest.raises(CheckpointError, match="lengthen a text 4096 times") if refused else contextlib.nullcontext():
         _require_small_growth(file)
+
+
+def test_an_instruction_of_more_word_pieces_than_the_model_reads_is_said(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"</s>": 1, "go": 2}, unk_token="go"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    processor = text.HFTokenizer(str(tmp_path), {"max_length": 4})
+    with pytest.warns(UserWarning, match="an instruction has 5 word pieces, the model reads the first 3"):
+        assert processor.encode(["go", "go go go go go"])["input_ids"].tolist() == [[2, 1, 0, 0], [2, 2, 2, 1]]
+    with warnings.catch_warnings(action="error"):
+        processor.encode(["go go go", ""])
 
 
 COSINE: dict[str, Any] = {"name": "cosine", "init_value": 0.0, "peak_value": 1e-3, "warmup_steps": 2, "decay_steps": 9}
