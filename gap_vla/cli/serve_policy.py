@@ -98,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         problem = f"this policy was trained on {policy.window_size} frames in a row"
         print(f"warning: {problem}; clients that execute whole chunks show it the first of each alone", flush=True)
     needed = {f"image_{camera}" for camera in policy.cameras} | ({"proprio"} if policy.proprio_dim else set())
+    needed |= {"language_instruction"} if policy.reads_instructions else set()
     if missing := needed - set(keys.observation):
         raise PolicyError(
             f"{options.keys}: the policy needs {', '.join(sorted(missing))} too; name what clients call it"
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"compiling {policy.name} …", flush=True)
     policy.warm_up()
     sizes = ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size")
-    said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.view()}
+    said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.camera or ""}
     metadata = said | {size: getattr(policy, size) for size in sizes} | {"identity": policy.identity}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(

@@ -171,15 +171,19 @@ def load_policy(
 
 
 def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> LoadedPolicy:
-    """A server of ours says in its greeting what its policy was trained for; others' say nothing of that."""
+    """A server of ours says in its greeting what its policy was trained for, with an empty task where it knows none;
+    others' say nothing of that, and are shown pictures as large as the key file (`sent`) has them."""
     said = policy.server_metadata
     trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
-    if not isinstance(trained, str) or trained not in TASK_NAMES:
-        return LoadedPolicy(policy)
-    if task not in (None, trained):
+    known: dict[str, Any] = {"image_size": sent} if sent else {}
+    if not isinstance(trained, str) or trained not in ("", *TASK_NAMES):
+        return LoadedPolicy(policy, **known)
+    if trained and task not in (None, trained):
         policy.close()
         raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    known: dict[str, Any] = {"camera": view} if isinstance(view, str) and view in task_spec(trained).views else {}
+    acts_in = trained or task
+    if acts_in and isinstance(view, str) and view in task_spec(acts_in).views:
+        known["camera"] = view
     cameras = said.get("cameras")
     if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
         policy.cameras = known["cameras"] = tuple(cameras)
@@ -190,7 +194,7 @@ def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> Load
                 f"{policy.address} takes pictures of {size}, the key file's image_size is {sent}; correct it"
             )
         policy.image_size = known["image_size"] = size
-    return LoadedPolicy(policy, trained, **known)
+    return LoadedPolicy(policy, trained or None, **known)
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:

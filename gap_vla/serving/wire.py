@@ -19,6 +19,9 @@ _KINDS = "biufSU"
 MAX_ITEMS, MAX_ITEMS_TOGETHER = 10_000, 100_000
 """Entries of one list or map, and of all in a message: in one byte each, millions would become as many objects."""
 
+MAX_DEPTH = 100
+"""Lists and maps that hold each other; whoever walks through thousands of them ends in Python's recursion limit."""
+
 
 class WireError(ValueError):
     """A message that is not of this format, or holds no observation; says what was found, for whoever sent it."""
@@ -44,7 +47,8 @@ def unpack(message: bytes) -> Any:
 
     Raises:
         WireError: no msgpack, an array whose bytes do not fit its shape, or whose type may not travel, or too many
-            entries (`MAX_ITEMS`, `MAX_ITEMS_TOGETHER`; an array is a map of four and a list of its sides).
+            entries (`MAX_ITEMS`, `MAX_ITEMS_TOGETHER`; an array is a map of four and a list of its sides), or nested
+            deeper than `MAX_DEPTH`.
     """
     seen = 0
 
@@ -56,7 +60,7 @@ def unpack(message: bytes) -> Any:
         return items
 
     try:
-        return msgpack.unpackb(
+        content = msgpack.unpackb(
             message,
             object_pairs_hook=lambda pairs: _decode(_unique(counted(pairs))),
             list_hook=counted,
@@ -67,6 +71,13 @@ def unpack(message: bytes) -> Any:
         raise
     except Exception as error:  # msgpack has many ways to say no, some of them plain ValueError or RecursionError
         raise WireError(f"not a msgpack message ({type(error).__name__}: {error})") from error
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        held = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [inner for one in held for inner in one]
+    if level:
+        raise WireError(f"lists and maps that hold each other more than {MAX_DEPTH} deep")
+    return content
 
 
 def _encode(value: Any) -> Any:

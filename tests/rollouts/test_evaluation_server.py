@@ -272,6 +272,8 @@ def test_a_server_error_is_the_policys_error():
         ("welcome", "a text instead of metadata: 'welcome'"),
         (b"\xc1", "does not speak openpi's protocol"),
         (pack({"name": "x" * 2**20}), "a greeting of 1,048,587 bytes"),
+        (b"\x81\xa1a" * 990 + b"\x80", "lists and maps that hold each other more than 100 deep"),
+        (b"\x81\xa1a" + b"\x91" * 990 + b"\x01", "lists and maps that hold each other more than 100 deep"),
     ],
 )
 def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeting, complaint):
@@ -337,6 +339,25 @@ def test_what_a_server_of_ours_was_trained_for_is_asked_for(task, view, size, pr
             loaded = load_policy(address, action_dim=7, task=task)
             assert (loaded.view(view, size), loaded.image_size) == ("near", 80)
             assert loaded.cameras == loaded.policy.cameras == cameras
+
+
+def test_a_server_of_ours_that_knows_no_task_is_shown_the_view_and_size_of_training_too():
+    told = {"task": "", "camera": "corner2", "cameras": ["primary", "wrist"], "image_size": 80}
+    with greeting(lambda number: told) as address:
+        loaded = load_policy(address, action_dim=7, task="assembly")
+        assert (loaded.task, loaded.view(), loaded.image_size) == (None, "corner2", 80)
+        assert loaded.cameras == loaded.policy.cameras == ("primary", "wrist")
+        told["camera"] = ""  # nobody knows
+        assert load_policy(address, action_dim=7, task="assembly").view("corner2") == "corner2"
+
+
+def test_a_server_of_others_is_shown_pictures_drawn_as_large_as_the_key_file_has_them(tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"image_size": 224}')
+    with greeting(lambda number: {"image_size": 80, "cameras": ["head"]}) as address:  # which may mean anything
+        assert load_policy(address, action_dim=7, keys=keys).image_size == 224
+        loaded = load_policy(address, action_dim=7)
+        assert (loaded.image_size, loaded.cameras) == (64, ("primary",))
 
 
 def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_path):
