@@ -90,6 +90,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.record import require_place, require_same
     from gap_vla.rollouts.recordings import require_recent, require_scene
     from gap_vla.rollouts.task import sim_task
+    from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import require_rendering
 
     out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
@@ -111,12 +112,16 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     of = {"policy": identity(loaded.policy), "recordings": _told(options, task)}
     require_same(before := out / "diagnosis.json", of)
-    if not options.closed_loop and before.exists() and Section.read(before, PolicyError).values.get("closed_loop"):
+    known = Section.read(before, PolicyError) if before.exists() else Section({}, str(before), PolicyError)
+    if (more := known.whole("episodes", 0, MANY, 0)) > options.episodes:
+        raise PolicyError(f"{before} is of {more} recordings; give --episodes {more} or more, or another --out")
+    if not options.closed_loop and known.values.get("closed_loop"):
         raise PolicyError(f"{before} has rollouts too; give --closed-loop N again, or another --out")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
-    if options.demos:
-        require_recent(options.demos, loaded.task)
+        require_recent(data, loaded.task)
+    if options.keys and (simulated or options.closed_loop):
+        require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     if options.rlds:
         require_unchanged(options.rlds, but=STATISTICS)
     chosen = options.interventions or ALL_INTERVENTIONS
@@ -125,6 +130,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         playing = load_policy(options).policy
         require_place(out / "none", evaluated(playing, task, options.seed))
     recordings = _recordings(options, task)
+    if options.keys:
+        require_shown(options.keys, recordings[0].images if recordings else ())
     if playing is not None and task is not None:
         for name, shown, where in scenes(playing, task, recordings, chosen):
             require_place(out / name, evaluated(shown, where, options.seed))
@@ -147,6 +154,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     print(report(opened, closed))
     content = {
         **of,
+        "episodes": len(recordings),
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),
@@ -175,7 +183,7 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
             episodes = (labelled(source, index) for index in range(len(source)))
         else:
             episodes = rlds.read_rlds(options.rlds, "val")
-        found = list(map(from_episode, itertools.islice(episodes, options.episodes)))
+        found = list(map(from_episode, itertools.islice(episodes, options.episodes), itertools.count()))
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")
         return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.record import require_same
-    from gap_vla.rollouts.recordings import from_episode, require_scene
+    from gap_vla.rollouts.recordings import from_episode, require_recent, require_scene
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
@@ -117,9 +118,10 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if options.out:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
+    require_recent(options.rlds, loaded.task)
     require_unchanged(options.rlds, but=STATISTICS)
     episodes = read_rlds(options.rlds, options.split)
-    found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
+    found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
     print(
@@ -161,6 +163,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.rollouts.policy import require_seen
     from gap_vla.rollouts.record import PAGE_FILE, require_place
     from gap_vla.rollouts.task import sim_task
+    from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
@@ -186,6 +189,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
     require_seen(loaded.policy, cameras, options.checkpoint or options.policy)
+    if options.keys:
+        require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     variants = _shown(variants, cameras, view)
     if cameras:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,14 @@ from gap_vla.report.comparison import (
     require_comparable,
     require_settings,
 )
-from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
+from gap_vla.rollouts.record import (
+    EPISODES_FILE,
+    IDENTITY_FILE,
+    SUMMARY_FILE,
+    film_contradicts,
+    film_of,
+    read_episodes,
+)
 from gap_vla.rollouts.summary import odd_episodes
 
 
@@ -200,10 +206,12 @@ def _require_films(evaluation: Section) -> None:
     numbers = evaluation.list("episode_numbers", lambda items, name: items.whole(name, 0, 2**53)) if given else ()
     outcomes = dict(zip(numbers, evaluation.values["outcomes"]))
     for name in evaluation.list("videos", Section.text):
-        if not (found := re.fullmatch(f"videos/{FILM}", name)):
+        film = name.removeprefix("videos/")
+        if film == name or film_of(film) is None:
             raise evaluation.refuse("videos", f"names of films in its folder, not {name!a}")
-        if outcomes.get(int(found[1]), won := found[2] == "success") != won:
-            raise evaluation.refuse("videos", f"films of its episodes, and episode {int(found[1])} was no {found[2]}")
+        if film_contradicts(film, outcomes):
+            ended = Path(film).stem.rpartition("_")[2]
+            raise evaluation.refuse("videos", f"films of its episodes, and episode {film_of(film)} was no {ended}")
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -21,6 +21,7 @@ from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
+from gap_vla.sim.specs import task_spec
 
 Observation = Mapping[str, np.ndarray]
 """One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
@@ -170,9 +171,6 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     require_alike(recordings)
-    for one, camera in itertools.product(recordings, recordings[0].images):
-        if np.ptp(one.images[camera]) == 0:
-            raise EvaluationError(f"{one.name}: {camera} shows one value alone; film it again")
     for one, other in itertools.pairwise([*recordings, recordings[0]]):
         if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
             raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
@@ -253,6 +251,18 @@ def _ratio_interval(
     return float(low), float(high)
 
 
+def _require_fitting(name: str, task: SimTask, library: Sequence[Recording]) -> None:
+    """Raises PolicyError if recordings lack a picture or a state of the task's form, which a swap puts in its place."""
+    width = task_spec(task.name).proprio_dim
+    advice = f"give recordings of {task.name}, or leave {name} out of --interventions"
+    for one in library:
+        for key in (f"image_{camera}" for camera in task.cameras if name == "images_swapped"):
+            if key not in one.images or one.images[key].shape[3:] != (3,):
+                raise PolicyError(f"{one.name}: no {key} of three colours to swap; {advice}")
+        if name == "proprio_swapped" and one.proprio.shape[1] != width:
+            raise PolicyError(f"{one.name}: proprio is {one.proprio.shape[1]} wide, in {task.name} {width}; {advice}")
+
+
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
     """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
@@ -266,7 +276,13 @@ class ClosedLoop:
 def scenes(
     policy: Policy, task: SimTask, library: Sequence[Recording], interventions: Sequence[str]
 ) -> Iterator[tuple[str, Policy, SimTask]]:
-    """What `closed_loop` plays, by name: the policy as it is disturbed, and where."""
+    """What `closed_loop` plays, by name: the policy as it is disturbed, and where.
+
+    Raises:
+        PolicyError: the library lacks what an intervention puts in the place of what the task shows.
+    """
+    for name in interventions if isinstance(task, SimTask) else ():
+        _require_fitting(name, task, library)
     for name in ["none", *interventions]:
         shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
         yield name, shown, dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task

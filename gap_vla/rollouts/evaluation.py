@@ -15,7 +15,7 @@ from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, identity
-from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
+from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import (
     CANNOT_END_SO,
@@ -72,7 +72,7 @@ class Limits:
 
 def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     """What an evaluation is one of, as `evaluation.json` has it."""
-    return {"task": {**task.identity(), "horizon": task.horizon}, "seed": seed, "policy": identity(policy)}
+    return {"task": {**task.identity(), "horizon": int(task.horizon)}, "seed": int(seed), "policy": identity(policy)}
 
 
 def evaluate(
@@ -119,6 +119,7 @@ def evaluate(
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
     named = getattr(policy, "layout_seeds", None)
+    seed = int(seed)  # numpy's goes into no JSON
     layouts = named or {e: seed + e for e in range(episodes)}
     if len(layouts) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
@@ -130,6 +131,10 @@ def evaluate(
     what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
+        what = log.identity
+        outcomes = {e: record.success for e, record in log.records.items()}
+        if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
+            raise EvaluationError(f"{odd_films[0]} is of an episode that ended otherwise in {log.path}; move it away")
         if summarized := (summary_file := out / "summary.json").exists():
             _require_of(log, Section.read(summary_file, EvaluationError, "move it away"), layout_of)
         for e, r in log.records.items():

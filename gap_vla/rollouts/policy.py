@@ -91,7 +91,7 @@ class RandomPolicy:
     def __init__(self, action_dim: int, seed: int = 0) -> None:
         self.action_dim = whole("action_dim", action_dim, 1, 10_000, PolicyError)
         self.seed = whole("seed", seed, 0, 2**63, PolicyError)
-        self.identity = {"seed": seed}
+        self.identity = {"seed": self.seed}
         self._generators: dict[int, np.random.Generator] = {}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
@@ -140,10 +140,9 @@ class ReplayPolicy:
         widths = {np.shape(one)[1] for one in actions}
         if len(widths) != 1:
             raise PolicyError(f"{len(actions)} recordings, of widths {sorted(widths)}; give one or more, of one width")
-        for seed in layout_seeds:
-            whole("the seed of a recording's layout", seed, 0, 2**32 - 1, PolicyError)
+        seeds = [whole("the seed of a recording's layout", seed, 0, 2**32 - 1, PolicyError) for seed in layout_seeds]
         self._actions = [np.asarray(a, np.float32) for a in actions]
-        self.layout_seeds = dict(enumerate(layout_seeds))
+        self.layout_seeds = dict(enumerate(seeds))
         played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))
         self.identity = {"recordings": len(actions), "actions": played.hexdigest()[:16]}
         self._step: dict[int, int] = {}

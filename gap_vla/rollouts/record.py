@@ -37,6 +37,12 @@ def film_of(name: str) -> int | None:
     return int(found[1]) if (found := re.fullmatch(FILM, name)) else None
 
 
+def film_contradicts(name: str, outcomes: Mapping[int, bool]) -> bool:
+    """Whether a film, by its name, shows one of these episodes that ended otherwise."""
+    number, won = film_of(name), name.endswith("success.mp4")
+    return number is not None and outcomes.get(number, won) != won
+
+
 class EvaluationError(UserError, RuntimeError):
     """An evaluation that cannot start or go on; the message says what to do."""
 
@@ -107,8 +113,16 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     return records, len(whole)
 
 
-def require_place(directory: Path, identity: dict[str, Any]) -> None:
-    """Raises EvaluationError if the directory holds another evaluation (the differing entries are named), or files of
+def _changed(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """How an identity differs from the one that is written down, which may be of before pictures had a version."""
+    changed = differences(there, json.loads(json.dumps(wanted)))
+    return {key: pair for key, pair in changed.items() if pair[0] is not None or not key.endswith(".pictures_version")}
+
+
+def require_place(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity, as the directory has it if one is there.
+
+    Raises EvaluationError if the directory holds another evaluation (the differing entries are named), or files of
     others.
 
     Args:
@@ -121,23 +135,24 @@ def require_place(directory: Path, identity: dict[str, Any]) -> None:
         if place.exists() and place.is_dir() != folder:
             raise EvaluationError(f"{place} is {'no' if folder else 'a'} folder; move it away")
     if (marker := directory / IDENTITY_FILE).exists():
-        found, wanted = Section.read(marker, EvaluationError).values, json.loads(json.dumps(identity))
-        if found != wanted:
-            changed = in_words(differences(found, wanted))
+        found = dict(Section.read(marker, EvaluationError).values)
+        if changed := _changed(found, identity):
             raise EvaluationError(
-                f"{directory} holds another evaluation ({changed}); choose another --out, or move it away"
+                f"{directory} holds another evaluation ({in_words(changed)}); choose another --out, or move it away"
             )
-    elif others := sorted(path.name for path in directory.glob("[!.]*")):
+        return found
+    if others := sorted(path.name for path in directory.glob("[!.]*")):
         raise EvaluationError(
             f"{directory} holds {others[0]}, but no evaluation; choose another --out, or move it away"
         )
+    return json.loads(json.dumps(identity))
 
 
 def require_same(path: Path, of: Mapping[str, Any]) -> None:
     """Raises EvaluationError if a measurement that is there says that it is of something else than this."""
     there = Section.read(path, EvaluationError).values if path.exists() else {}
     said = {key: there[key] for key in of if key in there}
-    if changed := differences(said, json.loads(json.dumps({key: of[key] for key in said}))):
+    if changed := _changed(said, {key: of[key] for key in said}):
         raise EvaluationError(f"{path} is of something else ({in_words(changed)}); choose another --out")
 
 
@@ -154,8 +169,7 @@ class EpisodeLog:
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
-        self.identity = json.loads(json.dumps(identity))
-        require_place(directory, self.identity)
+        self.identity = require_place(directory, identity)
         self.records = self._read()
         self._place = directory.stat() if directory.exists() else None
 
@@ -205,16 +219,17 @@ def _shelf(path: Path) -> tuple[bool, int | None]:
 
 
 class VideoShelf:
-    """At most `limit` videos in a folder: a failure takes the place of a success, but one success stays where there is
-    room for two. Survives a resumed evaluation.
+    """At most `limit` videos in a folder, or as many as were there: a failure takes the place of a success, but one
+    success stays where there is room for two. Survives a resumed evaluation.
 
     Raises:
         EvaluationError: a file in the place of a video that no evaluation made, or a link; also when found later.
     """
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
-        self._directory, self._limit, self._fps = directory, limit, fps
-        _ = self.paths
+        self._directory, self._fps = directory, fps
+        there = len(self.paths)
+        self._limit = max(limit, there) if limit else 0
 
     @property
     def paths(self) -> list[Path]:
@@ -232,6 +247,8 @@ class VideoShelf:
         for other in self.paths:
             if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
                 other.unlink()
+        if not self._limit:
+            return
         shelved = [other for other in self.paths if other != path]
         shelved += [path] if frames or path.exists() else []
         shelved.sort(key=_shelf)  # episodes end in any order

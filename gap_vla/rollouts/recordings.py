@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -77,8 +78,9 @@ class Recording:
         return {**images, "proprio": self.proprio[step], "language_instruction": self.instruction}
 
 
-def from_episode(episode: Episode) -> Recording:
-    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ.
+def from_episode(episode: Episode, number: int = 0) -> Recording:
+    """A demonstration, called by its `number` if it has no name; transitions are the steps of high ρ, or those near a
+    change of phase where there is no ρ.
 
     Raises:
         EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
@@ -90,7 +92,7 @@ def from_episode(episode: Episode) -> Recording:
         action=np.asarray(episode.action, np.float32),
         transition=_transition(episode),
         instruction=episode.language_instruction,
-        name=episode.name,
+        name=episode.name if episode.metadata.get("episode_id") not in (None, "") else f"episode {number}",
     )
 
 
@@ -114,12 +116,18 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
 def require_recent(path: Path, task: str | None) -> None:
     """
     Raises:
-        PolicyError: an HDF5 file that says that another version of the simulators recorded it.
+        PolicyError: an HDF5 file, or an RLDS dataset, that says that another version of the simulators recorded it.
     """
     from gap_vla.demos.hdf5_members import attributes_of_data
+    from gap_vla.rlds import dataset_metadata
     from gap_vla.sim.recording import LAYOUT_VERSION
 
-    said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
+    pictures = task_spec(task).pictures_version if task in TASK_NAMES else None
+    if path.is_file():
+        said = attributes_of_data(path)
+    else:
+        told, demos = dict(flat(dataset_metadata(path))), "identity.data.demos"
+        said = {"pictures_version": told.get(f"{demos}.pictures_version", 1)} if f"{demos}.task" in told else {}
     for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
         if version and said.get(key, version) != version:
             advice = "collect it again (gap-vla collect-demos), or use the gap_vla that recorded it"
@@ -189,13 +197,17 @@ def played(
 
 
 def require_alike(recordings: Sequence[Recording]) -> None:
-    """Raises EvaluationError if one lacks what the first one shows of a step, or shows it in another size."""
+    """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures show
+    nothing."""
     first, *others = ({**one.images, "proprio": one.proprio} for one in recordings)
     for recording, shown in zip(recordings[1:], others):
         for key, value in first.items():
             if key not in shown or shown[key].shape[1:] != value.shape[1:]:
                 what = f"{key} is missing, or of another size than in {recordings[0].name}"
                 raise EvaluationError(f"{recording.name}: {what}; leave one of them out")
+    for recording, camera in itertools.product(recordings, recordings[0].images):
+        if np.ptp(recording.images[camera]) == 0:
+            raise EvaluationError(f"{recording.name}: {camera} shows one value alone; film it again")
 
 
 def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

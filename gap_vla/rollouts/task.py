@@ -114,12 +114,16 @@ class SimTask:
         return PhaseWatcher(env.unwrapped.world)
 
     def identity(self) -> dict[str, Any]:
+        from gap_vla import sim
+
+        pictures = sim.task_spec(self.name).pictures_version if self.cameras else 1
         return {
             "task": self.name,
-            "image_size": self.image_size,
+            "image_size": int(self.image_size),
             "cameras": list(self.cameras),
             "variant": self.variant,
             "camera": self.camera,
+            **({"pictures_version": pictures} if pictures > 1 else {}),
             **({"disturbance": self.disturbance} if self.disturbance else {}),
         }
 

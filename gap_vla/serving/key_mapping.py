@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,14 @@ class KeyMapping:
         if len(self.action_signs) != actions.shape[1]:
             raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
         return actions * np.asarray(self.action_signs, np.float32)
+
+
+def require_shown(keys: Path, shown: Collection[str]) -> None:
+    """Raises PolicyError if a key file names a picture that is none of those `shown` to the policy."""
+    named = Section.read(keys, PolicyError).section("observation", {}).values
+    if lost := sorted(key for key in named if key.startswith("image_") and key not in shown):
+        advice = "name its camera with --cameras, or take it out of the key file"
+        raise PolicyError(f"{keys}: observation.{lost[0]} is none of the pictures that are shown; {advice}")
 
 
 def _require_mapping(found: Section) -> dict[str, Any]:

@@ -105,8 +105,10 @@ def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
             VideoShelf(folder, 3).add(number, outcome == "W", [np.zeros((8, 8, 3), np.uint8)])  # resumed after each
         kept = [path.stem.rsplit("_")[-1] for path in VideoShelf(folder, 3).paths]
         assert kept == ["failure", "failure", "success"]
-    VideoShelf(folder, 1).add(9, False, [np.zeros((8, 8, 3), np.uint8)])  # resumed with fewer
-    assert len(VideoShelf(folder, 1).paths) == 1
+    there = VideoShelf(folder, 3).paths
+    for fewer in (1, 0):  # resumed with fewer, which take none away
+        VideoShelf(folder, fewer).add(9, False, [np.zeros((8, 8, 3), np.uint8)])
+        assert VideoShelf(folder, fewer).paths == there
     (tmp_path / "again").mkdir()
     single, again = VideoShelf(tmp_path, 1), VideoShelf(tmp_path / "again", 2)
     for won in (False, True):  # an episode that was played anew has one film

@@ -141,9 +141,10 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     assert "held_out.json is of something else (split: 'val' then, 'train' now)" in capsys.readouterr().err
 
 
-def test_data_of_another_task_or_view_are_refused(run, dataset, capsys):
+def test_data_of_another_task_view_or_version_of_the_pictures_are_refused(run, dataset, capsys):
     of_task, of_view = "holds demonstrations of threading; the policy is one for assembly", "looks through 'near'"
-    for other, said in ((dataset("threading"), of_task), (dataset("assembly", camera="corner2"), of_view)):
+    older = dataset("assembly", pictures_version=5), "has pictures_version 5, this gap_vla 1; collect it again"
+    for other, said in ((dataset("threading"), of_task), (dataset("assembly", camera="corner2"), of_view), older):
         for name in ("evaluate", "diagnose"):
             options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
             assert script(name).main(options) == 2
@@ -202,6 +203,9 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
     write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"recordings": {"path": "/elsewhere"}}')
     assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
     assert "diagnosis.json is of something else (recordings.path: '/elsewhere' then" in capsys.readouterr().err
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"episodes": 11}')
+    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
+    assert "diagnosis.json is of 11 recordings; give --episodes 11 or more, or another" in capsys.readouterr().err
     write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"closed_loop": [{"successes": 3}]}')
     assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
     assert "diagnosis.json has rollouts too; give --closed-loop N again" in capsys.readouterr().err

@@ -8,11 +8,12 @@ from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop
+from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop, scenes
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
+from gap_vla.rollouts.task import sim_task
 
 SIZE = 64
 
@@ -216,7 +217,8 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
         Episode(**arrays, phase=np.array(["a", "a", "b", "b"])),
         Episode(**arrays),
     ]
-    with_rho, with_phase, bare = map(from_episode, given)
+    with_rho, with_phase, bare = map(from_episode, given, range(3))
+    assert bare.name == "episode 2"
     assert with_rho.transition.tolist() == [False, True, True, False]
     assert with_phase.transition.all() and bare.transition is None
 
@@ -253,6 +255,24 @@ def test_closed_loop_recordings_of_another_size_and_more_cameras_are_shown_as_th
     assert swapped.episodes == 1
     with pytest.raises(EvaluationError, match=r"policy\.recordings"):
         closed_loop(Seeing(), task, other[::-1], out_dir=tmp_path, **options | {"episodes": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("images_swapped", {"images": {}}, "no image_primary of three colours to swap"),
+        ("images_swapped", {"images": {"image_primary": np.ones((3, 8, 8, 4), np.uint8)}}, "no image_primary of three"),
+        ("proprio_swapped", {"proprio": np.zeros((3, 8), np.float32)}, "proprio is 8 wide, in assembly 9"),
+    ],
+)
+def test_what_cannot_be_swapped_in_the_simulator_is_said_before_anything_is_played(name, change, said):
+    images = {"image_primary": np.ones((3, 8, 8, 3), np.uint8)}
+    whole = Recording(images, np.zeros((3, 9), np.float32), np.zeros((3, 7), np.float32), name="theirs")
+    task, others = sim_task("assembly"), [whole, dataclasses.replace(whole, **change)]
+    assert len(list(scenes(Seeing(), task, [whole], [name]))) == 2
+    assert len(list(scenes(Seeing(), task, others, ["images_black", "objects_moved"]))) == 3
+    with pytest.raises(PolicyError, match=f"^theirs: {said}.*; give recordings of assembly, or leave {name} out of"):
+        next(scenes(Seeing(), task, others, [name]))
 
 
 def test_one_recording_is_not_enough_to_swap(recordings):

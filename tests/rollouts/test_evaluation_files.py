@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from evaluations import evaluation_of
 from pointmass import PointTask
+from served import Counting, serving
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
+from gap_vla.core.marks import stamp
 from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
-from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy
+from gap_vla.rollouts.evaluation import evaluated
+from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.rollouts.summary import read_outcomes, summarize
@@ -152,6 +155,42 @@ def test_a_file_in_the_place_of_a_summary_is_named_and_stays(tmp_path):
         (tmp_path / "summary.json").write_text(json.dumps(left))
         with pytest.raises(EvaluationError, match=said):
             evaluated(2)
+
+
+def test_a_film_of_an_episode_that_ended_otherwise_is_named(tmp_path):
+    def evaluated():
+        return evaluate(RandomPolicy(7), PointTask(), episodes=1, seed=0, out_dir=tmp_path, videos=0, workers=1)
+
+    assert evaluated()["outcomes"] == [0]
+    for name in ("episode_0000_failure.mp4", "episode_0000_success.mp4"):
+        film = tmp_path / "videos" / name
+        film.parent.mkdir(exist_ok=True)
+        film.write_bytes(b"film")
+        stamp(film, "rollout")
+        odd = name.endswith("success.mp4")
+        said = pytest.raises(EvaluationError, match=f"{name} is of an episode that ended otherwise in .*; move it away")
+        with said if odd else contextlib.nullcontext():
+            assert evaluated()["videos"] == [f"videos/{name}"]
+
+
+def test_an_evaluation_of_before_pictures_had_a_version_goes_on_as_it_is(tmp_path):
+    task = sim_task("stack").identity()
+    assert task["pictures_version"] > 1 and "pictures_version" not in sim_task("stack", cameras=()).identity()
+    old = {key: value for key, value in task.items() if key != "pictures_version"}
+    EpisodeLog(tmp_path, {"task": old}).append(EpisodeRecord(0, 5, False, 3))
+    assert EpisodeLog(tmp_path, {"task": task}).identity == {"task": old}
+    EpisodeLog(tmp_path / "new", {"task": task}).append(EpisodeRecord(0, 5, False, 3))
+    with pytest.raises(EvaluationError, match=r"task\.pictures_version: \d then, 99 now"):
+        EpisodeLog(tmp_path / "new", {"task": {**task, "pictures_version": 99}})
+
+
+def test_numbers_of_numpy_are_taken_as_pythons(tmp_path):
+    task = sim_task("assembly", image_size=np.int64(32), horizon=np.int64(5))
+    assert json.dumps(evaluated(RandomPolicy(7, np.int64(3)), task, 0))
+    assert json.dumps(ReplayPolicy([np.zeros((2, 7))], np.array([5])).layout_seeds) == '{"0": 5}'
+    options = {"workers": 1, "videos": 0, "progress": False}
+    summary = evaluate(ExpertPolicy(), PointTask(), episodes=1, seed=np.int64(5), out_dir=tmp_path, **options)
+    assert summary["layout_seeds"] == [5]
 
 
 def test_an_evaluation_whose_folder_is_renamed_stops(tmp_path):
@@ -356,6 +395,21 @@ def test_a_key_file_may_say_nothing_and_belongs_to_a_server(tmp_path):
     assert KeyMapping.read(tmp_path / "keys.json") == KeyMapping()
     with pytest.raises(PolicyError, match="is for servers; random has none"):
         load_policy("random", action_dim=7, keys=tmp_path / "keys.json")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_a_key_file_names_no_picture_that_the_server_is_never_shown(tmp_path, capsys, no_rollouts, command):
+    keys, main = tmp_path / "keys.json", importlib.import_module(f"gap_vla.cli.{command}").main
+    keys.write_text('{"observation": {"image_primary": "base_rgb", "image_wrist": "wrist_rgb"}}')
+    with serving(Counting(), whole_chunks=False) as port:
+        words = ["--policy", f"ws://127.0.0.1:{port}", "--task", "assembly", "--out", str(tmp_path / "out")]
+        assert main([*words, "--keys", str(keys)]) == 2 and not no_rollouts
+        named = f"error: {keys}: observation.image_wrist is none of the pictures that are shown; name its camera with"
+        assert named in capsys.readouterr().err
+        if command == "evaluate":
+            assert main([*words, "--keys", str(keys), "--cameras", "primary", "wrist"]) == 130 and no_rollouts
+            keys.write_text('{"execute": 1}')
+            assert main([*words, "--keys", str(keys)]) == 130
 
 
 LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}

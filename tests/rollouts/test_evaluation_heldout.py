@@ -1,11 +1,14 @@
 """Claims about the held-out error."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from test_evaluation_diagnose import SIZE, Blind, Seeing, record
 
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
 
 
@@ -52,6 +55,13 @@ def test_data_without_rho_or_phases_give_one_figure(recordings):
     bare = [Recording(r.images, r.proprio, r.action) for r in recordings]
     found = held_out(Seeing(), bare)
     assert found.error_transition is None and found.error_consistent is None and found.transition_steps == 0
+
+
+def test_pictures_that_show_nothing_measure_nothing(recordings):
+    black = {key: np.zeros_like(pictures) for key, pictures in recordings[1].images.items()}
+    shown = [recordings[0], dataclasses.replace(recordings[1], images=black, name="episode 1")]
+    with pytest.raises(EvaluationError, match=r"^episode 1: image_primary shows one value alone; film it again"):
+        held_out(Seeing(), shown)
 
 
 def test_nothing_held_out_is_an_error():
