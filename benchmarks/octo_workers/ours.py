@@ -59,7 +59,7 @@ class Ours:
         tx, learning_rate, _ = create_optimizer(
             jax.eval_shape(packing.pack, trainable),
             **config["optimizer"],
-            after_normalization=scale_group_updates(packing.group_labels),
+            after_normalization=scale_group_updates(packing.group_labels, may_be_empty=True),
         )
         shape = batch["observation"]["timestep_pad_mask"].shape
         batch["rho"] = np.full(shape, 0.5, np.float32)

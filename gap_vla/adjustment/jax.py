@@ -11,6 +11,7 @@ It works on `gap_vla.octo` and on upstream Octo (only API that jax 0.4.20 and fl
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +33,28 @@ class GroupError(AdjustmentError):
     """GAP would touch no parameter, or one outside the proprioceptive branch."""
 
 
+def scale_gradient(x: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
+    """Returns `x` unchanged; its cotangent is multiplied by `factor`.
+
+    Args:
+        factor: broadcast against `x` from the left: [B] or [B, T] (M6: 1 - ρ), or anything of x's number of axes.
+
+    Raises:
+        GroupError: the factor is not of x's first axes.
+        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
+    """
+    _require_factors("the factor", factor)
+    shape, of_x = jnp.shape(factor), jnp.shape(x)
+    same = len(shape) == len(of_x) and all(size in (1, whole) for size, whole in zip(shape, of_x))
+    if not same and shape != of_x[: len(shape)]:
+        raise GroupError(f"the factor is {[*shape]} for x of shape {[*of_x]}; give [B] or [B, T]")
+    factor = jnp.reshape(jnp.asarray(factor), shape + (1,) * (len(of_x) - len(shape)))
+    floating = jnp.issubdtype(factor.dtype, jnp.floating)
+    return _scale_gradient(x, factor if floating else factor.astype(jnp.float32))
+
+
 @jax.custom_vjp
-def scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns `x` unchanged; its cotangent is multiplied by `factor` (broadcast against `x`)."""
+def _scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
     return x
 
 
@@ -42,7 +62,9 @@ def _scale_gradient_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[j
     return cotangent * factor.astype(cotangent.dtype), jnp.zeros_like(factor)
 
 
-scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)
+_scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)
+
+_ADJUSTED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("token groups adjusted", default=frozenset())
 
 
 @contextlib.contextmanager
@@ -52,16 +74,21 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
     The tokens are taken where they enter the block transformer: after projection and positional embedding, before the
     first attention block. So exactly `<group>_projection/{kernel,bias}` and `<group>_pos_embedding` are affected.
 
+    Enter it inside the function that is compiled: around a call of a compiled one it acts while that is traced, with
+    these factors for good.
+
     Args:
         sample: float32[B, W], multiplied into the cotangent of every token of sample b at window step w (M6: 1 - ρ).
         token_group: name of the timestep token group.
 
     Raises:
         GroupError: on leaving the context, if no module with such a token group was called in it; in the forward pass,
-            if its tokens are of other samples or window steps.
+            if its tokens are of other samples or window steps; within another such context of the same group.
         AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
     _require_factors("sample", sample)
+    if token_group in (around := _ADJUSTED.get()):
+        raise GroupError(f"{token_group} is adjusted by a context around this one already, and GAP would act twice")
     hits = 0
 
     def intercept(next_call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -80,8 +107,12 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
             adjusted.append(group)
         return next_call(prefix_groups, adjusted, *rest, **kwargs)
 
-    with nn.intercept_methods(intercept):
-        yield
+    entered = _ADJUSTED.set(around | {token_group})
+    try:
+        with nn.intercept_methods(intercept):
+            yield
+    finally:
+        _ADJUSTED.reset(entered)
     if not hits:
         raise GroupError(
             f"no token group {token_group!r} entered the transformer, so GAP would adjust nothing; the model needs an "
@@ -130,17 +161,20 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
     return matched
 
 
-def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.Array | float) -> Any:
+def scale_group_gradients(
+    gradients: Any, group: Mapping[str, Any], factor: jax.Array | float, *, may_be_empty: bool = False
+) -> Any:
     """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype.
 
     Raises:
-        GroupError: the group names a leaf that is not there, or the factor is not one number.
+        GroupError: the group names a leaf that is not there, or none (`may_be_empty`: as for a policy without
+            proprioception), or the factor is not one number.
         AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
     if jnp.shape(factor) != ():
         raise GroupError(f"the factor has shape {jnp.shape(factor)}; it must be one number")
     _require_factors("the factor", factor)
-    _require_leaves(group, gradients)
+    _require_leaves(group, gradients, may_be_empty)
     return jax.tree_util.tree_map_with_path(
         lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
     )
@@ -155,10 +189,10 @@ def _require_factors(what: str, values: Any) -> None:
         raise AdjustmentError(f"{what} is {float(odd[0]):g}{where}; factors are 0 or more, and finite")
 
 
-def _require_leaves(group: Mapping[str, Any], tree: Any, *, fewest: int = 0) -> None:
+def _require_leaves(group: Mapping[str, Any], tree: Any, may_be_empty: bool) -> None:
     known = [path_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     lost = sorted({*group} - {*known})
-    if lost or len(group) < fewest:
+    if lost or not (group or may_be_empty):
         what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
         raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
 
@@ -170,7 +204,7 @@ class ScaleGroupState(NamedTuple):
 
 
 def scale_group_updates(
-    group: Mapping[str, Any], schedule: Callable[[jax.Array], Any] | None = None
+    group: Mapping[str, Any], schedule: Callable[[jax.Array], Any] | None = None, *, may_be_empty: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the updates of the leaves named in `group` by λ (M6).
 
@@ -181,15 +215,16 @@ def scale_group_updates(
         group: {path: …} of the leaves, from `match_group`.
         schedule: factor as a function of the number of updates. Without it the training step passes the factor:
             `tx.update(gradients, state, params, update_factor=λ)`.
+        may_be_empty: whether the group may name no leaf, as that of a policy without proprioception.
 
     Raises:
-        GroupError: when it is initialised: the group names a leaf that is not there, or, with a schedule, none.
+        GroupError: when it is initialised: the group names a leaf that is not there, or none.
         AdjustmentError: in a step: a factor is passed beside a schedule, neither is there, or it is NaN, infinite or
             below 0 where it is known before compilation.
     """
 
     def init(params: Any) -> ScaleGroupState:
-        _require_leaves(group, params, fewest=0 if schedule is None else 1)
+        _require_leaves(group, params, may_be_empty)
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):
@@ -199,6 +234,7 @@ def scale_group_updates(
             )
         if schedule is not None:
             update_factor = schedule(state.updates_done)
-        return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.updates_done + 1)
+        scaled = scale_group_gradients(updates, group, update_factor, may_be_empty=may_be_empty)
+        return scaled, ScaleGroupState(state.updates_done + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)

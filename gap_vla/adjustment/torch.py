@@ -48,8 +48,11 @@ class Adjustment:
         parameters: the adjusted parameters by their full name.
     """
 
-    def __init__(self, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
+    def __init__(self, policy: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
+        if not isinstance(schedule, AdjustmentSchedule):
+            raise AdjustmentError(f"schedule is {schedule!r:.60}; give an AdjustmentSchedule")
         self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
+        self._policy, self._places = policy, places
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
         differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
@@ -59,9 +62,10 @@ class Adjustment:
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
-        count = sum(len(p) * read[name] if name in read else p.numel() for name, p in self.parameters.items())
+        known = {n: p for n, p in self.parameters.items() if not nn.parameter.is_lazy(p)}  # others have no shape yet
+        count = sum(len(p) * read[name] if name in read else p.numel() for name, p in known.items())
         listed = "".join(
-            f"\n  {n} {tuple(p.shape)}"
+            f"\n  {n} {tuple(p.shape) if n in known else 'before its first pass'}"
             + (f" columns {', '.join(f'{c.start}:{c.stop}' for c in self._columns[n])}" if n in self._columns else "")
             for n, p in self.parameters.items()
         )
@@ -89,8 +93,9 @@ class Adjustment:
 
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
-                act and no optimizer is watched; no forward pass in this or an earlier context went through one of
-                the submodules (a later step may leave it out).
+                act and no optimizer is watched; a submodule is another one by now, or trains other parameters; in the
+                schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
+                says so: `with gap.adjusting(rho, step), gap.plain():`).
         """
         active = self.schedule.active(step, self.total_steps)
         if step >= self.total_steps:
@@ -115,6 +120,11 @@ class Adjustment:
             raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
         values = values.astype(np.float32).reshape(len(values), -1)
         factors = self.schedule.factors(values, step, self.total_steps)
+        if active and (changed := [place.name for place in self._places if place.changed(self._policy)]):
+            raise AdjustmentError(
+                f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "
+                "call detach(), and attach again"
+            )
         missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(
@@ -127,11 +137,6 @@ class Adjustment:
         self._steps.update = float(factors.update)
         with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
             yield
-        if passed := self._forward.passed_by():
-            raise AdjustmentError(
-                f"no forward pass went through {', '.join(passed)} while rho was set, so GAP adjusts nothing there. "
-                "Is another submodule used? A compiled policy must be compiled after GAP is attached"
-            )
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
@@ -143,9 +148,10 @@ class Adjustment:
     def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
         """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
 
-        Call it for each optimizer that trains some of them, at any time, also after loading its state. Keep what it
-        returns: GAP holds no optimizer, and one that is gone is watched no more. Decoupled weight decay is not scaled;
-        one that is added to the gradient (Adam, SGD with momentum) is part of the update.
+        Call it for each optimizer that trains some of them, at any time, also after loading its state, and once more
+        for one that was given further parameters. Keep what it returns: GAP holds no optimizer, and one that is gone is
+        watched no more. Decoupled weight decay is not scaled; one that is added to the gradient (Adam, SGD with
+        momentum) is part of the update.
 
         Args:
             optimizer: any `torch.optim.Optimizer`. Its groups, state and learning rates are left alone.
@@ -154,7 +160,7 @@ class Adjustment:
 
         Raises:
             AdjustmentError: the optimizer holds none of the adjusted parameters, or one that trains them is watched
-                already; or GAP is detached.
+                already; it is a wrapper that takes no hooks; or GAP is detached.
         """
         if not self._attached:
             raise AdjustmentError("GAP is detached from this policy; attach it again before watching an optimizer")
@@ -174,7 +180,7 @@ def attach(
     """Attaches GAP to the part of a policy that encodes proprioception.
 
     Args:
-        module: the policy, before it is compiled or wrapped for several processes (or its wrapped module).
+        module: the policy, before it is wrapped for several processes (or its wrapped module).
         submodule_name: its proprioceptive encoder, or several, as in `module.named_modules()`: `"model.state_proj"`.
             The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
             adjusted, nothing else: what it reads must have no gradient of its own.
@@ -200,7 +206,17 @@ def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSc
             raise AdjustmentError(
                 f"GAP is attached to {twice[0]} already, and would act twice: call detach() of that one first"
             )
-    return Adjustment(places, schedule, total_steps)
+    _let_compilers_see_hooks()
+    return Adjustment(module, places, schedule, total_steps)
+
+
+def _let_compilers_see_hooks() -> None:
+    """Modules of a class share what `torch.compile` makes, in which by default nothing asks whether they have hooks."""
+    import torch._dynamo  # as every optimizer does
+
+    if getattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False):
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch._dynamo.reset()  # what was compiled without asking
 
 
 def attach_columns(

@@ -20,7 +20,7 @@ class Hook:
     """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have none."""
 
     def __init__(self, owner: ForwardHooks, place: Place):
-        self.owner, self.place, self.called = owner, place, False
+        self.owner, self.place, self.called = owner, place, False  # in this context of `carrying`
 
     def __call__(self, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
         return self.owner.on_output(self, module, inputs, keywords, output)
@@ -64,26 +64,39 @@ class ForwardHooks:
 
     @contextlib.contextmanager
     def carrying(self, sample: torch.Tensor, identity: bool) -> Iterator[None]:
-        """Within this context passes carry these factors; `identity`: which are all 1, and change no graph."""
-        before = self._sample, self._identity
+        """Within this context passes carry these factors; `identity`: which are all 1, and change no graph.
+
+        Raises:
+            AdjustmentError: the factors act, and no pass went through one of the places.
+        """
+        before = self._sample, self._identity, {hook for hook in self._hooks if hook.called}
         self._sample, self._identity = sample, identity
+        for hook in self._hooks:
+            hook.called = False
         try:
             yield
+            passed = [hook.place.name for hook in self._hooks if not hook.called]
         finally:
-            self._sample, self._identity = before
+            self._sample, self._identity, around = before
+            for hook in around:
+                hook.called = True
+        if passed and not (identity or self._plain) and torch.is_grad_enabled():
+            raise AdjustmentError(
+                f"no forward pass went through {', '.join(passed)} while rho was set, so GAP adjusts nothing there. "
+                "Is another submodule used? Was the policy compiled so that no hook is looked at? A step that is to "
+                "leave it out says so: `with gap.adjusting(rho, step), gap.plain():`"
+            )
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
-        """Within this context passes carry no factors, and need none."""
+        """Within this context passes carry no factors, and need none; nor need there be any."""
         before, self._plain = self._plain, True
+        for hook in self._hooks:
+            hook.called = True
         try:
             yield
         finally:
             self._plain = before
-
-    def passed_by(self) -> list[str]:
-        """The places through which no pass with factors went."""
-        return [hook.place.name for hook in self._hooks if not hook.called]
 
     def step_is_over(self) -> None:
         """What was not recomputed by now will not be."""
@@ -92,8 +105,6 @@ class ForwardHooks:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
-        for hook in self._hooks:
-            hook.called = False  # from here on `adjusting` would adjust nothing, and says so
 
     def on_output(self, hook: Hook, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
         """The output with the pass's factors on its gradient; None: as it is."""
@@ -103,7 +114,7 @@ class ForwardHooks:
         if self._plain:
             return None
         if not torch.is_grad_enabled():
-            if self._sample is not None and module.training:
+            if self._sample is not None:
                 self._remember(self._sample)
             return None
         sample, identity = self._sample, self._identity

@@ -9,6 +9,8 @@ optimizers, and for single columns of a weight.
 from __future__ import annotations
 
 import functools
+import sys
+import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,9 +47,6 @@ class ScaledUpdates:
         update: gives λ of the step that is taken; asked after it, for a closure may set it.
         finished: called after every step.
         decoupled: overrides `unscaled_decay`.
-
-    Attributes:
-        stepping: whether a step has begun and is not over; what it calls, as an optimizer that it wraps, is part of it.
     """
 
     def __init__(
@@ -60,16 +59,27 @@ class ScaledUpdates:
     ):
         self._targets = targets
         self._update, self._finished, self._decoupled = update, finished, decoupled
-        self.stepping = False
+        self._frame: types.FrameType | None = None  # of the step that is taken
         self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]] = []
         self.handles = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._scale),
         ]
 
+    @property
+    def stepping(self) -> bool:
+        """Whether this is called in a step; what a step calls, as an optimizer that it wraps, is part of it."""
+        frame = sys._getframe() if self._frame else None
+        while frame not in (None, self._frame):
+            frame = frame.f_back
+        return frame is not None
+
     def _remember(self, optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         self._before = []
-        self.stepping = True
+        # no flag: a step that raises leaves its frame, and does not come to `_scale`
+        self._frame = sys._getframe()
+        while self._frame is not None and self._frame.f_globals["__name__"] != torch.optim.Optimizer.__module__:
+            self._frame = self._frame.f_back
         closure = named.get("closure") is not None or any(value is not None for value in given[1:])
         if self._update() == 1 and not closure:
             return
@@ -98,8 +108,7 @@ class ScaledUpdates:
             moved.append(region)
         if starts:
             torch._foreach_lerp_(moved, starts, 1 - lam)
-        self._before = []
-        self.stepping = False
+        self._before, self._frame = [], None
         self._finished()
 
 
@@ -144,12 +153,19 @@ class OptimizerWatch:
 
     def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
         """See `Adjustment.watch`."""
+        hooked = hasattr(optimizer, "_optimizer_step_pre_hooks") and getattr(type(optimizer).step, "hooked", False)
+        if not hooked:
+            raise AdjustmentError(
+                f"a {type(optimizer).__name__} takes no hooks on its steps; watch the torch.optim.Optimizer in it "
+                "(of a wrapper: optimizer.optimizer)"
+            )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}
         if not mine:
             raise AdjustmentError(
                 f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
             )
+        mine = {name: p for name, p in mine.items() if self.watcher(p) is not optimizer} or mine  # it got further ones
         twice = [name for name, p in mine.items() if self.watcher(p)]
         if twice:
             raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")

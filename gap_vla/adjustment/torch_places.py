@@ -29,12 +29,28 @@ class Place:
     name: str
     module: nn.Module
     columns: tuple[slice, ...] | None = None
+    known: Sequence[nn.Parameter] = dataclasses.field(init=False)  # what may be trained here
+
+    def __post_init__(self) -> None:
+        known = [p for p in self.module.parameters() if p.requires_grad or self.columns is not None]
+        object.__setattr__(self, "known", known)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The adjusted parameters by their full name."""
         named = dict(self.module.named_parameters())
         names = ["weight"] if self.columns is not None else list(named)
         return {f"{self.name}.{n}": named[n] for n in names if named[n].requires_grad}
+
+    def changed(self, policy: nn.Module) -> bool:
+        """Whether another module has taken its name (a wrapper that trains nothing of its own may), or what was frozen
+        or absent is trained in it."""
+        try:
+            now = policy.get_submodule(self.name)
+        except AttributeError:  # something lies around a module above it
+            now = next((module for module in policy.modules() if module is self.module), nn.Identity())
+        known = {id(p) for p in self.known}
+        trained = (p for p in now.parameters() if p.requires_grad)
+        return all(m is not self.module for m in now.modules()) or any(id(p) not in known for p in trained)
 
 
 def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:

@@ -135,6 +135,7 @@ def optimizer_of(
             f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
             f"({', '.join(settings.frozen_keys)})"
         )
+    of_gap = scale_group_updates(packing.group_labels, may_be_empty=True)
     tx, learning_rate, _ = create_optimizer(
         jax.eval_shape(packing.pack, parameters.trainable),
         {
@@ -147,7 +148,7 @@ def optimizer_of(
         },
         weight_decay=settings.weight_decay,
         clip_gradient=settings.clip_gradient,
-        after_normalization=optax.chain(scale_group_updates(packing.group_labels)),  # a chain: so checkpoints hold it
+        after_normalization=optax.chain(of_gap),  # a chain: so checkpoints hold it
         mu_dtype=jnp.dtype(settings.moment_dtype),
     )
     return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)

@@ -124,7 +124,7 @@ class TrainStep:
     ):
         self.frozen = frozen or {}
         self._shardings = shardings
-        adjust = adjust and bool(packing.group)
+        adjust, group = adjust and bool(packing.group), packing.group_labels
 
         def gradient(params: Any, frozen: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
             def loss_of(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
@@ -140,7 +140,7 @@ class TrainStep:
 
         def update(state: TrainState, gradients: Any, factors: Factors) -> Any:
             rng, _ = jax.random.split(state.rng)
-            gradients = scale_group_gradients(gradients, packing.group_labels, factors.gradient)
+            gradients = scale_group_gradients(gradients, group, factors.gradient, may_be_empty=True)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
             measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": adam.learning_rate(state.step)}
             measured |= branch_measurements(gradients, updates, state.params)
@@ -156,9 +156,7 @@ class TrainStep:
         self.gradient: Any = jax.jit(gradient, compiler_options=compilation(quick))
         self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole, compiler_options=compilation())
         self._split = jax.jit(functools.partial(split_measurements, adam=adam))
-        self._adjusted = jax.jit(
-            lambda gradients, factor: scale_group_gradients(gradients, packing.group_labels, factor)
-        )
+        self._adjusted = jax.jit(functools.partial(scale_group_gradients, group=group, may_be_empty=True))
         self._transitions = jax.jit(transitions)
 
     def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
@@ -182,7 +180,7 @@ class TrainStep:
         if split:
             part, share = self._transitions(batch)
             transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
-            adjusted = (self._adjusted(part_of, factors.gradient) for part_of in (gradients, transition))
+            adjusted = (self._adjusted(part_of, factor=factors.gradient) for part_of in (gradients, transition))
             measured |= self._split(*adjusted, share, state.opt_state, state.params, factors.update)
         state, more = self.update(state, gradients, factors)
         return state, measured | more

@@ -126,6 +126,27 @@ def test_scale_gradient_keeps_the_value_and_scales_the_cotangent():
     np.testing.assert_array_equal(back(jnp.ones(3))[0], factor)
 
 
+@pytest.mark.parametrize("factor", [np.array([0.0, 0.5]), np.array([[0.0], [0.5]]), np.array([[0, 1], [1, 0]]), 0.5])
+def test_factors_lie_along_the_first_axes_whatever_the_sizes(factor):
+    x = jnp.ones((2, 2, 2)) if np.shape(factor) == (2, 2) else jnp.ones((2, 2))
+    expected = np.broadcast_to(np.reshape(factor, np.shape(factor) + (1,) * (x.ndim - np.ndim(factor))), x.shape)
+    np.testing.assert_array_equal(jax.grad(lambda x: scale_gradient(x, factor).sum())(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1,), (3, 5), (2, 4), (3, 4, 1)])
+def test_factors_that_are_not_of_the_first_axes_are_refused(shape):
+    with pytest.raises(GroupError, match=r"for x of shape \[3, 4\]; give \[B\] or \[B, T\]"):
+        scale_gradient(jnp.ones((3, 4)), jnp.ones(shape))
+
+
+def test_gap_does_not_act_twice():
+    factor = jnp.ones((BATCH, WINDOW))
+    for _ in range(2):  # the first error leaves nothing behind
+        with pytest.raises(GroupError, match="obs_proprio is adjusted by a context around this one already"):
+            with adjusted_gradients(factor), adjusted_gradients(factor):
+                pass
+
+
 PARAMS = {"own": jnp.ones(2), "other": jnp.ones(2)}
 GRADIENTS = {"own": jnp.array([1.0, -2.0]), "other": jnp.array([1.0, -2.0])}
 
@@ -142,8 +163,18 @@ def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
 
 @pytest.mark.parametrize(("group", "said"), [({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")])
 def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, said):
-    with pytest.raises(GroupError, match=f"{said}, so GAP would not act; there are other, own"):
-        optax.chain(optax.scale_by_adam(), scale_group_updates(group, lambda count: 0.3)).init(PARAMS)
+    match = f"{said}, so GAP would not act; there are other, own"
+    for schedule in (None, lambda count: 0.3):
+        with pytest.raises(GroupError, match=match):
+            optax.chain(optax.scale_by_adam(), scale_group_updates(group, schedule)).init(PARAMS)
+    with pytest.raises(GroupError, match=match):
+        scale_group_gradients(GRADIENTS, group, 0.3)
+
+
+def test_a_policy_without_proprioception_says_that_its_group_is_empty():
+    tx = scale_group_updates({}, may_be_empty=True)
+    found, _ = tx.update(GRADIENTS, tx.init(PARAMS), update_factor=0.3)
+    assert found == GRADIENTS == scale_group_gradients(GRADIENTS, {}, 0.3, may_be_empty=True)
 
 
 def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
@@ -178,6 +209,8 @@ def test_a_factor_that_scales_no_gradient_is_refused_where_it_is_known(odd):
     tx = scale_group_updates({"own": (2,)}, lambda count: odd)
     with pytest.raises(AdjustmentError, match="the factor is "):
         tx.update(GRADIENTS, tx.init(PARAMS))
+    with pytest.raises(AdjustmentError, match=r"the factor is .* in places"):
+        scale_gradient(jnp.ones((2, 3)), jnp.array([1.0, odd]))
     with pytest.raises(AdjustmentError, match=r"sample is .* in places"), adjusted_gradients(jnp.array([[1.0, odd]])):
         pass
     jax.eval_shape(lambda factor: scale_group_gradients(GRADIENTS, {"own": (2,)}, factor), jnp.float32(odd))  # traced

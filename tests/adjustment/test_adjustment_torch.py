@@ -219,12 +219,13 @@ class Checkpointed(Policy):
         return checkpoint(super().forward, image, proprio, use_reentrant=self.reentrant)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reentrant):
+def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reentrant, training):
     whole = adjusted(policy)
     again = Checkpointed()
     again.load_state_dict(policy.state_dict())
-    again.reentrant = reentrant
+    again.train(training).reentrant = reentrant
     image = IMAGE.clone().requires_grad_()  # without it, reentrant checkpointing gives no gradients at all
     with attach(again, "state", ONLY_RHO, total_steps=10) as gap:
         for _ in range(2):

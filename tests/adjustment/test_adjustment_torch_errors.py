@@ -144,15 +144,90 @@ def test_each_of_several_submodules_has_to_be_called(policy):
         policy(IMAGE, PROPRIO)
 
 
-def test_a_pass_without_rho_does_not_count_as_one_with():
-    policy = Policy()
-    compiled = torch.compile(policy, backend="eager")
-    compiled(IMAGE, PROPRIO)
+def test_in_each_step_of_the_window_a_pass_with_rho_is_needed_or_a_word_that_it_is_left_out(policy):
+    gap = attach(policy, "state", ONLY_RHO, total_steps=4)
+    for step in range(2):
+        with gap.adjusting(RHO, step):
+            policy(IMAGE, PROPRIO)
+        policy.eval()(IMAGE, PROPRIO)  # without rho: does not count
+        with pytest.raises(ValueError, match="no forward pass went through state while rho was set"):
+            with gap.adjusting(RHO, step):
+                policy.vision(IMAGE)
+        with gap.adjusting(RHO, step), gap.plain():
+            policy.vision(IMAGE)
+        policy.train()
+    with torch.no_grad(), gap.adjusting(RHO, 1), gap.adjusting(RHO, 2):  # of validation; behind the window
+        policy.vision(IMAGE)
+
+
+def wrapped(policy):
+    class Around(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    policy.state = Around(policy.state)
+
+
+class LowRank(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.down, self.up = base.requires_grad_(False), nn.Linear(3, 1), nn.Linear(1, 5)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "sound"),
+    [
+        (lambda policy: setattr(policy, "state", nn.Linear(3, 4)), False),
+        (lambda policy: policy.state.__setitem__(0, LowRank(policy.state[0])), False),
+        (lambda policy: setattr(policy, "state", nn.Sequential(policy.state, nn.Linear(4, 4))), False),
+        (lambda policy: policy.state[2].requires_grad_(True), False),
+        (lambda policy: nn.utils.parametrizations.weight_norm(policy.state[0]), False),
+        (lambda policy: policy.load_state_dict(copy.deepcopy(policy.state_dict()), assign=True), False),
+        (lambda policy: policy.state.requires_grad_(False), True),
+        (lambda policy: policy.load_state_dict(copy.deepcopy(policy.state_dict())), True),
+        (wrapped, True),
+    ],
+)
+def test_a_submodule_that_is_another_one_by_now_or_trains_more_has_to_be_attached_again(policy, change, sound):
+    policy.state[2].requires_grad_(False)
     gap = attach(policy, "state", ONLY_RHO, total_steps=2)
-    policy.eval()(IMAGE, PROPRIO)
-    policy.train()
-    with pytest.raises(ValueError, match="must be compiled after GAP is attached"), gap.adjusting(RHO, 0):
-        compiled(IMAGE, PROPRIO)
+    change(policy)
+    if not sound:
+        with pytest.raises(AdjustmentError, match=r"'state' changed since GAP was attached.*attach again"):
+            with gap.adjusting(RHO, 0):
+                policy(IMAGE, PROPRIO)
+        gap.detach()
+        gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    with gap.adjusting(RHO, 0):
+        policy(IMAGE, PROPRIO)
+
+
+def test_a_layer_of_columns_whose_weight_is_another_one_by_now_has_to_be_attached_again(policy):
+    gap = attach_columns(policy, {"head": slice(4, 8)}, ONLY_RHO, total_steps=2)
+    policy.head.bias.requires_grad_(False)
+    with gap.adjusting(RHO, 0):
+        policy(IMAGE, PROPRIO)
+    policy.head.weight = nn.Parameter(policy.head.weight.detach().clone())
+    with pytest.raises(AdjustmentError, match="'head' changed since GAP was attached"), gap.adjusting(RHO, 0):
+        policy(IMAGE, PROPRIO)
+
+
+def test_a_schedule_that_is_none_is_refused_and_a_layer_before_its_first_pass_is_not(unchecked):
+    policy = nn.ModuleDict({"state": nn.LazyLinear(4)})
+    with pytest.raises(AdjustmentError, match=r"schedule is \{'lam': 0\.3\}; give an AdjustmentSchedule"):
+        attach(policy, "state", {"lam": 0.3}, total_steps=2)
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    assert "on 0 values" in repr(gap) and "state.weight before its first pass" in repr(gap)
+    with gap.adjusting(RHO, 0):
+        policy["state"](PROPRIO)
+    assert "on 16 values" in repr(gap)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import weakref
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimizer_step_pre_hook
 
 from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach
 from gap_vla.adjustment.torch_optimizer import unscaled_decay
 
@@ -245,6 +247,57 @@ def test_an_optimizer_around_another_is_watched_by_its_own_steps():
     torch.testing.assert_close(before - policy["state"].weight, 0.25 * policy["state"].weight.grad)
     with pytest.raises(ValueError, match="takes a step and is not watched"):
         inner.step()
+
+
+def test_after_a_step_that_failed_a_step_of_another_optimizer_is_refused():
+    class Failing(torch.optim.SGD):
+        def step(self, closure=None):
+            raise MemoryError
+
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    watched = gap.watch(Failing(policy.parameters(), lr=1.0))
+    with gap.adjusting(None, 0):
+        backward(policy)
+    with pytest.raises(MemoryError):
+        watched.step()
+    with pytest.raises(ValueError, match="takes a step and is not watched"):
+        torch.optim.SGD(policy.parameters(), lr=1.0).step()
+
+
+def test_parameters_that_an_optimizer_gets_later_are_watched_with_a_second_call():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    optimizer = gap.watch(torch.optim.SGD([policy["state"].weight], lr=1.0))
+    optimizer.add_param_group({"params": [policy["state"].bias]})
+    assert gap.watch(optimizer) is optimizer
+    with gap.adjusting(None, 0):
+        backward(policy)
+    before = {n: p.detach().clone() for n, p in policy["state"].named_parameters()}
+    optimizer.step()
+    for name, p in policy["state"].named_parameters():
+        torch.testing.assert_close(before[name] - p, 0.25 * p.grad)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Hands everything on, and is no optimizer itself, as accelerate's."""
+
+    def __init__(self, inner):
+        self.optimizer = inner
+        self.param_groups = inner.param_groups
+
+    def step(self, closure=None):
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, lambda inner: {"policy": inner}])
+def test_what_takes_no_hooks_on_its_steps_is_refused(wrap):
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    config.update("jaxtyping_disable", True)  # as outside of the tests, in which annotations are checked first
+    with pytest.raises(AdjustmentError, match=r"a (Wrapper|dict) takes no hooks on its steps; .*optimizer\.optimizer"):
+        gap.watch(wrap(torch.optim.SGD(policy.parameters(), lr=1.0)))
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("by_name", [False, True])

@@ -187,8 +187,8 @@ HOW_MUCH = (
     Mutant(
         "M7 is dead in Octo's step",
         "training/step.py",
-        "scale_group_gradients(gradients, packing.group_labels, factors.gradient)",
-        "scale_group_gradients(gradients, packing.group_labels, 1.0)",
+        "scale_group_gradients(gradients, group, factors.gradient, may_be_empty=True)",
+        "scale_group_gradients(gradients, group, 1.0, may_be_empty=True)",
         f"{OCTO_STEP}[batch]",
     ),
     Mutant(
