@@ -10,9 +10,9 @@ what is kept there, word for word.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError, command
+from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit
 from gap_vla.core.whole import write_json
+from gap_vla.drawing.markup import untagged
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # experiments/ is part of the checkout, of no package
@@ -79,13 +81,16 @@ def _lines(path: str) -> list[str]:
 
 
 def render(kept: Path = KEPT, page: Path = PAGE) -> None:
-    """Writes everything that is kept between the page's markers."""
+    """Writes everything that is kept between the page's markers, which no output can end."""
     parts = ["## Kept outputs"]
     for path in sorted(kept.glob("*.json")):
-        one = json.loads(path.read_text())
-        output = "\n".join(one["output"])
-        parts.append(f"```\n$ {one['command']}\n{output}\n```")
-        parts.append(f"{one['machine']}, load before {one['load_before']}, commit {one['commit']}, {one['time'][:10]}.")
+        one = Section.read(path, advice="measure it again")
+        output = "\n".join([f"$ {one.text('command')}", *one.list("output", Section.text)]).replace("<!-- ", "<!--")
+        fence = "`" * (1 + max([2, *map(len, re.findall("`+", output))]))
+        parts.append(f"{fence}\n{output}\n{fence}")
+        machine, at, day = one.text("machine"), one.text("commit"), one.text("time")[:10]
+        load = one.finite("load_before", 0, 1e6)
+        parts.append(untagged(f"{machine}, load before {load}, commit {at}, {day}."))
     if len(parts) == 1:
         parts.append("None yet.")
     replace_between(page, NAME, "\n\n".join(parts))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
 from gap_vla.core.identity import digest
 from gap_vla.core.whole import write_json
 
@@ -186,7 +187,8 @@ class Checkouts:
         known = place / f"digests-{machine()}" / f"{name}-{digest(dataclasses.asdict(part))}.json"
         if known.exists():
             print(f"{commit[:7]} {name}: digests of {known}", flush=True)
-            return json.loads(known.read_text())
+            kept = Section.read(known, advice="remove it, and the part is computed again")
+            return {what: kept.text(what) for what in kept.values}
         tree = self._tree(commit, place)
         _clear(place / "runs", name)
         for words in part.commands:
@@ -290,7 +292,7 @@ def without_times(path: Path, folder: Path) -> bytes:
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-    values = {json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in lines}
+    values = [json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in lines]
     return "\n".join(sorted(values)).replace(str(folder), "FOLDER").encode()
 
 

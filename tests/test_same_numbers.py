@@ -129,6 +129,14 @@ def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository,
     with Checkouts("debug", tmp_path / "kept") as checkouts:
         checkouts.digests(first, "gap")
     assert "digests of" in capsys.readouterr().out
+    for text in ("{", '{"metrics": 3}'):
+        for kept in (tmp_path / "kept").rglob("digests-*/gap-*.json"):
+            kept.write_text(text)
+        with (
+            Checkouts("debug", tmp_path / "kept") as checkouts,
+            pytest.raises(UserError, match=r"gap-.*\.json.*(remove|text)"),
+        ):
+            checkouts.digests(first, "gap")
 
 
 def test_digests_see_arrays_by_name_and_no_times(tmp_path):
@@ -145,4 +153,5 @@ def test_digests_see_arrays_by_name_and_no_times(tmp_path):
 
     same = made("a", 0, 0.25, (1, 2))
     assert made("b", 7, 0.25, (2, 1)) == same
+    assert made("d", 0, 0.25, (1, 2, 2)) != same
     assert made("c", 0, np.nextafter(np.float32(0.25), np.float32(1)), (1, 2)) != same

@@ -51,20 +51,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into, made if it is missing (default docs/RESULTS.md)")
-    add("--front-page", default="README.md", help="page with the main results between markers (default README.md)")
+    front = "page with the main results between markers (default README.md; none with another --results or --page)"
+    add("--front-page", help=front)
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     options = parser.parse_args(arguments)
     if not options.page.endswith(".md"):
         parser.error(f"--page {options.page}: the page is Markdown, .md")
     if Path(options.page).is_symlink() and not Path(options.page).exists():
         parser.error(f"--page {options.page} is a link that leads nowhere; remove it, or make what it names")
-    if options.front_page != parser.get_default("front_page") and not Path(options.front_page).is_file():
+    if options.front_page and not Path(options.front_page).is_file():
         parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
-    if options.front_page != parser.get_default("front_page"):
+    if options.front_page:
         around(Path(options.front_page), FRONT, if_missing="refuse")
     if options.profile != "cpu" or (options.table and options.table not in ON_FRONT_PAGE):
         parser.refuse_idle("on the tables that it does not show, or with another profile than cpu", "front_page")
-    if Path(options.front_page).resolve() == Path(options.page).resolve():
+    if options.front_page and Path(options.front_page).resolve() == Path(options.page).resolve():
         parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     for option, folder in (("--results", options.results), ("--logs", options.logs)):
         if Path(folder).exists() and not Path(folder).is_dir():

@@ -21,10 +21,11 @@ BOUNDS = {
     "r2": (-1e9, 1.0),
     "cka": (-1e-3, 1 + 1e-3),  # rounded
     **dict.fromkeys(("auc", "balanced_accuracy", "share"), (0.0, 1.0)),
-    **dict.fromkeys(("error", "mean_error", "covariate_error"), (0.0, 1e6)),
+    **dict.fromkeys(("error", "mean_error", "covariate_error", "errors"), (0.0, 1e6)),
+    "cost": (0.0, 1e9),
     **dict.fromkeys(("steps", "episodes"), (1, 2**53)),
 }
-"""Least and greatest value of what a probe measures, by its key; of a list, of each number in it."""
+"""Least and greatest value of what a look measures, by its key; of a list or of `errors`, of each number in it."""
 
 
 def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -63,10 +64,18 @@ def _require_agreeing(found: Section, runs: Sequence[Run]) -> None:
     whole = np.isclose(own, 1, atol=1e-3) | ~alike.any(axis=1)  # features that never vary are like none, nor themselves
     if not whole.all() or not np.allclose(alike, alike.T, atol=1e-3):
         raise found.error(f"{found.name('cka')} is not symmetric with ones where features meet themselves; {AGAIN}")
-    below = {run.label for run in runs if run.config.get("model", {}).get("head") == "gmm"}  # a log-likelihood
-    for label, losses in found.section("branch_losses", {}).values.items():
-        if negative := [key for key, loss in flat(losses) if label not in below and loss < 0]:
-            raise found.error(f"{found.name('branch_losses')}.{label}.{negative[0]} is negative; {AGAIN}")
+    configs = {run.label: run.config for run in runs}
+    losses = found.section("branch_losses", {})
+    for label in losses.values:
+        require_losses(losses.section(label), configs.get(label, {}), AGAIN)
+
+
+def require_losses(found: Section, config: Mapping[str, Any], advice: str) -> None:
+    """Raises the section's error for a loss below 0 where the policy's is no log-likelihood."""
+    if config.get("model", {}).get("head") != "gmm":
+        for key, loss in flat(found.values):
+            if isinstance(loss, int | float) and loss < 0:
+                raise found.error(f"{found.where}.{key} is negative; {advice}")
 
 
 def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
@@ -113,7 +122,7 @@ def require_sound(value: Any, where: str, key: str = "") -> None:
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, part in inner:
         below = f"{where}: {name}" if where.endswith(".json") else f"{where}.{name}"
-        require_sound(part, below, key if isinstance(value, list) else str(name))
+        require_sound(part, below, key if isinstance(value, list) or key == "errors" else str(name))
 
 
 def _require_interval(of: Section, key: str, least: float, greatest: float) -> None:

@@ -30,6 +30,12 @@ from gap_vla.core.typed_config import ConfigError
 JOBS = {"cpu": 1, "cuda": 4}
 """Cells at once where --jobs names no number: those of a GPU wait for their simulators most of the time."""
 
+RESULTS, PAGE, FRONT_PAGE = "results", "docs/RESULTS.md", "README.md"
+"""Folder of the project's own cells, their page, and the page that shows the main ones."""
+
+OF_ONE_SEED = ("map", "lines")
+"""Shapes of tables whose sentences are about one seed of each place, the table's own."""
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -77,14 +83,14 @@ def reproduce(options: argparse.Namespace) -> int:
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
     kind = find_kind(table.kind)
     seeds = _seeds(options.seeds)
-    if options.render and seeds and {*seeds} <= {*whole.seeds}:
+    if options.render and seeds and (whole.shape in OF_ONE_SEED or {*seeds} <= {*whole.seeds}):
         raise ConfigError("--seeds has no effect with --render, which shows the table's own seeds; leave it out")
     require_apart(Path(options.page), options.results)
     if options.render:
         require_results(options.results, f"{table.name}/{options.profile}")
     around(Path(options.page), marker_name(table.name, options.profile))
-    if whole.name in ON_FRONT_PAGE and options.profile == "cpu" and Path(options.front_page).exists():
-        around(Path(options.front_page), FRONT, if_missing="leave")
+    if whole.name in ON_FRONT_PAGE and (front := _front(options)):
+        around(front, FRONT, if_missing="leave")
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
     for one in ledger.stale(cells):
@@ -113,11 +119,12 @@ def reproduce(options: argparse.Namespace) -> int:
             run_queue(cells, ledger, kind, queue)
         except KeyboardInterrupt:
             stopped = True
-    every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
-    render(whole, options.profile, every, ledger, Path(options.page))
+    shown = {*whole.seeds, *(seeds or () if whole.shape not in OF_ONE_SEED else ())}
+    every = plan(whole, options.profile, kind, seeds=sorted(shown), device=options.device)
+    pages = render(whole, options.profile, every, ledger, Path(options.page), _is_own(options))
     if whole.name in ON_FRONT_PAGE:
-        _render_front(options)
-    print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
+        pages += _render_front(options)
+    print(f"cells: {ledger.directory}; tables and pictures: {', '.join(map(str, pages))}")
     if stopped:
         raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
     failed = [cell.name for cell in cells if (entry := ledger.matching(cell)) and entry.status == FAILED]
@@ -143,20 +150,33 @@ def render_all(options: argparse.Namespace) -> None:
         ledger = Ledger(options.results, table.name, options.profile)
         if list(ledger.directory.glob("*.json")):
             cells = plan(table, options.profile, find_kind(table.kind), device=options.device)
-            render(table, options.profile, cells, ledger, Path(options.page))
-            print(
-                f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {options.page}"
+            pages = ", ".join(
+                map(str, render(table, options.profile, cells, ledger, Path(options.page), _is_own(options)))
             )
+            print(f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {pages}")
             rendered.add(table.name)
     if rendered & {*ON_FRONT_PAGE}:
-        _render_front(options)
+        for page in _render_front(options):
+            print(f"main results: written to {page}")
 
 
-def _render_front(options: argparse.Namespace) -> None:
-    if options.profile == "cpu" and Path(options.front_page).exists():
-        write_front_page(
-            [row for name in ON_FRONT_PAGE for row in _front_rows(name, options)], Path(options.front_page)
-        )
+def _is_own(options: argparse.Namespace) -> bool:
+    """Whether the project's own results are written into its own page, with which other pages are kept in step."""
+    return all(Path(a).absolute() == Path(b).absolute() for a, b in ((options.results, RESULTS), (options.page, PAGE)))
+
+
+def _front(options: argparse.Namespace) -> Path | None:
+    """The front page, if this call writes one: that which was named, or the project's beside its own results."""
+    page = Path(options.front_page or FRONT_PAGE)
+    own = bool(options.front_page) or _is_own(options)
+    return page if own and options.profile == "cpu" and page.exists() else None
+
+
+def _render_front(options: argparse.Namespace) -> list[Path]:
+    if not (page := _front(options)) or not around(page, FRONT, if_missing="leave"):
+        return []
+    write_front_page([row for name in ON_FRONT_PAGE for row in _front_rows(name, options)], page)
+    return [page]
 
 
 def _front_rows(name: str, options: argparse.Namespace) -> list[Row]:

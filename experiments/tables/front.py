@@ -69,6 +69,7 @@ def write_front_page(rows: Sequence[Row], page: Path) -> None:
     lines = [list(HEADINGS)]
     for result, judgements in rows:
         waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
+        waiting |= {entry.arm for entry in result.failed}
         differences, success = result.found.differences, result.found.success
         for arms in QUARTETS:
             without, proprio, gap, _ = arms

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tables.cells import Cell, config_hash, training_length
+from gap_vla.cli.arguments import MANY
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import flat
@@ -178,7 +179,7 @@ def _require_sound(found: Section, name: str) -> None:
     found.section("origin", {})
     for part in ("validation", "gradients"):
         require_measurements(found.section(part, {}))
-    found.section("account", {}).section("machine", {})
+    found.section("account", {}).section("machine", {}).whole("jobs", 1, MANY, 1)
     for stage in (stages := found.section("stages", {})).values:
         stages.finite(stage, 0, 1e9)
     if (config := found.section("config", {})).values:

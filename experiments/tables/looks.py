@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.looks.kept import require_sound
+from experiments.looks.kept import require_losses, require_sound
 from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
-from gap_vla.core.foreign import content, parsed, refusing
+from gap_vla.core.foreign import Section, content, parsed, refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
@@ -62,11 +62,18 @@ class Looks:
     def of(self, entry: Entry) -> dict[str, Any]:
         """Everything found out about this training of the cell; empty if nobody looked."""
         found = self._read(entry.cell)
-        return found if found.get("of") == entry.account.get("time") else {}
+        if found.get("of") != entry.account.get("time"):
+            return {}
+        losses = Section(found, str(self.path(entry.cell)), LedgerError).section("branch_losses", {})
+        require_losses(losses, entry.config, "delete it and look again")
+        return found
 
-    def untrained(self, block: str) -> dict[str, Any]:
-        """What an untrained network of the block's architecture shows in the same probes."""
-        return self._read(f"{block}-{UNTRAINED}")
+    def untrained(self, block: str, entries: Iterable[Entry]) -> dict[str, Any]:
+        """What an untrained network of the block's architecture shows in the same probes, if it was asked beside one of
+        these trainings; an earlier version did not keep beside which."""
+        found = self._read(f"{block}-{UNTRAINED}")
+        current = "of" not in found or found["of"] in [entry.account.get("time") for entry in entries]
+        return found if current else {}
 
     def add(self, entry: Entry, **found: Any) -> None:
         """Keeps more of what was found out, beside what is there."""
@@ -122,7 +129,8 @@ def look(
     if "probe" in what:
         for cell, entry in here:
             if "probe_episodes" not in looks.of(entry):
-                _probe(cell, entry, looks, kind, command, say)
+                of_block = [other for one, other in found if one.block.name == cell.block.name]
+                _probe(cell, entry, of_block, looks, kind, command, say)
     if "predict" in what:
         for cell, entry in found:
             if cell.arm.name == TAKES_OVER and "predictors" not in looks.of(entry):
@@ -141,7 +149,15 @@ def look(
                 looks.add(entry, takeover={**_take_over(cell, other, kind), "command": command})
 
 
-def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say: Callable[[str], None]) -> None:
+def _probe(
+    cell: Cell,
+    entry: Entry,
+    of_block: Sequence[Entry],
+    looks: Looks,
+    kind: Kind,
+    command: str,
+    say: Callable[[str], None],
+) -> None:
     from experiments.looks.probe_data import collect_probe_demos, read_probe_data
     from experiments.looks.probing import probe_policy, probe_untrained, reliance
     from gap_vla.report.runs import Run
@@ -158,8 +174,10 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
     relies, steps = reliance(run, demos, SHOWN_EPISODES), read_probe_data(demos)
     found = probe_policy(run, steps) | {"reliance": relies}
     looks.add(entry, **found, probe_episodes=PROBE_EPISODES, command=command)
-    if found.get("probe") and found["probe"].keys() != looks.untrained(cell.block.name).get("probe", {}).keys():
-        write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), {"probe": probe_untrained(run, steps)})
+    beside = looks.untrained(cell.block.name, of_block)
+    if found.get("probe") and ("of" not in beside or found["probe"].keys() != beside.get("probe", {}).keys()):
+        asked = {"of": entry.account.get("time"), "probe": probe_untrained(run, steps)}
+        write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), asked)
 
 
 def _take_over(cell: Cell, other: Cell, kind: Kind) -> dict[str, Any]:
@@ -180,7 +198,7 @@ def looks_text(block: Block, entries: Sequence[Entry], looks: Looks) -> list[str
     if not seen:
         return []
     with refusing(looks.directory, f"delete the look of {block.name} that is damaged, and look again", LedgerError):
-        return [*_what_is_seen(block, seen, looks.untrained(block.name)), *_takeovers(seen)]
+        return [*_what_is_seen(block, seen, looks.untrained(block.name, entries)), *_takeovers(seen)]
 
 
 def _what_is_seen(

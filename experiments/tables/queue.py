@@ -142,8 +142,7 @@ def run_queue(
         InUseError: another queue works on this table.
     """
     options.logs.mkdir(parents=True, exist_ok=True)
-    lock = options.logs / f"{ledger.table}-{ledger.profile}.lock"
-    with alone(lock, f"table {ledger.table}, profile {ledger.profile}"):
+    with alone(ledger.directory / ".lock", f"table {ledger.table}, profile {ledger.profile}"):
         return _Queue(cells, ledger, kind, options, say).run()
 
 

@@ -93,14 +93,24 @@ def html_table(rows: Sequence[Sequence[Any]], classes: Sequence[str] = ()) -> st
     return f'<div class="wide"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def untagged(text: str) -> str:
+    """Markdown on one line in which nothing is a tag or a comment of HTML.
+
+    >>> untagged("open < 1 cm, <b>, <!-- end -->")
+    'open < 1 cm, &lt;b>, &lt;!-- end -->'
     """
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.splitlines()))
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """What stands in a cell, be it a name from a file, cannot leave it.
+
     >>> print(markdown_table([["task", "success"], ["assembly", "94"]]))
     | task | success |
     |---|---|
     | assembly | 94 |
     """
-    heading, *rest = ["| " + " | ".join(row) + " |" for row in rows]
+    heading, *rest = ["| " + " | ".join(untagged(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([heading, "|" + "---|" * len(rows[0]), *rest])
 
 

@@ -17,7 +17,7 @@ from gap_vla.core.resources import require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
 from gap_vla.drawing.figures import MARKERS, distinct, drawing, figure_with
-from gap_vla.drawing.markup import markdown_table, text_table
+from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.report.comparison import (
     LABELS,
     WITH_P,
@@ -80,8 +80,8 @@ def as_text(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison, title: str) -> str:
     """The same tables for a README or a report."""
-    blocks = [f"# {title}", *(markdown_table(table) for table in tables(comparison, label)), WITH_P]
-    return "\n\n".join([*blocks, *(f"Note: {note}" for note in comparison.notes(label))]) + "\n"
+    blocks = [f"# {untagged(title)}", *(markdown_table(table) for table in tables(comparison, label)), WITH_P]
+    return "\n\n".join([*blocks, *(f"Note: {untagged(note)}" for note in comparison.notes(label))]) + "\n"
 
 
 def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str, marks: Marks | None = None) -> Any:

@@ -148,6 +148,12 @@ def test_however_many_variants_are_drawn_none_lies_outside_or_looks_like_another
         assert gaps.min() == pytest.approx(0.22)
 
 
+def test_a_name_from_a_file_stays_in_its_place_on_the_page():
+    told = as_markdown(compare({"a|b<!-- end -->": one({1: True, 2: False})}), "assembly: <script>\n# More")
+    assert told.startswith("# assembly: &lt;script> # More\n") and "<!--" not in told
+    assert r"| a\|b&lt;!-- end --> | in distribution | 50 |" in told
+
+
 def test_one_method_alone_makes_a_table():
     assert "V " in as_text(compare({"v": one({1: True, 2: False})}))
 

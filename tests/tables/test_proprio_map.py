@@ -1,5 +1,6 @@
 """The map says what its cells say: VP − V within tasks, and what view and history change about it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from experiments.pages import markers
 from experiments.tables.cells import DEMOS_OF_A_SEED, find_kind, plan
-from experiments.tables.ledger import FINISHED, Entry, Ledger
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from experiments.tables.proprio_map import effect, places_of
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
@@ -138,6 +139,34 @@ def test_the_page_shows_picture_effects_and_what_is_missing(cells, filled, tmp_p
     assert "The stock view instead of the near one changes VP − V by −20 points (mean over 2 tasks" in text
     assert "| `pick_place` | near | 1 | 99 | 98 | −1 (says nothing) |" in text
     assert "Not run yet: 36 policies" in text
+
+
+def test_the_page_names_what_failed_counts_no_more_or_saw_other_demonstrations(cells, filled, tmp_path):
+    of = {(c.block.task, c.block.regime, c.arm.name): c for c in cells}
+
+    def change(*place, **fields):
+        entry = filled.read(of[place])
+        filled.write(of[place], dataclasses.replace(entry, **fields))
+        return entry
+
+    error = "DivergedError: the loss is nan"
+    change("assembly", "near", "concat_1", status=FAILED, error=error, variants={})
+    change("threading", "near", "vision", origin={**of["threading", "near", "vision"].origin, "training_version": 0})
+    for number, arm in enumerate(("vision", "concat_1", "concat_5")):
+        cell = of["pick_place", "stock", arm]
+        change("pick_place", "stock", arm, origin={**cell.origin, "episodes": str(number)})
+    blind = [dataclasses.replace(cell, origin=filled_versions(cell.origin)) for cell in cells]
+    page = tmp_path / "page.md"
+    render(find_table("map"), "cpu", blind, filled, page)
+    text = page.read_text()
+    assert f"Failed: assembly-near-concat_1-seed0 ({error})." in text
+    assert "threading: " in text and "**Stale, counted in no table** (version of the training code 0 then" in text
+    assert "Cells of one seed were not all trained on the same demonstrations" in text
+
+
+def filled_versions(origin):
+    """What is known before any data has been made."""
+    return {key: value for key, value in origin.items() if key.endswith("_version")}
 
 
 def test_the_page_that_people_read_tells_it_in_short_between_its_markers(cells, filled, tmp_path):

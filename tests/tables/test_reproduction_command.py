@@ -1,11 +1,16 @@
 """The command: a queue with predicted times, cells, a page; and errors in words before anything runs."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_cells import events, fake_kind, fake_table
+
+from experiments.pages import FRONT, markers
+from experiments.tables.command import _front
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 
@@ -92,6 +97,26 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, 
         status = ended.code
     assert status == 2 and not (tmp_path / "docs").exists()
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
+
+
+@pytest.mark.parametrize("shape", ["map", "lines"])
+def test_a_table_of_one_seed_shows_no_other(script, tmp_path, monkeypatch, capsys, shape):
+    table = dataclasses.replace(fake_table("good", seeds=(0,)), shape=shape)
+    monkeypatch.setattr("experiments.tables.command.find_table", lambda name: table)
+    assert script("--render", "--seeds=0,1") == 2
+    assert "--seeds has no effect with --render, which shows the table's own seeds" in capsys.readouterr().err
+
+
+def test_results_of_somebody_else_are_written_into_no_page_of_the_project(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("\n".join(markers(FRONT)))
+    options = SimpleNamespace(results="results", page="docs/RESULTS.md", front_page=None, profile="cpu")
+    assert _front(options) == Path("README.md")
+    for changed in ({"results": "mine"}, {"page": "docs/MINE.md"}):
+        assert _front(SimpleNamespace(**{**vars(options), **changed})) is None
+        named = SimpleNamespace(**{**vars(options), **changed, "front_page": "README.md"})
+        assert _front(named) == Path("README.md")
 
 
 def test_rendering_every_table_of_no_cells_is_refused(script, tmp_path, capsys):

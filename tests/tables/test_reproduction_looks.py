@@ -70,7 +70,7 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     look(cells, ledger, kind, ["probe", "takeover"], command="reproduce --look")
     looks, entry = Looks(ledger), ledger.matching(cells[0])
     assert looks.of(entry)["probe"] == {"a": 1} and looks.of(entry)["takeover"]["outcomes"] == {"never": "01"}
-    assert looks.of(entry)["reliance"] == {"episodes": 20} and looks.untrained("assembly") == {"probe": {"a": 0}}
+    assert looks.of(entry)["reliance"] == {"episodes": 20} and looks.untrained("assembly", [entry])["probe"] == {"a": 0}
     before = list(made)
     look(cells, ledger, kind, ["probe", "takeover"])
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
@@ -104,8 +104,10 @@ def test_a_look_at_another_training_of_the_cell_is_none(finished):
     recorded["account"]["time"] = "later"
     ledger.path(cells[0]).write_text(json.dumps(recorded))
     assert Looks(ledger).of(ledger.read(cells[0])) == {}
-    look(cells, ledger, kind, ["probe"])
+    assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])]) == {}, "it was asked beside that training"
+    look(cells[:1], ledger, kind, ["probe"])
     assert made.count("assembly-concat-0") == 2
+    assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])])["of"] == "later"
 
 
 def test_a_run_that_is_not_here_is_named(finished, tmp_path):
@@ -137,6 +139,9 @@ def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
     [
         ({"probe": {"positions": {"nut": {"before grasp": {"error": "far"}}}}}, "error is 'far'"),
         ({"probe": {"positions": {"nut": {"before grasp": {"error": -0.5}}}}}, "error is -0.5"),
+        ({"reliance": {"images_swapped": {"cost": -7.0, "cost_interval": [-8.0, -6.0]}}}, "cost is -7"),
+        ({"predictors": {"errors": {"state": {"between": -5.0}}}}, r"errors\.state\.between is -5"),
+        ({"branch_losses": {"vision": {"all": -0.5}}}, r"branch_losses\.vision\.all is negative"),
         ({"branch_losses": {"vision": {"all": float("nan")}}}, "vision.all is nan"),
         ({"branch_losses": {"vision": {"all": "x"}}}, "could not convert string to float: 'x'"),
         ({"probe": {"transition": {}}}, "no 'positions'"),

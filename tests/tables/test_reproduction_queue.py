@@ -194,11 +194,10 @@ def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_defa
     assert ledger.matching(changed[0]) is None
 
 
-def test_a_second_queue_on_the_same_table_is_refused(tmp_path, ledger):
+def test_a_second_queue_on_the_same_results_is_refused_wherever_its_logs_go(tmp_path, ledger):
     kind = fake_kind(tmp_path)
-    (tmp_path / "logs").mkdir()
-    with alone(tmp_path / "logs" / "fake-cpu.lock", "table"), pytest.raises(InUseError, match=str(os.getpid())):
-        run_queue([], ledger, kind, options(tmp_path))
+    with alone(ledger.directory / ".lock", "table"), pytest.raises(InUseError, match=str(os.getpid())):
+        run_queue([], ledger, kind, options(tmp_path / "elsewhere"))
 
 
 def test_a_broken_ledger_file_is_named(tmp_path, ledger):
@@ -253,6 +252,7 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
             "the layouts of default are not counted from 0 on",
         ),
         ({"account": []}, "account is list"),
+        ({"account": {"machine": {"jobs": "2"}}}, "account.machine.jobs is '2'"),
         ({"variants": {"default": {"successes": 2, "episodes": 1, "first_layout": 0, "outcomes": "1"}}}, "successes"),
         ({"variants": {"default": {"successes": 1, "episodes": 1, "first_layout": 0, "outcomes": "7"}}}, "outcomes"),
         (
@@ -336,7 +336,7 @@ def test_a_killed_queue_leaves_no_orphans_and_goes_on_where_it_was(tmp_path, led
     os.kill(queue.pid, with_signal)
     queue.wait(timeout=300)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in cells))
-    assert [path.name for path in ledger.directory.iterdir()] == ["assembly-good-seed0.json"]
+    assert [path.name for path in ledger.directory.glob("*.json")] == ["assembly-good-seed0.json"]
     kind = fake_kind(tmp_path)
     left = waiting_cells(cells_of(fake_table("good", "slow", "poor", seeds=(0,)), kind), ledger)
     assert [cell.arm.name for cell in left] == ["slow", "poor"]

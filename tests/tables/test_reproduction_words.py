@@ -8,7 +8,7 @@ from test_reproduction_tables import entry_of, rendered
 
 from experiments.pages import FRONT, markers
 from experiments.tables.front import NOTHING, write_front_page
-from experiments.tables.ledger import Ledger
+from experiments.tables.ledger import FAILED, Ledger
 from experiments.tables.looks import Looks
 from experiments.tables.render import notes
 from experiments.tables.results import analyse, verdict
@@ -86,6 +86,12 @@ def test_the_front_page_speaks_only_of_cells_that_count(tmp_path):
     assert more[-1].arm.name == "gap"
     write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
     assert NOTHING in page.read_text(), "a seed of what GAP is compared with is missing"
+    ledger.write(more[-2], entry_of(more[-2], [True] * 40))
+    write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
+    assert NOTHING not in page.read_text()
+    ledger.write(more[-2], entry_of(more[-2], [], FAILED, "DivergedError"))
+    write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
+    assert NOTHING in page.read_text(), "a seed has failed"
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([(analyse(table.blocks[0], other, ledger), ())], page)
     text = page.read_text()

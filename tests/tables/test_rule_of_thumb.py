@@ -3,6 +3,7 @@
 import pytest
 from test_proprio_map import cells, filled  # noqa: F401  (fixtures)
 
+from experiments.tables.ledger import LedgerError
 from experiments.tables.looks import Looks
 from experiments.tables.proprio_map import Place
 from experiments.tables.render import render
@@ -73,7 +74,13 @@ def test_the_page_of_the_map_tells_it(cells, filled, tmp_path):  # noqa: F811
     render(table, "cpu", cells, filled, page)
     assert "A rule of thumb, leave-one-task-out: right about the sign of VP − V in" in page.read_text()
     assert rule_text([], {}) == []
-    assert page.read_text().count("| 0.50 | 0.50 | 0.20 | 0.50 | 0.40 | 0.10 | 0.10 |") == 12
+    told = page.read_text()
+    entry = next(one for cell in cells if cell.arm.name == "vision" and (one := filled.matching(cell)))
+    Looks(filled).add(entry, predictors={"errors": {"time": {}}})
+    with pytest.raises(LedgerError, match=r"looks: no '.*'; delete the look that is damaged, and look again"):
+        render(table, "cpu", cells, filled, page)
+    assert page.read_text() == told
+    assert told.count("| 0.50 | 0.50 | 0.20 | 0.50 | 0.40 | 0.10 | 0.10 |") == 12
 
 
 @pytest.mark.parametrize("gains", [(-0.2, -0.3), (-0.2,)])
