@@ -36,8 +36,8 @@ def episode(task, steps, thin, monkeypatch):
 
 @pytest.mark.parametrize("task", ["threading", pytest.param("handover", marks=pytest.mark.slow)])
 def test_states_are_equal_and_pictures_nearly(task, monkeypatch):
-    fine = episode(task, 50, False, monkeypatch)
-    coarse = episode(task, 50, True, monkeypatch)
+    fine = episode(task, 25, False, monkeypatch)
+    coarse = episode(task, 25, True, monkeypatch)
     np.testing.assert_array_equal(fine[0], coarse[0])
     of_the_task = np.isin(fine[2], fine[3].world.geoms("object"))
     assert of_the_task.any()
@@ -73,7 +73,7 @@ def test_only_what_is_looked_at_is_thinned_out_and_stays_where_it_was(task, tole
             continue
         if "mount" in model.mesh(mesh).name:  # faces of a metre, on which the points lie centimetres apart
             continue
-        there, back = cKDTree(points).query(now)[0], cKDTree(now).query(points)[0]
+        there, back = cKDTree(points).query(now[::5])[0], cKDTree(now).query(points[::5])[0]
         assert max(np.quantile(there, 0.99), np.quantile(back, 0.99)) < tolerance, model.mesh(mesh).name
     collides = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
     touched = {model.mesh(mesh).name for mesh in model.geom_dataid[collides] if mesh >= 0}

@@ -108,7 +108,7 @@ def gradient_of(model, store, factor):
             out = model.module.apply({"params": params}, observation, {}, mask, train=False, method="octo_transformer")
         return (out["readout_action"].tokens ** 2).sum()
 
-    leaves = jax.tree_util.tree_flatten_with_path(jax.grad(loss)(model.params))[0]
+    leaves = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(model.params))[0]
     return {path_of(path): np.asarray(leaf) for path, leaf in leaves}
 
 
