@@ -91,7 +91,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         for name, tensor in tensors.items():
             if tensor.is_floating_point() != expected[name].is_floating_point():
                 raise CheckpointError(f"{weights}: {name} is {tensor.dtype}, the policy's {expected[name].dtype}")
-            if not torch.isfinite(tensor).all():
+            if not torch.isfinite(tensor.to(expected[name].dtype)).all():
                 raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)

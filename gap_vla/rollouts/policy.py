@@ -57,6 +57,18 @@ class Policy(Protocol):
         """
 
 
+def as_numbers(result: Any) -> np.ndarray:
+    """float32, of whatever shape, of what a policy returned. Raises PolicyError: no numbers."""
+    try:
+        kind, masked = np.asarray(result).dtype, np.ma.is_masked(result)
+        if kind.kind not in "cOSUmM" and not masked:  # numpy would make numbers of them
+            return np.asarray(result, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of tensors with a gradient
+        what = f"{type(result).__name__}, not an array of numbers: {one_line(error)}"
+        raise PolicyError(f"the policy returned {what}") from error
+    raise PolicyError(f"the policy returned {'masked entries' if masked else kind}, not an array of numbers")
+
+
 def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
     """The policy's actions where nothing but they is measured.
 
@@ -269,13 +281,9 @@ class GuardedPolicy:
 
     def _misshapen(self, result: Any, rows: int) -> str | None:
         try:
-            kind = np.asarray(result).dtype
-            if kind.kind in "cOSUmM" or np.ma.is_masked(result):  # numpy would make numbers of them
-                said = "masked entries" if np.ma.is_masked(result) else kind
-                return f"the policy returned {said}, not an array of numbers"
-            actions = np.asarray(result, np.float32)
-        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of tensors with a gradient
-            return f"the policy returned {type(result).__name__}, not an array of numbers: {one_line(error)}"
+            actions = as_numbers(result)
+        except PolicyError as error:
+            return str(error)
         expected = (rows, self._width)
         if actions.shape != expected:
             return (

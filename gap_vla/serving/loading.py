@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 if TYPE_CHECKING:
     from gap_vla.serving.client import RemotePolicy
+    from gap_vla.serving.key_mapping import KeyMapping
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -166,14 +168,14 @@ def load_policy(
                 raise PolicyError(
                     f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
                 )
-        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task, mapping.image_size)
+        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task, mapping)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
-def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> LoadedPolicy:
+def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> LoadedPolicy:
     """A server of ours says in its greeting what its policy was trained for, with an empty task where it knows none;
-    others' say nothing of that, and are shown pictures as large as the key file (`sent`) has them."""
-    said = policy.server_metadata
+    others' say nothing of that, and are shown pictures as large as the key file has them."""
+    said, sent = policy.server_metadata, keys.image_size
     trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
     known: dict[str, Any] = {"image_size": sent} if sent else {}
     if not isinstance(trained, str) or trained not in ("", *TASK_NAMES):
@@ -187,6 +189,10 @@ def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> Load
     cameras = said.get("cameras")
     if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
         policy.cameras = known["cameras"] = tuple(cameras)
+    window = said.get("window_size")
+    if said.get("answers") == "chunks" and keys.execute > 1 and isinstance(window, int) and window > 1:
+        problem = f"{policy.address} serves a policy that was trained on {window} frames in a row"
+        warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
     if type(size) is int and 0 < size <= 4096:
         if sent not in (None, size):
             policy.close()

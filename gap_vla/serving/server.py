@@ -29,7 +29,7 @@ from websockets.typing import Origin
 from gap_vla.core.episode import LARGEST_STATE
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.rollouts.policy import Policy, PolicyError, forget
+from gap_vla.rollouts.policy import Policy, PolicyError, as_numbers, forget
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -77,6 +77,9 @@ class PolicyServer:
         limits: what a client may ask for; default: `ServerLimits()`.
         origins: web pages that may connect, such as `http://127.0.0.1:3000`. Browsers name the page that asks; programs
             name none, and may always connect.
+
+    Raises:
+        WireError: metadata that cannot be sent.
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class PolicyServer:
         self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
-        self._metadata = {
+        self._shape = "[1, H, A]" if whole_chunks else "[1, A]"
+        greeting = {
             "policy": policy.name,
             "answers": "chunks" if whole_chunks else "single actions",
             "inputs": {ours: theirs for ours, theirs in self._keys.observation.items()},
             **(metadata or {}),
         }
+        self._greeting = pack(greeting)
         self._numbers = itertools.count()
         self._open = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
@@ -142,9 +147,12 @@ class PolicyServer:
 
     async def _converse(self, connection: ServerConnection, episode: int) -> None:
         run = asyncio.get_running_loop().run_in_executor
+        answer: bytes | str = self._greeting
         try:
             await run(self._thread, self._policy.reset, [episode])
-            answer: bytes | str = pack(self._metadata)
+        except Exception as error:
+            return await connection.send(_complaint(error))
+        try:
             while True:
                 async with asyncio.timeout(self._limits.idle):
                     await connection.send(answer)
@@ -159,16 +167,18 @@ class PolicyServer:
             observation = self._observation(unpack(message))
             batch = {key: np.asarray(value)[None] for key, value in observation.items()}
             ready = time.perf_counter()
-            actions = np.asarray(self._call(batch, [episode])[0], np.float32)
+            actions = as_numbers(self._call(batch, [episode]))
             finished = time.perf_counter()
+            if actions.ndim != self._shape.count(",") + 1 or len(actions) != 1 or not actions.size:
+                raise PolicyError(f"the policy returned actions of shape {actions.shape}, not {self._shape}")
             if not np.isfinite(actions).all():
                 raise PolicyError("the policy's actions are NaN or infinite; its checkpoint is damaged")
             milliseconds = {"infer_ms": 1e3 * (finished - ready), "decode_ms": 1e3 * (ready - started)}
-            return pack({"actions": np.atleast_2d(actions), "server_timing": milliseconds})
+            return pack({"actions": np.atleast_2d(actions[0]), "server_timing": milliseconds})
         except WireError as error:
             return f"bad observation: {error}"[:MAX_COMPLAINT]
         except Exception as error:  # whatever the policy cannot take is the client's to know, not the server's end
-            return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
+            return _complaint(error)
 
     def _observation(self, found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
@@ -190,6 +200,10 @@ class PolicyServer:
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
             raise WireError(f"none of the known keys in {there}; known: {names}")
         return observation
+
+
+def _complaint(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
 
 
 def _text(value: Any, name: str, longest: int) -> str:

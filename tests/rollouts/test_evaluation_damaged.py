@@ -260,7 +260,7 @@ def test_a_turned_bit_in_an_octos_parameters_is_refused(run):
     refused(folder, "7/default/checkpoint has ", "copy both again")
 
 
-@pytest.mark.parametrize("how", ["nan", "missing", "cut", "additional", "truncated"])
+@pytest.mark.parametrize("how", ["nan", "huge", "missing", "cut", "additional", "truncated"])
 def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run, how):
     folder = run("small")
     path = folder / "checkpoint" / "policy.safetensors"
@@ -268,6 +268,8 @@ def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run,
     name = next(key for key in tensors if key.startswith("proprio_encoder") and key.endswith("weight"))
     if how == "nan":
         tensors[name][0, 0] = torch.nan
+    elif how == "huge":  # infinite once it is float32
+        tensors[name] = torch.full(tensors[name].shape, 1e300, dtype=torch.float64)
     elif how == "missing":
         del tensors[name]
     elif how == "cut":

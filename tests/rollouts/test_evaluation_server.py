@@ -5,6 +5,7 @@ import re
 import threading
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import msgpack
@@ -358,6 +359,16 @@ def test_a_server_of_others_is_shown_pictures_drawn_as_large_as_the_key_file_has
         assert load_policy(address, action_dim=7, keys=keys).image_size == 224
         loaded = load_policy(address, action_dim=7)
         assert (loaded.image_size, loaded.cameras) == (64, ("primary",))
+
+
+def test_whole_chunks_of_a_policy_that_looks_back_are_warned_of_where_they_are_executed(tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"execute": 8}')
+    with greeting(lambda number: {"task": "assembly", "answers": "chunks", "window_size": 2}) as address:
+        with pytest.warns(UserWarning, match=r"trained on 2 frames in a row, and is shown every 8th; serve it without"):
+            load_policy(address, action_dim=7, keys=keys)
+        with warnings.catch_warnings(action="error"):
+            load_policy(address, action_dim=7)
 
 
 def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 from gap_vla.core.typed_config import number_fields
-from gap_vla.rollouts import PolicyError
+from gap_vla.rollouts import PolicyError, ReplayPolicy
 from gap_vla.serving import server
-from gap_vla.serving.server import MAX_COMPLAINT, ServerLimits
+from gap_vla.serving.server import MAX_COMPLAINT, PolicyServer, ServerLimits
 from gap_vla.serving.wire import MAX_ITEMS, WireError, unpack
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,40 @@ def test_numbers_that_are_finite_only_as_float64_are_refused(talk):
 def test_a_policy_without_finite_actions_is_said_and_no_answer(talk, monkeypatch):
     monkeypatch.setattr(Counting, "act", lambda *a: np.full((1, 7), np.nan))
     assert "actions are NaN or infinite" in ask(talk(), {"proprio": STATE})
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (np.ones(7), r"shape \(7,\), not \[1, A\]"),
+        (np.ones((2, 7)), r"shape \(2, 7\), not"),
+        (np.ones((1, 1, 7)), r"shape \(1, 1, 7\), not"),
+        (np.ones((1, 0)), r"shape \(1, 0\), not"),
+        (np.ones((1, 7)) * 5j, "complex128, not an array of numbers"),
+        (np.array([["1", "2"]]), "<U1, not an array of numbers"),
+        (np.ma.masked_less(np.arange(3.0)[None], 1), "masked entries, not an array of numbers"),
+        (None, "object, not an array of numbers"),
+    ],
+)
+def test_a_policy_whose_actions_are_none_is_said_and_no_answer(talk, monkeypatch, returned, said):
+    monkeypatch.setattr(Counting, "act", lambda *a: returned)
+    assert re.search(f"PolicyError: the policy returned .*{said}", ask(talk(), {"proprio": STATE}))
+
+
+def test_a_policy_that_cannot_begin_is_said_in_the_place_of_the_greeting(capfd):
+    policy = ReplayPolicy([np.ones((3, 7))], [1])
+    with serving(policy, whole_chunks=False) as port:
+        with connect(f"ws://127.0.0.1:{port}", proxy=None) as first, connect(f"ws://127.0.0.1:{port}") as second:
+            assert isinstance(first.recv(timeout=60), bytes)
+            assert second.recv(timeout=60) == "PolicyError: episode 1: only 1 recordings; lower --episodes"
+            with pytest.raises(ConnectionClosed):
+                second.recv(timeout=60)
+    assert not capfd.readouterr().err
+
+
+def test_a_greeting_that_cannot_be_sent_is_refused_before_anybody_connects():
+    with pytest.raises(WireError, match="cannot be sent: PosixPath is no number"):
+        PolicyServer(Counting(), whole_chunks=False, metadata={"folder": Path("/tmp")})
 
 
 @pytest.mark.parametrize(
