@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError, Section, shown
+from gap_vla.core.hub import local_directory
+from gap_vla.core.identity import digest
 from gap_vla.core.resources import require_jax_device
 from gap_vla.rlds.statistics import NORMALIZATIONS, statistics_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
@@ -41,7 +45,11 @@ class OctoPolicy(ChunkPolicy):
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
         example = model.example_batch["observation"]
-        inputs = {k: value.shape[2:] for k, value in example.items() if k == "proprio" or k.startswith("image_")}
+        seen, told = _read(model)
+        inputs = {key: example[key].shape[2:] for key in seen if key == "proprio" or key.startswith("image_")}
+        if told and model.text_processor is None:
+            what = f"{options.get('source') or name} reads {', '.join(told)}, and has no text processor"
+            warnings.warn(f"{what}: it acts without, as rollouts have none", stacklevel=2)
         self._states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
         if "proprio" in inputs:
             inputs["proprio"] = (inputs["proprio"][0] // self._states,)
@@ -83,12 +91,24 @@ class OctoPolicy(ChunkPolicy):
         from gap_vla.octo import OctoModel
 
         require_jax_device()
-        model = OctoModel.load_pretrained(checkpoint, step=step)
-        details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
+        root = local_directory(checkpoint)
+        model = OctoModel.load_pretrained(root, step=step)
+        window = model.example_batch["observation"]["timestep_pad_mask"].shape[1]
+        built = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
+        details = {
+            "parameters": parameter_digest(model.params),
+            "architecture": digest({**built, "window_size": window}, 16),
+            **options.pop("details", {}),
+        }
         asked, own = options.pop("normalization", None), None
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
             own = stated.choice("normalization", NORMALIZATIONS)
+            if (said := model.config.get("window_size", window)) != window:
+                what = f"its config.json says window_size {said}, its example batch has {window}"
+                raise CheckpointError(f"{checkpoint}: {what}; copy both again")
+        elif asked is None:
+            asked = _upstreams_normalization(root, model.config)
         if None not in (asked, own) and asked != own:
             raise CheckpointError(
                 f"{checkpoint} says normalization {own}, its run's config.json {asked}; copy the run again"
@@ -157,8 +177,40 @@ class OctoPolicy(ChunkPolicy):
         return jax.jit(one_by_one if self._samples else one_batch)
 
 
+def _read(model: OctoModel) -> tuple[list[str], list[str]]:
+    """Which observations of the example batch, and what of its task, the tokenizers read."""
+    from gap_vla.octo.tokenizers import LanguageTokenizer, matching_keys
+
+    transformer = model.module.octo_transformer
+    tokenizers = [*transformer.observation_tokenizers.values(), *transformer.task_tokenizers.values()]
+    of_observations, of_tasks = ("obs_stack_keys", "obs_keys", "task_stack_keys"), ("task_stack_keys", "task_film_keys")
+    patterns = [
+        [pattern for one in tokenizers for key in keys for pattern in getattr(one, key, ())]
+        for keys in (of_observations, of_tasks)
+    ]
+    if any(isinstance(one, LanguageTokenizer) for one in tokenizers):
+        patterns[1].append("language_instruction$")
+    for one in transformer.observation_tokenizers.values():
+        if not any(hasattr(one, key) for key in of_observations):  # somebody's own class, which reads what it likes
+            patterns[0].append("")
+    example = model.example_batch
+    return matching_keys(example["observation"], patterns[0]), matching_keys(example["task"], patterns[1])
+
+
+def _upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str:
+    """As its fine-tuning wrote down beside the checkpoint, or its training in it; else `normal`, with a note."""
+    path, key = root / "finetune_config.json", "action_proprio_normalization_type"
+    finetuned = Section.read(path, CheckpointError).values if path.is_file() else {}
+    for where, values in ((path, finetuned), (root / "config.json", config)):
+        data = values.get("dataset_kwargs")
+        if isinstance(data, Mapping) and data.get(key) is not None:
+            return Section(data, f"{where}: dataset_kwargs", CheckpointError).choice(key, NORMALIZATIONS)
+    print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
+    return "normal"
+
+
 def parameter_digest(params: Any) -> str:
-    """Hexadecimal hash of all parameters: two checkpoints with the same one act alike."""
+    """Hexadecimal hash of all parameters."""
     import jax
 
     content = hashlib.sha256()

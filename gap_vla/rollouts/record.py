@@ -114,9 +114,11 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
 
 
 def _changed(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """How an identity differs from the one that is written down, which may be of before pictures had a version."""
+    """How an identity differs from the one that is written down, which may lack what earlier versions left out: the
+    version of pictures, an Octo's architecture."""
     changed = differences(there, json.loads(json.dumps(wanted)))
-    return {key: pair for key, pair in changed.items() if pair[0] is not None or not key.endswith(".pictures_version")}
+    later = (".pictures_version", ".architecture")
+    return {key: pair for key, pair in changed.items() if pair[0] is not None or not key.endswith(later)}
 
 
 def require_place(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,25 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import serialization
 
+from gap_vla.cli import serve_policy
 from gap_vla.octo import CheckpointError, OctoModel, small_config
+from gap_vla.octo.module import OctoModule
 from gap_vla.octo.presets import example_batch
+from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.text import HFTokenizer
+from gap_vla.octo.tokenizers import LanguageTokenizer
 from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy
-from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.policy import PolicyError, identity
+from gap_vla.rollouts.record import EvaluationError, require_same
 from gap_vla.serving.loading import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "octo_wrappers.npz"
@@ -308,6 +316,86 @@ def test_a_checkpoint_of_others_records_no_normalization_and_takes_that_of_its_r
     model.replace(dataset_statistics=BOUNDED).save_pretrained(step=7, checkpoint_path=tmp_path)
     assert OctoPolicy.load(tmp_path).identity["normalization"] == "normal"
     assert OctoPolicy.load(tmp_path, normalization="bounds").identity["normalization"] == "bounds"
+
+
+@pytest.mark.parametrize(
+    ("finetuned", "trained", "found"),
+    [
+        ("bounds", None, "bounds"),
+        ("bounds", "normal", "bounds"),  # what it was pretrained with is in config.json
+        (None, "bounds", "bounds"),
+        (None, None, "normal"),
+    ],
+)
+def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, capsys, finetuned, trained, found):
+    def said(kind):
+        return {"dataset_kwargs": {"name": "mine"} | ({"action_proprio_normalization_type": kind} if kind else {})}
+
+    config = {**model.config, **said(trained)}
+    model.replace(config=config, dataset_statistics=BOUNDED).save_pretrained(step=7, checkpoint_path=tmp_path)
+    (tmp_path / "finetune_config.json").write_text(json.dumps(said(finetuned)))
+    assert OctoPolicy.load(tmp_path).identity["normalization"] == found
+    note = f"note: {tmp_path} does not say how its actions were normalised; taken as normal\n"
+    assert capsys.readouterr().err == (note if found == "normal" else "")
+    (tmp_path / "finetune_config.json").write_text(json.dumps(said("quantiles")))
+    with pytest.raises(CheckpointError, match=r"finetune_config.json: dataset_kwargs.action_proprio_normalization_typ"):
+        OctoPolicy.load(tmp_path)
+
+
+def test_a_checkpoint_of_ours_beside_an_example_of_another_window_is_refused(recorded):
+    other = serialization.msgpack_serialize(example_batch(**SIZES | {"window_size": 1}))
+    (recorded[1] / "example_batch.msgpack").write_bytes(other)
+    with pytest.raises(CheckpointError, match="says window_size 2, its example batch has 1; copy both again"):
+        load_checkpoint(recorded[1])
+
+
+def test_a_config_of_another_model_with_the_same_parameters_is_another_policy_of_an_evaluation(model, tmp_path):
+    model.save_pretrained(step=7, checkpoint_path=tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    config["model"]["use_correct_attention"] = False
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    first, second = (identity(OctoPolicy.load(tmp_path / name)) for name in "ab")
+    place = tmp_path / "evaluation.json"
+    place.write_text(json.dumps({"policy": first}))
+    with pytest.raises(EvaluationError, match=r"\(policy\.architecture: '\w+' then, '\w+' now\)"):
+        require_same(place, {"policy": second})
+    require_same(place, {"policy": first})
+    place.write_text(json.dumps({"policy": {key: first[key] for key in first if key != "architecture"}}))
+    require_same(place, {"policy": first})  # of an earlier version, which did not write it down
+
+
+@pytest.mark.parametrize("read", ["language_instruction", "image_primary"])
+def test_a_task_that_rollouts_cannot_give_is_said(model, read):
+    batch, config = example_batch(**SIZES), small_config(**SIZES, **SMALL)
+    if read == "image_primary":
+        batch["task"][read] = np.zeros((1, 32, 32, 3), np.uint8)
+        config["model"]["observation_tokenizers"]["primary"]["kwargs"]["task_stack_keys"] = [read]
+    else:
+        batch["task"][read] = np.ones((1, 8), np.float32)
+        config["model"]["task_tokenizers"] = {"language": ModuleSpec.create(LanguageTokenizer)}
+    model = model.replace(module=OctoModule.create(**config["model"]), config=config, example_batch=batch)
+    with pytest.warns(UserWarning, match=rf"octo reads {read}, and has no text processor: it acts without"):
+        OctoPolicy(model)
+    with warnings.catch_warnings(action="error"):
+        OctoPolicy(model.replace(text_processor=object()))
+
+
+def test_a_policy_is_shown_what_its_tokenizers_read_and_nothing_else(model):
+    config = small_config(proprio_dim=None, **SIZES, **SMALL)
+    batch = example_batch(image_keys=("image_primary", "image_wrist"), proprio_dim=5, **SIZES)
+    known = {"config": config, "example_batch": batch, "dataset_statistics": {"action": STATISTICS["action"]}}
+    policy = OctoPolicy(model.replace(module=OctoModule.create(**config["model"]), **known))
+    assert policy.cameras == ("primary",) and not policy.uses_proprio
+
+
+def test_a_key_file_of_a_server_names_the_instruction_that_its_policy_reads(model, tmp_path, capsys):
+    words = ModuleSpec.create(HFTokenizer, tokenizer_name="t5-base")
+    model.replace(config={**model.config, "text_processor": words}).save_pretrained(7, tmp_path / "octo")
+    (tmp_path / "keys.json").write_text('{"observation": {"image_primary": "image", "proprio": "state"}}')
+    command = ["--checkpoint", str(tmp_path / "octo"), "--port", "0", "--keys", str(tmp_path / "keys.json")]
+    assert serve_policy.main(command) == 2
+    assert "keys.json: the policy needs language_instruction too; name what clients" in capsys.readouterr().err
 
 
 def test_a_checkpoint_with_another_normalization_than_its_runs_is_refused(recorded):
