@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,11 +40,16 @@ class ExpertMotion:
     hz: float | int
 
 
-def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertMotion]:
+def load_motions(
+    path: Path, task: str, most: int | None = None, made_with: Mapping[str, Any] | None = None
+) -> list[ExpertMotion]:
     """Reads demonstrations of a task that `gap_vla.sim.collect_demos` wrote.
 
+    Args:
+        made_with: attributes that they must have, where they say them.
+
     Raises:
-        EpisodeError: they are of another task, or do not say their rate or the expert's phases.
+        EpisodeError: they are of another task, were made otherwise, or do not say their rate or the expert's phases.
     """
     from gap_vla.core.episode import EpisodeError
     from gap_vla.demos import open_source
@@ -55,6 +60,9 @@ def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertM
     said = Section(attributes_of_data(path), f"{path}: data", EpisodeError)
     if said.values.get("task") != task:
         raise EpisodeError(f"{path}: its task is {shown(said.values.get('task'))}, not {task!r}; {advice}")
+    for key, value in (made_with or {}).items():
+        if (own := said.values.get(key, value)) != value:
+            raise EpisodeError(f"{path}: its {key} is {shown(own)}, not {value!r} as that of its set; {advice}")
     hz = said.finite("control_hz", 1, 1000)
     if most and len(source) < most:
         raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; give less, or {advice}")

@@ -61,8 +61,12 @@ def sensitivity(tasks: Mapping[str, Sequence[ExpertMotion]], seed: int = 0) -> d
 
 
 def by_demonstrations(tasks: Mapping[str, Sequence[ExpertMotion]]) -> dict[int, Any]:
-    """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}."""
-    return {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS}
+    """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}.
+
+    Numbers of which there are not as many in every task's half for training are left out.
+    """
+    most = min(len(halves(recordings)[0]) for recordings in tasks.values())
+    return {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS if n <= most}
 
 
 def _over(tasks: Mapping[str, Sequence[ExpertMotion]], score: Any) -> dict[str, Any]:

@@ -248,4 +248,5 @@ def _simulated(name: str, demos: Path, task: str, episodes: int) -> list[ExpertM
         from gap_vla.sim import collect_demos
 
         collect_demos(task, episodes, path, cameras=(), **SIMULATED[name])
-    return load_motions(path, task, episodes)
+    asked = {"variant": "default", "action_noise": 0.0, **SIMULATED[name]}
+    return load_motions(path, task, episodes, {"collection_seed": asked.pop("seed"), **asked})

@@ -202,11 +202,13 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
         for method, found in comparison.success.items()
         for variant, one in found.items()
     ]
-    pairs = [
-        {"first": first, "second": second, "scene": variant, "found": dataclasses.asdict(one)}
-        for (first, second), found in comparison.differences.items()
-        for variant, one in found.items()
-    ]
+    pairs = []
+    for (first, second), found in comparison.differences.items():
+        a, b = comparison.success[first], comparison.success[second]
+        for variant, one in found.items():
+            shared = [seed for seed in a[variant].per_seed if seed in b[variant].per_seed]
+            pair = {"first": first, "second": second, "scene": variant, "of_seeds": shared}
+            pairs.append({**pair, "found": dataclasses.asdict(one)})
     notes = comparison.notes(label)
     content = {"title": title, "methods": rows, "pairs": pairs, "notes": notes}
     write_output(out / "table.json", "comparison", json.dumps(content))

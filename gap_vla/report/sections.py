@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.measurements import since
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
@@ -45,11 +46,15 @@ def success_section(runs: list[Run], command: str) -> str:
     origins = [run.summary.get("origin", {}) for run in played]
     comparison = compare(outcomes, pairs, [run.config for run in played], origins)
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
-    lost = [
-        f"{run.path}: the records of its episodes are gone; how many succeeded is what its summary says."
-        for run in played
-        if not any(RunDirectory(run.path).rollouts.glob(f"**/{EPISODES_FILE}"))
-    ]
+    lost = []
+    for run in played:
+        folder = RunDirectory(run.path).rollouts
+        places = {variant: (folder / variant, folder) for variant in run.rollouts}
+        gone = [name for name, both in places.items() if not any((place / EPISODES_FILE).exists() for place in both)]
+        if gone:
+            which = f" on {', '.join(map(words, gone))}" if len(gone) < len(places) else ""
+            said = f"the records of its episodes{which} are gone; how many succeeded is what its summary says."
+            lost.append(f"{run.path}: {said}")
     notes = map(note, [WITH_P, *comparison.notes(), *lost])
     return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])
 
@@ -93,14 +98,16 @@ def branches_section(runs: list[Run], command: str) -> str:
 
 
 def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
-    split, lines, apart = None, {}, []
+    split, seen, lines, apart = None, None, {}, []
     for method, of_method in by_method(runs).items():
-        found = rho_of(of_method[0])
+        found, own = rho_of(of_method[0]), of_method[0].summary.get("origin", {}).get("episodes")
         if found is not None and split is not None and found[0].steps != split.steps:
             steps = f"{found[0].steps} steps, not the {split.steps} of those shown"
             apart.append(note(f"{method} was trained on {steps}; its ρ is not here."))
+        elif found is not None and seen and own and own != seen:
+            apart.append(note(f"{method} was trained on other demonstrations than those shown; its ρ is not here."))
         elif found is not None:
-            split = split or found[0]
+            split, seen = split or found[0], seen or own
             lines[method] = found[1]
     if split is None:
         return ""
@@ -133,7 +140,7 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
 def runs_section(runs: list[Run]) -> str:
     rows = [["run", "method", "seed", "steps", "seconds", "commit"]]
     for run in runs:
-        seconds = f"{sum(run.summary['seconds'].values()):.0f}" if run.summary else "not finished"
+        seconds = f"{sum(run.summary['seconds'].values()):.0f}{since(run.summary)}" if run.summary else "not finished"
         commit = run.summary.get("machine", {}).get("commit", "")
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])

@@ -10,6 +10,9 @@ import pytest
 
 from experiments.cli.phase_benchmark import STAGES, main
 from experiments.phase_benchmark.kept import read_stage
+from experiments.phase_benchmark.motions import load_motions
+from experiments.phase_benchmark.sensitivity import by_demonstrations
+from experiments.phase_benchmark.study import motions_of
 from gap_vla.core.errors import USER_ERROR, UserError
 
 STEPS = 30
@@ -63,6 +66,31 @@ def test_demonstrations_that_are_not_the_collectors_are_refused(demos, capsys, c
     line = refusal(demos.parent, capsys)
     assert line.startswith(f"error: {demos}") and named in line
     assert not (demos.parent / "out").exists()
+
+
+def test_a_set_takes_no_recordings_that_were_made_otherwise(demos):
+    folder = demos.parent / "noise"
+    folder.mkdir()
+    path = demos.rename(folder / demos.name)
+    assert len(motions_of("noise", folder.parent, ["assembly"], 4)["assembly"]) == 4, "it does not say how it was made"
+    own = {"collection_seed": 1009, "variant": "default", "action_noise": 0.25}
+    for key, value in (("action_noise", 0.0), ("variant", "object_size"), ("collection_seed", 7)):
+        with h5py.File(path, "r+") as file:
+            file["data"].attrs.update({**own, key: value})
+        with pytest.raises(
+            UserError, match=rf"assembly\.hdf5: its {key} is .* as that of its set; collect others with"
+        ):
+            motions_of("noise", folder.parent, ["assembly"], 4)
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs.update(own)
+    assert len(motions_of("noise", folder.parent, ["assembly"], 4)["assembly"]) == 4
+
+
+def test_a_number_of_demonstrations_that_are_not_there_is_in_no_table(demos, monkeypatch):
+    monkeypatch.setattr("experiments.phase_benchmark.sensitivity._rho_from", lambda recordings, number: 0.5)
+    recordings = load_motions(demos, "assembly")
+    assert list(by_demonstrations({"assembly": recordings})) == [1, 2]
+    assert list(by_demonstrations({"a": recordings * 4, "b": recordings * 3})) == [1, 2, 4]
 
 
 @pytest.mark.parametrize(

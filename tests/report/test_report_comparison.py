@@ -194,6 +194,7 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
     markdown = (tmp_path / "out" / "table.md").read_text()
     told = as_markdown(compare(table, origins=[{}] * 9), "assembly: V, VP, VP+GAP")
     assert markdown == f"{told.rstrip()}\n<!-- gap_vla:comparison -->\n"
+    assert all(pair["of_seeds"] == [0, 1, 2] and len(pair["found"]["per_seed"]) == 3 for pair in content["pairs"])
     for row in content["methods"]:
         shown = f"{100 * row['mean']:.0f}"
         assert shown in text and f"| {shown} |" in markdown

@@ -503,6 +503,13 @@ def test_rollouts_without_their_records_are_said_to_be_so(tmp_path):
     (path / "rollouts" / "default" / "episodes.jsonl").write_text("")
     page = write_report([path], tmp_path / "r.html", command="make").read_text()
     assert "records of its episodes are gone" not in page
+    summary = json.loads((path / "summary.json").read_text())
+    light = {**summary["rollouts"], "videos": []}
+    more = {**summary, "variants": {"default": summary["rollouts"], "light": light}}
+    (path / "summary.json").write_text(json.dumps(more))
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path}: the records of its episodes on light are gone" in page
+    (path / "summary.json").write_text(json.dumps(summary))
     shutil.rmtree(path / "rollouts")
     page = write_report([path], tmp_path / "r.html", command="make").read_text()
     assert f"{path}: the records of its episodes are gone; how many succeeded is what its summary says." in page
@@ -528,6 +535,12 @@ def test_a_method_of_other_steps_is_said_to_be_left_out_of_the_drawing_of_rho(ru
     text = rho_section([Run.read(path) for path in runs], lambda run: (splits[run.method], np.zeros(4)), "make")
     assert "Mean ρ over all training steps: concat 0.000." in text
     assert "gap was trained on 9 steps, not the 4 of those shown; its ρ is not here." in text
+    found = [Run.read(path) for path in runs]
+    of = [dataclasses.replace(run, summary={**run.summary, "origin": {"episodes": run.method}}) for run in found]
+    for shown, others in ((of, 1), (found, 0)):
+        text = rho_section(shown, lambda run: (splits["concat"], np.zeros(4)), "make")
+        said = text.count("gap was trained on other demonstrations than those shown; its ρ is not here.")
+        assert said == others and ("gap 0.000" in text) != bool(others)
 
 
 @pytest.mark.parametrize("loss", ([3.0, 1.0, -1.0, -9.0], [1.0, 0.1, 0.0, 0.01], [0.0, 0.0], [-1.0, -2.0]))
