@@ -31,6 +31,7 @@ from gap_vla.demos.fields import (
     require_rising,
     require_spelling,
 )
+from gap_vla.demos.hdf5_storage import is_cut_off
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
@@ -264,7 +265,8 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
         f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
     )
     pieces = math.prod(-(-steps // piece) for steps, piece in zip(found.shape, found.chunks or ()))
-    if found.size and (found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()) < pieces:
+    stored = found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()
+    if found.size and (stored < pieces or (found.ndim == 4 and is_cut_off(found))):
         raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
     return found
 

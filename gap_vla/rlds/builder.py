@@ -14,6 +14,7 @@ from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
+from gap_vla.rlds.checking.dataset_checks import tell_duplicates
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, episodes_hash, labels_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
@@ -154,7 +155,8 @@ def _write_all(
     else:
         accounts = watched(map(write_shard, every), *progress)
     written = {split: [pair for job in of_split for pair in _motions(job)] for split, of_split in jobs.items()}
-    _tell_duplicates(written)
+    named = ((f"{split}[{i}]", *one) for split, pairs in written.items() for i, one in enumerate(pairs))
+    tell_duplicates(named, ", gap-vla check-dataset lists them")
     actions, proprios = map(list, zip(*written["train"], strict=True))
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
     return lengths, [account["bytes"] for account in accounts], schema
@@ -165,18 +167,3 @@ def _motions(job: ShardJob) -> list[tuple[np.ndarray, np.ndarray]]:
     table = np.load(f"{job.path}.npz")
     borders = np.cumsum(table["lengths"])[:-1]
     return list(zip(np.split(table["action"], borders), np.split(table["proprio"], borders), strict=True))
-
-
-def _tell_duplicates(written: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> None:
-    """Prints what `check_duplicates` finds, the first of it, with the number of its episodes."""
-    from gap_vla.rlds.checking.dataset_checks import check_duplicates
-    from gap_vla.rlds.checking.report import Recording
-
-    recordings = [
-        Recording(f"{split}[{place}]", {}, {}, [], proprio, action)
-        for split, pairs in written.items()
-        for place, (action, proprio) in enumerate(pairs)
-    ]
-    if found := list(check_duplicates(recordings)):
-        listed = f"; {len(found)} episodes are like that, gap-vla check-dataset lists them" if len(found) > 1 else ""
-        print(f"note: {found[0].episode} has {found[0].message}{listed}", flush=True)

@@ -310,6 +310,29 @@ def test_holes_are_not_read_and_text_behind_them_is(file: Path, damaged: bool) -
             open_source(file).identity()
 
 
+@pytest.mark.parametrize("chunks", [None, (4, 64, 64, 3)])
+def test_pictures_that_an_interrupted_copy_left_out_are_missed(chunks: Any, tmp_path: Path) -> None:
+    films = [make_episode(i, steps=8, size=64, annotated=False) for i in range(2)]
+    path = write_robomimic(tmp_path / "copied.hdf5", films)
+    with h5py.File(path, "r+") as stored:
+        del stored["data/demo_1/obs/agentview_image"]
+        film = films[1].images["image_primary"]
+        stored["data/demo_1/obs"].create_dataset("agentview_image", data=film, chunks=chunks)
+    with h5py.File(path) as stored:
+        found = stored["data/demo_1/obs/agentview_image"]
+        start = found.id.get_chunk_info(1).byte_offset if chunks else found.id.get_offset() + 3 * 64 * 64 * 3
+    whole = path.read_bytes()
+    assert len(open_source(path).without_images()) == 2
+    blocks = range(-(-start // 4096) * 4096, start + 4 * 64 * 64 * 3 - 4095, 4096)
+    with open(path, "wb") as stream:  # what lies in these is left out
+        stream.write(whole[: blocks[0]])
+        stream.seek(blocks[-1] + 4096)
+        stream.write(whole[blocks[-1] + 4096 :])
+    where = r"episode demo_1: parts of 'obs/agentview_image' were never written; the recording was cut off, get it"
+    with pytest.raises(EpisodeError, match=where):
+        open_source(path).look()
+
+
 def test_a_disk_that_fails_is_not_called_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "d.hdf5").symlink_to("/proc/self/mem")  # its first bytes give the error of a broken disk
     with pytest.raises(EpisodeError, match=rf"^{tmp_path}/d.hdf5: its disk, or the network, failed; try again$"):

@@ -266,6 +266,81 @@ def test_a_file_that_comes_into_the_place_of_the_copy_meanwhile_stays_and_so_doe
     assert {path: path.read_bytes() for path in annotator.glob("*")} == before and annotator.exists() == replaced
 
 
+def killed_between(hdf5, out, monkeypatch, **job):
+    """Annotates up to the moment at which the annotator is there and the file is not."""
+
+    def deliver(new, path, *rest, **more):
+        if path == out:
+            raise KeyboardInterrupt
+        return deliver_one(new, path, *rest, **more)
+
+    deliver_one = hdf5_files.deliver
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(hdf5_files, "deliver", deliver)
+        annotate_files(hdf5, out, **job)
+    assert (out.parent / f"{out.name}.annotator").exists()
+
+
+def test_the_same_command_completes_what_lacks_its_file_and_another_does_not(hdf5, tmp_path, monkeypatch):
+    out = tmp_path / "out.hdf5"
+    killed_between(hdf5, out, monkeypatch, method="gaussian")
+    with pytest.raises(OutputError, match=r"out\.hdf5\.annotator exists; name another place, or allow overwriting"):
+        annotate_files(hdf5, out, method="fixed", options={"value": 0.25})
+    assert annotate_files(hdf5, out, method="gaussian").path.exists()
+
+
+def test_an_annotator_beside_the_labels_of_another_is_not_used(hdf5, tmp_path, monkeypatch):
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    AnnotationJob(annotator=done.annotator)
+    killed_between(hdf5, done.path, monkeypatch, method="fixed", options={"value": 0.25}, overwrite=True)
+    with pytest.raises(AnnotationError, match=r"out\.hdf5\.annotator is not what made the labels of .*out\.hdf5; ano"):
+        AnnotationJob(annotator=done.annotator)
+    moved = done.annotator.rename(tmp_path / "kept")
+    assert AnnotationJob(annotator=moved).annotator == moved
+
+
+def test_a_damaged_picture_is_not_copied(hdf5, tmp_path):
+    with h5py.File(hdf5, "r+") as file:
+        pictures = file["data/demo_1/obs/image_primary"][()]
+        packed = file.create_dataset("data/demo_1/obs/depth", data=pictures, chunks=(8, 16, 16, 3), compression="gzip")
+        place = packed.id.get_chunk_info(3).byte_offset
+    assert annotate_files(hdf5, tmp_path / "sound.hdf5", method="gaussian").path.exists()
+    with hdf5.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(b"damaged")
+    with pytest.raises(EpisodeError, match=r"demos\.hdf5, episode demo_1: cannot be read: .*; copy the file again"):
+        annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+
+
+def test_marks_of_lost_measurements_in_further_columns_are_refused(hdf5, tmp_path):
+    with h5py.File(hdf5, "r+") as file:
+        for name, demo in file["data"].items():
+            joint = np.cumsum(np.full((80, 4), 0.01), axis=0)
+            joint[[40, 41, 70], 1] = -9999 if name == "demo_3" else 1
+            demo["obs/joint"] = joint
+    with pytest.raises(
+        EpisodeError, match=r"episode demo_3: joint is -9999 at step 40, column 1, .*; if it marks a lost"
+    ):
+        annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian", extra="joint")
+
+
+def test_a_demonstration_that_is_there_twice_is_told(hdf5, tmp_path, capsys):
+    annotate_files(hdf5, tmp_path / "one.hdf5", method="gaussian")
+    assert "note" not in capsys.readouterr().out
+    with h5py.File(hdf5, "r+") as file:
+        file.copy("data/demo_1", "data/demo_7")
+    annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    assert "note: episode[5] has the same actions and states as episode[1]; drop one\n" in capsys.readouterr().out
+
+
+def test_an_attribute_of_another_unit_is_nothing_of_ours(hdf5, tmp_path):
+    with h5py.File(hdf5, "r+") as file:
+        for demo in file["data"].values():
+            demo.attrs["opening_unit"] = "mm"
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    assert AnnotationJob(annotator=done.annotator).run(done.episodes).identity == done.annotation.identity
+
+
 def test_files_that_are_none_of_ours_are_named(tmp_path):
     with pytest.raises(AnnotationError, match="no such file"):
         annotate_files(tmp_path / "nothing", tmp_path / "out")

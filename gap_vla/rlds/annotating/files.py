@@ -17,6 +17,7 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
+from gap_vla.rlds.checking.dataset_checks import tell_duplicates
 from gap_vla.rlds.version_files import naming_a_full_disk
 
 KINDS = {"rlds": rlds_files, "robomimic_hdf5": hdf5_files, "npz": npz_files}
@@ -83,10 +84,13 @@ def annotate_files(
     with naming_a_full_disk(out.parent, f"{out} is as it was"):
         unchanged = Unchanged(source)
         try:
-            return KINDS[kind].annotate(source, out, job, unchanged)
+            done = KINDS[kind].annotate(source, out, job, unchanged)
         except UserError:
             unchanged()  # if it changed, that is the reason
             raise
+    names = (str(e.metadata["episode_id"]) if kind == "rlds" else f"episode[{i}]" for i, e in enumerate(done.episodes))
+    tell_duplicates((name, e.action, e.proprio) for name, e in zip(names, done.episodes))
+    return done
 
 
 LARGEST = 160

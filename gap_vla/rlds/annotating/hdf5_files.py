@@ -17,9 +17,10 @@ from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
+from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, opened
+from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
-from gap_vla.phases import Annotation
+from gap_vla.phases import Annotation, load_annotator
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 
@@ -27,11 +28,13 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
-    claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator], named=False)
+    alone = not out.exists()  # then the same annotator may stand there: of one that was killed before its file came
+    claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
     _require_replaceable(demos)
+    _require_readable(demos)
     annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:
         new = folder / out.name
@@ -50,7 +53,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         new_annotator = annotation.annotator.save(folder / saved.name)
         claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
         # the annotator first: where the annotated file is, its annotator is too
-        deliver(new_annotator, saved, "annotator", overwrite=job.overwrite)
+        again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
+        deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
     return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
@@ -90,6 +94,20 @@ def _require_replaceable(demos: RobomimicHDF5) -> None:
             for name in LABELS:
                 if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
                     numbers_at(group, name, where)
+
+
+def _require_readable(demos: RobomimicHDF5) -> None:
+    """Raises EpisodeError: what is compressed, and would be copied unseen, is damaged. Of filters that are not
+    installed nothing is known."""
+    for place in demos.places:
+        with opened(demos.path, f", episode {place}") as file:
+            group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
+            for name in lengths_in(group, where, "obs", "next_obs"):
+                if (filters := filters_of(group[name])) and all(map(h5py.h5z.filter_avail, filters)):
+                    for chunk in chunks_of(group[name]):
+                        group[name][
+                            tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, group[name].chunks)))
+                        ]
 
 
 def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:

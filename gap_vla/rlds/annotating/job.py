@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import LARGEST_STATE, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import Section, one_line, parsed, refusing
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
@@ -53,6 +53,7 @@ class AnnotationJob:
             checked_options(self.method, self.options, self.seed)
         else:
             load_annotator(self.annotator)
+            _require_of_file(Path(self.annotator))
         if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
             raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
         for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
@@ -79,6 +80,8 @@ class AnnotationJob:
         if len(episodes) > 1:
             Schema.of(episodes[0]).check(*episodes)
         for episode, columns in zip(episodes, extra or ()):
+            if np.abs(columns).max(initial=0) <= LARGEST_STATE:  # encoders may count further
+                require_measured(columns, f"{episode.name}: {self.extra}")
             if columns.shape[1:] != extra[0].shape[1:]:  # type: ignore[index]
                 widths = f"{columns.shape[1]} columns, the first episode's {extra[0].shape[1]}"  # type: ignore[index]
                 raise EpisodeError(f"{episode.name}: {self.extra} has {widths}; drop the episode, or name others")
@@ -86,6 +89,21 @@ class AnnotationJob:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
         return annotate(
             episodes, method=self.method, seed=self.seed, workers=self.workers, extra=extra, fit=fit, **self.options
+        )
+
+
+def _require_of_file(annotator: Path) -> None:
+    """Raises AnnotationError: the HDF5 file beside it has the labels of another annotator."""
+    from gap_vla.demos.hdf5_members import attributes_of_data
+
+    file = Path(str(annotator).removesuffix(".annotator"))
+    said = attributes_of_data(file).get("annotator")
+    with refusing(f"{file}: its attribute 'annotator'", "annotate again", AnnotationError):
+        made = said and Section(parsed(said), f"{file}", AnnotationError).text("hash")
+    if made and made != Section.read(annotator / "annotator.json", AnnotationError).text("hash"):
+        raise AnnotationError(
+            f"{annotator} is not what made the labels of {file}; another annotate was killed, or both were written at "
+            "once: annotate again, or give the annotator another name"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -34,6 +34,15 @@ def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
         for leak in [leak for leak in (True, False) if leak in found][:1]:
             text = found[leak] + ("; the splits overlap" if leak else "; drop one")
             yield Finding("error" if leak else "warning", "duplicate", text, episode.name)
+
+
+def tell_duplicates(episodes: Iterable[tuple[str, np.ndarray, np.ndarray]], advice: str = "") -> None:
+    """Prints what `check_duplicates` finds of names, actions and proprioception: the first of it, and how many."""
+    if found := list(
+        check_duplicates([Recording(name, {}, {}, [], proprio, action) for name, action, proprio in episodes])
+    ):
+        listed = f"; {len(found)} episodes are like that{advice}" if len(found) > 1 else ""
+        print(f"note: {found[0].episode} has {found[0].message}{listed}", flush=True)
 
 
 def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.ndarray, int]]:

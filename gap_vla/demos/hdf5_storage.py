@@ -1,0 +1,55 @@
+"""What of an HDF5 file's arrays lies on the disk, and through which filters it went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+_BLOCK = 4096
+"""Bytes of which a file system says together that they are a hole."""
+
+
+def is_cut_off(pictures: h5py.Dataset) -> bool:
+    """Whether one, or a chunk of them, is a hole in the file, as an interrupted copy leaves it; in a file that was made
+    sparse, black ones are. What is compressed shows that when it is read."""
+    file, place = Path(pictures.file.filename), pictures.id.get_offset()
+    if place is not None:
+        size = pictures.id.get_storage_size()
+        return _is_hole(file, place, size, size // len(pictures))
+    chunks = [] if filters_of(pictures) else chunks_of(pictures)
+    return any(_is_hole(file, chunk.byte_offset, chunk.size, chunk.size) for chunk in chunks)
+
+
+def chunks_of(found: h5py.Dataset) -> list[Any]:
+    """What is stored of an array in chunks: `chunk_offset` in the array, `byte_offset` and `size` in the file."""
+    chunks: list[Any] = []
+    if found.chunks:
+        found.id.chunk_iter(chunks.append)
+    return chunks
+
+
+def filters_of(found: h5py.Dataset) -> list[int]:
+    """The numbers of the filters, such as compression, that an array goes through."""
+    plan = found.id.get_create_plist()
+    return [plan.get_filter(place)[0] for place in range(plan.get_nfilters())]
+
+
+def _is_hole(path: Path, start: int, size: int, row: int) -> bool:
+    """Whether of `size` bytes from `start` on, in rows of so many, a whole row is not on the disk, but for the blocks
+    that it shares with its neighbours."""
+    at, end = start, start + size
+    shared = _BLOCK if row >= 8 * _BLOCK else 0
+    with path.open("rb", buffering=0) as stream, contextlib.suppress(OSError):  # behind the end, or not known there
+        while (at := stream.seek(at, os.SEEK_HOLE)) < end:
+            first = start + max(-(-(at - shared - start) // row), 0) * row
+            try:
+                at = stream.seek(at, os.SEEK_DATA)
+            except OSError:  # nothing but a hole is left
+                at = end
+            if first + row <= min(at + shared, end):
+                return True
+    return False
