@@ -87,7 +87,8 @@ def annotate(
     estimator = None
     if method_parts(method, own)[1] == "lstm":
         estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
-    annotation = Annotator(method, own, seed, estimator, motions[chosen[0]].columns, unit).annotation(motions, points)
+    annotator = Annotator(method, own, seed, estimator, motions[chosen[0]].columns, unit)
+    annotation = annotator.annotation(episodes, motions, points)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
 
 

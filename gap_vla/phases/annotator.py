@@ -76,7 +76,7 @@ class Annotator:
                 require_columns(motion, self.columns)
             if self.unit:
                 require_unit(episode, motion, self.unit)
-        return self.annotation(motions, find_points(self.method, self.options, episodes, motions, workers))
+        return self.annotation(episodes, motions, find_points(self.method, self.options, episodes, motions, workers))
 
     def save(self, directory: str | Path) -> Path:
         """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
@@ -87,8 +87,10 @@ class Annotator:
         write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns), **unit})
         return directory
 
-    def annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
-        """ρ of motions whose change points are found, with its report."""
+    def annotation(
+        self, episodes: Sequence[Episode], motions: Sequence[Motion], points: list[np.ndarray]
+    ) -> Annotation:
+        """ρ of episodes whose change points are found, with its report."""
         made_by = method_parts(self.method, self.options)[1]
         maker = RHO[made_by]
         if maker is None:
@@ -102,7 +104,7 @@ class Annotator:
             report["estimator"] = self.estimator.report
         report["rho_by"] = made_by
         report["notes"] = notes(report)
-        return Annotation(rho, points, report, self.identity, self)
+        return Annotation(rho, points, report, self.identity, self, digests(episodes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Annotation:
             what made ρ (a name in `methods.RHO`), and `notes`, what a user should know before using the labels.
         identity: JSON-able identity of the annotator.
         annotator: annotates further episodes in the same way.
+        labelled: a digest of each episode's proprioception; none: not known (labels that earlier versions kept).
     """
 
     rho: list[np.ndarray]
@@ -123,6 +126,7 @@ class Annotation:
     report: dict[str, Any]
     identity: dict[str, Any]
     annotator: Annotator
+    labelled: Sequence[str] = ()
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
         """`rho` and `change_point` of one episode; these are bool[T], True at the first steps of its segments but the
@@ -135,10 +139,16 @@ class Annotation:
         """The episodes with `rho` and `change_point` filled in.
 
         Raises:
-            MotionError: these are not the episodes that were annotated (number or lengths differ).
+            MotionError: these are not the episodes that were annotated (number, lengths or proprioception differ).
         """
         if [len(e) for e in episodes] != [len(r) for r in self.rho]:
             raise MotionError("the episodes differ in number or length from those that were annotated")
+        others = [i for i, (was, now) in enumerate(zip(self.labelled, digests(episodes))) if was != now]
+        if others:
+            raise MotionError(
+                f"episode {others[0]} has another proprioception than the one that was annotated in its place; keep "
+                "their order, and apply labels before you change them"
+            )
         return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
 
     def save(self, directory: str | Path) -> Path:
@@ -150,7 +160,8 @@ class Annotation:
             "change_points": np.concatenate([np.zeros(0, np.int64), *self.change_points]),
             "counts": np.array([len(p) for p in self.change_points], np.int64),
         }
-        return write_arrays(directory, "labels", arrays, {"report": self.report, "identity": self.identity})
+        record = {"report": self.report, "identity": self.identity, "labelled": list(self.labelled)}
+        return write_arrays(directory, "labels", arrays, record)
 
     @classmethod
     def load(cls, directory: str | Path) -> Annotation:
@@ -163,7 +174,8 @@ class Annotation:
             annotator = load_annotator(directory)
             if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
-            annotation = cls(rho, points, record["report"], record["identity"], annotator)
+            labelled = tuple(record.get("labelled", ()))
+            annotation = cls(rho, points, record["report"], record["identity"], annotator, labelled)
             if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:
                 raise MotionError(f"{directory}: a {wrong[0]}; delete {directory}")
         return annotation
@@ -208,6 +220,12 @@ def load_annotator(directory: str | Path) -> Annotator:
         if version == LABELS_NAME and annotator.identity["hash"] != record.text("hash"):
             raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator
+
+
+def digests(episodes: Sequence[Episode]) -> tuple[str, ...]:
+    """Of each episode's proprioception."""
+    states = (np.ascontiguousarray(episode.proprio, np.float32) for episode in episodes)
+    return tuple(hashlib.sha256(state.tobytes()).hexdigest()[:16] for state in states)
 
 
 def opening_unit(episode: Episode) -> str:

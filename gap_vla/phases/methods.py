@@ -154,10 +154,16 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     """Change points where a labelled column (a human's or an expert's phases) changes its value."""
     if phase is None:
         raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
+    none = np.ma.getmaskarray(phase)
     phase = np.asarray(phase)
-    if phase.shape != (len(motion),) or (phase.dtype.kind == "f" and not np.isfinite(phase).all()):
-        found = f"{phase.dtype}{[*phase.shape]}"
+    found = f"{phase.dtype}{[*phase.shape]}"
+    if phase.shape != (len(motion),):
         raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
+    none = none | np.array([name is None or name != name for name in phase], bool)  # NaN and NaT are not themselves
+    none |= ~np.isfinite(phase) if phase.dtype.kind == "f" else False
+    if none.any():
+        step = int(np.flatnonzero(none)[0])
+        raise MotionError(f"{motion.where}: phase is {found} and {phase[step]} at step {step}; give each step a name")
     return label_changes(phase)
 
 

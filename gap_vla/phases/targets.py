@@ -110,8 +110,8 @@ def soft_targets(
     >>> soft_targets(np.array([4]), 6, 1.0).round(2)
     array([1.  , 0.61, 0.14, 0.61, 1.  , 0.61], dtype=float32)
     """
-    if not spread > 0:
-        raise MotionError(f"spread is {spread} steps; it must be above 0")
+    if not 0 < spread < np.inf:
+        raise MotionError(f"spread is {spread} steps; it must be above 0, and finite")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.exp(-0.5 * (distance / spread) ** 2).astype(np.float32)
 
@@ -129,6 +129,8 @@ def step_weights(
     >>> step_weights(np.array([4]), 6, k=0.1).round(1)
     array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
     """
+    if not k >= 0:
+        raise MotionError(f"k is {k}; weights are 0 or more")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
 
@@ -149,4 +151,6 @@ def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int
     >>> near_boundaries(np.array([2]), 5, 1)
     array([False,  True,  True,  True, False])
     """
+    if not tolerance >= 0:
+        raise MotionError(f"tolerance is {tolerance} steps; it must be 0 or more")
     return distance_to(points, length) <= tolerance

@@ -196,6 +196,8 @@ def test_apply_fills_rho_and_change_point():
     assert labelled[0].validate().rho is annotation.rho[0]
     with pytest.raises(MotionError, match="differ in number or length"):
         annotation.apply(DEMOS[:2])
+    with pytest.raises(MotionError, match="episode 1 has another proprioception than the one that was annotated"):
+        annotation.apply([DEMOS[i] for i in (0, 2, 1, 3, 4, 5)])
 
 
 def test_two_arms_are_segmented_together_or_each():
@@ -262,6 +264,27 @@ def test_errors_name_the_episode_the_option_and_the_method():
         annotate([])
     with pytest.raises(MotionError, match="needs the phase of every step"):
         annotate([DEMOS[0].replace(phase=None)], method="column")
+
+
+def with_gap(phase, nothing):
+    phase = np.array(phase, object)
+    phase[20:25] = nothing
+    return phase
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        with_gap(["a"] * 80, np.nan),
+        with_gap(["a"] * 80, None),
+        with_gap(np.zeros(80), np.inf).astype(float),
+        with_gap(["2026-11-21"] * 80, "NaT").astype("datetime64[s]"),
+        np.ma.array(np.zeros(80, int), mask=np.isin(np.arange(80), range(20, 25))),
+    ],
+)
+def test_a_step_that_a_person_left_without_a_phase_is_named(phase):
+    with pytest.raises(MotionError, match=r"phase is .* at step 20; give each step a name"):
+        annotate([DEMOS[0].replace(phase=phase)], method="column")
 
 
 def test_episodes_without_a_name_are_named_by_their_number():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gap_vla.phases import Motion, MotionError, PhaseEstimator
 from gap_vla.phases.estimator import EstimatorSettings, held_out_split
 from gap_vla.phases.lstm import lstm_run
-from gap_vla.phases.targets import change_targets, distance_to_change, soft_targets, step_weights
+from gap_vla.phases.targets import change_targets, distance_to_change, near_boundaries, soft_targets, step_weights
 from gap_vla.phases.training import PhaseLSTM, train
 
 
@@ -64,6 +64,18 @@ def test_distance_is_that_to_the_nearest_change_point_or_first_step(length, seed
 
 def test_negatives_weigh_k_d_squared_up_to_the_bound():
     np.testing.assert_allclose(step_weights(np.array([4]), 8, k=0.1, most=0.5), [1, 0.1, 0.4, 0.1, 1, 0.1, 0.4, 0.5])
+
+
+@pytest.mark.parametrize("odd", [-1.0, float("nan")])
+def test_weights_and_distances_below_zero_are_refused(odd):
+    points = np.array([4])
+    with pytest.raises(MotionError, match=r"k is .*; weights are 0 or more"):
+        step_weights(points, 8, k=odd)
+    with pytest.raises(MotionError, match="tolerance is -1 steps"):
+        near_boundaries(points, 8, -1)
+    for spread in (odd, float("inf")):
+        with pytest.raises(MotionError, match="it must be above 0, and finite"):
+            soft_targets(points, 8, spread)
 
 
 def test_soft_targets_are_the_kernel_of_the_distance():

@@ -52,6 +52,17 @@ def test_labels_of_an_empty_episode_and_of_no_episode_are_kept_as_others_are(kep
         assert [len(one.rho) for one in loaded.apply(episodes)] == [len(episode) for episode in episodes]
 
 
+def test_kept_labels_know_their_episodes_and_older_ones_are_read(kept):
+    still = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (40, 1))
+    others = [Episode({}, still, np.zeros((40, 7), np.float32))] * 2
+    with pytest.raises(MotionError, match="episode 0 has another proprioception"):
+        Annotation.load(kept).apply(others)
+    arrays, record = read_arrays(kept, "labels")
+    record.pop("labelled")
+    write_arrays(kept, "labels", arrays, record)
+    assert len(Annotation.load(kept).apply(others)) == 2
+
+
 def test_arrays_that_are_not_those_that_were_written_are_refused(kept):
     before = Annotation.load(kept)
     arrays, record = read_arrays(kept, "labels")
