@@ -49,6 +49,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.refuse_idle("with --annotator, which fits nothing", "method", "seed", "option", "fit_episodes")
     if arguments.method == "none":
         parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
+    if arguments.beam is not None and (arguments.method == "none" or arguments.annotator):
+        parser.refuse_idle("with --beam, whose runner has its own", "workers")
     if arguments.method == "fixed":
         parser.refuse_idle("with --method fixed, which fits nothing", "fit_episodes")
     if arguments.dry_run and arguments.method == "none":

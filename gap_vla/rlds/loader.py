@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import whole
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Windows
+from gap_vla.rlds.windows import Batch, Windows, require_sizes
 
 
 def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
@@ -101,6 +102,9 @@ class WindowLoader:
         if not stores or not all(np.isfinite(weight) and weight > 0 for _, weight in stores):
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
+        require_sizes(batch_size=batch_size, process_count=process_count)
+        whole("seed", seed, 0, 2**63 - 1, ConfigError)
+        whole("threads", threads, 0, 1024, ConfigError)
         if not 0 <= process_index < process_count:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
@@ -165,12 +169,14 @@ class WindowLoader:
         """Continues exactly behind `state`: so does the first pass of `train=False`, and later ones begin anew.
 
         Raises:
-            ConfigError: the state is of other data, another seed, batch size or number of processes.
+            ConfigError: the state is of other data, another seed, batch size or number of processes, or no state.
         """
         if state.get("loader") != self._identity:
             raise ConfigError(
                 "the data position was saved with other data, split, seed, batch size or process count; "
                 "resume with the same settings or start a new run"
             )
-        self._iterator.set_state(state["position"])
+        position = state.get("position")
+        whole("position.next_index", dict(position or {}).get("next_index"), 0, 2**63, ConfigError)
+        self._iterator.set_state(position)
         self._restored = True

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import one_line, refusing, whole
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import ACTION_LIMIT, TIMES, as_actions, checked_limit, misplaced, require_rising
+from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.demos.fields import ACTION_LIMIT, TIMES, as_actions, as_truth, checked_limit, misplaced, require_rising
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.examples import examples
-from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.schema import LANGUAGE, decode_episode
 from gap_vla.rlds.version_files import dataset_metadata, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
@@ -55,19 +57,32 @@ def read_rlds(
     """
     limit = declared_limit(Path(version_dir), None)
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
-    for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
+    found = zip(read_steps(version_dir, split, workers=workers, resize=size), _whole_examples(Path(version_dir), split))
+    for index, ((steps, metadata), _) in enumerate(found):
         where = f"{version_dir}, {split}[{index}]"
         with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
+            fields = dict(flat(steps, separator="/"))
+            if spoken := [fields[name] for name in LANGUAGE if name in fields]:
+                steps["language_instruction"] = spoken[0]
             picked = pick_fields(steps, keys, where) if keys else steps
             texts = np.asarray(picked.get("language_instruction", ()))
             if len(changed := np.flatnonzero(texts[1:] != texts[:-1])):
                 step = changed[0] + 1
                 raise EpisodeError(f"{where}: the instruction changes at step {step}; make an episode of each task")
-            episode = decode_episode(picked, metadata)
+            success = as_truth(metadata.get("success", True), f"{where}: episode_metadata/success")
+            episode = decode_episode(picked, {**metadata, "success": success})
             episode.validate(where)
-            check_steps(dict(flat(steps, separator="/")), where)
+            check_steps(fields, where)
             as_actions(episode.action, limit, f"{where}: action")
         yield episode
+
+
+def _whole_examples(version_dir: Path, split: str) -> Iterator[Any]:
+    """The records of a split as often as it is read, looked at by `examples` where no checksums of ours tell."""
+    if (version_dir / FOLDER_MARK).exists():
+        yield from itertools.repeat(None)
+    files = open_version(version_dir, shards=False).info.splits[split].filepaths
+    yield from itertools.chain.from_iterable(examples(Path(str(file))) for file in files)
 
 
 def declared_limit(version_dir: Path, of_others: float | None = ACTION_LIMIT) -> float | None:
@@ -102,6 +117,13 @@ def read_steps(
     where = f"{version_dir}, split {split}"
     if not builder.info.splits[split].num_examples:
         raise EpisodeError(f"{where}: it holds no episodes; convert the dataset again, with some for it")
+    step = flat(builder.info.features["steps"].feature, separator="/") if resize else ()
+    pictures = {key for key, one in step if len(getattr(one, "shape", None) or ()) == 3}
+    for path, sides in (resize or {}).items():
+        if path not in pictures:
+            raise EpisodeError(f"{where}: no pictures {path!r} to resize; there are {', '.join(sorted(pictures))}")
+        for side in sides:
+            whole(f"resize of {path}", side, 1, math.isqrt(MOST_PIXELS), EpisodeError)
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         decode = _bounded() if images else tfds.decode.SkipDecoding()
@@ -175,17 +197,37 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
     fields = dict(flat(steps, separator="/"))
     if odd := [name for name in keys if name not in _NAMES and not name.startswith("image_")]:
         raise EpisodeError(f"{where}: keys name {odd[0]!r}, no field of an episode; give image_…, {', '.join(_NAMES)}")
+    paths = [path for name, path in keys.items() if name.startswith("image_")]
+    if len({*paths}) < len(paths):
+        raise EpisodeError(f"{where}: keys take two cameras from {max(paths, key=paths.count)}; give each its own")
     observation: dict[str, Any] = {}
     picked: dict[str, Any] = {k: v for k, v in steps.items() if k != "observation"}
     for name, path in keys.items():
-        missing = [part for part in path.split("+") if part not in fields]
+        names = column_names(f"{where}: {name} in keys", path)
+        missing = [part for part in names if part not in fields]
         if missing:
             raise EpisodeError(f"{where}: no step field {missing[0]!r} (fields: {', '.join(sorted(fields))})")
-        parts = [fields[part] for part in path.split("+")]
+        for part in names if name in ("proprio", "action") else ():
+            require_one_row(part, fields[part], where)
+        parts = [fields[part] for part in names]
         value = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
         (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
     observation.setdefault("proprio", fields.get("observation/proprio"))
     return {**picked, "observation": observation}
+
+
+def column_names(what: str, names: str, error: type[UserError] = EpisodeError) -> list[str]:
+    """The names that are joined by `+`; raises `error` if one is empty or there twice."""
+    found = names.split("+")
+    if len({*found}) < len(found) or "" in found:
+        raise error(f"{what} is {one_line(names)!r}; name each column once, joined by +")
+    return found
+
+
+def require_one_row(name: str, value: np.ndarray, where: str) -> None:
+    """Raises EpisodeError: a state of several rows a step, a history of one arm or several: which, nothing says."""
+    if sum(n > 1 for n in value.shape[1:]) > 1:
+        raise EpisodeError(f"{where}: 'steps/{name}' is {list(value.shape)}, several rows a step; name one of one row")
 
 
 def _each_picture(feature: Any, decode: Any) -> Any:

@@ -17,6 +17,9 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import parsed
 from gap_vla.demos.fields import as_truths, decoded, require_cameras
 
+LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
+"""Step fields with an episode's instruction; the first that is there."""
+
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import FOREIGN, refusing
+from gap_vla.core.foreign import FOREIGN, finite, refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -52,7 +52,7 @@ def plan_splits(episodes: int, val_fraction: float) -> dict[str, list[int]]:
     A share of val_fraction of the episodes, rounded, is validation, spread evenly; if there are two episodes or more,
     each split has at least one. What is fitted on the data asks this function for `train`.
     """
-    if not 0 <= val_fraction < 1:
+    if finite("val_fraction", val_fraction, 0, 1, DatasetError) == 1:
         raise DatasetError(f"val_fraction is {val_fraction}; it must be in [0, 1)")
     wanted = max(1, round(episodes * val_fraction)) if val_fraction > 0 else 0
     count = max(0, min(wanted, episodes - 1))
@@ -143,6 +143,12 @@ class BeamRunner:
             self.options if isinstance(self.options, PipelineOptions) else PipelineOptions(list(self.options or ()))
         )
         with refusing("the flags of --beam", "give those of a runner of Apache Beam", DatasetError):
+            stated, known = (options.get_all_options(retain_unknown_options=kept) for kept in (True, False))
+            here = not (self.runner or known["runner"])  # a runner has flags that Beam does not know
+            if here and (odd := sorted({*stated} - {*known})):
+                raise DatasetError(
+                    f"--beam {odd[0]} is no flag of Beam, and no runner is named; name one, or correct it"
+                )
             prepared = beam.Pipeline(runner=self.runner, options=options)
         with prepared as pipeline:
             (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
 from gap_vla.demos.fields import as_truths
@@ -107,11 +108,11 @@ def normalize(
         StatisticsError: a vector is missing, of another width than `x` or no vector of finite numbers, a `std` below 0,
             a mask that is not bool, or `x` is no array of numbers.
     """
-    mask = _mask(statistics, x)
+    mask = mask_of(statistics, x)
     if kind == "none":
         return np.asarray(x, np.float32)
     if kind == "normal":
-        y = (x - _vector(statistics, "mean")) / (_vector(statistics, "std") + _EPS)
+        y = (x - vector_of(statistics, "mean")) / (vector_of(statistics, "std") + _EPS)
     else:
         low, high = limits(statistics, kind)
         y = np.clip(2 * (x - low) / (high - low + _EPS) - 1, -1, 1)
@@ -122,11 +123,11 @@ def unnormalize(
     x: Float[np.ndarray, "*batch D"], statistics: Mapping[str, Any], kind: str = "normal"
 ) -> Float[np.ndarray, "*batch D"]:
     """The inverse of `normalize` (of what was not clipped)."""
-    mask = _mask(statistics, x)
+    mask = mask_of(statistics, x)
     if kind == "none":
         return np.asarray(x, np.float32)
     if kind == "normal":
-        y = x * (_vector(statistics, "std") + _EPS) + _vector(statistics, "mean")
+        y = x * (vector_of(statistics, "std") + _EPS) + vector_of(statistics, "mean")
     else:
         low, high = limits(statistics, kind)
         y = (x + 1) / 2 * (high - low + _EPS) + low
@@ -218,6 +219,19 @@ def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> N
             raise section.error(f"{what}, above half the range from min to max; copy the file again")
 
 
+def unlike(said: Mapping[str, Any], meant: Mapping[str, Any]) -> list[str]:
+    """Keys of computed statistics (`meant`) of which a file says something else; which dimensions a mask leaves out may
+    be somebody's choice."""
+    known = dict(flat(said))
+    return [key for key, value in flat(meant) if key not in known or not _alike(known[key], np.asarray(value))]
+
+
+def _alike(found: Any, meant: np.ndarray) -> bool:
+    if meant.dtype == np.bool_ or np.shape(found) != meant.shape:
+        return np.asarray(found).dtype == np.bool_ == meant.dtype and np.shape(found) == meant.shape
+    return np.allclose(found, meant, 1e-3 if meant.ndim else 0, 1e-5)  # counts are exact
+
+
 def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
     """Writes JSON with lists for arrays."""
     plain = {
@@ -261,7 +275,7 @@ def _typed(name: str, value: Any) -> np.ndarray:
         return given.astype(np.float32) if given.dtype.kind in "iuf" else given
 
 
-def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
+def vector_of(statistics: Mapping[str, Any], name: str) -> np.ndarray:
     """One vector of a field, with as many numbers as its mean has."""
     if name not in statistics:
         raise StatisticsError(f"statistics lack {name}; they have {', '.join(sorted(statistics))}")
@@ -274,8 +288,9 @@ def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
     return found
 
 
-def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
-    width = len(_vector(statistics, "mean"))
+def mask_of(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    """Which columns of `x` are normalised; raises StatisticsError if these are not statistics of such an array."""
+    width = len(vector_of(statistics, "mean"))
     if np.shape(x)[-1] != width:
         raise StatisticsError(
             f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
@@ -292,7 +307,7 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
 def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
     """The two numbers of each dimension that a normalisation other than `normal` and `none` puts at -1 and 1."""
     choose(kind, NORMALIZATIONS, "normalization", StatisticsError)
-    low, high = (_vector(statistics, name) for name in _limit_names(statistics, kind))
+    low, high = (vector_of(statistics, name) for name in _limit_names(statistics, kind))
     if (low > high).any():
         raise StatisticsError(
             f"statistics: {' is above '.join(_limit_names(statistics, kind))} in column {(low > high).argmax()}"

@@ -22,8 +22,9 @@ from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
 from gap_vla.core.whole import put, workplace
+from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds
-from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics, unlike
 from gap_vla.rlds.version_files import (
     content_hash,
     dataset_metadata,
@@ -111,13 +112,14 @@ class EpisodeStore:
         Raises:
             EpisodeError: the dataset cannot be read; no store appears then.
         """
-        version_dir = Path(version_dir)
+        version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
-        source_hash = source_hash_of(version_dir, resize, keys)
-        require_unchanged(version_dir, but=STATISTICS)
         lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
         with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
+            unchanged = Unchanged(version_dir)
+            source_hash = source_hash_of(version_dir, resize, keys)
+            require_unchanged(version_dir, but=STATISTICS)
             if (directory / "store.json").exists():
                 with refusing(directory, _REBUILD, EpisodeError):
                     recorded = parsed(content(directory / "store.json"))
@@ -130,7 +132,7 @@ class EpisodeStore:
                 new.mkdir()
                 splits = open_version(version_dir).info.splits
                 metadata = dataset_metadata(version_dir)
-                # 0.1.0 took them over all splits; any others are computed here, to the same numbers.
+                # 0.1.0 took them over all splits, with masks of its own; others are computed here, to the same numbers.
                 of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1
                 statistics = version_dir / STATISTICS
                 write_store(
@@ -141,7 +143,8 @@ class EpisodeStore:
                     metadata=metadata,
                     statistics=statistics if of_0_1 and statistics.exists() and not keys else None,
                 )
-                _require_replaceable(directory)  # decoding takes minutes
+                unchanged()  # decoding takes minutes
+                _require_replaceable(directory)
                 put(new, directory)
         return cls.open(directory, verify=True)
 
@@ -233,23 +236,26 @@ def write_store(
         splits: episodes of each split, all with the same fields and sizes.
         source, source_hash: what they are made from; another hash is another store.
         metadata: of the dataset.
-        statistics: a file with them; default: they are computed on `train`, or on everything where there is none.
+        statistics: a file with them, of all splits; default: they are computed on `train`, or on everything where there
+            is none.
 
     Raises:
-        EpisodeError: an episode unlike the first one, or none at all.
+        EpisodeError: an episode unlike the first one, or none at all; a file of other data's statistics.
     """
     learnt: list[Episode] = []
+    of_all = statistics is not None or "train" not in splits
     written = {
-        split: _write_split(folder, split, of_split, learnt if split == "train" or "train" not in splits else [])
+        split: _write_split(folder, split, of_split, learnt if of_all or split == "train" else [])
         for split, of_split in splits.items()
     }
     if not learnt:
         raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
+    found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
+    save_statistics(found, folder / STATISTICS)
     if statistics is not None:
+        if odd := unlike(load_statistics(statistics), found):
+            raise EpisodeError(f"{statistics}: {odd[0]} is not that of the episodes; copy the dataset again")
         shutil.copyfile(statistics, folder / STATISTICS)
-    else:
-        found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
-        save_statistics(found, folder / STATISTICS)
     files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,

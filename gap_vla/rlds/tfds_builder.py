@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 import inspect
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from gap_vla.core.errors import naming_the_line
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import finite, one_line
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source, check_options
 from gap_vla.rlds.convert import build_dataset, dry_run
@@ -200,6 +201,11 @@ def _class_in_folder(name: str) -> type[DemosBuilder] | None:
             for key in ("READER_OPTIONS", "OPTIONS"):
                 if not isinstance(found := getattr(value, key), Mapping):
                     raise DatasetError(f"{path}: {key} is {one_line(found, 60)}; it must be a dictionary")
+            for key in (key for key in vars(value) if key.isupper() and not hasattr(DemosBuilder, key)):
+                if near := difflib.get_close_matches(key, filter(str.isupper, vars(DemosBuilder)), 1, 0.85):
+                    raise DatasetError(f"{path}: {key} is no setting of a builder; did you mean {near[0]}?")
+            finite(f"{path}: VAL_FRACTION", value.VAL_FRACTION, 0, 1, DatasetError)
+            check_names(name, str(value.VERSION))
             return value
     raise DatasetError(f"{path}: defines no subclass of DemosBuilder whose name is {name}")
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from gap_vla.rlds.statistics import MIN_STD, StatisticsError, limits
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.rlds.statistics import MIN_STD, StatisticsError, limits, mask_of, vector_of
+from gap_vla.rlds.windows import MOST_STEPS, require_sizes
 
 Trajectory = dict[str, Any]
 STEP_KEYS = ("rho", "change_point")
@@ -69,10 +71,10 @@ def normalize_trajectory(trajectory: Trajectory, statistics: Mapping[str, Any], 
 def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Tensor:
     if kind == "none":
         return x
-    mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
-    if x.shape[-1] not in (None, len(mean)) or std.shape != mean.shape:
-        raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}, std {std.shape}")
-    mask = np.asarray(statistics.get("mask", std >= MIN_STD), bool)
+    mean, std = (vector_of(statistics, key) for key in ("mean", "std"))
+    if x.shape[-1] not in (None, len(mean)):
+        raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}")
+    mask = mask_of({"mask": std >= MIN_STD, **statistics}, mean)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)
     low, high = limits(statistics, kind)
@@ -101,6 +103,8 @@ def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: i
         seed: int32[2] of a stateless draw; None draws from TensorFlow's global generator.
         max_goal_distance: steps from t to the goal, at most.
     """
+    if max_goal_distance is not None:
+        whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
     steps = tf.shape(trajectory["action"])[0]
     low = tf.range(steps)
     high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
@@ -126,7 +130,10 @@ def chunk(
         observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
+    require_sizes(window_size=window_size, action_horizon=action_horizon)
     action = trajectory["action"]
+    if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
+        raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
     steps = tf.shape(action)[0]
     raw = tf.range(steps)[:, None] + tf.range(1 - window_size, 1)
     index = tf.maximum(raw, 0)

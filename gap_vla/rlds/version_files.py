@@ -52,14 +52,15 @@ def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
 
 
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
-    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
+    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; of foreign data what is
+    there under other names."""
     if not (path := Path(version_dir) / "metadata.json").exists():
         return {}
     said = Section.read(path, EpisodeError)
-    return {
-        **said.values,
-        **{key: said.section(key).values for key in ("identity", "annotator", "schema") if key in said},
-    }
+    own = {key for key in ("identity", "annotator", "schema") if key in said}
+    if not {"identity_hash", "labelled_from"} & {*said.values}:  # what TFDS itself writes has any keys
+        return {key: value for key, value in said.values.items() if key not in own}
+    return {**said.values, **{key: said.section(key).values for key in own}}
 
 
 def content_hash(version_dir: Path, used_for: str) -> str:
@@ -156,7 +157,8 @@ def _class_names(value: Any) -> Iterator[Any]:
 
 
 def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
-    nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
+    nobodys = {file.name for file in version_dir.glob("[!.]*.tfrecord*")}  # hidden ones are a file system's
+    whose: dict[str, str] = {}
     info.require("name")
     described = info.list("splits", Section.section)
     if len({split.text("name") for split in described}) < len(described):
@@ -169,6 +171,12 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
         check_files(split, files, version_dir)
         nobodys -= {file.name for file in files}
+        for file in files:
+            if (place := os.path.realpath(file)) in whose:
+                raise EpisodeError(
+                    f"{split.where}: {file.name} is one of {whose[place]}, too; correct filepathTemplate"
+                )
+            whose[place] = split.text("name")
     if nobodys:
         raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
 

@@ -19,7 +19,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
+from gap_vla.rlds.statistics import NORMALIZATIONS, check_statistics, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 Batch = dict[str, Any]
@@ -74,7 +74,7 @@ def window_indices(
         [[[0, 1], [0, 1]]]
     """
     step, length = np.asarray(step), np.asarray(length)
-    _require_sizes(window_size, action_horizon)
+    require_sizes(window_size=window_size, action_horizon=action_horizon)
     whole_steps = (
         step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
     )
@@ -99,8 +99,9 @@ def _indices(
     return WindowIndices(observation, raw >= 0, action, valid)
 
 
-def _require_sizes(window_size: int, action_horizon: int) -> None:
-    for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
+def require_sizes(**sizes: int) -> None:
+    """Raises ConfigError for one that counts no steps, windows or processes."""
+    for name, size in sizes.items():
         whole(name, size, 1, MOST_STEPS, ConfigError)
 
 
@@ -140,9 +141,7 @@ class Windows:
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        _require_sizes(window_size, action_horizon)
-        if proprio_history < 1:
-            raise ConfigError(f"proprio_history {proprio_history} must be at least 1; proprio=False leaves states out")
+        require_sizes(window_size=window_size, action_horizon=action_horizon, proprio_history=proprio_history)
         choose(normalization, NORMALIZATIONS, "normalization")
         if len({*image_keys}) < len(image_keys):
             raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
@@ -165,6 +164,8 @@ class Windows:
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
         for key in ("action", "proprio") if proprio else ("action",):
+            where, width = f"{store.directory}: statistics", self._small[key].shape[1]
+            check_statistics(store.statistics, key, normalization, where, ConfigError, widest=width)
             self._small[key] = normalize(self._small[key], store.statistics[key], normalization)
 
     def __len__(self) -> int:

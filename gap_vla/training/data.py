@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -74,7 +76,11 @@ def make_loader(
 
     Args:
         mixture: the stores of `data.mixture`.
+
+    Raises:
+        ConfigError: an episode that is held out would be trained on in another dataset of the mixture.
     """
+    _require_held_out(store, dict(zip(dict(config.data.mixture), mixture)))
     augment, change = config.data.augment.of_images, None
     if config.data.shuffle_images and train:
         change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
@@ -97,6 +103,25 @@ def make_loader(
         augment=augment,
         change=change,
     )
+
+
+def _require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -> None:
+    held = {motion: index for index, motion in enumerate(_motions(store, "val"))}
+    for path, other in mixture.items():
+        for index, motion in enumerate(_motions(other, "train")):
+            if motion in held:
+                raise ConfigError(
+                    f"data.mixture: train[{index}] of {path} is val[{held[motion]}] of the main dataset, which is held "
+                    "out; make it of other episodes"
+                )
+
+
+def _motions(store: EpisodeStore, name: str) -> Iterator[str]:
+    """A hash of the states and actions of each episode of a split."""
+    for split in (one for one in store.splits.values() if one.name == name):
+        for begin, end in itertools.pairwise(split.offsets):
+            motion = (split.fields[key][begin:end].tobytes() for key in ("proprio", "action"))
+            yield hashlib.sha256(b"".join(motion)).hexdigest()
 
 
 def shuffled_images(

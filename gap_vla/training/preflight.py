@@ -235,7 +235,7 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
         if name not in splits:
             raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
-            check_files(splits[name], sorted(directory.glob(f"*-{name}.*-of-*")), directory)
+            check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
     require_labels(directory, fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
     if "val" in needed:  # what a mixture adds must be like it

@@ -53,6 +53,10 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("finetune --config c.py --dry-run --resume", "--resume: not allowed with argument --dry-run"),
         ("build_dataset d.hdf5 --name x --method none --fit-episodes 3", "has no effect with --method none"),
         (
+            "build_dataset d.hdf5 --name x --method none --beam --workers 2",
+            "has no effect with --beam, whose runner has",
+        ),
+        (
             "annotate d.hdf5 --out x.hdf5 --method gaussian --seed 0",
             "--seed has no effect with --method gaussian",
         ),

@@ -22,7 +22,7 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.stages import prepare_data, stages_of
 
 ROOT = Path(__file__).parents[2]
-BUILDER = "from gap_vla.rlds.tfds_builder import DemosBuilder\nclass Mine(DemosBuilder):\n    name = 'mine'\n    {}\n"
+BUILDER = "from gap_vla.rlds.tfds_builder import DemosBuilder\nclass Mine(DemosBuilder, skip_registration=True):\n    name = 'mine'\n    {}\n"
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,8 @@ def test_an_installed_package_has_no_folders_and_still_writes(
         ("raise SystemExit(0)", "line 1: SystemExit: 0"),
         ("", "defines no subclass of DemosBuilder whose name is mine"),
         (BUILDER.format("READER_OPTIONS = [1]"), r"READER_OPTIONS is \[1\]; it must be a dictionary"),
+        (BUILDER.format("VAL_FRACTION = '0.1'"), "VAL_FRACTION is '0.1'; it must be a number from 0 to 1"),
+        (BUILDER.format("VAL_FRACTON = 0.1"), "VAL_FRACTON is no setting of a builder; did you mean VAL_FRACTION"),
     ],
 )
 def test_errors_of_somebodys_builder_name_its_file_and_line(
@@ -231,6 +233,15 @@ def test_beam_writes_the_same_bytes(file: Path, tmp_path: Path) -> None:
     beam = build_dataset(open_source(file), tmp_path / "b", "toy", method="gaussian", runner=BeamRunner())
     for path in here.glob("*.*"):
         assert path.read_bytes() == (beam / path.name).read_bytes(), path.name
+
+
+@pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
+def test_a_flag_that_beam_does_not_know_is_refused_where_no_runner_is_named() -> None:
+    from gap_vla.rlds import BeamRunner
+
+    with pytest.raises(DatasetError, match="--beam runnr is no flag of Beam, and no runner is named; name one, or"):
+        BeamRunner(["--runnr=FlinkRunner"])([])
+    assert BeamRunner(["--runner=DirectRunner", "--of_its_own=1"])([]) == []
 
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")

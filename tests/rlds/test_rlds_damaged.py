@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
@@ -37,18 +38,19 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shard(version: Path) -> Path:
-    (found,) = version.glob("*.tfrecord*")
+    (found,) = version.glob("[!.]*.tfrecord*")
     return found
 
 
-def record(change: Callable[[Any], Any]) -> Damage:
-    """Changes the features of the second episode; checksums are right."""
+def record(change: Callable[[Any], Any], which: slice = slice(1, 2)) -> Damage:
+    """Changes the features of the second episode, or others; checksums are right."""
 
     def apply(version: Path) -> None:
         made = [
             tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(str(shard(version))).as_numpy_iterator()
         ]
-        change(made[1].features.feature)
+        for example in made[which]:
+            change(example.features.feature)
         with tf.io.TFRecordWriter(str(shard(version))) as writer:
             for example in made:
                 writer.write(example.SerializeToString())
@@ -211,6 +213,76 @@ def test_a_link_to_another_shard_than_the_one_that_was_written_is_refused(sound:
     assert [f.level for f in check_dataset(version, pictures=0).findings if f.check == "files"] == ["error"]
 
 
+def test_an_instruction_below_the_observation_is_taken_with_other_fields_by_name(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    for name in ("made_by.json", "metadata.json"):
+        (version / name).unlink()
+    below = "natural_language_instruction"
+
+    def moved(content: Any) -> None:
+        step = step_features(content)
+        step["observation"]["featuresDict"]["features"][below] = step.pop("language_instruction")
+
+    edited("features.json", moved)(version)
+    here, there = "steps/language_instruction", f"steps/observation/{below}"
+    record(lambda f: (f[there].CopyFrom(f[here]), f.pop(here)), slice(None))(version)
+    for keys in (None, {"proprio": "observation/proprio"}):
+        told = [episode.language_instruction for episode in read_rlds(version, keys=keys)]
+        assert told == [episode.language_instruction for episode in read_rlds(sound)] and all(told)
+    record(lambda f: f[there].bytes_list.value.__setitem__(3, b"another"))(version)
+    with pytest.raises(UserError, match=r"train\[1\]: the instruction changes at step 3"):
+        list(read_rlds(version))
+
+
+@pytest.mark.parametrize(("said", "success"), [(0.0, False), (1.0, True), (0.3, None), (np.nan, None)])
+def test_success_of_others_data_is_a_truth_value(
+    sound: Path, tmp_path: Path, said: float, success: bool | None
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    for name in ("made_by.json", "metadata.json"):
+        (version / name).unlink()
+    about = ("featuresDict", "features", "episode_metadata", "featuresDict", "features", "success", "tensor")
+    edited("features.json", lambda v: functools.reduce(dict.get, about, v).update(dtype="float32"))(version)
+
+    def stated(features: Any) -> None:
+        features.pop("episode_metadata/success")
+        features["episode_metadata/success"].float_list.value.append(said)
+
+    record(stated, slice(None))(version)
+    if success is None:
+        with pytest.raises(
+            UserError, match=r"train\[0\]: episode_metadata/success is (0\.3|nan).*, neither true nor fal"
+        ):
+            list(read_rlds(version))
+    else:
+        assert [episode.success for episode in read_rlds(version)] == [success] * 2
+
+
+def test_two_splits_of_one_file_are_refused(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    (version / "made_by.json").unlink()
+    of_train = {"filepathTemplate": shard(version).name, "name": "val"}
+    edited("dataset_info.json", lambda v: v["splits"].append({**v["splits"][0], **of_train}))(version)
+    with pytest.raises(
+        UserError, match=r"splits\[1\]: toy-train\.tfrecord.* is one of train, too; correct filepathTempl"
+    ):
+        EpisodeStore.build(version)
+
+
+@pytest.mark.parametrize("theirs", [{"annotator": "Alice"}, {"schema": "v2", "identity": "lab 3"}])
+def test_what_others_and_file_systems_put_beside_the_shards_is_left_alone(
+    sound: Path, tmp_path: Path, theirs: dict[str, str]
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    (version / f"._{shard(version).name}").write_bytes(b"\0\5\26\7")
+    (version / "made_by.json").unlink()
+    (version / "metadata.json").write_text(json.dumps(theirs))
+    assert "files" not in {finding.check for finding in check_dataset(version, pictures=0).findings}
+    assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
+    with pytest.raises(UserError, match=rf"metadata.json: '{min(theirs)}' is somebody else's, and ours belongs there"):
+        annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
+
+
 def test_a_dataset_in_a_folder_that_is_a_link_is_read(sound: Path, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "1.0.0").symlink_to(sound)
@@ -257,7 +329,10 @@ def test_pictures_that_are_larger_than_declared_are_refused_before_they_are_deco
         "NaN": (edited("dataset_statistics.json", lambda v: v["action"]["mean"].__setitem__(2, np.nan)), "action.mean"),
         "forged": (edited("dataset_statistics.json", lambda v: v["proprio"].update(std=[9.0] * 9)), "proprio.std"),
         "narrow": (edited("dataset_statistics.json", lambda v: v["action"].update(q01=[0.0] * 6)), "action.q01"),
-        "counts": (edited("dataset_statistics.json", lambda v: v.update(num_transitions=5)), "num_transitions"),
+        "counts": (edited("dataset_statistics.json", lambda v: v.update(num_transitions=12.01)), "num_transitions"),
+        "no mask": (edited("dataset_statistics.json", lambda v: v["action"].pop("mask")), "action.mask"),
+        "short mask": (edited("dataset_statistics.json", lambda v: v["action"].update(mask=[True])), "action.mask"),
+        "odd mask": (edited("dataset_statistics.json", lambda v: v["action"].update(mask="abc")), "action.mask"),
         "gone": (lambda p: (p / "dataset_statistics.json").unlink(), "is missing"),
     }.values(),
 )
@@ -346,6 +421,8 @@ def test_a_record_of_two_examples_of_which_protobuf_would_merge_one_away_is_refu
     (version / "made_by.json").unlink()
     with pytest.raises(UserError, match="a record holds features twice; copy it again"):
         annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
+    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
+        list(read_rlds(version, "train", workers=1))
     assert not (tmp_path / "toy" / "1.1.0").exists()
 
 

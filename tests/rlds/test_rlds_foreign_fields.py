@@ -13,6 +13,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.rlds import read_rlds
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.reader import pick_fields
 
 STEPS = 6
 
@@ -120,3 +121,24 @@ def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_othe
     episodes = list(read_rlds(version, "train"))
     assert [len(episode) for episode in episodes] == [STEPS, STEPS]
     assert [episode.proprio[0, 0] for episode in episodes] == [0, 1]
+
+
+def test_a_text_in_the_place_of_rho_is_not_replaced(tmp_path: Path) -> None:
+    version = written(tmp_path, "rho", tfds.features.Text(), "of air")
+    with pytest.raises(UserError, match=r"steps/rho is Text.*, no label of ours; rename it first"):
+        annotate_files(version, tmp_path / "1.1.0", method="gaussian")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"proprio": "extra+extra"}, r"proprio in keys is 'extra\+extra'; name each column once, joined by \+"),
+        ({"proprio": "extra+"}, r"proprio in keys is 'extra\+'; name each column once"),
+        ({"proprio": "extra+rows"}, r"'steps/rows' is \[6, 2, 3\], several rows a step; name one of one row"),
+        ({"image_primary": "rows", "image_wrist": "rows"}, "keys take two cameras from rows; give each its own"),
+    ],
+)
+def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict[str, str], said: str) -> None:
+    steps = {"action": np.zeros((6, 7)), "extra": np.zeros((6, 2)), "rows": np.zeros((6, 2, 3))}
+    with pytest.raises(UserError, match=said):
+        pick_fields(steps, keys, "toy, train[0]")

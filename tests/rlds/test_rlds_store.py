@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,8 +16,10 @@ import pytest
 from synthetic_demos import assert_equal
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
+from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.store import write_store
 from gap_vla.training.stages import Stages, require_own_stages, require_unchanged_data, stages_of
 from gap_vla.training.torch import SmallConfig
@@ -54,6 +58,12 @@ def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes
     data = write_rlds([episodes[0].replace(images={"image_primary": frames})], tmp_path, "big", val_fraction=0)
     small = EpisodeStore.build(data, resize={"image_primary": (48, 48)}).split("train").fields["image_primary"]
     np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
+    for wrong, said in (
+        ({"primary": (8, 8)}, "no pictures 'observation/primary' to resize; there are observation/image_primary"),
+        ({"image_primary": (0, 8)}, "resize of observation/image_primary is 0; it must be a whole number from 1"),
+    ):
+        with pytest.raises(EpisodeError, match=said):
+            next(read_rlds(data, resize=wrong))
 
 
 def test_a_training_opens_no_store_with_a_changed_picture(version_dir: Path, tmp_path: Path) -> None:
@@ -214,6 +224,40 @@ def test_statistics_of_datasets_of_0_1_are_taken_as_they_are(tmp_path: Path) -> 
     store = EpisodeStore.build(made, tmp_path / "store")
     name = "dataset_statistics.json"
     assert (store.directory / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_statistics_of_0_1_that_are_of_other_data_are_neither_trained_on_nor_found_right(tmp_path: Path) -> None:
+    made = Path(__file__).parents[1] / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
+    copy = shutil.copytree(made, tmp_path / "toy" / "1.0.0")
+    of_statistics = [f for f in check_dataset(copy, pictures=0).findings if f.check == "statistics"]
+    assert not of_statistics
+    stated = json.loads((copy / "dataset_statistics.json").read_text())
+    stated["proprio"]["mean"][0] += 0.1
+    (copy / "dataset_statistics.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        UserError, match=r"dataset_statistics\.json: proprio\.mean is not that of the episodes; copy the"
+    ):
+        EpisodeStore.build(copy)
+    (found,) = (f for f in check_dataset(copy, pictures=0).findings if f.check == "statistics")
+    assert "proprio.mean is not that of the episodes" in found.message
+
+
+def test_a_dataset_that_is_replaced_while_it_is_decoded_becomes_no_store(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_rlds(episodes[:3], tmp_path, "toy")
+
+    def replaced(*_: Any, **__: Any) -> Iterator[Episode]:
+        yield from episodes[:2]
+        write_rlds(episodes[3:6], tmp_path, "toy", overwrite=True)
+
+    monkeypatch.setattr("gap_vla.rlds.store.read_rlds", replaced)
+    with pytest.raises(EpisodeError, match=r"toy/1\.0\.0/.* changed while it was read; give the same command when"):
+        EpisodeStore.build(data)
+    assert not data.with_name("1.0.0.store").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(data)
+    assert EpisodeStore.build(".").directory == data.with_name("1.0.0.store")
 
 
 def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gap_vla.core.errors import UserError
 from gap_vla.rlds import transforms as tr
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
@@ -77,6 +78,29 @@ def test_normalisation_of_trajectories_is_upstreams(kind: str) -> None:
     found = tr.normalize_trajectory(trajectory(), statistics, kind)
     np.testing.assert_allclose(found["action"], GOLDEN[f"normalize/{kind}/action"], atol=1e-6)
     np.testing.assert_allclose(found["observation"]["proprio"], GOLDEN[f"normalize/{kind}/proprio"], atol=1e-6)
+
+
+def statistics_with(**action: Any) -> dict[str, Any]:
+    widths = {name: GOLDEN[f"in/{name}"].shape[1] for name in ("action", "proprio")}
+    plain = {name: {"mean": np.zeros(width), "std": np.ones(width)} for name, width in widths.items()}
+    return {**plain, "action": {**plain["action"], **action}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda given: tr.normalize_trajectory(given, statistics_with(mask=["False"] * len(GOLDEN["in/action"][0]))),
+        lambda given: tr.normalize_trajectory(given, statistics_with(mask=[False])),
+        lambda given: tr.normalize_trajectory(given, statistics_with(std=-np.ones_like(GOLDEN["in/action"][0]))),
+        lambda given: tr.chunk(given, 0, 0),
+        lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 7))}, 2, 4),
+        lambda given: tr.relabel_goals(given, max_goal_distance=-1),
+    ],
+)
+def test_what_no_trajectory_can_be_made_of_is_refused(asked: Any) -> None:
+    tr.normalize_trajectory(trajectory(), statistics_with())
+    with pytest.raises(UserError):
+        asked(trajectory())
 
 
 def test_goals_lie_ahead_and_bring_their_whole_observation() -> None:

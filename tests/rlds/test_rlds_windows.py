@@ -175,9 +175,15 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
     for number in (-1, len(store.split("val"))):
         with pytest.raises(EpisodeError, match=f"episode of val is {number}; it must be"):
             store.split("val").episode(number)
-    for history in (0, -1):
-        with pytest.raises(ConfigError, match=f"proprio_history {history} must be at least 1; proprio=False leaves"):
-            loader(store, proprio_history=history)
+    for name, wrong in (
+        *(("proprio_history", value) for value in (0, 1.5, True)),
+        *(("batch_size", value) for value in (0, 2.5, True)),
+        *(("seed", 1.5), ("threads", -1), ("process_count", 2.0)),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} is {wrong}; it must be a whole number from"):
+            loader(store, **{name: wrong})
+    with pytest.raises(ConfigError, match=r"position\.next_index is None; it must be a whole number from 0"):
+        loader(store).restore({**loader(store).state(), "position": {}})
     with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
         loader(store, normalization="minmax")
     for stores in ([], [(store, 0.0)], [(store, 1.0), (store, float("nan"))]):
@@ -204,6 +210,20 @@ def test_dimensions_that_do_not_vary_are_passed_through(tmp_path: Path, episodes
     moved = np.full(7, 0.01, np.float32)
     assert normalize(moved, statistics)[4] == np.float32(0.01)
     np.testing.assert_allclose(unnormalize(normalize(moved, statistics), statistics), moved, atol=1e-6)
+
+
+def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    from gap_vla.rlds import write_rlds
+
+    action = np.repeat(episodes[0].action, 20, axis=0)
+    action[:, 4] = np.arange(len(action)) == 9
+    long = Episode({}, np.repeat(episodes[0].proprio, 20, axis=0), action, "", metadata={})
+    store = EpisodeStore.build(write_rlds([long], tmp_path, "long", val_fraction=0))
+    with pytest.raises(ConfigError, match=r"statistics\.action\.p01 is p99 at index 4: what rests in nearly all steps"):
+        loader(store, image_keys=(), rho=False, normalization="bounds")
+    next(loader(store, image_keys=(), rho=False, normalization="min_max"))
 
 
 def test_training_needs_no_tensorflow(store: EpisodeStore) -> None:

@@ -59,6 +59,17 @@ def test_windows_have_the_rho_and_the_statistics_of_their_own_dataset(mixed):
         assert all((actions == action).all(1).any() for action in batch["action"][mine, -1, 0])
 
 
+def test_an_episode_that_is_held_out_is_trained_on_in_no_other_dataset(store, tmp_path):
+    main = EpisodeStore.open(store)
+    held_out = [main.split("val").episode(index) for index in range(len(main.split("val")))]
+    path = write_rlds([*made_up_episodes(seed=1)[:2], held_out[0]], tmp_path, "dots", val_fraction=0, annotator={})
+    config = FinetuneConfig.from_dict({**SMALL, "data": {"mixture": [[str(path), 0.5]]}})
+    with pytest.raises(
+        ConfigError, match=r"train\[2\] of .*dots/1\.0\.0 is val\[0\] of the main dataset, which is held"
+    ):
+        make_loader(config, main, "train", train=True, mixture=[EpisodeStore.build(path)])
+
+
 def test_training_depends_on_the_rho_of_each_dataset(training, mixtures):
     for rho, data in mixtures.items():
         training.run(f"mixed {rho}", data=data)

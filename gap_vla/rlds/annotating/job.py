@@ -15,6 +15,7 @@ from gap_vla.core.foreign import Section, one_line, parsed, refusing
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
+from gap_vla.rlds.reader import column_names
 from gap_vla.rlds.schema import Schema
 
 
@@ -56,9 +57,9 @@ class AnnotationJob:
             _require_of_file(Path(self.annotator))
         if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
             raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
-        for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
-            if len(set(names)) < len(names) or "" in names:
-                raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")
+        column_names("state", self.state, AnnotationError)
+        if self.extra:
+            column_names("extra", self.extra, AnnotationError)
 
     @property
     def columns(self) -> StateLayout:

@@ -28,15 +28,13 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.examples import examples
-from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
-from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
+from gap_vla.rlds.schema import LANGUAGE, decode_episode
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
 from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records, require_unchanged
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
-
-LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
 
 
 def episodes_of(
@@ -58,7 +56,7 @@ def episodes_of(
             column = functools.partial(_column, fields, where)
             extra = joined(job.extra_names, column, where) if job.extra_names else None
             for name in job.state.split("+"):
-                _require_one_row(name, fields.get(name), where)
+                require_one_row(name, fields.get(name, np.empty(0)), where)
             state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
@@ -76,14 +74,6 @@ def episodes_of(
             yield episode.replace(images=pictures, metadata=facts).validate(where), extra
 
 
-def _require_one_row(name: str, value: np.ndarray | None, where: str) -> None:
-    """A state of several rows a step is a history of one arm, or of several: which, its numbers do not say."""
-    if value is not None and sum(n > 1 for n in value.shape[1:]) > 1:
-        raise AnnotationError(
-            f"{where}: 'steps/{name}' is {list(value.shape)}, several rows a step; name one of one row"
-        )
-
-
 def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarray:
     if name not in fields:
         raise AnnotationError(f"{where}: no 'steps/{name}' (found: steps/{', steps/'.join(sorted(fields))})")
@@ -99,7 +89,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     if not VERSION.fullmatch(out.name):
         raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
     info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
-    splits = open_version(source).info.splits
+    described = open_version(source).info
+    splits = described.splits
+    _require_replaceable(source, described.features["steps"].feature)
     found = read_all(source, job)
     episodes = [episode for *_, episode, _ in found]
     extra = [column for *_, column in found if column is not None]
@@ -135,6 +127,17 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 
     copied = [(out, number, job, split) for split, number, *_ in found]
     return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index]))
+
+
+def _require_replaceable(source: Path, step: Any) -> None:
+    """Raises AnnotationError: what stands in the place of a label is no number, or in that of our account no account of
+    ours, so somebody else's."""
+    for name in LABELS:
+        if name in step and np.dtype(step[name].np_dtype).kind not in "fiub":
+            raise AnnotationError(f"{source}: steps/{name} is {step[name]}, no label of ours; rename it first")
+    file = source / "metadata.json"
+    if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
+        raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")
 
 
 def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, np.ndarray | None]]:
@@ -198,7 +201,7 @@ def _write_features(source: Path, out: Path) -> None:
 
 def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
     metadata = dataset_metadata(source)
-    before = {"version": source.name, "identity_hash": metadata.pop("identity_hash", None)}
+    before = {"version": source.absolute().name, "identity_hash": metadata.pop("identity_hash", None)}
     if isinstance(metadata.get("schema"), dict):
         metadata["schema"] = {**metadata["schema"], "rho": True}
     metadata |= {"annotator": identity, "labelled_from": before}

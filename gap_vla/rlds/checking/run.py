@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.examples import require_examples
 from gap_vla.rlds.reader import declared_limit, read_steps
-from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
-from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
+from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, recorded
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, unlike
 from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
 
 CHANNELS = (1, 3, 4)
@@ -103,14 +103,16 @@ def check_dataset(
         text = "no episode has 7 actions per arm (xyz, rotation, gripper) and three steps, all of them numbers, so "
         text += "conventions of actions are not checked"
         findings.append(Finding("note", "layout", text))
-    of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
+    schema_version = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version")
+    of_ours = schema_version in (1, SCHEMA_VERSION)
     other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
     part = len(kept) < sum(split.num_examples for split in builder.info.splits.values())
     if of_ours and (other or part):
         why = "another state or layout is named" if other else "not all episodes were read"
         findings.append(Finding("note", "statistics", f"{STATISTICS} is not compared with the data: {why}"))
     elif of_ours and len(widths) == 1:
-        findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
+        train = [e for e in kept if schema_version == 1 or e.name.startswith("train[")]
+        findings += _statistics(version_dir, train, "episodes" if schema_version == 1 else "training split")
     for name, how in unlike_written(version_dir).items():
         if name != STATISTICS:  # see above; a mask may be somebody's choice
             text = f"{name} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours"
@@ -143,22 +145,17 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
     return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
 
 
-def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
-    """The statistics of a dataset of ours are those of its training split; a mask may be somebody's choice."""
+def _statistics(version_dir: Path, train: list[Recording], of: str) -> Iterator[Finding]:
+    """The statistics of a dataset of ours are those of its training split, `of` all splits in 0.1.0."""
     file = version_dir / STATISTICS
     if not file.exists():
         yield Finding("error", "statistics", f"{file.name} is missing; copy the dataset, or write it, again")
         return
     with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
-        meant = flat(dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None]))
-        said = dict(flat(load_statistics(file, EpisodeError)))
-        for name, value in meant:
-            same = (
-                name in said and np.shape(said[name]) == np.shape(value) and np.allclose(said[name], value, 1e-3, 1e-5)
-            )
-            if not same and not name.endswith(".mask"):
-                text = f"{file.name}: {name} is not that of the training split; write the dataset again"
-                yield Finding("error", "statistics", text)
+        meant = dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None])
+        for name in unlike(load_statistics(file, EpisodeError), meant):
+            text = f"{file.name}: {name} is not that of the {of}; write the dataset again"
+            yield Finding("error", "statistics", text)
 
 
 def _recordings(
@@ -171,7 +168,7 @@ def _recordings(
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
             source = one_line(recorded(metadata)["episode_id"], 60)
-        text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
+        text: Iterable[Any] = next((fields[name] for name in LANGUAGE if name in fields), ())
         films = {k: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4 and v.shape[-1] in CHANNELS}
         names = _camera_names(films)
         numbers = {
