@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def require_measurements(found: Section) -> None:
     for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
         of_these = {key: value for key, value in found.values.items() if names.search(key)}
         Section(of_these, found.where, found.error).require_numbers(least, most)
+
+
+def since(summary: Mapping[str, Any]) -> str:
+    """What to write behind the seconds of a run that was taken up again, which are those of its last call."""
+    step = summary.get("training", {}).get("resumed_after")
+    return f" since step {step:g}" if step else ""
 
 
 def read_metrics(path: Path | str, finished: bool = False) -> list[dict[str, Any]]:

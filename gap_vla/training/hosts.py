@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gap_vla.core.foreign import shown
+from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -76,6 +78,24 @@ def is_first_host() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def any_host(asked: bool, meeting: bool = True) -> bool:
+    """Whether a host asks. Several hosts all come here at the same step, and wait for each other if it is a meeting."""
+    return (meeting and any(_of_all(asked))) if _joined else asked
+
+
+def require_same_command(name: str, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError on every host if one of them has another run's name or configuration."""
+    if _joined and len({*_of_all(int(digest({"name": name, **config})[:7], 16))}) > 1:
+        raise ConfigError("the hosts differ in configuration or --run-name; give all of them the same command")
+
+
+def _of_all(value: int) -> list[int]:
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.ravel(process_allgather(np.int32(value))).tolist()
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.whole import replacing
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.hosts import is_first_host
+from gap_vla.training.hosts import any_host, is_first_host
 from gap_vla.training.metrics import DivergedError, MetricsWriter, require_own, say_what_is_lost
 
 
@@ -48,11 +48,13 @@ class Trainer(abc.ABC):
         steps: length of the training run.
         compiles: whether the first step takes as long as many later ones.
         looks_back: whether a step's loss can be looked at during the next one without slowing that down.
+        ends: first and last row of the measurements that belong to the state; saved and restored with it.
     """
 
     steps: int
     compiles: bool = False
     looks_back: bool = True
+    ends: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     @abc.abstractmethod
@@ -104,20 +106,21 @@ class Trainer(abc.ABC):
         """Held-out measurements, by name."""
 
     @abc.abstractmethod
-    def export(self, run: RunDirectory) -> None:
-        """Writes the trained policy to the run's `checkpoint/`."""
+    def export(self, run: RunDirectory) -> int | None:
+        """Writes the trained policy to the run's `checkpoint/`; returns its step where that may hold several."""
 
 
 def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
     """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
 
     Returns:
-        The last held-out measurements and, if this process trained a step, its steps per second and the share of its
-        time that batches took.
+        The last held-out measurements; after how many steps this process took them up, if it did; and, if it trained a
+        step, its steps per second and the share of its time that batches took.
 
     Raises:
         DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
-        KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all.
+        KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all. Several
+            hosts stop after the same step, at the latest the next that is logged.
         UserError: the measurements that lie there are of another training than the state.
         ConfigError: rollouts alone are to be made again, and there is no state to make them with.
     """
@@ -126,21 +129,22 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
         print(f"train: resumed after step {done}", flush=True)
     held_out = trainer.validate()
     if is_first_host():
-        require_own(run, done, trainer.steps, held_out)
+        require_own(run, done, trainer.steps, held_out, trainer.ends)
         run.measure_anew(trained=done > 0)
         if not done and (run.set_metrics_aside() or run.checkpoint.exists()):
             print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
     nothing = lambda *given: None  # noqa: E731
-    nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
+    nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[], ends=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     say_what_is_lost(metrics.kept, run, done, trainer.steps)
     progress = Progress("train", trainer.steps, "step", done)
     if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
         metrics.write(done, held_out)
     saved, gathering, started = done, 0.0, time.perf_counter()
+    met = True  # whether hosts wait for each other after this step anyway
     pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
     with StopRequest() as stop, contextlib.closing(metrics):
-        while done < trainer.steps and not stop.requested:
+        while done < trainer.steps and not any_host(stop.requested, met):
             asked = time.perf_counter()
             batch = trainer.batch(done)
             gathering += time.perf_counter() - asked
@@ -157,7 +161,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 progress = Progress("train", trainer.steps, "step", done)
             saving = done % rhythm.save_every == 0 or last
             validating = done % rhythm.validate_every == 0 or last
-            if logged or saving or validating:  # what is not finite is never saved
+            met = logged or saving or validating
+            if met:  # what is not finite is never saved
                 _require_finite(*pending, done, run)
                 metrics.require_there()
             if logged:
@@ -170,18 +175,21 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
                 print(f"validation after step {done}: {shown}", flush=True)
             if saving:
+                trainer.ends = metrics.ends
                 trainer.save(done)
                 saved = done
-    if done < trainer.steps or stop.requested:
+    if any_host(done < trainer.steps or stop.requested):
         if pending and saved < done:
             _require_finite(*pending, done, run)
             metrics.require_there()
+            trainer.ends = metrics.ends
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
+    resumed = {"resumed_after": first} if first else {}
     if done == first:
-        return held_out
+        return {**held_out, **resumed}
     share = gathering / (time.perf_counter() - started)
-    return {**held_out, "steps_per_second": progress.rate(done), "data_share": share}
+    return {**held_out, **resumed, "steps_per_second": progress.rate(done), "data_share": share}
 
 
 def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:

@@ -48,10 +48,12 @@ class MetricsWriter:
         self._run, self.kept = run, [row for row in there if row["step"] <= start_step]
         if start_step and not self.kept:
             print(f"note: {run.metrics} holds nothing of the first {start_step} steps; curves begin here", flush=True)
+        self.ends = [*self.kept[:1], *self.kept[-1:]]  # first and last row that are there
         with replacing(run.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")
         self._place = os.fstat(self._lines.fileno())
+        self._size = self._place.st_size
         run.tensorboard.mkdir(parents=True, exist_ok=True)
         self._event, self._board = Event, EventsWriter(str(run.tensorboard / "events"))  # no thread: it dies unheard
         self._show(step=start_step + 1, session_log={"status": "START"})  # what an earlier call showed from there goes
@@ -68,12 +70,13 @@ class MetricsWriter:
                 raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
 
     def require_there(self) -> None:
-        """Raises UserError if the run was moved, or another file put into the place of this one, as editors do."""
+        """Raises UserError if the run was moved, or this file cut, or another put into its place, as editors do."""
         self._run.require_there()
-        if not os.path.samestat(self._place, self._run.metrics.stat()):
+        found = self._run.metrics.stat()
+        if not os.path.samestat(self._place, found) or found.st_size < self._size:
             raise UserError(
-                f"{self._run.metrics} was replaced meanwhile, as by an editor, and what is measured would be lost; "
-                "--resume goes on from the last saved state"
+                f"{self._run.metrics} was replaced or cut meanwhile, as by an editor, and what is measured would be "
+                "lost; --resume goes on from the last saved state"
             )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -82,8 +85,11 @@ class MetricsWriter:
         if odd := [name for name, value in found.items() if not np.isfinite(value)]:
             advice = "look for extreme values in the data; if there are none, lower optimizer.learning_rate"
             raise DivergedError(f"{odd[0]} is {found[odd[0]]} after step {step}; {advice}")
-        self._lines.write(json.dumps({"step": step, **found}) + "\n")
+        row = {"step": step, **found}
+        self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
+        self._size = self._lines.tell()
+        self.ends = [*self.ends[:1], row]
         self._show(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in found.items()]})
         self._tell("log", found, step=step)
 
@@ -106,16 +112,21 @@ class MetricsWriter:
             self._logger = None
 
 
-def require_own(run: RunDirectory, done: int, steps: int, measured: Mapping[str, float]) -> None:
+def require_own(
+    run: RunDirectory, done: int, steps: int, measured: Mapping[str, float], ends: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Raises UserError if `metrics.jsonl` has other held-out errors of the `done` steps of a saved state than are
-    `measured` with it, and so is of another training; of the last of all `steps`, as closely as a report compares."""
+    `measured` with it, of the last of all `steps` as closely as a report compares, or others of the steps of `ends`,
+    rows that the state holds; it is of another training then."""
     names, most = (measured, 1e-3) if done == steps else (("val/action_mse",), ANOTHER_MACHINE)
+    known = [({"step": done, **{name: measured[name] for name in names if name in measured}}, most)]
+    known += [({k: v for k, v in row.items() if k != "train/steps_per_second"}, 0.0) for row in ends]
     rows = read_metrics(run.metrics) if done and run.metrics.exists() else ()
-    for row, name in itertools.product((row for row in rows if row["step"] == done), names):
-        said = row.get(name, measured.get(name, 0.0))
-        if abs(said - measured.get(name, said)) > most * abs(said):
-            found = f"{name} {said:g} of step {done}, where the saved state has {measured[name]:g}"
-            raise UserError(f"{run.metrics} says {found}; it is of another run: copy it again, or move it away")
+    for row, (own, most) in itertools.product(rows, known):
+        for name in own.keys() & row.keys() if row["step"] == own["step"] else ():
+            if abs(row[name] - own[name]) > most * abs(row[name]):
+                found = f"{name} {row[name]:g} of step {own['step']}, where the saved state has {own[name]:g}"
+                raise UserError(f"{run.metrics} says {found}; it is of another run: copy it again, or move it away")
 
 
 def say_what_is_lost(kept: Sequence[Mapping[str, Any]], run: RunDirectory, done: int, steps: int) -> None:

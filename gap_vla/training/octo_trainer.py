@@ -27,7 +27,7 @@ from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
-from gap_vla.training.octo_weights import WEIGHTS, require_same_weights, weights_mark
+from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.packing import Packing
 from gap_vla.training.preflight import require_labels
 from gap_vla.training.step import TrainStep, counted_entries
@@ -73,8 +73,7 @@ class OctoTrainer(Trainer):
         mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
         self._validation_step = make_validation_step(built.model.module, built.packing, mean)
         self._held_out = held_out
-        if (mark := weights_mark(config.model.pretrained)) is not None:
-            self._weights = {WEIGHTS: mark}
+        self._weights = weights_of(config.model)
         self._checkpoints: StateCheckpoints | None = None
         self._batches: Iterator[Any] | None = None
         self._compiled = False
@@ -107,14 +106,14 @@ class OctoTrainer(Trainer):
         if self._checkpoints.latest is None:
             return 0
         self.state, position = self._checkpoints.restore(self.state)
-        if self._weights:
-            require_same_weights(self.config.model.pretrained, position.get(WEIGHTS))
+        require_same_weights(self.config.model, position)
+        self.ends = position.get("ends", ())
         self.loader.restore(position)
         return int(self.state.step)
 
     def save(self, done: int) -> None:
         assert self._checkpoints is not None
-        self._checkpoints.save(done, self.state, {**self.loader.state(), **self._weights})
+        self._checkpoints.save(done, self.state, {**self.loader.state(), **self._weights, "ends": self.ends})
 
     def facts(self) -> dict[str, float]:
         return dict(self._weights)
@@ -174,11 +173,11 @@ class OctoTrainer(Trainer):
         trained = self.built.packing.unpack(gather(self.mesh, self.state.params))
         return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
 
-    def export(self, run: RunDirectory) -> None:
+    def export(self, run: RunDirectory) -> int:
         """In upstream's layout, also in the place of what a run that was stopped during its rollouts has."""
         model = self.model()
         if not is_first_host():
-            return
+            return self.steps
         with workplace(run.checkpoint) as folder:
             made = folder / "checkpoint"
             model.save_pretrained(step=self.steps, checkpoint_path=str(made))
@@ -186,6 +185,7 @@ class OctoTrainer(Trainer):
                 place = run.checkpoint / file.relative_to(made)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(place)
+        return self.steps
 
 
 def make_validation_step(

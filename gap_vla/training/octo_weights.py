@@ -1,11 +1,13 @@
-"""The checkpoint that a training of Octo starts from: whether it can be used, how large it is, and which it is.
+"""The weights that a training starts from, which they are; of an Octo also whether it can be used, and how large it is.
 
 Importing it loads no JAX.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.hub import PREFIX, kept_directory
@@ -18,7 +20,7 @@ PUBLISHED = {"small": (27e6, 12, 384, 1536, 6), "base": (93e6, 12, 768, 3072, 12
 T5 = 110e6
 
 WEIGHTS = "pretrained_crc32"
-"""Name of `weights_mark` in a run's saved states, and among the facts of its summary."""
+"""Name of their CRC-32 in a run's saved states, and among the facts of its summary."""
 
 
 def require_weights(pretrained: str) -> None:
@@ -43,23 +45,33 @@ def parameters_of(pretrained: str) -> Path | None:
     return checkpoint.params_path(root, steps[-1])
 
 
-def weights_mark(pretrained: str) -> int | None:
-    """CRC-32 of the parameters that training starts from; None: they are not here, or it starts from none."""
-    path = parameters_of(pretrained) if pretrained else None
-    return None if path is None else int(file_mark(path.resolve()).split()[-1], 16)
+def _source(model: Any) -> tuple[str, str, Path | None]:
+    """The key of `model` that names what training starts from, its value, and the file; None: it is not here."""
+    if encoder := getattr(model, "encoder_weights", ""):
+        return "encoder_weights", encoder, Path(encoder)
+    pretrained = getattr(model, "pretrained", "")
+    return "pretrained", pretrained, parameters_of(pretrained) if pretrained else None
 
 
-def require_same_weights(pretrained: str, trained_from: int | None) -> None:
-    """Checks that `model.pretrained` holds what a run was trained from; an older run does not know that.
+def weights_of(model: Any) -> dict[str, int]:
+    """`WEIGHTS` of what training starts from; empty: that is not here, or it starts from nothing."""
+    *_, path = _source(model)
+    found = path and path.is_file() and file_mark(path.resolve())
+    return {WEIGHTS: int(found.split()[-1], 16)} if found else {}
+
+
+def require_same_weights(model: Any, trained_from: Mapping[str, Any]) -> None:
+    """Checks that what a run was trained from is there, as far as its state or summary knows that.
 
     Raises:
-        ConfigError: it holds other parameters.
+        ConfigError: other weights are in its place.
     """
-    found = None if trained_from is None else weights_mark(pretrained)
-    if found not in (None, trained_from):
+    found = weights_of(model) if WEIGHTS in trained_from else {}
+    if found and found[WEIGHTS] != trained_from[WEIGHTS]:
+        key, named, _ = _source(model)
         raise ConfigError(
-            f"model.pretrained, {pretrained}, holds other parameters (CRC-32 {found:08x}) than this run was trained "
-            f"from ({trained_from:08x}); put these back, or give another --run-name"
+            f"model.{key}, {named}, holds other parameters (CRC-32 {found[WEIGHTS]:08x}) than this run was trained "
+            f"from ({trained_from[WEIGHTS]:08x}); put these back, or give another --run-name"
         )
 
 

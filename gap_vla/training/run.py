@@ -20,6 +20,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
+from gap_vla.core.measurements import since
 from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.run_directory import SOURCE_HASH, RunDirectory, named
 from gap_vla.core.run_settings import of_result, of_training
@@ -28,7 +29,7 @@ from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
-from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
+from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import memory_in_words, require_data, require_exported, require_ready
 from gap_vla.training.stages import (
@@ -84,6 +85,7 @@ class Run:
         config = self.config
         if config.several_hosts:
             join_hosts()  # before any array is made
+            require_same_command(self.name, config.to_dict())
         if not self.directory.complete_with(config.to_dict()):
             require_ready(config, self.stages, self.directory)
         started = time.monotonic()
@@ -144,7 +146,7 @@ class Run:
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
-        print(trainer.describe(), *_notes(config), sep="\n", flush=True)
+        print(trainer.describe(), *_notes(config, trainer.steps), sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         agenda.begin("training")
@@ -152,11 +154,11 @@ class Run:
             measured = train(trainer, config.train, run)
             if is_first_host():
                 run.require_there()
-            trainer.export(run)
+            step = trainer.export(run)
             trained = time.monotonic()
             agenda.begin("rollouts")
             exported = exported_digests(run.checkpoint, self._exported) if is_first_host() else {}
-            variants = rollouts(config, run) if is_first_host() else {}
+            variants = rollouts(config, run, step) if is_first_host() else {}
         first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
             "task": config.task,
@@ -217,7 +219,7 @@ class Run:
                 f"run: {self.directory.path}{self.directory.stands(self.config.to_dict())}",
                 self.config.trainer().dry_run(self.config),
                 memory_in_words(self.config),
-                *_notes(self.config),
+                *(() if getattr(self.config.train, "epochs", 0) else _notes(self.config, self.config.train.steps)),
             ]
         )
 
@@ -226,7 +228,7 @@ class Run:
         validation = summary["validation"]
         lines = [
             f"{summary['task']}, method {summary['method']}, seed {summary['seed']}, {summary['steps']} steps "
-            f"({duration(sum(summary['seconds'].values()))})",
+            f"({duration(sum(summary['seconds'].values()))}{since(summary)})",
             f"  held-out action error {validation['val/action_mse']:.3f} "
             f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
         ]
@@ -250,11 +252,11 @@ def _require_measured(run: RunDirectory, summary: Mapping[str, Any]) -> None:
     _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics
 
 
-def _notes(config: Experiment) -> list[str]:
-    warmup, steps = config.optimizer.warmup_steps, config.train.steps
-    most = f"optimizer.warmup_steps is {warmup}, train.steps {steps}: at most {steps / max(warmup, 1):.2g} of"
-    longer = warmup > steps and not getattr(config.train, "epochs", 0)  # which count instead of the steps
-    return [f"note: {most} optimizer.learning_rate is reached"] if longer else []
+def _notes(config: Experiment, steps: int) -> list[str]:
+    warmup = config.optimizer.warmup_steps
+    counted = "the steps of train.epochs" if getattr(config.train, "epochs", 0) else "train.steps"
+    most = f"optimizer.warmup_steps is {warmup}, {counted} {steps}: at most {steps / max(warmup, 1):.2g} of"
+    return [f"note: {most} optimizer.learning_rate is reached"] if warmup > steps else []
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:
@@ -279,8 +281,8 @@ def agenda_of(config: Experiment) -> Agenda:
     )
 
 
-def rollouts(config: Experiment, run: RunDirectory) -> dict[str, Any]:
-    """What `evaluate` returns, for every variant of the task."""
+def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> dict[str, Any]:
+    """What `evaluate` returns, for every variant of the task; `step`: of a checkpoint that may hold several."""
     if not config.eval.episodes:
         return {}
     from gap_vla.report.evaluation_page import write_page
@@ -288,7 +290,7 @@ def rollouts(config: Experiment, run: RunDirectory) -> dict[str, Any]:
     from gap_vla.serving import load_checkpoint
 
     how = {"execute": config.eval.execute, "ensemble": config.eval.ensemble}
-    loaded = load_checkpoint(run.path, device=getattr(config.train, "device", "cpu"), **how)
+    loaded = load_checkpoint(run.path, step=step, device=getattr(config.train, "device", "cpu"), **how)
     found = {}
     for variant, first_seed, folder in config.eval.layouts():
         print(f"rollouts: {config.eval.episodes} on {config.task}, {variant}", flush=True)

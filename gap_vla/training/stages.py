@@ -29,7 +29,7 @@ from gap_vla.rlds.version_files import dataset_metadata, require_unchanged
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
-from gap_vla.training.octo_weights import WEIGHTS, require_same_weights
+from gap_vla.training.octo_weights import require_same_weights
 
 if TYPE_CHECKING:
     from gap_vla.rlds import EpisodeStore
@@ -216,11 +216,11 @@ def require_unchanged_data(stages: Stages) -> None:
 
 def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stages) -> None:
     """Raises ConfigError: `data.rlds` or `data.mixture` holds other data than a finished run was trained on, or
-    `model.pretrained` other parameters than it was trained from."""
+    `model.pretrained` or `model.encoder_weights` other parameters than it was trained from."""
     from gap_vla.rlds import EpisodeStore
     from gap_vla.rlds.store import source_hash_of
 
-    require_same_weights(getattr(config.model, "pretrained", ""), summary.get("training", {}).get(WEIGHTS))
+    require_same_weights(config.model, summary.get("training", {}))
     added = summary.get("origin", {}).get("mixture", [])
     for (version, store), trained_on in zip(stages.mixture.items(), added):
         if version.exists() and (store / "store.json").exists():

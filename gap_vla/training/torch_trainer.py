@@ -43,6 +43,7 @@ from gap_vla.rlds.statistics import normalize
 from gap_vla.sim import task_spec
 from gap_vla.training.data import require_fit
 from gap_vla.training.loop import Measured, Trainer
+from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.torch import SmallConfig
 
 
@@ -60,6 +61,7 @@ class SmallTrainer(Trainer):
         self, config: SmallConfig, policy: SmallPolicy, steps: int, windows: SmallWindows, held_out: SmallWindows
     ):
         self.config, self.policy, self.steps = config, policy, steps
+        self._weights = weights_of(config.model)
         self.windows, self.held_out = windows, held_out
         self.method = config.how
         self.schedule = self.method.schedule(config.adjustment)
@@ -192,6 +194,8 @@ class SmallTrainer(Trainer):
             found = torch.load(self._file, map_location="cpu", weights_only=True)
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
+            require_same_weights(self.config.model, found)
+            self.ends = found.get("ends", ())
             self.policy.load_state_dict(found["parts"]["policy"])
             for place, parameter in enumerate(self.policy.parameters()):
                 for name, value in found["parts"]["optimizer"]["state"].get(place, {}).items():
@@ -210,7 +214,8 @@ class SmallTrainer(Trainer):
 
     def save(self, done: int) -> None:
         state = io.BytesIO()  # a full disk is an OSError then
-        torch.save({"step": done, **self._made_with, "parts": self.state()}, state)
+        known = {**self._made_with, **self._weights, "ends": self.ends}
+        torch.save({"step": done, **known, "parts": self.state()}, state)
         with replacing(self._file) as temporary:
             temporary.write_bytes(state.getbuffer())
 
@@ -260,7 +265,7 @@ class SmallTrainer(Trainer):
         return {"observation": {**images, "timestep_pad_mask": np.ones(rho.shape, bool)}, "rho": rho}
 
     def facts(self) -> dict[str, float]:
-        return {"mean_rho": float(np.mean(self.windows.rho))}
+        return {"mean_rho": float(np.mean(self.windows.rho)), **self._weights}
 
     def export(self, run: RunDirectory) -> None:
         data, statistics = self.config.data, self.windows.statistics

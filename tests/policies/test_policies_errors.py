@@ -1,6 +1,7 @@
 """Data and parts that do not fit are refused in words before training."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import SOURCE_HASH, RunDirectory, RunExistsError
 from gap_vla.core.seals import DIGESTS, EXPORTED
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.policies.resnet18 import Trunk
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
 from gap_vla.serving import load_checkpoint
@@ -23,7 +25,7 @@ from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.metrics import require_own
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
-from gap_vla.training.stages import stages_of
+from gap_vla.training.stages import require_data_of, stages_of
 from gap_vla.training.torch import SmallConfig
 from gap_vla.training.torch_trainer import SmallTrainer
 
@@ -257,7 +259,7 @@ def test_measurements_of_another_run_are_not_taken_over(tmp_path, monkeypatch):
     own.summary.unlink()
     shutil.copy(other.metrics, own.metrics)
     with pytest.raises(
-        UserError, match=r"metrics\.jsonl says val/\w+ .* of step 12, where the saved state has .*: copy"
+        UserError, match=r"metrics\.jsonl says val/\w+ .* of step (0|12), where the saved state has .*: copy"
     ):
         finetune(configs[0], "run", resume=True)
     assert own.metrics.read_bytes() == other.metrics.read_bytes() and not own.summary.exists()
@@ -273,6 +275,57 @@ def test_measurements_of_another_run_are_not_taken_over(tmp_path, monkeypatch):
     assert not own.summary.exists()
     own.metrics.write_bytes(whole)
     finetune(configs[0], "run", resume=True)
+
+
+@pytest.mark.parametrize("changes", [dict(train=dict(seed=1)), dict(optimizer=dict(learning_rate=3e-2))])
+def test_measurements_of_another_run_are_not_continued_where_nothing_held_out_was_measured_last(changes, tmp_path):
+    rhythm = dict(log_every=2, validate_every=12, save_every=4)
+    configs = [toy_config(tmp_path, **{**more, "train": rhythm | more.get("train", {})}) for more in ({}, changes)]
+    place_store(configs[0])
+    own, other = (Run(config, name).directory for config, name in zip(configs, ("run", "other")))
+
+    class Killed(SmallTrainer):
+        def save(self, done):
+            super().save(done)
+            if done == 8:
+                raise KeyboardInterrupt
+
+    for config, run in zip(configs, (own, other)):
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("gap_vla.training.torch_trainer.SmallTrainer", Killed)
+            finetune(config, run.path.name)
+    whole = own.metrics.read_bytes()
+    shutil.copy(other.metrics, own.metrics)
+    with pytest.raises(UserError, match=r"metrics\.jsonl says \S+ .* of step [08], where the saved state has .*: copy"):
+        finetune(configs[0], "run", resume=True)
+    assert own.metrics.read_bytes() == other.metrics.read_bytes()
+    own.metrics.write_bytes(whole)
+    summary = finetune(configs[0], "run", resume=True)
+    assert summary["training"]["resumed_after"] == 8 and " since step 8)" in Run(configs[0], "run").report(summary)
+
+
+def test_a_run_goes_on_and_answers_for_the_weights_of_its_encoder_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("toy_store.SIZE", 40)  # it takes no smaller pictures
+    weights = tmp_path / "resnet18.pth"
+    resnet = dict(encoder="resnet18", encoder_weights=str(weights))
+    config = toy_config(tmp_path, model=resnet)
+    torch.save(Trunk(3).state_dict(), weights)
+    store = place_store(config, train=1, val=1)
+    trainer = SmallTrainer.on(config, store)
+    trainer.restore(tmp_path)
+    trainer.save(0)
+    require_data_of({"training": trainer.facts()}, config, stages_of(config))
+    trainer.restore(tmp_path)
+    torch.save({name: value + 1 for name, value in Trunk(3).state_dict().items()}, weights)
+    words = r"model\.encoder_weights, .*pth, holds other parameters \(CRC-32 \w{8}\) than this run was trained from"
+    with pytest.raises(ConfigError, match=words):
+        trainer.restore(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        require_data_of({"training": trainer.facts()}, config, stages_of(config))
+    trainer._weights = {}  # as in an earlier version
+    trainer.save(0)
+    trainer.restore(tmp_path)
+    require_data_of({"training": trainer.facts()}, config, stages_of(config))
 
 
 def test_a_saved_state_goes_on_with_its_own_measurements_as_another_machine_rounds_them(tmp_path):
@@ -301,7 +354,10 @@ def test_a_checkpoint_of_another_run_is_refused_though_nothing_was_rolled_out(tm
     load_checkpoint(own.path)  # of an earlier version
 
 
-def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_in_silence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("emptied", [False, True])
+def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_in_silence(
+    emptied, tmp_path, monkeypatch
+):
     config, step = toy_config(tmp_path), SmallTrainer.step
     place_store(config)
     path = Run(config, "run").directory.path
@@ -309,10 +365,13 @@ def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_
     def editing(trainer, batch, number, measure=False):
         if number == 6:
             shutil.copy(path / "metrics.jsonl", path / "~")
-            (path / "~").rename(path / "metrics.jsonl")
+            (path / "~").rename(path / "metrics.jsonl") if not emptied else os.truncate(path / "metrics.jsonl", 0)
         return step(trainer, batch, number, measure)
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"metrics\.jsonl was replaced meanwhile"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(UserError, match=r"metrics\.jsonl was replaced or cut meanwhile"),
+    ):
         patched.setattr(SmallTrainer, "step", editing)
         finetune(config, "run")
     assert not (path / "summary.json").exists()

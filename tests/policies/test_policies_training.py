@@ -251,7 +251,7 @@ def test_a_run_that_is_resumed_after_its_last_step_states_no_rate(tmp_path):
     trained = finetune(config, "whole")["training"]
     assert trained["steps_per_second"] > 0 and trained["data_share"] > 0
     (Path(config.runs) / "assembly" / "whole" / "summary.json").unlink()
-    assert finetune(config, "whole", resume=True)["training"] == {"mean_rho": trained["mean_rho"]}
+    assert finetune(config, "whole", resume=True)["training"] == {"resumed_after": 12, "mean_rho": trained["mean_rho"]}
 
 
 def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys):
@@ -346,10 +346,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_
     assert saved["image_primary"].shape == (16, 1, 32, 32, 3)
 
 
-def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_path):
-    config = toy_config(tmp_path, "gap")
+def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_path, capsys):
+    config = toy_config(tmp_path, "gap", train=dict(epochs=1), optimizer=dict(learning_rate=1e-2, warmup_steps=90))
     place_store(config)
     summary = finetune(config)
+    assert "note: optimizer.warmup_steps is 90, the steps of train.epochs 9: at most 0.1 of" in capsys.readouterr().out
     assert {"training_version", "labels_version", "episodes", "labels"} <= set(summary["origin"])
     run = RunDirectory(Run(config).directory.path)
     assert run.first_batch.exists() and json.loads(run.summary.read_text()) == summary

@@ -3,14 +3,66 @@
 With JAX_COORDINATOR_ADDRESS and its companions set, the devices are those of all processes; the first one writes.
 """
 
+import os
+import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 from linear_policy import linear_training, trained
 
-from gap_vla.training.hosts import is_first_host, join_hosts
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.training.config import TrainConfig
+from gap_vla.training.hosts import is_first_host, join_hosts, require_same_command
+from gap_vla.training.loop import Measured, Trainer, train
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+
+
+class Interrupted(Trainer):
+    """Learns nothing; the second host is asked to stop during the second step of ten."""
+
+    steps = 10
+    describe = picture = export = on = dry_run = None
+
+    def restore(self, folder):
+        return 0
+
+    def batch(self, step):
+        return {}
+
+    def step(self, batch, step, measure):
+        if step == 1 and not is_first_host():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Measured(0.0, 0.0, lambda: {"train/loss": 0.0})
+
+    def validate(self):
+        return {}
+
+    def save(self, done):
+        self.saved = done
+
+
+def hosts_stop_together(folder):
+    trainer = Interrupted()
+    try:
+        train(trainer, TrainConfig(steps=10, log_every=3, validate_every=100, save_every=100), RunDirectory(folder))
+    except KeyboardInterrupt:
+        assert trainer.saved == 3, trainer.saved
+    else:
+        raise AssertionError("not stopped")
+
+
+def hosts_are_given_one_command():
+    require_same_command("run", {"train": {"log_every": 2}})
+    for name, every in (("run", 2 + is_first_host()), (f"run{is_first_host()}", 2)):
+        try:
+            require_same_command(name, {"train": {"log_every": every}})
+        except ConfigError:
+            continue
+        raise AssertionError("not refused")
 
 
 def main(out):
@@ -18,6 +70,9 @@ def main(out):
     found = {}
     meshes = {"one": (None, 1), "data": (1, 1), "fsdp": (4, 1), "both": (2, 2)}  # fsdp axis, parts of a batch
     if several:
+        hosts_are_given_one_command()
+        with tempfile.TemporaryDirectory() as folder:
+            hosts_stop_together(Path(folder))
         meshes = {"data": (1, 1), "fsdp": (2, 1)}
     for name, (fsdp, accumulate) in meshes.items():
         if fsdp is None:

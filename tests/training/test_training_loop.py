@@ -47,7 +47,7 @@ class Linear(OctoTrainer):
 
     def __init__(self, schedule, steps, state, step, loader, layout):
         self.schedule, self.steps, self.state, self.loader = schedule, steps, state, loader
-        self.config = SimpleNamespace(to_dict=dict)
+        self.config = SimpleNamespace(to_dict=dict, model=None)
         self.built = SimpleNamespace(packing=SimpleNamespace(identity=layout), inputs=lambda batch: batch)
         self.mesh, self._step, self._held_out = make_mesh(), step, []
         self._checkpoints, self._batches, self._compiled = None, None, False

@@ -1,6 +1,7 @@
 """Training Octo with and without GAP, killed and resumed: claims about parameters, bit for bit."""
 
 import contextlib
+import shutil
 import signal
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from short_training import MODEL
 
 from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.run import rollouts
 
 
 def assert_equal_bits(a: dict, b: dict) -> None:
@@ -75,6 +78,18 @@ def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(t
     np.testing.assert_allclose(
         model.dataset_statistics["action"]["mean"], EpisodeStore.open(store).statistics["action"]["mean"]
     )
+
+
+def test_the_step_that_a_run_exported_is_rolled_out_whatever_lies_beside_it(store, tmp_path, monkeypatch):
+    settings = {"task": "threading", "model": MODEL, "train": {"steps": 2}, "eval": {"execute": 1}}
+    config, run = FinetuneConfig.from_dict(settings), RunDirectory(tmp_path / "run")
+    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
+        step = trainer.export(run)
+    other = shutil.copytree(run.checkpoint / "2", run.checkpoint / "9")
+    (other / "default" / "checkpoint").write_bytes(b"of another run")
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", lambda *_, **how: {})
+    monkeypatch.setattr("gap_vla.report.evaluation_page.write_page", lambda *_: None)
+    assert rollouts(config, run, step)
 
 
 @pytest.mark.slow
