@@ -123,6 +123,10 @@ def load_checkpoint(
     if view := policy.camera or run.camera:
         views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
         choose(view, views, f"{directory}: camera", CheckpointError)
+    now = task_spec(run.task).pictures_version if run.task in TASK_NAMES else None
+    if policy.cameras and run.pictures and now and run.pictures != now:
+        how = f"trained on version {run.pictures} of the pictures of {run.task}, and this gap_vla draws version {now}"
+        warnings.warn(f"{path} was {how}; collect and train anew, or compare nothing with it", stacklevel=2)
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
     return LoadedPolicy(policy, run.task, size, cameras, view)
 
@@ -269,6 +273,8 @@ class _Run:
     camera: str | None = None
     image_size: int | None = None
     steps: int | None = None
+    pictures: int | None = None
+    """Version of the simulator's pictures that it was trained on."""
     acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Digests of the weights and statistics that were rolled out when the run ended."""
     exported: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -282,7 +288,10 @@ class _Run:
         evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
         acted: dict[str, Any] = {}
         exported: Mapping[str, Any] = {}
-        ended_at = None
+        ended_at = pictures = None
+        if (file := path.with_name("dataset.json")).is_file():
+            collected = Section.read(file, CheckpointError).section("demos", {})
+            pictures = collected.whole("pictures_version", 1, 1_000_000, 1) if "task" in collected else None
         if os.path.lexists(file := path.with_name("summary.json")):
             ended = Section.read(file, CheckpointError)
             require_sealed(RunDirectory(path.parent), ended, moved=True)
@@ -308,6 +317,7 @@ class _Run:
             camera=demos.text("camera", "near"),
             image_size=demos.whole("image_size", 1, 4096) if evaluation.values.get("episodes") else None,
             steps=ended_at,
+            pictures=pictures,
         )
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from gap_vla.policies.saving import save_policy
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.small_policy import SmallTorchPolicy
 from gap_vla.serving.loading import load_checkpoint
+from gap_vla.sim import task_spec
 
 NAN, INF = float("nan"), float("inf")
 
@@ -341,6 +343,17 @@ def test_a_checkpoint_of_another_run_than_its_settings_is_refused(run, keys, val
     folder = run("small")
     change(folder / "config.json", keys, value)
     refused(folder, named)
+
+
+def test_a_policy_of_another_version_of_the_pictures_is_said_to_be_one(run):
+    folder, now = run("small"), task_spec("stack").pictures_version
+    for version in (now, now + 1):
+        (folder / "dataset.json").write_text(json.dumps({"demos": {"task": "stack", "pictures_version": version}}))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            load_checkpoint(folder)
+        found = [str(one.message) for one in said if "of the pictures of stack" in str(one.message)]
+        assert len(found) == (version != now), found
 
 
 def test_a_view_that_no_task_has_is_refused(run):
