@@ -200,11 +200,12 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
 
 
 def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
-    from gap_vla.phases import Annotation, annotate
+    from gap_vla.phases import LABELS_VERSION, Annotation, annotate
     from gap_vla.phases.annotation import options_of
 
     options, seed = options_of(source, config.phases.options, config.phases.seed)
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
+    identity |= {"labels_version": LABELS_VERSION} if LABELS_VERSION > 7 else {}  # those of 7 are kept without
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
     lengths = [int(n) for split in store.splits.values() for n in np.diff(split.offsets)]
     if (kept / "labels.json").exists():

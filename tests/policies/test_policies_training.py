@@ -418,7 +418,7 @@ def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_a
     assert seen == ["rollouts", ("closed", False)] and run.directory.complete
 
 
-def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
+def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys, monkeypatch):
     from gap_vla.phases import Annotation, annotate
 
     config = toy_config(tmp_path, "gap_gaussian")
@@ -433,6 +433,9 @@ def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, ca
     capsys.readouterr()
     assert np.array_equal(rho_of(config, store)["train"], found["train"])
     assert "labelling" not in capsys.readouterr().out
+    monkeypatch.setattr("gap_vla.phases.LABELS_VERSION", 8)
+    rho_of(config, store)
+    assert "labelling" in capsys.readouterr().out
 
 
 @pytest.mark.slow
