@@ -123,10 +123,10 @@ def load_checkpoint(
     if view := policy.camera or run.camera:
         views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
         choose(view, views, f"{directory}: camera", CheckpointError)
-    now = task_spec(run.task).pictures_version if run.task in TASK_NAMES else None
+    now = task_spec(run.task).pictures_version if run.task and run.task in TASK_NAMES else None
     if policy.cameras and run.pictures and now and run.pictures != now:
-        how = f"trained on version {run.pictures} of the pictures of {run.task}, and this gap_vla draws version {now}"
-        warnings.warn(f"{path} was {how}; collect and train anew, or compare nothing with it", stacklevel=2)
+        then = f"{path} was trained on version {run.pictures} of the pictures of {run.task}"
+        warnings.warn(f"{then}, this gap_vla draws version {now}; train it anew to compare it", stacklevel=2)
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
     return LoadedPolicy(policy, run.task, size, cameras, view)
 
