@@ -22,7 +22,10 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.stages import prepare_data, stages_of
 
 ROOT = Path(__file__).parents[2]
-BUILDER = "from gap_vla.rlds.tfds_builder import DemosBuilder\nclass Mine(DemosBuilder, skip_registration=True):\n    name = 'mine'\n    {}\n"
+BUILDER = (
+    "from gap_vla.rlds.tfds_builder import DemosBuilder\n"
+    "class Mine(DemosBuilder, skip_registration=True):\n    name = 'mine'\n    {}\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import LARGEST_STATE, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, one_line, parsed, refusing
+from gap_vla.core.foreign import Section, parsed, refusing
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
