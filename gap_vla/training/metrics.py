@@ -48,7 +48,7 @@ class MetricsWriter:
         self._run, self.kept = run, [row for row in there if row["step"] <= start_step]
         if start_step and not self.kept:
             print(f"note: {run.metrics} holds nothing of the first {start_step} steps; curves begin here", flush=True)
-        self.ends = [*self.kept[:1], *self.kept[-1:]]  # first and last row that are there
+        self._ends = [*self.kept[:1], *self.kept[-1:]]
         with replacing(run.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")
@@ -68,6 +68,11 @@ class MetricsWriter:
             except Exception as error:
                 advice = "--resume --config.train.logger=none goes on without it"
                 raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
+
+    @property
+    def ends(self) -> list[dict[str, float]]:
+        """First and last row that are there, without what is another number each time."""
+        return [{name: x for name, x in row.items() if name != "train/steps_per_second"} for row in self._ends]
 
     def require_there(self) -> None:
         """Raises UserError if the run was moved, or this file cut, or another put into its place, as editors do."""
@@ -89,7 +94,7 @@ class MetricsWriter:
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
         self._size = self._lines.tell()
-        self.ends = [*self.ends[:1], row]
+        self._ends = [*self._ends[:1], row]
         self._show(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in found.items()]})
         self._tell("log", found, step=step)
 
@@ -120,7 +125,7 @@ def require_own(
     rows that the state holds; it is of another training then."""
     names, most = (measured, 1e-3) if done == steps else (("val/action_mse",), ANOTHER_MACHINE)
     known = [({"step": done, **{name: measured[name] for name in names if name in measured}}, most)]
-    known += [({k: v for k, v in row.items() if k != "train/steps_per_second"}, 0.0) for row in ends]
+    known += [(row, 0.0) for row in ends]
     rows = read_metrics(run.metrics) if done and run.metrics.exists() else ()
     for row, (own, most) in itertools.product(rows, known):
         for name in own.keys() & row.keys() if row["step"] == own["step"] else ():

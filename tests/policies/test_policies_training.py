@@ -227,6 +227,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path, capsys):
         for name in ("killed", "undisturbed")
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    states = [weight.parents[1] / "state" / state.name for weight in weights]
+    first, second = (torch.load(path, weights_only=True)["ends"] for path in states)
+    assert first == second and len(first) == 2  # also of what was measured nothing differs
     steps = [row["step"] for row in read_metrics(state.parent.parent / "metrics.jsonl") if "train/loss" in row]
     assert steps == [20, 40, 60, 80]
 
