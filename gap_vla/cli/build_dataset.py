@@ -51,8 +51,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.beam is not None and (arguments.method == "none" or arguments.annotator):
         parser.refuse_idle("with --beam, whose runner has its own", "workers")
-    if arguments.method == "fixed":
-        parser.refuse_idle("with --method fixed, which fits nothing", "fit_episodes")
+    if arguments.method in ("fixed", "column") and arguments.option.get("rho") != "lstm":
+        parser.refuse_idle(f"with --method {arguments.method}, which fits nothing", "fit_episodes")
     if arguments.dry_run and arguments.method == "none":
         parser.refuse_idle("with --dry-run and --method none", "val_fraction", "workers")
     if arguments.dry_run:

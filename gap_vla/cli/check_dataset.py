@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, json_or_name, real, whole
-from gap_vla.core.errors import command, keeping
+from gap_vla.core.errors import UserError, command, keeping
+from gap_vla.core.foreign import Section
 
 
 @command
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
     for suffix in (".json", ".html"):
         claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)
+    if arguments.out is None and (kept := out / "check.json").is_file():
+        before = Section.read(kept, UserError).text("dataset")
+        if Path(before).resolve() != arguments.dataset.resolve():
+            raise UserError(f"{out} holds the check of {before}; name another folder with --out, or move it away")
     with answering(arguments) as answer, keeping("nothing was written"):
         report = check_dataset(
             arguments.dataset,

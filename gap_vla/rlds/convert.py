@@ -90,6 +90,8 @@ def build_dataset(
     if job is None and any(idle.values()):
         name_of = next(name for name, given in idle.items() if given)
         raise DatasetError(f"{name_of} has no effect with {'an annotator' if fitted else 'method none'}; leave it out")
+    if fit_episodes is not None and method in ("fixed", "column") and (options or {}).get("rho") != "lstm":
+        raise DatasetError(f"fit_episodes has no effect with method {method}, which fits nothing; leave it out")
     if fitted is not None:
         wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
     elif fit_episodes is not None:

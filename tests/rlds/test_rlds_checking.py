@@ -537,6 +537,19 @@ def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
     assert run_script("check_dataset", tmp_path) == 2
 
 
+@pytest.mark.usefixtures("blank_charts")
+def test_the_check_of_one_dataset_is_not_replaced_by_that_of_another_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for disk in ("one", "two"):
+        write_rlds([as_episode(r) for r in SOUND], tmp_path / disk, "toy")
+    options = ("--show", "0", "--episodes", "1")
+    statuses = [run_script("check_dataset", f"{disk}/toy/1.0.0", *options) for disk in ("one", "one", "two")]
+    assert statuses == [0, 0, 2]
+    assert "toy-1.0.0-check holds the check of one/toy/1.0.0; name another folder with --out" in capsys.readouterr().err
+
+
 def test_an_episode_is_named_by_its_place_and_by_its_name_in_the_source(tmp_path: Path) -> None:
     episodes = [as_episode(r) for r in SOUND]
     episodes = [e.replace(metadata={"episode_id": f"demo_{i}", "file_path": "x"}) for i, e in enumerate(episodes)]

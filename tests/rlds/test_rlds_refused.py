@@ -44,6 +44,12 @@ def test_options_of_an_annotator_that_is_not_made_are_refused(
     assert not (tmp_path / "out" / "toy" / "1.0.0").exists()
 
 
+@pytest.mark.parametrize("method", ["fixed", "column"])
+def test_a_number_of_episodes_to_fit_is_refused_where_nothing_is_fitted(method: str, npz: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"fit_episodes has no effect with method {method}, which fits nothing"):
+        build_dataset(npz, tmp_path / "out", "toy", kind="npz", method=method, fit_episodes=2)
+
+
 @pytest.mark.parametrize("given", [{"fit_episodes": 0}, {"workers": -1}])
 def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"{next(iter(given))} is .*; it must be a whole number from 1"):
