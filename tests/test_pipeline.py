@@ -84,7 +84,8 @@ def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_
     changed(demos=DemosConfig(path=str(path), camera="agentview"))
     (tmp_path / "dataset_info.json").write_text("{}")
     collected = {"task": "threading", "camera": "frontview"}
-    (tmp_path / "metadata.json").write_text(json.dumps({"identity": {"data": {"demos": collected}}}))
+    made = {"identity": {"data": {"demos": collected}}, "identity_hash": "0"}
+    (tmp_path / "metadata.json").write_text(json.dumps(made))
     with pytest.raises(ConfigError, match="through the view 'frontview'"):
         changed(data=dataclasses.replace(CONFIG.data, rlds=str(tmp_path)))
 

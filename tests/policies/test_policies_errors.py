@@ -76,7 +76,7 @@ def data_of(task, kind, folder):
     identity = {"name": task} if kind == "name" else {"name": "mine", "data": {"demos": {"task": task}}}
     (folder / "rlds").mkdir()
     (folder / "rlds" / "dataset_info.json").write_text("{}")
-    (folder / "rlds" / "metadata.json").write_text(json.dumps({"identity": identity}))
+    (folder / "rlds" / "metadata.json").write_text(json.dumps({"identity": identity, "identity_hash": "0"}))
     return {"data": dict(root=str(folder / "data"), rlds=str(folder / "rlds"))}
 
 

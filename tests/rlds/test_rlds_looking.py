@@ -74,9 +74,9 @@ def robomimic(link: h5py.SoftLink | h5py.ExternalLink, place: str) -> Callable[[
 def test_what_shows_at_once_is_refused_before_any_work(
     source: Callable[[Path], Source], message: str, fit: dict | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = source(tmp_path)
-    monkeypatch.setattr(type(found), "read", lambda *_, **__: pytest.fail("an episode was read"))
     with pytest.raises(EpisodeError, match=message):
+        found = source(tmp_path)
+        monkeypatch.setattr(type(found), "read", lambda *_, **__: pytest.fail("an episode was read"))
         if isinstance(fit, str):
             convert.dry_run(found, tmp_path / "picture.png")
         else:
