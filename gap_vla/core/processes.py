@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,16 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
     Args:
         one_thread: they also use one thread each for BLAS, torch and software OpenGL, which they read when they start.
             Several processes with several threads each are slower than with one each.
+
+    Raises:
+        UserError: this process itself may start none.
     """
+    if current_process().daemon:
+        raise UserError("a worker of multiprocessing.Pool may start no processes; use ProcessPoolExecutor in its place")
+    main = sys.modules["__main__"]
+    place = vars(main).get("__file__")
+    if place and not os.path.isfile(place):  # `python - < program`: they would look for a file <stdin>
+        del main.__file__
     changed = (*(_ONE_THREAD if one_thread else ()), "PYTHONSAFEPATH")  # else ./threading.py is Python's `threading`
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(dict.fromkeys(changed, "1"))
@@ -40,6 +49,8 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        if place:
+            main.__file__ = place
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -99,8 +100,11 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     """
     found = content(path, EvaluationError)
     whole = found[: found.rfind(b"\n") + 1]
+    with contextlib.suppress(ValueError):  # a last line may be whole without its end, as editors leave it
+        parsed(found[len(whole) :])
+        whole = found
     records: dict[int, EpisodeRecord] = {}
-    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+    for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else (), 1):
         where = f"{path}, line {number}"
         try:
             record = EpisodeRecord.read(parsed(line), where)
@@ -183,6 +187,10 @@ class EpisodeLog:
         if whole < self.path.stat().st_size:
             self._leave_snapshots()
             os.truncate(self.path, whole)
+        elif not content(self.path, EvaluationError).endswith(b"\n"):
+            self._leave_snapshots()
+            with self.path.open("ab") as file:
+                file.write(b"\n")
         return records
 
     def _leave_snapshots(self) -> None:

@@ -147,6 +147,14 @@ def view_of(source: Path) -> str | None:
     return None if view is None else str(view)
 
 
+def _has_attribute(path: Path, name: str) -> bool:
+    """Whether `data` of an HDF5 file has it, also where it is no number or text."""
+    from gap_vla.demos.hdf5_members import has, opened
+
+    with opened(path) as file:
+        return has(file, "data") and name in file["data"].attrs
+
+
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
         from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
@@ -154,6 +162,8 @@ def _task_of(data: Path, foreign: bool) -> Any:
         said = attributes_of_data(data)
         task, env = said.get("task"), simulator_of(said).get("env_name")
         own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
+        if task is None and (own or not foreign) and _has_attribute(data, "task"):
+            raise PolicyError(f"{data}: its attribute task is not one text; write the task of all demonstrations there")
         if task in TASK_NAMES and own not in (None, task):
             raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
         return task if "task" in said else own or (None if foreign else env)

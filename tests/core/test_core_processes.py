@@ -81,3 +81,34 @@ def test_no_worker_hears_ctrl_c_not_even_the_first_of_a_process(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, tmp_path / "deaf.py"], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["False True"] * 2, done.stderr
+
+
+STARTING = """
+import multiprocessing, os
+from gap_vla.core.errors import UserError
+from gap_vla.core.processes import worker_pool
+
+def start(said):
+    try:
+        with worker_pool(1) as pool:
+            said.put(pool.submit(os.getppid).result() == os.getpid())
+    except UserError as error:
+        said.put(str(error))
+
+if __name__ == "__main__":
+    said, context = multiprocessing.Queue(), multiprocessing.get_context("fork")
+    for how in (False, True):
+        process = context.Process(target=start, args=(said,), daemon=how)
+        process.start()
+        print(said.get(), flush=True)
+        process.join()
+"""
+
+
+def test_workers_of_a_program_that_is_read_from_stdin_start_and_a_daemon_is_told_that_it_may_have_none(tmp_path):
+    """As `ssh node python - < program`, and a pool of the caller's own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-"]
+    done = subprocess.run(call, input=STARTING, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    works, told = done.stdout.splitlines()
+    assert works == "True" and told.startswith("a worker of multiprocessing.Pool may start no processes"), done.stderr

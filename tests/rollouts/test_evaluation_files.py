@@ -23,7 +23,7 @@ from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
-from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
+from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord, read_episodes
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.rollouts.summary import read_outcomes, summarize
 from gap_vla.rollouts.task import sim_task
@@ -65,6 +65,10 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
         replaying(path)
     with h5py.File(path, "a") as file:
         file["data/demo_1/actions"][1] = 0.5
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["task"] = np.array(["assembly", "stack"], dtype=object)  # as a merging tool gathers them
+    with pytest.raises(PolicyError, match=r"demos\.hdf5: its attribute task is not one text"):
+        replaying(path)
     with h5py.File(path, "a") as file:
         del file["data"].attrs["task"]
         file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
@@ -478,6 +482,14 @@ def test_a_line_that_was_being_written_is_cut_off_and_what_begins_none_is_named(
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl: behind its last whole line is no beginning of an ep"):
         EpisodeLog(tmp_path, {})
     assert path.read_bytes() == whole + b"garbage here"
+
+
+def test_a_last_line_without_its_end_is_an_episode_and_the_next_one_begins_a_line(tmp_path):
+    EpisodeLog(tmp_path, {}).append(EpisodeRecord(0, 5, False, 3))
+    path = tmp_path / "episodes.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])  # as editors save it
+    EpisodeLog(tmp_path, {}).append(EpisodeRecord(1, 6, True, 2))
+    assert sorted(read_episodes(path)[0]) == [0, 1] and path.read_bytes().count(b"\n") == 2
 
 
 def test_a_failure_before_the_horizon_without_an_error_is_refused(tmp_path):
