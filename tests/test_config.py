@@ -385,21 +385,27 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changed", "package"),
+    ("changed", "what"),
     [
-        ("import torch\ntorch.set_default_dtype(torch.float64)\n", "torch"),
-        ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX"),
+        ("import torch\ntorch.set_default_dtype(torch.float64)\n", "torch's default type"),
+        ("import torch\ntorch.set_default_device('meta')\n", "torch's default device"),
+        ("import torch\ntorch.set_grad_enabled(False)\n", "torch's gradients"),
+        ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX's jax_enable_x64 to True"),
+        ("import jax\njax.config.update('jax_disable_jit', True)\n", "JAX's jax_disable_jit to True"),
     ],
 )
-def test_a_file_does_not_change_the_type_that_is_trained_in(changed, package, tmp_path):
+def test_a_file_does_not_change_what_is_trained_in(changed, what, tmp_path):
     import jax
     import torch
 
     path = tmp_path / "c.py"
     path.write_text(changed + "def get_config(profile=''):\n    return None\n")
     try:
-        with pytest.raises(ConfigError, match=f"c.py changes the default type of {package}; leave it at float32"):
+        with pytest.raises(ConfigError, match=f"c.py changes {what} for all that follows; leave it as it is"):
             load_config(str(path))
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
         jax.config.update("jax_enable_x64", False)
+        jax.config.update("jax_disable_jit", False)

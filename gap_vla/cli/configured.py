@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import keeping, message_of, naming_the_line
 from gap_vla.core.foreign import content, is_odd_number, regular
+from gap_vla.core.resources import changed_jax, changed_torch
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields, nearest
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
@@ -54,10 +55,8 @@ def load_config(path_and_profile: str) -> ConfigDict:
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
         config = module.get_config(profile) if profile else module.get_config()
-    torch, jax = (sys.modules.get(name) for name in ("torch", "jax"))
-    wider = torch is not None and torch.get_default_dtype() != torch.float32
-    if wider or (jax is not None and jax.config.jax_enable_x64):
-        raise ConfigError(f"{path} changes the default type of {'torch' if wider else 'JAX'}; leave it at float32")
+    if changed := changed_torch() or changed_jax():
+        raise ConfigError(f"{path} changes {changed} for all that follows; leave it as it is")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
     try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,6 +114,32 @@ def require_usual_jax() -> None:
             raise ResourceError(
                 f"{name} is {value}, with which other numbers, or none, come of the same settings; unset it"
             )
+
+
+def changed_jax() -> str:
+    """The first of these settings that is another one in this process; empty if none is, or JAX is not loaded."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return ""
+    for name, usual in _USUAL.items():
+        value = getattr(jax.config, name.lower(), None)
+        value = getattr(value, "value", value)
+        if value is not None and str(value).lower() not in usual:
+            return f"JAX's {name.lower()} to {value}"
+    return ""
+
+
+def changed_torch() -> str:
+    """What torch does for all new arrays, if that is not what it does by itself; empty also if it is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ""
+    settings = {
+        "default type": torch.get_default_dtype() == torch.float32,
+        "default device": torch.get_default_device().type == "cpu",
+        "gradients": torch.is_grad_enabled(),
+    }
+    return next((f"torch's {name}" for name, usual in settings.items() if not usual), "")
 
 
 def require_jax_device() -> None:

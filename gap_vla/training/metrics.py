@@ -124,8 +124,8 @@ def require_own(
     `measured` with it, of the last of all `steps` as closely as a report compares, or others of the steps of `ends`,
     rows that the state holds; it is of another training then."""
     names, most = (measured, 1e-3) if done == steps else (("val/action_mse",), ANOTHER_MACHINE)
-    known = [({"step": done, **{name: measured[name] for name in names if name in measured}}, most)]
-    known += [(row, 0.0) for row in ends]
+    own_now = {"step": done, **{name: measured[name] for name in names if name in measured}}
+    known: list[tuple[Mapping[str, Any], float]] = [(own_now, most), *((row, 0.0) for row in ends)]
     rows = read_metrics(run.metrics) if done and run.metrics.exists() else ()
     for row, (own, most) in itertools.product(rows, known):
         for name in own.keys() & row.keys() if row["step"] == own["step"] else ():
