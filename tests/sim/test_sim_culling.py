@@ -53,7 +53,10 @@ def check_nothing_visible_is_left_out(env, seeds, every):
     return np.array(geoms)
 
 
-@pytest.mark.parametrize(("task", "variant"), [("assembly", "positions_wide"), ("threading", "camera_shift")])
+@pytest.mark.parametrize(
+    ("task", "variant"),
+    [("assembly", "positions_wide"), pytest.param("threading", "camera_shift", marks=pytest.mark.slow)],
+)
 def test_what_is_left_out_changes_no_pixel(task, variant):
     env = sim.make(task, image_size=64, cameras=("primary", "wrist"), variant=variant)
     drawn, all_of_them = check_nothing_visible_is_left_out(env, seeds=(12,), every=20).T

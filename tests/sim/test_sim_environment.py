@@ -35,7 +35,9 @@ def play(env, seed, steps=25):
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("task", ["assembly", "threading", pytest.param("handover", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["assembly", *(pytest.param(name, marks=pytest.mark.slow) for name in ("threading", "handover"))]
+)
 def test_the_views_that_a_task_names_are_those_of_its_simulator(task):
     env = sim.make(task, cameras=())
     model = env.world.model
@@ -56,7 +58,9 @@ def test_observations_have_the_stated_shapes_and_units(request, fixture):
     np.testing.assert_allclose(observation["proprio"][:3], env.world.hand()[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("fixture", "task"), [("assembly", "assembly"), ("threading_env", "threading")])
+@pytest.mark.parametrize(
+    ("fixture", "task"), [("assembly", "assembly"), pytest.param("threading_env", "threading", marks=pytest.mark.slow)]
+)
 def test_a_seed_gives_equal_states_and_pixels_in_a_used_and_in_another_process(request, fixture, task):
     env = request.getfixturevalue(fixture)
     play(env, seed=99, steps=40)
@@ -204,7 +208,7 @@ def test_a_variant_changes_the_first_picture(assembly, variant):
     env.close()
 
 
-@pytest.mark.parametrize("task", ["bin_picking", "stack"])
+@pytest.mark.parametrize("task", ["bin_picking", pytest.param("stack", marks=pytest.mark.slow)])
 def test_every_distractor_lies_in_the_picture(task):
     env = sim.make(task, cameras=(), variant="distractors")
     for seed in env.variant.seeds(20):
@@ -225,7 +229,7 @@ def test_quaternions_are_continuous_and_start_in_one_hemisphere(threading_env):
     assert np.abs(np.diff(quaternions, axis=0)).max() < 0.2
 
 
-@pytest.mark.parametrize("name", ["stack", "assembly"])
+@pytest.mark.parametrize("name", ["assembly", pytest.param("stack", marks=pytest.mark.slow)])
 def test_a_picture_of_objects_that_are_moved_changes_nothing_of_the_episode(name):
     task = sim_task(name, image_size=16, cameras=("primary",))
 

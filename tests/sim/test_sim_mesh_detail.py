@@ -48,9 +48,8 @@ def test_states_are_equal_and_pictures_nearly(task, monkeypatch):
         env.close()
 
 
-@pytest.mark.parametrize(
-    ("task", "tolerance"), [("threading", 4e-3), pytest.param("handover", 8e-3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "tolerance"), [("threading", 4e-3), ("handover", 8e-3)])
 def test_only_what_is_looked_at_is_thinned_out_and_stays_where_it_was(task, tolerance):
     from gap_vla.sim.mesh_detail import simplify_meshes
     from gap_vla.sim.tasks.handover import Handover

@@ -28,7 +28,7 @@ def test_a_pattern_continues_over_its_edges(index):
         assert edge <= steps
 
 
-@pytest.mark.parametrize("task", ["bin_picking", "stack"])
+@pytest.mark.parametrize("task", ["bin_picking", pytest.param("stack", marks=pytest.mark.slow)])
 def test_the_table_has_another_texture_in_every_episode(task):
     env = sim.make(task, image_size=64, variant="table_texture")
     world, pictures = env.world, []
