@@ -389,6 +389,7 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
     [
         ("import torch\ntorch.set_default_dtype(torch.float64)\n", "torch's default type"),
         ("import torch\ntorch.set_default_device('meta')\n", "torch's default device"),
+        ("import torch\ntorch.set_default_device('cuda')\n", "torch's default device"),
         ("import torch\ntorch.set_grad_enabled(False)\n", "torch's gradients"),
         ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX's jax_enable_x64 to True"),
         ("import jax\njax.config.update('jax_disable_jit', True)\n", "JAX's jax_disable_jit to True"),

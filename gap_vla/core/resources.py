@@ -134,9 +134,12 @@ def changed_torch() -> str:
     torch = sys.modules.get("torch")
     if torch is None:
         return ""
+    device = ""
+    with contextlib.suppress(AssertionError, RuntimeError):  # torch asks a device that is not there which it is
+        device = torch.get_default_device().type
     settings = {
         "default type": torch.get_default_dtype() == torch.float32,
-        "default device": torch.get_default_device().type == "cpu",
+        "default device": device == "cpu",
         "gradients": torch.is_grad_enabled(),
     }
     return next((f"torch's {name}" for name, usual in settings.items() if not usual), "")
