@@ -401,6 +401,9 @@ def test_a_file_does_not_change_what_is_trained_in(changed, what, tmp_path):
 
     path = tmp_path / "c.py"
     path.write_text(changed + "def get_config(profile=''):\n    return None\n")
+    precision = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")  # by somebody who loads it
+    load_config(str(ROOT / "finetune_configs" / "assembly.py"))
     try:
         with pytest.raises(ConfigError, match=f"c.py changes {what} for all that follows; leave it as it is"):
             load_config(str(path))
@@ -410,3 +413,4 @@ def test_a_file_does_not_change_what_is_trained_in(changed, what, tmp_path):
         torch.set_grad_enabled(True)
         jax.config.update("jax_enable_x64", False)
         jax.config.update("jax_disable_jit", False)
+        jax.config.update("jax_default_matmul_precision", precision)

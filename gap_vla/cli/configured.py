@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import keeping, message_of, naming_the_line
 from gap_vla.core.foreign import content, is_odd_number, regular
-from gap_vla.core.resources import changed_jax, changed_torch
+from gap_vla.core.resources import unusual_settings
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields, nearest
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
@@ -47,6 +47,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
     if Path(path).suffix != ".py":
         raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
+    before = unusual_settings()
     module = types.ModuleType(f"gap_vla configuration {Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses look for what its annotations name
@@ -55,8 +56,8 @@ def load_config(path_and_profile: str) -> ConfigDict:
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
         config = module.get_config(profile) if profile else module.get_config()
-    if changed := changed_torch() or changed_jax():
-        raise ConfigError(f"{path} changes {changed} for all that follows; leave it as it is")
+    if changed := [one for one in unusual_settings() if one not in before]:
+        raise ConfigError(f"{path} changes {changed[0]} for all that follows; leave it as it is")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
     try:

@@ -116,33 +116,23 @@ def require_usual_jax() -> None:
             )
 
 
-def changed_jax() -> str:
-    """The first of these settings that is another one in this process; empty if none is, or JAX is not loaded."""
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return ""
-    for name, usual in _USUAL.items():
-        value = getattr(jax.config, name.lower(), None)
-        value = getattr(value, "value", value)
-        if value is not None and str(value).lower() not in usual:
-            return f"JAX's {name.lower()} to {value}"
-    return ""
-
-
-def changed_torch() -> str:
-    """What torch does for all new arrays, if that is not what it does by itself; empty also if it is not loaded."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return ""
-    device = ""
-    with contextlib.suppress(AssertionError, RuntimeError):  # torch asks a device that is not there which it is
-        device = torch.get_default_device().type
-    settings = {
-        "default type": torch.get_default_dtype() == torch.float32,
-        "default device": device == "cpu",
-        "gradients": torch.is_grad_enabled(),
-    }
-    return next((f"torch's {name}" for name, usual in settings.items() if not usual), "")
+def unusual_settings() -> list[str]:
+    """What JAX and torch, as far as they are loaded, do otherwise for all that follows than they do by themselves."""
+    found = []
+    if jax := sys.modules.get("jax"):
+        for name, usual in _USUAL.items():
+            value = getattr(jax.config, name.lower(), None)
+            value = getattr(value, "value", value)
+            if value is not None and str(value).lower() not in usual:
+                found.append(f"JAX's {name.lower()} to {value}")
+    if torch := sys.modules.get("torch"):
+        device = ""
+        with contextlib.suppress(AssertionError, RuntimeError):  # torch asks a device that is not there which it is
+            device = torch.get_default_device().type
+        found += ["torch's default type"] * (torch.get_default_dtype() != torch.float32)
+        found += ["torch's default device"] * (device != "cpu")
+        found += ["torch's gradients"] * (not torch.is_grad_enabled())
+    return found
 
 
 def require_jax_device() -> None:

@@ -233,7 +233,7 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "episodes": len(kept),
             "splits": ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items()),
             "steps": int(lengths.sum()),
-            "length": f"min {lengths.min()}, median {int(np.median(lengths))}, max {lengths.max()}",
+            "length": f"min {lengths.min()}, median {np.median(lengths):.10g}, max {lengths.max()}",
             "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
             "state": key or "none",
             "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
