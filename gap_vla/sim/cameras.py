@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-
-from gap_vla.core.typed_config import choose
-from gap_vla.sim.specs import UnknownNameError
 
 _CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
@@ -113,14 +109,3 @@ class StockView:
         axes = camera.xmat.reshape(3, 3)  # columns: right, up, backward
         fovy = float(data.model.cam_fovy[camera.id])
         return CameraPose(camera.xpos.copy(), -axes[:, 2], axes[:, 1].copy(), fovy)
-
-
-def find_view(name: str, own: Mapping[str, View], model: Any) -> View | StockView:
-    """A task's own view, or a camera of the model, by name.
-
-    Raises:
-        UnknownNameError: lists the names of both.
-    """
-    stock = [model.camera(i).name for i in range(model.ncam)]
-    choose(name, [*own, *stock], "camera", UnknownNameError)
-    return own[name] if name in own else StockView(name)

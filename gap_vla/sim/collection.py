@@ -251,14 +251,15 @@ def _play(
                 with _alive(attempt):
                     connection.send((attempt, _seed_of(seed, attempt)))
                 busy[connection] = attempt
-            ready = wait(list(busy), timeout=_PATIENCE)
+            ready: list[Any] = wait(list(busy), timeout=_PATIENCE)
             if not ready:
                 raise CollectionError(
                     f"{task}: no worker finished an episode within {_PATIENCE:.0f} s (a hanging OpenGL driver gives no "
                     "error); make the same call again to continue, with fewer workers if the machine is busy"
                 )
             for connection in ready:
-                finished, outcome, detail = _answer(connection, busy[connection])
+                with _alive(busy[connection]):
+                    finished, outcome, detail = connection.recv()
                 if outcome == REFUSED:
                     raise _stopped(detail, folder)
                 if outcome == CRASHED:
@@ -283,11 +284,6 @@ def _seed_of(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
 
 
-def _answer(connection: Any, attempt: int) -> tuple[int, str, Any]:
-    with _alive(attempt):
-        return connection.recv()
-
-
 @contextlib.contextmanager
 def _alive(attempt: int) -> Iterator[None]:
     """What a pipe raises whose other end has died becomes a CollectionError."""
@@ -295,7 +291,8 @@ def _alive(attempt: int) -> Iterator[None]:
         yield
     except (EOFError, OSError):
         raise CollectionError(
-            f"a worker died during attempt {attempt} (killed, or out of memory); make the same call again to continue"
+            f"a worker died during attempt {attempt} (killed, out of memory, or started by a script that calls outside "
+            "of `if __name__ == '__main__'`); make the same call again to continue"
         ) from None
 
 

@@ -22,8 +22,9 @@ class ObjectMover(gymnasium.Wrapper):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         self._step = 0
-        self._direction = np.random.default_rng(options.get("seed")).uniform(0, 2 * np.pi)
-        return super().reset(**options)
+        observation, info = super().reset(**options)
+        self._direction = np.random.default_rng(info["episode_seed"]).uniform(0, 2 * np.pi)
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._step == MOVE_AT_STEP:

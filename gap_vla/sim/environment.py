@@ -6,7 +6,7 @@ import importlib
 import os
 import string
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import CAMERAS, choose
-from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
+from gap_vla.sim.cameras import CameraPose, StockView, View
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
 from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
@@ -61,19 +61,18 @@ class SimEnv(gymnasium.Env):
         world: World,
         image_size: int,
         cameras: Sequence[str],
-        views: Mapping[str, View | StockView],
+        view: View | StockView,
     ) -> None:
         self.task, self.variant, self.world = spec, variant, world
         self.metadata = {**self.metadata, "render_fps": spec.control_hz}
-        self._image_size, self._base_views = image_size, dict(views)
+        self._image_size = image_size
         self.cameras = [camera for camera in CAMERAS if camera in cameras]
-        self._views = dict(views)
+        self._views = {"primary": view, "wrist": world.wrist}
         self._renderer: FastRenderer | None = None
         self._owner = os.getpid(), threading.get_ident()
         self._quaternions: np.ndarray | None = None
         self._steps = self._held = 0
-        self._success = self._over = False
-        self._started = False
+        self._success, self._over = False, True
         self.episode_seed = -1
         spaces: dict[str, gymnasium.Space] = {
             f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -91,20 +90,21 @@ class SimEnv(gymnasium.Env):
         """Starts the episode that `seed` names: the same one in every process, whatever happened before.
 
         Without a seed the next one is drawn from the generator that the last seed started. Raises UserError for a
-        seed that is no whole number of 32 bits.
+        seed that is no whole number of 32 bits, and for options: there are none.
         """
         check_owner(self._owner)
+        if options:
+            raise UserError(f"reset() knows no option {', '.join(map(str, options))}; give make() what differs")
         own = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
         super().reset(seed=own)
         self.episode_seed = int(self.np_random.integers(2**31)) if own is None else own
         rng = np.random.default_rng(self.episode_seed)
         self.world.reset(rng)
-        self._views = dict(self._base_views)
-        if self.variant.camera and isinstance(view := self._views.get("primary"), View):
-            self._views["primary"] = view.shifted(rng)
+        if self.variant.camera:
+            self._views["primary"] = self.world.near.shifted(rng)
         self._steps = self._held = 0
         self._success = self._over = False
-        self._started, self._quaternions = True, None
+        self._quaternions = None
         return self._observe(), self._info()
 
     def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -116,10 +116,9 @@ class SimEnv(gymnasium.Env):
             RuntimeError: before the first reset, or after the episode's end.
         """
         check_owner(self._owner)
-        if not self._started or self._over:
-            raise RuntimeError(
-                "the episode is over; call reset()" if self._started else "call reset() before the first step"
-            )
+        if self._over:
+            begun = self.episode_seed >= 0
+            raise RuntimeError("the episode is over; call reset()" if begun else "call reset() before the first step")
         self.world.step(self._checked(action))
         self._steps += 1
         now = self.world.succeeded()
@@ -140,9 +139,9 @@ class SimEnv(gymnasium.Env):
 
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
-        if camera not in self._views:  # not part of the observation, but wanted now
-            self._base_views[camera] = self._views[camera] = self.world.views[camera]
-        return self._views[camera].pose(self.world.data)
+        if self.episode_seed < 0:
+            raise RuntimeError("call reset() before the first picture")
+        return self._views[choose(camera, CAMERAS, "camera", UnknownNameError)].pose(self.world.data)
 
     @property
     def renderer(self) -> FastRenderer:
@@ -233,12 +232,13 @@ def make(
     (9,)
 
     Raises:
-        UserError: `image_size` is no size.
+        UserError: `image_size` is no size, `seed` no whole number of 32 bits.
         UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
         RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
     """
     spec, chosen = task_spec(name), variant_spec(variant)
-    image_size = whole("image_size", image_size, 1, 4096)
+    image_size, cameras = whole("image_size", image_size, 1, 4096), tuple(cameras)
+    seed = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
     spec.require_cameras(cameras, camera)
     chosen.require_view(camera)
     if render_mode is not None:
@@ -248,10 +248,10 @@ def make(
     except RenderingError:
         if cameras:
             raise
-        os.environ.setdefault("MUJOCO_GL", "disable")  # MuJoCo and robosuite can be imported then
+        os.environ["MUJOCO_GL"] = "disable"  # MuJoCo and robosuite can be imported then
     world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
-    views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in {"primary", *cameras}}
-    env = SimEnv(spec, chosen, world, image_size, cameras, views)
+    view = world.near if camera == "near" else StockView(camera)
+    env = SimEnv(spec, chosen, world, image_size, cameras, view)
     env.render_mode = render_mode
     if seed is not None:
         gymnasium.Env.reset(env, seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.foreign import whole
 from gap_vla.sim.world import Goal, World
 
 OPEN, CLOSE = -1.0, 1.0
@@ -86,10 +87,18 @@ class Follower:
         self._plan = list(world.expert_phases(style))
         self._index = self._steps = self._inside = 0
         self._held: Sequence[Goal] | None = None
+        self._time = world.data.time
         self.phase, self.switched = self._plan[0].name, False
 
     def step(self) -> tuple[Phase, Sequence[Goal]]:
-        """The present phase and its goals, one step further into it."""
+        """The present phase and its goals, one step further into it.
+
+        Raises:
+            RuntimeError: the environment was reset since.
+        """
+        if self._world.data.time < self._time:
+            raise RuntimeError("the episode that this was made for is over; make another after each reset()")
+        self._time = self._world.data.time
         phase = self._plan[self._index]
         self.phase, self.switched = phase.name, self._steps == 0
         goals = self._held if self._held is not None else phase.target()
@@ -151,8 +160,9 @@ def make_expert(env: Any, *, seed: int) -> Expert:
         seed: of the expert's style (speed, heights), so that demonstrations are not copies of each other.
 
     Raises:
+        UserError: `seed` is no whole number of 32 bits.
         RuntimeError: before the environment's first reset.
     """
     if env.unwrapped.episode_seed < 0:
         raise RuntimeError("call reset() before the expert is made")
-    return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(seed)))
+    return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(whole("seed", seed, 0, 2**32 - 1))))

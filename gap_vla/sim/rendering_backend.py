@@ -55,20 +55,18 @@ def require_rendering() -> str:
     _name_glfw()
     if wanted in ("disable", "off", "0"):
         raise RenderingError(f"MUJOCO_GL={wanted} switches rendering off; unset it, or use cameras=()")
-    if wanted in _LIBRARIES:
-        if not _loadable(wanted):
-            package = APT_EGL if wanted == "egl" else APT_OSMESA
-            raise RenderingError(
-                f"MUJOCO_GL={wanted}, but lib{_LIBRARIES[wanted][0]} is not installed; run `{package}`, or unset "
-                "MUJOCO_GL to let gap_vla choose"
-            )
-        return wanted
-    if wanted:
+    if wanted and wanted not in _LIBRARIES:
         raise RenderingError(f"MUJOCO_GL={wanted} is nothing to draw with; give {', '.join(_LIBRARIES)}, or unset it")
-    for platform in _LIBRARIES:
+    for platform in [wanted] if wanted else _LIBRARIES:
         if _loadable(platform):
             _select(platform)
             return platform
+    if wanted:
+        package = APT_EGL if wanted == "egl" else APT_OSMESA
+        raise RenderingError(
+            f"MUJOCO_GL={wanted}, but lib{_LIBRARIES[wanted][0]} is not installed; run `{package}`, or unset "
+            "MUJOCO_GL to let gap_vla choose"
+        )
     raise RenderingError(
         "no library for drawing without a display was found: neither EGL (libEGL.so.1) nor OSMesa (libOSMesa). "
         f"Run `{APT_EGL}` (or `{APT_OSMESA}`), or use cameras=() where no pictures are needed"

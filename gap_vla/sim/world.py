@@ -51,7 +51,6 @@ class World(abc.ABC):
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         self.spec, self.variant = spec, variant
-        self.views = {"near": self.near, "wrist": self.wrist}
 
     @abc.abstractmethod
     def reset(self, rng: np.random.Generator) -> None:

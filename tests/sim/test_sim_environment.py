@@ -6,6 +6,7 @@ import concurrent.futures
 import hashlib
 import subprocess
 import sys
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -15,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 import gap_vla.sim as sim
 from gap_vla.core.errors import UserError
 from gap_vla.rollouts.task import sim_task
-from gap_vla.sim.disturbance import pictures_with_objects_moved
+from gap_vla.sim.disturbance import MOVE_AT_STEP, ObjectMover, pictures_with_objects_moved
 from gap_vla.sim.rendering_backend import RenderingError
 
 
@@ -124,8 +125,14 @@ def test_a_seed_may_be_any_whole_number_and_nothing_else(assembly):
         assembly.reset(seed=seed)
         assert assembly.unwrapped.episode_seed == 3
     for seed in (3.0, "3", -1, 2**70):
-        with pytest.raises(UserError, match=r"seed is .*; it must be a whole number from 0 to 4294967295"):
-            assembly.reset(seed=seed)
+        for call in (assembly.reset, partial(sim.make, "assembly"), partial(sim.make_expert, assembly)):
+            with pytest.raises(UserError, match=r"seed is .*; it must be a whole number from 0 to 4294967295"):
+                call(seed=seed)
+
+
+def test_options_of_a_reset_are_not_passed_over(assembly):
+    with pytest.raises(UserError, match=r"reset\(\) knows no option variant; give make\(\) what differs"):
+        assembly.reset(seed=1, options={"variant": "light"})
 
 
 def test_an_expert_is_made_after_the_reset():
@@ -134,10 +141,32 @@ def test_an_expert_is_made_after_the_reset():
         sim.make_expert(env, seed=0)
 
 
+def test_an_expert_plays_no_other_episode(assembly):
+    assembly.reset(seed=0)
+    expert = sim.make_expert(assembly, seed=0)
+    for _ in range(2):
+        assembly.step(expert.act())
+    assembly.reset(seed=1)
+    with pytest.raises(RuntimeError, match=r"is over; make another after each reset\(\)"):
+        expert.act()
+
+
+def test_objects_are_moved_in_a_direction_that_the_layout_determines(assembly):
+    env, places = ObjectMover(assembly), []
+    for _ in range(2):
+        env.reset(seed=1)
+        env.reset()
+        for _ in range(MOVE_AT_STEP + 1):
+            env.step(np.zeros(7))
+        places.append(assembly.world.data.qpos.copy())
+    np.testing.assert_array_equal(*places)
+
+
 def test_an_episode_is_truncated_at_the_horizon_and_then_over():
     env = sim.make("assembly", cameras=())
-    with pytest.raises(RuntimeError, match="call reset"):
-        env.step(np.zeros(7))
+    for act in (env.render, partial(env.step, np.zeros(7))):
+        with pytest.raises(RuntimeError, match=r"call reset\(\) before the first"):
+            act()
     env.reset(seed=0)
     ends = [env.step(np.zeros(7))[2:4] for _ in range(env.task.horizon)]
     assert ends[-1] == (False, True) and not any(t or u for t, u in ends[:-1])

@@ -39,10 +39,20 @@ def test_a_platform_that_nobody_knows_is_not_overruled(monkeypatch, no_platform)
         sim.require_rendering()
 
 
-def test_osmesa_is_the_fallback(monkeypatch, no_platform):
+@pytest.mark.parametrize(("asked", "there"), [("", "osmesa"), ("egl", "egl")])
+def test_osmesa_is_the_fallback_and_pyopengl_is_told(monkeypatch, no_platform, asked, there):
+    monkeypatch.setenv("MUJOCO_GL", asked)
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "glx")  # MuJoCo could not be imported
     monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
-    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: platform == "osmesa")
-    assert sim.require_rendering() == "osmesa"
+    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: platform == there)
+    assert sim.require_rendering() == os.environ["PYOPENGL_PLATFORM"] == there
+
+
+def test_without_pictures_a_platform_that_is_missing_is_not_needed(monkeypatch, no_platform):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: False)
+    sim.make("assembly", cameras=()).close()
+    assert os.environ["MUJOCO_GL"] == "disable"  # what MuJoCo is imported with
 
 
 @pytest.mark.parametrize("task", ["assembly", "threading"])
@@ -189,8 +199,10 @@ def test_objects_cover_the_same_pixels_as_in_the_stock_renderer(assembly):
 
 
 def test_stock_cameras_are_available_by_name_and_unknown_ones_are_listed():
-    env = sim.make("assembly", image_size=32, camera="corner2")
+    env = sim.make("assembly", image_size=32, camera="corner2", cameras=iter(("primary",)))
     assert env.reset(seed=0)[0]["image_primary"].std() > 5
+    with pytest.raises(sim.UnknownNameError, match="camera 'corner2' is unknown; choose one of primary, wrist"):
+        env.camera_pose("corner2")
     env.close()
     with pytest.raises(sim.UnknownNameError, match=r"near.*corner2"):
         sim.make("assembly", camera="corner9")
