@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gap_vla.core.progress import Progress
+from gap_vla.core.typed_config import choose
 from gap_vla.demos.fields import resized
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
@@ -279,8 +280,10 @@ def scenes(
     """What `closed_loop` plays, by name: the policy as it is disturbed, and where.
 
     Raises:
-        PolicyError: the library lacks what an intervention puts in the place of what the task shows.
+        PolicyError: no such intervention, or one for which the library lacks what the task shows.
     """
+    for name in interventions:
+        choose(name, ALL_INTERVENTIONS, "intervention", PolicyError)
     for name in interventions if isinstance(task, SimTask) else ():
         _require_fitting(name, task, library)
     for name in ["none", *interventions]:

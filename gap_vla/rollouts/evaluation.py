@@ -72,7 +72,8 @@ class Limits:
 
 def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     """What an evaluation is one of, as `evaluation.json` has it."""
-    return {"task": {**task.identity(), "horizon": int(task.horizon)}, "seed": int(seed), "policy": identity(policy)}
+    scene = {"task": task.name, **task.identity(), "horizon": int(task.horizon)}
+    return {"task": scene, "seed": int(seed), "policy": identity(policy)}
 
 
 def evaluate(
@@ -121,8 +122,8 @@ def evaluate(
     named = getattr(policy, "layout_seeds", None)
     seed = int(seed)  # numpy's goes into no JSON
     layouts = named or {e: seed + e for e in range(episodes)}
-    if len(layouts) < episodes:
-        raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
+    if (known := len({layouts[e] for e in range(episodes) if e in layouts})) < episodes:
+        raise EvaluationError(f"{policy.name} knows {known} layouts, {episodes} episodes are asked for")
 
     def layout_of(episode: int) -> int | None:
         return layouts.get(episode) if named else seed + episode
@@ -182,7 +183,7 @@ def evaluate(
             raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
         summary = {
             **what,
-            "source": getattr(policy, "source", None),
+            "source": None if (source := getattr(policy, "source", None)) is None else str(source),
             **summarize([log.records[e] for e in range(episodes)], chosen.phases),
             "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
             "videos": [str(path.relative_to(out)) for path in shelf.paths if film_of(path.name) in range(episodes)],
@@ -199,6 +200,7 @@ def _require_of(log: EpisodeLog, summary: Section, layout_of: Callable[[int], in
         raise summary.error(f"{summary.where}: its layout_seeds are not those of its episodes; move it away")
     odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
     odd += [f"episode {e}" for e in odd_episodes(summary.values, log.records.values())]
+    odd += [f"episode {e}" for e in range(len(played)) if e not in log.records]
     if odd:
         raise EvaluationError(
             f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -75,10 +76,10 @@ def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequ
     Raises:
         PolicyError: another number of rows, no numbers, or NaN or numbers that are no actions in them.
     """
-    actions = np.asarray(policy.act(observations, episode_ids))
-    if actions.ndim != 2 or len(actions) != len(episode_ids) or actions.dtype.kind not in "biuf":
-        raise PolicyError(f"{policy.name} returned {actions.dtype} {actions.shape} for {len(episode_ids)} observations")
-    if (odd := ~(np.abs(actions.astype(np.float64)) <= MOST_ACTION).all(1)).any():
+    actions = as_numbers(policy.act(observations, episode_ids))
+    if actions.ndim != 2 or len(actions) != len(episode_ids):
+        raise PolicyError(f"{policy.name} returned actions {actions.shape} for {len(episode_ids)} observations")
+    if (odd := ~(np.abs(actions) <= MOST_ACTION).all(1)).any():
         where = f"{policy.name}: the action in episode {episode_ids[int(odd.argmax())]}"
         raise PolicyError(f"{where} is NaN or no action, beyond ±{MOST_ACTION:g}; take another checkpoint or policy")
     return actions
@@ -91,8 +92,14 @@ def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
 
 
 def identity(policy: Policy) -> dict[str, Any]:
-    """What an evaluation writes down about its policy, to notice on resume that it is another one."""
-    return {"name": policy.name, **getattr(policy, "identity", {})}
+    """What an evaluation writes down about its policy, to notice on resume that it is another one. Raises PolicyError:
+    what the policy says of itself is no JSON."""
+    said = {"name": policy.name, **getattr(policy, "identity", {})}
+    try:
+        return json.loads(json.dumps(said, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        what = "numbers (no NaN), texts, lists and maps of Python's"
+        raise PolicyError(f"{policy.name}: its identity holds something else than {what}: {one_line(error)}") from None
 
 
 class RandomPolicy:

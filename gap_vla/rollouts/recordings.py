@@ -48,7 +48,7 @@ class Recording:
         name: how messages call it: file and episode.
 
     Raises:
-        EvaluationError: no steps, or NaN or infinity in its numbers.
+        EvaluationError: no steps, arrays of different lengths, or NaN or infinity in its numbers.
     """
 
     images: dict[str, np.ndarray]
@@ -61,8 +61,11 @@ class Recording:
     name: str = "a recording"
 
     def __post_init__(self) -> None:
-        if len(self.proprio) == 0 or len(self.action) != len(self.proprio):
-            raise EvaluationError(f"{self.name}: {len(self.proprio)} steps and {len(self.action)} actions")
+        told = {"action": self.action, "transition": self.transition, "free": self.free, **self.images}
+        told |= {f"moved {key}": pictures for key, pictures in (self.moved or {}).items()}
+        for key, values in told.items():
+            if values is not None and not 0 < len(values) == len(self.proprio):
+                raise EvaluationError(f"{self.name}: proprio has {len(self.proprio)} steps, {key} {len(values)}")
         for name, values in (("proprio", self.proprio), ("action", self.action)):
             if not np.isfinite(values).all():
                 step = int(np.argmin(np.isfinite(values).all(1)))
@@ -193,7 +196,8 @@ def played(
     for step in range(max(len(recording) for recording, _ in episodes)):
         live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
         moments = [episodes[place][1](step) for place in live]
-        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        shown = [key for key in moments[0] if all(key in moment for moment in moments)]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in shown}
         for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
             found[place].append(action)
     forget(policy, ids)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError, whole
+from gap_vla.core.foreign import CheckpointError, refusing, whole
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import load_saved_policy, parameter_digest, require_own_statistics
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
@@ -122,11 +122,14 @@ class SmallTorchPolicy(ChunkPolicy):
 
         Raises:
             CheckpointError: no small policy there, or a damaged one.
+            PolicyError: no such device.
         """
         path = Path(run_or_checkpoint)
         directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
         policy, normalization, statistics = load_saved_policy(directory)
-        loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        with refusing(f"device {device}", "give cpu, or one that torch finds here", PolicyError):
+            policy.to(device)
+        loaded = cls(policy, statistics, normalization=normalization, source=str(directory), **options)
         require_own_statistics(directory, statistics, normalization)
         loaded.camera = policy.view
         return loaded

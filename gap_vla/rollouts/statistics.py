@@ -83,8 +83,10 @@ def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def as_outcomes(values: Any) -> Bool[np.ndarray, "..."]:
     """Outcomes as bool. Raises OutcomesError: one is not 0 or 1."""
     found = np.asarray(values)
-    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
-        raise OutcomesError(f"outcomes are {found.dtype} {found.ravel()[:5].tolist()}…; they must be 0 or 1")
+    if found.dtype.kind not in "biuf" or np.ma.is_masked(values) or not np.isin(found, (0, 1)).all():
+        raise OutcomesError(
+            f"outcomes are {found.dtype} {found.ravel()[:5].tolist()}…; all must be 0 or 1, none masked"
+        )
     return found.astype(bool)
 
 

@@ -53,7 +53,7 @@ class Task(Protocol):
     def phases(self) -> tuple[str, ...]: ...
 
     def make(self) -> Any:
-        """A gymnasium environment, made and used inside one worker."""
+        """A gymnasium environment, made and used inside one worker; `info["success"]` of its steps is 0 or 1."""
 
     def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
         """An expert for the episode that `env` has just been reset to."""

@@ -103,6 +103,8 @@ class _Slot:
     def step(self, command: Step) -> Frame:
         started = time.perf_counter()
         observation, _, terminated, truncated, info = self._env.step(command.action)
+        if info.get("success") not in (0, 1):
+            raise ValueError(f"its info has success {info.get('success')!r} after a step; it must be 0 or 1")
         return self._frame(command.slot, observation, info, bool(terminated or truncated), started)
 
     def close(self) -> None:
@@ -122,6 +124,8 @@ class _Slot:
                 self._phase = self._watcher.look()
             except Exception:
                 self._watcher = None
+        if self._phase is not None and self._task.phases and self._phase not in self._task.phases:
+            raise ValueError(f"phase {self._phase!r} is none of its task's phases")
         rendering = float(info.get("render_seconds", 0.0))
         success = bool(info.get("success", False))
         elapsed = time.perf_counter() - started

@@ -53,7 +53,15 @@ class _Link:
         """
         self._stack = contextlib.ExitStack()
         self.connection: ClientConnection = self._stack.enter_context(
-            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1, proxy=None)
+            connect(
+                address,
+                compression=None,
+                max_size=MAX_ANSWER,
+                ping_interval=None,  # servers that compute in their event loop, as openpi's, answer none meanwhile
+                open_timeout=10,
+                close_timeout=1,
+                proxy=None,
+            )
         )
         with self._stack:
             greeting = self.connection.recv(timeout=max(_GREETING, patience))
@@ -86,7 +94,7 @@ class RemotePolicy:
 
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
-        PolicyError: `address` is none, or `patience` no time.
+        PolicyError: `address` is none, or `patience` or `limit` no time.
     """
 
     def __init__(
@@ -97,7 +105,8 @@ class RemotePolicy:
         self.cameras: tuple[str, ...] = ()  # of training, where the server tells
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
-        self.address, self._keys, self._limit = address, keys or KeyMapping(), limit
+        self.address, self._keys = address, keys or KeyMapping()
+        self._limit = finite("limit", limit, 0.001, 86_400, PolicyError)
         self._links: dict[int, _Link] = {}
         self._lost: Counter[int] = Counter()  # connections, by episode
         self._waited: dict[int, float] = {}  # seconds of patience, by episode

@@ -418,6 +418,11 @@ def test_a_small_policy_takes_whole_threads(run, threads):
         SmallTorchPolicy.load(run("small"), threads=threads)
 
 
+def test_a_device_that_torch_does_not_know_is_refused(run):
+    with pytest.raises(PolicyError, match=r"device gpu: .*; give cpu, or one that torch finds here"):
+        load_checkpoint(run("small"), device="gpu")
+
+
 @pytest.mark.parametrize("left", ["dataset.json", "metrics.jsonl", "summary.json"])
 def test_a_run_that_lost_its_settings_does_not_act_otherwise_than_they_said(run, left):
     folder = run("small")

@@ -271,6 +271,8 @@ def test_what_cannot_be_swapped_in_the_simulator_is_said_before_anything_is_play
     task, others = sim_task("assembly"), [whole, dataclasses.replace(whole, **change)]
     assert len(list(scenes(Seeing(), task, [whole], [name]))) == 2
     assert len(list(scenes(Seeing(), task, others, ["images_black", "objects_moved"]))) == 3
+    with pytest.raises(PolicyError, match=r"intervention 'images_swaped' is unknown \(did you mean 'images_swapped'"):
+        next(scenes(Seeing(), task, others, ["images_swaped"]))
     with pytest.raises(PolicyError, match=f"^theirs: {said}.*; give recordings of assembly, or leave {name} out of"):
         next(scenes(Seeing(), task, others, [name]))
 

@@ -159,6 +159,12 @@ def test_a_file_in_the_place_of_a_summary_is_named_and_stays(tmp_path):
         (tmp_path / "summary.json").write_text(json.dumps(left))
         with pytest.raises(EvaluationError, match=said):
             evaluated(2)
+    (tmp_path / "summary.json").write_text(json.dumps(summary))  # the only one that knows of episode 1
+    (first,) = read_episodes(tmp_path / "episodes.jsonl")[0].keys() - {1}
+    lines = (tmp_path / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "episodes.jsonl").write_text(lines[first])
+    with pytest.raises(EvaluationError, match=r"says of episode 1 other than .*; copy both again, or move it away"):
+        evaluated(1)
 
 
 def test_a_film_of_an_episode_that_ended_otherwise_is_named(tmp_path):
@@ -193,8 +199,10 @@ def test_numbers_of_numpy_are_taken_as_pythons(tmp_path):
     assert json.dumps(evaluated(RandomPolicy(7, np.int64(3)), task, 0))
     assert json.dumps(ReplayPolicy([np.zeros((2, 7))], np.array([5])).layout_seeds) == '{"0": 5}'
     options = {"workers": 1, "videos": 0, "progress": False}
-    summary = evaluate(ExpertPolicy(), PointTask(), episodes=1, seed=np.int64(5), out_dir=tmp_path, **options)
-    assert summary["layout_seeds"] == [5]
+    policy = ExpertPolicy()
+    policy.source = tmp_path
+    summary = evaluate(policy, PointTask(), episodes=1, seed=np.int64(5), out_dir=tmp_path, **options)
+    assert summary["layout_seeds"] == [5] and summary["source"] == str(tmp_path)
 
 
 def test_an_evaluation_whose_folder_is_renamed_stops(tmp_path):

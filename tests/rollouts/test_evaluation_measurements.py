@@ -3,7 +3,9 @@
 import dataclasses
 import threading
 import time
+import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,10 +29,12 @@ from gap_vla.rollouts import (
     evaluate as evaluate_as_asked,
 )
 from gap_vla.rollouts.diagnose import closed_loop, open_loop
+from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.heldout import held_out
-from gap_vla.rollouts.policy import asked
+from gap_vla.rollouts.policy import asked, identity
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
-from gap_vla.rollouts.summary import describe
+from gap_vla.rollouts.summary import describe, title
+from gap_vla.rollouts.workers import Crash, Privilege, Reset, Step, _answer, _Slot
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import LoadedPolicy
 from gap_vla.sim import UnknownNameError
@@ -204,6 +208,51 @@ def test_a_state_that_is_no_number_fails_its_episode_by_name_and_never_reaches_t
     ]
 
 
+class Odd(PointTask):
+    """A simulator of somebody else's, whose watcher and `info` say what nobody understands."""
+
+    said, phase = {}, "move"
+
+    def identity(self):
+        return {"size": 3}
+
+    def make(self):
+        env, step = super().make(), PointTask.make(self).step.__func__
+        env.step = lambda action: (*step(env, action)[:4], self.said)
+        return env
+
+    def make_watcher(self, env):
+        return types.SimpleNamespace(look=lambda: self.phase)
+
+
+@pytest.mark.parametrize(
+    ("said", "phase", "problem"),
+    [
+        ({"is_success": True}, "move", "its info has success None after a step; it must be 0 or 1"),
+        ({"success": NAN}, "move", "its info has success nan after a step"),
+        ({"success": np.float32(1)}, "fly", "phase 'fly' is none of its task's phases"),
+        ({"success": np.float32(1)}, "grip", None),
+    ],
+)
+def test_a_simulator_that_does_not_say_success_or_names_another_phase_has_failed(said, phase, problem):
+    task = Odd()
+    for name, value in (("said", said), ("phase", phase)):
+        object.__setattr__(task, name, value)
+    slot = _Slot(task, Privilege.PHASES)
+    answers = [_answer(slot, Reset(0, 5)), _answer(slot, Step(0, np.zeros(7)))]
+    found = [one for one in answers if isinstance(one, Crash)]
+    assert problem in found[0].message if problem else answers[1].success and answers[1].done
+    assert title(evaluated(RandomPolicy(7), task, 0)) == "random on pointmass"  # its identity says nothing of a task
+
+
+@pytest.mark.parametrize("value", [np.int64(3), NAN, Path("x")])
+def test_what_a_policy_says_of_itself_is_json(value):
+    policy = RandomPolicy(7)
+    policy.identity = {"step": value}
+    with pytest.raises(PolicyError, match="random: its identity holds something else than numbers"):
+        identity(policy)
+
+
 class Nameless(RandomPolicy):
     """A policy that does not say which one it is."""
 
@@ -257,6 +306,16 @@ def test_recorded_numbers_that_are_none_are_refused_by_file_episode_and_step(fie
         Recording(**{**whole, field: values})
 
 
+@pytest.mark.parametrize("field", ["images", "moved", "transition", "free", "action"])
+def test_a_recording_whose_arrays_have_different_lengths_is_refused(field):
+    steps = {"proprio": np.zeros((4, 9)), "action": np.zeros((4, 7))}
+    steps |= {"images": {"image_primary": np.zeros((4, 8, 8, 3))}, "transition": np.zeros(4, bool)}
+    Recording(**steps)
+    one_more = {"image_primary": np.zeros((5, 8, 8, 3))} if field in ("images", "moved") else np.zeros((5, 7))
+    with pytest.raises(EvaluationError, match=r"a recording: proprio has 4 steps, .* 5$"):
+        Recording(**{**steps, field: one_more})
+
+
 class Answering(Seeing):
     def __init__(self, answer):
         self.answer = answer
@@ -270,7 +329,8 @@ class Answering(Seeing):
     ("answer", "message"),
     [
         (lambda rows: np.full((rows, 7), NAN), "action in episode 0 is NaN or no action"),
-        (lambda rows: np.zeros((rows - 1, 7)), r"returned float64 \(\d, 7\) for \d+ observations"),
+        (lambda rows: np.zeros((rows - 1, 7)), r"returned actions \(\d, 7\) for \d+ observations"),
+        (lambda rows: np.ma.masked_less(np.zeros((rows, 7)), 1), "returned masked entries, not an array of numbers"),
         (lambda rows: np.array(["forward"] * rows), r"returned <U7"),
         (
             lambda rows: np.zeros((rows, 5)),
@@ -308,6 +368,15 @@ def test_recordings_that_show_different_things_are_not_measured_together(measure
             measure(Seeing(), [first, odd])
 
 
+def test_a_camera_that_only_some_of_the_later_recordings_have_is_shown_of_none():
+    first, *others = (record(seed) for seed in range(3))
+    short = {key: getattr(first, key)[:3] for key in ("proprio", "action", "transition")}
+    short["images"] = {key: pictures[:3] for key, pictures in first.images.items()}
+    wrist = {**others[0].images, "image_wrist": others[0].images["image_primary"]}
+    shown = [dataclasses.replace(first, **short), dataclasses.replace(others[0], images=wrist), others[1]]
+    assert open_loop(Seeing(), shown).steps == sum(map(len, shown))
+
+
 @pytest.mark.parametrize("measure", [held_out, open_loop])
 def test_recordings_that_never_move_measure_nothing(measure):
     still = [Recording(r.images, r.proprio, np.zeros_like(r.action)) for r in (record(0), record(1))]
@@ -335,7 +404,8 @@ def test_an_address_that_is_none_is_refused_at_once(address):
         RemotePolicy(address, patience=3600)
 
 
-@pytest.mark.parametrize("patience", [-1, NAN, float("inf"), "long"])
-def test_a_patience_that_is_no_time_is_refused(patience):
-    with pytest.raises(PolicyError, match="patience is"):
-        RemotePolicy("ws://localhost:9", patience=patience)
+@pytest.mark.parametrize("name", ["patience", "limit"])
+@pytest.mark.parametrize("seconds", [-1, NAN, float("inf"), "long"])
+def test_a_patience_or_limit_that_is_no_time_is_refused(name, seconds):
+    with pytest.raises(PolicyError, match=f"{name} is"):
+        RemotePolicy("ws://localhost:9", **{"patience": 0, name: seconds})

@@ -120,6 +120,8 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
     assert summary["success_rate"] == 1.0 and summary["layout_seeds"] == seeds
     with pytest.raises(EvaluationError, match="knows 2 layouts, 3 episodes"):
         evaluate(ReplayPolicy(recordings, seeds), tmp_path / "more", episodes=3)
+    with pytest.raises(EvaluationError, match="knows 1 layouts, 2 episodes"):
+        evaluate(ReplayPolicy(recordings, [5, 5]), tmp_path / "twice", episodes=2)
     assert summary["mean_steps"] == np.mean([len(actions) for actions in recordings])
 
 

@@ -147,3 +147,5 @@ def test_unequal_and_impossible_shapes_are_refused():
     for first, second in (((2, 5), (2, 6)), ((1, 5), (5,)), ((5,), (1, 5)), ((), ())):
         with pytest.raises(ValueError, match="shapes"):
             paired_difference(np.ones(first), np.ones(second))
+    with pytest.raises(ValueError, match="all must be 0 or 1, none masked"):
+        paired_difference(np.ma.masked_array([1, 1], [0, 1]), np.zeros(2))
