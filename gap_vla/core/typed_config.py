@@ -214,6 +214,8 @@ def check_numbers(config: Any, section: str, error: type[Exception] | None = Non
         if problem := field.problem(value):
             key = f"{section}.{name}" if section else name
             raise (error or ConfigError)(f"{key} is {_found(value)}; {problem}")
+        if hasattr(value, "item"):  # a number of numpy's, which JSON does not take
+            object.__setattr__(config, name, value.item())
 
 
 @functools.cache

@@ -1,10 +1,11 @@
-"""Whether files of demonstrations are what they were: by their content, and while they are read."""
+"""Which files a folder of demonstrations holds, and whether they are what they were: by content, and while read."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,28 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import MOST_COMPRESSED
 
 
+def listed(folder: Path) -> Iterator[Path]:
+    """Files and folders in a folder, also behind links to folders; nothing hidden. None, where there is no folder.
+
+    Raises:
+        EpisodeError: a folder may not be listed.
+    """
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True) if folder.is_dir() else ():
+        above = {os.path.realpath(one) for one in (Path(place), *Path(place).parents)}  # of links that lead in a circle
+        found = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in above]
+        folders[:] = [name for name in found if name[0] != "." and name != "lost+found"]  # root's, on whole disks
+        yield from (Path(place, name) for name in (*folders, *files) if name[0] != ".")
+
+
+def _refuse(error: OSError) -> None:
+    raise EpisodeError(f"{error.filename} cannot be listed ({error.strerror}); get the right to read it, or a copy")
+
+
 class Unchanged:
     """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another."""
 
     def __init__(self, path: Path) -> None:
-        files = path.rglob("*") if path.is_dir() else [path]
-        self._seen = {file: self._look(file) for file in files if file.is_file()}
+        self._seen = {file: self._look(file) for file in (path, *listed(path)) if file.is_file()}
 
     def __call__(self) -> None:
         for file, seen in self._seen.items():
@@ -39,9 +56,7 @@ def content_digest(path: Path) -> str:
     Raises:
         EpisodeError: a file that is mostly a hole, as an interrupted copy leaves it.
     """
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in files if file.is_file() and not any(p[0] == "." for p in file.relative_to(path).parts)]
-    seen = ((file, file.stat()) for file in files)
+    seen = ((file, file.stat()) for file in sorted((path, *listed(path))) if file.is_file())
     return _content_digest(
         path, tuple((f, s.st_size, 512 * s.st_blocks, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in seen)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
 from gap_vla.core.foreign import finite, one_line, refusing
+from gap_vla.demos.content import listed
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 
@@ -76,7 +76,7 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
         EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one;
             or what it holds may not be listed.
     """
-    every = list(_listed(folder)) if folder.is_dir() else []
+    every = list(listed(folder))
     if found := sorted(path for path in every if path.parent == folder and ".tfrecord" in path.name):
         raise EpisodeError(
             f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a killed conversion "
@@ -87,16 +87,6 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     if found and found[0].parent == folder != found[-1].parent:
         raise EpisodeError(f"{folder}: {found[-1]} lies in a folder of its own; put all demonstrations into one folder")
     return [path for path in found if path.parent == folder]
-
-
-def _listed(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]  # root's, on whole disks
-        yield from (Path(place, name) for name in (*folders, *files) if name[0] != ".")
-
-
-def _refuse(error: OSError) -> None:
-    raise EpisodeError(f"{error.filename} cannot be listed ({error.strerror}); get the right to read it, or a copy")
 
 
 def require_cameras(names: Sequence[str], where: str) -> None:

@@ -15,13 +15,12 @@ _BLOCK = 4096
 
 def is_cut_off(pictures: h5py.Dataset) -> bool:
     """Whether one, or a chunk of them, is a hole in the file, as an interrupted copy leaves it; in a file that was made
-    sparse, black ones are. What is compressed shows that when it is read."""
+    sparse, black ones are."""
     file, place = Path(pictures.file.filename), pictures.id.get_offset()
     if place is not None:
         size = pictures.id.get_storage_size()
         return _is_hole(file, place, size, size // len(pictures))
-    chunks = [] if filters_of(pictures) else chunks_of(pictures)
-    return any(_is_hole(file, chunk.byte_offset, chunk.size, chunk.size) for chunk in chunks)
+    return any(_is_hole(file, chunk.byte_offset, chunk.size, chunk.size) for chunk in chunks_of(pictures))
 
 
 def chunks_of(found: h5py.Dataset) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing, shown
+from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
 from gap_vla.demos.layout import require_action_names
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
@@ -143,6 +143,8 @@ class LeRobot(NamedArrays):
                 arrays["success"] = as_truth(np.asarray(table["next.success"][-1]), said)
         for key in self._image_keys if images else ():
             shape = self._features[key].shape
+            needed = 2 * place.length * math.prod(shape)  # one by one, and in one array
+            refuse_too_large(f"{where}: {key!r}", needed, needed, EpisodeError)
             frames = (
                 pictures_of(table[key], shape, f"{where}: {key!r}")
                 if key in stored

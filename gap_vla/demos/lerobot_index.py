@@ -19,6 +19,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular, shown
+from gap_vla.demos.content import listed
 
 
 def read_rows(
@@ -197,27 +198,27 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
         raise EpisodeError(f"{root}: {index} lists no episodes; download the dataset again")
     if len({place.index for place in places}) < len(places):
         raise EpisodeError(f"{root}/meta: an episode is listed twice; download the index again")
-    for what, listed, said in (
+    for what, held, said in (
         ("episodes", len(places), described.episodes),
         ("frames", sum(place.length for place in places), described.steps),
     ):
-        if said is not None and listed != said:
+        if said is not None and held != said:
             raise EpisodeError(
-                f"{root}/meta: the index lists {listed} {what}, info.json says total_{what} {said}; download both again"
+                f"{root}/meta: the index lists {held} {what}, info.json says total_{what} {said}; download both again"
             )
     _require_apart(described, places)
-    held: collections.Counter[Path] = collections.Counter()
+    rows_in: collections.Counter[Path] = collections.Counter()
     for place in places:
-        held[place.table] += place.length
-    _require_listed(root, held)
-    return [dataclasses.replace(place, rows=held[place.table]) for place in places]
+        rows_in[place.table] += place.length
+    _require_listed(root, rows_in)
+    return [dataclasses.replace(place, rows=rows_in[place.table]) for place in places]
 
 
 def _require_listed(root: Path, tables: Iterable[Path]) -> None:
     """Raises EpisodeError if a table lies among the data, hidden ones apart, and no episode of the index is in it."""
-    listed = {os.path.normpath(table) for table in tables}
-    for file in sorted((root / "data").rglob("*.parquet")):
-        if os.path.normpath(file) not in listed and "/." not in f"/{file.relative_to(root)}":
+    named = {os.path.normpath(table) for table in tables}
+    for file in sorted(listed(root / "data")):
+        if file.suffix == ".parquet" and os.path.normpath(file) not in named:
             raise EpisodeError(f"{file}: by the index, no episode is in it; download {root}/meta again, or remove it")
 
 
@@ -240,7 +241,7 @@ def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
 def _episodes(described: Description) -> list[Section]:
     """What the index says of each episode."""
     meta = described.root / "meta"
-    tables = sorted((meta / "episodes").rglob("[!.]*.parquet"))
+    tables = sorted(file for file in listed(meta / "episodes") if file.suffix == ".parquet")
     files = tables if described.version == "v3" else [meta / "episodes.jsonl"]
     return [row for file in files for row in _sections(file)]
 

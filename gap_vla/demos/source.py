@@ -15,7 +15,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.core.typed_config import choose
 from gap_vla.demos import fields
-from gap_vla.demos.content import Unchanged, content_digest
+from gap_vla.demos.content import Unchanged, content_digest, listed
 from gap_vla.demos.layout import StateLayout
 
 READERS: dict[str, str] = {
@@ -83,6 +83,9 @@ class Source(Sequence[Episode], abc.ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.read(index % len(self))
+
+    def __iter__(self) -> Iterator[Episode]:
+        return map(self.read, range(len(self)))  # that of `Sequence` ends where reading raises IndexError
 
     def without_images(self) -> list[Episode]:
         """All episodes, proprioception and actions only."""
@@ -209,7 +212,7 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
     if kind == "robomimic_hdf5" and path.is_dir():
         known = "lerobot" if (path / "meta" / "info.json").exists() else " or ".join(k for k in READERS if k != kind)
         raise EpisodeError(f"{path} is a folder, not an HDF5 file; build-dataset reads such with --kind {known}")
-    for file in (path, *path.rglob("*")):
+    for file in (path, *listed(path)):
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")
         if not is_text(str(file)):

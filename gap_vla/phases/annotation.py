@@ -65,6 +65,7 @@ def annotate(
     """
     if not episodes:
         raise MotionError("there is no episode to annotate")
+    seed = whole("seed", seed, 0, 2**64, MotionError)
     own, of_lstm = checked_options(method, options)
     if extra is None and "extra_weight" in options:
         raise MotionError("extra_weight: no effect without extra columns; leave it out")

@@ -82,7 +82,7 @@ class Options:
         if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
             if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
                 raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
-            object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
+            object.__setattr__(self, "dead_band", DeadBand(*np.asarray(self.dead_band, object).tolist()))
         if self.dead_band is not None and not all(map(is_amount, self.dead_band)):
             raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
         if self.smooth is not None and self.smooth % 2 == 0:
@@ -159,12 +159,16 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     found = f"{phase.dtype}{[*phase.shape]}"
     if phase.shape != (len(motion),):
         raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
-    none = none | np.array([name is None or name != name for name in phase], bool)  # NaN and NaT are not themselves
-    none |= ~np.isfinite(phase) if phase.dtype.kind == "f" else False
+    none = none | [name is None or str(name).strip() in _NO_NAMES for name in phase]
     if none.any():
-        step = int(np.flatnonzero(none)[0])
-        raise MotionError(f"{motion.where}: phase is {found} and {phase[step]} at step {step}; give each step a name")
+        step = int(none.argmax())
+        name = repr(str(phase[step]))
+        raise MotionError(f"{motion.where}: phase is {found} and {name} at step {step}; give each step a name")
     return label_changes(phase)
+
+
+_NO_NAMES = ("", "nan", "NaT", "<NA>", "inf", "-inf")
+"""What a table writes where a person left a step without a phase, and what is no number."""
 
 
 def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:

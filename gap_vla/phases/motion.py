@@ -206,9 +206,9 @@ def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
     """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
     arms = episode.arms
     return Motion.of(
-        np.concatenate([arm.position for arm in arms], axis=1),
-        np.concatenate([arm.quaternion for arm in arms], axis=1),
-        np.concatenate([arm.gripper for arm in arms], axis=1),
+        np.ma.concatenate([arm.position for arm in arms], axis=1),  # which keeps a mask, to be refused
+        np.ma.concatenate([arm.quaternion for arm in arms], axis=1),
+        np.ma.concatenate([arm.gripper for arm in arms], axis=1),
         extra,
         where=episode.name,
     )

@@ -64,17 +64,21 @@ class PhaseLSTM(nn.Module):
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of summation, and with it the result, depends on the number of threads."""
-    threads = torch.get_num_threads()
+def _undisturbed() -> Iterator[None]:
+    """On one thread, since the order of summation depends on their number, and whatever the caller has set in torch."""
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    full = torch.autocast("cpu", enabled=False)
     try:
-        yield
+        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), full:
+            yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(kind)
 
 
-@_one_thread()
+@_undisturbed()
 def train(
     examples: Sequence[Example],
     held_out: Sequence[Example],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.array_pickles import load_arrays
 from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.npz_folder import NpzFolder
 from gap_vla.rlds.annotating.files import kind_of
 
 
@@ -188,6 +190,27 @@ def test_a_demonstration_in_a_folder_of_its_own_is_not_left_out_in_silence(folde
     (folder / ".hidden" / "demo_2.npz").rename(folder / "more" / "demo_2.npz")
     with pytest.raises(EpisodeError, match=r"more/demo_2\.npz lies in a folder of its own; put all"):
         open_source(folder, "npz")
+
+
+def test_a_link_to_a_folder_of_demonstrations_is_not_left_out_in_silence(folder: Path, tmp_path_factory: Any) -> None:
+    count, other = len(open_source(folder, "npz")), tmp_path_factory.mktemp("other")
+    (folder / "back").symlink_to(folder)
+    assert len(open_source(folder, "npz")) == count, "nothing but themselves lies behind a circle"
+    (folder / "more").symlink_to(other)
+    source = open_source(folder, "npz")
+    before = source.identity()
+    shutil.copy(folder / "demo_0.npz", other / "demo_3.npz.txt")
+    assert source.identity() != before
+    (other / "demo_3.npz.txt").rename(other / "demo_3.npz")
+    with pytest.raises(EpisodeError, match=r"more/demo_3\.npz lies in a folder of its own; put all"):
+        open_source(folder, "npz")
+
+
+def test_a_reader_that_fails_at_an_index_does_not_end_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = open_source(folder, "npz"), NpzFolder.read
+    monkeypatch.setattr(NpzFolder, "read", lambda self, index: [read(self, index)][index])
+    with pytest.raises(IndexError):
+        list(source)
 
 
 def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,21 @@ def test_a_table_that_no_episode_of_the_index_names_is_refused(tmp_path: Path, k
         open_source(tmp_path / kind, "lerobot")
 
 
+def test_tables_behind_a_link_to_a_folder_are_known_by_their_content(tmp_path: Path) -> None:
+    root = copied("v30_image", tmp_path)
+    index = sorted((root / "meta" / "episodes").rglob("*.parquet"))[0]
+    (hidden := index.parent / ".ipynb_checkpoints").mkdir()
+    shutil.copy(index, hidden / index.name)
+    shutil.move(root / "data", tmp_path / "disk")
+    (root / "data").symlink_to(tmp_path / "disk")
+    source = open_source(root, "lerobot")
+    before = source.identity()
+    change(tmp_path / "disk", "**/*.parquet", "action", lambda rows: [[0.0] * 7 for _ in rows])
+    assert source.identity() != before
+    with pytest.raises(EpisodeError, match=r"\.parquet changed while it was read"):
+        source.unchanged()  # type: ignore[misc]
+
+
 def test_a_folder_of_which_some_episodes_were_downloaded_is_opened(tmp_path: Path) -> None:
     sorted((copied("v21_video", tmp_path) / "data").rglob("*.parquet"))[1].unlink()
     source = open_source(tmp_path / "v21_video", "lerobot")

@@ -391,6 +391,15 @@ def test_an_episode_of_several_tasks_has_that_of_its_steps(tmp_path: Path) -> No
         open_source(root, "lerobot")[0]
 
 
+def test_a_film_is_not_decoded_for_which_there_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(copied("v21_video", tmp_path), "lerobot")
+    monkeypatch.setattr("gap_vla.core.foreign.available_memory", lambda: 200_000)
+    with pytest.raises(
+        EpisodeError, match=r"'observation\.images\.front': needs 294,912 bytes of memory, 200,000 are fr"
+    ):
+        source[0]
+
+
 def test_a_size_of_no_pictures_is_refused(tmp_path: Path) -> None:
     root = copied("v30_image", tmp_path)
     with pytest.raises(EpisodeError, match=r"image_size is \[\]; give \[height, width\] in pixels"):

@@ -1,5 +1,6 @@
 """annotate(): every method, its identity, its files, its errors."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -7,8 +8,10 @@ import os
 import subprocess
 import sys
 
+import jaxtyping
 import numpy as np
 import pytest
+import torch
 
 from gap_vla.core.episode import OPENING_UNIT, Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
@@ -82,6 +85,33 @@ def test_equal_bits_for_one_process_and_for_several():
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.rho, together.rho))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.change_points, together.change_points))
     assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
+
+
+@contextlib.contextmanager
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_a_program_has_set_in_torch_changes_no_label():
+    plain = annotate(DEMOS[:1], epochs=1, hidden=4).identity
+    kinds = torch.autocast("cpu"), torch.device("meta"), double_precision()
+    for setting in (torch.no_grad(), torch.inference_mode(), *kinds):
+        with setting:
+            assert annotate(DEMOS[:1], epochs=1, hidden=4).identity == plain
+            assert torch.is_grad_enabled() == (setting in kinds)
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    numbers = dict(epochs=1, hidden=4, min_size=5, penalty=1.5, dead_band=(0.5, 0.25, 0.5))
+    arrays = {k: np.float32(v) if k in ("penalty", "dead_band") else np.int64(v) for k, v in numbers.items()}
+    ours, theirs = annotate(DEMOS[:2], seed=3, **numbers), annotate(DEMOS[:2], seed=np.int64(3), **arrays)
+    assert theirs.identity == ours.identity
+    assert load_annotator(theirs.save(tmp_path)).identity == ours.identity
 
 
 @pytest.mark.slow
@@ -277,6 +307,8 @@ def with_gap(phase, nothing):
     [
         with_gap(["a"] * 80, np.nan),
         with_gap(["a"] * 80, None),
+        with_gap(["a"] * 80, np.nan).astype(str),
+        with_gap(["a"] * 80, " ").astype(str),
         with_gap(np.zeros(80), np.inf).astype(float),
         with_gap(["2026-11-21"] * 80, "NaT").astype("datetime64[s]"),
         np.ma.array(np.zeros(80, int), mask=np.isin(np.arange(80), range(20, 25))),
@@ -285,6 +317,12 @@ def with_gap(phase, nothing):
 def test_a_step_that_a_person_left_without_a_phase_is_named(phase):
     with pytest.raises(MotionError, match=r"phase is .* at step 20; give each step a name"):
         annotate([DEMOS[0].replace(phase=phase)], method="column")
+
+
+def test_what_was_not_measured_is_no_motion():
+    lost = np.ma.masked_greater(DEMOS[0].proprio, 0.03)
+    with pytest.raises(MotionError, match=r"walk\.hdf5, episode 0: quaternion is masked in places, not numbers"):
+        annotate([DEMOS[0].replace(proprio=lost)], method="gaussian")
 
 
 def test_episodes_without_a_name_are_named_by_their_number():
