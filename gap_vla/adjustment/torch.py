@@ -58,7 +58,7 @@ class Adjustment:
         differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
         self._forward = ForwardHooks(places, differs)
         self._steps = OptimizerWatch(self.parameters, self._columns, self._forward.step_is_over)
-        self._attached = True
+        self._attached, self._latest = True, 0
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -104,6 +104,13 @@ class Adjustment:
                 "was total_steps counted in epochs?",
                 stacklevel=3,
             )
+        if step < self._latest:
+            warnings.warn(
+                f"training step {step} after step {self._latest}: steps count over the whole training, or GAP acts for "
+                "too long; was a batch's number within its epoch given?",
+                stacklevel=3,
+            )
+        self._latest = int(step)
         if rho is None and active and self.schedule.needs_rho:
             raise AdjustmentError(
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
@@ -115,7 +122,8 @@ class Adjustment:
         values = np.zeros((1, 1)) if values is None else np.asarray(values)
         if not values.size:
             raise AdjustmentError(f"rho of shape {values.shape} at training step {step} is empty")
-        if not values.ndim or values.dtype.kind not in "biuf" or np.ma.is_masked(rho):
+        of_windows = sum(size > 1 for size in values.shape[1:]) < 2
+        if not (values.ndim and of_windows) or values.dtype.kind not in "biuf" or np.ma.is_masked(rho):
             what = "masked" if np.ma.is_masked(rho) else f"{values.dtype}{list(values.shape)}"
             raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
         values = values.astype(np.float32).reshape(len(values), -1)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
-from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
-from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, require_no_gradient
+from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scaled
+from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, require_no_gradient, tensors_in
 
 
 class Hook:
@@ -118,7 +118,7 @@ class ForwardHooks:
                 self._remember(self._sample)
             return None
         sample, identity = self._sample, self._identity
-        if sample is None:
+        if sample is None or (not torch.compiler.is_compiling() and in_backward()):
             sample, identity = self._sample_outside(place, module), False
             if sample is None:
                 return None
@@ -129,19 +129,24 @@ class ForwardHooks:
             x = inputs[0] if inputs else keywords["input"]
             factor = factor_of_columns(place, sample, x, self._differs)
             return None if identity else scale_columns(output, x, module, factor)
-        if not identity and not torch.compiler.is_compiling():
-            require_no_gradient(place.name, tree_flatten((inputs, keywords))[0])
         leaves, structure = tree_flatten(output)
+        missed = None
         if not identity and not any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
-            if any(p.requires_grad for p in module.parameters()):
-                raise AdjustmentError(
-                    f"submodule {place.name!r} gives {type(output).__name__}, in which there is no tensor with a "
-                    "gradient to adjust; attach to a part of it that gives tensors (in tuples, lists or dictionaries)"
-                )
+            missed = "no tensor with a gradient to adjust"
+        if not identity and not torch.compiler.is_compiling():
+            require_no_gradient(place.name, tensors_in((inputs, keywords)))
+            others = (leaf for leaf in leaves if not isinstance(leaf, torch.Tensor))
+            hidden = (type(leaf).__name__ for leaf in others if any(t.requires_grad for t in tensors_in(leaf)))
+            missed = missed or next((f"a {name}, whose tensors would not be adjusted" for name in hidden), None)
+        if missed and any(p.requires_grad for p in module.parameters()):
+            raise AdjustmentError(
+                f"submodule {place.name!r} gives {type(output).__name__}, in which there is {missed}; attach to a part "
+                "of it that gives tensors (in tuples, lists or dictionaries)"
+            )
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                 factor = factor_of_output(place.name, sample, leaf.shape, self._differs)
-                leaves[i] = leaf if identity else scale_gradient(leaf, factor)
+                leaves[i] = leaf if identity else scaled(leaf, factor)
         return None if identity else tree_unflatten(leaves, structure)
 
     def _remember(self, sample: torch.Tensor) -> None:
@@ -151,7 +156,9 @@ class ForwardHooks:
         self._unrecorded.append(sample)
 
     def _sample_outside(self, place: Place, module: nn.Module) -> torch.Tensor | None:
-        """The factors of a forward pass with a graph for which no ρ is set: recomputation, inference, or a mistake."""
+        """The factors of a pass with a graph of which the ρ that is set is not, or none is: recomputation, inference,
+        or a mistake.
+        """
         if in_backward():
             if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
                 raise AdjustmentError(

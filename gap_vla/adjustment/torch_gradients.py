@@ -40,7 +40,8 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         features: part of the last axis that is scaled; the rest of the gradient stays. Default: all.
 
     Raises:
-        AdjustmentError: the last axis has no such part, or the factor is not of x's first axes.
+        AdjustmentError: the last axis has no such part, or the factor is not of x's first axes; it is NaN, infinite or
+            below 0 (not noticed while this is being compiled).
 
     Example:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -48,11 +49,18 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         >>> x.grad.tolist()
         [[1.0, 1.0, 1.0], [0.25, 1.0, 1.0]]
     """
-    fits = factor.ndim == x.ndim or factor.shape == x.shape[: factor.ndim]
-    if not fits or factor.is_complex():
+    same = factor.ndim == x.ndim and all(size in (1, whole) for size, whole in zip(factor.shape, x.shape))
+    if not (same or factor.shape == x.shape[: factor.ndim]) or factor.is_complex():
         raise AdjustmentError(
             f"factor is {factor.dtype}{[*factor.shape]} for x of shape {[*x.shape]}; give [B] or [B, T]"
         )
+    if not torch.compiler.is_compiling() and (odd := factor[~(factor.isfinite() & (factor >= 0))]).numel():
+        raise AdjustmentError(f"factor is {float(odd[0]):g} in places; factors are 0 or more, and finite")
+    return scaled(x, factor, features)
+
+
+def scaled(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None) -> torch.Tensor:
+    """`scale_gradient` with a factor that is known to fit."""
     factor = factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)).to(x.device)
     if features is not None:
         ends = [end for end in (features.start, features.stop) if end is not None]

@@ -38,6 +38,19 @@ def unscaled_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -
     return "AdamW" in type(optimizer).__name__
 
 
+def _has_closure(given: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether a step with these arguments, of which the first is the optimizer, computes its gradients itself."""
+    return named.get("closure") is not None or any(value is not None for value in given[1:])
+
+
+def _frame_of_step() -> types.FrameType | None:
+    """The frame of the innermost step that this is called in."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != torch.optim.Optimizer.__module__:
+        frame = frame.f_back
+    return frame
+
+
 class ScaledUpdates:
     """Hooks on one optimizer's steps; they keep it no longer than others do.
 
@@ -59,12 +72,14 @@ class ScaledUpdates:
     ):
         self._targets = targets
         self._update, self._finished, self._decoupled = update, finished, decoupled
-        self._frame: types.FrameType | None = None  # of the step that is taken
+        self._frame: types.FrameType | None = None  # of the step that is taken, the outermost one
         self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]] = []
         self.handles = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._scale),
         ]
+        hooks: Any = optimizer._optimizer_step_post_hooks
+        hooks.move_to_end(self.handles[1].id, last=False)  # others', as one that averages the weights, come after it
 
     @property
     def stepping(self) -> bool:
@@ -75,12 +90,11 @@ class ScaledUpdates:
         return frame is not None
 
     def _remember(self, optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+        if self.stepping:  # its class's `step` calls that of its parent, which has these hooks too
+            return
         self._before = []
-        # no flag: a step that raises leaves its frame, and does not come to `_scale`
-        self._frame = sys._getframe()
-        while self._frame is not None and self._frame.f_globals["__name__"] != torch.optim.Optimizer.__module__:
-            self._frame = self._frame.f_back
-        closure = named.get("closure") is not None or any(value is not None for value in given[1:])
+        self._frame = _frame_of_step()  # no flag: a step that raises leaves it, and does not come to `_scale`
+        closure = _has_closure(given, named)
         if self._update() == 1 and not closure:
             return
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -97,13 +111,16 @@ class ScaledUpdates:
 
     @torch.no_grad()
     def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing
-        may_skip = hasattr(optimizer, "found_inf")
+        if _frame_of_step() is not self._frame:
+            return
         starts, moved, lam = [], [], self._update()
         for parameter, region, before, decay in self._before:
-            if lam == 1 or parameter.grad is None:
+            if lam == 1:
                 continue
             start = before if decay is None else before * (1 - decay)
+            # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing; so does a step
+            # after whose closure there is no gradient, if it was not the step that cleared it
+            may_skip = hasattr(optimizer, "found_inf") or parameter.grad is None
             starts.append(torch.where(region == before, before, start) if may_skip else start)
             moved.append(region)
         if starts:
@@ -119,9 +136,9 @@ _ATTACHED: weakref.WeakSet[OptimizerWatch] = weakref.WeakSet()  # what all optim
 def _watch_over_all_optimizers() -> None:
     """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
 
-    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def refuse(optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         for watch in list(_ATTACHED):
-            watch.refuse_unwatched(optimizer)
+            watch.refuse_unwatched(optimizer, _has_closure(given, named))
 
     register_optimizer_step_pre_hook(refuse)
 
@@ -178,11 +195,11 @@ class OptimizerWatch:
         """The watched optimizer that trains this parameter, while it is in use."""
         return found() if (found := self._watched.get(id(parameter))) is not None else None
 
-    def refuse_unwatched(self, optimizer: torch.optim.Optimizer) -> None:
+    def refuse_unwatched(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
         if self.update == 1 or any(scaled.stepping for scaled in self._updates):
             return
-        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"] if closure or p.grad is not None}
         for name, parameter in self.parameters.items():
             if id(parameter) in held and self.watcher(parameter) is not optimizer:
                 raise AdjustmentError(

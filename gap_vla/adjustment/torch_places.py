@@ -9,10 +9,11 @@ import dataclasses
 import difflib
 import itertools
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
 
@@ -91,7 +92,8 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
                 f"{name!r} is a {type(layer).__name__}; columns can be adjusted in nn.Linear only. Give the state a "
                 "linear layer of its own and attach GAP to that"
             )
-        if type(layer).forward is not nn.Linear.forward or "weight" not in dict(layer.named_parameters(recurse=False)):
+        own_forward = type(layer).forward is not nn.Linear.forward or "forward" in vars(layer)
+        if own_forward or "weight" not in dict(layer.named_parameters(recurse=False)):
             raise AdjustmentError(
                 f"{name!r} is a {type(layer).__name__}, which computes something else than a linear layer from "
                 "parameters of its own; attach GAP to a plain nn.Linear"
@@ -149,11 +151,18 @@ def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
-def require_no_gradient(name: str, inputs: Iterable[object]) -> None:
+def tensors_in(tree: object) -> Iterator[torch.Tensor]:
+    """The tensors of a tree, and those that objects in it, as a batch's or a distribution's, hold."""
+    for leaf in tree_flatten(tree)[0]:
+        holds = hasattr(leaf, "__dict__") and not isinstance(leaf, (torch.Tensor, nn.Module))
+        values = tree_flatten(vars(leaf))[0] if holds else [leaf]
+        yield from (value for value in values if isinstance(value, torch.Tensor))
+
+
+def require_no_gradient(name: str, inputs: Iterable[torch.Tensor]) -> None:
     """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
     for value in inputs:
-        learned = isinstance(value, nn.Parameter) and value.requires_grad
-        if learned or (isinstance(value, torch.Tensor) and value.grad_fn is not None):
+        if value.grad_fn is not None or (isinstance(value, nn.Parameter) and value.requires_grad):
             raise AdjustmentError(
                 f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
                 "before it too; attach to the part that reads the raw state, or to columns with attach_columns"

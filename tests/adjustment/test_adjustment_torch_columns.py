@@ -188,9 +188,15 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize("layer", [Doubled(5, 2), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))])
+def patched():
+    layer = nn.Linear(5, 2)
+    layer.forward = lambda x: 2 * nn.Linear.forward(layer, x)
+    return layer
+
+
+@pytest.mark.parametrize("layer", [Doubled(5, 2), patched(), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))])
 def test_a_layer_that_computes_more_than_a_linear_one_is_refused(layer):
-    with pytest.raises(AdjustmentError, match=r"'0' is a (Doubled|ParametrizedLinear), which computes something else"):
+    with pytest.raises(AdjustmentError, match=r"'0' is a \w*, which computes something else"):
         attach_columns(nn.Sequential(layer), {"0": slice(3, 5)}, AdjustmentSchedule(), total_steps=10)
 
 

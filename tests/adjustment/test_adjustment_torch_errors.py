@@ -97,15 +97,33 @@ class Out:
         self.hidden = self.mean = hidden
 
 
-@pytest.mark.parametrize("wrap", [Out, lambda x: torch.distributions.Normal(x, 1.0)])
-def test_an_output_in_which_no_tensor_can_be_found_is_refused(wrap):
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (Out, "Out, in which there is no tensor"),
+        (lambda x: torch.distributions.Normal(x, 1.0), "Normal, in which there is no tensor"),
+        (lambda x: (x, torch.distributions.Normal(x, 1.0)), "tuple, in which there is a Normal, whose tensors would"),
+    ],
+)
+def test_an_output_in_which_a_tensor_cannot_be_found_is_refused(wrap, said):
     policy = nn.ModuleDict({"state": Wrapped(wrap)})
     gap = attach(policy, "state", ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match=r"'state' gives (Out|Normal), in which there is no tensor"):
+    with pytest.raises(ValueError, match=f"'state' gives {said}"):
         with gap.adjusting(RHO, 0):
             policy["state"](PROPRIO)
     with gap.adjusting(RHO, 1):  # behind the window nothing is adjusted
-        policy["state"](PROPRIO).mean.sum().backward()
+        policy["state"](PROPRIO)
+
+
+class OfBatch(nn.Module):
+    """Reads an object, not a tensor."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, batch):
+        return self.layer(batch.hidden)
 
 
 def test_a_submodule_that_reads_what_is_learned_is_refused():
@@ -120,6 +138,10 @@ def test_a_submodule_that_reads_what_is_learned_is_refused():
         policy["fuse"](nn.Parameter(joined.detach()))  # a learned embedding, which the features would be adjusted with
     with gap.adjusting(RHO, 0):
         policy["fuse"](joined.detach().requires_grad_())  # as gradient checkpointing asks for
+    policy["of_batch"] = OfBatch(nn.Linear(6, 2))
+    gap = attach(policy, "of_batch", ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match="'of_batch' reads a tensor that"), gap.adjusting(RHO, 0):
+        policy["of_batch"](Out(joined))
 
 
 def test_gap_does_not_act_twice(policy):
@@ -232,7 +254,14 @@ def test_a_schedule_that_is_none_is_refused_and_a_layer_before_its_first_pass_is
 
 @pytest.mark.parametrize(
     "rho",
-    [0.5, torch.tensor(0.5), np.array(["a"] * 4), torch.ones(4) + 0.5j, np.ma.masked_greater(np.full(4, 0.5), 0.1)],
+    [
+        0.5,
+        torch.tensor(0.5),
+        np.array(["a"] * 4),
+        torch.ones(4) + 0.5j,
+        np.ma.masked_greater(np.full(4, 0.5), 0.1),
+        torch.zeros(4, 2, 3),
+    ],
 )
 def test_a_rho_that_is_no_number_per_sample_is_refused(unchecked, policy, rho):
     with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
@@ -260,6 +289,14 @@ def test_a_step_beyond_the_end_of_training_is_warned_of_at_the_line_that_counts(
         assert [warning.filename for warning in caught] == [__file__]
 
 
+def test_a_step_that_goes_back_as_a_number_within_an_epoch_does_is_warned_of(policy):
+    with attach(policy, "state", ONLY_RHO, total_steps=9) as gap:
+        for step, warned in ((0, 0), (1, 0), (1, 0), (0, 1), (1, 0)):
+            with warnings.catch_warnings(record=True) as caught, gap.adjusting(RHO, step):
+                policy(IMAGE, PROPRIO)
+            assert ["step 0 after step 1: steps count over" in str(w.message) for w in caught] == [True] * warned
+
+
 @pytest.mark.parametrize("name", [None, 5, b"state", [5]])
 def test_what_is_no_name_is_refused(unchecked, policy, name):
     with pytest.raises(AdjustmentError, match="give a name, or a list of names"):
@@ -277,6 +314,18 @@ def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
         attach(copied, "state", ONLY_RHO, total_steps=2).detach()
     with pytest.raises(ValueError, match="without rho"):
         policy(IMAGE, PROPRIO)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3,), (1, 5), (2, 4), (3, 1), (1, 4, 1)])
+def test_factors_of_others_than_the_first_axes_are_refused(shape):
+    with pytest.raises(AdjustmentError, match=r"for x of shape \[1, 4\]; give \[B\] or \[B, T\]"):
+        scale_gradient(torch.ones(1, 4), torch.ones(shape))
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -0.5])
+def test_a_factor_that_scales_no_gradient_is_refused(odd):
+    with pytest.raises(AdjustmentError, match=r"factor is .* in places; factors are 0 or more"):
+        scale_gradient(torch.ones(2, 3), torch.tensor([1.0, odd]))
 
 
 @pytest.mark.parametrize("features", [slice(7, 9), slice(1, 9), slice(2, 2), slice(-5, 2)])

@@ -224,6 +224,45 @@ def test_a_step_whose_closure_gives_no_gradient_decays_nothing():
     assert torch.equal(policy["state"].weight, before)
 
 
+class Clearing(torch.optim.Optimizer):
+    """Clears the gradients in its step."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad)
+        self.zero_grad()
+
+
+class GoingOn(torch.optim.SGD):
+    """Does more after its parent's step, which has hooks of its own once there is an optimizer of that class."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p.sub_(p.grad)
+
+
+@pytest.mark.parametrize("kind", [Clearing, GoingOn])
+def test_lambda_scales_all_that_an_optimizer_of_its_own_kind_does_and_once(kind):
+    moved, averaged = [], []
+    for lam in (1.0, 0.25):
+        policy = make_policy()
+        before = policy["state"].weight.detach().clone()
+        torch.optim.SGD(policy.parameters())
+        optimizer = GoingOn(policy.parameters(), lr=0.1) if kind is GoingOn else Clearing(policy.parameters(), {})
+        optimizer.register_step_post_hook(lambda *_, p=policy: averaged.append(p["state"].weight.detach().clone()))
+        gap = attach(policy, "state", LAM_ONLY[lam], total_steps=2)
+        gap.watch(optimizer)
+        with gap.adjusting(None, 0):
+            backward(policy)
+        optimizer.step()
+        assert torch.equal(averaged[-1], policy["state"].weight)  # a hook that was there before sees what the step left
+        moved.append(policy["state"].weight.detach() - before)
+    torch.testing.assert_close(moved[1], 0.25 * moved[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon])
 def test_decay_of_the_parameter_itself_is_not_scaled(kind):
     policy = make_policy()

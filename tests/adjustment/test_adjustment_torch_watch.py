@@ -29,7 +29,12 @@ def test_a_step_of_an_optimizer_that_is_not_watched_is_refused_while_lambda_acts
     before = policy["state"].weight.detach().clone()
     with pytest.raises(ValueError, match=r"trains state\.weight takes a step and is not watched"):
         second.step()
+    policy.zero_grad()
+    with pytest.raises(ValueError, match=r"trains state\.weight takes a step and is not watched"):
+        second.step(lambda: backward(policy))
     assert torch.equal(policy["state"].weight, before)
+    with gap.adjusting(None, 0):
+        backward(policy)
     with pytest.raises(ValueError, match="watched already"):
         gap.watch(second)
     other = torch.optim.SGD(policy["head"].parameters(), lr=0.0)
