@@ -16,11 +16,13 @@ from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
+from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
+from gap_vla.rlds.store import write_store
 from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
@@ -101,12 +103,21 @@ def test_a_run_goes_on_with_its_own_data_or_not_at_all(folders, tmp_path):
     (run.state / "training.pt").write_text("")
     write_json(run.config, small(**folders).to_dict())
     ready(small(**folders))
-    elsewhere = small(**{**folders, "data__root": str(tmp_path / "elsewhere")})
+    elsewhere = {**folders, "data__root": str(tmp_path / "elsewhere")}
     with pytest.raises(UserError, match=f"was trained on data in {tmp_path}/data; move that folder to data.root$"):
-        ready(elsewhere)
-    stages_of(elsewhere).store.mkdir(parents=True)
-    (stages_of(elsewhere).store / "store.json").write_text("{}")
-    ready(elsewhere)
+        ready(small(**elsewhere))
+    pictures, none = {"image_primary": np.zeros((8, 32, 32, 3), np.uint8)}, np.zeros(8, np.float32)
+    still = Episode(
+        pictures, np.zeros((8, 9), np.float32), np.zeros((8, 7), np.float32), rho=none, change_point=none > 0
+    )
+    for size in (64, 32):
+        store = stages_of(config := small(**elsewhere, demos__image_size=size)).store
+        store.mkdir(parents=True)
+        write_store(store, {"train": [still]}, source="made up", source_hash="0")
+        if size == 64:
+            with pytest.raises(UserError, match=f"{store} holds images of 32 × 32, demos.image_size is 64"):
+                ready(config)
+    ready(config)
 
 
 def test_a_folder_of_somebodys_in_the_place_of_a_store_is_seen_before_work(folders):
@@ -311,6 +322,16 @@ def make_demos(path):
                 demo[f"obs/robot0_{key}"] = np.tile(np.float32(row), (8, 1))
 
 
+def test_demonstrations_that_were_collected_with_other_settings_are_not_taken_for_these(folders):
+    config = small(**folders)
+    stages = stages_of(config)
+    make_demos(stages.demos)
+    with h5py.File(stages.demos, "r+") as file:
+        file["data"].attrs["collection_seed"] = 7
+    with pytest.raises(UserError, match=r"was made with other settings \(collection_seed: 7 then, 0 now\); move it"):
+        Run(config).collect()
+
+
 def test_collected_demonstrations_that_lost_one_are_not_taken_for_whole(folders):
     config = small(**folders)
     stages = stages_of(config)
@@ -390,10 +411,16 @@ def test_a_description_that_nobody_can_read_is_found_before_work(dataset, folder
         ({"method": "vp", "demos__image_size": 32}, "holds images of 64 × 64, .*set --config.demos.image_size=64"),
     ],
 )
-def test_a_dataset_that_does_not_fit_is_named_before_it_is_read(dataset, changes, words, folders):
+def test_a_dataset_that_does_not_fit_is_named_before_it_is_read_and_where_a_run_has_read_it_already(
+    dataset, changes, words, folders
+):
     config = octo(**folders, data__rlds=str(dataset), **changes)
-    with pytest.raises(UserError, match=words):
-        ready(config)
+    store = stages_of(config).store
+    for _ in range(2):
+        with pytest.raises(UserError, match=words):
+            ready(config)
+        store.mkdir(parents=True, exist_ok=True)
+        (store / "store.json").write_text("{}")
     assert not Path(folders["runs"]).exists()
 
 
@@ -516,6 +543,14 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
 def test_memory_is_known_and_no_more_than_the_machine_has():
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 0 < resources.available_memory() <= total
+
+
+def test_the_memory_of_a_model_that_jax_computes_beside_a_gpu_is_counted(monkeypatch):
+    monkeypatch.setattr("gap_vla.training.octo.glob.glob", lambda pattern: ["/dev/nvidia0"])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert not octo().on_cpu
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert octo().on_cpu
 
 
 @pytest.mark.parametrize("config", [FinetuneConfig("threading"), SmallConfig("threading")], ids=["octo", "small"])

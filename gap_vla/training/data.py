@@ -49,7 +49,7 @@ def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int
         raise ConfigError(
             f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
         )
-    shapes = {key: array.shape[1:] for key, array in fields.items() if key.startswith("image_")}
+    shapes = {key: array.shape[1:] for key, array in fields.items()}
     require_cameras(store.directory, shapes, config)
     height, width, channels = shapes[f"image_{config.demos.cameras[-1]}"]
     return int(height), int(width), int(channels)

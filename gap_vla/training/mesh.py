@@ -31,7 +31,9 @@ def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
     if count % fsdp:
         raise ConfigError(f"train.fsdp is {fsdp}, which does not divide the {count} devices")
     if batch_size is not None and batch_size % count:
-        raise ConfigError(f"train.batch_size is {batch_size}; it must be a multiple of the {count} devices")
+        raise ConfigError(
+            f"train.batch_size / train.accumulate is {batch_size}; it must be a multiple of the {count} devices"
+        )
     return Mesh(np.array(jax.devices()).reshape(-1, fsdp), ("data", "fsdp"))
 
 

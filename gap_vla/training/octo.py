@@ -6,7 +6,6 @@ Importing it loads no JAX; `gap_vla.training.octo_trainer` is what trains.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import glob
 import os
 import pkgutil
@@ -191,7 +190,8 @@ class FinetuneConfig(Experiment):
 
     @property
     def on_cpu(self) -> bool:
-        return not (glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*"))
+        there = glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*")
+        return os.environ.get("JAX_PLATFORMS") == "cpu" or not there
 
     @property
     def training_seconds(self) -> float | None:
@@ -227,27 +227,12 @@ class FinetuneConfig(Experiment):
         if os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu"):
             require_jax_device()  # loads JAX, which takes seconds
         require_flags("jax")
-        _require_trainable(self)
         unread = dry_run and self.model.pretrained.startswith(PREFIX)
         if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)
         if (self.optimizer.frozen_keys or self.model.pretrained) and not unread:
-            pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(
-                self
-            )  # names what matches no parameter, and what no policy can be made of
+            pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(self)
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
-
-
-def _require_trainable(config: FinetuneConfig) -> None:
-    if not config.optimizer.frozen_keys or config.schedule.mode == "none":
-        return
-    for leaf in ("projection.kernel", "projection.bias", "pos_embedding"):  # M8
-        path = f"octo_transformer.obs_proprio_{leaf}"
-        if any(fnmatch.fnmatch(path, pattern) for pattern in config.optimizer.frozen_keys):
-            raise ConfigError(
-                f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes {path}; method "
-                f"{config.method} adjusts its gradient"
-            )

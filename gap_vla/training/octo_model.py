@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
-from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
+from gap_vla.adjustment.jax import match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
 from gap_vla.core.hub import PREFIX, kept_directory
 from gap_vla.core.resources import require_jax_device, shown
@@ -50,9 +51,21 @@ class Parameters:
 
     @classmethod
     def of(cls, config: FinetuneConfig, params: Any) -> Parameters:
-        """As `optimizer.frozen_keys` and the method want it."""
-        group = match_group(params) if config.uses_proprio else {}
-        return cls(*split_frozen(params, config.optimizer.frozen_keys), group)
+        """As `optimizer.frozen_keys` and the method want it.
+
+        Raises:
+            ConfigError: a pattern matches no parameter, or a leaf that GAP would adjust.
+        """
+        group, frozen_keys = match_group(params) if config.uses_proprio else {}, config.optimizer.frozen_keys
+        trainable, frozen = split_frozen(params, frozen_keys)
+        still = sorted(group.keys() & traverse_util.flatten_dict(frozen, sep="/").keys())
+        if still and config.schedule.mode != "none":
+            leaf = still[0].replace("/", ".")
+            raise ConfigError(
+                f"optimizer.frozen_keys is {frozen_keys}, which freezes {leaf}; method {config.method} adjusts its "
+                "gradient"
+            )
+        return cls(trainable, frozen, group)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,19 +135,9 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
 def optimizer_of(
     config: FinetuneConfig, parameters: Parameters
 ) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
-    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates.
-
-    Raises:
-        GroupError: a leaf that GAP would adjust is frozen.
-    """
+    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates."""
     settings = config.optimizer
     packing = Packing.of(parameters.trainable, parameters.group, multiple=config.train.fsdp)
-    still = [path for path in parameters.group if path not in packing.shapes]
-    if still and config.schedule.mode != "none":
-        raise GroupError(
-            f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
-            f"({', '.join(settings.frozen_keys)})"
-        )
     of_gap = scale_group_updates(packing.group_labels, may_be_empty=True)
     tx, learning_rate, _ = create_optimizer(
         jax.eval_shape(packing.pack, parameters.trainable),

@@ -24,7 +24,6 @@ from collections.abc import Container, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing, regular
 from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
@@ -42,6 +41,9 @@ from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages, require_own_stages
+
+_LABELS: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
+"""What every dataset that is made here has beside the fields of its demonstrations."""
 
 
 def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, dry_run: bool = False) -> None:
@@ -90,6 +92,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
             if root != config.data.root:  # what is made there carries other paths, and is other data
                 raise ConfigError(f"{directory.path} was trained on data in {root}; move that folder to data.root")
         require_data(config, stages)
+    elif stages.rlds.exists():  # the store is made anew if it is of other data
+        require_dataset(stages.rlds, config)
+    else:
+        _require_fields(stages.store, _fields_of_store(stages.store), config)
     if stages.mixture:
         _require_mixture(config, stages)
     if not dry_run:
@@ -167,9 +173,7 @@ def require_data(config: Experiment, stages: Stages) -> None:
     steps = task_spec(config.task).horizon / 2
     episodes = config.demos.episodes
     if config.demos.path:
-        episodes, first = _require_source(config)
-        require_labels(config.demos.path, {*first.arrays, "rho", "change_point"}, config)
-        steps = len(first)
+        episodes, steps, _ = _require_source(config)
     splits = plan_splits(episodes, config.data.val_fraction)
     if not splits["train"] or not splits.get("val"):
         raise ConfigError(
@@ -183,40 +187,38 @@ def require_data(config: Experiment, stages: Stages) -> None:
     require_disk(needs, stages.store.parent, "demos.image_size, or give fewer episodes")
 
 
-def _require_source(config: Experiment) -> tuple[int, Episode]:
-    """Number of the named demonstrations, and the first, which must have the cameras that are asked for."""
+def _require_source(config: Experiment) -> tuple[int, int, dict[str, Sequence[int]]]:
+    """Number of the named demonstrations, steps of the first, and fields of a dataset made of them, which must fit."""
     source = open_source(config.demos.path, config.demos.kind)
     if len(source) == 0:
         raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
     first = source.read(0)
-    require_cameras(config.demos.path, {key: first.images[key].shape[1:] for key in sorted(first.images)}, config)
-    require_widths(config.demos.path, {key: array.shape[1:] for key, array in first.arrays.items()}, config)
+    fields: dict[str, Sequence[int]] = {key: array.shape[1:] for key, array in sorted(first.arrays.items())}
+    fields |= _LABELS
+    _require_fields(config.demos.path, fields, config)
     if source.kind == "robomimic_hdf5":
         require_recent(Path(config.demos.path), config.task)
-    return len(source), first
+    return len(source), len(first), fields
 
 
 def _require_mixture(config: Experiment, stages: Stages) -> None:
     """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
     known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
-    labels: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
     if (stages.store / "store.json").exists():
-        fields = EpisodeStore.open(stages.store).split("train").fields
-        known[stages.store] = {key: array.shape[1:] for key, array in fields.items()}
+        known[stages.store] = _fields_of_store(stages.store)
     elif stages.rlds.exists():
         known[stages.rlds] = _step_fields(stages.rlds)
     elif config.demos.path:
-        _, first = _require_source(config)
-        known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()} | labels
+        *_, known[Path(config.demos.path)] = _require_source(config)
     else:
         task, size = task_spec(config.task), config.demos.image_size
         widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
-        known[stages.rlds] = widths | labels | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+        known[stages.rlds] = widths | _LABELS | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
     for path in stages.mixture:
         require_dataset(path, config, {"train"})
         known[path] = _step_fields(path)
     if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
-        needed = ["proprio", "action", *(labels if "rho" in config.needed_labels else ())]
+        needed = ["proprio", "action", *(_LABELS if "rho" in config.needed_labels else ())]
         require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), *needed])
 
 
@@ -236,10 +238,21 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
             raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
-    require_labels(directory, fields, config)
-    require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
-    if "val" in needed:  # what a mixture adds must be like it
-        require_widths(directory, fields, config)
+    _require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it
+
+
+def _fields_of_store(store: Path) -> dict[str, Sequence[int]]:
+    return {key: array.shape[1:] for key, array in EpisodeStore.open(store).split("train").fields.items()}
+
+
+def _require_fields(
+    where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment, widths: bool = True
+) -> None:
+    """Raises ConfigError if steps with fields of these shapes do not fit."""
+    require_labels(where, shapes, config)
+    require_cameras(where, shapes, config)
+    if widths:
+        require_widths(where, shapes, config)
 
 
 def require_labels(where: Path | str, known: Container[str], config: Experiment) -> None:
@@ -258,7 +271,7 @@ def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], conf
     not rolled out may see others).
 
     Args:
-        shapes: `image_<camera>` to height, width and channels; empty where they are not known.
+        shapes: of the fields, `image_<camera>` to height, width and channels; empty where they are not known.
 
     Raises:
         ConfigError: no such camera, or pictures of another size.
@@ -266,7 +279,7 @@ def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], conf
     size = config.demos.image_size
     for camera in config.demos.cameras:
         if f"image_{camera}" not in shapes:
-            known = ", ".join(shapes) or "none"
+            known = ", ".join(key for key in shapes if key.startswith("image_")) or "none"
             raise ConfigError(f"{where} has no camera {camera!r} (demos.cameras); it has {known}")
         found = tuple(int(n) for n in shapes[f"image_{camera}"][:2])
         matters = config.eval.episodes or config.backend == "small"

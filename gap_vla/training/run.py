@@ -39,6 +39,7 @@ from gap_vla.training.stages import (
     origin,
     prepare_data,
     require_data_of,
+    require_own_stages,
     require_unchanged_data,
     stages_of,
 )
@@ -202,6 +203,7 @@ class Run:
 
     def collect(self) -> None:
         """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
+        require_own_stages(self.config, self.stages)
         require_data(self.config, self.stages)
         with alone(self.stages.lock, f"{self.stages.store}", wait=True):
             prepare_data(self.config, self.stages, collect_only=True)
