@@ -28,8 +28,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gap_vla.core.lazy import start_quietly
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     errno.EACCES: "ask for the right, or give another path",
@@ -54,30 +52,17 @@ _VARIABLES = {
     "HDF5_VOL_CONNECTOR": (r"native\b.*", "native"),
 }
 """Variables with whose other values a library ends the process, or reads no file: what they may be, and in words."""
-_FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
 _EXTRAS = {
-    "phases": (
-        "numba",
-        "torch",
-        "ruptures",
-        "sklearn",
-        "scipy",
-        "safetensors",
-        "h5py",
-        "matplotlib",
-        "PIL",
-        "imageio",
-        "imageio_ffmpeg",
-    ),
-    "rlds": ("tensorflow", "tensorflow_datasets", "grain", "pyarrow"),
-    "octo": ("jax", "flax", "optax", "orbax", "msgpack", "tokenizers", "tensorboardX"),
-    "sim": ("mujoco", "robosuite", "metaworld", "gymnasium", "fast_simplification"),
-    "serve": ("websockets",),
-    "hub": ("huggingface_hub",),
-    "beam": ("apache_beam",),
+    "phases": "numba torch ruptures sklearn scipy safetensors h5py matplotlib PIL imageio imageio_ffmpeg",
+    "rlds": "tensorflow tensorflow_datasets grain pyarrow",
+    "octo": "jax flax optax orbax msgpack tokenizers tensorboardX",
+    "sim": "mujoco robosuite metaworld gymnasium fast_simplification",
+    "serve": "websockets",
+    "hub": "huggingface_hub",
+    "beam": "apache_beam",
 }
 """Extra of this package to the modules that it brings (pyproject.toml)."""
 _ALWAYS = ("numpy", "jaxtyping", "ml_collections", "absl")
@@ -115,44 +100,23 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+        if unraisable is not _interrupt_again:  # no command is around this one
+            _interrupted.clear()
         within = any(isinstance(argument, list | tuple) for argument in (*args, *kwargs.values()))
         heard = None
         try:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
                 heard = signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
-            start_quietly(refused=UserError)
-            os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
-            if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
-                meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
-                reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
-                raise UserError(f"{odd[0]!a} is {reason}")
-            for name, (sound, words) in _VARIABLES.items():
-                if (said := os.environ.get(name, "").strip()) and not re.fullmatch(sound, said):
-                    raise UserError(f"{name} is {said[:40]!a}; give it {words}, or unset it")
+            from gap_vla.core.lazy import start_quietly  # which raises UserError
+
+            start_quietly()
+            _require_surroundings()
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status
-        except KeyboardInterrupt as interrupt:
-            return _say_interrupted(interrupt)
-        except Exception as error:
-            known = isinstance(error, UserError | OSError)
-            if not known and (behind := _interrupt_behind(error)) is not None:
-                return _say_interrupted(behind)
-            said = message_of(error)
-            if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error) or _without_threads(error):
-                return _say(f"error: {said}", USER_ERROR)
-            if told := [name for name in re.findall(r"\b(?:JAX|NUMBA|TORCH)_[A-Z_\d]+", said) if name in os.environ]:
-                return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
-            if kept := _damaged_by_numba(error):
-                return _say(f"error: {kept}, which Numba compiled earlier, is damaged; remove that folder", USER_ERROR)
-            if broken := _broken_package(error):
-                advice = "install it again, or unset its environment variables"
-                return _say(f"error: {broken} cannot be imported: {said}; {advice}", USER_ERROR)
-            traceback.print_exc()
-            names = ", ".join(name for name in os.environ if re.match("(JAX|NUMBA|TORCH|XLA)_", name))
-            hint = f" (or of a setting in {names}: try without)" if names else ""
-            return _say(f"this is a bug of gap_vla, not a mistake of yours{hint}: {type(error).__name__}", BUG)
+        except (KeyboardInterrupt, Exception) as error:
+            return _answer(error)
         finally:
             sys.unraisablehook = unraisable
             if within and heard is not None:  # a program that goes on has its own again
@@ -166,6 +130,34 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     return guarded
 
 
+def _require_surroundings() -> None:
+    """Raises what is wrong with folder, arguments and environment before a library says it in its own way, or ends."""
+    os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
+    if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
+        meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
+        reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
+        raise UserError(f"{odd[0]!a} is {reason}")
+    for name, (sound, words) in _VARIABLES.items():
+        if (said := os.environ.get(name, "").strip()) and not re.fullmatch(sound, said):
+            raise UserError(f"{name} is {said[:40]!a}; give it {words}, or unset it")
+
+
+def _answer(error: BaseException) -> int:
+    """Says on stderr what went wrong, and returns the exit status for it."""
+    known = isinstance(error, UserError | OSError)
+    if not known and (interrupt := _interrupt_behind(error)) is not None:
+        return _say(f"interrupted{f'; {interrupt.args[0]}' if interrupt.args else ''}", INTERRUPTED)
+    said = message_of(error)
+    if known or is_full_disk(error) or _lack(error, said):
+        return _say(f"error: {said}", USER_ERROR)
+    if fault := _fault_of_others(error, said):
+        return _say(f"error: {fault}", USER_ERROR)
+    traceback.print_exception(error)
+    names = ", ".join(name for name in os.environ if re.match("(JAX|NUMBA|TORCH|XLA)_", name))
+    hint = f" (or of a setting in {names}: try without)" if names else ""
+    return _say(f"this is a bug of gap_vla, not a mistake of yours{hint}: {type(error).__name__}", BUG)
+
+
 def message_of(error: BaseException) -> str:
     """What an error says, on one line.
 
@@ -175,12 +167,8 @@ def message_of(error: BaseException) -> str:
     text = ""
     with contextlib.suppress(Exception):  # somebody's `__str__` may fail itself
         text = str(error)
-    if is_full_memory(error):
-        text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
-    elif _without_threads(error):
-        text = (
-            f"{text}: this account, or this container, may have no more processes and threads; {_ADVICE[errno.EAGAIN]}"
-        )
+    if lack := _lack(error, text):
+        text = lack
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
         text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"
@@ -190,7 +178,6 @@ def message_of(error: BaseException) -> str:
         text = f"{error.strerror}, for what is printed or for a file that is written; {_ADVICE[error.errno]}"
     elif is_full_disk(error) and not isinstance(error, UserError):
         text += "; free some space"
-    text = missing_extra(error) or text
     line = " ".join(text.split()) or type(error).__name__
     line = line if len(line) <= 2000 else f"{line[:1000]} … {line[-1000:]}"  # it quotes a whole file or option
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
@@ -206,40 +193,43 @@ def missing_extra(error: BaseException) -> str:
     if module in _ALWAYS:
         return f"{sys.executable} lacks the module {module}: call the Python in which gap_vla is installed"
     for extra, modules in _EXTRAS.items():
-        if module in modules:
-            return (
-                f"this needs the module {module}, which is not installed: pip install -e '.[{extra}]' in the clone, "
-                "or '.[all]' for all"
-            )
+        if module in modules.split():
+            install = f"pip install -e '.[{extra}]' in the clone, or '.[all]' for all"
+            return f"this needs the module {module}, which is not installed: {install}"
     return ""
 
 
-def _broken_package(error: BaseException) -> str:
-    """The package of others that could not be imported, whatever it raised; empty: it was no import."""
+def _fault_of_others(error: BaseException, said: str) -> str:
+    """What is wrong with a setting, a package or kept files of others, and what to do; empty: nothing that is known."""
+    if told := [name for name in re.findall(r"\b(?:JAX|NUMBA|TORCH)_[A-Z_\d]+", said) if name in os.environ]:
+        return f"{said}; correct {told[0]}, or unset it"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:
+        if frame.f_code.co_filename.endswith("numba/core/caching.py") and frame.f_code.co_name == "load_overload":
+            kept = frame.f_locals["self"].cache_path  # as after a power cut
+            return f"{kept}, which Numba compiled earlier, is damaged; remove that folder"
     while any(frame.f_code.co_filename.startswith(_OWN) for frame in frames):
         del frames[0]
-    loading = (frame.f_globals.get("__spec__") for frame in frames if frame.f_code.co_name == "<module>")
-    return next((module.name.partition(".")[0] for module in loading if module), "")
-
-
-def _damaged_by_numba(error: BaseException) -> str:
-    """The folder of what Numba compiled and cannot read any more, as after a power cut; empty: it is something else."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename.endswith("numba/core/caching.py") and frame.f_code.co_name == "load_overload":
-            return str(frame.f_locals["self"].cache_path)
+    for frame in frames:
+        if frame.f_code.co_name == "<module>" and (module := frame.f_globals.get("__spec__")):
+            package = module.name.partition(".")[0]
+            advice = "install it again, or unset its environment variables"
+            return f"{package} cannot be imported: {said}; {advice}"
     return ""
 
 
-def is_full_memory(error: BaseException) -> bool:
-    """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
-    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
+def _lack(error: BaseException, text: str) -> str:
+    """What this machine or Python has too little of, and what to do; empty: it is something else.
 
-
-def _without_threads(error: BaseException) -> bool:
-    """Whether the system refused a further process or thread."""
-    started = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
-    return started or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN)
+    Memory, also where a library is loaded under `ulimit -v`; processes and threads; a module.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in text):
+        return f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
+    started = isinstance(error, RuntimeError) and "can't start new thread" in text
+    if started or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN):
+        few = "this account, or this container, may have no more processes and threads"
+        return f"{text}: {few}; {_ADVICE[errno.EAGAIN]}"
+    return missing_extra(error)
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -249,7 +239,9 @@ def is_full_disk(error: BaseException) -> bool:
     # TensorFlow, HDF5, safetensors and Tensorstore put the system's message into errors of their own.
     foreign = type(error).__module__.startswith(("tensorflow", "h5py", "safetensors")) or isinstance(error, OSError)
     foreign = foreign or (type(error) is ValueError and "os_error_code" in str(error))
-    return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
+    return foreign and any(
+        text in str(error).lower() for text in ("no space left", "disk quota exceeded", "file too large")
+    )
 
 
 def failure_of_system(error: BaseException) -> str:
@@ -322,10 +314,6 @@ def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _say_interrupted(interrupt: KeyboardInterrupt) -> int:
-    return _say(f"interrupted{f'; {interrupt.args[0]}' if interrupt.args else ''}", INTERRUPTED)
 
 
 def _say(line: str, status: int) -> int:

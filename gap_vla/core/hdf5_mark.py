@@ -11,6 +11,8 @@ from gap_vla.core.hdf5_heap import damaged_heap
 _CHECK = "made_by_check"
 _LENGTH = 8
 _BLOCK = 1 << 22
+_UNREADABLE = (OSError, KeyError, RuntimeError, AttributeError, TypeError)
+"""What h5py raises for what is damaged, or for another thing of that name."""
 
 
 def write_mark(path: Path, mark: str) -> None:
@@ -30,11 +32,11 @@ def write_mark(path: Path, mark: str) -> None:
 
 
 def read_mark(path: Path) -> str:
-    """What `made_by` says; empty if there is none, or if it is no HDF5 file that can be read."""
+    """What `made_by` says; empty if there is none that can be read."""
     import h5py
 
     if damaged_heap(path) is None:
-        with contextlib.suppress(OSError), h5py.File(path) as file:
+        with contextlib.suppress(*_UNREADABLE), h5py.File(path) as file:
             return str(file.attrs.get("made_by", ""))
     return ""
 
@@ -49,7 +51,7 @@ def is_changed(path: Path) -> bool:
                 return False
             note = file[_CHECK]
             said, place = note[()], note.id.get_offset()
-    except (OSError, KeyError, RuntimeError, AttributeError, TypeError):  # damaged, or another thing of that name
+    except _UNREADABLE:
         return True
     return place is None or said != _check_of(path, place)
 

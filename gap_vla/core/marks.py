@@ -58,7 +58,7 @@ def made_by(path: Path) -> str | None:
         ends += stream.read()
     suffix = suffix_of(path)
     if suffix in HDF5:
-        ends = read_mark(path).encode()
+        ends = read_mark(path).encode(errors="replace")
     elif suffix == ".png":  # length, chunk, checksum
         ends = ends[_PNG_HEAD + 4 : _PNG_HEAD + 8 + int.from_bytes(ends[_PNG_HEAD : _PNG_HEAD + 4], "big")]
     found = re.fullmatch(_MARKS.get(suffix, b"MARK").replace(b"MARK", rb"gap_vla:([a-z_]+)"), ends, re.DOTALL)

@@ -30,9 +30,13 @@ def require_measurements(found: Section) -> None:
 
 
 def since(summary: Mapping[str, Any]) -> str:
-    """What to write behind the seconds of a run that was taken up again, which are those of its last call."""
+    """What to write behind the seconds of a run that was taken up again, which are those of its last call.
+
+    >>> since({"training": {"resumed_after": 2_000_000}})
+    ' since step 2000000'
+    """
     step = summary.get("training", {}).get("resumed_after")
-    return f" since step {step:g}" if step else ""
+    return f" since step {step}" if step else ""
 
 
 def read_metrics(path: Path | str, finished: bool = False) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -60,7 +61,7 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned workers, for the main thread; after Ctrl-C or an error they finish what they are at, and no more.
+    """Spawned workers; after Ctrl-C or an error they finish what they are at, and no more.
 
     They end with their parent. Not forked: a fork of one that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     """
@@ -72,9 +73,11 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 pool.submit(os.getpid)  # a task that finds no idle worker starts one
         yield pool
     finally:
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave `shutdown` half done: a hang
+        if hears := threading.current_thread() is threading.main_thread():  # no other one does
+            heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second would leave `shutdown` half done: a hang
         pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGINT, heard)
+        if hears:
+            signal.signal(signal.SIGINT, heard)
 
 
 class CellProcess:

@@ -45,7 +45,7 @@ def free_disk(folder: Path | str) -> int:
 def existing_parent(path: Path | str) -> Path:
     """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere, or a `~`
     that no shell has replaced by the home folder, as in `--out=~/demos`."""
-    if Path(path).parts[:1] and re.fullmatch(r"~\w*", Path(path).parts[0]):
+    if Path(path).parts[:1] and re.fullmatch(r"~[\w-]*", Path(path).parts[0]):
         raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())

@@ -228,7 +228,7 @@ def test_what_is_printed_waits_for_a_pipe_that_is_full_and_does_not_block(number
     streams = {("stdout", "stderr")[number - 1]: writer}
     process = subprocess.Popen([sys.executable, "-c", code, f"{number}"], cwd=Path(__file__).parents[2], **streams)
     os.close(writer)
-    time.sleep(3)
+    time.sleep(1)
     with open(reader, "rb") as stream:
         assert json.loads(stream.read()[filled:]) == {"found": 1}
     assert process.wait(60) == 0

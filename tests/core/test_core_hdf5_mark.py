@@ -60,6 +60,25 @@ def test_a_changed_file_is_not_replaced(change, tmp_path):
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
+def _in_latin(file):
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(h5py.h5t.VARIABLE)
+    mark = h5py.h5a.create(file.id, b"made_by", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    mark.write(np.array("Jürgen".encode("latin1"), h5py.string_dtype("ascii")))
+
+
+def _a_time(file):
+    h5py.h5a.create(file.id, b"made_by", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+
+
+@pytest.mark.parametrize("mark", [_in_latin, _a_time])
+def test_a_file_with_an_attribute_of_others_by_that_name_is_not_ours(mark, tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        mark(file)
+    with pytest.raises(OutputError, match=r"a\.hdf5 exists without a mark of gap_vla"):
+        write(tmp_path / "a.hdf5")
+
+
 def test_one_that_was_only_read_or_copied_is(tmp_path):
     path = write(tmp_path / "a.hdf5")
     with h5py.File(path, "r+") as file:

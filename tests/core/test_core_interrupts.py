@@ -45,7 +45,7 @@ def test_a_second_ctrl_c_lets_what_the_first_one_began_be_finished(tmp_path):
     assert (tmp_path / "file").read_text() == "whole"
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.2])
+@pytest.mark.parametrize("pause", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_an_evaluation_that_is_interrupted_twice_says_so_once_and_keeps_whole_lines(tmp_path, pause):
     options = ["--policy", "random", "--task", "assembly", "--horizon", 5, "--cameras", "none", "--out", "e", "--quiet"]
     process = start("evaluate", *options, "--episodes", 1000, cwd=tmp_path)
@@ -73,7 +73,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_do_not_outlive_a_parent_that_was_ended(tmp_path, how):
     (tmp_path / "waits.py").write_text(WAITS)
     process = subprocess.Popen([sys.executable, tmp_path / "waits.py"], stdout=subprocess.PIPE, text=True)

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripts_under_test import ROOT
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.locks import alone
-from gap_vla.core.processes import CellProcess
+from gap_vla.core.processes import CellProcess, worker_pool
 
 
 def refused(error):
@@ -18,7 +19,8 @@ def refused(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "shown"), [(UserError("no"), False), (OSError(28, "full"), False), (KeyError("x"), True)]
+    ("error", "shown"),
+    [(OSError(28, "full"), False), (KeyError("x"), True), pytest.param(UserError("no"), False, marks=pytest.mark.slow)],
 )
 def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     cell = CellProcess(refused, error, log=tmp_path / "log")
@@ -26,12 +28,23 @@ def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     assert cell.error.startswith(type(error).__name__) and ("Traceback" in (tmp_path / "log").read_text()) == shown
 
 
+def test_workers_work_for_a_thread_that_is_not_the_first():
+    """As where an app calls a command."""
+
+    def work():
+        with worker_pool(1) as pool:
+            return pool.submit(abs, -1).result()
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(work).result() == 1
+
+
 @pytest.fixture
 def turns():
     """Threads take turns after every few instructions."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    yield range(100)
+    yield range(30)
     sys.setswitchinterval(usual)
 
 
