@@ -13,8 +13,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.holes import hole
-from gap_vla.core.measurements import read_metrics, require_measurements
+from gap_vla.core.measurements import hole, read_metrics, require_measurements
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
 from gap_vla.core.typed_config import SEED, STEPS

@@ -15,8 +15,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import Section
-from gap_vla.core.holes import hole
-from gap_vla.core.measurements import read_metrics
+from gap_vla.core.measurements import hole, read_metrics
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
