@@ -223,24 +223,27 @@ def command_parser(doc: str | None, former: Mapping[str, str] | None = None, ans
 
 @contextlib.contextmanager
 def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """With `--json`, what the block puts into this dictionary is printed in the end, as one JSON object.
-
-    Everything else then goes to stderr, also from child processes and compiled code. Without `--json` nothing changes.
-    """
+    """With `--json`, what the block puts into this dictionary is printed in the end, as one JSON object, and everything
+    else goes to stderr. Without `--json` nothing changes."""
     answer: dict[str, Any] = {}
-    if not options.json:
+    with to_stderr() if options.json else contextlib.nullcontext():
         yield answer
-        return
+    if options.json:
+        print(json.dumps(answer, default=str), flush=True)
+
+
+@contextlib.contextmanager
+def to_stderr() -> Iterator[None]:
+    """What this process, its children and compiled code print to standard output goes to standard error."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            yield answer
+            yield
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-    print(json.dumps(answer, default=str), flush=True)
 
 
 def json_or_name(text: str) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import dataclasses
 import json
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gap_vla.cli.arguments import command_parser
+from gap_vla.cli.arguments import command_parser, to_stderr
 from gap_vla.core.errors import keeping, message_of, naming_the_line
 from gap_vla.core.foreign import content, is_odd_number, regular
 from gap_vla.core.resources import unusual_settings
@@ -65,24 +64,6 @@ def load_config(path_and_profile: str) -> ConfigDict:
     except (RecursionError, ValueError):
         raise ConfigError(f"{path}: the configuration holds itself, or is nested too deeply") from None
     return config
-
-
-@contextlib.contextmanager
-def _to_stderr() -> Iterator[None]:
-    """What this process and its children print to standard output goes to standard error."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-        os.dup2(2, 1)
-    except OSError:  # one of them is closed
-        kept = -1
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if kept >= 0:
-            os.dup2(kept, 1)
-            os.close(kept)
 
 
 def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -174,11 +155,7 @@ def config_parser(doc: str | None, config_type: type[Experiment] = FinetuneConfi
 def run_configured(
     run: Callable[[Any, argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> Any:
-    """Reads the command line and calls `run(config, options)`.
-
-    Args:
-        parser: of `config_parser`, with the command's own options.
-    """
+    """Reads the command line of a `config_parser` and calls `run(config, options)`."""
     options, arguments = parser.parse_known_args(argv)
     if options.config is None:
         raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
@@ -186,7 +163,7 @@ def run_configured(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--{twice[0]} is given twice; give it once")
     arguments, phase_options = take_options(arguments)
-    with _to_stderr():  # what a configuration prints, or a program that it starts, is no part of an answer
+    with to_stderr():  # what a configuration prints, or a program that it starts, is no part of an answer
         config = load_config(options.config)
         require_known_keys(config, arguments)
         values = _overridden(options.config, config, arguments)

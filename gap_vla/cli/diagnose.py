@@ -84,7 +84,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rlds.version_files import require_unchanged
-    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop, scenes
+    from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen
     from gap_vla.rollouts.record import require_place, require_same
@@ -124,7 +124,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     if options.rlds:
         require_unchanged(options.rlds, but=STATISTICS)
-    chosen = options.interventions or ALL_INTERVENTIONS
+    chosen = options.interventions or INTERVENTIONS
     playing = None
     if options.closed_loop and task is not None:
         playing = load_policy(options).policy

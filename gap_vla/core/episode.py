@@ -53,7 +53,12 @@ def require_measured(state: np.ndarray, what: str) -> None:
             of them, as a recording may begin or end with another state; says `what`, step and column. A negative one
             may come several times.
     """
-    _require_within(state, what)
+    if (beyond := np.abs(state) > LARGEST_STATE).any():
+        step, column = np.argwhere(beyond)[0]
+        raise EpisodeError(
+            f"{what} is {state[step, column]:g} at step {step}, column {column}; no robot's unit is that small: "
+            "repair or drop the episode"
+        )
     size = np.abs(state)
     largest = size.argmax(axis=0)
     marked = (state == state[largest, np.arange(state.shape[1])]) & (state < 0)
@@ -65,15 +70,6 @@ def require_measured(state: np.ndarray, what: str) -> None:
         raise EpisodeError(
             f"{what} is {state[step, column]:g} at step {step}, column {column}, and within {others[column]:g} at all "
             "others; if it marks a lost measurement, repair or drop the episode"
-        )
-
-
-def _require_within(values: np.ndarray, what: str) -> None:
-    if (beyond := np.abs(values) > LARGEST_STATE).any():
-        step, column = np.argwhere(beyond)[0]
-        raise EpisodeError(
-            f"{what} is {values[step, column]:g} at step {step}, column {column}; no robot's unit is that small: "
-            "repair or drop the episode"
         )
 
 
@@ -183,9 +179,7 @@ class Episode:
                 raise EpisodeError(f"{where}: {key} has shape {value.shape}, not (T, width); store one row per step")
             if value.dtype.kind not in "fiu":
                 raise EpisodeError(f"{where}: {key} is {value.dtype}; it must be numbers")
-            _require_within(value, f"{where}: {key}")
+            require_measured(value, f"{where}: {key}")
         if self.phase is not None and self.phase.ndim != 1:
             raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
-        require_measured(self.proprio, f"{where}: proprio")
-        require_measured(self.action, f"{where}: action")
         return self

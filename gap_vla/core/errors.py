@@ -28,6 +28,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gap_vla.core.lazy import start_quietly
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     errno.EACCES: "ask for the right, or give another path",
@@ -108,9 +110,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
                 heard = signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
-            from gap_vla.core.lazy import start_quietly  # which raises UserError
-
-            start_quietly()
+            start_quietly(refused=UserError)
             _require_surroundings()
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from gap_vla.core.foreign import CheckpointError, one_line, shown
@@ -24,13 +23,9 @@ def local_directory(path: str | Path) -> Path:
         return root
     repository = _repository(text)
     try:
-        import_module("huggingface_hub")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
-        ) from error
-    try:
         return fetched(repository)
+    except ImportError:  # a command names the extra
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{text} could not be downloaded ({_reason(error)}); without a network, copy "
@@ -54,7 +49,7 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
         newest = HfApi().model_info(repository)
     except Exception as error:
         refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
-        kept = None if refused else _kept(repository)
+        kept = None if refused else kept_directory(f"{PREFIX}{repository}")
         if kept is None or not all((kept / name).exists() for name in names or ()):
             raise
         why = f"the hub could not be asked ({_reason(error)})"
@@ -80,18 +75,12 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
 
 def kept_directory(path: str | Path) -> Path | None:
     """The directory of `"hf://<owner>/<repository>"` in the cache; None: nothing of it is there."""
-    return _kept(_repository(str(path)))
-
-
-def _kept(repository: str) -> Path | None:
+    repository = _repository(str(path))
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        return None
-    try:
+
         return Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (ImportError, FileNotFoundError):  # the latter as the hub's LocalEntryNotFoundError
         return None
 
 

@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from gap_vla.core.errors import UserError
-
 _START_UP = re.compile(rb"(WARNING: All log messages before absl|I\d{4} ).*\n?")
 
 
@@ -48,9 +46,10 @@ def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable
     return names, get, lambda: names
 
 
-def start_quietly() -> None:
+def start_quietly(refused: type[Exception] = ValueError) -> None:
     """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
 
+    Flags that XLA does not know, which would end the process with status 1, are `refused` when it is loaded.
     Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
@@ -62,6 +61,7 @@ def start_quietly() -> None:
         warnings.simplefilter("default")
     backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
     backends.exception = backends.error  # type: ignore[method-assign]
+    _Imports.refused = refused
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 
@@ -73,15 +73,14 @@ _FLAGS = {
 
 
 def require_flags(module: str) -> None:
-    """Raises UserError for flags that this module does not know, with which it would end the process; it is loaded by
-    another one for that."""
+    """Raises what loading this module would raise for flags that it does not know; for the time before work begins."""
     variable, program = _FLAGS[module]
     if os.environ.get(variable, "") in ("", os.environ.get(known := f"GAP_VLA_KNOWN_{variable}")):
         return  # looked at by this process, or by the one that started it
     apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
     if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
-        raise UserError(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+        raise _Imports.refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
     os.environ[known] = os.environ[variable]
 
 
@@ -92,6 +91,7 @@ class _Imports:
     """
 
     quiet = False
+    refused: type[Exception] = ValueError
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:

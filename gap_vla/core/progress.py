@@ -45,13 +45,6 @@ class Agenda:
 
     What later stages take is their figure times the pace of this machine: how much longer than its own figure the
     last counted stage takes.
-
-    Example:
-        >>> with Agenda([Stage("collect", 10, counted=True), Stage("train", 60, counted=True)]) as agenda:
-        ...     agenda.begin("collect")
-        ...     [agenda.heading, agenda.left(5.0, of=20.0)]
-        stage 1 of 2: collect
-        ['[1/2] ', 125.0]
     """
 
     running: Agenda | None = None

@@ -203,14 +203,12 @@ class RunDirectory:
 
     def _take_up(self, config: dict[str, Any]) -> None:
         stored = self.read_config()
-        file = Section.read(self.config, ConfigError)
         if changed := differences(of_training(stored), of_training(config)):
             raise ConfigError(
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
                 "resume with the same settings, or start another run with --run-name NAME"
             )
-        if EARLIER in file:
-            file.list(EARLIER, Section.section)
+        self._earlier()  # which is refused now, not when it is trained
         if of_result(stored) != of_result(config):
             self._to_measure_as = config
         elif differences(stored, config):
@@ -240,12 +238,15 @@ class RunDirectory:
             self._set_aside(self.metrics)
         return measured
 
+    def _earlier(self) -> list[Any]:
+        file = Section.read(self.config, ConfigError)
+        return [one.values for one in file.list(EARLIER, Section.section)] if EARLIER in file else []
+
     def _note(self, config: dict[str, Any]) -> None:
-        file, changed = Section.read(self.config, ConfigError), differences(self.read_config(), config)
-        noted = file.list(EARLIER, Section.section) if EARLIER in file else ()
+        changed = differences(self.read_config(), config)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         last = {"until": now, **{key: old for key, (old, _) in changed.items()}}
-        write_json(self.config, {**config, EARLIER: [*(one.values for one in noted), last]})
+        write_json(self.config, {**config, EARLIER: [*self._earlier(), last]})
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
     def _set_aside(self, *paths: Path) -> None:
