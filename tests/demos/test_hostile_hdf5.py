@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,11 +23,15 @@ from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.hdf5_members import attributes_of_data, opened, require_sound
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    episodes = [make_episode(i, steps=8, size=4, annotated=False) for i in range(2)]
+    return write_robomimic(tmp_path_factory.mktemp("made") / "demos.hdf5", episodes)
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write_robomimic(
-        tmp_path / "demos.hdf5", [make_episode(i, steps=8, size=4, annotated=False) for i in range(2)]
-    )
+def file(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path))
 
 
 def put(path: str, value: Any) -> Callable[[h5py.File], None]:

@@ -353,7 +353,7 @@ def test_a_video_that_ffmpeg_decodes_with_errors_is_refused(tmp_path: Path) -> N
     root = copied("v21_video", tmp_path)
     film = sorted(root.rglob("*.mp4"))[0]
     sound, with_errors = film.read_bytes(), 0
-    for place in range(1200, 1240):
+    for place in range(1200, 1240, 4):
         content = bytearray(sound)
         content[sound.index(b"mdat") + place] ^= 16
         film.write_bytes(content)
@@ -362,7 +362,7 @@ def test_a_video_that_ffmpeg_decodes_with_errors_is_refused(tmp_path: Path) -> N
             with_errors += 1
             with pytest.raises(EpisodeError, match=r"episode_000000\.mp4, episode 0: "):
                 open_source(root, "lerobot")[0]
-    assert with_errors > 10
+    assert with_errors > 2
 
 
 def test_tasks_without_numbers_are_refused(tmp_path: Path) -> None:

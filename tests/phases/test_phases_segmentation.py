@@ -1,5 +1,6 @@
 """M2 and M3: the cost, the exact search, and what they do not depend on."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
-from gap_vla.phases import MotionError, segment
+from gap_vla.phases import Motion, MotionError, segment
+from gap_vla.phases.objective import Objective
+from gap_vla.phases.search import segment_score
 
 SEEDS = st.integers(0, 2**32 - 1)
 BAND = (1e-3, 1e-2, 1e-3, 1e-3)
@@ -68,6 +71,14 @@ def cost_by_definition(position, quaternion, gripper, points, alpha=1.0, beta=2e
     return total
 
 
+def cost_of(signals, **options):
+    """`segment_cost` of any change points of one recording; each segment's is computed once."""
+    goal, motion = Objective(**options), Motion.of(*signals)
+    tables = goal.tables(motion)
+    score = functools.cache(lambda a, b: segment_score(a, b, tables, goal.mean))
+    return lambda points: sum(score(a, b) for a, b in itertools.pairwise([0, *map(int, points), len(motion)]))
+
+
 def all_segmentations(steps, min_size):
     for k in range(steps // min_size):
         for points in itertools.combinations(range(1, steps), k):
@@ -92,22 +103,19 @@ def test_prefix_sums_give_the_cost_by_definition(seed, steps, mean, alpha, beta)
 def test_the_search_finds_the_minimum_that_brute_force_finds(seed, steps, min_size, penalty):
     signals = recording(seed, steps)
     options = dict(dead_band=BAND, beta=0.3)
-    found = segment(*signals, penalty=penalty, min_size=min_size, **options)
-    every = [
-        (segment_cost(*signals, points, **options) + penalty * len(points))
-        for points in all_segmentations(steps, min_size)
-    ]
-    best = min(every, default=segment_cost(*signals, [], **options))
-    np.testing.assert_allclose(segment_cost(*signals, found, **options) + penalty * len(found), best, **CLOSE)
+    found, cost = segment(*signals, penalty=penalty, min_size=min_size, **options), cost_of(signals, **options)
+    every = [cost(points) + penalty * len(points) for points in all_segmentations(steps, min_size)]
+    np.testing.assert_allclose(cost(found) + penalty * len(found), min(every, default=cost([])), **CLOSE)
 
 
 @given(SEEDS, st.integers(4, 9), st.sets(st.integers(0, 3), max_size=3))
 @settings(max_examples=30, deadline=None)
 def test_change_points_at_free_samples_cost_nothing(seed, steps, free):
     signals = recording(seed, steps)
+    cost = cost_of(signals, dead_band=BAND)
 
     def objective(points):
-        return segment_cost(*signals, points, dead_band=BAND) + 2.0 * sum(int(p) not in free for p in points)
+        return cost(points) + 2.0 * sum(int(p) not in free for p in points)
 
     found = segment(*signals, penalty=2.0, free=sorted(free), min_size=1, dead_band=BAND)
     best = min(objective(points) for points in all_segmentations(steps, 1))
@@ -125,13 +133,12 @@ def test_a_free_sample_between_multiples_of_jump_is_the_one_before():
 @settings(max_examples=30, deadline=None)
 def test_every_number_of_change_points_is_optimal(seed, steps):
     signals = recording(seed, steps)
+    cost = cost_of(signals, dead_band=BAND)
     for k in range(steps // 2):
         found = segment(*signals, n_change_points=k, min_size=2, dead_band=BAND)
         assert len(found) == k
-        best = min(
-            segment_cost(*signals, points, dead_band=BAND) for points in all_segmentations(steps, 2) if len(points) == k
-        )
-        np.testing.assert_allclose(segment_cost(*signals, found, dead_band=BAND), best, **CLOSE)
+        best = min(cost(points) for points in all_segmentations(steps, 2) if len(points) == k)
+        np.testing.assert_allclose(cost(found), best, **CLOSE)
 
 
 @given(SEEDS, st.integers(10, 40), st.integers(0, 4), st.sampled_from([1, 2]), st.sampled_from(["sum", "mean"]))
