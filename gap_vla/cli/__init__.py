@@ -68,9 +68,7 @@ def restart_with_huge_pages() -> None:
     """Starts this command again with an allocator that asks for huge pages; does nothing the second time, nor in a
     notebook or any other program whose command line does not begin with what Python runs now.
 
-    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small model's
-    training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process
-    starts.
+    glibc reads the setting only when a process starts. What it is worth: docs/PERFORMANCE.md.
     """
     program = getattr(sys.modules["__main__"], "__file__", None)
     own = program in [os.path.abspath(word) for word in sys.orig_argv[1:]]

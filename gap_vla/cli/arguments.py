@@ -24,11 +24,7 @@ MANY = 100_000
 
 
 class Number:
-    """`type=` of an option: a number within bounds, which `--help` shows.
-
-    >>> whole(1, 64)("2")
-    2
-    """
+    """`type=` of an option: a number within bounds, which `--help` shows."""
 
     def __init__(self, kind: type, bounds: Bounds) -> None:
         self._kind, self.bounds, self.__name__ = kind, bounds, kind.__name__

@@ -90,13 +90,6 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     The argument of a `KeyboardInterrupt` says what is kept: `raise KeyboardInterrupt("12 episodes lie in …")`, or
     `keeping`.
-
-    >>> @command
-    ... def main():
-    ...     raise UserError("demos.hdf5 holds no episodes; collect some first")
-    >>> main()  # doctest: +SKIP
-    error: demos.hdf5 holds no episodes; collect some first
-    2
     """
 
     @functools.wraps(main)

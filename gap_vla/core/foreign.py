@@ -166,11 +166,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def whole(what: str, value: Any, least: int, greatest: int, error: type[UserError] = UserError) -> int:
-    """`value` as int, or the error naming `what`, the value and the bounds.
-
-    >>> whole("episodes", 20, 1, 100)
-    20
-    """
+    """`value` as int, or the error naming `what`, the value and the bounds."""
     number: Any = value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= number <= greatest:
         bounds = f"a whole number from {least} to {greatest}" if least < greatest else least

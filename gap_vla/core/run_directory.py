@@ -160,9 +160,7 @@ class RunDirectory:
         are recorded and the old ones noted. Where they decide what is measured, that is left to `measure_anew`.
 
         Args:
-            path: of the directory.
             config: the resolved configuration.
-            resume: whether an existing run may be taken up.
             dataset: what the data are made from, versions of the code that makes them included, and `SOURCE_HASH` where
                 they were named; it is not compared with a run that has none.
 

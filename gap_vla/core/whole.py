@@ -58,7 +58,7 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
