@@ -41,16 +41,14 @@ class RecedingHorizon:
 
 
 class TemporalEnsemble:
-    """The same for predictions at every step: averages what the last chunks say about the present one.
-
-    Weights are exp(-decay * i), with i = 0 for the oldest prediction (T. Zhao et al., 2023); 0 is the plain mean.
+    """The same for predictions at every step: the mean of what the last chunks say about the present one (T. Zhao et
+    al., 2023, without their weights).
     """
 
     wants_chunk = True
 
-    def __init__(self, horizon: int, decay: float = 0.0) -> None:
+    def __init__(self, horizon: int) -> None:
         self._chunks: deque[np.ndarray] = deque(maxlen=horizon)
-        self._decay = decay
 
     def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
         self._chunks.append(chunk)
@@ -58,8 +56,7 @@ class TemporalEnsemble:
     def next(self) -> Float[np.ndarray, " A"]:
         newest = len(self._chunks) - 1
         opinions = np.stack([chunk[newest - age] for age, chunk in enumerate(self._chunks)])
-        weights = np.exp(-self._decay * np.arange(len(opinions)))
-        return (opinions * (weights / weights.sum())[:, None]).sum(0)
+        return (opinions * np.float64(1 / len(opinions))).sum(0)
 
 
 class EpisodeHistory:
@@ -207,6 +204,7 @@ class ChunkPolicy(abc.ABC):
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         """These episodes begin."""
+        self.forget(episode_ids)
         for episode in episode_ids:
             self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
 

@@ -158,8 +158,7 @@ class OpenLoop:
 def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
-    The policy never acts: it sees what was recorded. It should execute one action per prediction, otherwise a change
-    shows only where it predicts anew.
+    It should execute one action per prediction, otherwise a change shows only where it predicts anew.
 
     Args:
         recordings: two or more.

@@ -29,33 +29,20 @@ from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
 SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
-AT_LEAST_ONE = Bounds(1, EPISODES.most, "no episode measures nothing")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How many episodes, from which layout on, and in how many processes; arguments of `evaluate`.
-
-    Raises:
-        EvaluationError: a number outside of its bounds.
-    """
-
-    episodes: Annotated[int, AT_LEAST_ONE]
-    seed: Annotated[int, LAYOUT_SEED]
-    workers: Annotated[int, WORKERS] = 2
-    slots_per_worker: Annotated[int, Bounds(1, 256, "environments of a process")] = 4
-    videos: Annotated[int, EPISODES] = 4
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "", EvaluationError)
+BOUNDS = {
+    "episodes": Bounds(1, EPISODES.most, "no episode measures nothing"),
+    "seed": LAYOUT_SEED,
+    "workers": WORKERS,
+    "slots_per_worker": Bounds(1, 256, "environments of a process"),
+    "videos": EPISODES,
+}
+"""Of the numbers among the arguments of `evaluate`, in their order."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """Seconds to wait for one answer; the first ones include building the simulator, or compiling the policy, and have
     never less than the later ones.
-
-    An episode whose simulator does not answer in time is tried once more before it counts as failed.
 
     Raises:
         EvaluationError: a time in which nothing can answer.
@@ -113,7 +100,8 @@ def evaluate(
         InUseError: another process evaluates in `out_dir`.
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
-    Settings(episodes, seed, workers, slots_per_worker, videos)
+    for (name, bounds), value in zip(BOUNDS.items(), (episodes, seed, workers, slots_per_worker, videos)):
+        whole(name, value, int(bounds.least), int(bounds.most), EvaluationError)
     wait = limits or Limits()
     if scene and not isinstance(task, str):
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
@@ -141,9 +129,8 @@ def evaluate(
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
-            ends = (None, *(chosen.phases or [r.phase]))
             odd = {"steps": r.steps > chosen.horizon, "layout_seed": r.layout_seed != layout_of(e)}
-            odd["phase"] = r.phase not in ends
+            odd["phase"] = r.phase not in (None, *(chosen.phases or [r.phase]))
             if said := ", ".join(f"{key} {getattr(r, key)!r:.60}" for key, other in odd.items() if other):
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
@@ -156,8 +143,7 @@ def evaluate(
         if todo:
             workers = min(workers, len(todo))
             slots = min(slots_per_worker, -(-len(todo) // workers))
-            needs_expert = bool(getattr(policy, "privileged", False))
-            mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
+            mode: Privilege | None = "actions" if getattr(policy, "privileged", False) else "phases" if watch else None
             line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
             guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
             pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)

@@ -160,21 +160,18 @@ class OctoPolicy(ChunkPolicy):
     def _compile(self) -> Callable[..., Any]:
         import jax
 
-        def sample(params: Any, observation: Any, task: Any, key: Any) -> Any:
+        def run(params: Any, observation: Any, task: Any, keys: Any) -> Any:
             model = self._model.replace(params=params)
-            return model.sample_actions(observation, task, rng=key, embodiment_action_dim=self._dims)
+            sample = functools.partial(model.sample_actions, embodiment_action_dim=self._dims)
 
-        def one_batch(params: Any, observation: Any, task: Any, keys: Any) -> Any:
-            return sample(params, observation, task, keys[0])
+            def row(key: Any, *inputs: Any) -> Any:
+                return sample(*jax.tree.map(lambda leaf: leaf[None], inputs), rng=key)[0]
 
-        def one_by_one(params: Any, observation: Any, task: Any, keys: Any) -> Any:
-            def row(observation: Any, task: Any, key: Any) -> Any:
-                observation, task = jax.tree.map(lambda leaf: leaf[None], (observation, task))
-                return sample(params, observation, task, key)[0]
+            if self._samples:  # each row with its own key
+                return jax.vmap(row)(keys, observation, task)
+            return sample(observation, task, rng=keys[0])
 
-            return jax.vmap(row)(observation, task, keys)
-
-        return jax.jit(one_by_one if self._samples else one_batch)
+        return jax.jit(run)
 
 
 def _read(model: OctoModel) -> tuple[list[str], list[str]]:

@@ -246,9 +246,7 @@ class GuardedPolicy:
         return self._call(lambda: self._policy.reset(episode_ids), self._limit)[1]
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Returns float32[B, A] clipped to [-1, 1], and per row index why that row is unusable (all of
-        them, if it hung).
-        """
+        """Returns float32[B, A] clipped to [-1, 1], and by row why it is unusable."""
         if not self._privileged:
             observations = {key: value for key, value in observations.items() if key != EXPERT_ACTION}
         rows = len(episode_ids)
@@ -256,12 +254,18 @@ class GuardedPolicy:
         limit = self._next_limit * (rows if self._one_by_one else 1)
         result, fault = self._call(lambda: self._policy.act(observations, episode_ids), limit)
         self._next_limit = self._limit
+        actions: np.ndarray = unusable
         if fault is None:
             self.silent, self.answered = 0, True
-            fault = self._misshapen(result, rows)
+            try:
+                actions = as_numbers(result)
+            except PolicyError as error:
+                fault = str(error)
+        if actions.shape != unusable.shape:
+            given = f"actions of shape {actions.shape}, the task takes {unusable.shape}"
+            fault = f"the policy returned {given}: was it trained for this task?"
         if fault is not None:
             return unusable, dict.fromkeys(range(rows), fault)
-        actions: np.ndarray = np.asarray(result, np.float32)
         odd = ~(np.abs(actions) <= MOST_ACTION)  # also NaN
         faults = {}
         for row in np.flatnonzero(odd.any(1)):
@@ -285,19 +289,6 @@ class GuardedPolicy:
             self._thread = _Thread()  # the old one is stuck for good
             self.silent += 1
             return None, f"the policy did not answer within {limit:g} s"
-
-    def _misshapen(self, result: Any, rows: int) -> str | None:
-        try:
-            actions = as_numbers(result)
-        except PolicyError as error:
-            return str(error)
-        expected = (rows, self._width)
-        if actions.shape != expected:
-            return (
-                f"the policy returned actions of shape {actions.shape}, the task takes {expected}: "
-                "was it trained for this task?"
-            )
-        return None
 
 
 def require_seen(policy: Policy, cameras: Sequence[str], named: str) -> None:

@@ -126,13 +126,10 @@ def _changed(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, t
 
 
 def require_place(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity, as the directory has it if one is there.
+    """The identity of the evaluation that would begin or go on there, as the directory has it if one is there.
 
-    Raises EvaluationError if the directory holds another evaluation (the differing entries are named), or files of
-    others.
-
-    Args:
-        identity: of the evaluation that would begin or go on there.
+    Raises:
+        EvaluationError: the directory holds another evaluation (the differing entries are named), or files of others.
     """
     for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
         place, folder = directory / name, name == "videos"
@@ -163,13 +160,10 @@ def require_same(path: Path, of: Mapping[str, Any]) -> None:
 
 
 class EpisodeLog:
-    """`episodes.jsonl` in `directory`, append-only.
-
-    Opening it checks that the directory holds nothing, or an earlier part of the same evaluation; nothing is written
-    before the first episode, so that a call that can play none leaves nothing behind.
+    """`episodes.jsonl` in `directory`, append-only; nothing is written before the first episode.
 
     Raises:
-        EvaluationError: the directory holds another evaluation (the differing entries are named), or files of others.
+        EvaluationError: as `require_place`, or an `episodes.jsonl` that `read_episodes` refuses.
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
@@ -180,7 +174,7 @@ class EpisodeLog:
         self._place = directory.stat() if directory.exists() else None
 
     def _read(self) -> dict[int, EpisodeRecord]:
-        """Finished episodes. A last line that was being written when the process was killed is cut off."""
+        """Finished episodes; what a killed process began to write behind them is cut off."""
         if not self.path.exists():
             return {}
         records, whole = read_episodes(self.path)

@@ -17,7 +17,10 @@ from gap_vla.core.foreign import one_line, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
+from gap_vla.demos import hdf5_members
+from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
+from gap_vla.rlds.version_files import dataset_metadata
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
@@ -117,12 +120,7 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
 
 
 def require_recent(path: Path, task: str | None) -> None:
-    """
-    Raises:
-        PolicyError: an HDF5 file, or an RLDS dataset, that says that another version of the simulators recorded it.
-    """
-    from gap_vla.demos.hdf5_members import attributes_of_data
-    from gap_vla.rlds import dataset_metadata
+    """Raises PolicyError if an HDF5 file, or an RLDS dataset, says that other simulators than these recorded it."""
     from gap_vla.sim.recording import LAYOUT_VERSION
 
     pictures = task_spec(task).pictures_version if task in TASK_NAMES else None
@@ -139,9 +137,6 @@ def require_recent(path: Path, task: str | None) -> None:
 
 def view_of(source: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`, or in an RLDS dataset of such; None for other sources."""
-    from gap_vla.demos import hdf5_members
-    from gap_vla.rlds import dataset_metadata
-
     if view := hdf5_members.view_of(source):
         return view
     said = dict(flat(dataset_metadata(source)))
@@ -150,28 +145,19 @@ def view_of(source: Path) -> str | None:
     return None if view is None else str(view)
 
 
-def _has_attribute(path: Path, name: str) -> bool:
-    """Whether `data` of an HDF5 file has it, also where it is no number or text."""
-    from gap_vla.demos.hdf5_members import has, opened
-
-    with opened(path) as file:
-        return has(file, "data") and name in file["data"].attrs
-
-
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
-        from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
-
         said = attributes_of_data(data)
         task, env = said.get("task"), simulator_of(said).get("env_name")
         own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
-        if task is None and (own or not foreign) and _has_attribute(data, "task"):
-            raise PolicyError(f"{data}: its attribute task is not one text; write the task of all demonstrations there")
+        if task is None and (own or not foreign):
+            with opened(data) as file:
+                if has(file, "data") and "task" in file["data"].attrs:
+                    odd = f"{data}: its attribute task is not one text"
+                    raise PolicyError(f"{odd}; write the task of all demonstrations there")
         if task in TASK_NAMES and own not in (None, task):
             raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
         return task if "task" in said else own or (None if foreign else env)
-    from gap_vla.rlds import dataset_metadata
-
     said = dict(flat(dataset_metadata(data)))
     name = said.get("identity.name")
     told = said.get("identity.data.demos.task", said.get("identity.data.task"))

@@ -27,6 +27,7 @@ class FrameFeatures:
 
     def __init__(self, policy: SmallPolicy, sizes: Sequence[int]) -> None:
         self._policy, self._sizes = policy, sizes
+        self._device = next(policy.parameters()).device
         self._known: dict[int, dict[int, torch.Tensor]] = {}
 
     def forget(self, episode: int) -> None:
@@ -62,11 +63,10 @@ class FrameFeatures:
     def _encode(self, frames: Sequence[tuple[Mapping[str, np.ndarray], int]]) -> torch.Tensor:
         size = next(size for size in self._sizes if size >= len(frames))
         filled = [*frames, *[frames[0]] * (size - len(frames))]
-        device = next(self._policy.parameters()).device
         images = {}
         for camera in self._policy.cameras:
             stacked = np.stack([shown[f"image_{camera}"][place] for shown, place in filled])[:, None]
-            images[f"image_{camera}"] = torch.from_numpy(stacked).to(device)
+            images[f"image_{camera}"] = torch.from_numpy(stacked).to(self._device)
         return self._policy.features(images)[: len(frames), 0]
 
 
@@ -133,10 +133,6 @@ class SmallTorchPolicy(ChunkPolicy):
         require_own_statistics(directory, statistics, normalization)
         loaded.camera = policy.view
         return loaded
-
-    def reset(self, episode_ids: Sequence[int]) -> None:
-        self.forget(episode_ids)
-        super().reset(episode_ids)
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:

@@ -32,7 +32,7 @@ def _check(successes: int, n: int) -> None:
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson score interval of a success probability: near its nominal coverage on average, never outside [0, 1].
+    """Wilson score interval of a success probability: near its nominal coverage on average.
 
     Solves |p̂ − p| = z·sqrt(p(1−p)/n) for p (E. B. Wilson, JASA 1927). No episodes give the interval (0, 1).
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
+from gap_vla import sim
 from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.record import EvaluationError
 
@@ -15,7 +16,6 @@ STEPS = Bounds(1, 100_000, "control steps of an episode")
 IMAGE_SIZE = Bounds(1, 1024, "pixels; larger pictures take all memory")
 
 
-@runtime_checkable
 class ActingExpert(Protocol):
     """A scripted expert looking at the environment's present state."""
 
@@ -25,7 +25,6 @@ class ActingExpert(Protocol):
     def act(self) -> np.ndarray: ...
 
 
-@runtime_checkable
 class Watcher(Protocol):
     """Tells which phase an episode has reached, whoever acts."""
 
@@ -33,7 +32,6 @@ class Watcher(Protocol):
         """Called once per step."""
 
 
-@runtime_checkable
 class Task(Protocol):
     """A task as the rollouts see it. It is sent to worker processes, so it must pickle."""
 
@@ -87,25 +85,14 @@ class SimTask:
         check_numbers(self, "", EvaluationError)
 
     def make(self) -> Any:
-        from gap_vla import sim
+        from gap_vla.sim.disturbance import ObjectMover
         from gap_vla.sim.watching import RenderTimer
 
-        env = sim.make(
-            self.name,
-            image_size=self.image_size,
-            cameras=self.cameras,
-            variant=self.variant,
-            camera=self.camera,
-        )
-        if self.disturbance == "objects_moved":
-            from gap_vla.sim.disturbance import ObjectMover
-
-            return ObjectMover(RenderTimer(env))
-        return RenderTimer(env)
+        scene = {"image_size": self.image_size, "cameras": self.cameras, "variant": self.variant, "camera": self.camera}
+        env = RenderTimer(sim.make(self.name, **scene))
+        return ObjectMover(env) if self.disturbance == "objects_moved" else env
 
     def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
-        from gap_vla import sim
-
         return sim.make_expert(env, seed=seed)
 
     def make_watcher(self, env: Any) -> Watcher:
@@ -114,8 +101,6 @@ class SimTask:
         return PhaseWatcher(env.unwrapped.world)
 
     def identity(self) -> dict[str, Any]:
-        from gap_vla import sim
-
         pictures = sim.task_spec(self.name).pictures_version if self.cameras else 1
         return {
             "task": self.name,
@@ -150,8 +135,6 @@ def sim_task(
         UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
         EvaluationError: an impossible `horizon` or `image_size`.
     """
-    from gap_vla import sim
-
     spec = sim.task_spec(name)
     if horizon is not None and horizon > spec.horizon:
         raise EvaluationError(f"horizon is {horizon}, an episode of {spec.name} ends at step {spec.horizon}; lower it")

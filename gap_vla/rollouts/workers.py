@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import multiprocessing
 import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,20 +67,15 @@ STARTING_ANSWERS = 2
 which simulators compile, and draw what they have not drawn before."""
 
 
-class Privilege(enum.Enum):
-    """What the simulator's full state is used for."""
-
-    NONE = "none"
-    # A watcher names the phase; if it cannot cope with where a policy has led, it is left out from there on.
-    PHASES = "phases"
-    # The expert's actions are executed: if it fails, the episode fails.
-    ACTIONS = "actions"
+Privilege = Literal["actions", "phases"]
+"""What the full state is used for: the expert acts, and if it fails, so does the episode; or a watcher names the phase,
+and is left out from where it cannot cope with what a policy has done."""
 
 
 class _Slot:
     """One environment, and who looks at its full state."""
 
-    def __init__(self, task: Task, privilege: Privilege) -> None:
+    def __init__(self, task: Task, privilege: Privilege | None) -> None:
         self._task, self._privilege = task, privilege
         self._env: Any = None
         self._expert: ActingExpert | None = None
@@ -94,9 +88,9 @@ class _Slot:
             self._env = self._task.make()
         observation, info = self._env.reset(seed=command.layout_seed)
         self._phase = self._expert = self._watcher = None
-        if self._privilege is Privilege.ACTIONS:
+        if self._privilege == "actions":
             self._expert = self._task.make_expert(self._env, seed=command.layout_seed)
-        elif self._privilege is Privilege.PHASES:
+        elif self._privilege == "phases":
             self._watcher = self._task.make_watcher(self._env)
         return self._frame(command.slot, observation, info, False, started)
 
@@ -134,7 +128,7 @@ class _Slot:
         )
 
 
-def serve(connection: Connection, task: Task, privilege: Privilege) -> None:
+def serve(connection: Connection, task: Task, privilege: Privilege | None) -> None:
     """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
     slots: dict[int, _Slot] = {}
     try:
@@ -159,7 +153,7 @@ def _answer(slot: _Slot, command: Reset | Step) -> Frame | Crash:
 class _Worker:
     """One process, the slots it holds, and the answers it still owes (in the order in which it will give them)."""
 
-    def __init__(self, task: Task, privilege: Privilege, slots: Sequence[int], number: int) -> None:
+    def __init__(self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int) -> None:
         self._task, self._privilege, self._number = task, privilege, number
         self.slots = tuple(slots)
         self.start()
@@ -169,12 +163,8 @@ class _Worker:
         self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve,
-            args=(theirs, self._task, self._privilege),
-            daemon=True,
-            name=f"simulator-{self._number}",
-        )
+        arguments, name = (theirs, self._task, self._privilege), f"simulator-{self._number}"
+        self.process = context.Process(target=serve, args=arguments, daemon=True, name=name)
         with starting_workers():
             self.process.start()
         theirs.close()
@@ -201,7 +191,7 @@ class WorkerPool:
         task: Task,
         workers: int,
         slots_per_worker: int,
-        privilege: Privilege,
+        privilege: Privilege | None,
         *,
         step_limit: float,
         start_limit: float,
@@ -227,13 +217,12 @@ class WorkerPool:
         """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
         answers: dict[int, Frame | Crash | None] = {}
         while owing := [worker for worker in self._workers if worker.owed]:
-            patience = min(self._deadline(worker) for worker in owing) - time.monotonic()
+            patience = min(worker.heard + self._limit(worker) for worker in owing) - time.monotonic()
             ready = wait([worker.connection for worker in owing], timeout=max(patience, 0.0))
             for worker in owing:
                 if worker.connection in ready:
                     self._receive(worker, answers)
-                elif time.monotonic() > self._deadline(worker):
-                    limit = self._limit(worker)
+                elif time.monotonic() > worker.heard + (limit := self._limit(worker)):
                     self._replace(worker, f"{SIMULATOR} did not answer within {limit:.0f} s", answers)
         return answers
 
@@ -243,9 +232,6 @@ class WorkerPool:
 
     def _limit(self, worker: _Worker) -> float:
         return self._limits[worker.starting[worker.owed[0]] > 0]
-
-    def _deadline(self, worker: _Worker) -> float:
-        return worker.heard + self._limit(worker)
 
     def _receive(self, worker: _Worker, answers: dict[int, Frame | Crash | None]) -> None:
         try:

@@ -40,30 +40,29 @@ MAX_ANSWER = 64 * 2**20
 
 
 class _Link:
-    """One episode's connection (a server may remember things for each), and what is left of the last answer."""
+    """One episode's connection (a server may remember things for each), and what is left of the last answer.
+
+    Args:
+        patience: seconds to wait for the greeting, for which some servers load their model; `_GREETING` at least.
+
+    Raises:
+        OSError, WebSocketException: nobody answers.
+        WireError: a greeting in another protocol.
+    """
 
     def __init__(self, address: str, patience: float) -> None:
-        """
-        Args:
-            patience: seconds to wait for the greeting, for which some servers load their model; `_GREETING` at least.
-
-        Raises:
-            OSError, WebSocketException: nobody answers.
-            WireError: a greeting in another protocol.
-        """
-        self._stack = contextlib.ExitStack()
-        self.connection: ClientConnection = self._stack.enter_context(
-            connect(
-                address,
-                compression=None,
-                max_size=MAX_ANSWER,
-                ping_interval=None,  # servers that compute in their event loop, as openpi's, answer none meanwhile
-                open_timeout=10,
-                close_timeout=1,
-                proxy=None,
+        with contextlib.ExitStack() as stack:
+            self.connection: ClientConnection = stack.enter_context(
+                connect(
+                    address,
+                    compression=None,
+                    max_size=MAX_ANSWER,
+                    ping_interval=None,  # servers that compute in their event loop, as openpi's, answer none meanwhile
+                    open_timeout=10,
+                    close_timeout=1,
+                    proxy=None,
+                )
             )
-        )
-        with self._stack:
             greeting = self.connection.recv(timeout=max(_GREETING, patience))
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
@@ -72,11 +71,8 @@ class _Link:
             self.metadata = unpack(greeting)
             if not isinstance(self.metadata, dict):
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
-            self._stack = self._stack.pop_all()
+            self.close = stack.pop_all().close
         self.left: deque[np.ndarray] = deque()
-
-    def close(self) -> None:
-        self._stack.close()
 
 
 class RemotePolicy:

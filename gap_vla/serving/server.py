@@ -190,11 +190,9 @@ class PolicyServer:
             value = found.get(theirs, None if ours in self._keys.observation.values() else found.get(ours))
             if value is None:
                 continue
-            observation[ours] = (
-                _text(value, theirs, self._limits.max_prompt)
-                if ours == "language_instruction"
-                else _numbers(value, ours, theirs)
-            )
+            if ours == "language_instruction":
+                _require_text(value, theirs, self._limits.max_prompt)
+            observation[ours] = value if ours == "language_instruction" else _numbers(value, ours, theirs)
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
@@ -206,12 +204,11 @@ def _complaint(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
 
 
-def _text(value: Any, name: str, longest: int) -> str:
+def _require_text(value: Any, name: str, longest: int) -> None:
     if not isinstance(value, str):
         raise WireError(f"{name} is a {type(value).__name__}, not a text")
     if len(value) > longest:
         raise WireError(f"{name} has {len(value)} characters; this server takes {longest}")
-    return value
 
 
 def _numbers(value: Any, ours: str, name: str) -> np.ndarray:

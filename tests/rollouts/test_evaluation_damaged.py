@@ -12,7 +12,7 @@ import pytest
 import torch
 from flax import serialization
 from safetensors.torch import load_file, save_file
-from test_evaluation_octo_policy import STATISTICS, build, observations
+from test_evaluation_octo_policy import STATISTICS, observations
 
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.policies.config import SmallModelConfig
@@ -27,11 +27,11 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(model, tmp_path_factory):
     """A run directory of each kind."""
     root = tmp_path_factory.mktemp("whole")
     statistics = {key: {name: np.array(value) for name, value in field.items()} for key, field in STATISTICS.items()}
-    build().save_pretrained(step=7, checkpoint_path=root / "octo" / "checkpoint")
+    model.save_pretrained(step=7, checkpoint_path=root / "octo" / "checkpoint")
     sizes = {"encoder_width": 8, "feature_dim": 16, "head_dim": 16, "head_layers": 1, "action_horizon": 3}
     policy = build_policy(SmallModelConfig(**sizes, proprio_history=2), "gap", (32, 32, 3), 9, 7)
     save_policy(policy, root / "small" / "checkpoint", statistics, "normal")

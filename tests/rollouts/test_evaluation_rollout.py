@@ -1,4 +1,4 @@
-"""Claims about rollouts, on a tiny simulator in real worker processes."""
+"""Claims about rollouts, on a tiny simulator."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path,
 
 
 @pytest.mark.parametrize(("fault", "message"), [("raise", "unstable"), ("hang", "within 1 s"), ("die", "exit code 7")])
-def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault, message):
+def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, processes, fault, message):
     task = PointTask(faults={1: fault})
     limits = Limits(simulator=1.0, simulator_first=60.0)
     summary = evaluate(ExpertPolicy(), tmp_path, task=task, workers=1, slots_per_worker=3, limits=limits)
@@ -163,14 +163,16 @@ def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault
     )
 
 
-def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_costs_the_policy_nothing(tmp_path):
+def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_costs_the_policy_nothing(
+    tmp_path, processes
+):
     hung = [tmp_path / "first", tmp_path / "second"]
     task = PointTask(faults={1: f"once {hung[0]}", 4: f"once {hung[1]}"})
     limits = Limits(simulator=1.0, simulator_first=60.0)
     summary = evaluate(ExpertPolicy(), tmp_path / "out", task=task, workers=2, slots_per_worker=2, limits=limits)
     assert summary["outcomes"] == [1] * 6 and not summary["errors"] and summary["simulator_errors"] == 0
     assert all(path.exists() for path in hung)
-    assert summary["mean_steps"] == evaluate(ExpertPolicy(), tmp_path / "calm")["mean_steps"]
+    assert summary["steps"] == [8, 8, 6, 8, 9, 6]  # as where nothing hangs
 
 
 def test_the_first_step_of_an_environment_may_take_as_long_as_building_it(tmp_path):

@@ -165,7 +165,7 @@ trees = st.recursive(
 messages = st.binary(max_size=60) | trees.map(msgpack.packb)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(messages)
 def test_decoding_anything_gives_content_or_a_wire_error(message):
     try:
@@ -174,7 +174,7 @@ def test_decoding_anything_gives_content_or_a_wire_error(message):
         assert str(error)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(messages, st.integers(0, 200), st.integers(0, 255))
 def test_the_server_outlives_whatever_it_is_sent(port, message, place, value):
     valid = bytearray(pack({"observation/state": STATE, "prompt": "go"}))

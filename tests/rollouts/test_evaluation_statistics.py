@@ -106,10 +106,10 @@ def experiment(rng, seeds, spread, truth=0.0, layouts=50):
     ("seeds", "spread", "truth", "least", "most"),
     [
         (1, 0.0, 0.1, 0.92, 0.97),
-        (2, 0.09, 0.0, 0.93, 0.99),
+        pytest.param(2, 0.09, 0.0, 0.93, 0.99, marks=pytest.mark.slow),
         (3, 0.09, 0.0, 0.93, 0.98),  # where a bootstrap alone finds differences that are not there, in 8 to 10 of 100
-        (3, 0.09, 0.1, 0.93, 0.98),
-        (6, 0.09, 0.1, 0.94, 0.99),
+        pytest.param(3, 0.09, 0.1, 0.93, 0.98, marks=pytest.mark.slow),
+        pytest.param(6, 0.09, 0.1, 0.94, 0.99, marks=pytest.mark.slow),
         (3, 0.0, 0.0, 0.97, 1.0),  # wider than needed where seeds do not differ: rows and columns both count the noise
     ],
 )
