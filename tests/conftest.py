@@ -82,7 +82,7 @@ def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def save(figure: object, place: IO[Any], *, format: str, **options: object) -> None:
         if format == "svg":
-            place.write("<svg></svg>")
+            place.write(b"<svg></svg>")
         else:
             Image.new("L", (1, 1)).save(place, format=format)
 

@@ -16,12 +16,12 @@ LOW, HIGH = np.array([60, 90, 200]), np.array([240, 70, 40])  # blue: consistent
 
 
 def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, scale: int = 2) -> np.ndarray:
-    """Frames of the first windows in a grid.
+    """Frames of the first windows in a grid of `columns` times `rows`: every window shows its cameras one below the
+    other, its steps side by side, and under each frame, if ρ is known, a strip from blue (0) to red (1). Padded steps
+    are dark.
 
     Args:
         batch: with `observation/image_*` uint8[B, W, h, w, 3], and, if ρ is known, `rho` float32[B, W].
-        columns, rows: size of the grid in windows; every window shows its cameras one below the other, its steps side
-            by side, and under each frame a strip from blue (ρ = 0) to red (ρ = 1). Padded steps are dark.
 
     Returns:
         uint8[H, W, 3].

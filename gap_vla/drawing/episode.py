@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import writing
-from gap_vla.drawing.figures import COLORS, drawing
+from gap_vla.drawing.figures import COLORS, saved
 from gap_vla.drawing.video import write_video
 
 CHANGE, SWITCH, BELOW_RHO, BAND = "#cc2222", "#333333", "#c7dbfa", "#f2f4f7"
@@ -26,12 +25,7 @@ SIDE, STRIP, LABEL = 384, 96, 16
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Lines over the steps of an episode.
-
-    Attributes:
-        name: what is plotted, with its unit; `ρ` goes from 0 to 1.
-        lines: label to f64[T].
-    """
+    """Lines over the steps of an episode, label to f64[T], and what they are, with its unit; `ρ` goes from 0 to 1."""
 
     name: str
     lines: Mapping[str, np.ndarray]
@@ -42,11 +36,7 @@ class EpisodeView:
     """What is shown of one episode.
 
     Attributes:
-        title: heading.
-        length: steps T.
         frames: camera to uint8[T, h, w, 3]; pages and videos show the first one.
-        rho: f32[T], or None.
-        change_points: int64[K].
         phases: name per step, or None; its switches are the true change points.
         signals: further plots, in order.
         facts: lines under the heading.
@@ -63,10 +53,8 @@ class EpisodeView:
 
     @classmethod
     def of(cls, episode: Episode, **others: Any) -> EpisodeView:
-        """All cameras, ρ, change points and phases of an episode, under its name.
-
-        Args:
-            others: fields that are something else.
+        """All cameras, ρ, change points and phases of an episode, under its name; `others` are fields that are
+        something else.
         """
         return cls(
             **{
@@ -179,31 +167,19 @@ def _name_phases(axes: Any, view: EpisodeView) -> None:
 
 def episode_png(view: EpisodeView, dpi: int = 120) -> bytes:
     """`episode_figure` as a PNG."""
-    stream = io.BytesIO()
-    with drawing():
-        episode_figure(view).savefig(stream, dpi=dpi, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return saved(episode_figure(view), dpi=dpi, format="png", metadata={"Software": None})
 
 
 def write_picture(view: EpisodeView, path: Path, kind: str = "episode") -> Path:
-    """Writes `episode_figure` as PNG.
-
-    Args:
-        kind: of output, see `gap_vla.core.outputs`.
-    """
+    """Writes `episode_figure` as PNG, a `kind` of output of `gap_vla.core.outputs`."""
     with writing(path, kind) as temporary:
         temporary.write_bytes(episode_png(view))
     return path
 
 
 def write_episode_video(view: EpisodeView, path: Path, *, fps: float = 20) -> Path:
-    """Writes an mp4: camera images over ρ, and a line that moves over it.
-
-    Args:
-        fps: frames per second; the recording's own rate plays it in real time.
-
-    Raises:
-        EpisodeError: the episode has no camera images.
+    """Writes an mp4: camera images over ρ, and a line that moves over it; at the recording's own `fps` it plays in real
+    time. Raises EpisodeError: the episode has no camera images.
     """
     if view.shown_frames is None:
         raise EpisodeError(f"{view.title}: no camera images, so no video; write the page or the picture instead")

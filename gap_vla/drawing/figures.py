@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,19 @@ def line_style(color: str, marker: str) -> dict[str, Any]:
     return {"color": color} if marker == MARKERS[0] else {"color": color, "marker": marker, "ms": 4, "markevery": 0.1}
 
 
-@contextlib.contextmanager
-def drawing() -> Iterator[None]:
-    """Letters that Matplotlib's font lacks become boxes without a warning for each; names are not ours to choose."""
-    with warnings.catch_warnings():
+def saved(figure: Any, **options: Any) -> bytes:
+    """What `figure.savefig` writes with these options. Names in it are not ours to choose: $ begins no formula, and
+    letters that Matplotlib's font lacks become boxes without a warning for each.
+    """
+    import matplotlib
+
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
-        yield
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -62,10 +68,8 @@ def svg_text(figure: Any, fonts: str = "path") -> str:
     """
     import matplotlib
 
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": fonts}), drawing():
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": fonts}):
+        return saved(figure, format="svg", metadata={"Date": None}).decode()
 
 
 def svg(figure: Any) -> str:
@@ -85,10 +89,8 @@ def value_axis(axes: Any) -> None:
 
 
 def log_axis(axes: Any, least: float = 0.0) -> None:
-    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten.
-
-    Args:
-        least: below it the axis is linear, and begins with 0, with labels at the powers of ten; default: only above.
+    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten; below `least`, if given, linear,
+    beginning with 0, with labels at the powers of ten.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
 

@@ -52,13 +52,8 @@ def escaped(value: Any) -> str:
 
 
 def page(title: str, *parts: str, style: str = "", script: str = "") -> str:
-    """A whole document.
-
-    Args:
-        title: also its heading.
-        parts: HTML, one below the other.
-        style: CSS beside that of every page.
-        script: JavaScript that runs when all is there.
+    """A whole document: title, which is also its heading, HTML parts one below the other, CSS beside that of every
+    page, and JavaScript that runs when all is there.
     """
     name, code = escaped(title), f"<script>{script}</script>" if script else ""
     return (
@@ -78,11 +73,7 @@ def command_block(text: str) -> str:
 
 
 def html_table(rows: Sequence[Sequence[Any]], classes: Sequence[str] = ()) -> str:
-    """A table of cells, the heading first.
-
-    Args:
-        classes: of the rows below the heading, such as `error`.
-    """
+    """A table of cells, the heading first; `classes`, such as `error`, are of the rows below it."""
     heading, *rest = rows
     cells = "".join(f"<th>{escaped(cell)}</th>" for cell in heading)
     starts = [f'<tr class="{name}">' for name in classes] or ["<tr>"] * len(rest)
@@ -147,11 +138,8 @@ def link(target: str, text: str) -> Html:
 
 
 def film(source: str, caption: str, outcome: str, after: str = "", *, autoplay: bool = False) -> str:
-    """A video that loops.
-
-    Args:
-        source: path beside the page, or a data URI.
-        caption: stands before the outcome, which is "success" or "failure", and `after` behind it.
+    """A video that loops, from a path beside the page or a data URI. The caption stands before the outcome, which is
+    "success" or "failure", and `after` behind it.
     """
     options = f"{'autoplay ' if autoplay else ''}controls loop muted playsinline"
     return (

@@ -108,12 +108,9 @@ def require_settings(summary: Section, config: Section) -> None:
 def require_comparable(
     runs: Sequence[tuple[str, int, Mapping[str, Mapping[str, Any]]]], error: type[UserError]
 ) -> None:
-    """Raises `error` for two runs with other horizons or views on one variant, or two seeds with the same policy.
-
-    Two methods may come to the same parameters on one seed, where what they differ in has no effect.
-
-    Args:
-        runs: name, training seed, and variant to what `evaluate` returned.
+    """Raises `error` for two runs (name, training seed, and variant to what `evaluate` returned) with other horizons or
+    views on one variant, or two seeds with the same policy. Two methods may come to the same parameters on one seed,
+    where what they differ in has no effect.
     """
     for (one, seed, of_one), (other, other_seed, of_other) in itertools.combinations(runs, 2):
         for variant in of_one.keys() & of_other.keys():
@@ -131,12 +128,8 @@ def require_comparable(
 
 @dataclasses.dataclass(frozen=True)
 class Success:
-    """Success of one method on one variant.
-
-    Attributes:
-        per_seed: training seed to rate.
-        interval: 95 %, over training seeds (`gap_vla.rollouts.statistics.mean_rate`).
-        layouts: training seed to number of layouts.
+    """Success of one method on one variant: training seed to rate and to number of layouts, and the 95 % interval over
+    training seeds (`gap_vla.rollouts.statistics.mean_rate`).
     """
 
     per_seed: Mapping[int, float]
@@ -159,8 +152,7 @@ class Comparison:
         success: method to variant to success; methods without rollouts are missing.
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
-        apart: what the runs differ in besides, see `apart`.
-        unknown: number of runs whose settings are not known.
+        apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known.
     """
 
     success: Mapping[str, Mapping[str, Success]]
@@ -246,11 +238,11 @@ def compare(
     """Success of each method on each variant, and paired differences.
 
     Args:
-        configs: of the runs, where they are known.
-        origins: digests of the data and versions of the code, of every run.
         outcomes: method to training seed to variant to outcomes.
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
             no rollouts are left out.
+        configs: of the runs, where they are known.
+        origins: digests of the data and versions of the code, of every run.
     """
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs

@@ -16,7 +16,7 @@ from gap_vla.core.outputs import write_output, writing
 from gap_vla.core.resources import require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
-from gap_vla.drawing.figures import MARKERS, distinct, drawing, figure_with
+from gap_vla.drawing.figures import MARKERS, distinct, figure_with, saved
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.report.comparison import (
     LABELS,
@@ -85,11 +85,8 @@ def as_markdown(comparison: Comparison, title: str) -> str:
 
 
 def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str, marks: Marks | None = None) -> Any:
-    """A matplotlib figure, the same for the same comparison.
-
-    Args:
-        name: what a method is called.
-        marks: stand as × beside ours.
+    """A matplotlib figure, the same for the same comparison; `name` is what a method is called, `marks` stand as ×
+    beside ours.
     """
     pairs = [pair for pair, found in comparison.differences.items() if found]
     rows = max(len(comparison.success), len(pairs), 2)
@@ -142,10 +139,8 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
 
 def save_picture(figure: Any, path: Path) -> None:
     """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
-    drawn = io.BytesIO()
-    with drawing():
-        figure.savefig(drawn, dpi=130, format="png", metadata={"Software": None})
-    with Image.open(drawn) as image:
+    drawn = saved(figure, dpi=130, format="png", metadata={"Software": None})
+    with Image.open(io.BytesIO(drawn)) as image:
         image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
@@ -160,14 +155,12 @@ def _draw_one(
 
 
 def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, dict[str, Any]]:
-    """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`.
+    """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`, and returns the tables as
+    text, and what `table.json` holds.
 
     Args:
         summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` or `variants` as
             `evaluate` returns them).
-
-    Returns:
-        The tables as text, and what `table.json` holds.
 
     Raises:
         EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts, or what

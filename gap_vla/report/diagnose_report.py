@@ -38,10 +38,8 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
 
 
 def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
-    """What another episode's pictures cost in accuracy, how far they move the actions, and what they cost in success.
-
-    Judged by the error, since also a policy that was taught to ignore its pictures is moved by them a little, at
-    random.
+    """What another episode's pictures cost in accuracy (also a policy that was taught to ignore its pictures is moved
+    by them a little, at random), how far they move the actions, and what they cost in success.
     """
     effects = {effect.intervention: effect for effect in opened.effects}
     pictures = effects["images_swapped"]

@@ -25,7 +25,6 @@ def write_report(
     """Writes the page.
 
     Args:
-        runs: run directories of one task.
         command: that writes this page, as the user gave it.
         more: key, title and HTML of further sections.
         videos: per run and variant, at most.

@@ -42,12 +42,8 @@ class ReportError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run directory of `train_small.py` or `finetune.py`.
-
-    Attributes:
-        summary: empty while the run is not complete.
-        evaluations: variant to what `evaluate` returned.
-        rollouts: variant to outcomes.
+    """One run directory of `train_small.py` or `finetune.py`: its configuration, its summary (empty while it is not
+    complete), and variant to what `evaluate` returned and to outcomes.
     """
 
     path: Path
@@ -214,11 +210,8 @@ def _require_films(evaluation: Section) -> None:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs of a page.
-
-    Raises:
-        ReportError: none, runs of several tasks, two of a method and seed or of one training, or what
-            `require_comparable` refuses.
+    """The runs of a page. Raises ReportError: none, runs of several tasks, two of a method and seed or of one training,
+    or what `require_comparable` refuses.
     """
     found = [Run.read(path) for path in paths]
     tasks = sorted({run.task for run in found})

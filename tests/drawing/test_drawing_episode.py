@@ -53,6 +53,17 @@ def test_a_text_of_many_pages_is_cut(view):
     assert next(video_frames(long)).shape == next(video_frames(view)).shape
 
 
+@pytest.mark.parametrize("field", ["title", "phases", "frames"])
+def test_a_dollar_in_a_name_begins_no_formula(view, field):
+    name = "a$_$b"
+    named = {
+        "title": name,
+        "phases": np.array([name] * STEPS),
+        "frames": {name: view.frames["image_wrist"], **view.frames},
+    }
+    assert episode_png(dataclasses.replace(view, **{field: named[field]}), dpi=30)[:4] == b"\x89PNG"
+
+
 def titles(view):
     return [axes.get_title() for axes in episode_figure(view).axes if axes.images]
 

@@ -17,6 +17,13 @@ from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import VARIANT_NAMES
 
 
+@pytest.fixture(autouse=True)
+def charts(request):
+    """Of the tests that compare them, charts are drawn."""
+    if "picture" not in request.node.name:
+        request.getfixturevalue("blank_charts")
+
+
 def methods(rates, *, seeds=(0, 1, 2), layouts=60):
     """Outcomes that share the difficulty of each layout, so that pairing has something to gain from."""
     difficulty = np.random.default_rng(0).random(layouts)
