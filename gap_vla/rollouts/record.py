@@ -227,7 +227,8 @@ class VideoShelf:
     success stays where there is room for two. Survives a resumed evaluation.
 
     Raises:
-        EvaluationError: a file in the place of a video that no evaluation made, or a link; also when found later.
+        EvaluationError: a file in the place of a video that no evaluation made, or a link, or pictures of another form;
+            also when found later.
     """
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
@@ -261,6 +262,9 @@ class VideoShelf:
         lost = lost[: self._limit - bool(won and self._limit > 1)]
         kept = {*lost, *won[: self._limit - len(lost)]}
         if frames and path in kept:
+            if (first := frames[0]).dtype != np.uint8 or first.shape[2:] != (3,):
+                what = f"pictures are {first.dtype}{[*first.shape]}, and a film needs uint8[h, w, 3]"
+                raise EvaluationError(f"{path}: {what}; correct the simulator, or ask for no videos")
             write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
         for surplus in set(shelved) - kept:
             surplus.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import refusing
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import GuardedPolicy, PolicyUnavailable
 from gap_vla.rollouts.record import SIMULATOR, EpisodeLog, EpisodeRecord, EvaluationError, VideoShelf
@@ -141,7 +142,8 @@ class Rollout:
             return
         episodes = [self._live[slot] for slot in slots]
         keys = episodes[0].observation
-        batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
+        with refusing("what the simulators show", "let all of them show the same arrays", EvaluationError):
+            batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
         batch["language_instruction"] = np.array([self.task.instruction] * len(slots))
         started = time.perf_counter()
         actions, faults = self.policy.act(batch, [episode.number for episode in episodes])

@@ -87,6 +87,7 @@ class _Slot:
         if self._env is None:
             self._env = self._task.make()
         observation, info = self._env.reset(seed=command.layout_seed)
+        info = {**info, "success": False}  # it takes a step
         self._phase = self._expert = self._watcher = None
         if self._privilege == "actions":
             self._expert = self._task.make_expert(self._env, seed=command.layout_seed)

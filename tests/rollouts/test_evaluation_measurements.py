@@ -245,6 +245,50 @@ def test_a_simulator_that_does_not_say_success_or_names_another_phase_has_failed
     assert title(evaluated(RandomPolicy(7), task, 0)) == "random on pointmass"  # its identity says nothing of a task
 
 
+class Changed(PointTask):
+    """A simulator of somebody else's; `change` makes its observations."""
+
+    change = staticmethod(dict)
+
+    def make(self):
+        env = super().make()
+        reset, observe = env.reset, env._observe
+        env.reset = lambda **options: (reset(**options)[0], {"success": True})
+        env._observe = lambda: self.change(observe())
+        return env
+
+
+def test_a_layout_that_says_success_before_the_first_step_is_played(tmp_path):
+    for episodes in (1, 2):  # and goes on
+        assert evaluate(RandomPolicy(7), tmp_path, task=Changed(), episodes=episodes)["steps"] == [30] * episodes
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda seen: {**seen, str(seen["proprio"][0]): np.zeros(3)}, "what the simulators show: no '.*; let all of"),
+        (
+            lambda seen: {**seen, "image_primary": seen["image_primary"] / 255},
+            r"are float64\[16, 16, 3\], and a film needs",
+        ),
+        (lambda seen: {**seen, "image_primary": np.zeros((3, 16, 16), np.uint8)}, r"uint8\[3, 16, 16\], and a film"),
+    ],
+)
+def test_a_simulator_that_shows_what_cannot_be_stacked_or_filmed_is_said_to(tmp_path, monkeypatch, change, said):
+    monkeypatch.setattr(Changed, "change", staticmethod(change))
+    with pytest.raises(EvaluationError, match=said):
+        evaluate(RandomPolicy(7), tmp_path, task=Changed(horizon=2), episodes=2, videos=2)
+
+
+@pytest.mark.parametrize("seeds", [{0: -1}, {0: 2**40}, {0: 1.5}])
+def test_layouts_of_a_policy_that_no_simulator_has_are_refused(tmp_path, seeds):
+    policy = RandomPolicy(7)
+    policy.layout_seeds = seeds
+    with pytest.raises(EvaluationError, match=r"random: layout_seeds is .*; it must be a whole number from 0 to"):
+        evaluate(policy, tmp_path, episodes=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("value", [np.int64(3), NAN, Path("x")])
 def test_what_a_policy_says_of_itself_is_json(value):
     policy = RandomPolicy(7)
