@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     pictures: list[Path] = []
 
     def draw(whole: Path) -> None:
-        pictures.extend(make(whole, beside=options.out, episodes=options.show) for make in (contact_sheet, video))
+        pictures.extend(make(whole, options.out, options.show) for make in (contact_sheet, video))
 
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
     if options.show and options.cameras:

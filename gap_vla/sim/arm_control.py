@@ -24,29 +24,18 @@ class ArmController:
     """One arm with its gripper; `aim` once per action, `apply` in every physics step between mj_step1 and mj_step2.
 
     Args:
-        site: id of the grip site. joints: addresses of the arm's 7 joints in qvel; qpos: in qpos.
-        actuators: ids of the 7 motors; fingers: ids of the two finger actuators.
-        scale: metres and radians of a command of 1.
+        robot: robosuite's; scale: metres and radians of a command of 1.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        data: Any,
-        *,
-        site: int,
-        joints: np.ndarray,
-        qpos: np.ndarray,
-        actuators: np.ndarray,
-        fingers: np.ndarray,
-        scale: tuple[float, float],
-    ) -> None:
-        self._model, self._data, self._site, self._qpos = model, data, site, qpos
-        self._dofs = slice(int(joints[0]), int(joints[-1]) + 1)
-        self._actuators, self._fingers, self._scale = actuators, fingers, scale
-        low, high = model.actuator_ctrlrange[fingers].T
+    def __init__(self, model: Any, data: Any, robot: Any, scale: tuple[float, float]) -> None:
+        self._model, self._data, self._scale = model, data, scale
+        self._site, self._qpos = robot.eef_site_id["right"], np.array(robot._ref_joint_pos_indexes)
+        self._dofs = slice(robot._ref_joint_vel_indexes[0], robot._ref_joint_vel_indexes[-1] + 1)
+        self._actuators = np.array(robot._ref_arm_joint_actuator_indexes)
+        self._fingers = np.array(robot._ref_joint_gripper_actuator_indexes["right"])
+        low, high = model.actuator_ctrlrange[self._fingers].T
         self._finger_middle, self._finger_half = (low + high) / 2, (high - low) / 2
-        self._limits = model.actuator_ctrlrange[actuators].T.copy()
+        self._limits = model.actuator_ctrlrange[self._actuators].T.copy()
         self._jacobian = np.zeros((6, model.nv))
         self.reset(np.zeros(7))
 

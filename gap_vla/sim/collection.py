@@ -9,8 +9,9 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from multiprocessing.connection import wait
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import EPISODES
 from gap_vla.core.whole import replacing
-from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
-from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
+from gap_vla.sim.demonstration import demonstrate
+from gap_vla.sim.environment import make
+from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of, write_demonstration
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
@@ -38,6 +40,8 @@ _PATIENCE = 900.0
 
 SIMULATOR = 300 * 2**20
 """Bytes of a process with a simulator and its renderer."""
+
+KEPT, FAILED, REFUSED, CRASHED = "kept", "failed", "refused", "crashed"
 
 _OWN = r"lock|settings\.json|attempt_\d{6,}\.(hdf5|failed)"
 """Names in the folder of finished episodes."""
@@ -135,7 +139,7 @@ def collect_demos(
 
             counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
             assemble(
-                {folder / part_name(a): _seed_of(seed, a) for a in kept},
+                {_piece(folder, attempt, KEPT): _seed_of(seed, attempt) for attempt in kept},
                 out,
                 env_name=spec.gymnasium_id,
                 settings=settings,
@@ -205,19 +209,16 @@ def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
                 described.unlink(missing_ok=True)
 
 
+def _piece(folder: Path, attempt: int, outcome: str) -> Path:
+    """What a finished attempt leaves."""
+    return folder / f"attempt_{attempt:06d}.{'hdf5' if outcome == KEPT else 'failed'}"
+
+
 def _finished(folder: Path) -> dict[int, str]:
     """Outcome of every attempt that an earlier call finished."""
     return {
-        int(path.stem.split("_")[1]): KEPT if path.suffix == ".hdf5" else "failed" for path in folder.glob("attempt_*")
+        int(path.stem.split("_")[1]): KEPT if path.suffix == ".hdf5" else FAILED for path in folder.glob("attempt_*")
     }
-
-
-def _next_attempt(done: Mapping[int, str], busy: Collection[int]) -> int:
-    return next(attempt for attempt in itertools.count() if attempt not in done and attempt not in busy)
-
-
-def _kept_before(attempt: int, done: Mapping[int, str]) -> int:
-    return sum(outcome == KEPT for other, outcome in done.items() if other < attempt)
 
 
 def _play(
@@ -228,30 +229,34 @@ def _play(
     done: dict[int, str],
     progress: bool,
 ) -> None:
-    """Plays attempts in order until `n` are kept; fills `done`. The arguments are those of `work`.
+    """Plays attempts in order until `n` are kept; fills `done`. The arguments are those of `_work`.
 
     No attempt is begun that could turn out superfluous, so that the kept ones are the first `n` in any case.
     """
     task, env_kwargs, action_noise, folder, _ = arguments
-    start = time.perf_counter()
-    already = kept = _kept_before(_next_attempt(done, ()), done)
-    steps = 0
-    if kept >= n:
+    start, steps = time.perf_counter(), 0
+
+    def kept_by_now() -> int:
+        """Of the attempts before the first that is not finished."""
+        return sum(done[attempt] == KEPT for attempt in itertools.takewhile(done.__contains__, itertools.count()))
+
+    if (kept := kept_by_now()) >= n:
         return
-    shown = Progress(task, n, "demonstration", done=already, out=sys.stderr, quiet=not progress)
+    shown = Progress(task, n, "demonstration", done=kept, out=sys.stderr, quiet=not progress)
     with _workers(workers, arguments) as pool:
         idle = list(pool)
         busy: dict[Any, int] = {}
         while kept < n:
             while idle:
-                attempt = _next_attempt(done, busy.values())
-                if _kept_before(attempt, done) + sum(other < attempt for other in busy.values()) >= n:
+                attempt = next(a for a in itertools.count() if a not in done and a not in busy.values())
+                if attempt - sum(outcome == FAILED for other, outcome in done.items() if other < attempt) >= n:
                     break
                 connection = idle.pop()
                 with _alive(attempt):
                     connection.send((attempt, _seed_of(seed, attempt)))
                 busy[connection] = attempt
-            ready: list[Any] = wait(list(busy), timeout=_PATIENCE)
+            # twice: for who was stopped (Ctrl-Z) meanwhile, the first is over when he goes on
+            ready: list[Any] = wait(list(busy), _PATIENCE / 2) or wait(list(busy), _PATIENCE / 2)
             if not ready:
                 raise CollectionError(
                     f"{task}: no worker finished an episode within {_PATIENCE:.0f} s (a hanging OpenGL driver gives no "
@@ -268,8 +273,7 @@ def _play(
                 idle.append(connection)
                 done[finished] = outcome
                 steps += detail
-            kept = _kept_before(_next_attempt(done, ()), done)
-            failures = sum(outcome != KEPT for outcome in done.values())
+            kept, failures = kept_by_now(), sum(outcome == FAILED for outcome in done.values())
             if failures >= 20 and failures > 9 * (len(done) - failures):
                 raise CollectionError(
                     f"{task}: the expert failed in {failures} of {len(done)} attempts (action_noise={action_noise}, "
@@ -305,7 +309,7 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
         with starting_workers():
             for _ in range(n):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+                process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
                 process.start()
                 theirs.close()
                 processes.append(process)
@@ -320,3 +324,31 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _work(
+    connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path, made: str
+) -> None:
+    """Plays in a process of its own: receives (attempt, seed), answers (attempt, outcome, steps); ends on None.
+
+    What it leaves of each attempt in `folder` tells the digest of the settings, `made`. What ends it before that is
+    answered instead of the steps: as REFUSED what the user can put right, on one line; as CRASHED the traceback of
+    anything else.
+    """
+    with contextlib.suppress(ConnectionError):  # the parent has gone
+        try:
+            env = make(task, **env_kwargs)
+            while (order := connection.recv()) is not None:
+                attempt, seed = order
+                demo = demonstrate(env, seed, action_noise)
+                if demo.success:
+                    write_demonstration(_piece(folder, attempt, KEPT), demo, made)
+                else:
+                    with replacing(_piece(folder, attempt, FAILED)) as temporary:
+                        temporary.write_text(made)
+                connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
+            env.close()
+        except (UserError, OSError, MemoryError) as error:
+            connection.send((-1, REFUSED, message_of(error)))
+        except Exception:
+            connection.send((-1, CRASHED, traceback.format_exc()))

@@ -29,38 +29,27 @@ def claim_pictures(path: Path) -> None:
     claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",), named=False)
 
 
-def contact_sheet(
-    path: str | Path, *, beside: str | Path | None = None, episodes: int = 4, columns: int = 8, scale: int = 2
-) -> Path:
-    """Writes a PNG beside a collection: one row per episode and camera, `columns` pictures from start to end.
+def contact_sheet(path: Path, beside: Path, episodes: int) -> Path:
+    """Writes `<beside without suffix>.png`: for the first episodes of a collection, a row of pictures per camera.
 
     Args:
-        beside: where the collection will be; default: where it is.
-
-    Returns:
-        Path of the picture, `<path without suffix>.png`.
+        path: the collection; beside: where it will be.
     """
     from PIL import Image
 
-    path = Path(path)
-    rows = [film_strip(frames, columns) for frames in _films(path, episodes)]
-    sheet = Image.fromarray(np.concatenate(rows, axis=0))
-    out = Path(beside or path).with_suffix(".png")
+    sheet = Image.fromarray(np.concatenate([film_strip(frames, 8) for frames in _films(path, episodes)], axis=0))
+    out = beside.with_suffix(".png")
     with writing(out, "demos_sheet") as temporary:
-        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary)
+        sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(temporary)
     return out
 
 
-def video(path: str | Path, *, beside: str | Path | None = None, episodes: int = 4, scale: int = 4) -> Path:
-    """Writes an MP4 beside a collection: the first episodes one after the other, in real time, cameras side by side.
+def video(path: Path, beside: Path, episodes: int) -> Path:
+    """Writes `<beside without suffix>.mp4`: the first episodes one after the other, in real time, cameras side by side.
 
     Args:
-        beside: where the collection will be; default: where it is.
-
-    Returns:
-        Path of the video, `<path without suffix>.mp4`.
+        path: the collection; beside: where it will be.
     """
-    path = Path(path)
     with opened(path) as file:
         rate = int(file["data"].attrs["control_hz"])
         per_episode = len(_cameras(file["data/demo_0"]))
@@ -70,7 +59,7 @@ def video(path: str | Path, *, beside: str | Path | None = None, episodes: int =
         for first in range(0, len(films), per_episode)
         for cameras in zip(*films[first : first + per_episode])
     )
-    return write_video(Path(beside or path).with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=scale)
+    return write_video(beside.with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=4)
 
 
 def _films(path: Path, episodes: int) -> list[np.ndarray]:

@@ -25,8 +25,6 @@ from gap_vla.sim.world import SETTLE_STEPS, World
 
 _REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
 """Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
-MAX_INSTRUCTION = 100
-"""Characters in the longest instruction that the observation space allows."""
 
 
 class ActionError(UserError, ValueError):
@@ -80,7 +78,7 @@ class SimEnv(gymnasium.Env):
         }
         reach = np.tile(_REACH, spec.n_arms).astype(np.float32)
         spaces["proprio"] = gymnasium.spaces.Box(-reach, reach)
-        spaces["language_instruction"] = gymnasium.spaces.Text(MAX_INSTRUCTION, charset=string.ascii_letters + " ,.")
+        spaces["language_instruction"] = gymnasium.spaces.Text(100, charset=string.ascii_letters + " ,.")
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
 
@@ -122,13 +120,10 @@ class SimEnv(gymnasium.Env):
         self.world.step(self._checked(action))
         self._steps += 1
         now = self.world.succeeded()
-        if self.world.success_must_hold:
-            self._held = self._held + 1 if now else 0
-            self._success = self._held > SETTLE_STEPS
-        else:
-            self._held += 1 if self._held or now else 0
-            self._success = self._held > 0
+        must_hold = self.world.success_must_hold
+        self._held = self._held + 1 if now or (self._held and not must_hold) else 0
         terminated = self._held > SETTLE_STEPS
+        self._success = terminated if must_hold else self._held > 0
         truncated = not terminated and self._steps >= self.task.horizon
         self._over = terminated or truncated
         return self._observe(), float(now), terminated, truncated, self._info()
@@ -181,20 +176,18 @@ class SimEnv(gymnasium.Env):
         return proprio
 
     def _checked(self, action: Any) -> np.ndarray:
-        array = np.asarray(action)
+        what, array = f"{self.task.name}, step {self._steps}: the action", np.asarray(action)
         if array.dtype.kind not in "fiu":
-            raise ActionError(f"{self.task.name}, step {self._steps}: the action is {array.dtype}, not numbers")
+            raise ActionError(f"{what} is {array.dtype}, not numbers")
         array = array.astype(np.float64)
         if array.shape != (self.task.action_dim,):
             raise ActionError(
-                f"{self.task.name}, step {self._steps}: the action has shape {array.shape}, expected "
-                f"({self.task.action_dim},): 7 per arm (delta xyz, delta rotation vector, gripper)"
+                f"{what} has shape {array.shape}, expected ({self.task.action_dim},): 7 per arm (delta xyz, delta "
+                "rotation vector, gripper)"
             )
         if not np.isfinite(array).all():
-            raise ActionError(
-                f"{self.task.name}, step {self._steps}: the action is NaN or infinite at index "
-                f"{int(np.flatnonzero(~np.isfinite(array))[0])}: {array.tolist()}"
-            )
+            where = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise ActionError(f"{what} is NaN or infinite at index {where}: {array.tolist()}")
         return np.clip(array, -1.0, 1.0)
 
     def _info(self) -> dict[str, Any]:

@@ -38,10 +38,8 @@ class MetaWorldWorld(World):
         self.env._set_task_called = True  # step() refuses otherwise
         self.env._partially_observable = False  # the goal would be zeros
         self.env.__dict__.pop("sawyer_observation_space", None)  # cached with goal bounds of 0, to which step() clips
-        self.env._freeze_rand_vec = False  # every reset would repeat the last layout
-        self.env.seeded_rand_vec = True  # layouts would come from numpy's global generator
         self.env.max_path_length = spec.horizon + 1  # the environment counts
-        self.env._get_state_rand_vec = self._draw_layout
+        self.env._get_state_rand_vec = self._draw_layout  # the library's would come from numpy's global generator
         self.model, self.data = self.env.model, self.env.data
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
         self._fixed = self.model.body_pos.copy(), self.model.site_pos.copy()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
-    with replacing(path) as temporary, _in_memory(temporary) as file:
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:  # on the disk it may end the process
         file.attrs["settings"] = made
         group = file.create_group("demo")
         group.attrs["num_samples"] = len(demo)
@@ -79,35 +78,10 @@ def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
             group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
         group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
         group["obs/object"].attrs["names"] = list(demo.objects)
-
-
-@contextlib.contextmanager
-def _in_memory(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that reaches the disk at once: where a write fails, HDF5 prints, and may end the process."""
-    with h5py.File(path, "w", driver="core", backing_store=False) as file:
-        yield file
         file.flush()
         content = file.id.get_file_image()
-    path.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _with_room(path: Path, size: int, shown: Callable[[Path], object]) -> Iterator[h5py.File]:
-    """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk.
-
-    Args:
-        shown: is given the whole file before it takes its place.
-    """
-    with replacing(path, follow=True) as temporary:
-        with temporary.open("r+b") as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, size)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
-                    raise
-        with h5py.File(temporary, "w") as file:
-            yield file
-        shown(temporary)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def assemble(
@@ -119,7 +93,7 @@ def assemble(
     counts: Mapping[str, Any],
     shown: Callable[[Path], object] = lambda whole: None,
 ) -> None:
-    """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
+    """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order; whole or absent.
 
     Args:
         parts: file of each to the seed that it must have been played from.
@@ -128,18 +102,31 @@ def assemble(
         counts: what happened on the way (`attempts`, `failures`).
         shown: is given the whole file before it takes its place.
     """
-    with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK, shown) as file:
-        data = file.create_group("data")
-        total = 0
-        for i, (part, seed) in enumerate(parts.items()):
-            with refusing(part, _AGAIN), h5py.File(part, "r") as source:
-                if source["demo"].attrs["seed"] != seed:
-                    raise ValueError("of another collection")
-                source.copy("demo", data, name=f"demo_{i}")
-            total += int(data[f"demo_{i}"].attrs["num_samples"])
-        env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}
-        data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
-        data.attrs["total"] = total
-        for key, value in {**settings, **counts}.items():
-            if key != "env_kwargs":
-                data.attrs[key] = value
+    with replacing(out, follow=True) as temporary:
+        _require_room(temporary, sum(part.stat().st_size for part in parts) + _SLACK)
+        with h5py.File(temporary, "w") as file:
+            data = file.create_group("data")
+            total = 0
+            for i, (part, seed) in enumerate(parts.items()):
+                with refusing(part, _AGAIN), h5py.File(part, "r") as source:
+                    if source["demo"].attrs["seed"] != seed:
+                        raise ValueError("of another collection")
+                    source.copy("demo", data, name=f"demo_{i}")
+                total += int(data[f"demo_{i}"].attrs["num_samples"])
+            env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}
+            data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
+            data.attrs["total"] = total
+            for key, value in {**settings, **counts}.items():
+                if key != "env_kwargs":
+                    data.attrs[key] = value
+        shown(temporary)
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raises OSError before HDF5 meets a full disk: it prints, and may end the process."""
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
+                raise

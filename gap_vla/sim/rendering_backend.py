@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import glob
-import importlib
 import importlib.util
 import os
 import sys
@@ -25,13 +25,9 @@ class RenderingError(UserError, RuntimeError):
 def _loadable(platform: str) -> bool:
     short, soname = _LIBRARIES[platform]
     for candidate in (soname, ctypes.util.find_library(short)):
-        if candidate is None:
-            continue
-        try:
-            ctypes.CDLL(candidate)
-        except OSError:
-            continue
-        return True
+        with contextlib.suppress(OSError):
+            if candidate and ctypes.CDLL(candidate):
+                return True
     return False
 
 
@@ -86,8 +82,7 @@ def _name_glfw() -> None:
 
 
 def _select(platform: str) -> None:
-    os.environ["MUJOCO_GL"] = platform
-    os.environ["PYOPENGL_PLATFORM"] = platform  # MuJoCo refuses another
+    os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = platform  # MuJoCo refuses another of PyOpenGL's
     chosen = sys.modules.get("mujoco.gl_context")
     if chosen is not None and chosen.__dict__.get("_MUJOCO_GL") != platform:
         try:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
+import xml.etree.ElementTree as ET
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
@@ -14,13 +18,20 @@ from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
 from gap_vla.sim.mesh_detail import simplify_meshes
-from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
-from gap_vla.sim.rotations import as_rotation_vector
+from gap_vla.sim.rotations import about_z, as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.textures import patterns_mjcf
 from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import MAX_STARTS, Goal, World
 
+with contextlib.redirect_stderr(io.StringIO()):  # robosuite complains about optional parts while it is imported
+    from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+    from robosuite.models.arenas import TableArena
+    from robosuite.models.tasks import ManipulationTask
+logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+
+TABLE_Z = 0.8
+"""Height of the table's surface (m)."""
 DOWN = np.diag([1.0, -1.0, -1.0])
 """Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
 NEUTRAL_YAW = np.pi / 2
@@ -64,19 +75,8 @@ class RobosuiteWorld(World):
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
-        self._controllers = [
-            ArmController(
-                self.model,
-                self.data,
-                site=robot.eef_site_id["right"],
-                joints=np.array(robot._ref_joint_vel_indexes),
-                qpos=np.array(robot._ref_joint_pos_indexes),
-                actuators=np.array(robot._ref_arm_joint_actuator_indexes),
-                fingers=np.array(robot._ref_joint_gripper_actuator_indexes["right"]),
-                scale=(spec.position_scale, spec.rotation_scale),
-            )
-            for robot in self._robots
-        ]
+        scale = spec.position_scale, spec.rotation_scale
+        self._controllers = [ArmController(self.model, self.data, robot, scale) for robot in self._robots]
         self._inertia = np.zeros((self.model.nv, self.model.nv))
         self._fixed = self.model.body_pos.copy(), self.model.body_quat.copy()
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
@@ -164,6 +164,81 @@ class RobosuiteWorld(World):
 
     def close(self) -> None:
         self.env.close()
+
+
+class PrimitiveEnv(ManipulationEnv):
+    """The robosuite environment under a world: no observables, no rewards, no cameras of its own.
+
+    Args:
+        bodies: MJCF of the bodies on the table.
+        assets: MJCF of further textures and materials.
+        bases: (yaw, xyz offset) of each robot's base relative to robosuite's place at the table's edge.
+    """
+
+    def __init__(
+        self,
+        bodies: str,
+        assets: str,
+        friction: tuple[float, float, float],
+        bases: Sequence[tuple[float, Sequence[float]]],
+    ) -> None:
+        self._bodies, self._assets, self._friction, self._bases = bodies, assets, friction, bases
+        super().__init__(
+            robots=["Panda"] * len(bases),
+            env_configuration="default",
+            initialization_noise="default",
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            renderer="mujoco",
+            control_freq=20,
+            ignore_done=True,
+            hard_reset=False,  # keeps the model: 700 times faster, no leak, and the renderer stays valid
+        )
+
+    def _check_robot_configuration(self, robots: Any) -> None:
+        """Any number of arms."""
+
+    def _load_model(self) -> None:
+        super()._load_model()
+        size = (0.8, 0.8, 0.05)
+        for robot, (yaw, offset) in zip(self.robots, self._bases):
+            place = np.array(robot.robot_model.base_xpos_offset["table"](size[0]))
+            robot.robot_model.set_base_xpos(about_z(yaw) @ place + np.array(offset))
+            robot.robot_model.set_base_ori(np.array((0.0, 0.0, yaw)))
+        arena = TableArena(size, self._friction, table_offset=(0, 0, TABLE_Z))
+        arena.set_origin([0, 0, 0])
+        for body in ET.fromstring(f"<bodies>{self._bodies}</bodies>"):
+            _separate_seen_from_touched(body)
+            arena.worldbody.append(body)
+        arena.asset.extend(ET.fromstring(f"<asset>{self._assets}</asset>"))
+        self.model = ManipulationTask(
+            mujoco_arena=arena, mujoco_objects=[], mujoco_robots=[robot.robot_model for robot in self.robots]
+        )
+
+    def _setup_observables(self) -> OrderedDict:
+        return OrderedDict()  # the world reads the state itself; updating sensors 25 times a step is not free
+
+    def reward(self, action: Any = None) -> float:
+        return 0.0
+
+    def visualize(self, vis_settings: Any) -> None:
+        """Nothing to show or hide: sites are not drawn."""
+
+
+def _separate_seen_from_touched(root: ET.Element) -> None:
+    """Splits every geom into one that collides and weighs (group 0) and a copy that is seen (group 1).
+
+    robosuite compiles with inertiagrouprange="0 0", so only group 0 has mass, and shows group 1 only. A geom that
+    sets its group stays as it is.
+    """
+    for body in list(root.iter("body")):
+        for geom in body.findall("geom"):
+            if "group" in geom.attrib:
+                continue
+            seen = {k: v for k, v in geom.attrib.items() if k not in ("density", "friction", "solref", "solimp")}
+            seen["name"] = f"{geom.get('name')}_seen"
+            ET.SubElement(body, "geom", {**seen, "contype": "0", "conaffinity": "0", "group": "1", "mass": "0"})
+            geom.set("group", "0")
 
 
 @contextlib.contextmanager

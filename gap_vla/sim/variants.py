@@ -18,18 +18,16 @@ class Variant:
 
     Attributes:
         name: short name (`"positions_wide"`).
-        description: one line for tables.
+        first_seed: where this variant's own list of seeds begins.
         positions: where objects start. `wide`: ranges stretched about their centre; `disjoint`: drawn from the wide
             ranges, but never from the default ones.
         distractors: number of extra objects that lie around (seen, not touched: they have no contacts).
         table, light, color: whether the table's texture, the lights, the objects' colours are redrawn per episode.
         camera: whether the primary camera is moved and turned per episode.
         size: factor on the size of the manipulated object.
-        first_seed: where this variant's own list of seeds begins.
     """
 
     name: str
-    description: str
     first_seed: int
     positions: Literal["default", "wide", "disjoint"] = "default"
     distractors: int = 0
@@ -63,17 +61,15 @@ class Variant:
 
 
 _VARIANTS = (
-    Variant("default", "as in the demonstrations", 100_000),
-    Variant("positions_wide", "initial ranges stretched about their centre", 200_000, positions="wide"),
-    Variant("positions_disjoint", "initial positions outside the default ranges", 300_000, positions="disjoint"),
-    Variant("distractors", "three more objects on the table", 400_000, distractors=3),
-    Variant("table_texture", "another table texture in every episode", 500_000, table=True),
-    Variant("light", "another brightness, colour and direction of light", 600_000, light=True),
-    Variant(
-        "camera_shift", "camera moved by up to 4 cm and turned by up to 3 degrees along each axis", 700_000, camera=True
-    ),
-    Variant("object_color", "the task's objects in other colours", 800_000, color=True),
-    Variant("object_size", "the manipulated object 15 % larger", 900_000, size=1.15),
+    Variant("default", 100_000),
+    Variant("positions_wide", 200_000, positions="wide"),
+    Variant("positions_disjoint", 300_000, positions="disjoint"),
+    Variant("distractors", 400_000, distractors=3),
+    Variant("table_texture", 500_000, table=True),
+    Variant("light", 600_000, light=True),
+    Variant("camera_shift", 700_000, camera=True),
+    Variant("object_color", 800_000, color=True),
+    Variant("object_size", 900_000, size=1.15),
 )
 _BY_NAME = {variant.name: variant for variant in _VARIANTS}
 

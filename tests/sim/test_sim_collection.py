@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +15,34 @@ import time
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import gap_vla.sim as sim
-import gap_vla.sim.collection as collection_module
-from gap_vla.core.errors import UserError
+from gap_vla.cli.collect_demos import main
+from gap_vla.core.errors import USER_ERROR, UserError
 from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
-from gap_vla.sim.collection import CollectionError, _alive, _parts, collect_demos
+from gap_vla.sim.collection import CollectionError, _alive, _parts, _play, collect_demos
 from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
 
 SETTINGS = dict(image_size=32, cameras=("primary",), seed=3, progress=False)
+NOISY = dict(action_noise=0.1, **SETTINGS)
+COMMAND = "--task assembly --episodes 3 --image-size 32 --seed 3 --action-noise 0.1".split()
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory):
-    return collect_demos("assembly", 3, tmp_path_factory.mktemp("demos") / "a.hdf5", action_noise=0.1, **SETTINGS)
+def finished(tmp_path_factory):
+    """A collection, and a copy of its folder of finished attempts."""
+    folder = tmp_path_factory.mktemp("demos")
+    parts = folder / "a.hdf5.parts", folder / "finished"
+    return collect_demos("assembly", 3, folder / "a.hdf5", shown=lambda _: shutil.copytree(*parts), **NOISY), parts[1]
+
+
+@pytest.fixture(scope="module")
+def collection(finished):
+    return finished[0]
 
 
 def test_the_file_has_robomimics_layout(collection):
@@ -73,24 +85,17 @@ def test_demonstrations_are_not_copies_of_each_other(collection):
     assert all((firsts[0] != other).any() for other in firsts[1:])
 
 
-def test_one_worker_writes_what_two_write(collection, tmp_path):
-    numbers = {key: np.int64(SETTINGS[key]) for key in ("image_size", "seed")}  # numpy's are taken as Python's
-    options = {**SETTINGS, **numbers, "action_noise": 0.1, "workers": 1}
-    alone = collect_demos("assembly", 3, tmp_path / "alone.hdf5", **options)
-    assert alone.read_bytes() == collection.read_bytes()
-
-
-def test_a_gap_in_what_an_interrupted_collection_played_is_filled_before_fewer_are_asked_for(tmp_path):
+def test_a_gap_in_what_an_interrupted_collection_played_is_filled_before_fewer_are_asked_for(finished, tmp_path):
     """Of two workers, the one may have finished attempt 2 when attempt 1 was stopped."""
-    settings = dict(action_noise=0.1, workers=1, **SETTINGS)
-    whole = collect_demos("assembly", 2, tmp_path / "whole.hdf5", **settings)
     out = tmp_path / "gap.hdf5"
-    with pytest.raises(KeyboardInterrupt):
-        collect_demos("assembly", 3, out, shown=lambda _: (_ for _ in ()).throw(KeyboardInterrupt), **settings)
-    parts = sorted((tmp_path / "gap.hdf5.parts").glob("attempt_*"))
-    parts[1].unlink()
-    collect_demos("assembly", 2, out, **settings)
-    assert out.read_bytes() == whole.read_bytes()
+    attempts = sorted(shutil.copytree(finished[1], tmp_path / "gap.hdf5.parts").glob("attempt_*"))
+    attempts[1].unlink()
+    collect_demos("assembly", 2, out, **NOISY)
+    with h5py.File(out) as fewer, h5py.File(finished[0]) as whole:
+        assert list(fewer["data"]) == ["demo_0", "demo_1"] and not fewer["data"].attrs["failures"]
+        for demo in fewer["data"]:
+            assert fewer["data"][demo].attrs["seed"] == whole["data"][demo].attrs["seed"]
+            np.testing.assert_array_equal(fewer["data"][demo]["states"], whole["data"][demo]["states"])
 
 
 def test_a_collection_that_the_disk_cannot_hold_leaves_nothing(tmp_path, monkeypatch):
@@ -106,10 +111,9 @@ def hear_ctrl_c():
 
 def interrupted(out, workers, stop):
     """Starts the command as a terminal would, in a group of its own; calls `stop` after the first finished episode."""
-    command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
-    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", str(workers), "--show", "0"]
+    command = [sys.executable, "scripts/collect_demos.py", *COMMAND, "--out", str(out), "--workers", str(workers)]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+        [*command, "--show", "0"], stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
     )
     parts = out.with_name(out.name + ".parts")
     deadline = time.monotonic() + 300
@@ -118,30 +122,34 @@ def interrupted(out, workers, stop):
     stop(process)
     said = process.communicate(timeout=240)[1]
     assert not out.exists() and list(parts.glob("attempt_*"))
-    return command, parts, process.returncode, said
+    return parts, process.returncode, said
 
 
-def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
+def test_a_killed_collection_leaves_no_file_and_one_worker_writes_what_two_write(collection, tmp_path):
     out = tmp_path / "killed.hdf5"
-    command, parts, _, _ = interrupted(out, 1, lambda process: process.kill())
+    parts, _, _ = interrupted(out, 1, lambda process: process.kill())
     (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
-    subprocess.run(command, check=True, capture_output=True)
+    numbers = {key: np.int64(SETTINGS[key]) for key in ("image_size", "seed")}  # numpy's are taken as Python's
+    collect_demos("assembly", 3, out, workers=1, **NOISY | numbers)
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
 
 
-def test_the_pictures_of_a_collection_are_there_when_it_is(collection, tmp_path):
+def test_the_pictures_of_a_collection_are_there_when_it_is(finished, tmp_path):
     """A command that is killed before the file is there continues; one whose file is there has ended."""
-    out = tmp_path / "d.hdf5"
+    out, (collection, parts) = tmp_path / "d.hdf5", finished
+    shutil.copytree(parts, tmp_path / "d.hdf5.parts")
 
     def killed(whole):
         assert whole.read_bytes() == collection.read_bytes() and not out.exists()
         raise KeyboardInterrupt
 
-    for shown in (killed, lambda whole: contact_sheet(whole, beside=out, episodes=2)):
+    for shown in (killed, lambda whole: contact_sheet(whole, out, 2)):
         with contextlib.suppress(KeyboardInterrupt):
-            collect_demos("assembly", 3, out, action_noise=0.1, **SETTINGS, shown=shown)
+            collect_demos("assembly", 3, out, shown=shown, **NOISY)
     assert out.read_bytes() == collection.read_bytes()
-    assert out.with_suffix(".png").read_bytes() == contact_sheet(collection, episodes=2).read_bytes()
+    sheet = contact_sheet(collection, collection, 2)
+    assert out.with_suffix(".png").read_bytes() == sheet.read_bytes() and Image.open(sheet).size == (8 * 64, 2 * 64)
+    assert video(collection, collection, 1).stat().st_size > 1000
 
 
 def test_a_finished_piece_that_was_damaged_since_is_named(tmp_path):
@@ -186,63 +194,72 @@ def test_a_piece_of_other_settings_is_named_before_anything_is_played(tmp_path, 
         _parts(parts, {"seed": 0}).__enter__()
 
 
+def test_a_collection_that_was_stopped_for_an_hour_waits_for_its_workers_again(tmp_path, monkeypatch):
+    class Worker:
+        send = staticmethod(lambda order: None)
+        recv = staticmethod(lambda: (0, "kept", 9))
+
+    answers = iter([[], [Worker]])
+    monkeypatch.setattr("gap_vla.sim.collection._workers", lambda *_: contextlib.nullcontext([Worker]))
+    monkeypatch.setattr("gap_vla.sim.collection.wait", lambda *_: next(answers))
+    done = {}
+    _play(1, 0, 1, ("assembly", {}, 0.0, tmp_path, ""), done, False)
+    assert done == {0: "kept"}
+
+
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), BrokenPipeError(32, "broken")])
 def test_a_worker_that_died_is_a_line_whatever_its_pipe_says(error):
     with pytest.raises(CollectionError, match=r"a worker died during attempt 3 .* make the same call again"), _alive(3):
         raise error
 
 
-def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tmp_path):
+def test_ctrl_c_ends_all_processes_and_the_same_call_continues(collection, tmp_path, capsys):
     out = tmp_path / "stopped.hdf5"
-    command, parts, code, said = interrupted(out, 2, lambda process: os.killpg(process.pid, signal.SIGINT))
+    parts, code, said = interrupted(out, 2, lambda process: os.killpg(process.pid, signal.SIGINT))
     assert code == 130 and "the same command continues" in said and "Traceback" not in said
     for part in parts.glob("attempt_*.hdf5"):
         with h5py.File(part) as file:
             assert file["demo"].attrs["success"]  # whole, not half written
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "continuing after" in again.stderr
+    collect_demos("assembly", 3, out, **NOISY | {"progress": True})
+    assert "continuing after" in capsys.readouterr().err
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
 
 
 @pytest.mark.slow
 def test_workers_of_a_terminated_collection_end_without_a_word(tmp_path):
-    _, parts, code, said = interrupted(tmp_path / "ended.hdf5", 2, lambda process: process.terminate())
+    parts, code, said = interrupted(tmp_path / "ended.hdf5", 2, lambda process: process.terminate())
     assert code == -signal.SIGTERM and "Traceback" not in said and "Error" not in said, said
     assert not list(parts.glob(".attempt_*"))
 
 
-@pytest.mark.parametrize(
-    "most", [pytest.param(8_000, marks=pytest.mark.slow), 200_000]
-)  # reached by the first demonstration, and by all of them together
-def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(collection, tmp_path, most):
-    out = tmp_path / "full.hdf5"
-    command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
-    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", "1", "--quiet"]
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-    no_bytecode = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # Python 3.11 would keep what it could not write whole
-    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=no_bytecode)
-    assert full.returncode == 2 and not out.exists(), full.stderr
+@pytest.mark.parametrize("most", [pytest.param(8_000, marks=pytest.mark.slow), 200_000])
+def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(finished, tmp_path, monkeypatch, capsys, most):
+    """It is reached by the first demonstration, or by all of them together."""
+    out, (collection, parts) = tmp_path / "full.hdf5", finished
+    if most > 8_000:
+        shutil.copytree(parts, tmp_path / "full.hdf5.parts")
+    words = [*COMMAND, "--out", str(out), "--quiet"]
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # Python 3.11 would keep what it could not write whole
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        assert main(words) == USER_ERROR
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
     kept = "finished episodes are kept in" if most > 8_000 else "the same command continues"
-    assert full.stderr.count("\n") == 1 and f"; raise the limit of file sizes (ulimit -f); {kept}" in full.stderr
-    assert subprocess.run([*command, "--show", "0"], capture_output=True).returncode == 0
+    assert said.count("\n") == 1 and f"; raise the limit of file sizes (ulimit -f); {kept}" in said and not out.exists()
+    assert main([*words, "--show", "0"]) == 0
     assert out.read_bytes() == collection.read_bytes()
 
 
-def test_a_file_that_comes_into_the_place_of_a_collection_meanwhile_stays(tmp_path, monkeypatch):
+def test_a_file_that_comes_into_the_place_of_a_collection_meanwhile_stays(finished, tmp_path, monkeypatch):
     out = tmp_path / "out.hdf5"
-
-    def play(*given):
-        played(*given)
-        out.write_bytes(b"a colleague's")
-
-    played = collection_module._play
-    monkeypatch.setattr(collection_module, "_play", play)
+    parts = shutil.copytree(finished[1], tmp_path / "out.hdf5.parts")
+    monkeypatch.setattr("gap_vla.sim.collection._play", lambda *_: out.write_bytes(b"a colleague's"))
     with pytest.raises(UserError, match="exists; choose another name"):
-        collect_demos("assembly", 1, out, **SETTINGS)
-    assert out.read_bytes() == b"a colleague's" and list((tmp_path / "out.hdf5.parts").glob("attempt_*"))
+        collect_demos("assembly", 3, out, **NOISY)
+    assert out.read_bytes() == b"a colleague's" and list(parts.glob("attempt_*"))
 
 
 def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
@@ -320,13 +337,6 @@ def test_the_pictures_of_a_file_of_the_same_name_with_another_suffix_stay(tmp_pa
         UserError, match=r"a\.hdf5 is there, and a\.png and a\.mp4 would be of both; choose another name"
     ):
         claim_pictures(tmp_path / "a.h5")
-
-
-def test_sheet_and_video_show_the_collection(collection):
-    from PIL import Image
-
-    assert Image.open(contact_sheet(collection, episodes=2)).size == (8 * 64, 2 * 64)
-    assert video(collection, episodes=1).stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,13 @@ METAWORLD = [name for name in sim.TASK_NAMES if sim.task_spec(name).family == "m
 @pytest.mark.parametrize("task", METAWORLD)
 def test_the_expert_succeeds_and_its_phases_follow_the_stated_order(task):
     env = sim.make(task, cameras=())
-    for seed in (41, 42, 43):
-        demo = demonstrate(env, seed)
-        assert demo.success
-        assert np.abs(demo.actions).max() <= 1 and set(demo.actions[:, 6]) <= {-1.0, 1.0}
-        order = [env.task.phases.index(name) for name in demo.phases]
-        assert (np.diff(order) >= 0).all()
-        starts = [t for t, name in enumerate(demo.phases) if t == 0 or name != demo.phases[t - 1]]
-        np.testing.assert_array_equal(np.flatnonzero(demo.switches), starts)
+    demo = demonstrate(env, 41)
+    assert demo.success
+    assert np.abs(demo.actions).max() <= 1 and set(demo.actions[:, 6]) <= {-1.0, 1.0}
+    order = [env.task.phases.index(name) for name in demo.phases]
+    assert (np.diff(order) >= 0).all()
+    starts = [t for t, name in enumerate(demo.phases) if t == 0 or name != demo.phases[t - 1]]
+    np.testing.assert_array_equal(np.flatnonzero(demo.switches), starts)
     env.close()
 
 
