@@ -53,8 +53,7 @@ def write_rlds(
         episodes: `gap_vla.demos.open_source(...)`, whose episodes are read one at a time, or any that are in memory.
             All have the same cameras, sizes and widths.
         data_dir: TFDS data directory.
-        name: dataset name (letters, digits, underscores).
-        version: `major.minor.patch`.
+        name, version: of the dataset (small letters, digits, underscores), and `major.minor.patch`.
         val_fraction: share of episodes in the split `val`, chosen evenly over the sequence.
         annotator: identity of what computed ρ (`Annotation.identity`); kept in `metadata.json`.
         identity: what the data are made from. Default: `source.identity()`, or a hash of the episodes in memory.

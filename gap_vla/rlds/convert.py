@@ -51,20 +51,14 @@ def build_dataset(
 
     Args:
         source: `gap_vla.demos.open_source(...)`, or a path of the given kind.
-        data_dir: TFDS data directory.
-        name: dataset name.
+        data_dir, name, version, val_fraction, overwrite: of `write_rlds`.
         kind: reader name, if `source` is a path.
-        method: of `gap_vla.phases.annotate`; `"none"` writes a dataset without ρ.
-        seed: of the annotator.
-        options: of `annotate`.
-        version: `major.minor.patch`.
-        val_fraction: share of episodes in the split `val`.
+        method, seed, options: of `gap_vla.phases.annotate`; the method `"none"` writes a dataset without ρ.
         identity: what the data are made from; default: reader, options and a hash of the files' content.
         annotator: folder of a saved annotator: label with it, fit nothing (`method`, `seed`, `options` are its own).
         fit_episodes: fit the annotator on this many episodes of `train`, spread evenly, and label the rest where they
             are written; for data whose proprioception does not fit into memory. Default: on the whole split.
         workers: processes.
-        overwrite: replace an existing, different dataset.
         **write_options: of `write_rlds`.
 
     Returns:
@@ -75,8 +69,7 @@ def build_dataset(
         DatasetError, EpisodeError: as `write_rlds`.
     """
     inspect.signature(write_rlds).bind_partial(**write_options)  # TypeError: misspelt, also of a finished dataset
-    if workers is not None:
-        whole("workers", workers, 1, 1024, DatasetError)
+    whole("workers", workers, 1, 1024, DatasetError)
     if not isinstance(source, Source):
         source = open_source(source, kind)
     if len(source) == 0:
@@ -199,12 +192,7 @@ def _job(method: str, seed: int, options: Mapping[str, Any] | None, workers: int
 
 
 class AnnotatedSource(Source):
-    """`source` with ρ: nothing is kept in memory, so a shard's worker labels only what it writes.
-
-    Args:
-        source: the demonstrations.
-        annotator: fitted before (`gap_vla.phases.annotate(...)`, `load_annotator(...)`).
-    """
+    """`source` with ρ: nothing is kept in memory, so a shard's worker labels only what it writes."""
 
     def __init__(self, source: Source, annotator: Annotator) -> None:
         self.kind, self.path, self.options = source.kind, source.path, source.options

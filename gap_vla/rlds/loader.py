@@ -31,11 +31,7 @@ def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
 
 
 def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], keys: Sequence[str]) -> None:
-    """Checks that the datasets of a mixture have these fields in one shape, given the shapes of each one's fields.
-
-    Raises:
-        ConfigError: a dataset's differ from the first one's; says in what.
-    """
+    """Raises ConfigError: the datasets of a mixture have not these fields in one shape, given the shapes of each."""
     (first, expected), *others = datasets.items()
     for where, shapes in others:
         for key in keys:
@@ -105,8 +101,7 @@ class WindowLoader:
         require_sizes(batch_size=batch_size, process_count=process_count)
         whole("seed", seed, 0, 2**63 - 1, ConfigError)
         whole("threads", threads, 0, 1024, ConfigError)
-        if not 0 <= process_index < process_count:
-            raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
+        whole("process_index", process_index, 0, process_count - 1, ConfigError)
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
         shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}

@@ -20,9 +20,8 @@ from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.fields import ACTION_LIMIT, TIMES, as_actions, as_truth, checked_limit, misplaced, require_rising
 from gap_vla.demos.source import READERS, reader_class
-from gap_vla.rlds.examples import examples
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
-from gap_vla.rlds.version_files import dataset_metadata, open_version
+from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -290,10 +289,5 @@ def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_even(spec: Any) -> bool:
-    """
-    >>> import tensorflow as tf
-    >>> [_is_even(tf.TensorSpec(shape)) for shape in ((7,), (), (None, 3))]
-    [True, True, False]
-    """
     shape = getattr(spec, "shape", None)
     return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))

@@ -28,15 +28,11 @@ ACCOUNTS = "*.tfrecord-*.json"  # one beside every finished shard of an unfinish
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """One shard to write; small enough to be sent to a process or a Beam worker.
+    """The episodes `indices` of `source` in the layout `schema`, to become the file `path` of an unfinished dataset;
+    small enough to be sent to a process or a Beam worker.
 
-    Attributes:
-        source: where episodes come from, by index.
-        indices: the episodes of this shard, in order.
-        labels: `rho` and `change_point` per episode, kept apart from the source so that images are read once, where
-            they are written; None for sources that carry them (or have none).
-        schema: the dataset's layout.
-        path: the shard's final name inside the unfinished dataset.
+    `labels` (`rho` and `change_point` per episode) are kept apart from the source, so that images are read once, where
+    they are written; None for sources that carry them (or have none).
     """
 
     source: Sequence[Episode]
@@ -156,9 +152,6 @@ class BeamRunner:
 
 
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:
-    """The episode with the annotator's ρ and change points; in a Beam pipeline of your own, `Map(with_rho, annotator)`.
-
-    Args:
-        annotator: fitted before (`gap_vla.phases.annotate(...).annotator`, `load_annotator(...)`).
-    """
+    """The episode with the ρ and change points of a fitted annotator (`gap_vla.phases.annotate(...).annotator`,
+    `load_annotator(...)`); in a Beam pipeline of your own, `Map(with_rho, annotator)`."""
     return annotator.annotate([episode], workers=1).apply([episode])[0]

@@ -18,10 +18,9 @@ from gap_vla.core.marks import FOLDER_MARK, others_in
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import write_json
 from gap_vla.phases.motion import MotionError
-from gap_vla.rlds.examples import read_back
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
-from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata
+from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"
@@ -128,11 +127,8 @@ def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
 
 
 def is_whole(path: Path, overwrite: bool) -> bool:
-    """Whether a dataset of the right settings is as it was written, so that nothing is left to do.
-
-    Raises:
-        EpisodeError: it is not, and must not be overwritten; names the file.
-    """
+    """Whether a dataset of the right settings is as it was written, so that nothing is left to do. Raises EpisodeError,
+    which names the file: it is not, and must not be overwritten."""
     with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():
         read_back(path)
         return True
@@ -191,11 +187,8 @@ def describe(
 
 
 def finish(partial: Path, path: Path, overwrite: bool) -> Path:
-    """Gives the dataset its final name.
-
-    Raises:
-        EpisodeError: it did not arrive whole on the disk. DatasetError: somebody put a file into it.
-    """
+    """Gives the dataset its final name. Raises EpisodeError: it did not arrive whole on the disk; DatasetError:
+    somebody put a file into it."""
     _require_own(partial, path)
     remove_accounts(partial)
     read_back(partial)

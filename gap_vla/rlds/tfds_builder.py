@@ -73,18 +73,13 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         )
 
     def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:
-        """Writes demonstrations with ρ as this builder's dataset, or leaves an identical finished one as it is.
+        """`gap_vla.rlds.build_dataset` for this builder's dataset, whose `dataset_info.json` names the class's module
+        and holds its docstring.
 
         Args:
             source: `gap_vla.demos.open_source(...)`, or a path of this builder's KIND.
             reader: options of the reader, on top of READER_OPTIONS; for a path.
-            **settings: of `gap_vla.rlds.build_dataset`, on top of the class's attributes.
-
-        Returns:
-            The version directory. Its `dataset_info.json` names this class's module and holds its docstring.
-
-        Raises:
-            DatasetError, EpisodeError: as `build_dataset`.
+            **settings: of `build_dataset`, on top of the class's attributes.
         """
         demos = self.open(source, reader)
         settings = {**self._settings(), **settings}
@@ -111,7 +106,12 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
-        config = download_config or tfds.download.DownloadConfig()
+        config, usual = download_config or tfds.download.DownloadConfig(), tfds.download.DownloadConfig()
+        idle = ("max_examples_per_split", "num_shards", "max_shard_size")
+        odd = [name for name in idle if getattr(config, name) != getattr(usual, name)]
+        odd += ["file_format"] if self.info.file_format not in (None, tfds.core.FileFormat.TFRECORD) else []
+        if odd:
+            raise DatasetError(f"{self.name}: {odd[0]} has no effect on what is written here; leave it out")
         options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}
         if config.beam_options is not None or config.beam_runner is not None:
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
@@ -155,8 +155,7 @@ def dataset_builder(
     Args:
         name: dataset name; for the demonstrations of a simulated task, the task's.
         data_dir: TFDS data directory.
-        kind: what the demonstrations are (`gap_vla.demos.READERS`). Default: what the class reads.
-        version: `major.minor.patch`. Default: the class's.
+        kind, version: what the demonstrations are (`gap_vla.demos.READERS`), and the dataset's; default: the class's.
 
     Raises:
         DatasetError: the folder's file defines no builder of its name; the name is not an identifier; or the kind is

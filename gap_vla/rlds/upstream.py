@@ -16,11 +16,8 @@ from gap_vla.core.typed_config import ConfigError
 
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
-    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`).
-
-    Raises:
-        ConfigError: the dataset has no ρ.
-    """
+    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`). Raises
+    ConfigError: the dataset has no ρ."""
     if "rho" not in trajectory:
         raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
@@ -30,10 +27,8 @@ def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
 def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
 
-    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ.
-
-    Raises:
-        ConfigError: the actions are not chunked yet.
+    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ. Raises ConfigError: the
+    actions are not chunked yet.
     """
     packed = trajectory["action"]
     if len(packed.shape) != 4:

@@ -6,6 +6,7 @@ with what `dataset_info.json` says of them, and the features of a dataset of our
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -34,12 +35,7 @@ class DatasetError(UserError, RuntimeError):
 
 @contextlib.contextmanager
 def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
-    """Errors of a full disk become a DatasetError; all others pass.
-
-    Args:
-        directory: where the writing goes.
-        kept: what running the same command again finds.
-    """
+    """Errors of a full disk become a DatasetError that says what the same command finds (`kept`); all others pass."""
     try:
         yield
     except Exception as error:
@@ -83,16 +79,14 @@ def content_hash(version_dir: Path, used_for: str) -> str:
         elif path.suffix == ".json":
             total.update(path.name.encode() + content(path, EpisodeError))
         elif path.is_file():
-            total.update(f"{path.name}{path.stat().st_size if marked else file_mark(path)}".encode())
+            file = Path(os.path.realpath(path))  # a link may lead to other content than it did
+            total.update(f"{path.name}{file.stat().st_size if marked else file_mark(file)}".encode())
     return total.hexdigest()[:16]
 
 
 def open_version(version_dir: Path, *, shards: bool = True) -> Any:
-    """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone.
-
-    Raises:
-        EpisodeError: a file is missing, damaged or of another dataset, or features are of other libraries; names it.
-    """
+    """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone. Raises
+    EpisodeError that names the file: it is missing, damaged, of another dataset, or has features of other libraries."""
     for needed in ("dataset_info.json", "features.json"):
         if not (version_dir / needed).exists():
             raise EpisodeError(
@@ -212,6 +206,71 @@ def records(file: Path) -> Iterator[bytes]:
         yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
+def examples(file: Path) -> Iterator[Any]:
+    """The `tf.train.Example`s of a shard; raises EpisodeError for a record that is none, or not only one."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    for record in records(file):
+        with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
+            example = tf.train.Example.FromString(record)
+        if twice := _twice(record):
+            raise EpisodeError(f"{file}: a record holds {twice} twice; copy it again, or convert the source again")
+        yield example
+
+
+def _twice(record: bytes) -> str:
+    """What a serialized `tf.train.Example` holds twice, of which readers take the one or the other; empty: nothing.
+
+    >>> one = b"\\x0a\\x03\\x0a\\x01a"  # a feature `a` without a value
+    >>> features = [b"\\x0a" + bytes([len(one) * n]) + one * n for n in (1, 2)]
+    >>> _twice(features[0]), _twice(features[1]), _twice(features[0] * 2)
+    ('', "'a'", 'features')
+    """
+    parts = [part for number, part in _fields(record, 0, len(record)) if number == 1]
+    if len(parts) > 1:
+        return "features"
+    keys = [
+        record[slice(*next(key for number, key in _fields(record, *entry) if number == 1))]
+        for part in parts
+        for number, entry in _fields(record, *part)
+        if number == 1
+    ]
+    again = [key for key, count in collections.Counter(keys).items() if count > 1]
+    return repr(one_line(again[0].decode(errors="replace"), 60)) if again else ""
+
+
+def _fields(message: bytes, begin: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Numbers and places of the fields of a protobuf message, which has been parsed, that have a length."""
+    while begin < end:
+        tag, begin = _varint(message, begin)
+        if tag & 7 == 2:
+            length, begin = _varint(message, begin)
+            yield tag >> 3, (begin, begin + length)
+            begin += length
+        elif tag & 7 == 0:
+            begin = _varint(message, begin)[1]
+        else:
+            begin += {1: 8, 5: 4}.get(tag & 7, end)
+
+
+def _varint(message: bytes, begin: int) -> tuple[int, int]:
+    """A number, and where the next begins."""
+    value = shift = 0
+    while True:
+        value |= (message[begin] & 127) << shift
+        shift, begin = shift + 7, begin + 1
+        if message[begin - 1] < 128:
+            return value, begin
+
+
+def require_examples(builder: Any) -> None:
+    """Reads every record of a dataset; TFDS itself passes over what follows behind the fields that it knows."""
+    for split in builder.info.splits.values():
+        for file in split.filepaths:
+            collections.deque(examples(Path(str(file))), maxlen=0)
+
+
 def unlike_written(version_dir: Path) -> dict[str, str]:
     """The files of a marked version that are not as they were written, and how; not those put beside them. A link
     stands for the file that it leads to, which may be kept elsewhere."""
@@ -236,3 +295,10 @@ def require_unchanged(version_dir: Path, but: str = "") -> None:
     for name, how in unlike_written(version_dir).items():
         if name != but:
             raise EpisodeError(f"{version_dir / name} {how}; copy it again, or move {version_dir} away")
+
+
+def read_back(version_dir: Path) -> None:
+    """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole, or was
+    changed since. Files that were put beside them are nobody's business."""
+    require_examples(open_version(version_dir))
+    require_unchanged(version_dir)

@@ -1,6 +1,6 @@
 """Windows of a store as batches: history of observations, chunks of actions, ρ of each step, gathered at once.
 
-The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`). Goals and augmentations
+The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`). Augmentations
 are drawn for a window, whoever reads it: a number is a hash of (seed, purpose, epoch, episode, step), so that any batch
 size and any number of hosts draw the same, and nothing needs to be saved for resuming.
 """
@@ -80,12 +80,6 @@ def window_indices(
     )
     if not whole_steps or ((step < 0) | (step >= length)).any():
         raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
-    return _indices(step, length, window_size, action_horizon, upstream_action_mask)
-
-
-def _indices(
-    step: np.ndarray, length: np.ndarray, window_size: int, action_horizon: int, upstream_action_mask: bool
-) -> WindowIndices:
     history = np.arange(1 - window_size, 1)
     raw = step[:, None] + history  # B W
     observation = np.maximum(raw, 0)
@@ -111,8 +105,7 @@ class Windows:
     Args:
         store: where they are gathered from.
         split: `"train"` or `"val"`.
-        window_size: W.
-        action_horizon: H.
+        window_size, action_horizon: W and H.
         image_keys: cameras to deliver.
         proprio: whether to deliver proprioception.
         proprio_history: states that each step shows side by side, its own last; before the start, the first one.
@@ -178,7 +171,7 @@ class Windows:
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
         start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
-        index = _indices(windows - start, length, *self._shape, self._upstream_mask)
+        index = window_indices(windows - start, length, *self._shape, upstream_action_mask=self._upstream_mask)
         step = index.observation + start[:, None]
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
@@ -227,11 +220,7 @@ def uniform(
 ) -> Float[np.ndarray, "B n"]:
     """`count` numbers in [0, 1) for each window (splitmix64).
 
-    Args:
-        seed: of the reader.
-        purpose: what they are for; different purposes are independent.
-        epoch, episode, step: which pass, and which window: the one that ends at `step` of episode `episode`.
-        count: numbers per window.
+    Those of different purposes are independent. A window is the one that ends at `step` of episode `episode`.
     """
     state = np.full(len(step), (int(seed) << 32 ^ zlib.crc32(purpose.encode())) % 2**64, np.uint64)
     with np.errstate(over="ignore"):

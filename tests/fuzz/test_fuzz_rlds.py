@@ -18,6 +18,7 @@ def _dataset(folder: Path) -> Path:
     from gap_vla.rlds import write_rlds
 
     episodes = [make_episode(i, steps=steps, size=4) for i, steps in enumerate(STEPS)]
+    episodes = [episode.replace(images={"image_primary": episode.images["image_primary"]}) for episode in episodes]
     return write_rlds(episodes, folder, "toy", val_fraction=0.0, workers=1)
 
 
@@ -82,7 +83,7 @@ def _is_whole(lengths: list[int], path: Path) -> None:
 DAMAGES = (damage_a_file, damage_json, remove_a_file, cut_shard, change_record)
 TARGETS = [
     (Target("training", _dataset, DAMAGES, _read, _is_whole), 12),
-    (Target("labels", _dataset, DAMAGES, _read_for_labels, _is_whole), 50),
+    (Target("labels", _dataset, DAMAGES, _read_for_labels, _is_whole), 20),
 ]
 
 

@@ -10,11 +10,12 @@ from gap_vla.rlds.annotating import AnnotationJob
 from gap_vla.rlds.annotating.files import KINDS, kind_of
 
 
-def demos(number: int, arms: int = 1) -> list[Episode]:
-    return [_demo(seed, arms) for seed in range(number)]
+def demos(number: int, arms: int = 1, leg: int = 20) -> list[Episode]:
+    """Each of four legs of so many steps."""
+    return [_demo(seed, arms, leg) for seed in range(number)]
 
 
-def _demo(seed: int, arms: int, turns: int = 4, leg: int = 20) -> Episode:
+def _demo(seed: int, arms: int, leg: int, turns: int = 4) -> Episode:
     rng = np.random.default_rng(seed)
     steps = turns * leg
     blocks = []

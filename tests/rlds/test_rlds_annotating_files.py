@@ -203,8 +203,11 @@ def test_extra_columns_have_no_effect_where_change_points_are_read(npz, tmp_path
         annotate_files(npz, tmp_path / "out", method="column", extra="joint")
 
 
-def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path):
-    done = annotate_files(npz, tmp_path / "out", method="change_points")
+def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path, capsys):
+    (npz / "about.txt").write_text("recorded in May")
+    done = annotate_files(npz, tmp_path / "out", AnnotationJob("gaussian"), method="change_points")
+    assert done.annotation.identity["method"] == "change_points"
+    assert f"note: about.txt of {npz} is not copied" in capsys.readouterr().out
     for old in sorted(npz.glob("*.npz")):
         with np.load(old) as a, np.load(done.path / old.name) as b:
             assert set(b) - set(a) == {"rho", "change_point"}
@@ -375,13 +378,35 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_group_of_the_name_of_a_label_is_not_lost_and_is_seen_before_any_label_is_made(hdf5, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        (lambda file: file.create_group("data/demo_1/rho"), ", episode demo_1: 'rho' is a group"),
+        (
+            lambda file: file.create_dataset("data/demo_1/rho", data=np.zeros((80, 3))),
+            r", episode demo_1: 'rho' is float64\[80, 3\], no label of ours; rename it first",
+        ),
+        (lambda file: file["data"].attrs.update(annotator="Alice"), ": its attribute 'annotator' is none of ours"),
+    ],
+)
+def test_what_others_put_where_labels_go_is_not_lost_and_is_seen_before_any_label_is_made(
+    put, message, hdf5, tmp_path, monkeypatch
+):
     with h5py.File(hdf5, "a") as file:
-        file["data/demo_1/rho/notes"] = [1, 2]
+        put(file)
     monkeypatch.setattr(AnnotationJob, "run", None)
-    with pytest.raises(EpisodeError, match=r"demos\.hdf5, episode demo_1: 'rho' is a group"):
+    with pytest.raises(UserError, match=rf"demos\.hdf5{message}"):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
     assert not (tmp_path / "out.hdf5").exists()
+
+
+@pytest.mark.parametrize("theirs", [np.array(["of air"] * 80), np.zeros((80, 3))])
+def test_an_array_of_the_name_of_a_label_that_is_none_is_not_replaced(theirs, npz, tmp_path):
+    file = npz / "episode_1.npz"
+    with np.load(file) as held:
+        np.savez(file, **dict(held), rho=theirs)
+    with pytest.raises(AnnotationError, match=r"episode_1\.npz: 'rho' is .*, no label of ours; rename it first"):
+        annotate_files(npz, tmp_path / "out", method="gaussian")
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "npz"])
@@ -407,8 +432,9 @@ def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
         annotate_files(two_arms, tmp_path / "out2", annotator=one_arm.annotator)
 
 
-def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_path):
-    done = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
+def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
+    source = write_hdf5(tmp_path / "short.hdf5", demos(3, leg=5))
+    done = annotate_files(source, tmp_path / "out.hdf5", options={"epochs": 1})
     report = write_report(done, tmp_path / "report.html", 2).read_text()
     page = show_episode(done.path, tmp_path / "page.html", episode=1).read_text()
     for text in (report, page):
@@ -419,15 +445,15 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_pat
         )
         assert text.count("<svg") == text.count("</svg>") > 0
     assert all(page.count(f">leg {leg}<") == 1 for leg in range(4)) and ">ρ<" in page
-    assert len(json.loads(page.split('application/json">')[1].split("</script>")[0])["frames"]) == 80
+    assert len(json.loads(page.split('application/json">')[1].split("</script>")[0])["frames"]) == 20
     assert "Calibration on held-out episodes" in report and report.count('class="chart"') == 2
     shown = [json.loads(part.split("</script>")[0]) for part in report.split('application/json">')[1:]]
-    assert [len(data["frames"]) for data in shown] == [80, 80] and shown[0]["frames"] != shown[1]["frames"]
+    assert [len(data["frames"]) for data in shown] == [20, 20] and shown[0]["frames"] != shown[1]["frames"]
     assert show_episode(done.path, tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
     assert show_episode(done.path, tmp_path / "page.mp4").read_bytes()[4:8] == b"ftyp"
     with pytest.raises(OutputError, match="must end in"):
         show_episode(done.path, tmp_path / "page.gif")
-    with pytest.raises(AnnotationError, match="no episode 9; it has 5"):
+    with pytest.raises(AnnotationError, match="no episode 9; it has 3"):
         show_episode(done.path, tmp_path / "page.html", episode=9)
 
 
@@ -437,10 +463,10 @@ def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
 
     with_pictures = tmp_path / "pictures"
     with_pictures.mkdir()
-    for number, episode in enumerate(demos(3)):
+    for number, episode in enumerate(demos(2)):
         large = np.repeat(np.repeat(episode.images["image_primary"], 16, axis=1), 20, axis=2)
         np.savez(with_pictures / f"{number}.npz", proprio=episode.proprio, image_primary=large)
-    rlds = write_rlds(demos(4), tmp_path, "corners", val_fraction=0.25)
+    rlds = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.5)
     for source, out in ((with_pictures, "out"), (hdf5, "out.hdf5"), (rlds, "1.1.0")):
         done = annotate_files(source, tmp_path / "done" / out, method="gaussian")
         last = done.read(len(done.episodes) - 1)
@@ -531,7 +557,7 @@ def test_arrays_of_npz_that_are_copied_have_the_steps_of_the_state(npz, tmp_path
 @pytest.mark.usefixtures("blank_charts")
 def test_an_older_report_is_replaced_only_if_that_is_allowed(hdf5, tmp_path, capsys):
     page = tmp_path / "page.html"
-    words = ["--method", "fixed", "--report", str(page)]
+    words = ["--method", "fixed", "--report", str(page), "--show", "1"]
     assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "a.hdf5"), *words]) == 0
     before = page.read_bytes()
     assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "b.hdf5"), *words]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from annotating_demos import demos, write_hdf5, write_npz
 
-KILLS = {"hdf5": 8, "npz": 8, "rlds": 3}
+KILLS = {"hdf5": 3, "npz": 3, "rlds": 3}
 
 
 @pytest.mark.parametrize(

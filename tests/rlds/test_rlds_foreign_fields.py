@@ -123,9 +123,10 @@ def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_othe
     assert [episode.proprio[0, 0] for episode in episodes] == [0, 1]
 
 
-def test_a_text_in_the_place_of_rho_is_not_replaced(tmp_path: Path) -> None:
-    version = written(tmp_path, "rho", tfds.features.Text(), "of air")
-    with pytest.raises(UserError, match=r"steps/rho is Text.*, no label of ours; rename it first"):
+@pytest.mark.parametrize(("feature", "value"), [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32))])
+def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, feature: Any, value: Any) -> None:
+    version = written(tmp_path, "rho", feature, value)
+    with pytest.raises(UserError, match=r"'steps/rho' is .*, no label of ours; rename it first"):
         annotate_files(version, tmp_path / "1.1.0", method="gaussian")
 
 

@@ -130,7 +130,7 @@ def test_a_kill_at_any_moment_is_survived(runner: Runner, tmp_path: Path) -> Non
     script.write_text(KILLED)
     file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(6)])
     (tmp_path / "data").mkdir()
-    run = runner.run(script, [str(file), str(tmp_path / "data"), "0", "4"], tmp_path, limit=600)
+    run = runner.run(script, [str(file), str(tmp_path / "data"), "0", "2"], tmp_path, limit=600)
     assert run.status == 0, run.stderr[-3000:]
     assert "survived" in run.stdout
 

@@ -50,7 +50,7 @@ def test_a_number_of_episodes_to_fit_is_refused_where_nothing_is_fitted(method: 
         build_dataset(npz, tmp_path / "out", "toy", kind="npz", method=method, fit_episodes=2)
 
 
-@pytest.mark.parametrize("given", [{"fit_episodes": 0}, {"workers": -1}])
+@pytest.mark.parametrize("given", [{"fit_episodes": 0}, {"workers": -1}, {"workers": None}])
 def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"{next(iter(given))} is .*; it must be a whole number from 1"):
         build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)

@@ -114,24 +114,35 @@ CHANGES = {
 }
 
 
+BUILD = dict(method="fixed", options={"value": 0.5}, workers=1)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of demonstrations and of the data that they became."""
+    folder = tmp_path_factory.mktemp("converted")
+    source = write_robomimic(folder / "d.hdf5", [make_episode(i, annotated=False, size=8) for i in range(3)])
+    build_dataset(source, folder / "data", "toy", **BUILD)
+    return folder
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_finished_dataset_with_a_changed_file_is_neither_found_nor_replaced(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, converted: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False, size=8) for i in range(3)])
-    build = dict(method="fixed", options={"value": 0.5}, workers=1)
-    version = build_dataset(source, tmp_path / "data", "toy", **build)
+    source, version = converted / "d.hdf5", tmp_path / "data" / "toy" / "1.0.0"
+    shutil.copytree(converted / "data", tmp_path / "data")
     (version / "dataset_statistics_0123.json").write_text("what upstream Octo leaves there")
     monkeypatch.setattr(AnnotationJob, "run", lambda *_, **__: pytest.fail("something is fitted"))
     for overwrite in (False, True):
-        assert build_dataset(source, tmp_path / "data", "toy", overwrite=overwrite, **build) == version
+        assert build_dataset(source, tmp_path / "data", "toy", overwrite=overwrite, **BUILD) == version
     CHANGES[name](version)
     there = content(version)
     with pytest.raises(EpisodeError, match=f"{name} was changed since it was written; copy it again, or move .*away"):
-        build_dataset(source, tmp_path / "data", "toy", **build)
+        build_dataset(source, tmp_path / "data", "toy", **BUILD)
     (version / "dataset_statistics_0123.json").unlink()
     for changed in ({}, {"val_fraction": 0.5}):
         with pytest.raises(OutputError, match=f"also holds {name}, which was not written with it; move that away"):
-            build_dataset(source, tmp_path / "data", "toy", overwrite=True, **build, **changed)
+            build_dataset(source, tmp_path / "data", "toy", overwrite=True, **BUILD, **changed)
     del there["dataset_statistics_0123.json"]
     assert content(version) == there

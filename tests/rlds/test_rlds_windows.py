@@ -182,6 +182,8 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
     ):
         with pytest.raises(ConfigError, match=f"{name} is {wrong}; it must be a whole number from"):
             loader(store, **{name: wrong})
+    with pytest.raises(ConfigError, match=r"process_index is 0\.5; it must be a whole number from 0 to 1"):
+        loader(store, process_index=0.5, process_count=2)
     with pytest.raises(ConfigError, match=r"position\.next_index is None; it must be a whole number from 0"):
         loader(store).restore({**loader(store).state(), "position": {}})
     with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
@@ -226,20 +228,14 @@ def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
     next(loader(store, image_keys=(), rho=False, normalization="min_max"))
 
 
-def test_training_needs_no_tensorflow(store: EpisodeStore) -> None:
+def test_importing_the_rooms_is_light_and_training_needs_no_tensorflow(store: EpisodeStore) -> None:
     code = (
-        "import sys; from gap_vla.rlds import EpisodeStore, WindowLoader\n"
+        "import sys, gap_vla.rlds, gap_vla.demos\n"
+        "assert not {'tensorflow', 'jax', 'torch', 'grain', 'h5py'} & set(sys.modules)\n"
+        "from gap_vla.rlds import EpisodeStore, WindowLoader\n"
         f"s = EpisodeStore.open({str(store.directory)!r}, verify=True)\n"
         "b = next(WindowLoader(s, split='train', window_size=2, action_horizon=2, batch_size=4, seed=0))\n"
         "assert b['rho'].shape == (4, 2)\n"
         "assert not {'tensorflow', 'torch', 'tensorflow_datasets'} & set(sys.modules), 'heavy import'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_importing_the_rooms_is_light() -> None:
-    code = (
-        "import sys, gap_vla.rlds, gap_vla.demos\n"
-        "assert not {'tensorflow', 'jax', 'torch', 'grain', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,6 +3,7 @@ labels comes out."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,7 @@ FILES = (*HDF5, ".npz", ".html", ".mp4", ".png", ".json")
 
 
 def kind_of(source: str | Path) -> str:
-    """Which of `KINDS` a path is.
-
-    Raises:
-        AnnotationError: none of them; says what each looks like.
-    """
+    """Which of `KINDS` a path is. Raises AnnotationError: none of them; says what each looks like."""
     source = Path(source)
     if not source.exists():
         raise AnnotationError(f"{source}: no such file or folder")
@@ -63,7 +60,7 @@ def annotate_files(
     Args:
         source: RLDS dataset version directory, robomimic/MimicGen HDF5, or folder of npz.
         out: where the copy goes; for RLDS the new version's directory. It must not exist unless `job.overwrite`.
-        job: how to label; or its fields as keywords.
+        job: how to label; keywords are fields of it, and hold in its place.
 
     Returns:
         What was written, with the annotation.
@@ -74,7 +71,7 @@ def annotate_files(
         MotionError, EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
     """
     source, out = Path(source), Path(out)
-    job = job or AnnotationJob(**job_fields)
+    job = dataclasses.replace(job, **job_fields) if job else AnnotationJob(**job_fields)
     kind = kind_of(source)
     _ = job.columns  # a typo is one for every kind of source
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
@@ -130,13 +127,8 @@ def show_episode(
 ) -> Path:
     """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).
 
-    Args:
-        method, annotator: annotate the episode with them; otherwise its stored labels are shown, if it has any.
-        layout, state: of states of others, see `AnnotationJob`.
-
-    Raises:
-        AnnotationError: unknown files or episode.
-        OutputError: `out` must not be written.
+    With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
+    `layout` and `state` are those of `AnnotationJob`. Raises as `annotate_files`, also for an unknown episode.
     """
     from gap_vla.drawing.episode import write_episode_video, write_picture
     from gap_vla.drawing.episode_page import episodes_page

@@ -21,7 +21,15 @@ from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, op
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.phases import Annotation, load_annotator
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+from gap_vla.rlds.annotating.job import (
+    AnnotatedFiles,
+    AnnotationError,
+    AnnotationJob,
+    joined,
+    labelled_by,
+    labels_of,
+    require_replaceable,
+)
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
@@ -60,11 +68,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
-    """Demonstration `index` with its images and, where there are, its labels.
-
-    Raises:
-        AnnotationError: no such demonstration.
-    """
+    """Demonstration `index`, as `labelled`. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
@@ -72,11 +76,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
 
 
 def labelled(demos: RobomimicHDF5, index: int) -> Episode:
-    """Demonstration `index` with its images and, where the file has them, its labels.
-
-    Raises:
-        AnnotationError: it lacks labels that others have.
-    """
+    """Demonstration `index` with its images and labels. Raises AnnotationError: it lacks labels that others have."""
     episode = demos[index]
     where = f"{demos.path}, episode {demos.places[index]}"
     with opened(demos.path) as file:
@@ -87,13 +87,15 @@ def labelled(demos: RobomimicHDF5, index: int) -> Episode:
 
 
 def _require_replaceable(demos: RobomimicHDF5) -> None:
-    """Raises EpisodeError: what stands in the place of a label is no array, so somebody else's."""
+    """Raises EpisodeError or AnnotationError: what stands in the place of a label, or of our account, is not ours."""
+    labelled_by(demos.path)
     with opened(demos.path) as file:
         for place in demos.places:
             group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
             for name in LABELS:
                 if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
-                    numbers_at(group, name, where)
+                    found = numbers_at(group, name, where)
+                    require_replaceable(name, found.shape, found.dtype, where)
 
 
 def _require_readable(demos: RobomimicHDF5) -> None:

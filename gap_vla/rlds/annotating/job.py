@@ -73,11 +73,8 @@ class AnnotationJob:
     def run(
         self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
     ) -> Annotation:
-        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all.
-
-        Raises:
-            EpisodeError: they have not one layout.
-        """
+        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all. Raises
+        EpisodeError: they have not one layout."""
         if len(episodes) > 1:
             Schema.of(episodes[0]).check(*episodes)
         for episode, columns in zip(episodes, extra or ()):
@@ -93,15 +90,20 @@ class AnnotationJob:
         )
 
 
-def _require_of_file(annotator: Path) -> None:
-    """Raises AnnotationError: the HDF5 file beside it has the labels of another annotator."""
+def labelled_by(file: Path) -> str | None:
+    """The hash of the annotator that an HDF5 file names. Raises AnnotationError: what stands in its place is none."""
     from gap_vla.demos.hdf5_members import attributes_of_data
 
-    file = Path(str(annotator).removesuffix(".annotator"))
     said = attributes_of_data(file).get("annotator")
-    with refusing(f"{file}: its attribute 'annotator'", "annotate again", AnnotationError):
-        made = said and Section(parsed(said), f"{file}", AnnotationError).text("hash")
-    if made and made != Section.read(annotator / "annotator.json", AnnotationError).text("hash"):
+    advice = "annotate again, or rename it if it is yours"
+    with refusing(f"{file}: its attribute 'annotator' is none of ours", advice, AnnotationError, own=AnnotationError):
+        return None if said is None else Section(parsed(said), "it", EpisodeError).text("hash")
+
+
+def _require_of_file(annotator: Path) -> None:
+    """Raises AnnotationError: the HDF5 file beside it has the labels of another annotator."""
+    file = Path(str(annotator).removesuffix(".annotator"))
+    if (made := labelled_by(file)) and made != Section.read(annotator / "annotator.json", AnnotationError).text("hash"):
         raise AnnotationError(
             f"{annotator} is not what made the labels of {file}; another annotate was killed, or both were written at "
             "once: annotate again, or give the annotator another name"
@@ -127,6 +129,12 @@ class AnnotatedFiles:
     read: Callable[[int], Episode]
 
 
+def require_replaceable(name: str, shape: Sequence[int | None], dtype: np.dtype, where: object) -> None:
+    """Raises AnnotationError: what stands in the place of a label is not one number per step, so somebody else's."""
+    if len(shape) != 1 or dtype.kind not in "fiub":
+        raise AnnotationError(f"{where}: {name!r} is {dtype}{[*shape]}, no label of ours; rename it first")
+
+
 def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
     """Which labels an episode has, of those that are `stored` of each; raises AnnotationError if others have more."""
     if lost := set().union(*stored) - stored[index]:
@@ -135,15 +143,8 @@ def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
 
 
 def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str) -> np.ndarray:
-    """Named columns side by side, f64[T, E].
-
-    Args:
-        column: gives each by its name.
-        where: file and episode, for messages.
-
-    Raises:
-        AnnotationError: they are not numbers of equally many steps.
-    """
+    """Columns side by side, f64[T, E]; `column` gives each by its name. Raises AnnotationError: they are not numbers of
+    equally many steps."""
     parts = []
     for name in names:
         value = column(name)

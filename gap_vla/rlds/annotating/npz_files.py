@@ -25,7 +25,14 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import require_aligned
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+from gap_vla.rlds.annotating.job import (
+    AnnotatedFiles,
+    AnnotationError,
+    AnnotationJob,
+    joined,
+    labels_of,
+    require_replaceable,
+)
 
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 
@@ -35,14 +42,18 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     files = files_in(source, ".npz")
     episodes = [read_npz(file, job, images=False) for file in files]
     for file, episode in zip(files, episodes):
-        held = read_arrays(file, lambda _: False, AnnotationError)
-        for name, (shape, dtype) in forms(file, lambda name: name.startswith("image_"), AnnotationError).items():
-            if len(shape) == 4 and 3 in (shape[1], shape[3]):  # others are no pictures of a camera, and kept
-                picture_size(shape, dtype, f"{file}: {name!r}")
+        held = forms(file, lambda _: True, AnnotationError)
+        for name, (shape, dtype) in held.items():
+            if name in LABELS:
+                require_replaceable(name, shape, dtype, file)
+            elif name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
+                picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept
         others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     annotation = job.run(episodes, extra)
+    if more := sorted(path.name for path in source.iterdir() if path not in files and path.name[0] != "."):
+        print(f"note: {more[0]} of {source} is not copied, nor anything else but the npz ({len(more)} in all)")
     with workplace(out) as folder:
         new = folder / out.name
         new.mkdir()
@@ -58,11 +69,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
-    """Episode `index` of the folder, in the order of names, with its images and, where there are, its labels.
-
-    Raises:
-        AnnotationError: no such episode.
-    """
+    """Episode `index`, in the order of names, with its images and labels. Raises AnnotationError: there is none."""
     files = files_in(source, ".npz")
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")

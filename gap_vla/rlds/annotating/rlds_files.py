@@ -26,12 +26,11 @@ from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
-from gap_vla.rlds.examples import examples
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, require_replaceable
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records, require_unchanged
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -40,14 +39,8 @@ ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLD
 def episodes_of(
     source: Path, split: str, job: AnnotationJob, only: int | None = None
 ) -> Iterator[tuple[Episode, np.ndarray | None]]:
-    """Each episode of a split with its state, action and phases, and what `job.extra` names.
-
-    Args:
-        only: the number of one episode, which comes with its images and labels.
-
-    Raises:
-        AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
-    """
+    """Each episode of a split with its state, action and phases, and what `job.extra` names; or `only` one, with its
+    images and labels. Raises AnnotationError or EpisodeError: no such state, or a damaged field."""
     layout, images, limit = job.columns, only is not None, declared_limit(source, None)
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
@@ -92,15 +85,15 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     described = open_version(source).info
     splits = described.splits
     _require_replaceable(source, described.features["steps"].feature)
-    found = read_all(source, job)
-    episodes = [episode for *_, episode, _ in found]
-    extra = [column for *_, column in found if column is not None]
     shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
     if (statistics := source / STATISTICS).exists():
         load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
+    found = read_all(source, job)
+    episodes = [episode for *_, episode, _ in found]
+    extra = [column for *_, column in found if column is not None]
     fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
@@ -130,11 +123,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 
 
 def _require_replaceable(source: Path, step: Any) -> None:
-    """Raises AnnotationError: what stands in the place of a label is no number, or in that of our account no account of
-    ours, so somebody else's."""
+    """Raises AnnotationError: what stands in the place of a label, or of our account, is not ours."""
     for name in LABELS:
-        if name in step and np.dtype(step[name].np_dtype).kind not in "fiub":
-            raise AnnotationError(f"{source}: steps/{name} is {step[name]}, no label of ours; rename it first")
+        if name in step:
+            require_replaceable(f"steps/{name}", (None, *step[name].shape), np.dtype(step[name].np_dtype), source)
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")
@@ -153,11 +145,7 @@ def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, 
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
-    """Episode `index` of a split with its images and, where there are, its labels.
-
-    Raises:
-        AnnotationError, EpisodeError: no such episode, or split.
-    """
+    """Episode `index` of a split with its images and labels. Raises AnnotationError or EpisodeError: there is none."""
     splits = open_version(source).info.splits
     if split in splits and not 0 <= index < splits[split].num_examples:
         count = splits[split].num_examples
@@ -209,11 +197,8 @@ def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
 
 
 def _other_files(source: Path, written: set[str]) -> list[Path]:
-    """What the copy takes over as it is: all but what is hidden, and what is `written` anew.
-
-    Raises:
-        AnnotationError: a pipe, a device, or a link that leads to a folder or out of the dataset.
-    """
+    """What the copy takes over as it is: all but what is hidden, and what is `written` anew. Raises AnnotationError: a
+    pipe, a device, or a link that leads to a folder or out of the dataset."""
     found = []
     inside = Path(os.path.realpath(source))
     for path in sorted(source.rglob("*")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
-from gap_vla.rlds.examples import require_examples
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, unlike
-from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
+from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples, unlike_written
 
 CHANNELS = (1, 3, 4)
 """Of pictures that are looked at: grey, colours, and these with alpha, which is left out."""
@@ -67,7 +67,9 @@ def check_dataset(
     shown: list[tuple[bool, str, EpisodeView]] = []
     limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
-    if max_episodes is None:
+    counts = [split.num_examples for split in builder.info.splits.values()]
+    part = max_episodes is not None and max_episodes < max(counts, default=0)
+    if not part:
         require_examples(builder)
     for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
         if feature.np_dtype == np.uint8 and len(feature.shape) == 3 and feature.shape[-1] not in CHANNELS:
@@ -82,10 +84,9 @@ def check_dataset(
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
-            fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
             films = {camera: prints(frames) for camera, frames in recording.images.items()}
-            told = recording.language[:1]
-            left = dataclasses.replace(recording, images={}, fields=fields, language=told)
+            fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
+            left = dataclasses.replace(recording, images={}, fields=fields, language=recording.language[:1])
             kept.append(dataclasses.replace(left, glances=glances, prints=films))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
@@ -106,7 +107,6 @@ def check_dataset(
     schema_version = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version")
     of_ours = schema_version in (1, SCHEMA_VERSION)
     other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
-    part = len(kept) < sum(split.num_examples for split in builder.info.splits.values())
     if of_ours and (other or part):
         why = "another state or layout is named" if other else "not all episodes were read"
         findings.append(Finding("note", "statistics", f"{STATISTICS} is not compared with the data: {why}"))
@@ -161,9 +161,7 @@ def _statistics(version_dir: Path, train: list[Recording], of: str) -> Iterator[
 def _recordings(
     version_dir: Path, split: str, key: str | None, layout: StateLayout | None, limit: int | None
 ) -> Iterator[Recording]:
-    for index, (steps, metadata) in enumerate(read_steps(version_dir, split)):
-        if limit is not None and index >= limit:
-            return
+    for index, (steps, metadata) in enumerate(itertools.islice(read_steps(version_dir, split), limit)):
         fields = dict(flat(steps, separator="/"))
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
