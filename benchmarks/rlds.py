@@ -141,11 +141,7 @@ def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, windo
     report("upstream_equal", windows=equal_windows(store, windows, theirs))
     cases: dict[str, tuple[dict, tuple[str, ...]]] = {
         "plain": ({}, ()),
-        "goals": ({"goal": "uniform"}, ("--goals",)),
-        "goals_and_augmentation": (
-            {"goal": "uniform", "augment": {"image_primary": AUGMENT}},
-            ("--goals", "--augment"),
-        ),
+        "augmentation": ({"augment": {"image_primary": AUGMENT}}, ("--augment",)),
     }
     for name, (ours, flags) in cases.items():
         batches = ("--batch-size", windows["batch_size"], "--batches", count)

@@ -57,7 +57,7 @@ def frames(options: argparse.Namespace, train: bool) -> tuple[dl.DLataset, dict]
         train=train,
         window_size=options.window_size,
         action_horizon=options.action_horizon,
-        goal_relabeling_strategy="uniform" if options.goals else None,
+        goal_relabeling_strategy=None,
     )
     dataset = apply_frame_transforms(
         dataset, train=train, image_augment_kwargs={"primary": AUGMENT} if options.augment else {}
@@ -74,7 +74,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--shuffle", type=int, default=2_000, help="windows in upstream's shuffle buffer")
-    parser.add_argument("--goals", action="store_true")
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--dump")
     options = parser.parse_args()
