@@ -1,8 +1,4 @@
-"""RLDS of the disassemble task with rho. In this folder:
-
-python ../../scripts/collect_demos.py --task disassemble --episodes 100 --out disassemble.hdf5
-GAP_VLA_SOURCE=disassemble.hdf5 tfds build --data_dir ~/tensorflow_datasets
-"""
+"""RLDS of the disassemble task with rho. In this folder: GAP_VLA_SOURCE=/path/to/file tfds build"""
 
 from gap_vla.rlds.tfds_builder import DemosBuilder
 

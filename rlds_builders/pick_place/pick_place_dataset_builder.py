@@ -1,8 +1,4 @@
-"""RLDS of the pick_place task with rho. In this folder:
-
-python ../../scripts/collect_demos.py --task pick_place --episodes 100 --out pick_place.hdf5
-GAP_VLA_SOURCE=pick_place.hdf5 tfds build --data_dir ~/tensorflow_datasets
-"""
+"""RLDS of the pick_place task with rho. In this folder: GAP_VLA_SOURCE=/path/to/file tfds build"""
 
 from gap_vla.rlds.tfds_builder import DemosBuilder
 

@@ -1,8 +1,4 @@
-"""RLDS of the stack task with rho. In this folder:
-
-python ../../scripts/collect_demos.py --task stack --episodes 100 --out stack.hdf5
-GAP_VLA_SOURCE=stack.hdf5 tfds build --data_dir ~/tensorflow_datasets
-"""
+"""RLDS of the stack task with rho. In this folder: GAP_VLA_SOURCE=/path/to/file tfds build"""
 
 from gap_vla.rlds.tfds_builder import DemosBuilder
 
