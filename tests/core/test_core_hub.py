@@ -1,6 +1,7 @@
 """Checkpoints of the Hugging Face hub: what a hub says names nothing outside of its cache."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,6 +9,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from gap_vla.core.errors import message_of
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.hub import fetched, local_directory
 from gap_vla.octo.text import tokenizer_file
@@ -83,6 +85,13 @@ def test_a_hub_that_names_what_is_no_name_is_refused_before_anything_is_written(
     with pytest.raises(CheckpointError, match=message):
         local_directory("hf://lab/mine")
     assert not hub["asked"] and not [*tmp_path.iterdir()]
+
+
+def test_without_the_hubs_package_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModuleNotFoundError) as missing:
+        local_directory("hf://lab/mine")
+    assert "pip install -e '.[hub]'" in message_of(missing.value)
 
 
 def test_a_hub_that_cannot_be_asked_leaves_what_is_there_with_a_note_and_one_that_refuses_does_not(hub, capsys):
