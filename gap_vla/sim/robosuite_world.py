@@ -18,7 +18,6 @@ from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
 from gap_vla.sim.mesh_detail import simplify_meshes
-from gap_vla.sim.rotations import about_z, as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.textures import patterns_mjcf
 from gap_vla.sim.variants import Variant
@@ -128,7 +127,7 @@ class RobosuiteWorld(World):
     def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
         here, turned = self.hand(arm)
         move = (goal.position - here) * (gain / self.spec.position_scale)
-        turn = np.zeros(3) if goal.rotation is None else as_rotation_vector(goal.rotation @ turned.T)
+        turn = np.zeros(3) if goal.rotation is None else _as_rotation_vector(goal.rotation @ turned.T)
         turn = turn * (gain / self.spec.rotation_scale)
         # the vectors are scaled, not clipped per axis, so that paths stay straight
         move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
@@ -239,6 +238,30 @@ def _separate_seen_from_touched(root: ET.Element) -> None:
             seen["name"] = f"{geom.get('name')}_seen"
             ET.SubElement(body, "geom", {**seen, "contype": "0", "conaffinity": "0", "group": "1", "mass": "0"})
             geom.set("group", "0")
+
+
+def about_z(angle: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation matrix of a turn by `angle` (rad) about the vertical."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def yaw_of(rotation: Float[np.ndarray, "3 3"]) -> float:
+    """Direction (rad) of a rotated x axis, seen from above."""
+    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+
+def nearest_angle(angle: float, reference: float, period: float = 2 * np.pi) -> float:
+    """The angle equal to `angle` modulo `period` that is nearest to `reference` (rad)."""
+    return reference + (angle - reference + period / 2) % period - period / 2
+
+
+def _as_rotation_vector(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Axis times angle (rad) of a rotation matrix."""
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
 
 
 @contextlib.contextmanager

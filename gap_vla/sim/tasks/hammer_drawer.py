@@ -8,8 +8,7 @@ import numpy as np
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld
-from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
+from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld, about_z, nearest_angle, yaw_of
 from gap_vla.sim.variants import draw_ranges
 from gap_vla.sim.world import Goal
 

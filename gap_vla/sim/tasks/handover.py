@@ -9,8 +9,7 @@ import numpy as np
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, TABLE_Z, RobosuiteWorld
-from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
+from gap_vla.sim.robosuite_world import DOWN, TABLE_Z, RobosuiteWorld, about_z, nearest_angle, yaw_of
 from gap_vla.sim.variants import draw_ranges
 from gap_vla.sim.world import Goal
 
@@ -85,6 +84,9 @@ class Handover(RobosuiteWorld):
             position, rotation = self.hand(arm)
             return Goal(position + np.array(move), rotation, gripper)
 
+        def held() -> Goal:
+            return Goal(self.hand(1)[0], _TAKER, CLOSE)
+
         presented = Goal(MEETING_POINT + np.array([0.0, -GRIP, 0.0]), _GIVER, CLOSE)
         careful: dict[str, Any] = dict(gain=1.2, precise=True)
 
@@ -134,13 +136,8 @@ class Handover(RobosuiteWorld):
                 arms=(1,),
                 **careful,
             ),
-            Phase("grasp_taker", lambda: [here(0, CLOSE), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=10, **WAITING),
-            Phase("release_giver", lambda: [here(0, OPEN), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=7, **WAITING),
-            Phase(
-                "retreat_giver",
-                lambda: [here(0, OPEN, (0.0, 0.0, 0.12)), Goal(self.hand(1)[0], _TAKER, CLOSE)],
-                tolerance=0.04,
-                once=True,
-            ),
+            Phase("grasp_taker", lambda: [here(0, CLOSE), held()], hold=10, **WAITING),
+            Phase("release_giver", lambda: [here(0, OPEN), held()], hold=7, **WAITING),
+            Phase("retreat_giver", lambda: [here(0, OPEN, (0.0, 0.0, 0.12)), held()], tolerance=0.04, once=True),
             Phase("carry", carried, once=True, **LAST),
         ]
