@@ -64,15 +64,9 @@ def plan_shards(indices: Sequence[int], episode_bytes: int) -> list[tuple[int, .
 
 
 def write_shard(job: ShardJob) -> dict[str, Any]:
-    """Writes one TFRecord file and its account (`<path>.json`, `<path>.npz`) last; skips it if the account is there.
-
-    Returns:
-        `{"episodes": n, "bytes": size}`.
-
-    Raises:
-        DatasetError: the disk is full.
-        EpisodeError: an episode that does not fit the dataset.
-    """
+    """Writes one TFRecord file and its account (`<path>.json`, `<path>.npz`) last, and returns it, `{"episodes": n,
+    "bytes": size, …}`; skips it if the account is there. Raises DatasetError: the disk is full; EpisodeError: an
+    episode that does not fit the dataset."""
     account_path = Path(f"{job.path}.json")
     with contextlib.suppress(*FOREIGN):  # not there, or cut as by a loss of power: then the shard is written
         account = json.loads(account_path.read_text())

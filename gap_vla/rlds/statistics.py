@@ -51,10 +51,6 @@ def dataset_statistics(
     The mask is True for dimensions to normalise: all but those that do not vary (`MIN_STD`) and, in actions whose width
     is a multiple of 7, every 7th, which is taken for an arm's gripper, whatever its range.
 
-    Args:
-        actions: per episode, the actions.
-        proprios: per episode, the proprioception.
-
     Returns:
         `{"action": {mean, std, max, min, p01, p99, q01, q99, mask}, "proprio": {…}, "num_transitions",
         "num_trajectories"}`; vectors are float32 arrays. p01/p99 (Octo's names) and q01/q99 (OpenVLA's) are equal.
@@ -141,12 +137,8 @@ def check_statistics(
 
     Args:
         statistics: all fields; `field` is `action` or `proprio`.
-        kind: see `normalize`.
         where: the file, for the message.
-        widest: how many dimensions the network has.
-
-    Returns:
-        How many dimensions the statistics have.
+        widest: how many dimensions the network has; returned is how many the statistics have.
 
     Raises:
         error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the

@@ -232,10 +232,8 @@ def write_store(
     """Writes the files of a store into an empty folder; memory holds one episode at a time.
 
     Args:
-        folder: where; it is no store until all is written.
         splits: episodes of each split, all with the same fields and sizes.
-        source, source_hash: what they are made from; another hash is another store.
-        metadata: of the dataset.
+        source, source_hash, metadata: what they are made from; another hash is another store.
         statistics: a file with them, of all splits; default: they are computed on `train`, or on everything where there
             is none.
 

@@ -53,17 +53,9 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     refused, which other data alone can change, nothing is left. A folder into which somebody else put a file is neither
     used nor removed.
 
-    Args:
-        path: the final version directory.
-        settings: everything that the dataset depends on; JSON.
-        overwrite: replace an existing, different dataset.
-
-    Yields:
-        The folder; None if the dataset is there already, made with the same settings: nothing is left to do.
-
-    Raises:
-        DatasetError: a different dataset (says what differs), or somebody's file, is in the way.
-        InUseError: another writer is at work.
+    Yields the folder; None if the dataset is there already, made with the same settings (JSON of everything that it
+    depends on), so that nothing is left to do. Raises DatasetError: a different dataset (says what differs), or
+    somebody's file, is in the way; InUseError: another writer is at work.
     """
     with alone_at(path):
         if path.exists():

@@ -48,7 +48,8 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         KIND: reader name (`gap_vla.demos.READERS`).
         SOURCE: path of the demonstrations.
         READER_OPTIONS: of the reader.
-        METHOD, SEED, OPTIONS: of `gap_vla.phases.annotate`; METHOD `"none"` writes no ρ.
+        METHOD, SEED, OPTIONS: of `gap_vla.phases.annotate`; METHOD `"none"` writes no ρ. With another method, or an
+            annotator, seed and options are not taken from here.
         VAL_FRACTION: share of episodes in the split `val`.
         HINT: what an error about missing demonstrations tells the user to run.
     """
@@ -82,10 +83,9 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             **settings: of `build_dataset`, on top of the class's attributes.
         """
         demos = self.open(source, reader)
-        settings = {**self._settings(), **settings}
         about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
         writer: dict[str, Any] = {"version": str(self.version), "module": type(self).__module__, "description": about}
-        return build_dataset(demos, self._data_dir_root, self.name, **writer, **settings)
+        return build_dataset(demos, self._data_dir_root, self.name, **writer, **self._settings(settings))
 
     def open(self, source: Source | str | Path, reader: Mapping[str, Any] | None = None) -> Source:
         """The demonstrations as `convert` reads them."""
@@ -99,10 +99,14 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
     ) -> str:
         """What `convert` would write, as text, and the first episode with ρ as a picture; see `convert.dry_run`."""
-        return dry_run(self.open(source, reader), picture, **{**self._settings(), **settings})
+        return dry_run(self.open(source, reader), picture, **self._settings(settings))
 
-    def _settings(self) -> dict[str, Any]:
-        return {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
+    def _settings(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What is said, and the class's own where nothing is; its seed and options are those of its method."""
+        own: dict[str, Any] = {"method": self.METHOD, "val_fraction": self.VAL_FRACTION}
+        if said.get("annotator") is None and said.get("method", self.METHOD) == self.METHOD:
+            own |= {"seed": self.SEED, "options": self.OPTIONS}
+        return {**own, **said}
 
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""

@@ -32,7 +32,6 @@ def restructure(
     """An RLDS episode's steps to a trajectory; unlike upstream's it keeps ρ.
 
     Args:
-        trajectory: stacked steps of an RLDS episode.
         image_keys: camera name to observation key, `{"image_primary": "image_0"}`.
         proprio_key: observation key of the state, or None.
         language_key: step key of the instruction, or None.
@@ -99,7 +98,6 @@ def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: i
     """Merges the observation at a uniformly drawn step in [t, T) into each step's task (goal relabelling).
 
     Args:
-        trajectory: with `observation`, `task`.
         seed: int32[2] of a stateless draw; None draws from TensorFlow's global generator.
         max_goal_distance: steps from t to the goal, at most.
     """
@@ -122,8 +120,7 @@ def chunk(
 
     Args:
         trajectory: as above; `task.timestep`, where present (goal relabelling), is the last step of the task.
-        window_size: W.
-        action_horizon: H; actions that are chunks already (3-D) are cut to it.
+        window_size, action_horizon: W and H; actions that are chunks already (3-D) are cut to it.
         upstream_action_mask: upstream's mask, one step late.
 
     Returns:

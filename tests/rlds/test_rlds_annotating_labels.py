@@ -17,7 +17,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.annotating.files import show_episode
 
-LOST = [("rho",), ("change_point",), ("rho", "change_point")]
+LOST = [("hdf5", ("rho",)), ("hdf5", ("rho", "change_point")), ("npz", ("change_point",))]
 
 
 def labelled(kind: str, folder: Path, change: Callable[[Any], Any]) -> Path:
@@ -35,8 +35,7 @@ def labelled(kind: str, folder: Path, change: Callable[[Any], Any]) -> Path:
     return out
 
 
-@pytest.mark.parametrize("lost", LOST, ids="+".join)
-@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+@pytest.mark.parametrize(("kind", "lost"), LOST)
 @pytest.mark.usefixtures("blank_charts")
 def test_an_episode_without_a_label_that_others_have_is_not_shown(
     kind: str, lost: tuple[str, ...], tmp_path: Path

@@ -125,17 +125,17 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
             return
         place = np.array([s[0, :3] for s in states])
         away = np.linalg.norm(place - np.median(place, 0), axis=1)
-        text = f"arm {arm}: it starts {{:.2g}} m away from where most others do; another frame, or cut off?"
-        odd = away > max(_AWAY, 10 * float(np.median(away)))
-        yield from _odd(odd, names, "frame", text, away, most=False)
         pose = np.array([s[0, 3:7] for s in states])
         pose /= np.maximum(np.linalg.norm(pose, axis=1, keepdims=True), 1e-9)
         alike = abs(pose @ pose.T)  # of a rotation with itself 1, whatever the signs
         usual = pose[np.argmax(np.median(alike, 1))]
         turned = np.linalg.norm(relative_rotation_vector(np.tile(usual, (len(pose), 1)), pose), axis=1)
-        text = f"arm {arm}: it starts turned by {{:.2g}} rad from how most others do; another frame, or cut off?"
-        odd = turned > max(_TURNED, 10 * float(np.median(turned)))
-        yield from _odd(odd, names, "frame", text, turned, most=False)
+        for far, least, how in (
+            (away, _AWAY, "{:.2g} m away from where"),
+            (turned, _TURNED, "turned by {:.2g} rad from how"),
+        ):
+            text = f"arm {arm}: it starts {how} most others do; another frame, or cut off?"
+            yield from _odd(far > max(least, 10 * float(np.median(far))), names, "frame", text, far, most=False)
 
 
 def check_labels(episodes: Sequence[Recording]) -> Iterator[Finding]:
