@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing, regular
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.demos.fields import PER_STEP, files_in, require_one_size
 from gap_vla.demos.npz_folder import require_rows
 from gap_vla.demos.pickle_tokens import read_pickle
@@ -43,17 +43,10 @@ class ArrayPickles(NamedArrays):
         held = [found if isinstance(found := self._arrays(index), Mapping) else {} for index in range(len(self))]
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._names = sorted({str(name) for names in held for name in names})
-        if lost := sorted({*self._image_keys}.difference(*held)):
-            there = one_line(", ".join(self._names), 300)
-            raise EpisodeError(
-                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
-            )
+        self._require_images()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-    def dropped(self) -> dict[str, str]:
-        return self._unused(self._names, "phase", "language_instruction", "success")
 
     def look(self) -> None:
         episodes = (self.read(index) for index in range(len(self) if self._image_keys else 0))
@@ -85,10 +78,9 @@ class ArrayPickles(NamedArrays):
 
 
 def load_arrays(file: Path) -> Any:
-    """The content of a pickle that holds nothing but numpy arrays, numbers and text in lists and dictionaries.
+    """The content of a pickle of numpy arrays, numbers and text in lists and dictionaries.
 
-    Raises:
-        EpisodeError: it holds anything else, or is damaged. No code of it has run.
+    Raises EpisodeError: it holds anything else, or is damaged. No code of it has run.
     """
     unread = refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError)
     with unread, open(regular(file, EpisodeError), "rb") as stream:

@@ -16,16 +16,9 @@ from gap_vla.core.foreign import FOREIGN, is_text, refuse_too_large, refusing, r
 
 
 def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Plain numbers or text in this machine's byte order.
+    """Plain numbers or text in this machine's byte order; `content` is all bytes of the array, `order` "C" or "F".
 
-    Args:
-        content: all bytes of the array.
-        dtype: truth values, integers, floats or text; nothing that points anywhere.
-        shape: whole numbers.
-        order: "C" or "F".
-
-    Raises:
-        ValueError: another type, another number of bytes than declared, or text that is not Unicode.
+    Raises ValueError: another type, another number of bytes than declared, or text that is not Unicode.
     """
     if dtype.kind not in "biufUS" or not dtype.itemsize:
         raise ValueError(f"an array of {dtype}, not of plain numbers or text")
@@ -47,8 +40,7 @@ def read_arrays(
 ) -> dict[str, Any]:
     """The arrays of an npz by name: those that are wanted, None for the others, which are not looked at.
 
-    Raises:
-        error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
+    Raises error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
     return _each(file, wanted, _array, error)
 
@@ -56,16 +48,9 @@ def read_arrays(
 def forms(
     file: Path, wanted: Callable[[str], bool], error: type[UserError] = EpisodeError
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of those arrays of an npz that are wanted; nothing but their headers is read.
-
-    Raises:
-        error: as `read_arrays`.
-    """
-
-    def form(stream: IO[bytes], *at: Any) -> tuple[tuple[int, ...], np.dtype]:
-        return _header(stream, *at)[::2]
-
-    return {name: found for name, found in _each(file, wanted, form, error).items() if wanted(name)}
+    """Shape and type of those arrays of an npz that are wanted; only headers are read. Raises as `read_arrays`."""
+    found = _each(file, wanted, lambda *at: _header(*at)[::2], error)
+    return {name: form for name, form in found.items() if wanted(name)}
 
 
 def _each(

@@ -16,8 +16,7 @@ from gap_vla.core.foreign import MOST_COMPRESSED
 def listed(folder: Path) -> Iterator[Path]:
     """Files and folders in a folder, also behind links to folders; nothing hidden. None, where there is no folder.
 
-    Raises:
-        EpisodeError: a folder may not be listed.
+    Raises EpisodeError: a folder may not be listed.
     """
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True) if folder.is_dir() else ():
         above = {os.path.realpath(one) for one in (Path(place), *Path(place).parents)}  # of links that lead in a circle
@@ -53,8 +52,7 @@ def content_digest(path: Path) -> str:
     All of it is read (about 1 GB/s), once in a process for as long as sizes, times and places on the disk stay. An edit
     may leave size and time as they were.
 
-    Raises:
-        EpisodeError: a file that is mostly a hole, as an interrupted copy leaves it.
+    Raises EpisodeError: a file that is mostly a hole, as an interrupted copy leaves it.
     """
     seen = ((file, file.stat()) for file in sorted((path, *listed(path))) if file.is_file())
     return _content_digest(

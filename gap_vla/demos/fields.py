@@ -25,11 +25,7 @@ _TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", 
 
 
 def as_rows(value: Any, where: str) -> np.ndarray:
-    """float32[T, width].
-
-    Raises:
-        EpisodeError: no such numbers, or one that is not finite in float32; says step and column.
-    """
+    """float32[T, width]. Raises EpisodeError: no such numbers, or one that is not finite in float32."""
     rows = np.asarray(value)
     if rows.ndim != 2 or not rows.shape[1] or rows.dtype.kind not in "fiu":
         raise EpisodeError(
@@ -49,8 +45,7 @@ def as_rows(value: Any, where: str) -> np.ndarray:
 def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
     """float32[T, A] of numbers in [-limit, limit], 0.1 % more for rounding; None: in the robot's own units.
 
-    Raises:
-        EpisodeError: as `as_rows`, or a number beyond the limit; says step and column.
+    Raises EpisodeError: as `as_rows`, or a number beyond the limit.
     """
     actions = as_rows(value, where)
     beyond = np.abs(actions) > (np.inf if limit is None else limit * 1.001)
@@ -69,12 +64,9 @@ def checked_limit(limit: Any) -> float | None:
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with one of these endings, in large or small letters, in the order of their names; none of
-    what is hidden, as the companions that macOS puts beside files.
+    """The files of a folder with one of these endings, in large or small letters, by name; none that are hidden.
 
-    Raises:
-        EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one;
-            or what it holds may not be listed.
+    Raises EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or part of one.
     """
     every = list(listed(folder))
     if found := sorted(path for path in every if path.parent == folder and ".tfrecord" in path.name):
@@ -107,11 +99,7 @@ def require_cameras(names: Sequence[str], where: str) -> None:
 
 
 def as_names(value: Any, where: str) -> np.ndarray:
-    """A phase's name per step.
-
-    Raises:
-        EpisodeError: it is no list of names.
-    """
+    """A phase's name per step. Raises EpisodeError: it is no list of names."""
     names = np.asarray(value)
     if names.ndim != 1 or names.dtype.kind not in "USiub":
         raise EpisodeError(f"{where} is {names.dtype}{list(names.shape)}, not one name per step; store text (T)")
@@ -120,11 +108,7 @@ def as_names(value: Any, where: str) -> np.ndarray:
 
 
 def as_text(value: Any, where: str) -> str:
-    """An instruction.
-
-    Raises:
-        EpisodeError: something other than text.
-    """
+    """An instruction. Raises EpisodeError: something other than text."""
     text = _plain(value)
     if not isinstance(text, str):
         raise EpisodeError(f"{where}: the instruction is {one_line(repr(text), 60)}, not text; store text")
@@ -144,14 +128,7 @@ def as_truths(value: Any) -> np.ndarray:
 
 
 def as_truth(value: Any, where: str) -> bool:
-    """What a file says of success: a truth value, 0 or 1, or a word for it.
-
-    Raises:
-        EpisodeError: neither; `bool("False")` would be True.
-
-    >>> as_truth(b"False", "demo_0: success"), as_truth(1, "demo_0: success")
-    (False, True)
-    """
+    """What a file says of success: a truth value, 0 or 1, or a word for it. Raises EpisodeError: none of these."""
     word = _plain(value)
     if isinstance(word, (bool, int, float)) and word in (0, 1):
         return bool(word)
@@ -230,11 +207,9 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
     """Raises EpisodeError for times, one number per step, of which one is not later than the one before; or, if they
     may be `equal`, earlier."""
     times = times.reshape(-1) if times.size == len(times) else times
-    if (
-        times.ndim == 1
-        and times.dtype.kind in "fiu"
-        and not (risen := (times[1:] > times[:-1]) | (equal & (times[1:] == times[:-1]))).all()
-    ):
+    if times.ndim != 1 or times.dtype.kind not in "fiu":
+        return
+    if not (risen := (times[1:] > times[:-1]) | (equal & (times[1:] == times[:-1]))).all():
         step = 1 + (~risen).argmax()
         raise EpisodeError(
             f"{where} is {times[step]:g} at step {step}, behind {times[step - 1]:g}; write it with times that increase"

@@ -1,8 +1,7 @@
 """An HDF5 file that somebody else wrote: opening it, and numbers, text and attributes out of it.
 
-HDF5 lets a file name other files (external links, virtual and external data sets) and lets it mark bytes as pointers of
-this process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here: what a member is, is looked
-at before anything of it is read.
+HDF5 lets a file name other files (external links, virtual and external data sets) and mark bytes as pointers of this
+process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here.
 """
 
 from __future__ import annotations
@@ -21,16 +20,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import (
-    FLAGS,
-    PER_STEP,
-    TIMES,
-    decoded,
-    misplaced,
-    require_ended,
-    require_rising,
-    require_spelling,
-)
+from gap_vla.demos import fields
 from gap_vla.demos.hdf5_storage import is_cut_off
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -41,7 +31,7 @@ FACTS = ("success", "language_instruction")
 NEEDED = ("num_samples", "total", "env_args", *FACTS)
 """Attributes that mean something to readers."""
 
-_PER_STEP = (*PER_STEP, "states", "executed_actions", "phase", "phase_switch")
+_PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
 
@@ -119,11 +109,7 @@ def has(group: h5py.Group, path: str) -> bool:
 
 
 def member(group: h5py.Group, path: str, where: str, *, links: int = 0) -> Any:
-    """The group or data set at a path of this file.
-
-    Raises:
-        EpisodeError: nothing is there (says what is), the link leads nowhere or to another file.
-    """
+    """The group or data set at a path. Raises EpisodeError: nothing is there, or a link to another file."""
     here: Any = group
     for part in [p for p in path.split("/") if p]:
         if not isinstance(here, h5py.Group):
@@ -158,11 +144,7 @@ def group_at(group: h5py.Group, path: str, where: str) -> h5py.Group:
 
 
 def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
-    """The numbers at a path, of any shape with at least one axis.
-
-    Raises:
-        EpisodeError: there are none, or more are declared than the file can hold.
-    """
+    """The numbers at a path, with at least one axis. Raises EpisodeError: there are none, or fewer than declared."""
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() not in _NUMBERS:
         raise EpisodeError(f"{where}: {path!r} holds no numbers; write one row of numbers per step")
@@ -176,7 +158,7 @@ def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
     if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
         raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step, or per episode of a mask")
     with refusing(f"{where}: {path!r}", "write it again as UTF-8", EpisodeError):
-        return [decoded(value) for value in found[()]]
+        return [fields.decoded(value) for value in found[()]]
 
 
 def length_at(group: h5py.Group, path: str, where: str) -> int:
@@ -191,11 +173,8 @@ def form_at(group: h5py.Group, path: str, where: str) -> tuple[tuple[int, ...], 
 
 
 def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
-    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed.
-
-    Raises:
-        EpisodeError: one lies in another file.
-    """
+    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed, and one to
+    another file is an EpisodeError."""
     found: dict[str, int] = {}
     for name in names_in(group, where):
         kind = group.id.links.get_info(name.encode()).type
@@ -226,11 +205,8 @@ def attributes_of(item: h5py.Group) -> dict[str, Any]:
 
 
 def attribute_of(item: h5py.Group, name: str) -> Any:
-    """A number, a truth value or text, be it in an array of one; None if there is no such attribute.
-
-    Raises:
-        EpisodeError: the attribute is something else; names file, group and attribute.
-    """
+    """A number, a truth value or text, be it in an array of one; None if there is no such attribute. Raises
+    EpisodeError: the attribute is something else."""
     if name not in item.attrs:
         return None
     where = f"{item.file.filename}, {item.name}: the attribute {name!r}"
@@ -239,7 +215,7 @@ def attribute_of(item: h5py.Group, name: str) -> Any:
     with refusing(f"{where} cannot be read", "write it again", EpisodeError):
         value = item.attrs[name]
         value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-        return decoded(value) if isinstance(value, (str, bytes)) else value
+        return fields.decoded(value) if isinstance(value, (str, bytes)) else value
 
 
 def _axes(item: h5py.Group, name: str) -> int | None:
@@ -280,17 +256,15 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
         )
 
 
-def require_facts(demo: h5py.Group, where: str) -> None:
-    """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them."""
-    require_spelling(said := names_in(demo.attrs, where), FACTS, f"{where}: attributes")
+def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them; or, against its
+    actions, it says another number of steps, an array has other steps, used or not, times fall, or a flag of a
+    recording's ends is true elsewhere."""
+    fields.require_spelling(said := names_in(demo.attrs, where), FACTS, f"{where}: attributes")
     for key in names_in(demo, where):
         if (fact := key.lower()) in FACTS and fact not in said:
             raise EpisodeError(f"{where}: {key!r} is no attribute and not read; store it as the attribute {fact!r}")
-
-
-def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, or a flag of a
-    recording's ends is true elsewhere."""
+    require_steps(demo, steps, where)
     for key, rows in lengths_in(demo, where, "obs", "next_obs").items():
         name = key.rpartition("/")[2].lower()
         most = steps + 1 if key == "states" else steps
@@ -298,11 +272,12 @@ def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        if name in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
-            require_rising(numbers_at(demo, key, where), f"{where}: {key}")
+        if name in fields.TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
+            fields.require_rising(numbers_at(demo, key, where), f"{where}: {key}")
         if not steps or key.startswith("next_obs/"):
             continue
         if name in ("done", "dones"):
-            require_ended(key, numbers_at(demo, key, where), where)
-        for text in misplaced({name: numbers_at(demo, key, where)} if name in (*FLAGS, "episode_index") else {}):
+            fields.require_ended(key, numbers_at(demo, key, where), where)
+        flags = {name: numbers_at(demo, key, where)} if name in (*fields.FLAGS, "episode_index") else {}
+        for text in fields.misplaced(flags):
             raise EpisodeError(f"{where}: {text}; make a demonstration of each recording, or leave it out")

@@ -32,24 +32,16 @@ _AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])$")
 
 @dataclasses.dataclass(frozen=True)
 class StateLayout:
-    """Columns of a state vector, the same for each arm.
+    """Columns of a state vector, the same for each arm."""
 
-    Attributes:
-        position: first column of xyz (m).
-        rotation: first column of the rotation.
-        rotation_kind: its representation.
-        gripper: column(s) of the gripper: one opening, or two finger positions.
-        width: columns per arm; the state is this many columns times the number of arms.
-        opening_unit: of the gripper's columns: "m", or "1" for a number without unit (0 closed, 1 open). None: two
-            fingers are in m, one opening is a number.
-    """
-
-    position: int = 0
-    rotation: int = 3
+    position: int = 0  # first column of xyz (m)
+    rotation: int = 3  # first column of the rotation
     rotation_kind: Rotation = "quat_wxyz"
-    gripper: tuple[int, ...] = (7, 8)
-    width: int = PROPRIO_PER_ARM
+    gripper: tuple[int, ...] = (7, 8)  # one opening, or two finger positions
+    width: int = PROPRIO_PER_ARM  # columns per arm; the state has as many times the number of arms
     opening_unit: Literal["m", "1"] | None = None
+    """Of the gripper's columns: "m", or "1" for a number without unit (0 closed, 1 open). None: two fingers are in m,
+    one opening is a number."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.gripper, (tuple, list)):
@@ -76,8 +68,7 @@ class StateLayout:
     def of(cls, layout: str | Mapping[str, Any] | StateLayout) -> StateLayout:
         """A named layout (`LAYOUTS`), a dictionary of this class's attributes, or the layout itself.
 
-        Raises:
-            EpisodeError: unknown name, unknown attribute, or columns that do not fit together.
+        Raises EpisodeError: unknown name or attribute, or columns that do not fit together.
         """
         if isinstance(layout, StateLayout):
             return layout
@@ -91,11 +82,6 @@ class StateLayout:
         return cls(**layout)
 
     @property
-    def pose(self) -> tuple[int, int, str]:
-        """First columns of position and rotation, and the latter's kind."""
-        return self.position, self.rotation, self.rotation_kind
-
-    @property
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
@@ -103,9 +89,8 @@ class StateLayout:
     def require_names(self, names: Sequence[str], where: str) -> None:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
-        Raises:
-            EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are in
-                another order, or of another kind of rotation; or a gripper or finger is taken for one of these.
+        Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these.
         """
         self._require_quaternions(names, where)
         fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
@@ -140,9 +125,8 @@ class StateLayout:
     ) -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
 
-        Raises:
-            EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a robot
-                measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show.
+        Raises EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a
+        robot measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show.
         """
         if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
             raise EpisodeError(
@@ -189,8 +173,7 @@ def misordered(
 def require_action_names(names: Sequence[str], where: str) -> None:
     """Actions of 7 an arm are xyz, rotation, gripper; the last is not normalised, and what is read of it is read there.
 
-    Raises:
-        EpisodeError: there is one gripper an arm by the names, and at another place; or three axes in another order.
+    Raises EpisodeError: there is one gripper an arm by the names, and at another place; or three axes in another order.
     """
     if len(names) % 7:
         return

@@ -145,11 +145,10 @@ class LeRobot(NamedArrays):
             shape = self._features[key].shape
             needed = 2 * place.length * math.prod(shape)  # one by one, and in one array
             refuse_too_large(f"{where}: {key!r}", needed, needed, EpisodeError)
-            frames = (
-                pictures_of(table[key], shape, f"{where}: {key!r}")
-                if key in stored
-                else frames_of(place, key, shape, self._fps)
-            )
+            if key in stored:
+                frames = pictures_of(table[key], shape, f"{where}: {key!r}")
+            else:
+                frames = frames_of(place, key, shape, self._fps)
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
 
@@ -179,11 +178,8 @@ def _require_kind(values: np.ndarray, feature: Feature, where: str) -> None:
 
 
 def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:
-    """Raises EpisodeError if a column that LeRobot itself fills is there and not as LeRobot fills it.
-
-    `frame_index` counts from 0, `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, and the
-    clock may be wrong by 1 %).
-    """
+    """Raises EpisodeError if a column that LeRobot itself fills is not as it fills it: `frame_index` counts from 0,
+    `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, the clock wrong by at most 1 %)."""
     steps = np.arange(place.length)
     with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
         ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
@@ -204,14 +200,11 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
 def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:
     """The task whose number `task_index` is at every step; without numbers or a list of tasks, that of the index.
 
-    Raises:
-        EpisodeError: it is the number of none of the episode's tasks, or changes; or there are tasks without numbers.
+    Raises EpisodeError: it is none of the episode's tasks, or changes; or there are tasks without numbers.
     """
     if "task_index" not in table:
-        if len(place.tasks or ()) > 1:
-            raise EpisodeError(
-                f"{where}: {len(place.tasks or ())} tasks and no 'task_index' at its steps; download it again"
-            )
+        if (tasks := len(place.tasks or ())) > 1:
+            raise EpisodeError(f"{where}: {tasks} tasks and no 'task_index' at its steps; download it again")
         return place.task
     with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
         numbers = np.reshape(table["task_index"], place.length).tolist()

@@ -1,7 +1,7 @@
 """Where each episode of a LeRobot dataset lies: one file per episode (v2), or ranges of shared files (v3).
 
-Parquet tables are read group by group and in this thread. `pyarrow.parquet.read_table` is left alone: on some damaged
-tables it waits for ever for threads that have failed, and looking at a column's statistics ends the process.
+Parquet tables are read group by group and in this thread: on some damaged ones `pyarrow.parquet.read_table` waits for
+ever for threads that have failed, and looking at a column's statistics ends the process.
 """
 
 from __future__ import annotations
@@ -30,12 +30,8 @@ def read_rows(
     optional: Iterable[str] = (),
     most: int = 2**63,
 ) -> dict[str, list[Any]]:
-    """Columns of a table as lists, and the optional ones that it has: all rows or those in which a column of whole
-    numbers has a value.
-
-    Raises:
-        EpisodeError: no such file, a damaged one, or one of more rows than there are steps in it by the index.
-    """
+    """Columns of a table as lists, and the optional ones that it has: all rows, or those `where` a column of whole
+    numbers has a value. Raises EpisodeError: no such table, a damaged one, or one of more rows than `most`."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -90,25 +86,15 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """`meta/info.json`, checked.
-
-    Attributes:
-        root: folder of the dataset.
-        version: "v2" or "v3".
-        features: by name.
-        data_path, video_path: where files lie, with fields in braces.
-        chunks_size: v2: episodes per folder.
-        episodes, steps: how many there are; None: not said.
-        fps: steps per second.
-    """
+    """`meta/info.json`, checked."""
 
     root: Path
-    version: str
+    version: str  # "v2" or "v3"
     features: Mapping[str, Feature]
-    data_path: str
+    data_path: str  # where files lie, with fields in braces
     video_path: str
-    chunks_size: int
-    episodes: int | None
+    chunks_size: int  # v2: episodes per folder
+    episodes: int | None  # how many there are; None: not said
     steps: int | None
     fps: float
 
@@ -138,11 +124,7 @@ class EpisodePlace:
 
 
 def read_description(root: Path) -> Description:
-    """The dataset's `meta/info.json`.
-
-    Raises:
-        EpisodeError: there is none, an unknown version, or a key of another kind; names the key.
-    """
+    """The dataset's `meta/info.json`. Raises EpisodeError: there is none, or it is of another version or kind."""
     file = root / "meta" / "info.json"
     if not file.exists():
         raise EpisodeError(f"{root}: no meta/info.json; give the folder of one LeRobot dataset")
@@ -184,9 +166,7 @@ def _names(said: Any) -> tuple[str, ...]:
 def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePlace]:
     """The dataset's episodes in order, and where the videos of these cameras are.
 
-    Raises:
-        EpisodeError: an unreadable index, one of other episodes than the description says, or of parts of videos that
-            are not those of the steps.
+    Raises EpisodeError: an unreadable index, or one that does not fit the description, or videos that do not fit it.
     """
     root = described.root
     tasks = _tasks(described)

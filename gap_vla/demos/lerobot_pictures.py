@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import FOREIGN, refusing, regular
 from gap_vla.demos.lerobot_index import EpisodePlace
-from gap_vla.demos.video_times import require_even
-from gap_vla.drawing.video import working_ffmpeg
+from gap_vla.drawing.video import packets, working_ffmpeg
 
 
 def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
@@ -78,13 +79,8 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
     first = round((start or 0) * fps)
     most = place.length + (start is None)
     # it ends at the first error, rather than fill in what it cannot decode, and turns nothing, as LeRobot
-    asked = [
-        "-xerror",
-        "-err_detect",
-        "explode",
-        "-noautorotate",
-        *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []),
-    ]
+    asked = ["-xerror", "-err_detect", "explode", "-noautorotate"]
+    asked += ["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []
     asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
     # a frame that is missing is not filled in, one of another size not made to fit
     given = ["-fps_mode", "passthrough", "-frames:v", str(most), "-noautoscale"]
@@ -100,7 +96,7 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             working_ffmpeg(video, EpisodeError)
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
-    require_even(video, first, place.length, where)
+    _require_even(video, first, place.length, where)
     # ffmpeg tells two decimals; a place within a shared video is found by its time
     drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
     if drifts or not 0.95 < pace / fps < 1.05:
@@ -109,3 +105,27 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
         found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)
         raise EpisodeError(f"{where}: {found_frames} frames, the episode has {place.length} steps; download it again")
     return np.stack(frames)
+
+
+def _require_even(video: Path, first: int, length: int, where: str) -> None:
+    """Raises EpisodeError if a frame was lost among those of an episode, by the times at which they are shown."""
+    times = _times(video, video.stat().st_mtime_ns)[first : first + length]
+    gaps = np.diff(times)
+    if len(gaps) and (odd := np.abs(gaps / np.median(gaps) - 1) >= 0.5).any():
+        step = int(odd.argmax())
+        said = f"frame {step + 1} comes {gaps[step]:.3g} s after frame {step}, others {np.median(gaps):.3g} s"
+        raise EpisodeError(f"{where}: frames were lost: {said}; download it again")
+
+
+@functools.lru_cache(16)
+def _times(video: Path, changed: int) -> Float[np.ndarray, " frames"]:
+    """Seconds, rising, read from the packets; none where the container keeps no times."""
+    unit, shown = 0.0, []
+    for line in packets(video):
+        if line.startswith("#tb 0:"):
+            above, below = line.partition(":")[2].split("/")
+            unit = int(above) / int(below)
+        elif not line.startswith("#"):
+            shown.append(line.split(",")[2].strip())
+    kept = unit and all(time.lstrip("-").isdecimal() for time in shown)
+    return np.sort(np.array(shown, np.float64)) * unit if kept else np.zeros(0)

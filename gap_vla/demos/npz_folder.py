@@ -10,20 +10,8 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
+from gap_vla.demos import fields
 from gap_vla.demos.arrays import forms, read_arrays
-from gap_vla.demos.fields import (
-    FLAGS,
-    IMAGE_NAMES,
-    PER_STEP,
-    TIMES,
-    files_in,
-    misplaced,
-    picture_size,
-    require_ended,
-    require_one_size,
-    require_rising,
-    require_spelling,
-)
 from gap_vla.demos.source import NamedArrays
 
 
@@ -43,7 +31,7 @@ class NpzFolder(NamedArrays):
     STATE_KEY = "proprio"
 
     def _find(self) -> None:
-        self.places = files_in(self.path, ".npz")
+        self.places = fields.files_in(self.path, ".npz")
         if not self.places:
             what = "no .npz files in this folder" if self.path.is_dir() else "a file; give the folder of the .npz files"
             raise EpisodeError(f"{self.path}: {what}")
@@ -51,40 +39,32 @@ class NpzFolder(NamedArrays):
         held = [read_arrays(file, wanted.__eq__) for file in self.places]
         self._names = sorted({name for names in held for name in names})
         self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
-        if lost := sorted(set(self.options["image_keys"] or ()) - {*self._names}):
-            there = one_line(", ".join(self._names), 300)
-            raise EpisodeError(
-                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
-            )
+        self._require_images()
         if self.options["image_keys"] is None:
-            self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
-            require_spelling({*self._names} - {*IMAGE_NAMES}, IMAGE_NAMES, f"{self.path}")
-
-    def dropped(self) -> dict[str, str]:
-        return self._unused(self._names, "phase", "language_instruction", "success")
+            self._image_keys = {name: name for name in fields.IMAGE_NAMES if name in self._names}
+            fields.require_spelling({*self._names} - {*fields.IMAGE_NAMES}, fields.IMAGE_NAMES, f"{self.path}")
 
     def look(self) -> None:
         def sizes(file: Path) -> dict[str, tuple[int, int]]:
             found = forms(file, self._image_keys.__contains__)
-            return {self._image_keys[key]: picture_size(*form, f"{file}: {key!r}") for key, form in found.items()}
+            return {
+                self._image_keys[key]: fields.picture_size(*form, f"{file}: {key!r}") for key, form in found.items()
+            }
 
-        require_one_size((f"{file}", sizes(file)) for file in self.places)
+        fields.require_one_size((f"{file}", sizes(file)) for file in self.places)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file = self.places[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        require_aligned(file, [name for name in arrays if name.lower() in PER_STEP and name in left], len(episode))
+        unread = [name for name in arrays if name.lower() in fields.PER_STEP and name in left]
+        require_aligned(file, unread, len(episode))
         return episode
 
 
 def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
-    """Looks at arrays of which nothing is used, one after the other.
-
-    Raises:
-        EpisodeError: as `require_rows` says.
-    """
+    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `require_rows`."""
     for name in names:
         rows = None
         with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
@@ -96,9 +76,7 @@ def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
 def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
     """Looks at one array of `PER_STEP`, in whatever letters; a single number says nothing.
 
-    Raises:
-        EpisodeError: it has other steps than the actions, is a time that does not rise, or a flag of a recording's ends
-            that is true elsewhere: two recordings in one.
+    Raises EpisodeError: it has other steps than the actions, or is of two recordings: times fall, ends lie elsewhere.
     """
     key = name.lower()
     if rows.size == 1:
@@ -107,13 +85,13 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
-    if key in (*FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
+    if key in (*fields.FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
         raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
-    for text in misplaced({key: rows}):
+    for text in fields.misplaced({key: rows}):
         raise EpisodeError(
             f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
         )
     if key in ("done", "dones"):
-        require_ended(f"{name!r}", rows, where.removesuffix(f": {name!r}"), lasting=True)
-    if key in TIMES:
-        require_rising(rows, where)
+        fields.require_ended(f"{name!r}", rows, where.removesuffix(f": {name!r}"), lasting=True)
+    if key in fields.TIMES:
+        fields.require_rising(rows, where)

@@ -1,8 +1,7 @@
 """The numbers of a pickle of numpy arrays, read token by token: Python's pickle machine never sees the file.
 
 A pickle is a program for a small stack machine, and Python's own machine calls what the program names. This one knows
-the few steps of which dictionaries, lists and numpy arrays consist. It imports nothing and calls nothing by name: the
-names that numpy writes select one of five functions below, which make arrays out of bytes with `np.frombuffer`.
+the few steps of which dictionaries, lists and numpy arrays consist. It imports nothing and calls nothing by name.
 """
 
 from __future__ import annotations
@@ -140,9 +139,6 @@ class _Machine:
     def push_tuple(self, length: int) -> None:
         self.stack.append(tuple(reversed([self.pop() for _ in range(length)])))
 
-    def mark(self, _: Any) -> None:
-        self.marks.append(len(self.stack))
-
     def since_mark(self) -> list[Any]:
         if not self.marks:
             raise ValueError("its steps do not fit together")
@@ -209,7 +205,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "TUPLE3": lambda machine, _: machine.push_tuple(3),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
-    "MARK": _Machine.mark,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": _Machine.pop_step,
     "POP_MARK": lambda machine, _: machine.since_mark(),
     "DUP": lambda machine, _: machine.stack.append(machine.top()),
@@ -241,14 +237,9 @@ class _Rest:
 
 
 def read_pickle(stream: BinaryIO, size: int) -> Any:
-    """Dictionaries, lists, tuples, text, bytes, numbers and numpy arrays and scalars out of a pickle.
+    """Dictionaries, lists, tuples, text, bytes, numbers and numpy arrays and scalars out of a pickle of `size` bytes.
 
-    Args:
-        stream: seekable, at its start.
-        size: of the pickle in bytes.
-
-    Raises:
-        ValueError: the pickle holds anything else, or is damaged. No code of it has run.
+    Raises ValueError: it holds anything else, or is damaged. No code of it has run.
     """
     machine = _Machine()
     for token, argument, _ in pickletools.genops(cast(IO[bytes], _Rest(stream, size))):

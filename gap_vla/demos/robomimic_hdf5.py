@@ -16,22 +16,9 @@ import numpy as np
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
+from gap_vla.demos import fields
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.fields import (
-    ACTION_LIMIT,
-    as_actions,
-    as_frames,
-    as_instruction,
-    as_rows,
-    as_text,
-    as_truth,
-    picture_size,
-    require_cameras,
-    require_one_size,
-    require_spelling,
-)
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.robomimic_index import demonstrations
 from gap_vla.demos.source import Source
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
@@ -45,9 +32,6 @@ IMAGE_KEYS = {
 
 _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
-
-_POSE = (0, 3, "quat_xyzw")
-"""Where position and rotation of a file's states lie, side by side, and the kind of the latter."""
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 
@@ -79,7 +63,7 @@ class RobomimicHDF5(Source):
         language_instruction: str | None = None,
         filter_key: str | None = None,
         action_key: str = "actions",
-        action_limit: float | None = ACTION_LIMIT,
+        action_limit: float | None = fields.ACTION_LIMIT,
         layout: str | Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -91,16 +75,16 @@ class RobomimicHDF5(Source):
             **self.stated_limit(action_limit),
             **({} if layout is None else {"layout": layout}),
         }
-        self._layout = None if layout is None else StateLayout.of(layout)
-        if self._layout is not None and self._layout.pose != _POSE:
+        self._layout = own = StateLayout.of("robomimic" if layout is None else layout)
+        if (own.position, own.rotation, own.rotation_kind) != (0, 3, "quat_xyzw"):
             raise EpisodeError(
-                f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says "
-                f"{one_line(self._layout.pose, 80)}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
+                f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says {own.position}, "
+                f"{own.rotation}, {own.rotation_kind!r}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
             )
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         members.require_sound(self.path)
         with members.opened(self.path) as file:
-            self.places = demonstrations(file, self.path, filter_key, action_key)
+            self.places = _demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
             groups = (members.group_at(file, f"data/{place}", f"{self.path}") for place in self.places)
             self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
@@ -127,7 +111,7 @@ class RobomimicHDF5(Source):
         return super().identity() | kept
 
     def look(self) -> None:
-        require_one_size(self._looked_at())
+        fields.require_one_size(self._looked_at())
 
     def _looked_at(self) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         for name in self.places:
@@ -135,17 +119,13 @@ class RobomimicHDF5(Source):
             with members.opened(self.path, f", episode {name}") as file:
                 demo = members.group_at(file, f"data/{name}", where)
                 steps = members.length_at(demo, self.options["action_key"], where)
-                members.require_facts(demo, where)
-                members.require_steps(demo, steps, where)
-                members.require_aligned(demo, steps, where)
-                arms = _arms(members.names_in(members.group_at(demo, "obs", where), where))
-                for key in (f"robot{arm}_{part}" for arm in range(arms) for part in _USED):
-                    members.form_at(demo, f"obs/{key}", where)
-                cameras = {key: self._image_keys[key] for key in self._cameras_of(demo, where)}
-                yield where, {camera: self._size(demo, key, where) for key, camera in cameras.items()}
+                members.require_consistent(demo, steps, where)
+                for arm, part in itertools.product(range(_arms_of(demo, where)), _USED):
+                    members.form_at(demo, f"obs/robot{arm}_{part}", where)
+                yield where, {self._image_keys[k]: self._size(demo, k, where) for k in self._cameras_of(demo, where)}
 
     def _size(self, demo: h5py.Group, key: str, where: str) -> tuple[int, int]:
-        return picture_size(*members.form_at(demo, f"obs/{key}", where), f"{where}: obs/{key}")
+        return fields.picture_size(*members.form_at(demo, f"obs/{key}", where), f"{where}: obs/{key}")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.places[index]
@@ -157,8 +137,9 @@ class RobomimicHDF5(Source):
         said = members.attribute_of(data, "env_args")
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
-        require_spelling(members.names_in(data.attrs, f"{self.path}"), members.FACTS, f"{self.path}, data: attributes")
-        stated = as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
+        names = members.names_in(data.attrs, f"{self.path}")
+        fields.require_spelling(names, members.FACTS, f"{self.path}, data: attributes")
+        stated = fields.as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
         own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
         if stated.strip():
@@ -166,52 +147,44 @@ class RobomimicHDF5(Source):
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
         env_args = members.simulator_of({"env_args": said})
-        return as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
+        return fields.as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
         where = f"{self.path}, episode {demo.name.rpartition('/')[2]}"
-        require_spelling(held := members.names_in(demo, where), taken, where)
+        fields.require_spelling(held := members.names_in(demo, where), taken, where)
         unused = {key: "not part of the schema" for key in held if key not in taken}
         names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
-        arms = _arms(names)
-        used = [f"robot{arm}_{part}" for arm in range(arms) for part in _USED]
-        require_spelling(names, (*self._image_keys, *used, *(f"robot{arms}_{part}" for part in _USED)), f"{where}: obs")
-        for key in sorted({*names} - {*self._image_keys, *used}):
+        arms = range(_arms(names) + 1)
+        *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in arms)
+        known = [*self._image_keys, *itertools.chain(*used)]
+        fields.require_spelling(names, [*known, *another], f"{where}: obs")
+        for key in sorted({*names} - {*known}):
             unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
         where = f"{self.path}, episode {name}"
         demo = members.group_at(file, f"data/{name}", where)
-        proprio = self._proprio(demo, where)
         key = self.options["action_key"]
-        action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
-        if action.shape[1] % (arms := _arms(members.names_in(members.group_at(demo, "obs", where), where))):
+        action = fields.as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        attrs = members.attributes_of(demo)
+        members.require_consistent(demo, len(action), where)
+        proprio = self._proprio(demo, where)
+        if action.shape[1] % (arms := _arms_of(demo, where)):
             raise EpisodeError(
                 f"{where}: {key!r} has {action.shape[1]} columns, which do not divide among {arms} arms (obs/robot0_…, "
                 "robot1_…); leave out the arm that is not moved"
             )
-        attrs = members.attributes_of(demo)
-        members.require_facts(demo, where)
-        members.require_steps(demo, len(action), where)
-        members.require_aligned(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
         if (found := self._cameras_of(demo, where)) != self._cameras:
             known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
             raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
         for key in found:
             if images:
-                cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
-                continue
-            self._size(demo, key, where)
-            if (shape := members.form_at(demo, f"obs/{key}", where)[0])[0] != len(proprio):
-                raise EpisodeError(
-                    f"{where}: obs/{key} has {shape[0]} images, "
-                    f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
-                )
-        phase = self._phase(demo, where)
-        facts = self._layout.facts if self._layout else {}
+                cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
+            else:
+                self._size(demo, key, where)
         # robomimic has the whole model XML in one of its attributes
         left = ("language_instruction", OPENING_UNIT)  # the latter says the layout
         short = {key: value for key, value in attrs.items() if key not in left and len(str(value)) <= 200}
@@ -220,10 +193,10 @@ class RobomimicHDF5(Source):
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=as_instruction(attrs.get("language_instruction"), self._language, where),
-            success=as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
-            phase=phase,
-            metadata={**short, "file_path": str(self.path), "episode_id": name, **facts},
+            language_instruction=fields.as_instruction(attrs.get("language_instruction"), self._language, where),
+            success=fields.as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
+            phase=self._phase(demo, where),
+            metadata={**short, "file_path": str(self.path), "episode_id": name, **self._layout.facts},
         )
 
     def _phase(self, demo: h5py.Group, where: str) -> np.ndarray | None:
@@ -239,44 +212,101 @@ class RobomimicHDF5(Source):
 
     def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:
         keys = [key for key in self._image_keys if members.has(demo, f"obs/{key}")]
-        require_cameras([self._image_keys[key] for key in keys], f"{where}: obs/{', '.join(keys)}")
+        fields.require_cameras([self._image_keys[key] for key in keys], f"{where}: obs/{', '.join(keys)}")
         return keys
 
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
         columns: list[np.ndarray] = []
-        names = members.names_in(members.group_at(demo, "obs", where), where)
-        for arm, (part, width) in itertools.product(range(_arms(names)), _USED.items()):
+        for arm, (part, width) in itertools.product(range(_arms_of(demo, where)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
-            rows = as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
+            rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
-                )
-            if part == "gripper_qpos" and self._layout is None and rows.shape[1] != 2:
-                raise EpisodeError(
-                    f"{where}: {key} has {rows.shape[1]} columns, not 2 fingers; say what they are with a layout, for "
-                    "one quaternion_xyzw"
                 )
             if part == "eef_quat" and (off := abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_QUATERNION_TOLERANCE).any():
                 length = np.linalg.norm(rows[off.argmax()])
                 raise EpisodeError(
                     f"{where}: {key} has length {length:.4g} at step {off.argmax()}, not 1; repair or drop the episode"
                 )
-            if part == "gripper_qpos" and self._layout is not None and 7 + rows.shape[1] != self._layout.width:
-                raise EpisodeError(
-                    f"{where}: {key} has {rows.shape[1]} columns, with xyz and quaternion {7 + rows.shape[1]} an arm; "
-                    f"the layout has {self._layout.width} columns of numbers per arm; give another"
-                )
-            if columns and len(rows) != len(columns[0]):
-                raise EpisodeError(
-                    f"{where}: {key} has {len(rows)} steps, obs/robot0_eef_pos {len(columns[0])}; cut them to the same "
-                    "steps or drop the episode"
-                )
-            columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" and self._layout is None else rows)
-        state = np.concatenate(columns, axis=1)
-        return state if self._layout is None else self._layout.to_proprio(state, where)
+            if part == "gripper_qpos" and 7 + rows.shape[1] != self._layout.width:
+                advice = "not 2 fingers; say what they are with a layout, for one quaternion_xyzw"
+                if "layout" in self.options:
+                    advice = f"with xyz and quaternion {7 + rows.shape[1]} an arm; the layout has {self._layout.width} "
+                    advice += "columns of numbers per arm; give another"
+                raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
+            columns.append(rows)
+        return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
+
+
+def _arms_of(demo: h5py.Group, where: str) -> int:
+    return _arms(members.names_in(members.group_at(demo, "obs", where), where))
 
 
 def _arms(observations: Iterable[str]) -> int:
     """How many arms there are by the names of the observations; at least one."""
     return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
+
+
+def _demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_key: str) -> list[str]:
+    """Names below `data` in natural order, of a filter (`mask/<name>`) or all.
+
+    Raises EpisodeError: no such group or filter, no demonstrations, two names of one, or fewer steps than the file
+    says.
+    """
+    if not members.has(file, "data"):
+        found = one_line(", ".join(members.names_in(file, f"{path}"))) or "nothing"
+        raise EpisodeError(
+            f"{path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
+            "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
+        )
+    data = members.group_at(file, "data", f"{path}")
+    names = members.names_in(data, f"{path}")
+    if not names:
+        raise EpisodeError(f"{path}: group 'data' holds no demonstrations; record some, or give another file")
+    places: dict[int, str] = {}
+    for name in names:
+        demo = members.group_at(data, name, f"{path}, data")
+        inner = [part for part in ("obs", action_key) if members.has(demo, part)]
+        lying = {f"{name}/{part}": members.member(demo, part, f"{path}, episode {name}") for part in inner}
+        for part, item in {name: demo, **lying}.items():
+            place = h5py.h5o.get_info(item.id).addr
+            if (other := places.setdefault(place, part)) != part:
+                raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
+    _require_total(data, names, path, action_key)
+    if filter_key is None:
+        return sorted(names, key=_natural)
+    if not members.has(file, f"mask/{filter_key}"):
+        known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{path}")))
+        raise EpisodeError(
+            f"{path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one "
+            "of these, or leave filter_key out"
+        )
+    chosen = members.texts_at(file, f"mask/{filter_key}", f"{path}")
+    if missing := sorted(set(chosen) - set(names)):
+        raise EpisodeError(
+            f"{path}: filter 'mask/{filter_key}' names {missing[0][:60]!r}, which 'data' does not "
+            "hold; correct the filter"
+        )
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise EpisodeError(f"{path}: filter 'mask/{filter_key}' is empty, or names one twice; give another")
+    return sorted(chosen, key=_natural)
+
+
+def _require_total(data: h5py.Group, names: list[str], path: Path, action_key: str) -> None:
+    """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
+    counted = {name: f"{path}, episode {name}" for name in names if members.has(data[name], action_key)}
+    lengths = {name: members.length_at(data[name], action_key, where) for name, where in counted.items()}
+    total, held = members.attribute_of(data, "total"), sum(lengths.values())
+    if total in (None, held) or len(lengths) < len(names):  # one without actions is refused where it is read
+        return
+    for name, steps in lengths.items():
+        members.require_steps(data[name], steps, counted[name])
+    raise EpisodeError(
+        f"{path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
+        "get the whole file, or correct the attribute if demonstrations were removed on purpose"
+    )
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -30,8 +30,7 @@ READERS: dict[str, str] = {
 class Source(Sequence[Episode], abc.ABC):
     """Demonstrations on disk, addressed by index.
 
-    A source holds a path, options and the places of its episodes only, so that it can be sent to another process; files
-    are opened per read.
+    It can be sent to another process: files are opened per read.
     """
 
     kind: str
@@ -58,11 +57,7 @@ class Source(Sequence[Episode], abc.ABC):
         """Episode `index`, validated; without its images if `images` is False (fast, for annotation)."""
 
     def look(self) -> None:
-        """Looks at all episodes and reads none, so that what shows at once is refused before long work begins.
-
-        Raises:
-            EpisodeError: as `read`, where a file is missing, a link leads nowhere or out, or steps are not as counted.
-        """
+        """Looks at all episodes and reads none, so that what shows at once is refused before long work."""
 
     def mapping(self) -> dict[str, str]:
         """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase` to names in the files."""
@@ -115,6 +110,7 @@ class NamedArrays(Source):
     STATE_KEY: ClassVar[str]
     IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = None
     _image_keys: Mapping[str, str]
+    _names: Sequence[str]  # of the arrays of all recordings together
 
     def __init__(
         self,
@@ -149,26 +145,24 @@ class NamedArrays(Source):
         named = {"proprio": self.options["state_key"], "action": self.options["action_key"]}
         return cameras | named | {"phase": "phase"}
 
+    def dropped(self) -> dict[str, str]:
+        return self._unused(self._names, "phase", "language_instruction", "success")
+
+    def _require_images(self) -> None:
+        """Raises EpisodeError: no recording has an array that `image_keys` names."""
+        if lost := sorted(set(self._image_keys).difference(self._names)):
+            there = one_line(", ".join(self._names), 300)
+            raise EpisodeError(
+                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
+            )
+
     def _unused(self, names: Iterable[str], *others: str) -> dict[str, str]:
         """Those names that are neither named by the options nor among the `others`, as `dropped` gives them."""
         used = {self.options["state_key"], self.options["action_key"], *self._image_keys, *others}
         return {name: "not named as state, action or camera" for name in names if name not in used}
 
-    def _episode(
-        self,
-        arrays: Mapping[str, Any],
-        where: str,
-        images: bool,
-        *,
-        file: Path,
-        name: str,
-    ) -> Episode:
-        """Picks state, action, cameras and instruction out of one recording's arrays, found in `file` under a `name`.
-
-        Raises:
-            EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
-                finite in float32, or an action beyond its limit.
-        """
+    def _episode(self, arrays: Mapping[str, Any], where: str, images: bool, *, file: Path, name: str) -> Episode:
+        """Picks what is used out of one recording's arrays, found in `file` under a `name`."""
         state, action = self.options["state_key"], self.options["action_key"]
         cameras = self._image_keys if images else {}
         with refusing(where, "write it again", EpisodeError):
@@ -226,8 +220,7 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
     """Compares options with the parameters of a reader and their annotated types.
 
-    Raises:
-        EpisodeError: unknown kind or option, a value of another type, or what is no camera's name.
+    Raises EpisodeError: unknown kind or option, a value of another type, or what is no camera's name.
     """
     create = reader_class(kind).__init__
     known = {name: hint for name, hint in typing.get_type_hints(create).items() if name not in ("path", "return")}

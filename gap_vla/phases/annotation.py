@@ -16,8 +16,7 @@ from gap_vla.phases.methods import METHODS, OPTIONS, USED, Options, method_parts
 from gap_vla.phases.motion import MotionError, require_columns
 
 LABEL_LOOKAHEAD = 2
-"""Labels are made after the fact, so the LSTM may see this many samples more than a robot could; `lookahead=0` is
-causal. What it gains is in docs/PHASES.md."""
+"""Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
 
 
 def annotate(
@@ -35,9 +34,6 @@ def annotate(
     Dead-bands and penalty are resolved once for the data set, the LSTM is trained once on it; both are kept in the
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
 
-    Where the data have a split, everything is fitted on the training episodes alone (`fit`), so that the labels of
-    the others are predictions.
-
     Args:
         episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.core.episode.Episode`.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
@@ -45,12 +41,9 @@ def annotate(
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
             `if __name__ == "__main__":`.
         extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).
-        fit: which episodes the annotator is fitted on; default: all.
+        fit: which episodes everything is fitted on, such as those of the training split; default: all.
         **options: fields of `methods.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.
-
-    Returns:
-        Annotation.
 
     Raises:
         MotionError: unknown method or option, no episode, or bad signals (file, episode, step and field are named).
@@ -96,9 +89,8 @@ def annotate(
 def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> tuple[Options, dict[str, Any]]:
     """The options of `annotate`: those of change points and bumps, and those of the LSTM.
 
-    Raises:
-        MotionError: an unknown option, one that the method does not use, or an impossible value; or a seed, other than
-            0, of a method that draws nothing.
+    Raises MotionError: an unknown option, one that the method does not use, or an impossible value; or a seed, other
+    than 0, of a method that draws nothing.
     """
     estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
     if unknown := set(options) - set(OPTIONS) - estimator_fields:

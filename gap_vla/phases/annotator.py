@@ -67,8 +67,7 @@ class Annotator:
     ) -> Annotation:
         """The labels of new episodes; nothing is fitted.
 
-        Raises:
-            MotionError: bad signals, or other columns than the estimator was trained on.
+        Raises MotionError: bad signals, or other columns than the estimator was trained on.
         """
         motions = motions_of(episodes, extra)
         for episode, motion in zip(episodes, motions):
@@ -109,28 +108,20 @@ class Annotator:
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """Labels of a sequence of episodes.
+    """Labels of a sequence of episodes."""
 
-    Attributes:
-        rho: f32[T] per episode, in [0, 1].
-        change_points: int64[K] per episode.
-        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, `rho_by`,
-            what made ρ (a name in `methods.RHO`), and `notes`, what a user should know before using the labels.
-        identity: JSON-able identity of the annotator.
-        annotator: annotates further episodes in the same way.
-        labelled: a digest of each episode's proprioception; none: not known (labels that earlier versions kept).
-    """
-
-    rho: list[np.ndarray]
-    change_points: list[np.ndarray]
+    rho: list[np.ndarray]  # f32[T] per episode, in [0, 1]
+    change_points: list[np.ndarray]  # int64[K] per episode
     report: dict[str, Any]
-    identity: dict[str, Any]
-    annotator: Annotator
+    """JSON-able: `label_report`, the estimator's losses and calibration, `rho_by` (what made ρ, of `methods.RHO`)
+    and `notes`, what a user should know before using the labels."""
+    identity: dict[str, Any]  # JSON-able, of the annotator
+    annotator: Annotator  # annotates further episodes in the same way
     labelled: Sequence[str] = ()
+    """A digest of each episode's proprioception; none: not known (labels that earlier versions kept)."""
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
-        """`rho` and `change_point` of one episode; these are bool[T], True at the first steps of its segments but the
-        first."""
+        """`rho` and `change_point` of one episode; these are bool[T], True where a segment but the first begins."""
         flags = np.zeros(len(self.rho[index]), bool)
         flags[self.change_points[index]] = True
         return {"rho": self.rho[index], "change_point": flags}
@@ -138,8 +129,7 @@ class Annotation:
     def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
-        Raises:
-            MotionError: these are not the episodes that were annotated (number, lengths or proprioception differ).
+        Raises MotionError: these are not the episodes that were annotated (number, lengths or proprioception differ).
         """
         if [len(e) for e in episodes] != [len(r) for r in self.rho]:
             raise MotionError("the episodes differ in number or length from those that were annotated")
@@ -184,9 +174,8 @@ class Annotation:
 def load_annotator(directory: str | Path) -> Annotator:
     """The annotator that `Annotator.save` or `Annotation.save` wrote.
 
-    Raises:
-        FileNotFoundError: there is none in the directory.
-        MotionError: its files do not belong together, or this version does not know them.
+    Raises FileNotFoundError: there is none in the directory. MotionError: its files do not belong together, or are of
+    another version.
 
     >>> import tempfile
     >>> from gap_vla.phases import annotate

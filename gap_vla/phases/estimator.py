@@ -37,17 +37,16 @@ class EstimatorSettings:
         greatest_weight: bound on w(d), or None.
         one_sided: d counts only the steps after a change point (the release, for MimicGen).
         spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
-            all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
+            all steps count alike.
         lookahead: ρ_t may depend on samples up to t + lookahead.
         epochs: passes over the recordings that are learnt; None: an epoch for every 50 time steps of them (each
-            recording counted with its `lookahead` steps), at most 100 epochs and at least 100 updates (with little
-            data more would learn it by heart). The weights of the epoch with the least held-out loss are kept.
+            recording counted with its `lookahead` steps), at most 100 epochs and at least 100 updates.
         learning_rate: Adam's, decayed to zero along a half cosine.
         batch_size: recordings per update.
-        held_out: share of the recordings that are not learnt: they choose the epoch, and the held-out loss and
-            calibration are measured on them; none of a single recording.
-        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it, but
-            not below one, and recordings are then learnt in pieces of 100 steps, so that updates do not become few.
+        held_out: share of the recordings that are not learnt: they choose the epoch whose weights are kept (least
+            loss), and loss and calibration are measured on them; none of a single recording.
+        max_steps: bound on the time steps seen in training; epochs are cut to it, but not below one, and recordings
+            are then learnt in pieces of 100 steps, so that updates do not become few.
         seed: of initialisation, order and split.
     """
 
@@ -79,8 +78,7 @@ class PhaseEstimator:
     """An LSTM (2 × 64) that reads Δs_t and gives ρ_t in [0, 1] (M5).
 
     Δs holds displacement (m), rotation vector (rad) and the differences of the other columns between neighbouring
-    samples, scaled by statistics that are saved with the weights; the first step is zero. The loss is binary
-    cross-entropy against M4, a negative at distance d from the nearest change point weighted k d².
+    samples, scaled by statistics that are saved with the weights; the first step is zero.
 
     Args:
         **settings: fields of `EstimatorSettings`.
@@ -106,9 +104,8 @@ class PhaseEstimator:
             change_points: int64[K] for each, as from `segment`.
 
         Raises:
-            MotionError: no steps at all, different columns, unequal numbers of recordings and change points, change
-                points that are no ascending numbers of steps, or a `lookahead` of more than two samples that is as long
-                as the longest recording.
+            MotionError: no steps at all, different columns, change points that are none of these recordings, or a
+                `lookahead` of more than two samples that is as long as the longest recording.
         """
         from gap_vla.phases.lstm import Weights
         from gap_vla.phases.training import train
@@ -127,21 +124,11 @@ class PhaseEstimator:
         self.columns = motions[usable[0]].columns
         features = {i: self.features(motions[i]) for i in usable}
         kept, held = held_out_split(usable, self.settings)
-        stacked = np.concatenate([features[i][1:] for i in kept] or [np.zeros((0, self.width), np.float32)])
+        stacked = np.concatenate([features[i][1:] for i in kept])
         scale = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
         scale = np.where(scale > LEAST_SCALE, scale, 1).astype(np.float32)
         examples = {i: self._example(features[i] / scale, change_points[i]) for i in usable}
-        s = self.settings
-        trained = train(
-            [examples[i] for i in kept],
-            [examples[i] for i in held],
-            hidden=s.hidden,
-            epochs=s.epochs,
-            learning_rate=s.learning_rate,
-            batch_size=s.batch_size,
-            max_steps=s.max_steps,
-            seed=s.seed,
-        )
+        trained = train([examples[i] for i in kept], [examples[i] for i in held], self.settings)
         self._weights = Weights(mean=np.zeros(self.width, np.float32), scale=scale, **trained.arrays)
         self.report = {
             "recordings": len(usable),
@@ -160,8 +147,7 @@ class PhaseEstimator:
     def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
         """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero.
 
-        Raises:
-            MotionError: other columns than the estimator was trained on, or an untrained estimator.
+        Raises MotionError: other columns than the estimator was trained on, or an untrained estimator.
         """
         from gap_vla.phases.lstm import all_features
 
@@ -179,8 +165,7 @@ class PhaseEstimator:
     ) -> Float[np.ndarray, " T"]:
         """ρ of a whole recording, float32 in [0, 1]; arguments as for `segment`.
 
-        Raises:
-            MotionError: bad signals, other columns than the estimator was trained on, or an untrained estimator.
+        Raises MotionError: bad signals, other columns than the estimator was trained on, or an untrained estimator.
         """
         from gap_vla.phases.lstm import lstm_run
 
@@ -196,21 +181,15 @@ class PhaseEstimator:
 
     def save(self, directory: str | Path) -> Path:
         """Writes estimator.safetensors and estimator.json; existing files are replaced whole or not at all."""
-        record = {
-            "format": 1,
-            "settings": self.settings.record(),
-            "columns": self.columns,
-            "report": self.report,
-        }
+        settings = self.settings.record()
+        record = {"format": 1, "settings": settings, "columns": self.columns, "report": self.report}
         return write_arrays(Path(directory), "estimator", self.weights._asdict(), record)
 
     @classmethod
     def load(cls, directory: str | Path) -> PhaseEstimator:
         """Reads what `save` wrote; `predict` then gives the same bits.
 
-        Raises:
-            FileNotFoundError: there is none. MotionError: damaged files, another format or settings than this version
-                knows, or weights of other shapes than they say.
+        Raises FileNotFoundError: there is none. MotionError: damaged files, or of another version.
         """
         arrays, stored = read_arrays(Path(directory), "estimator")
         record = Section(stored, f"{Path(directory) / 'estimator.json'}", MotionError)
@@ -272,9 +251,7 @@ class PhaseEstimator:
 
 def held_out_split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:
     """The recordings to learn, and those held out; drawn by the seed, both ascending."""
-    count = round(settings.held_out * len(usable))
-    if settings.held_out > 0 and len(usable) > 1:
-        count = min(max(count, 1), len(usable) - 1)
+    count = min(max(round(settings.held_out * len(usable)), 1), len(usable) - 1) if settings.held_out else 0
     order = np.random.default_rng(settings.seed).permutation(len(usable))
     held = {usable[i] for i in order[:count]}
     return [i for i in usable if i not in held], sorted(held)

@@ -16,8 +16,7 @@ PROFILE = 10
 """ρ is reported by distance from the nearest change point up to this many steps."""
 
 LITTLE = 0.1
-"""Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
-
+"""Mean ρ below which the per-sample factor 1 - ρ of GAP (M6) changes little."""
 
 FAR = 10.0
 """Metres that no arm reaches."""
@@ -88,7 +87,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:
-    """The lines about `label_report` that a user should see: how much there is, and how much ρ there is to act on."""
+    """The lines about a report that a user should see."""
     lines = [f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points"]
     if report["rho_mean"] is None:
         return lines

@@ -1,8 +1,4 @@
-"""The methods of `annotate`, by name: ways to find change points (M3 and others) and to turn them into ρ (M4, M5).
-
-`POINTS` finds change points of one recording, `RHO` makes probabilities of change points; `METHODS` says which two
-belong together, the default `lstm` first. The LSTM is the one ρ that has to be fitted; `annotation.py` does that.
-"""
+"""The methods of `annotate`, by name: ways to find change points (M3 and others) and to turn them into ρ (M4, M5)."""
 
 from __future__ import annotations
 
@@ -14,18 +10,15 @@ import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount, unit_steps
-from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
+from gap_vla.phases.noise import as_dead_band, checked_band, default_dead_band, default_window, smooth_motion
 from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.targets import change_targets, label_changes, soft_targets
 
 LABELS_VERSION = 7
 """Part of the identity of every dataset that holds ρ. Raise it whenever a change of code gives the same episodes,
-method, seed and options other change points or ρ.
-
-Datasets of another number are made anew (the main job) or refused with this difference named (`build_dataset`).
-"""
+method, seed and options other change points or ρ."""
 
 LABELS_NAME = {7: "0.1.0"}.get(LABELS_VERSION, f"labels {LABELS_VERSION}")
 """What an annotator's identity says of `LABELS_VERSION`; every annotator so far says "0.1.0"."""
@@ -42,10 +35,9 @@ class Options:
         penalty, n_change_points, min_size, max_segment, jump: as for `segment`; None follows the data set
             (penalty, min_size) or means no bound.
         alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
-            dead_band None follow the data set, and pauses count (rest 0.5; the paper's 0 finds fewer of the experts'
-            switches, docs/PHASES.md).
-        stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price
-            (`stroke_starts`); None: a quarter of its range; 0: never, as in the paper.
+            dead_band None follow the data set, and pauses count (rest 0.5).
+        stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price;
+            None: a quarter of its range; 0: never, as in the paper.
         arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
         kernel: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm". Its key is
             `rho` wherever options are written: arguments of `annotate`, configurations, `--option`, annotator.json.
@@ -79,12 +71,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_numbers(self, "", MotionError)
-        if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
-            if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
-                raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
-            object.__setattr__(self, "dead_band", DeadBand(*np.asarray(self.dead_band, object).tolist()))
-        if self.dead_band is not None and not all(map(is_amount, self.dead_band)):
-            raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
+        if self.dead_band is not None:
+            object.__setattr__(self, "dead_band", checked_band(self.dead_band))
         if self.smooth is not None and self.smooth % 2 == 0:
             raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
         if self.arms not in ("joint", "each"):
@@ -135,19 +123,13 @@ def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
 def split_arms(motion: Motion) -> list[Motion]:
     """One recording per arm; extra columns stay with the first."""
 
-    def columns(value: np.ndarray | None, arm: int) -> np.ndarray | None:
-        return None if value is None else np.ascontiguousarray(np.split(value, motion.arms, axis=1)[arm])
+    def parts(value: np.ndarray | None) -> list[Any]:
+        if value is None:
+            return [None] * motion.arms
+        return [np.ascontiguousarray(part) for part in np.split(value, motion.arms, axis=1)]
 
-    return [
-        Motion(
-            np.ascontiguousarray(motion.position[:, 3 * arm : 3 * arm + 3]),
-            columns(motion.quaternion, arm),
-            columns(motion.gripper, arm),
-            motion.extra if arm == 0 else None,
-            f"{motion.where}, arm {arm}",
-        )
-        for arm in range(motion.arms)
-    ]
+    arms = enumerate(zip(parts(motion.position), parts(motion.quaternion), parts(motion.gripper)))
+    return [Motion(*own, None if arm else motion.extra, f"{motion.where}, arm {arm}") for arm, own in arms]
 
 
 def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -221,16 +203,14 @@ def _apart(points: np.ndarray, least: int) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-PointFinder = Callable[[Motion, np.ndarray | None, Options], np.ndarray]
-RhoMaker = Callable[[np.ndarray, int, Options], np.ndarray]
-
-POINTS: dict[str, PointFinder] = {
+# Change points of one recording, and probabilities made of them; the LSTM has to be fitted, in annotation.py.
+POINTS: dict[str, Callable[[Motion, np.ndarray | None, Options], np.ndarray]] = {
     "segment": segment_points,
     "hdbscan": hdbscan_points,
     "cotpc": cotpc_points,
     "column": column_points,
 }
-RHO: dict[str, RhoMaker | None] = {
+RHO: dict[str, Callable[[np.ndarray, int, Options], np.ndarray] | None] = {
     "lstm": None,
     "hard": lambda points, length, o: change_targets(points, length),
     "gaussian": lambda points, length, o: soft_targets(points, length, o.sigma),
@@ -264,8 +244,7 @@ USED = {
 def method_parts(method: str, options: Options) -> tuple[str, str]:
     """The names in `POINTS` and `RHO` that make up a method.
 
-    Raises:
-        MotionError: unknown method; the message lists the known ones.
+    Raises MotionError: unknown method; the message lists the known ones.
     """
     if method not in METHODS:
         raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")

@@ -1,9 +1,4 @@
-"""M1 and M2: what moves in a recording, and in which direction.
-
-A recording is brought into one form (`Motion`), and every step becomes a unit vector, or zero where nothing moves
-(`unit_steps`). Rotations live on SO(3): only relative rotations R_j R_iᵀ are formed, so the sign of a quaternion never
-matters.
-"""
+"""M1 and M2: what moves in a recording, and in which direction."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Float
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
@@ -37,11 +32,7 @@ class DeadBand(NamedTuple):
 
 
 def is_amount(value: Any) -> bool:
-    """Whether this is a number, finite and not negative; a truth value is none.
-
-    >>> is_amount(0.5), is_amount(True), is_amount("3"), is_amount(float("nan"))
-    (True, False, False, False)
-    """
+    """Whether this is a number, finite and not negative; a truth value is none."""
     number: Any = value
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(0 <= number < np.inf)
 
@@ -93,9 +84,7 @@ class Motion:
         *,
         where: str = "recording",
     ) -> Motion:
-        """Checks widths, lengths, finiteness and unit quaternions once; inside, code trusts its arrays.
-
-        The annotations are plain arrays, because these checks say more than a type check could.
+        """Checks widths, lengths, finiteness and unit quaternions once.
 
         Args:
             position: T×3 for one arm, T×3A for A arms side by side, in m.
@@ -187,12 +176,7 @@ def relative_rotation_vector(
     """θ = log(R_second R_firstᵀ) of M1: rotation vector in the fixed frame, rad, length in [0, π].
 
     Args:
-        first: unit quaternions wxyz.
-        second: unit quaternions wxyz; the sign of either does not matter.
-
-    >>> quarter_turn_about_z = np.array([np.sqrt(0.5), 0, 0, np.sqrt(0.5)])
-    >>> relative_rotation_vector(np.array([1.0, 0, 0, 0]), -quarter_turn_about_z)[2].round(4)
-    np.float64(1.5708)
+        first, second: unit quaternions wxyz; the sign of either does not matter.
     """
     turn = quaternion_product(second, first * [1, -1, -1, -1])
     w, v = turn[..., :1], turn[..., 1:]
@@ -263,11 +247,6 @@ def directions(vectors: Float[np.ndarray, "*n d"], dead_band: float | int) -> Fl
     return np.where(moving, vectors / np.where(moving, lengths, 1), 0)
 
 
-def signs(values: Float[np.ndarray, "*n"], dead_band: float | int) -> Int8[np.ndarray, "*n"]:
-    """sgn g of M2: -1, 0 or +1."""
-    return (np.sign(values) * (np.abs(values) > dead_band)).astype(np.int8)
-
-
 def unit_steps(motion: Motion, dead_band: DeadBand) -> UnitSteps:
     """The second argument of every cosine and sign in M2, for all steps."""
     steps = steps_of(motion)
@@ -278,5 +257,6 @@ def unit_steps(motion: Motion, dead_band: DeadBand) -> UnitSteps:
     rotation = np.zeros((n, 0))
     if steps.rotation is not None:
         rotation = flat_rows(directions(steps.rotation, dead_band.rotation))
-    sign = np.zeros((n, 0), np.int8) if steps.gripper is None else signs(steps.gripper, dead_band.gripper)
+    gripper = np.zeros((n, 0)) if steps.gripper is None else steps.gripper
+    sign = (np.sign(gripper) * (np.abs(gripper) > dead_band.gripper)).astype(np.int8)
     return UnitSteps(np.concatenate(blocks, axis=1), rotation, sign)

@@ -1,12 +1,9 @@
-"""What counts as motion: noise measured in the recordings themselves, smoothing, and dead-bands that follow from both.
-
-Noise is measured by third differences (`noise_level`), which gives the length of a resting step (`resting_step`); the
-window of the moving average and the dead-bands of M2 are chosen so that such steps have no direction.
-"""
+"""What counts as motion: noise measured in the recordings, smoothing, and dead-bands that follow from both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -57,11 +54,6 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
 
     White noise σ makes third differences of the samples with variance 20 σ²; smooth motion makes almost none, and the
     median absolute deviation ignores the few steps at which the motion changes. 0 for fewer than 4 samples.
-
-    >>> rng = np.random.default_rng(0)
-    >>> path = np.linspace(0, 1, 2000)[:, None] + rng.normal(0, 0.003, (2000, 3))
-    >>> round(noise_level(np.diff(path, axis=0)), 4)
-    0.0029
     """
     third = np.diff(flat_rows(steps), n=2, axis=0)
     if third.size == 0:
@@ -88,11 +80,6 @@ def is_disturbed(steps: Float[np.ndarray, "N ..."]) -> bool:
 
     Noise of measurement is the same over any interval; a random walk's grows as the root of the interval. So
     `noise_level` of every second sample is compared with that of all: 1 or √2 times as much, whichever is nearer.
-
-    >>> rng = np.random.default_rng(0)
-    >>> walk, white = np.cumsum(rng.normal(size=(400, 3)), axis=0), rng.normal(size=(400, 3))
-    >>> is_disturbed(np.diff(walk, axis=0)), is_disturbed(np.diff(white, axis=0))
-    (True, False)
     """
     flat = flat_rows(steps)
     pairs = flat[: len(flat) // 2 * 2].reshape(len(flat) // 2, 2, flat.shape[1]).sum(axis=1)
@@ -100,11 +87,8 @@ def is_disturbed(steps: Float[np.ndarray, "N ..."]) -> bool:
 
 
 def resting_step(steps: Float[np.ndarray, "N ..."], window: int) -> float:
-    """The length below which 95 % of the steps of a resting recording stay after smoothing over `window` samples.
-
-    4 σ / w for noise of measurement, σ the `noise_level` of the raw steps; 5.1 σ / √w where the motion itself is
-    disturbed (`is_disturbed`), which smoothing averages but does not cancel.
-    """
+    """The length below which 95 % of a resting recording's steps stay after smoothing over `window` samples: 4 σ / w
+    with σ the `noise_level` of the raw steps, 5.1 σ / √w where the motion itself is disturbed."""
     sigma = noise_level(steps)
     return DISTURBED_STEP * sigma / window**0.5 if is_disturbed(steps) else RESTING_STEP * sigma / window
 
@@ -112,12 +96,8 @@ def resting_step(steps: Float[np.ndarray, "N ..."], window: int) -> float:
 def smooth_motion(motion: Motion, window: int) -> Motion:
     """Positions, extra columns and orientations averaged over `window` samples, centred; grippers as they are.
 
-    Near the ends the window shrinks symmetrically, so end points stay and reversing time commutes with smoothing.
-    Orientations are averaged as unit quaternions of one hemisphere (the chordal mean, for the small angles inside a
-    window) and are normalised again.
-
-    Raises:
-        MotionError: the window is not an odd positive number.
+    Near the ends the window shrinks symmetrically. Orientations are averaged as unit quaternions of one hemisphere (the
+    chordal mean) and are normalised again. Raises MotionError: the window is not an odd positive number.
     """
     if whole("smooth", window, 1, 2**31, MotionError) % 2 == 0:
         raise MotionError(f"smooth is an odd number of samples, not {window}")
@@ -140,11 +120,7 @@ def smooth_motion(motion: Motion, window: int) -> Motion:
 
 
 def moving_average(values: Float[np.ndarray, "T c"], window: int) -> Float[np.ndarray, "T c"]:
-    """Centred mean over at most `window` rows, fewer towards the ends.
-
-    >>> moving_average(np.array([[0.0], [3.0], [0.0]]), 3).ravel()
-    array([0., 1., 0.])
-    """
+    """Centred mean over at most `window` rows, fewer towards the ends."""
     n = len(values)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     i = np.arange(n)
@@ -153,11 +129,8 @@ def moving_average(values: Float[np.ndarray, "T c"], window: int) -> Float[np.nd
 
 
 def default_window(motions: Sequence[Motion]) -> int:
-    """The least odd window, up to 11, whose smoothed resting steps are below 20 % of the smoothed fast steps.
-
-    How long resting steps still are after smoothing: `resting_step`. Clean recordings get 1, that is, no smoothing, and
-    so do recordings of fewer than 45 samples. Position decides, and rotation where it is not held.
-    """
+    """The least odd window, up to 11, whose smoothed resting steps are below 20 % of the smoothed fast steps; 1 for
+    recordings of fewer than 45 samples. Position decides, and rotation where it is not held."""
     motions = [motion for motion in motions if len(motion) > 3]
     if not motions:
         return 1
@@ -184,13 +157,9 @@ def fast_step(steps: Sequence[Float[np.ndarray, "_ _ _"]]) -> float:
 def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand:
     """max(resting steps, 5 % of the fast steps, rounding), and two more rules for rotations.
 
-    Resting steps are `resting_step` of the recordings at the window; fast steps are the 95 % quantile of step lengths
-    after smoothing; both are medians over the recordings, so one broken recording changes nothing, and both scale with
-    the data's unit. Resting steps are capped at half a fast step: where all steps are as short as the noise, something
-    must still count.
-
-    A cosine does not know how small a rotation is. So a rotation must move a point 0.1 m away by at least 15 % of a
-    fast translation, and the band is π (no rotation counts) where orientations are held (`rotation_is_held`).
+    Resting steps are `resting_step` at the window, at most half a fast step; fast steps are the 95 % quantile of step
+    lengths after smoothing; both are medians over the recordings. A rotation must move a point 0.1 m away by at least
+    15 % of a fast translation, and the band is π (no rotation counts) where orientations are held.
 
     Args:
         motions: one recording or all of a data set, not smoothed.
@@ -237,19 +206,22 @@ def as_dead_band(
 ) -> DeadBand:
     """The dead-band that a caller means; None follows the recording's own noise, and so does what a mapping omits.
 
-    Raises:
-        MotionError: unknown names, or values that are no numbers, negative or not finite.
+    Raises MotionError: unknown names, or values that are no numbers, negative or not finite.
     """
     if value is None:
         return default_dead_band([motion], smooth=smooth)
     if isinstance(value, Mapping):
         if unknown := set(value) - set(DeadBand._fields):
             raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
-        band = default_dead_band([motion], smooth=smooth)._replace(**value)
-    else:
-        if np.ndim(value) != 1 or len(value) not in (3, 4):
-            raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
-        band = DeadBand(*value)
+        value = default_dead_band([motion], smooth=smooth)._replace(**value)
+    return checked_band(value)
+
+
+def checked_band(value: Any) -> DeadBand:
+    """3 or 4 numbers as a dead-band. Raises MotionError: as `as_dead_band`."""
+    if np.ndim(value) != 1 or len(value) not in (3, 4):
+        raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
+    band = DeadBand(*np.asarray(value, object).tolist())
     if not all(map(is_amount, band)):
         raise MotionError(f"dead_band must be finite and not negative, got {band}")
     return band

@@ -1,8 +1,4 @@
-"""What M3 minimises: the terms of M2 with their weights and dead-bands, and what a change point costs.
-
-A change point has the price `default_penalty`, and none where a hand begins to open or to close (`stroke_starts`), the
-one change of motion that a gripper's signal shows for certain.
-"""
+"""What M3 minimises: the terms of M2 with their weights and dead-bands, and what a change point costs."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ class Objective:
         extra_weight: weight of the extra columns' term.
         rest: our addition, 0 in the paper: if positive, a segment whose mean step is within the dead-band may count
             as a pause instead, -rest for each of its steps without motion, where that is the lower cost.
-        smooth: odd number of samples over which signals are averaged before (see `smoothing`); 1: not at all.
+        smooth: odd number of samples over which signals are averaged before (`smooth_motion`); 1: not at all.
         dead_band: (position m, rotation rad, gripper units, extra units) below which nothing moves; a mapping sets
             some of them; None: `default_dead_band` of the recording.
         reduction: "sum" over a segment's steps (paper) or "mean" (the authors' release).
@@ -113,12 +109,8 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
 def default_penalty(motions: Sequence[Motion]) -> float:
     """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
 
-    The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), so the price must
-    follow how many steps a phase has, which a sampling rate changes and a user seldom knows; demonstrations of one
-    skill have a similar number of phases, so their length stands for it. Beyond 160 samples recordings have more
-    phases rather than slower ones, and below 40 a price under half a step would pay for tremor. Noise does not
-    enter: smoothing and dead-bands remove it before. The distances of several arms add, so what a turn gains grows
-    with their number. Measured over tasks, rates and noise in docs/PHASES.md.
+    The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), which grows with the
+    sampling rate and the number of arms; length stands for the rate. Measured in docs/PHASE_BENCHMARK.md.
 
     Args:
         motions: one recording, or a data set.
@@ -138,9 +130,6 @@ def default_penalty(motions: Sequence[Motion]) -> float:
 
 def default_min_size(motions: Sequence[Motion]) -> int:
     """T / 11 samples, at least 2 and at most 6, with T the median number of samples.
-
-    A segment shorter than that is the rounding of a corner or tremor where samples are dense; where they are sparse
-    (few samples per demonstration) two samples can be a phase.
 
     >>> [default_min_size([Motion.of(np.zeros((steps, 3)))]) for steps in (20, 40, 100)]
     [2, 3, 6]

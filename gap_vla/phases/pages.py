@@ -20,13 +20,7 @@ from gap_vla.phases.motion import motion_of, steps_of
 def report_page(
     title: str, report: Mapping[str, Any], identity: Mapping[str, Any], views: Sequence[EpisodeView]
 ) -> str:
-    """The HTML page of an annotated data set: figures, ρ by distance, calibration, identity, and some episodes.
-
-    Args:
-        report: `Annotation.report`.
-        identity: `Annotation.identity`.
-        views: the episodes to show.
-    """
+    """The HTML page of an annotated data set, with `report` and `identity` of its `Annotation`, and some episodes."""
     estimator = report.get("estimator") or {}
     figures = {name.replace("rho", "ρ"): value for name, value in report.items()}
     figures |= {f"LSTM: {name}": value for name, value in estimator.items() if value is not None}
@@ -70,13 +64,9 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 
 
 def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ...] = ()) -> EpisodeView:
-    """What is shown of a labelled or unlabelled episode, with its motion in everyday units.
+    """What is shown of an episode, with its motion in everyday units; of its cameras by default the first by name.
 
-    Args:
-        camera: image to show; default: the first, in name order; there may be none.
-
-    Raises:
-        EpisodeError: the episode has no such camera.
+    Raises EpisodeError: the episode has no such camera.
     """
     if camera is not None and camera not in episode.images:
         raise EpisodeError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
@@ -92,6 +82,7 @@ def _signals(episode: Episode) -> tuple[Plot, ...]:
     motion = motion_of(episode)
     in_metres = episode.metadata.get(OPENING_UNIT, "m") == "m"
     steps = steps_of(motion)
+    assert steps.rotation is not None and motion.gripper is not None  # every episode has both
     place, speed, turn, opening = {}, {}, {}, {}
     for arm in range(motion.arms):
         suffix = f" {arm}" if motion.arms > 1 else ""
@@ -99,20 +90,17 @@ def _signals(episode: Episode) -> tuple[Plot, ...]:
         for axis, name in enumerate("xyz"):
             place[name + suffix] = 1000 * (block[:, axis] - block[0, axis])
         speed[f"translation{suffix}"] = _padded(1000 * np.linalg.norm(steps.position[:, arm], axis=1))
-        if steps.rotation is not None:
-            turn[f"rotation{suffix}"] = _padded(np.rad2deg(np.linalg.norm(steps.rotation[:, arm], axis=1)))
-    if motion.gripper is not None:
-        fingers = motion.gripper.shape[1] // motion.arms
-        for column in range(motion.gripper.shape[1]):
-            arm, finger = divmod(column, fingers)
-            name = f"finger {finger}" + (f", arm {arm}" if motion.arms > 1 else "")
-            opening[name] = motion.gripper[:, column] * (1000 if in_metres else 1)
-    signals = [Plot("displacement (mm)", place), Plot("translation (mm / step)", speed)]
-    if turn:
-        signals.append(Plot("rotation (° / step)", turn))
-    if opening:
-        signals.append(Plot("fingers (mm)" if in_metres else "opening (no unit)", opening))
-    return tuple(signals)
+        turn[f"rotation{suffix}"] = _padded(np.rad2deg(np.linalg.norm(steps.rotation[:, arm], axis=1)))
+    for column in range(motion.gripper.shape[1]):
+        arm, finger = divmod(column, motion.gripper.shape[1] // motion.arms)
+        name = f"finger {finger}" + (f", arm {arm}" if motion.arms > 1 else "")
+        opening[name] = motion.gripper[:, column] * (1000 if in_metres else 1)
+    return (
+        Plot("displacement (mm)", place),
+        Plot("translation (mm / step)", speed),
+        Plot("rotation (° / step)", turn),
+        Plot("fingers (mm)" if in_metres else "opening (no unit)", opening),
+    )
 
 
 def _padded(values: np.ndarray) -> np.ndarray:

@@ -25,12 +25,7 @@ def write_arrays(directory: Path, name: str, arrays: Mapping[str, np.ndarray], r
 
 
 def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write_arrays` wrote.
-
-    Raises:
-        FileNotFoundError: naming the missing file.
-        MotionError: a damaged file.
-    """
+    """What `write_arrays` wrote. Raises FileNotFoundError: a file is missing. MotionError: one is damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

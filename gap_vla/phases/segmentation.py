@@ -12,7 +12,7 @@ from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount
 from gap_vla.phases.objective import Objective, default_penalty
 
 MIN_SIZE = 3
-"""Default least number of samples of a segment: shorter reversals are tremor, not phases."""
+"""Default least number of samples of a segment."""
 
 EXACT_UP_TO = 10_000
 """Recordings up to this long are searched without a bound on the segment; longer ones with `LONG_SEGMENT`."""
@@ -46,8 +46,7 @@ def segment(
 
         d = - cos(p_{t1:t2}, p_{i:i+1}) - α cos(θ_{t1:t2}, θ_{i:i+1}) - β [sgn g_{t1:t2} = sgn g_{i:i+1}]      (M2)
 
-    over all segmentations, or over those with exactly `n_change_points`. A segment of samples t1 … t2 - 1 owns the
-    steps that leave these samples and ends where the next one begins; the last sample of all has no step.
+    over all segmentations, or over those with exactly `n_change_points`.
 
     Args:
         position: T×3, m, any fixed frame; T×3A for A arms, whose distances add (one segmentation for all). Or a
@@ -57,8 +56,7 @@ def segment(
         extra: T×E, further joints or hand channels; their joint displacement enters as one more cosine.
         penalty: price of a change point, in perfectly aligned steps; None: `default_penalty`.
         n_change_points: exactly so many change points instead of a penalty.
-        free: samples where a change point has no price, because something else says that a phase begins there
-            (`stroke_starts`: the hand begins to open or close); our addition, none in the paper.
+        free: samples where a change point has no price, as those of `stroke_starts`; our addition, none in the paper.
         min_size: least number of samples in a segment.
         max_segment: greatest number of samples in a segment; None: no bound up to 10,000 samples, else 2,000. Time
             is O(T · max_segment), memory O(T).

@@ -1,8 +1,4 @@
-"""What a transition is: the targets of M4 around change points, the weights of M5, and the meaning of ρ.
-
-The estimator is asked to find the targets; `is_transition` reads its answer, and `near_boundaries` says the same of
-switches that are known (an expert's phases, a labelled column).
-"""
+"""What a transition is: the targets of M4 around change points, the weights of M5, and the meaning of ρ."""
 
 from __future__ import annotations
 
@@ -18,13 +14,7 @@ TRANSITION = 0.5
 
 
 def is_transition(rho: Any) -> Any:
-    """ρ > 0.5: the steps that belong to a motion transition, everywhere that steps are split in two by their ρ.
-
-    Args:
-        rho: float[…], an array of numpy, JAX or torch.
-
-    Returns:
-        bool[…], of the same library.
+    """ρ > 0.5, bool[…]: the steps of a motion transition. `rho`: float[…], an array of numpy, JAX or torch.
 
     >>> is_transition(np.array([0.2, 0.5, 0.7]))
     array([False, False,  True])
@@ -35,11 +25,7 @@ def is_transition(rho: Any) -> Any:
 def step_numbers(points: Any, length: int, what: str = "change points") -> Int64[np.ndarray, " K"]:
     """Numbers of steps as int64, ascending; flags per step, fractions and numbers beyond the recording are refused.
 
-    Raises:
-        MotionError: `what` is none of a recording of `length` steps.
-
-    >>> step_numbers([2, 5], 6)
-    array([2, 5])
+    Raises MotionError: `what` is none of a recording of `length` steps.
     """
     found = np.asarray(points)
     if found.ndim == 1 and not found.size:
@@ -54,11 +40,7 @@ def step_numbers(points: Any, length: int, what: str = "change points") -> Int64
 
 
 def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
-    """M4: c_t = 1 at the change points and at the first step, else 0.
-
-    >>> change_targets(np.array([2]), 4)
-    array([1., 0., 1., 0.], dtype=float32)
-    """
+    """M4: c_t = 1 at the change points and at the first step, else 0."""
     targets = np.zeros(length, np.float32)
     targets[:1] = 1
     targets[step_numbers(change_points, length)] = 1
@@ -70,9 +52,6 @@ def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool
 
     Args:
         one_sided: only points at or before the step.
-
-    >>> distance_to(np.array([1, 4]), 6)
-    array([1., 0., 1., 1., 0., 1.], dtype=float32)
     """
     steps = np.arange(length)
     ends = np.concatenate([[-np.inf], step_numbers(points, length), [np.inf]])
@@ -88,9 +67,6 @@ def distance_to_change(
 
     Args:
         one_sided: only change points at or before the step (the release, for MimicGen).
-
-    >>> distance_to_change(np.array([4]), 6)
-    array([0., 1., 2., 1., 0., 1.], dtype=float32)
     """
     points = step_numbers(change_points, length)
     return distance_to(np.concatenate([[0] * (length > 0), points]).astype(int), length, one_sided=one_sided)
@@ -100,9 +76,6 @@ def soft_targets(
     change_points: Int64[np.ndarray, " K"], length: int, spread: float | int, *, one_sided: bool = False
 ) -> Float[np.ndarray, " T"]:
     """M4 softened: y_t = exp(-d_t² / 2 spread²), d_t as in `distance_to_change`.
-
-    Binary cross-entropy against y with equal weights is least where ρ_t = E[y_t | Δs up to t]: the kernel itself where
-    the change points can be told from the signals, a lower and wider bump where they cannot.
 
     Args:
         spread: steps, above 0; ρ is above one half within 1.18 · spread steps of a change point.

@@ -1,11 +1,7 @@
 """Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
 
-From 5,000 time steps on (those ahead count, recordings held out do not), 100 epochs are trained; with less there are
-fewer, but no fewer than 100 updates, because the LSTM then learns its recordings by heart. The weights kept are those
-of the epoch whose loss on the held-out recordings is least.
-
-Where there is so much data that `max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so
-that updates do not become few; the state is carried from piece to piece (truncated backpropagation through time).
+Where `max_steps` allows fewer epochs than are planned, recordings are learnt in pieces, one update each; the state is
+carried from piece to piece (truncated backpropagation through time).
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,19 +30,10 @@ Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Trained(NamedTuple):
-    """What training gives.
-
-    Attributes:
-        arrays: the parameters in the layout of `lstm.Weights`, without scaling, after the epoch `kept`.
-        losses: training loss of every epoch.
-        held_losses: loss on the held-out recordings after every epoch; empty without any.
-        kept: index of the epoch whose parameters these are: least held-out loss, else the last.
-    """
-
-    arrays: dict[str, np.ndarray]
-    losses: list[float]
-    held_losses: list[float]
-    kept: int
+    arrays: dict[str, np.ndarray]  # parameters in the layout of `lstm.Weights`, without scaling, after the epoch kept
+    losses: list[float]  # of every epoch
+    held_losses: list[float]  # on the held-out recordings after every epoch; empty without any
+    kept: int  # index of the epoch of least held-out loss, else the last
 
 
 class PhaseLSTM(nn.Module):
@@ -79,37 +66,26 @@ def _undisturbed() -> Iterator[None]:
 
 
 @_undisturbed()
-def train(
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    *,
-    hidden: int,
-    epochs: int | None,
-    learning_rate: float | int,
-    batch_size: int,
-    max_steps: int,
-    seed: int,
-) -> Trained:
+def train(examples: Sequence[Example], held_out: Sequence[Example], settings: Any) -> Trained:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
         examples: recordings to learn.
         held_out: recordings that choose the epoch and are not learnt; may be none.
-        epochs: passes over the recordings; None: by the amount of data (`planned_epochs`). Fewer if they would exceed
-            `max_steps` time steps in all, but at least one, and then in pieces of `PIECE` steps.
-        learning_rate: Adam's, falling to zero along a half cosine.
+        settings: `EstimatorSettings`.
     """
+    batch_size, epochs = settings.batch_size, settings.epochs
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = PhaseLSTM(examples[0][0].shape[1], hidden)
-    rng = np.random.default_rng(seed)
+        torch.manual_seed(settings.seed)
+        model = PhaseLSTM(examples[0][0].shape[1], settings.hidden)
+    rng = np.random.default_rng(settings.seed)
     lengths = [len(example[0]) for example in examples]
     updates = -(-len(examples) // batch_size)
     epochs = planned_epochs(sum(lengths), updates) if epochs is None else epochs
-    affordable = max_steps // max(sum(lengths), 1)
+    affordable = settings.max_steps // max(sum(lengths), 1)
     piece = PIECE if affordable < epochs else max(lengths)
     epochs = max(1, min(epochs, affordable))
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * updates)
     losses: list[float] = []
     held_losses: list[float] = []
@@ -157,7 +133,7 @@ def planned_epochs(steps: int, updates: int) -> int:
 
 
 def _weighted_loss(logits: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the weighted cross-entropies, and of the weights."""
+    """Sums of the weighted cross-entropies and of the weights."""
     return nn.functional.binary_cross_entropy_with_logits(logits, y, weight=w, reduction="sum"), w.sum()
 
 

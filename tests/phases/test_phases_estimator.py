@@ -278,8 +278,9 @@ def test_training_twice_gives_the_same_bits_whatever_torch_did_before():
 
 def test_one_recording_trains_without_a_held_out_part():
     motion, points = zigzag(0)
-    report = PhaseEstimator(epochs=1).fit([motion], [points]).report
-    assert report["held_out_loss"] is None and report["held_out_recordings"] == 0
+    for share in (0.1, 0.9):
+        report = PhaseEstimator(epochs=1, held_out=share).fit([motion], [points]).report
+        assert report["held_out_loss"] is None and report["held_out_recordings"] == 0
 
 
 def test_empty_and_single_sample_recordings_pass_through(trained):
