@@ -42,11 +42,9 @@ PICTURES = ("phases_width.png", "phases_finders.png", "phases_sensitivity.png")
 
 
 def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
-    """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run.
-
-    Raises:
-        UserError: an unknown finder or set, a stage's file in the output that is damaged or of other
-            recordings, or another process at work.
+    """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run. Raises
+    UserError: an unknown finder or set, a stage's file in the output that is damaged or of other recordings, or another
+    process at work.
     """
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
@@ -98,46 +96,37 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
         old: dict[str, Any] = earlier[stage].get("results", {})
         new: dict[str, Any] = {}
 
-        def write(path: Path, results: dict[str, Any]) -> None:
-            write_output(
-                path,
-                "phase_benchmark",
-                json.dumps({"recordings": counts, "content": content, "results": results}, indent=2),
-            )
+        def write(results: dict[str, Any], path: Path = path) -> None:
+            content_of = {"recordings": counts, "content": content, "results": results}
+            write_output(path, "phase_benchmark", json.dumps(content_of, indent=2))
 
-        def keep(
-            results: dict[str, Any], path: Path = path, old: dict[str, Any] = old, new: dict[str, Any] = new
-        ) -> None:
+        def keep(results: dict[str, Any], old: dict[str, Any] = old, new: dict[str, Any] = new) -> None:
             new |= results
-            write(path, old | new)
+            write(old | new)
 
         run[stage](keep)
-        write(path, old | new if part else new)
+        write(old | new if part else new)
     results = {stage: read_stage(arguments.out, stage) for stage in every_stage}
     held = [(stage, found) for stage, found in results.items() if found and stage != "untouched"]
     for stage, found in held[1:]:  # they stand under one heading
         advice = f"remove it, and run the stage again on those of the stage {held[0][0]}"
         require_same_recordings(arguments.out / f"{stage}.json", found, held[0][1], advice)
-    if drawn := results["width"].get("results"):
-        print(draw_widths(drawn, arguments.figures / PICTURES[0]))
-    missing = [stage for stage, found in results.items() if not found]
-    if missing:
-        print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
-        return
     with refusing(arguments.out, "remove the stage's file that is damaged, and run the stage again"):
-        tables = markdown(results)
+        if drawn := results["width"].get("results"):
+            print(draw_widths(drawn, arguments.figures / PICTURES[0]))
+        if missing := [stage for stage, found in results.items() if not found]:
+            print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
+            return
+        tables, pictures = markdown(results), draw(results, arguments.figures)
     write_output(arguments.out / "tables.md", "phase_benchmark", tables)
-    print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
+    print(arguments.out / "tables.md", *pictures, sep="\n")
     if arguments.page:
         print(replace_between(arguments.page, PAGE_PART, tables.rstrip(), if_missing="refuse"))
 
 
 def _require_same(arguments: argparse.Namespace, earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raises UserError where --out holds measurements of other recordings than those `asked` for, which stay.
-
-    Args:
-        earlier: every stage to what it has measured.
-        asked: `recordings` and `content`; the sets of the stage `untouched` have recordings of their own.
+    """Raises UserError where --out holds measurements of other recordings than those `asked` for, which stay; the sets
+    of the stage `untouched` have recordings of their own.
     """
     advice = "give the same --tasks, --episodes and --demos, or another --out"
     for stage, before in earlier.items() if {*arguments.stages} - {"untouched"} else ():

@@ -24,13 +24,8 @@ DOUBLED = ratio(2.0)
 
 @dataclasses.dataclass(frozen=True)
 class Finder:
-    """One way to find change points.
-
-    Attributes:
-        find: (recordings, parameter) to change points.
-        grid: values of the parameter that choosing starts from; one value: nothing is tuned.
-        parameter: what it is.
-        further: how the grid goes on where the best value is its first or last (`tuning.tune`).
+    """One way to find change points: from recordings and its parameter; the values from which choosing starts (one:
+    nothing is tuned), and how they go on where the best is the first or last (`tuning.tune`).
     """
 
     find: Callable[[Sequence[Motion], float], Points]
@@ -86,30 +81,24 @@ def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float]
     return find
 
 
-_costs: dict[int, tuple[Motion, Any]] = {}
-_model = ""
+_costs: dict[tuple[int, str], tuple[Motion, Any]] = {}
 
 
 def _cost_of(motion: Motion, model: str) -> Any:
     """The recording's cost; those of one model are remembered, so finders of the same model follow each other."""
-    global _model
-    if model != _model:
-        _costs.clear()
-        _model = model
-    if id(motion) not in _costs:
+    if (key := (id(motion), model)) not in _costs:
+        for other in [one for one in _costs if one[1] != model]:
+            del _costs[other]
         signal = step_signal(motion)
         if model == "ar":
             signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
-        _costs[id(motion)] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
-    return _costs[id(motion)][1]
+        _costs[key] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
+    return _costs[key][1]
 
 
 class RememberedCost(BaseCost):
-    """The stock cost of that name, fitted to a signal.
-
-    Args:
-        signal: T×C, or T for "ar".
-        model: of `ruptures.costs.cost_factory`; "ar" is of order 2.
+    """The stock cost of that name (`ruptures.costs.cost_factory`; `ar` is of order 2), fitted to a signal [T, C], or
+    [T] for `ar`.
     """
 
     model = ""

@@ -29,9 +29,7 @@ Scores = Mapping[str, Any]
 
 def read_stage(out: Path, stage: str) -> dict[str, Any]:
     """What a stage has measured: `recordings`, `content` where it was kept, and `results`; empty before it has run.
-
-    Raises:
-        UserError: it is damaged, or holds values that no measurement gives; names file and key.
+    Raises UserError: it is damaged, or holds values that no measurement gives; names file and key.
     """
     path = out / f"{stage}.json"
     if not path.exists():
@@ -49,10 +47,8 @@ def read_stage(out: Path, stage: str) -> dict[str, Any]:
 
 
 def require_same_recordings(path: Path, held: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
-    """Raises UserError where a file's measurements are of other recordings than `asked`, which has the same keys.
-
-    Args:
-        held, asked: with `recordings`, the number of each task, and `content`, their digests where they are known.
+    """Raises UserError where a file's measurements (`held`) are of other recordings than `asked`: `recordings` is the
+    number of each task, `content` their digests where they are known.
     """
     if held["recordings"] != asked["recordings"]:
         these = f"{asked['recordings']}"

@@ -1,9 +1,7 @@
 """Motions of experts with their true switches: our tasks' experts, others' tasks and experts, and the same disturbed.
 
-Nothing of the tasks and experts that are not ours was looked at while defaults were chosen. Meta-World's tasks are
-played by the policies that ship with Meta-World. Such a policy is a chain of conditions; the phase is which of its
-`return`s set the hand's goal, and which the grip. robosuite's `Lift` and `PickPlaceCan` have no expert of their own; a
-plain list of goals plays them.
+Meta-World's tasks are played by the policies that ship with it: chains of conditions, whose phase is which of their
+`return`s set the hand's goal, and which the grip. robosuite's `Lift` and `PickPlaceCan` are played by a list of goals.
 """
 
 from __future__ import annotations
@@ -27,12 +25,8 @@ SHORT_PHASE = 4
 
 @dataclasses.dataclass(frozen=True)
 class ExpertMotion:
-    """One demonstration of an expert.
-
-    Attributes:
-        motion: its signals.
-        switches: int64[L], first steps of the expert's phases, the first phase and short ones left out.
-        hz: sampling rate.
+    """One demonstration of an expert: its signals, the first steps (int64[L]) of the expert's phases but for the first
+    one and short ones, and the sampling rate.
     """
 
     motion: Motion
@@ -43,13 +37,9 @@ class ExpertMotion:
 def load_motions(
     path: Path, task: str, most: int | None = None, made_with: Mapping[str, Any] | None = None
 ) -> list[ExpertMotion]:
-    """Reads demonstrations of a task that `gap_vla.sim.collect_demos` wrote.
-
-    Args:
-        made_with: attributes that they must have, where they say them.
-
-    Raises:
-        EpisodeError: they are of another task, were made otherwise, or do not say their rate or the expert's phases.
+    """Reads demonstrations of a task that `gap_vla.sim.collect_demos` wrote, with the attributes `made_with` where they
+    say them. Raises EpisodeError: they are of another task, were made otherwise, or do not say their rate or the
+    expert's phases.
     """
     from gap_vla.core.episode import EpisodeError
     from gap_vla.demos import open_source
@@ -136,18 +126,10 @@ def at_rate(recording: ExpertMotion, hz: float | int) -> ExpertMotion:
     return ExpertMotion(moved, switches[(switches > 0) & (switches < len(times))], hz)
 
 
-METAWORLD = (
-    "basketball-v3",
-    "box-close-v3",
-    "coffee-pull-v3",
-    "door-open-v3",
-    "hammer-v3",
-    "lever-pull-v3",
-    "peg-insert-side-v3",
-    "shelf-place-v3",
-    "stick-push-v3",
-    "sweep-into-v3",
+_NAMES = (
+    "basketball box-close coffee-pull door-open hammer lever-pull peg-insert-side shelf-place stick-push sweep-into"
 )
+METAWORLD = tuple(f"{name}-v3" for name in _NAMES.split())
 ROBOSUITE = ("Lift", "PickPlaceCan")
 
 AFTER = 10

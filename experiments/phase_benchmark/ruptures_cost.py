@@ -25,11 +25,7 @@ def segment_cost(
     extra: np.ndarray | None = None,
     **objective: Any,
 ) -> float:
-    """The M3 objective of a given segmentation, without the penalty.
-
-    Σ_segments Σ_{i in segment} d, with d of M2 evaluated in O(1) per segment: the segment's displacement is the same
-    for all its steps, so Σ cos(p_{t1:t2}, p_{i:i+1}) = u(p_{t1:t2}) · Σ u(p_{i:i+1}), u(x) = x / |x|, and likewise
-    for θ_{t1:t2} = log(R_t2 R_t1ᵀ).
+    """The M3 objective of a given segmentation, without the penalty: Σ_segments Σ_{i in segment} d, with d of M2.
 
     Args:
         change_points: ascending, strictly between 0 and T; `segment` explains the rest.
@@ -60,19 +56,16 @@ def segment_cost(
 
 
 class MotionCost(BaseCost):
-    """The cost of M3 as a `ruptures.base.BaseCost`.
+    """The cost of M3 as a `ruptures.base.BaseCost`, of a signal with the columns [position 3·arms | quaternion wxyz
+    4·arms | gripper | extra].
 
-    The signal that ruptures sees has the columns [position 3·arms | quaternion wxyz 4·arms | gripper | extra].
-    Pelt's pruning is not valid for this cost (joining segments can lower it), so Pelt may miss the optimum;
-    `Dynp` and `gap_vla.phases.segment` do not.
+    Joining segments can lower it, so Pelt may miss the optimum; `Dynp` and `gap_vla.phases.segment` do not.
 
     Args:
         arms: number of arms.
         quaternion: whether the 4·arms columns after the positions are quaternions.
         gripper: number of gripper columns.
         **objective: fields of `gap_vla.phases.objective.Objective`.
-
-    Source: M2 and M3; ruptures' documentation of custom costs.
 
     >>> import ruptures
     >>> path = np.cumsum([[1.0, 0, 0]] * 10 + [[0, 1.0, 0]] * 10, axis=0)

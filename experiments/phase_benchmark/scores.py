@@ -8,9 +8,8 @@ import numpy as np
 
 
 def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float | int) -> list[tuple[int, int]]:
-    """The greatest one-to-one matching of boundaries at most `tolerance` steps apart, as (found, true) pairs.
-
-    Both are on a line, so walking them in order and pairing the first that fit is optimal.
+    """The greatest one-to-one matching of boundaries at most `tolerance` steps apart, as (found, true) pairs. On a
+    line, pairing the first that fit is optimal.
 
     >>> match_boundaries(np.array([10, 31]), np.array([12, 20, 30]), 5)
     [(10, 12), (31, 30)]
@@ -31,9 +30,8 @@ def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float | int
 def boundary_scores(
     found: Sequence[np.ndarray], true: Sequence[np.ndarray], tolerance: float | int
 ) -> dict[str, float]:
-    """Precision, recall, F1 and mean timing error (steps) over several recordings, counts pooled.
-
-    A boundary counts once: matching is one-to-one. Without boundaries on either side F1 is 1.
+    """Precision, recall, F1 and mean timing error (steps) over several recordings, counts pooled; without boundaries on
+    either side F1 is 1.
 
     >>> boundary_scores([np.array([10, 50])], [np.array([11])], 2)["f1"]
     0.6666666666666666

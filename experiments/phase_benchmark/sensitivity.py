@@ -18,11 +18,13 @@ from gap_vla.drawing.figures import figure_with
 from gap_vla.phases.methods import Options, resolved, segment_points
 from gap_vla.phases.targets import soft_targets
 
-PENALTIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-ALPHAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-BETAS = (0.0, 2e-3, 2e-2, 0.1, 0.3, 1.0)
-RESTS = (0.0, 0.1, 0.25, 0.5, 1.0)
-MIN_SIZES = (1, 2, 3, 4, 5, 6, 8)
+GRIDS: dict[str, tuple[float, ...]] = {
+    "penalty": (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
+    "alpha": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
+    "beta": (0.0, 2e-3, 2e-2, 0.1, 0.3, 1.0),
+    "rest": (0.0, 0.1, 0.25, 0.5, 1.0),
+    "min_size": (1, 2, 3, 4, 5, 6, 8),
+}
 STROKES = {"off": 0.0, "on": None}
 NOISES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 RATES = (5.0, 10.0, 20.0, 30.0, 50.0)
@@ -31,7 +33,7 @@ SHOWN = ("assembly", "threading")
 """Tasks of which a recording is drawn."""
 
 
-def sensitivity(tasks: Mapping[str, Sequence[ExpertMotion]], seed: int = 0) -> dict[str, Any]:
+def sensitivity(tasks: Mapping[str, Sequence[ExpertMotion]]) -> dict[str, Any]:
     """F1@5 over the tasks as one thing changes and all else keeps its default.
 
     Returns:
@@ -40,22 +42,17 @@ def sensitivity(tasks: Mapping[str, Sequence[ExpertMotion]], seed: int = 0) -> d
         (Hz; tolerance scaled with the rate from 5 steps at the recording's own rate, at least 1).
     """
     out: dict[str, Any] = {
-        "penalty": {p: _over(tasks, lambda r, p=p: _f1(r, 5, p)) for p in PENALTIES},
-        "alpha": {a: _over(tasks, lambda r, a=a: _f1(r, 5, 0.0, alpha=a)) for a in ALPHAS},
-        "beta": {b: _over(tasks, lambda r, b=b: _f1(r, 5, 0.0, beta=b)) for b in BETAS},
-        "rest": {v: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, rest=v)) for v in RESTS},
-        "min_size": {v: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, min_size=v)) for v in MIN_SIZES},
-        "strokes": {name: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, stroke=v)) for name, v in STROKES.items()},
+        what: {value: _over(tasks, lambda r, one={what: value}: _f1(r, 5, **one)) for value in values}
+        for what, values in GRIDS.items()
     }
-    noisy = {
-        s: {
-            t: [with_noise(r, s, np.random.default_rng((seed, i))) for i, r in enumerate(rs)] for t, rs in tasks.items()
-        }
-        for s in NOISES
-    }
-    out["noise"] = {s: _over(noisy[s], lambda r: _f1(r, 5, 0.0)) for s in NOISES}
-    plain = {"smooth": 1, "dead_band": (1e-6, 1e-5, 1e-6, 1e-6)}
-    out["noise, no smoothing, no dead-band"] = {s: _over(noisy[s], lambda r: _f1(r, 5, 0.0, **plain)) for s in NOISES}
+    out["strokes"] = {name: _over(tasks, lambda r, v=v: _f1(r, 5, stroke=v)) for name, v in STROKES.items()}
+    out["noise"], out["noise, no smoothing, no dead-band"] = {}, {}
+    plain: dict[str, Any] = {"smooth": 1, "dead_band": (1e-6, 1e-5, 1e-6, 1e-6)}
+    for s in NOISES:
+        draws = {t: [(r, np.random.default_rng((0, i))) for i, r in enumerate(rs)] for t, rs in tasks.items()}
+        noisy = {task: [with_noise(r, s, rng) for r, rng in of_task] for task, of_task in draws.items()}
+        out["noise"][s] = _over(noisy, lambda r: _f1(r, 5))
+        out["noise, no smoothing, no dead-band"][s] = _over(noisy, lambda r: _f1(r, 5, **plain))
     out["rate"] = {hz: _over(tasks, lambda r, hz=hz: _at_rate(r, hz)) for hz in RATES}
     return out
 
@@ -74,14 +71,13 @@ def _over(tasks: Mapping[str, Sequence[ExpertMotion]], score: Any) -> dict[str, 
     return {"mean": float(np.mean(list(each.values()))), "tasks": each}
 
 
-def _f1(recordings: Sequence[ExpertMotion], tolerance: float | int, penalty: float | int, **options: Any) -> float:
+def _f1(recordings: Sequence[ExpertMotion], tolerance: float, penalty: float = 0.0, **options: Any) -> float:
     found = ours([r.motion for r in recordings], penalty, **options)
     return boundary_scores(found, [r.switches for r in recordings], tolerance)["f1"]
 
 
 def _at_rate(recordings: Sequence[ExpertMotion], hz: float | int) -> float:
-    tolerance = max(1.0, 5 * hz / recordings[0].hz)
-    return _f1([at_rate(r, hz) for r in recordings], tolerance, 0.0)
+    return _f1([at_rate(r, hz) for r in recordings], max(1.0, 5 * hz / recordings[0].hz))
 
 
 def _rho_from(recordings: Sequence[ExpertMotion], number: int) -> float:

@@ -1,6 +1,5 @@
-"""The comparison: tune on one half of the recordings of each task, score on the other.
-
-`untouched` does so on recordings that nobody looked at while our defaults were chosen, and runs ours with its defaults.
+"""The comparison: tune on one half of the recordings of each task, score on the other. `untouched` does so on
+recordings that nobody looked at while our defaults were chosen.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from experiments.phase_benchmark.motions import (
 )
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.tuning import Tuned, tune
+from gap_vla.core.errors import UserError
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report
 from gap_vla.phases.methods import Options, resolved, segment_points
@@ -68,14 +68,10 @@ def halves(recordings: Sequence[ExpertMotion]) -> tuple[list[ExpertMotion], list
     return list(recordings[::2]), list(recordings[1::2])
 
 
-def nothing(results: dict[str, Any]) -> None:
-    """Keeps no intermediate results."""
-
-
 def compare(
     tasks: Mapping[str, Sequence[ExpertMotion]],
     finders: Mapping[str, Finder] = FINDERS,
-    keep: Callable[[dict[str, Any]], Any] = nothing,
+    keep: Callable[[dict[str, Any]], Any] = lambda results: None,
     most_seconds: float | int = 120.0,
 ) -> dict[str, Any]:
     """Scores every finder on every task.
@@ -87,10 +83,9 @@ def compare(
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
-        timing_error (steps, matched within 10), auprc (of bumps around the change points), and by task
-        value (of the tuned parameter), tried (the least and greatest that were), range_ends (the value is
-        the last possible one), tuning_f1@5, and counts@5: matched/found/true of every test recording, such as
-        "4/5/5 5/5/5".
+        timing_error (steps, matched within 10), auprc (of bumps around the change points), and by task what `BY_TASK`
+        names: value of the tuned parameter, the least and greatest that were tried, whether its range ends there, and
+        matched/found/true of every test recording, such as "4/5/5 5/5/5".
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
@@ -108,7 +103,7 @@ def compare(
 def rho_scores(
     tasks: Mapping[str, Sequence[ExpertMotion]],
     variants: Mapping[str, Mapping[str, Any]],
-    keep: Callable[[dict[str, Any]], Any] = nothing,
+    keep: Callable[[dict[str, Any]], Any],
 ) -> dict[str, Any]:
     """Area under the precision-recall curve of the LSTM's ρ, trained on one half and scored on the other.
 
@@ -117,8 +112,7 @@ def rho_scores(
         keep: is given the results so far after every variant.
 
     Returns:
-        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}};
-        rho_width as in `report.label_report`, change points as our segmentation finds them.
+        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}}.
     """
     out: dict[str, Any] = {}
     for name, settings in variants.items():
@@ -164,10 +158,7 @@ def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.nd
 
 
 def _seconds_needed(finder: Finder, recordings: Sequence[ExpertMotion]) -> float:
-    """An estimate from one recording, once everything is loaded and compiled.
-
-    The first value costs more than the others where a finder remembers something of a recording.
-    """
+    """An estimate from one recording, once everything is loaded and compiled; finders may remember something of it."""
     finder.find([recordings[-1].motion], finder.grid[-1])
     start = time.process_time()
     finder.find([recordings[0].motion], finder.grid[-1])
@@ -205,13 +196,11 @@ def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[
 def untouched(
     demos: Path, tasks: Sequence[str], episodes: int, keep: Callable[[dict[str, Any]], Any], sets: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Scores every finder on every set.
+    """Scores every finder on every set, which `keep` is given so far after each.
 
     Args:
         demos: folder where recordings of the simulated sets are, or are collected to.
-        tasks: our tasks that are taken.
         episodes: per task and set, half of them for tuning.
-        keep: is given the results so far after every set.
         sets: only these of `TITLES`; default: all.
 
     Returns:
@@ -235,11 +224,17 @@ def asked_of(name: str, tasks: Sequence[str], episodes: int) -> dict[str, int]:
 
 
 def motions_of(name: str, demos: Path, tasks: Sequence[str], episodes: int) -> Mapping[str, list[ExpertMotion]]:
+    """Recordings of a set, so many of each task. Raises UserError: an expert of others succeeds less often."""
     if name in SIMULATED:
         return {task: _simulated(name, demos, task, episodes) for task in tasks}
-    if name == "metaworld":
-        return {task: metaworld_motions(task, episodes, STOCK_SEED) for task in METAWORLD}
-    return {task: robosuite_motions(task, episodes, STOCK_SEED) for task in ROBOSUITE}
+    others, play = (METAWORLD, metaworld_motions) if name == "metaworld" else (ROBOSUITE, robosuite_motions)
+    found = {}
+    for task in others:
+        found[task] = play(task, episodes, STOCK_SEED)
+        if (most := len(found[task])) < episodes:
+            advice = f"give --episodes {most} or less" if most >= 4 else f"leave {name} out of --sets"
+            raise UserError(f"{name}: {most} episodes of {task} succeed, {episodes} are asked for; {advice}")
+    return found
 
 
 def _simulated(name: str, demos: Path, task: str, episodes: int) -> list[ExpertMotion]:

@@ -1,7 +1,4 @@
-"""The results as Markdown tables and as pictures.
-
-Whether one finder is better than another is said of the same recordings, beyond what recordings differ by.
-"""
+"""The results as Markdown tables and as pictures; differences are of the same recordings, with their intervals."""
 
 from __future__ import annotations
 
@@ -43,34 +40,10 @@ def pooled_f1(counts: np.ndarray) -> np.ndarray:
 def counts_of(text: str) -> np.ndarray:
     """int[recordings, (matched, found, true)] of a line's `counts@5`.
 
-    Example:
-        >>> counts_of("4/5/5 5/5/6").tolist()
-        [[4, 5, 5], [5, 5, 6]]
+    >>> counts_of("4/5/5 5/5/6").tolist()
+    [[4, 5, 5], [5, 5, 6]]
     """
     return np.array([[int(number) for number in recording.split("/")] for recording in text.split()])
-
-
-def paired_difference(
-    first: np.ndarray | Sequence[Sequence[int]],
-    second: np.ndarray | Sequence[Sequence[int]],
-    seed: int = 0,
-    resamples: int = 10_000,
-) -> tuple[float, float, float]:
-    """F1 of the first less that of the second, and its 95 % interval, bootstrapped over the recordings both saw.
-
-    Args:
-        first, second: int[recordings, (matched, found, true)], from `counts_of`.
-
-    Example:
-        >>> paired_difference([(4, 4, 4)] * 5, [(2, 4, 4)] * 5)
-        (0.5, 0.5, 0.5)
-    """
-    a, b = np.asarray(first), np.asarray(second)
-    if a.shape != b.shape:
-        raise ValueError(f"the two finders saw {len(a)} and {len(b)} recordings; differences are paired")
-    chosen = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
-    low, high = np.quantile(pooled_f1(a[chosen]) - pooled_f1(b[chosen]), [0.025, 0.975])
-    return float(pooled_f1(a) - pooled_f1(b)), float(low), float(high)
 
 
 def mean_difference(
@@ -79,12 +52,12 @@ def mean_difference(
     """Mean over tasks of the difference in F1, and its 95 % interval, recordings resampled within each task.
 
     Args:
-        pairs: for each task int[recordings, (matched, found, true)] of the first and of the second finder.
+        pairs: for each task int[recordings, (matched, found, true)] of the first and of the second finder, on the same
+            recordings.
 
-    Example:
-        >>> better, worse = np.array([(4, 4, 4)] * 5), np.array([(2, 4, 4)] * 5)
-        >>> mean_difference([(better, worse), (worse, worse)])
-        (0.25, 0.25, 0.25)
+    >>> better, worse = np.array([(4, 4, 4)] * 5), np.array([(2, 4, 4)] * 5)
+    >>> mean_difference([(better, worse), (worse, worse)])
+    (0.25, 0.25, 0.25)
     """
     rng = np.random.default_rng(seed)
     values, drawn = [], np.zeros(resamples)
@@ -98,10 +71,9 @@ def mean_difference(
 
 def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]]:
     """Rows of the default beside rivals, as means over the tasks: rival, its F1@5, the default's less the rival's.
-
-    First the best rivals as one method each, tuned on every task. Then the best rival of each task: the one that is
-    best on the recordings it is tuned on, which is what a user can choose, and the one that is best on the recordings
-    it is scored on, which is in its favour.
+    First the best rivals as one method each, then the best rival of each task: the one that is best on the recordings
+    it is tuned on, which is what a user can choose, and the one that is best on those it is scored on, which is in its
+    favour.
     """
     rivals = _rivals(finders)
     if DEFAULT not in finders or not rivals:
@@ -110,10 +82,8 @@ def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]
 
     def row(title: str, chosen: Mapping[str, str]) -> list[str]:
         scores = {task: finders[name]["tasks"][task] for task, name in chosen.items()}
-        pairs = [(finders[DEFAULT]["tasks"][t], scores[t]) for t in tasks]
-        counts = [(counts_of(a["counts@5"]), counts_of(b["counts@5"])) for a, b in pairs]
         f1 = float(np.mean([score["f1@5"] for score in scores.values()]))
-        return [title, f"{f1:.2f}", _interval(mean_difference(counts))]
+        return [title, f"{f1:.2f}", _difference([(finders[DEFAULT]["tasks"][t], scores[t]) for t in tasks])]
 
     ranked = sorted(rivals, key=lambda name: -np.mean([s["f1@5"] for s in finders[name]["tasks"].values()]))
     rows = [row(name, dict.fromkeys(tasks, name)) for name in ranked[:shown]]
@@ -126,10 +96,9 @@ def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]
 
 
 def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
-    """A row per task: the default, the best rival on it, and the difference; and what the default gained.
-
-    The best rival is the one with the highest F1@5 on the same test recordings, so the choice is in its favour. There
-    are no rows without the default, without any rival, or without the counts, which older results do not have.
+    """A row per task: the default, the best rival on it (by F1@5 on the same test recordings, in its favour), and the
+    difference; and what the default gained. No rows without the default, any rival, or the counts, which older results
+    lack.
     """
     rivals = _rivals(finders)
     if DEFAULT not in finders or not rivals:
@@ -138,23 +107,19 @@ def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for task, default in finders[DEFAULT]["tasks"].items():
         best = max(rivals, key=lambda name: finders[name]["tasks"][task]["f1@5"])
-        rival = finders[best]["tasks"][task]
-        row = [task, f"{default['f1@5']:.2f}", best, f"{rival['f1@5']:.2f}"]
-        row.append(_shown(default, rival))
-        if before is not None:
-            earlier = finders[before]["tasks"][task]
-            row += [f"{earlier['f1@5']:.2f}", _shown(default, earlier)]
+        row = [task, f"{default['f1@5']:.2f}"]
+        for shown, name in ([best], best), ([], before):
+            if name is not None:
+                other = finders[name]["tasks"][task]
+                row += [*shown, f"{other['f1@5']:.2f}", _difference([(default, other)])]
         rows.append(row)
     return rows
 
 
-def _shown(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    difference = paired_difference(counts_of(first["counts@5"]), counts_of(second["counts@5"]))
-    return _interval(difference)
-
-
-def _interval(difference: tuple[float, float, float]) -> str:
-    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in difference)
+def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Of the scores of two finders on each task, as text."""
+    counts = [(counts_of(first["counts@5"]), counts_of(second["counts@5"])) for first, second in pairs]
+    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in mean_difference(counts))
     return f"{value} ({low} to {high})"
 
 
@@ -244,10 +209,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
             scores = [score["mean"] for score in values.values()]
             panel.plot([str(v) for v in values], scores, "o-", ms=3, label=label if what == "noise" else None)
         panel.set_ylim(0, 1)
-        panel.set_title(
-            TITLES.get(what, what),
-            fontsize=9,
-        )
+        panel.set_title(TITLES.get(what, what), fontsize=9)
         panel.tick_params(labelsize=7)
         if what == "noise":
             panel.legend(fontsize=6)

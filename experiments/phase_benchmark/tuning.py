@@ -1,7 +1,6 @@
-"""Choosing a finder's parameter on training recordings, so that the best value never lies at the end of what was tried.
-
-A grid that ends too early makes a rival look worse than it is. So the grid is only where the search starts: while the
-best value is its first or last, it is extended, up to `EXTENSIONS` values to either side.
+"""Choosing a finder's parameter on training recordings: while the best value is the first or last of the grid, the grid
+is extended, by up to `EXTENSIONS` values to either side, since one that ends too early makes a rival look worse than it
+is.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ class Tuned(NamedTuple):
     Attributes:
         value: the best; of several equally good ones the middle one.
         score: of it, on the training recordings; None where there was nothing to choose.
-        low, high: least and greatest value that was tried.
-        range_ends: the best is the last value that the parameter can have.
+        low, high: least and greatest value that was tried; `range_ends`: the parameter can have none beyond the best.
     """
 
     value: float
@@ -40,12 +38,8 @@ class Tuned(NamedTuple):
 
 
 def tune(score: Callable[[float], float | int], grid: Sequence[float], further: Further) -> Tuned:
-    """Maximises a score over a grid that grows as long as the best value is at its end, then once between neighbours.
-
-    Args:
-        score: of a value; called once for each.
-        grid: values to start from, ascending.
-        further: what lies beyond an end.
+    """Maximises a score over an ascending grid that grows as long as the best value is at its end, then once between
+    neighbours; `score` is called once for each value.
 
     >>> tune(lambda v: -abs(v - 50), (1.0, 2.0, 4.0), ratio(2))
     Tuned(value=45.254833995939045, score=-4.745166004060955, low=1.0, high=128.0, range_ends=False)

@@ -86,6 +86,16 @@ def test_a_set_takes_no_recordings_that_were_made_otherwise(demos):
     assert len(motions_of("noise", folder.parent, ["assembly"], 4)["assembly"]) == 4
 
 
+@pytest.mark.parametrize(("found", "advice"), [(5, "give --episodes 5 or less"), (1, "leave metaworld out of --sets")])
+def test_experts_of_others_that_succeed_too_seldom_end_the_stage_instead_of_making_it_smaller(
+    tmp_path, monkeypatch, found, advice
+):
+    monkeypatch.setattr("experiments.phase_benchmark.study.metaworld_motions", lambda *_: [None] * found)
+    said = f"metaworld: {found} episodes of basketball-v3 succeed, 6 are asked for; {advice}"
+    with pytest.raises(UserError, match=said):
+        motions_of("metaworld", tmp_path, [], 6)
+
+
 def test_a_number_of_demonstrations_that_are_not_there_is_in_no_table(demos, monkeypatch):
     monkeypatch.setattr("experiments.phase_benchmark.sensitivity._rho_from", lambda recordings, number: 0.5)
     recordings = load_motions(demos, "assembly")
@@ -256,6 +266,22 @@ def test_names_that_break_a_table_and_recordings_that_are_no_number_are_refused(
     stored(tmp_path, "finders", {name: {"mean": MEAN, "tasks": {"assembly": SCORES}}}, recordings)
     with pytest.raises(UserError, match=re.escape(named)):
         read_stage(tmp_path / "out", "finders")
+
+
+@pytest.mark.parametrize(("stage", "said"), [("width", "no 'rho'"), ("sensitivity", "no 'penalty'")])
+def test_results_that_no_picture_can_show_are_named_before_anything_is_written(tmp_path, capsys, stage, said):
+    scores, rho = {**SCORES, "f1@2": 0.5, "f1@10": 1.0, "auprc": 0.5}, {"auprc": 0.5, "rho_mean": 0.1, "rho_width": 2.0}
+    rho |= {"held_out_loss": 0.3, "calibration": 0.01}
+    mean = {key: value for key, value in scores.items() if key != "counts@5"}
+    stored(tmp_path, "finders", {"ours, defaults": {"mean": mean, "tasks": {"assembly": scores}}})
+    stored(tmp_path, "rho", {"lstm": {"mean": rho, "tasks": {"assembly": rho}}})
+    stored(tmp_path, "demonstrations", {"1": {"mean": 0.5, "tasks": {"assembly": 0.5}}})
+    for empty in ("sensitivity", "untouched"):
+        stored(tmp_path, empty, {})
+    stored(tmp_path, "width", {"assembly": {}} if stage == "width" else {})
+    assert main(["--out", str(tmp_path / "out"), "--stages"]) == USER_ERROR
+    assert f"{said}; remove the stage's file that is damaged" in capsys.readouterr().err
+    assert not {path.suffix for path in tmp_path.rglob("*")} & {".md", ".png"}
 
 
 def test_what_is_published_can_be_measured():
