@@ -28,14 +28,9 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def replace_between(page: Path, name: str, generated: str, *, if_missing: str = "append") -> Path:
-    """Puts `generated` between the page's markers of that name; what people wrote around them stays.
-
-    Args:
-        if_missing: what happens to a page without the markers: "append" puts them at its end, "leave" leaves it as it
-            is, "refuse" is an error.
-
-    Raises:
-        RenderError: see `around`.
+    """Puts `generated` between the page's markers of that name; what people wrote around them stays. A page without the
+    markers gets them at its end, is left as it is or refused: `if_missing`, "append", "leave" or "refuse". Raises
+    RenderError: see `around`.
     """
     if (parts := around(page, name, if_missing=if_missing)) is None:
         return page

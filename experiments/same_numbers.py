@@ -1,4 +1,11 @@
-"""Whether two commits compute the same numbers: the same commands in a checkout of each, and what they made compared.
+"""Whether a change of the code leaves every number as it was: the same commands at two commits, results compared.
+
+    python scripts/same_numbers.py main HEAD                           # about ten minutes on two idle cores
+    python scripts/same_numbers.py main HEAD --only labels,vp_gap,gap
+    python scripts/same_numbers.py main HEAD --short --keep runs/same  # longer runs; main's digests are used again
+    python scripts/same_numbers.py main HEAD --cells                   # recorded cells mean the same training
+
+Each commit is checked out into a temporary git worktree. Exit status 0: all is equal; 1: something differs.
 
 A part is a few command lines of `scripts/` and the files that they leave. What is compared are arrays by name
 (demonstrations, labels, parameters), records of datasets byte for byte, and measurements and outcomes of rollouts
@@ -7,8 +14,10 @@ without what is time.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -25,9 +34,12 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.errors import UserError
+from experiments.cli.reproduce import names
+from gap_vla.cli.arguments import command_parser
+from gap_vla.core.errors import NEGATIVE, UserError, command
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import digest
+from gap_vla.core.outputs import claim_folder
 from gap_vla.core.whole import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -116,42 +128,27 @@ PROFILES: dict[str, dict[str, Part]] = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One thing that was compared, with what either commit made of it."""
-
-    what: str
-    old: str
-    new: str
-
-    @property
-    def equal(self) -> bool:
-        return self.old == self.new
-
-
 def compare(
     commits: Sequence[str], parts: Sequence[str], measure: Callable[[str, str], Mapping[str, str]]
-) -> list[Row]:
-    """What the parts made of each commit.
-
-    Args:
-        commits: the old one and the new one.
-        measure: digests by what they are of, from a commit and the name of a part.
+) -> dict[str, tuple[str, str]]:
+    """What the parts made of the old commit and of the new one; `measure` gives digests by what they are of, from a
+    commit and the name of a part.
     """
-    rows = []
+    found: dict[str, tuple[str, str]] = {}
     for part in parts:
         old, new = (measure(commit, part) for commit in commits)
-        rows += [Row(f"{part}: {what}", old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}]
-    return rows
+        found |= {f"{part}: {what}": (old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}}
+    return found
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(found: Mapping[str, tuple[str, str]]) -> str:
     """A line per comparison, and how many differ."""
-    width = max(len(row.what) for row in rows)
+    width = max(map(len, found))
     lines = [f"{'':{width}}  {'old':16}  {'new':16}"]
-    lines += [f"{row.what:{width}}  {row.old:16}  {row.new:16}  {'equal' if row.equal else 'DIFFERS'}" for row in rows]
-    differing = sum(not row.equal for row in rows)
-    return "\n".join([*lines, f"{differing} of {len(rows)} differ" if differing else f"all {len(rows)} are equal"])
+    for what, (old, new) in found.items():
+        lines.append(f"{what:{width}}  {old:16}  {new:16}  {'equal' if old == new else 'DIFFERS'}")
+    differing = sum(old != new for old, new in found.values())
+    return "\n".join([*lines, f"{differing} of {len(found)} differ" if differing else f"all {len(found)} are equal"])
 
 
 class Checkouts:
@@ -177,11 +174,7 @@ class Checkouts:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def digests(self, commit: str, name: str) -> dict[str, str]:
-        """What a part left, by what it is.
-
-        Raises:
-            UserError: one of its commands failed, or left nothing to compare.
-        """
+        """What a part left, by what it is. Raises UserError: one of its commands failed, or left nothing to compare."""
         part = PROFILES[self._profile][name]
         place = (self._keep or self._temporary / "outputs") / commit[:12] / self._profile
         known = place / f"digests-{machine()}" / f"{name}-{digest(dataclasses.asdict(part))}.json"
@@ -190,7 +183,8 @@ class Checkouts:
             kept = Section.read(known, advice="remove it, and the part is computed again")
             return {what: kept.text(what) for what in kept.values}
         tree = self._tree(commit, place)
-        _clear(place / "runs", name)
+        for left in (place / "runs" / name, *(place / "runs").glob(f"*/{name}")):  # by a call that did not end
+            shutil.rmtree(left, ignore_errors=True)
         for words in part.commands:
             print(f"{commit[:7]} {name}: {words}", flush=True)
             _run(shlex.split(words), tree)
@@ -217,11 +211,7 @@ class Checkouts:
 
 
 def commit_of(name: str) -> str:
-    """The whole hash of a commit, branch or tag.
-
-    Raises:
-        UserError: the repository has none of this name.
-    """
+    """The whole hash of a commit, branch or tag. Raises UserError: the repository has none of this name."""
     try:
         return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     except UserError:
@@ -302,12 +292,6 @@ def _timeless(value: object) -> object:
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
-def _clear(runs: Path, name: str) -> None:
-    """Removes what an earlier call, which did not come to its end, left of a part."""
-    for folder in (runs / name, *runs.glob(f"*/{name}")):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _require_own_code(tree: Path) -> None:
     """An installed gap_vla must not be what runs."""
     used = _run(["-c", "import gap_vla; print(gap_vla.__file__)"], tree).strip()
@@ -329,3 +313,41 @@ def _git(*words: str) -> str:
     if done.returncode:
         raise UserError(f"git {shlex.join(words)}: {done.stderr.strip() or done.returncode}")
     return done.stdout.strip()
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument("old", help="commit, branch or tag")
+    parser.add_argument("new", help="another one")
+    size = parser.add_mutually_exclusive_group()
+    add = functools.partial(size.add_argument, dest="profile", action="store_const", default="debug")
+    add("--short", const="short", help="a short run of either model instead of the debug profiles")
+    add(
+        "--cells",
+        const="cells",
+        help="two recorded cells of the evidence, whole; about 20 minutes a commit on one core",
+    )
+    parser.add_argument(
+        "--only", type=names, default=[], metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep outputs there, and use digests that lie there"
+    )
+    options = parser.parse_args(arguments)
+    known = list(PROFILES[options.profile])
+    options.parts = options.only or known
+    if unknown := [part for part in options.parts if part not in known]:
+        parser.error(f"--only {','.join(options.only)}: no part {unknown[0]!r} here; there are {', '.join(known)}")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    commits = [commit_of(name) for name in (options.old, options.new)]
+    if options.keep:
+        claim_folder(options.keep, "same_numbers")
+    with Checkouts(options.profile, options.keep) as checkouts:
+        found = compare(commits, options.parts, checkouts.digests)
+    print(table(found))
+    return 0 if all(old == new for old, new in found.values()) else NEGATIVE

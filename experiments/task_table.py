@@ -28,11 +28,9 @@ PAGE_PART = "task table"
 
 
 def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
-    """Plays the variant's first `n` seeds without pictures.
-
-    Returns:
-        `successes`, `n`, `failed_seeds`, mean `steps` of the successful episodes, the `phases` that occurred in them
-        with their mean length, and CPU milliseconds per `step_ms` and `reset_ms`.
+    """Plays the variant's first `n` seeds without pictures. Returns `successes`, `n`, `failed_seeds`, mean `steps` of
+    the successful episodes, the `phases` that occurred in them with their mean length, and CPU milliseconds per
+    `step_ms` and `reset_ms`.
     """
     env = make(task, cameras=(), variant=variant)
     env.reset(seed=0)  # the first reset compiles
@@ -119,11 +117,8 @@ def draw_pictures(task: str, folder: Path, image_size: int = 128, columns: int =
 def update_results(
     path: Path, *, tasks: Sequence[str], variants: Sequence[str], n: int, n_looks: int, again: bool = False
 ) -> dict[str, Any]:
-    """Measures what `path` (JSON) does not hold yet, or with fewer episodes, and saves after every cell.
-
-    Args:
-        n: episodes per task and variant; `n_looks`: for variants that change looks only.
-        again: measure also what is there.
+    """Measures what `path` (JSON) does not hold yet, or with fewer episodes (`n` per task and variant, `n_looks` for
+    variants that change looks only), or all `again`, and saves after every cell.
     """
     results = read_results(path)
     for task, variant in itertools.product(tasks, variants):
@@ -143,9 +138,7 @@ def update_results(
 
 def read_results(path: Path) -> dict[str, Any]:
     """What was measured: task to variant to what `measure_expert` returned, and `render_ms_SIZE`; empty before any was.
-
-    Raises:
-        UserError: a value is missing, of another kind or out of its bounds; names file and key.
+    Raises UserError: a value is missing, of another kind or out of its bounds; names file and key.
     """
     if not path.exists():
         return {}

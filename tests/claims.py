@@ -5,12 +5,12 @@ import json
 import re
 from pathlib import Path
 
-from experiments.tables.cells import find_kind, plan
+from experiments.tables.cells import KINDS, plan
 from experiments.tables.confirmation import counted
 from experiments.tables.ledger import Ledger
 from experiments.tables.proprio_map import places_of
 from experiments.tables.results import analyse
-from experiments.tables.tables import find_table
+from experiments.tables.tables import TABLES
 from gap_vla.rollouts.statistics import points
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +76,8 @@ def tasks():
 @functools.cache
 def blocks(name):
     """What the ledger says about each block of a table."""
-    table = find_table(name)
-    cells = plan(table, "cpu", find_kind(table.kind))
+    table = TABLES[name]
+    cells = plan(table, "cpu", KINDS[table.kind])
     return [analyse(block, cells, Ledger(ROOT / "results", name, "cpu")) for block in table.blocks]
 
 

@@ -20,11 +20,7 @@ from gap_vla.training.data import training_rho
 
 
 def look_into(options: argparse.Namespace, command: str) -> Path:
-    """Takeovers and a probe if asked for, then the page, which also shows those of earlier calls.
-
-    Args:
-        command: that asks for this, as the user gave it.
-    """
+    """Takeovers and a probe if asked for, then the page, which also shows those of earlier calls and this `command`."""
     claim_page(options)
     runs = read_runs(options.runs)
     small = [run for run in runs if run.small]

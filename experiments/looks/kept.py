@@ -29,10 +29,8 @@ BOUNDS = {
 
 
 def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """What an earlier call found out about these runs, if there was one.
-
-    Raises:
-        ReportError: it is damaged, holds values that cannot be, or is of other runs.
+    """What an earlier call found out about these runs, if there was one. Raises ReportError: it is damaged, holds
+    values that cannot be, or is of other runs.
     """
     if not file.exists():
         return None
@@ -79,11 +77,8 @@ def require_losses(found: Section, config: Mapping[str, Any], advice: str) -> No
 
 
 def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
-    """Raises ReportError for a takeover of another run, or with windows that are not what their rollouts give.
-
-    Args:
-        found: its `takeover.json`.
-        folder: where that lies, with the rollouts of each window.
+    """Raises ReportError for what a `takeover.json` says if it is of another run, or its windows are not what their
+    rollouts, in its `folder`, give.
     """
     for key, own in (("main", run.label), ("task", run.task)):
         if found[key] != own:
@@ -106,10 +101,8 @@ def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
 
 
 def require_sound(value: Any, where: str, key: str = "") -> None:
-    """Raises ReportError for a number among measurements that is none, or that cannot be one of its key.
-
-    Args:
-        where: the file they are of, or the file and keys.
+    """Raises ReportError for a number among measurements that is none, or that cannot be one of its key; `where` is the
+    file, or the file and keys.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ReportError(f"{where} is {value}, no measurement")

@@ -1,17 +1,14 @@
 """Linear probes: how much of the scene can be read off frozen features by a linear map, on episodes held out.
 
 Every step is predicted by a probe that saw no step of its episode (five folds of episodes). The ridge strength is
-chosen on the training episodes alone.
-
-A feature that only repeats where the hand is may predict where a carried object is, and says nothing of the pictures.
-`probe_beyond` therefore first predicts target and features from what is known already and replaces them by what is left
-(fitted on the training episodes), and only then reads one off the other.
+chosen on the training episodes alone. A feature that only repeats where the hand is may predict where a carried object
+is; `probe_beyond` first takes away from target and features what is known already.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from gap_vla.core.errors import UserError
 
 FOLDS = 5
+DRAWS = 400
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths tried, in units of the number of training steps."""
 
@@ -27,84 +25,35 @@ class ProbeError(UserError, ValueError):
     """Data that cannot be probed; the message says what is missing."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PositionProbe:
-    """How well positions can be read off features, on held-out episodes.
-
-    Attributes:
-        r2: share of the positions' variance (about the training episodes' mean) that is explained; negative: worse than
-            that mean.
-        r2_interval: 95 %, bootstrapped over episodes.
-        error: mean distance in m.
-        mean_error: the same when the training episodes' mean is guessed.
-        steps, episodes: what was predicted.
-    """
-
-    r2: float
-    r2_interval: tuple[float, float]
-    error: float
-    mean_error: float
-    steps: int
-    episodes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SwitchProbe:
-    """How well steps near a switch of phase can be told from others, on held-out episodes.
-
-    Attributes:
-        auc: probability that a step near a switch scores higher than another one; 0.5 is chance.
-        auc_interval: 95 %, bootstrapped over episodes.
-        balanced_accuracy: mean of both classes' hit rates, at the threshold that balances the training episodes.
-        share: of steps near a switch.
-    """
-
-    auc: float
-    auc_interval: tuple[float, float]
-    balanced_accuracy: float
-    share: float
-    steps: int
-    episodes: int
-
-
 def probe_positions(
-    features: Float[np.ndarray, "n d"],
-    positions: Float[np.ndarray, "n k"],
-    episodes: Int[np.ndarray, " n"],
-    *,
-    seed: int = 0,
-) -> PositionProbe:
-    """Reads positions (m) off features, one row per step.
+    features: Float[np.ndarray, "n d"], positions: Float[np.ndarray, "n k"], episodes: Int[np.ndarray, " n"]
+) -> dict[str, Any]:
+    """Reads positions (m) off features, one row per step; `episodes` is the number of each row's episode.
 
-    Args:
-        episodes: number of each row's episode.
+    Returns:
+        On held-out episodes, `r2`: share of the positions' variance (about the training episodes' mean) that is
+        explained, negative: worse than that mean; `r2_interval`: 95 %, bootstrapped over episodes; `error`: mean
+        distance in m, `mean_error`: the same when that mean is guessed; `steps` and `episodes` that were predicted.
 
     Raises:
         ProbeError: fewer than `FOLDS` episodes.
     """
     predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
-    for train, test in folds(episodes, seed):
-        predicted[test] = fit_predict(features[train], positions[train], episodes[train], features[test], seed)
+    for train, test in folds(episodes):
+        predicted[test] = fit_predict(features[train], positions[train], episodes[train], features[test])
         guessed[test] = positions[train].mean(0)
-    r2, interval = _explained(positions, predicted, guessed, episodes, seed)
-    return PositionProbe(
-        r2=r2,
-        r2_interval=interval,
-        error=float(np.linalg.norm(positions - predicted, axis=1).mean()),
-        mean_error=float(np.linalg.norm(positions - guessed, axis=1).mean()),
-        steps=len(positions),
-        episodes=len(np.unique(episodes)),
-    )
+    return _explained(positions, predicted, guessed, episodes, "mean_error")
 
 
 def probe_switches(
-    features: Float[np.ndarray, "n d"],
-    near: Bool[np.ndarray, " n"],
-    episodes: Int[np.ndarray, " n"],
-    *,
-    seed: int = 0,
-) -> SwitchProbe:
-    """Tells steps near a switch from others by a linear score (ridge regression on the two classes).
+    features: Float[np.ndarray, "n d"], near: Bool[np.ndarray, " n"], episodes: Int[np.ndarray, " n"]
+) -> dict[str, Any]:
+    """Tells steps near a switch of phase from others by a linear score (ridge regression on the two classes).
+
+    Returns:
+        On held-out episodes, `auc`: probability that a step near a switch scores higher than another one; its
+        `auc_interval`; `balanced_accuracy`: mean of both classes' hit rates, at the threshold that balances the
+        training episodes; `share` of steps near a switch; `steps`, `episodes`.
 
     Raises:
         ProbeError: fewer than `FOLDS` episodes, or only one class.
@@ -113,52 +62,58 @@ def probe_switches(
         raise ProbeError("every step is of the same class; there is nothing to tell apart")
     score, said = np.empty(len(near)), np.empty(len(near), bool)
     target = np.where(near, 1 - near.mean(), -near.mean())[:, None]
-    for train, test in folds(episodes, seed):
-        own = fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
-        score[test] = fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
+    for train, test in folds(episodes):
+        own = fit_predict(features[train], target[train], episodes[train], features[train])[:, 0]
+        score[test] = fit_predict(features[train], target[train], episodes[train], features[test])[:, 0]
         threshold = (own[near[train]].mean() + own[~near[train]].mean()) / 2
         said[test] = score[test] > threshold
 
     def area(rows: Int[np.ndarray, " m"]) -> float:
         return _auc(score[rows], near[rows])
 
-    hits = (said[near].mean() + (~said[~near]).mean()) / 2
-    return SwitchProbe(
-        auc=area(np.arange(len(score))),
-        auc_interval=_bootstrap(area, episodes, seed),
-        balanced_accuracy=float(hits),
-        share=float(near.mean()),
-        steps=len(score),
-        episodes=len(np.unique(episodes)),
-    )
+    return {
+        "auc": area(np.arange(len(score))),
+        "auc_interval": _bootstrap(area, episodes),
+        "balanced_accuracy": float((said[near].mean() + (~said[~near]).mean()) / 2),
+        "share": float(near.mean()),
+        "steps": len(score),
+        "episodes": len(np.unique(episodes)),
+    }
 
 
 def _explained(
-    target: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, episodes: np.ndarray, seed: int
-) -> tuple[float, tuple[float, float]]:
-    """R²: the share of the variance about the guess that the prediction explains, and its interval."""
+    target: np.ndarray, predicted: np.ndarray, guessed: np.ndarray, episodes: np.ndarray, guess: str
+) -> dict[str, Any]:
+    """R²: the share of the variance about the guess that the prediction explains; mean distances, `guess` of that."""
     residual, total = ((target - predicted) ** 2).sum(1), ((target - guessed) ** 2).sum(1)
 
     def r2(rows: Int[np.ndarray, " m"]) -> float:
         return float(1 - residual[rows].sum() / max(total[rows].sum(), 1e-12))
 
-    return r2(np.arange(len(target))), _bootstrap(r2, episodes, seed)
+    return {
+        "r2": r2(np.arange(len(target))),
+        "r2_interval": _bootstrap(r2, episodes),
+        "error": float(np.linalg.norm(target - predicted, axis=1).mean()),
+        guess: float(np.linalg.norm(target - guessed, axis=1).mean()),
+        "steps": len(target),
+        "episodes": len(np.unique(episodes)),
+    }
 
 
-def folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds(episodes: Int[np.ndarray, " n"]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit and rows to predict, five times; no episode is in both."""
     names = np.unique(episodes)
     if len(names) < FOLDS:
         raise ProbeError(f"{len(names)} episode(s); a probe needs {FOLDS} or more, to hold some out")
-    parts = np.array_split(np.random.default_rng(seed).permutation(names), FOLDS)
+    parts = np.array_split(np.random.default_rng(0).permutation(names), FOLDS)
     return [(np.flatnonzero(~np.isin(episodes, part)), np.flatnonzero(np.isin(episodes, part))) for part in parts]
 
 
 def fit_predict(
-    features: np.ndarray, target: np.ndarray, episodes: np.ndarray, asked: np.ndarray, seed: int
+    features: np.ndarray, target: np.ndarray, episodes: np.ndarray, asked: np.ndarray
 ) -> Float[np.ndarray, "m k"]:
     """Ridge regression with the strength that predicts a fifth of the training episodes best."""
-    names = np.random.default_rng([seed, 1]).permutation(np.unique(episodes))
+    names = np.random.default_rng([0, 1]).permutation(np.unique(episodes))
     held = np.isin(episodes, names[: max(len(names) // 5, 1)])
     tried = _ridge(features[~held], target[~held], features[held], STRENGTHS)
     best = int(np.argmin([((found - target[held]) ** 2).sum() for found in tried]))
@@ -168,10 +123,9 @@ def fit_predict(
 def _ridge(
     features: np.ndarray, target: np.ndarray, asked: np.ndarray, strengths: Sequence[float]
 ) -> list[Float[np.ndarray, "m k"]]:
-    """Predictions for `asked`, one for each strength; features are standardised, the mean is not penalised.
-
-    A feature that hardly varies in training could be anything in a held-out episode, so it is not blown up: no scale is
-    smaller than a hundredth of the largest.
+    """Predictions for `asked`, one for each strength; features are standardised, by no scale smaller than a hundredth
+    of the largest: one that hardly varies in training could be anything in a held-out episode. The mean is not
+    penalised.
     """
     mean, scale, offset = features.mean(0), features.std(0), target.mean(0)
     scale = np.maximum(scale, max(scale.max() / 100, 1e-12))
@@ -195,34 +149,14 @@ def _auc(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> fl
     return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def _bootstrap(statistic, episodes: Int[np.ndarray, " n"], seed: int, draws: int = 400) -> tuple[float, float]:
+def _bootstrap(statistic: Callable[[np.ndarray], float], episodes: Int[np.ndarray, " n"]) -> tuple[float, float]:
     """95 % interval of `statistic(rows)`, drawing whole episodes."""
     names = np.unique(episodes)
     rows_of = {name: np.flatnonzero(episodes == name) for name in names}
-    rng = np.random.default_rng([seed, 2])
-    found = [statistic(np.concatenate([rows_of[n] for n in rng.choice(names, len(names))])) for _ in range(draws)]
+    rng = np.random.default_rng([0, 2])
+    found = [statistic(np.concatenate([rows_of[n] for n in rng.choice(names, len(names))])) for _ in range(DRAWS)]
     low, high = np.nanquantile(found, (0.025, 0.975))
     return float(low), float(high)
-
-
-@dataclasses.dataclass(frozen=True)
-class PartialProbe:
-    """How well a target can be read off features where a covariate is known already, on held-out episodes.
-
-    Attributes:
-        r2: share that the features explain of the target's variance which the covariate leaves; 0 or less: nothing.
-        r2_interval: 95 %, bootstrapped over episodes.
-        error: mean distance (units of the target) with covariate and features.
-        covariate_error: the same with the covariate alone.
-        steps, episodes: what was predicted.
-    """
-
-    r2: float
-    r2_interval: tuple[float, float]
-    error: float
-    covariate_error: float
-    steps: int
-    episodes: int
 
 
 def probe_beyond(
@@ -230,13 +164,13 @@ def probe_beyond(
     target: Float[np.ndarray, "n k"],
     covariate: Float[np.ndarray, "n c"],
     episodes: Int[np.ndarray, " n"],
-    *,
-    seed: int = 0,
-) -> PartialProbe:
+) -> dict[str, Any]:
     """Reads off features what the covariate, its squares and its products do not tell linearly, one row per step.
 
-    Args:
-        episodes: number of each row's episode.
+    Returns:
+        On held-out episodes, `r2`: share that the features explain of the target's variance which the covariate
+        leaves, 0 or less: nothing; `r2_interval`; `error`: mean distance (units of the target) with covariate and
+        features, `covariate_error`: with the covariate alone; `steps`, `episodes`.
 
     Raises:
         ProbeError: too few episodes, or a covariate that never changes.
@@ -245,25 +179,17 @@ def probe_beyond(
     if not known.shape[1]:
         raise ProbeError("proprioception is the same at every step; a probe needs recordings in which the robot moves")
     alone, both = np.empty_like(target, float), np.empty_like(target, float)
-    for train, test in folds(episodes, seed):
+    for train, test in folds(episodes):
         of_train = known[train], episodes[train]
 
         def predicted(what: np.ndarray, asked: np.ndarray, of: tuple[np.ndarray, np.ndarray] = of_train) -> np.ndarray:
-            return fit_predict(of[0], what, of[1], asked, seed)
+            return fit_predict(of[0], what, of[1], asked)
 
         left = target[train] - predicted(target[train], known[train])
         own, others = (features[rows] - predicted(features[train].astype(float), known[rows]) for rows in (train, test))
         alone[test] = predicted(target[train], known[test])
-        both[test] = alone[test] + fit_predict(own, left, episodes[train], others, seed)
-    r2, interval = _explained(target, both, alone, episodes, seed)
-    return PartialProbe(
-        r2=r2,
-        r2_interval=interval,
-        error=float(np.linalg.norm(target - both, axis=1).mean()),
-        covariate_error=float(np.linalg.norm(target - alone, axis=1).mean()),
-        steps=len(target),
-        episodes=len(np.unique(episodes)),
-    )
+        both[test] = alone[test] + fit_predict(own, left, episodes[train], others)
+    return _explained(target, both, alone, episodes, "covariate_error")
 
 
 def quadratic(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n m"]:
@@ -279,17 +205,14 @@ def quadratic(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n m"]:
 
 
 def cka(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n e"]) -> float:
-    """Linear centred kernel alignment (Kornblith et al., ICML 2019): 1 for features that differ by a rotation and a
-    scale only, near 0 for unrelated ones.
-
-    ‖aᵀb‖² / (‖aᵀa‖ ‖bᵀb‖) with centred columns. It is biased upwards where n is not much larger than d and e.
+    """Linear centred kernel alignment ‖aᵀb‖² / (‖aᵀa‖ ‖bᵀb‖) of centred columns (Kornblith et al., ICML 2019): 1 for
+    features that differ by a rotation and a scale only, near 0 for unrelated ones. Biased upwards where n is not much
+    larger than d and e.
 
     >>> x = np.random.default_rng(0).normal(size=(200, 3))
     >>> round(cka(x, 2 * x @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1.0]])), 6)
     1.0
     """
-    if a.shape[0] != b.shape[0]:
-        raise ValueError(f"features of {a.shape[0]} and {b.shape[0]} pictures; both must be of the same pictures")
     a, b = a - a.mean(0), b - b.mean(0)
     cross = np.linalg.norm(a.T @ b) ** 2
     own = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)

@@ -22,11 +22,8 @@ PARTS = {"transition": "near change points", "consistent": "elsewhere"}
 
 
 def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    """Key, title and HTML of each section; the HTML is empty where there is nothing to show.
-
-    Args:
-        runs: whose takeovers are shown.
-        probe: what `probe_runs` returned, with the `command` that made it.
+    """Key, title and HTML of each section, empty where there is nothing to show: of what `probe_runs` returned, and of
+    the takeovers that lie in the runs.
     """
     return [
         ("probe", "Linear probe of the frozen visual features", probe_section(probe)),

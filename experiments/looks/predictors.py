@@ -1,9 +1,8 @@
 """What demonstrations alone say about a policy that will be trained on them: how well each of its possible inputs
 predicts the next actions, in transitions and between, on episodes held out.
 
-A regression that is the same for all inputs stands for the policy: ridge on random Fourier features of a radial kernel,
-whose width is the inputs' own spread. Pictures are seen by the small policies' encoder with random weights, which knows
-nothing of the task.
+The same regression for all inputs stands for the policy: ridge on random Fourier features of a radial kernel, whose
+width is the inputs' own spread. Pictures are seen by the small policies' encoder with random weights.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ def action_errors(
     actions: Float[np.ndarray, "n k"],
     transition: np.ndarray,
     episodes: Int[np.ndarray, " n"],
-    *,
-    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Mean squared errors on held-out episodes, as a share of the actions' variance in the same steps.
 
@@ -55,10 +52,10 @@ def action_errors(
     rows_of = {part: rows for part, rows in rows_of.items() if rows.any()}
     found: dict[str, dict[str, float]] = {}
     for name, values in inputs.items():
-        features = fourier_features(values, seed)
+        features = fourier_features(values)
         predicted = np.empty_like(target)
-        for train, test in folds(episodes, seed):
-            predicted[test] = fit_predict(features[train], target[train], episodes[train], features[test], seed)
+        for train, test in folds(episodes):
+            predicted[test] = fit_predict(features[train], target[train], episodes[train], features[test])
         wrong = ((target - predicted) ** 2).sum(1)
         about = {part: ((target[rows] - target[rows].mean(0)) ** 2).sum() for part, rows in rows_of.items()}
         found[name] = {
@@ -67,26 +64,21 @@ def action_errors(
     return found
 
 
-def fourier_features(values: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n m"]:
+def fourier_features(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:
     """The standardised values, and cosines of random projections of them: Rahimi and Recht, NIPS 2007."""
     from sklearn.kernel_approximation import RBFSampler
 
     spread = values.std(0)
     scaled = (values[:, spread > 1e-6] - values.mean(0)[spread > 1e-6]) / spread[spread > 1e-6]
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([0, 3])
     first, second = rng.integers(len(scaled), size=(2, 2000))
     squared = np.median(((scaled[first] - scaled[second]) ** 2).sum(1))
-    sampler = RBFSampler(gamma=1 / max(float(squared), 1e-6), n_components=FOURIER, random_state=seed)
+    sampler = RBFSampler(gamma=1 / max(float(squared), 1e-6), n_components=FOURIER, random_state=0)
     return np.concatenate([scaled, sampler.fit_transform(scaled)], axis=1)
 
 
-def predictors(config: Any, store: Any, *, every: int = 2, seed: int = 0) -> dict[str, Any]:
-    """Of the training episodes that a small policy's configuration and its store give.
-
-    Args:
-        config: a `SmallConfig`; its cameras, its encoder and the length of its chunks of actions.
-        store: an `EpisodeStore` with ρ.
-        every: every so many steps are used.
+def predictors(config: Any, store: Any) -> dict[str, Any]:
+    """Of every second step of the training episodes in the `EpisodeStore` (with ρ) of a `SmallConfig`.
 
     Returns:
         `errors` (`action_errors`), `steps`, `episodes`, `in_transitions` (their share).
@@ -97,7 +89,7 @@ def predictors(config: Any, store: Any, *, every: int = 2, seed: int = 0) -> dic
     pictures: dict[str, list[np.ndarray]] = {}
     for number in range(len(split)):
         episode = split.episode(number)
-        steps = np.arange(0, len(episode) - horizon + 1, every)
+        steps = np.arange(0, len(episode) - horizon + 1, 2)
         back = np.maximum(steps[:, None] - np.arange(HISTORY), 0)
         parts["time"].append(steps[:, None].astype(float))
         parts["state"].append(episode.proprio[steps])
@@ -113,7 +105,7 @@ def predictors(config: Any, store: Any, *, every: int = 2, seed: int = 0) -> dic
     inputs |= {f"{name}+pictures": np.concatenate([of[name], seen], axis=1) for name in ("state", "history")}
     transition = is_transition(of["rho"])
     return {
-        "errors": action_errors(inputs, of["actions"].astype(float), transition, of["number"], seed=seed),
+        "errors": action_errors(inputs, of["actions"].astype(float), transition, of["number"]),
         "steps": len(transition),
         "episodes": len(split),
         "in_transitions": float(transition.mean()),

@@ -61,8 +61,7 @@ class ProbeData:
 
 def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
     """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there.
-
-    Those of each version of the simulators have a name of their own; what the first ones recorded keeps its name.
+    Those of each version of the simulators have a name of their own.
     """
     from gap_vla.sim.recording import LAYOUT_VERSION
 
@@ -85,10 +84,8 @@ def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
 
 
 def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
-    """Reads every `every`-th step of a demonstration file of `gap_vla.sim.collect_demos`.
-
-    Raises:
-        ProbeError: the file does not say where the objects are.
+    """Reads every `every`-th step of a demonstration file of `gap_vla.sim.collect_demos`. Raises ProbeError: it does
+    not say where the objects are, or its demonstrations do not fit each other.
     """
     from gap_vla.demos import open_source
     from gap_vla.demos.hdf5_members import group_at, has, member, numbers_at, opened
@@ -146,8 +143,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             episodes=np.concatenate(numbers),
         )
     for key, values in {"proprioception": found.proprio, "actions": found.actions, **found.positions}.items():
-        of_object = key in found.positions
-        if (of_object and values.shape[1] != 3) or not (np.abs(values) <= (FARTHEST if of_object else 1e6)).all():
+        if not (np.abs(values) <= (FARTHEST if key in found.positions else 1e6)).all():
             raise ProbeError(f"{path}: {key} is NaN, or no position or number that can be; collect them again")
     return found
 

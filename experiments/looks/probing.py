@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.recordings import require_recent, require_scene
 
 UNTRAINED = "untrained"
+AT_ONCE = 128
 STILL = 1e-3
 """Objects whose position varies by less (standard deviation, m) are nothing to probe for."""
 
@@ -28,14 +28,9 @@ NEAR_CHANGE = 3
 HEARD = ("both", "vision", "proprio")
 
 
-def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 128) -> Float[np.ndarray, "n d"]:
-    """Visual features of single frames by a `SmallPolicy`.
-
-    Args:
-        images: uint8[N, h, w, 3] for each `image_<camera>` of the policy; of another size, they are resized.
-
-    Raises:
-        ReportError: the policy looks through no camera, or one that the pictures lack.
+def features_of(policy: Any, images: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n d"]:
+    """Visual features of single frames by a `SmallPolicy`, from uint8[N, h, w, 3] for each `image_<camera>`, which are
+    resized to the policy's size. Raises ReportError: it looks through no camera, or one that the pictures lack.
     """
     import torch
 
@@ -44,31 +39,27 @@ def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 1
         raise ReportError(f"the policy looks through {keys or 'no camera'}; the demonstrations have {sorted(images)}")
     found = []
     with torch.inference_mode():
-        for start in range(0, len(images[keys[0]]), batch):
-            shown = {key: resized(images[key][start : start + batch], policy.image_shape[:2]) for key in keys}
+        for start in range(0, len(images[keys[0]]), AT_ONCE):
+            shown = {key: resized(images[key][start : start + AT_ONCE], policy.image_shape[:2]) for key in keys}
             some = {key: torch.from_numpy(frames)[:, None] for key, frames in shown.items()}
             found.append(policy.features(some)[:, 0].float().numpy())
     return np.concatenate(found)
 
 
 def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]:
-    """All probes of one set of features, as plain values.
+    """All probes of one set of features.
 
     Returns:
-        `positions`: object to part (`before grasp`, `before transport`, `all steps`) to `PositionProbe`, for objects
-        that move between episodes in it;
-        `beyond_proprio`: the same to `PartialProbe`: what the features tell of the object that proprioception does not
-        (it misses by more than `STILL`);
-        `actions`: `all steps` and `transitions` (those near a switch of the expert's phase) to `PartialProbe`: the
-        expert's action beyond proprioception;
-        `transition`: telling steps near a switch from the rest.
+        `positions`: object to part (`before grasp`, `before transport`, `all steps`) to `probe_positions`, for objects
+        that move between episodes in it; `beyond_proprio`: the same to `probe_beyond`, where proprioception misses the
+        object by more than `STILL`; `actions`: `all steps` and `transitions` (near a switch of the expert's phase) to
+        `probe_beyond` of the expert's action; `transition`: `probe_switches`.
     """
     everywhere = np.ones(len(data.episodes), bool)
     parts = {"before grasp": data.free, "before transport": data.waiting, "all steps": everywhere}
 
     def beyond(target: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-        found = probe_beyond(features[rows], target[rows], data.proprio[rows], data.episodes[rows])
-        return dataclasses.asdict(found)
+        return probe_beyond(features[rows], target[rows], data.proprio[rows], data.episodes[rows])
 
     positions: dict[str, dict[str, Any]] = {}
     partial: dict[str, dict[str, Any]] = {}
@@ -76,7 +67,7 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
         for part, rows in parts.items():
             if rows.any() and where[rows].std(0).max() > STILL:
                 found = probe_positions(features[rows], where[rows], data.episodes[rows])
-                positions.setdefault(name, {})[part] = dataclasses.asdict(found)
+                positions.setdefault(name, {})[part] = found
                 more = beyond(where, rows)
                 if more["covariate_error"] > STILL:
                     partial.setdefault(name, {})[part] = more
@@ -87,13 +78,11 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
             part: beyond(data.actions, rows)
             for part, rows in (("all steps", everywhere), ("transitions", data.near_switch))
         },
-        "transition": dataclasses.asdict(probe_switches(features, data.near_switch, data.episodes)),
+        "transition": probe_switches(features, data.near_switch, data.episodes),
     }
 
 
-def losses_by_branch(
-    policy: Any, batches: Iterable[Mapping[str, Any]], *, seed: int = 0
-) -> dict[str, dict[str, float]]:
+def losses_by_branch(policy: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean loss with both branches, and with one of them alone: the other's features are their mean over all windows.
 
     Args:
@@ -101,8 +90,8 @@ def losses_by_branch(
         batches: of `SmallWindows`, held out.
 
     Returns:
-        `both`, `vision`, `proprio` (which branch is heard) to `all`, `near change points`, `elsewhere` (windows that
-        end within `NEAR_CHANGE` steps of one, and the others). A part without windows is left out.
+        `both`, `vision`, `proprio` (which branch is heard) to `all`, `near change points` (windows that end within
+        `NEAR_CHANGE` steps of one), `elsewhere`. A part without windows is left out.
     """
     import torch
 
@@ -124,25 +113,11 @@ def losses_by_branch(
             for part, where in parts.items():
                 counts[part] = counts.get(part, 0.0) + float(where.sum())
             for heard, features in shown.items():
-                generator = torch.Generator().manual_seed(seed + number)
+                generator = torch.Generator().manual_seed(number)
                 loss = policy.head.loss(policy.embed(*features), batch["action"], generator)
                 for part, where in parts.items():
                     sums[heard, part] = sums.get((heard, part), 0.0) + float((loss * where).sum())
     return {heard: {part: sums[heard, part] / count for part, count in counts.items() if count} for heard in HEARD}
-
-
-def held_out_windows(run: Run) -> Iterable[Mapping[str, Any]] | None:
-    """Batches of every window of a small policy's held-out episodes; None where its store is not here."""
-    from gap_vla.policies.windows import SmallWindows
-    from gap_vla.rlds import EpisodeStore
-    from gap_vla.training.torch import SmallConfig
-
-    directory = run.store
-    if directory is None:
-        return None
-    store = EpisodeStore.open(directory)
-    config = SmallConfig.from_dict(run.config)
-    return SmallWindows(config, store, "val", np.zeros(store.split("val").steps, np.float32)).in_order()
 
 
 def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
@@ -153,16 +128,31 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if policy.uses_vision:
         found["probe"] = probe(features_of(policy, data.images), data)
-    if policy.uses_vision and policy.uses_proprio and (batches := held_out_windows(run)) is not None:
-        found["branch_losses"] = losses_by_branch(policy, batches)
+    if losses := _branch_losses(policy, run):
+        found["branch_losses"] = losses
     return found
 
 
-def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
-    """How a policy's error grows when its pictures or its proprioception come from another episode.
+def _branch_losses(policy: Any, run: Run) -> dict[str, dict[str, float]] | None:
+    """`losses_by_branch` of a policy that has both, on every window of its held-out episodes; None where its store is
+    not here.
+    """
+    from gap_vla.policies.windows import SmallWindows
+    from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.torch import SmallConfig
 
-    The same as `gap-vla diagnose --demos` measures, of the first `episodes` demonstrations of the file; PolicyError for
-    those of other simulators than today's.
+    if not (policy.uses_vision and policy.uses_proprio) or run.store is None:
+        return None
+    store = EpisodeStore.open(run.store)
+    windows = SmallWindows(
+        SmallConfig.from_dict(run.config), store, "val", np.zeros(store.split("val").steps, np.float32)
+    )
+    return losses_by_branch(policy, windows.in_order())
+
+
+def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
+    """How a policy's error grows when its pictures or its proprioception come from another episode: what `gap-vla
+    diagnose --demos` measures, of the first `episodes` demonstrations of the file.
 
     Returns:
         `images_swapped` and `proprio_swapped`, each to `cost` (error as a multiple of the undisturbed one) and
@@ -208,20 +198,18 @@ def _untrained(policy: Any) -> Any:
         return build_policy(policy.config, policy.method, *sizes).eval()
 
 
-def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, every: int = 2) -> dict[str, Any]:
+def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> dict[str, Any]:
     """Probes every run on the same pictures and compares their features (CKA).
 
     Args:
         runs: of small policies; those without a visual branch are left out.
         demos: demonstrations that say where the objects are, best such that no policy was trained on.
         out: receives `probe.json`.
-        command: that asks for this, as the user gave it.
 
     Returns:
-        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `still` (objects that are left out,
-        since they do not move), `branch_losses` (label to what
-        `losses_by_branch` returns), `labels`, `cka` (matrix in their order) and `command`. The last label is an
-        untrained network of the first run's architecture.
+        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `still` (objects that do not move),
+        `branch_losses`, `labels`, `cka` (matrix in their order) and `command`. The last label is an untrained network
+        of the first run's architecture.
 
     Raises:
         ReportError: no run has visual features.
@@ -231,15 +219,15 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
     for run in runs:
         require_scene(demos, run.task, run.config.get("demos", {}).get("camera"))
         require_recent(demos, run.task)
-    data = read_probe_data(demos, every=every)
+    data = read_probe_data(demos)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}
     branches: dict[str, Any] = {}
     first = None
     for run in runs:
         policy = _policy_of(run)
-        if policy.uses_vision and policy.uses_proprio and (batches := held_out_windows(run)) is not None:
-            branches[run.label] = losses_by_branch(policy, batches)
+        if losses := _branch_losses(policy, run):
+            branches[run.label] = losses
         if policy.uses_vision:
             print(f"probe: features of {run.path}", flush=True)
             features[run.label] = features_of(policy, data.images)

@@ -1,7 +1,5 @@
-"""The paper's temporally controlled intervention: for some steps of an episode, another policy acts.
-
-Both policies watch the whole episode until then, so that the one that takes over knows what it would know had it been
-there from the start.
+"""The paper's temporally controlled intervention: for some steps of an episode, another policy acts, which has watched
+from the start as if it had acted all along.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from jaxtyping import Float
 
 from gap_vla.cli.arguments import MANY
 from gap_vla.core.foreign import Section
-from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.evaluation import evaluate
@@ -37,9 +34,8 @@ PHASE_KEY = "phase_index"
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """When the other policy acts: `length` steps from step `first` on, or from the first step of phase `phase` on.
-
-    Neither is given: never. `length` may be larger than any episode: then to the end.
+    """When the other policy acts: `length` steps (to the end, if larger than any episode) from step `first` on, or from
+    the first step of phase `phase` on. Neither is given: never.
     """
 
     name: str
@@ -47,30 +43,23 @@ class Window:
     phase: int | None = None
     length: int = LENGTH
 
-    def __post_init__(self) -> None:
-        if self.first is not None and self.phase is not None:
-            raise ValueError(f"window {self.name} starts both at step {self.first} and with phase {self.phase}")
-
 
 NEVER = Window("never")
 ALWAYS = Window("always", first=0, length=10**9)
 
 
-def step_windows(horizon: int, length: int = LENGTH) -> tuple[Window, ...]:
+def step_windows(horizon: int) -> tuple[Window, ...]:
     """Windows that cover an episode one after the other.
 
     >>> [window.name for window in step_windows(30)]
     ['steps 0 to 9', 'steps 10 to 19', 'steps 20 to 29']
     """
-    return tuple(
-        Window(f"steps {start} to {start + length - 1}", first=start, length=length)
-        for start in range(0, horizon, length)
-    )
+    return tuple(Window(f"steps {n} to {n + LENGTH - 1}", first=n) for n in range(0, horizon, LENGTH))
 
 
-def phase_windows(phases: Sequence[str], length: int = LENGTH) -> tuple[Window, ...]:
+def phase_windows(phases: Sequence[str]) -> tuple[Window, ...]:
     """One window at the beginning of each phase: the motion transitions of the task."""
-    return tuple(Window(f"start of {name}", phase=number, length=length) for number, name in enumerate(phases))
+    return tuple(Window(f"start of {name}", phase=number) for number, name in enumerate(phases))
 
 
 def window_folder(number: int, name: str) -> str:
@@ -79,10 +68,8 @@ def window_folder(number: int, name: str) -> str:
 
 
 class TakeoverPolicy:
-    """`main` acts, except in the window, where `other` does.
-
-    Raises:
-        PolicyError: a window that starts with a phase, in a task that does not show its phases.
+    """`main` acts, except in the window, where `other` does. Acting raises PolicyError for a window that starts with a
+    phase, in a task that does not show its phases.
     """
 
     def __init__(self, main: Policy, other: Policy, window: Window) -> None:
@@ -130,10 +117,9 @@ class TakeoverPolicy:
 
     def _over(self, episode: int) -> bool:
         """Whether the other policy need not watch any more (or never had to)."""
-        if self._window.first is None and self._window.phase is None:
-            return True
         start = self._start[episode]
-        return start is not None and self._step[episode] >= start + self._window.length
+        never = self._window.first is None and self._window.phase is None
+        return never or (start is not None and self._step[episode] >= start + self._window.length)
 
 
 class Watched:
@@ -250,25 +236,21 @@ def take_over_runs(
     other: Path,
     *,
     by: str = "phase",
-    episodes: int = 50,
-    seed: int | None = None,
+    episodes: int,
     variant: str = "default",
     workers: int = 1,
-    last_step: int | None = None,
     command: str = "",
-) -> Path:
-    """The same for two run directories; the result lies in `main/takeover/<by>-<variant>-<other's name>/`.
+) -> dict[str, Any]:
+    """The same for two run directories; the result also lies in `main/takeover/<by>-<variant>-<other's name>/`.
 
     Args:
-        by: `phase` (a window at the beginning of each phase) or `step` (windows of ten steps one after the other).
-        seed: first layout; default: the variant's own.
-        last_step: of the windows by step; default: the mean length of successful episodes of `main`.
+        by: `phase` (a window at the beginning of each phase) or `step` (windows of ten steps one after the other, up to
+            the mean length of successful episodes of `main`).
         command: that asks for this, for whoever reads the result.
 
     Raises:
         PolicyError: the runs are of different tasks, views or sizes of pictures, or have no checkpoint.
     """
-    choose(by, ("phase", "step"), "by")
     run = Run.read(main)
     first = load_checkpoint(main)
     second = load_checkpoint(other, task=first.task)
@@ -292,18 +274,18 @@ def take_over_runs(
         windows = phase_windows(task.phases)
     else:
         mean = run.evaluations.get(variant, {}).get("mean_steps_success")
-        windows = step_windows(last_step or int(mean or task.horizon))
+        windows = step_windows(int(mean or task.horizon))
     folder = main / "takeover" / f"{by}-{variant}-{other.name}"
-    take_over(
+    found = take_over(
         first.policy,
         second.policy,
         task,
         windows,
         episodes=episodes,
-        seed=variant_spec(variant).first_seed if seed is None else seed,
+        seed=variant_spec(variant).first_seed,
         out_dir=folder,
         workers=workers,
     )
     settings = {"by": by, "variant": variant, "other_run": str(other)}
     write_json(folder / "settings.json", settings | ({"command": command} if command else {}))
-    return folder
+    return found

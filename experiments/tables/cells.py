@@ -6,19 +6,21 @@ outcome is a cell's own if it was made with today's settings, code and data.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from experiments.tables.origin import changed_origin, expected_origin
-from experiments.tables.tables import IN, OUT, PROFILES, Arm, Block, Table
+from experiments.tables.tables import IN, OUT, Arm, Block, Table
 from gap_vla.core.identity import digest
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.run_settings import of_result
-from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import stages_of
@@ -32,10 +34,17 @@ DEMOS_OF_A_SEED = 1000
 _CONFIGS = Path(__file__).resolve().parents[2] / "finetune_configs"
 
 
-class CellConfig(Protocol):
-    """A typed, frozen configuration of a run."""
+def _directory(config: Any) -> Path:
+    return Run(config).directory.path
 
-    def to_dict(self) -> dict[str, Any]: ...
+
+def _store(config: Any) -> Path:
+    return stages_of(config).store
+
+
+def _origin(config: Any) -> Mapping[str, Any]:
+    stages = stages_of(config)
+    return expected_origin(config.backend, config.task, stages.store, *stages.mixture.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,33 +55,28 @@ class Kind:
         configure: (task, profile, method, seed, changes, device) to the typed configuration.
         train: runs every stage of it, or goes on where it was stopped, and returns the summary; called in a process of
             its own.
-        run_directory: where the run lies.
         defaults: what the settings are that nobody changes, so that an option added later leaves recorded cells valid.
-        store: folder of the episodes that it trains on; cells that share it wait until the first has made it.
         stated_seconds: profile to how long a cell takes, before any has been measured.
-        origin: what a cell that starts now is made from besides its settings (`gap_vla.training.stages`).
         reads_labels: whether its outcome depends on ρ or change points.
+        run_directory: where the run lies.
+        store: folder of the episodes that it trains on; cells that share it wait until the first has made it.
+        origin: what a cell that starts now is made from besides its settings (`gap_vla.training.stages`).
     """
 
-    configure: Callable[[str, str, str, int, Mapping[str, Any], str], CellConfig]
+    configure: Callable[[str, str, str, int, Mapping[str, Any], str], Any]
     train: Callable[[Any], dict[str, Any]]
-    run_directory: Callable[[Any], Path]
     defaults: Callable[[], dict[str, Any]]
-    store: Callable[[Any], Path]
     stated_seconds: Mapping[str, float]
-    origin: Callable[[Any], Mapping[str, Any]] = lambda config: {}
-    reads_labels: Callable[[Any], bool] = lambda config: True
+    reads_labels: Callable[[Any], bool]
+    run_directory: Callable[[Any], Path] = _directory
+    store: Callable[[Any], Path] = _store
+    origin: Callable[[Any], Mapping[str, Any]] = _origin
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One policy to train and roll out: a line of a table, one training seed of it.
-
-    Attributes:
-        config: typed configuration of the run.
-        defaults: settings that nobody changed; see `changed_settings`.
-        origin: what else makes the outcome, as of now (`gap_vla.training.stages`).
-        reads_labels: whether the outcome depends on ρ or change points.
+    """One policy to train and roll out: a line of a table, one training seed of it. The last four fields are what its
+    `Kind` says.
     """
 
     table: str
@@ -81,9 +85,9 @@ class Cell:
     arm: Arm
     seed: int
     config: Any
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    reads_labels: bool = True
+    defaults: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    reads_labels: bool
 
     @property
     def name(self) -> str:
@@ -103,20 +107,11 @@ class Cell:
         settings = changed_settings(config, self.settings, self.defaults)
         return [*settings, *changed_origin(origin, self.origin, self.reads_labels)]
 
-    @property
-    def length(self) -> int:
-        return training_length(self.settings)
-
 
 def plan(
     table: Table, profile: str, kind: Kind, *, seeds: Sequence[int] | None = None, device: str = "cpu"
 ) -> list[Cell]:
-    """Every cell of a table; nothing is run.
-
-    Raises:
-        ConfigError: an unknown profile, or settings that do not fit together, before anything is trained.
-    """
-    choose(profile, PROFILES, "profile")
+    """Every cell of a table; nothing is run. Raises ConfigError: settings that do not fit together."""
     cells = []
     defaults = kind.defaults()
     for seed in table.seeds if seeds is None else seeds:
@@ -169,11 +164,16 @@ def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], de
     return [*found, *(f"{key} not there then, {now[key]} now" for key in added)]
 
 
-def _configured(config_type: Any, file: str, profile: str, changes: Mapping[str, Any]) -> CellConfig:
-    """The configuration of a file and profile with these changes, dotted keys to values."""
+@functools.cache
+def _values(file: str, profile: str) -> Mapping[str, Any]:
     from gap_vla.cli.configured import load_config
 
-    values = load_config(f"{_CONFIGS / file}.py:{profile}").to_dict()
+    return load_config(f"{_CONFIGS / file}.py:{profile}").to_dict()
+
+
+def _configured(config_type: Any, file: str, profile: str, changes: Mapping[str, Any]) -> Any:
+    """The configuration of a file and profile with these changes, dotted keys to values."""
+    values = copy.deepcopy({**_values(file, profile)})
     for key, value in changes.items():
         _set(values, key, value)
     return config_type.from_dict(values)
@@ -189,14 +189,11 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
-def _configure_small(
-    task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
-) -> CellConfig:
+def _configure_small(task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str) -> Any:
     from gap_vla.sim import task_spec
 
     file = "small_assembly" if task_spec(task).family == "metaworld" else "small_threading"
-    fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
-    fixed["train.device"] = device
+    fixed = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1, "train.device": device}
     if profile == "debug":
         kept = [key for key in changes if not key.startswith("demos.") or key == "demos.camera"]
         changes = {key: changes[key] for key in kept}
@@ -218,60 +215,27 @@ def first_half_means(run: Path, steps: int) -> dict[str, float]:
     return {name: round(sum(of_name) / len(of_name), 6) for name, of_name in values.items()}
 
 
-def _configure_octo(
-    task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
-) -> CellConfig:
+def _configure_octo(task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str) -> Any:
     file = "threading" if profile == "paper" else task
-    fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
+    fixed = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
     if profile != "debug":
         fixed["eval.episodes"] = ROLLOUTS
     return _configured(FinetuneConfig, file, "default" if profile == "cpu" else profile, {**fixed, **changes})
-
-
-def _train_octo(config: Any) -> dict[str, Any]:
-    return finetune(config, resume=True, wait=True)
-
-
-def _directory(config: Any) -> Path:
-    return Run(config).directory.path
-
-
-def _store(config: Any) -> Path:
-    return stages_of(config).store
-
-
-def _origin(config: Any) -> Mapping[str, Any]:
-    stages = stages_of(config)
-    return expected_origin(config.backend, config.task, stages.store, *stages.mixture.values())
-
-
-def _small_reads_labels(config: SmallConfig) -> bool:
-    return config.schedule.needs_rho or config.how.needs_change_points
 
 
 KINDS: dict[str, Kind] = {
     "small": Kind(
         _configure_small,
         _train_small,
-        _directory,
         lambda: SmallConfig("assembly").to_dict(),
-        _store,
         {"cpu": 20 * 60.0, "paper": 2 * 3600.0, "debug": 60.0},
-        _origin,
-        _small_reads_labels,
+        lambda config: config.schedule.needs_rho or config.how.needs_change_points,
     ),
     "octo": Kind(
         _configure_octo,
-        _train_octo,
-        _directory,
+        functools.partial(finetune, resume=True, wait=True),
         lambda: FinetuneConfig("assembly").to_dict(),
-        _store,
         {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
-        _origin,
         lambda config: "rho" in config.needed_labels,
     ),
 }
-
-
-def find_kind(name: str) -> Kind:
-    return KINDS[choose(name, tuple(KINDS), "kind of cell")]

@@ -13,14 +13,14 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.pages import FRONT, around
-from experiments.tables.cells import Cell, Kind, find_kind, plan
+from experiments.tables.cells import KINDS, Cell, Kind, plan
 from experiments.tables.front import Row, front_rows, write_front_page
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import ON_FRONT_PAGE, TABLES, find_table, narrowed
+from experiments.tables.tables import ON_FRONT_PAGE, TABLES, Table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.foreign import shown
 from gap_vla.core.outputs import require_apart
@@ -33,20 +33,17 @@ JOBS = {"cpu": 1, "cuda": 4}
 RESULTS, PAGE, FRONT_PAGE = "results", "docs/RESULTS.md", "README.md"
 """Folder of the project's own cells, their page, and the page that shows the main ones."""
 
-OF_ONE_SEED = ("map", "lines")
-"""Shapes of tables whose sentences are about one seed of each place, the table's own."""
+OWN_SEEDS = ("map", "lines", "confirmation")
+"""Shapes of tables whose sentences are about the table's own seeds, however many more have been trained."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def seconds(text: str) -> float:
-    """A budget of time.
+    """A budget of time. Raises ConfigError: no such time, or not from a second to a year.
 
     >>> seconds("60m"), seconds("1.5h"), seconds("1h30m"), seconds("90s")
     (3600.0, 5400.0, 5400.0, 90.0)
-
-    Raises:
-        ConfigError: no such time, or not from a second to a year.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
@@ -57,13 +54,8 @@ def seconds(text: str) -> float:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Runs what fits into the budget, then renders, also after Ctrl-C; without a table only renders them all.
-
-    Returns:
-        The exit status: 1 if cells that were asked for have failed, now or before, and were not tried again.
-
-    Raises:
-        ConfigError: no table, and more to do than to render.
+    """Runs what fits into the budget, then renders, also after Ctrl-C; without a table only renders them all. Returns
+    the exit status: 1 if cells that were asked for have failed, now or before, and were not tried again.
     """
     if not options.table:
         if not options.render:
@@ -79,11 +71,11 @@ def reproduce(options: argparse.Namespace) -> int:
             "--device is cuda, but torch finds no CUDA device here: leave --device out, or install a build of torch "
             "for this machine's GPU into .venv"
         )
-    whole = find_table(options.table)
+    whole = TABLES[options.table]
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
-    kind = find_kind(table.kind)
+    kind = KINDS[table.kind]
     seeds = _seeds(options.seeds)
-    if options.render and seeds and (whole.shape in OF_ONE_SEED or {*seeds} <= {*whole.seeds}):
+    if options.render and seeds and (whole.shape in OWN_SEEDS or {*seeds} <= {*whole.seeds}):
         raise ConfigError("--seeds has no effect with --render, which shows the table's own seeds; leave it out")
     require_apart(Path(options.page), options.results)
     if options.render:
@@ -103,23 +95,16 @@ def reproduce(options: argparse.Namespace) -> int:
         return 0
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     if options.look:
-        look(cells, ledger, kind, options.look, command=command)
+        look(cells, ledger, kind, options.look, command)
     elif runs:
-        queue = QueueOptions(
-            budget=budget,
-            jobs=options.jobs,
-            retry=options.retry,
-            device=options.device,
-            logs=Path(options.logs),
-            command=command,
-        )
+        queue = QueueOptions(budget, options.jobs, options.retry, options.device, Path(options.logs), command)
         print(describe_queue(cells, ledger, kind, options), flush=True)
         signal.signal(signal.SIGTERM, _as_interrupt)
         try:
             run_queue(cells, ledger, kind, queue)
         except KeyboardInterrupt:
             stopped = True
-    shown = {*whole.seeds, *(seeds or () if whole.shape not in OF_ONE_SEED else ())}
+    shown = {*whole.seeds, *(seeds or () if whole.shape not in OWN_SEEDS else ())}
     every = plan(whole, options.profile, kind, seeds=sorted(shown), device=options.device)
     pages = render(whole, options.profile, every, ledger, Path(options.page), _is_own(options))
     if whole.name in ON_FRONT_PAGE:
@@ -147,13 +132,11 @@ def render_all(options: argparse.Namespace) -> None:
     """Writes the tables of everything that is recorded, and the front page."""
     rendered = set[str]()
     for table in TABLES.values():
-        ledger = Ledger(options.results, table.name, options.profile)
-        if list(ledger.directory.glob("*.json")):
-            cells = plan(table, options.profile, find_kind(table.kind), device=options.device)
-            pages = ", ".join(
-                map(str, render(table, options.profile, cells, ledger, Path(options.page), _is_own(options)))
-            )
-            print(f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {pages}")
+        if list((Path(options.results) / table.name / options.profile).glob("*.json")):
+            cells, ledger = _own_cells(table, options)
+            pages = render(table, options.profile, cells, ledger, Path(options.page), _is_own(options))
+            stale = f"{len(ledger.stale(cells))} of {len(cells)} cells are stale"
+            print(f"{table.name}: {stale}; written to {', '.join(map(str, pages))}")
             rendered.add(table.name)
     if rendered & {*ON_FRONT_PAGE}:
         for page in _render_front(options):
@@ -175,17 +158,18 @@ def _front(options: argparse.Namespace) -> Path | None:
 def _render_front(options: argparse.Namespace) -> list[Path]:
     if not (page := _front(options)) or not around(page, FRONT, if_missing="leave"):
         return []
-    write_front_page([row for name in ON_FRONT_PAGE for row in _front_rows(name, options)], page)
+    rows: list[Row] = []
+    for table in (TABLES[name] for name in ON_FRONT_PAGE):
+        cells, ledger = _own_cells(table, options)
+        rows += front_rows(table, [analyse(block, cells, ledger) for block in table.blocks])
+    write_front_page(rows, page)
     return [page]
 
 
-def _front_rows(name: str, options: argparse.Namespace) -> list[Row]:
-    table = find_table(name)
-    cells, ledger = (
-        plan(table, "cpu", find_kind(table.kind), device=options.device),
-        Ledger(options.results, name, "cpu"),
-    )
-    return front_rows(table, [analyse(block, cells, ledger) for block in table.blocks])
+def _own_cells(table: Table, options: argparse.Namespace) -> tuple[list[Cell], Ledger]:
+    """The cells of a table's own seeds, and where they are recorded."""
+    cells = plan(table, options.profile, KINDS[table.kind], device=options.device)
+    return cells, Ledger(options.results, table.name, options.profile)
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:
@@ -206,11 +190,11 @@ def describe_queue(cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: a
     lines = []
     total = 0.0
     for number, cell in enumerate(waiting, 1):
-        prediction = predict(cell, known, kind, here)
-        total += prediction.seconds
+        needed, source = predict(cell, known, kind, here)
+        total += needed
         started = " (started before)" if kind.run_directory(cell.config).exists() else ""
-        took, until = duration(prediction.seconds), duration(total / options.jobs)
-        lines.append(f"{number:4}  {cell.name:44} {took:>12}   after {until:>12}   {prediction.source}{started}")
+        took, until = duration(needed), duration(total / options.jobs)
+        lines.append(f"{number:4}  {cell.name:44} {took:>12}   after {until:>12}   {source}{started}")
     states = [entry.status for cell in cells if (entry := ledger.matching(cell)) is not None]
     failed = states.count(FAILED)
     head = (

@@ -32,15 +32,14 @@ LEVEL = 0.05
 
 HURTS_HERE, REPAIRED, HARMED = "proprioception hurts here", "GAP repairs it", "GAP harms here"
 REASON = "the steps which ρ marks are the reason"
-"""Claims about a cell."""
+COLUMNS = {HURTS_HERE: 0, REPAIRED: 1, HARMED: 1, REASON: 2}
+"""Claims about a cell, and which of the front page's three columns of claims they stand in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Corrected:
-    """A comparison in one cell of the confirmation.
-
-    Attributes:
-        p: two-sided, of a t-test over the seeds' differences, after Holm's correction.
+    """A comparison in one cell of the confirmation, with the two-sided p of a t-test over the seeds' differences, after
+    Holm's correction.
     """
 
     found: PairedDifference
@@ -101,11 +100,8 @@ def p_of_seeds(per_seed: Sequence[float]) -> float:
 
 
 def holm(p: Sequence[float], family: int) -> list[float]:
-    """Holm's corrected p-values, in the order given.
-
-    Args:
-        p: of the comparisons made so far.
-        family: how many there will be; those that are missing count as if they showed nothing.
+    """Holm's corrected p-values, in the order given, where `family` comparisons will be made; those that are missing
+    count as if they showed nothing.
 
     >>> holm([0.01, 0.04, 0.03], family=4)
     [0.04, 0.09, 0.09]

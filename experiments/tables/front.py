@@ -6,15 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.pages import FRONT, replace_between
-from experiments.tables.confirmation import (
-    HARMED,
-    HURTS_HERE,
-    REASON,
-    REPAIRED,
-    Judgement,
-    corrected_comparisons,
-    judged,
-)
+from experiments.tables.confirmation import COLUMNS, Judgement, corrected_comparisons, judged
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN, ON_FRONT_PAGE, Table
 from gap_vla.drawing.markup import markdown_table
@@ -33,8 +25,6 @@ HEADINGS = (
     "does GAP help? GAP − VP",
     "by its phases? GAP − constant λ, GAP − shuffled ρ",
 )
-COLUMNS = {HURTS_HERE: 0, REPAIRED: 1, HARMED: 1, REASON: 2}
-"""Claim to its place among the last three of them."""
 FRONT_INTERVALS = (
     "Success on layouts like those of the demonstrations, mean over training seeds with a 95 % interval. All methods "
     "of a line played the same layouts. Shown and not shown: by the protocol's rules, t-tests over five seeds with "
@@ -48,8 +38,8 @@ Row = tuple[BlockResult, Sequence[Judgement]]
 
 
 def front_rows(table: Table, results: Sequence[BlockResult]) -> list[Row]:
-    """The table's blocks that stand on the front page, each with what the protocol's rules allow to say of it (empty:
-    they say nothing of this table). A cell of the confirmation is left out until all of its seeds are trained.
+    """The table's blocks that stand on the front page, each with what the protocol's rules allow to say of it (nothing:
+    they are not about this table). A cell of the confirmation is left out until all of its seeds are trained.
     """
     if table.shape != "confirmation":
         said: list[Row] = [(result, ()) for result in results]
@@ -60,11 +50,8 @@ def front_rows(table: Table, results: Sequence[BlockResult]) -> list[Row]:
 
 
 def write_front_page(rows: Sequence[Row], page: Path) -> None:
-    """A line for each block in which GAP can be compared, once all its seeds are trained; a page without the markers
-    stays as it is.
-
-    Args:
-        rows: of `front_rows`.
+    """A line for each block of `front_rows` in which GAP can be compared, once all its seeds are trained; a page
+    without the markers stays as it is.
     """
     lines = [list(HEADINGS)]
     for result, judgements in rows:

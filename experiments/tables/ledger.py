@@ -57,7 +57,7 @@ class Entry:
         whole: whether it ran in one go, so that its time says how long such a cell takes.
         origin: versions of the code and content of the data that it was made from (`gap_vla.training.stages`).
         gradients: `branch/…` measurements of its training, each the mean over the logged steps of the first half.
-        account: commit, machine, time, command, and whatever else is only for the reader.
+        account: commit, machine, time, command: for the reader.
     """
 
     cell: str
@@ -91,11 +91,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Stale:
-    """An entry whose settings, code or data are not today's; it counts in no table.
-
-    Attributes:
-        reasons: in words, at least one.
-    """
+    """An entry whose settings, code or data are not today's, for these reasons (in words); it counts in no table."""
 
     cell: Cell
     entry: Entry
@@ -103,11 +99,7 @@ class Stale:
 
 
 class Ledger:
-    """The files of one table and profile.
-
-    Args:
-        root: the project's `results` folder.
-    """
+    """The files of one table and profile, below the project's `results` folder."""
 
     def __init__(self, root: Path | str, table: str, profile: str) -> None:
         self.root, self.table, self.profile = Path(root), table, profile

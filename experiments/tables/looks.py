@@ -5,7 +5,6 @@ A look is made from the cell's run directory while that is still here, once for 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.runs import ReportError
 from gap_vla.rollouts.statistics import mcnemar
 
-KINDS_OF_LOOK = ("probe", "takeover", "predict")
 PROBE_EPISODES = 40
 SHOWN_EPISODES = 20
 """Of these, so many are shown with pictures or proprioception of another one."""
 TAKEOVER_ROLLOUTS = 40
 ACTS, TAKES_OVER = "concat", "vision"
+LOOKS: dict[str, set[str]] = {"probe": set(), "takeover": {ACTS, TAKES_OVER}, "predict": {TAKES_OVER}}
+"""What can be asked of finished cells, and the lines of a table which that needs."""
 
 PARTS = ("before grasp", "before transport")
 """Steps at which an object that varies is asked for: later it is in the hand, which proprioception knows."""
@@ -47,6 +47,7 @@ MEANING = {
 }
 """Part of a heading to what it means."""
 
+GRADIENT = "vision gradient"
 Reader = Callable[[Entry, Mapping[str, Any]], float | None]
 
 
@@ -70,7 +71,8 @@ class Looks:
 
     def untrained(self, block: str, entries: Iterable[Entry]) -> dict[str, Any]:
         """What an untrained network of the block's architecture shows in the same probes, if it was asked beside one of
-        these trainings; an earlier version did not keep beside which."""
+        these trainings; an earlier version did not keep beside which.
+        """
         found = self._read(f"{block}-{UNTRAINED}")
         current = "of" not in found or found["of"] in [entry.account.get("time") for entry in entries]
         return found if current else {}
@@ -94,32 +96,31 @@ class Looks:
         return found
 
 
-def look(
-    cells: Sequence[Cell],
-    ledger: Ledger,
-    kind: Kind,
-    what: Iterable[str],
-    *,
-    command: str = "",
-    say: Callable[[str], None] = lambda text: print(text, flush=True),
-) -> None:
+def look(cells: Sequence[Cell], ledger: Ledger, kind: Kind, what: Sequence[str], command: str) -> None:
     """Looks into every finished cell that has not been looked into, and whose run is still here.
 
     Args:
-        what: of `KINDS_OF_LOOK`: `probe` (of an Octo only what it relies on); `takeover` for `concat` where `vision` of
-            the same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they
-            are collected again where they are gone, and no run is needed).
+        what: of `LOOKS`: `probe` (of an Octo only what it relies on); `takeover` for `concat` where `vision` of the
+            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they are
+            collected again where they are gone, and no run is needed).
 
     Raises:
         ConfigError: a look that does not exist, or nothing that can be looked into.
     """
     for name in what:
-        if name not in KINDS_OF_LOOK:
-            raise ConfigError(f"--look {name}: there is {', '.join(KINDS_OF_LOOK)}")
+        if name not in LOOKS:
+            raise ConfigError(f"--look {name}: there is {', '.join(LOOKS)}")
+        if missing := LOOKS[name] - {cell.arm.name for cell in cells}:
+            raise ConfigError(
+                f"--look {name} is of {' and '.join(sorted(LOOKS[name]))}, of these cells none is {min(missing)}"
+            )
     found = [(cell, entry) for cell in cells if (entry := ledger.matching(cell)) and entry.status == FINISHED]
     here = [(cell, entry) for cell, entry in found if kind.run_directory(cell.config).exists()]
     for cell, _ in [one for one in found if one not in here and {*what} != {"predict"}]:
-        say(f"{cell.name}: its run is not here ({kind.run_directory(cell.config)}), so nothing can be looked into")
+        print(
+            f"{cell.name}: its run is not here ({kind.run_directory(cell.config)}), so nothing can be looked into",
+            flush=True,
+        )
     looks = Looks(ledger)
     if not (found if "predict" in what else here) and not any(looks.of(entry) for _, entry in found):
         raise ConfigError(
@@ -130,46 +131,44 @@ def look(
         for cell, entry in here:
             if "probe_episodes" not in looks.of(entry):
                 of_block = [other for one, other in found if one.block.name == cell.block.name]
-                _probe(cell, entry, of_block, looks, kind, command, say)
+                _probe(cell, entry, of_block, looks, kind, command)
     if "predict" in what:
         for cell, entry in found:
             if cell.arm.name == TAKES_OVER and "predictors" not in looks.of(entry):
                 from experiments.looks.predictors import predictors
                 from gap_vla.training.stages import open_store, stages_of
 
-                say(f"{cell.name}: what its demonstrations say beforehand")
+                print(f"{cell.name}: what its demonstrations say beforehand", flush=True)
                 found_out = predictors(cell.config, open_store(cell.config, stages_of(cell.config)))
                 looks.add(entry, predictors=found_out, command=command)
     if "takeover" in what:
+        from experiments.looks.takeover import take_over_runs
+
         seeing = {(c.block.name, c.seed): c for c, _ in here if c.arm.name == TAKES_OVER}
         for cell, entry in here:
             other = seeing.get((cell.block.name, cell.seed))
             if cell.arm.name == ACTS and other is not None and "takeover" not in looks.of(entry):
-                say(f"{cell.name}: {other.name} takes over in windows")
-                looks.add(entry, takeover={**_take_over(cell, other, kind), "command": command})
+                print(f"{cell.name}: {other.name} takes over in windows", flush=True)
+                runs = (kind.run_directory(one.config) for one in (cell, other))
+                played = take_over_runs(*runs, episodes=TAKEOVER_ROLLOUTS)
+                outcomes = {window["window"]: window["outcomes"] for window in played["windows"]}
+                told = {"other": other.name, "first_layout": played["seed"], "outcomes": outcomes, "command": command}
+                looks.add(entry, takeover=told)
 
 
-def _probe(
-    cell: Cell,
-    entry: Entry,
-    of_block: Sequence[Entry],
-    looks: Looks,
-    kind: Kind,
-    command: str,
-    say: Callable[[str], None],
-) -> None:
+def _probe(cell: Cell, entry: Entry, of_block: Sequence[Entry], looks: Looks, kind: Kind, command: str) -> None:
     from experiments.looks.probe_data import collect_probe_demos, read_probe_data
     from experiments.looks.probing import probe_policy, probe_untrained, reliance
     from gap_vla.report.runs import Run
 
     run = Run.read(kind.run_directory(cell.config))
     if not run.small:
-        say(f"{cell.name}: how much it relies on its pictures and its proprioception")
+        print(f"{cell.name}: how much it relies on its pictures and its proprioception", flush=True)
         demos = collect_probe_demos(run, SHOWN_EPISODES)
         relies = reliance(run, demos, SHOWN_EPISODES)
         looks.add(entry, reliance=relies, probe_episodes=SHOWN_EPISODES, command=command)
         return
-    say(f"{cell.name}: probing its visual features")
+    print(f"{cell.name}: probing its visual features", flush=True)
     demos = collect_probe_demos(run, PROBE_EPISODES)
     relies, steps = reliance(run, demos, SHOWN_EPISODES), read_probe_data(demos)
     found = probe_policy(run, steps) | {"reliance": relies}
@@ -178,17 +177,6 @@ def _probe(
     if found.get("probe") and ("of" not in beside or found["probe"].keys() != beside.get("probe", {}).keys()):
         asked = {"of": entry.account.get("time"), "probe": probe_untrained(run, steps)}
         write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), asked)
-
-
-def _take_over(cell: Cell, other: Cell, kind: Kind) -> dict[str, Any]:
-    from experiments.looks.takeover import take_over_runs
-
-    folder = take_over_runs(
-        kind.run_directory(cell.config), kind.run_directory(other.config), episodes=TAKEOVER_ROLLOUTS
-    )
-    found: Mapping[str, Any] = json.loads((folder / "takeover.json").read_text())
-    outcomes = {window["window"]: window["outcomes"] for window in found["windows"]}
-    return {"other": other.name, "first_layout": found["seed"], "outcomes": outcomes}
 
 
 def looks_text(block: Block, entries: Sequence[Entry], looks: Looks) -> list[str]:
@@ -215,21 +203,17 @@ def _what_is_seen(
         return []
     if untrained and any(one.get("probe") for _, one in seen):
         nobody = seen[0][0]
-        values = [_probe_only(name, read, nobody, untrained) for name, read in readers.items()]
-        rows.append(["the same encoder, untrained", *values])
+        values = {name: [] if name == GRADIENT else [read(nobody, untrained)] for name, read in readers.items()}
+        rows.append(["the same encoder, untrained", *(mean_and_each(one, name) for name, one in values.items())])
     kept = [place for place in range(len(rows[0])) if place == 0 or any(row[place] for row in rows[1:])]
     headings = [rows[0][place] for place in kept]
     meant = " ".join(text for part, text in MEANING.items() if any(part in heading for heading in headings))
     return [markdown_table([[row[place] for place in kept] for row in rows]), meant]
 
 
-def _probe_only(name: str, read: Reader, entry: Entry, look: Mapping[str, Any]) -> str:
-    return "" if name.startswith("vision gradient") else mean_and_each([read(entry, look)], name)
-
-
 def _readers(found: Sequence[Mapping[str, Any]]) -> dict[str, Reader]:
     """Heading to how its figure is read, for everything that any of these looks has."""
-    readers: dict[str, Reader] = {"vision gradient": lambda e, _: e.gradients.get("branch/vision_gradient")}
+    readers: dict[str, Reader] = {GRADIENT: lambda e, _: e.gradients.get("branch/vision_gradient")}
     probes = [one["probe"] for one in found if one.get("probe")]
     for name in dict.fromkeys(name for one in probes for name in one["positions"]):
         for part in PARTS:

@@ -22,9 +22,8 @@ ORIGIN = {
 
 
 def changed_origin(recorded: Mapping[str, Any], present: Mapping[str, Any], reads_labels: bool) -> list[str]:
-    """What differs between the origins of two outcomes, in words; empty: neither code nor data differ.
-
-    Labels count only where the outcome depends on them; the data's content, only where it is known now.
+    """What differs between the origins of two outcomes, in words. Labels count only where the outcome depends on them,
+    the data's content only where it is known now.
 
     >>> changed_origin({"training_version": 1, "labels": "a"}, {"training_version": 2, "labels": "b"}, False)
     ['version of the training code 1 then, 2 now']

@@ -23,12 +23,7 @@ CEILING = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A cell of the map: V and VP with so many steps of state, on the same layouts.
-
-    Attributes:
-        v, vp: success rates.
-        difference: VP − V.
-    """
+    """A cell of the map: success of V, and of VP with so many steps of state, on the same layouts, and VP − V."""
 
     task: str
     view: str
@@ -44,10 +39,8 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What one factor changes about VP − V: the mean over tasks of differences within a task.
-
-    Attributes:
-        interval: 95 %, Student's t over the tasks; None with a single one.
+    """What one factor changes about VP − V: the mean over tasks of differences within a task, and its 95 % interval
+    (Student's t over the tasks; None with a single one).
     """
 
     mean: float

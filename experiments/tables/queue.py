@@ -1,8 +1,4 @@
-"""Runs the cells that fit into a budget of time, several at once if asked, and writes each into the ledger.
-
-A job library such as submitit would replace `CellProcess` alone: on one machine it starts every job at once, knows
-neither a budget nor cells that wait for each other's data, and its jobs outlive a queue that is killed.
-"""
+"""Runs the cells that fit into a budget of time, several at once if asked, and writes each into the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -18,7 +14,6 @@ from typing import Any
 
 from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
-from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit
 from gap_vla.core.locks import alone
@@ -32,10 +27,6 @@ PATIENCE = 60.0
 POLL_SECONDS = 0.2
 
 
-class QueueError(UserError, RuntimeError):
-    """The queue cannot start; the message says why."""
-
-
 @dataclasses.dataclass(frozen=True)
 class QueueOptions:
     """How the queue runs.
@@ -44,7 +35,6 @@ class QueueOptions:
         budget: seconds; no cell is begun that is predicted to end later, and one that still runs then is interrupted
             (it goes on from its checkpoint next time).
         jobs: cells at once, with one thread each if more than one.
-        retry: whether cells that failed are tried again.
         logs: folder for the cells' output, one file each.
         command: as the user gave it, for the ledger.
     """
@@ -55,18 +45,6 @@ class QueueOptions:
     device: str = "cpu"
     logs: Path = Path("runs/reproduce")
     command: str = ""
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1 or self.budget <= 0:
-            raise QueueError(f"budget {self.budget} s, {self.jobs} job(s); both must be greater than 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """Seconds, and where they come from, in words."""
-
-    seconds: float
-    source: str
 
 
 def machine(device: str = "cpu", jobs: int = 1) -> dict[str, Any]:
@@ -79,41 +57,28 @@ def machine(device: str = "cpu", jobs: int = 1) -> dict[str, Any]:
     return found
 
 
-def predict(cell: Cell, entries: Sequence[Entry], kind: Kind, here: dict[str, Any]) -> Prediction:
-    """Predicts one cell's seconds.
+def predict(cell: Cell, entries: Sequence[Entry], kind: Kind, here: dict[str, Any]) -> tuple[float, str]:
+    """How many seconds a cell will take, and from what that is known, in words.
 
     Args:
-        entries: of this profile, any table; those that were stopped and continued and those of other machines are left
-            out; those with another number of cells at once too, unless there are no others.
+        entries: of this profile, any table. Those of another task or length, of other machines, and those that were
+            stopped and continued are left out; those with another number of cells at once too, unless there are no
+            others.
         here: `machine()` of the coming run.
     """
-    measured = [e for e in entries if e.status == FINISHED and e.whole]
-    usable = [e for e in measured if e.account.get("machine") == here]
-    if not usable:
-        usable = [e for e in measured if {**e.account.get("machine", {}), "jobs": here["jobs"]} == here]
-    length = {e.cell: training_length(e.config) for e in usable}
-    tiers = (
-        ("the same cell before", [e for e in usable if e.config_hash == cell.hash]),
-        (
-            f"{cell.arm.name} on {cell.block.task}",
-            [e for e in usable if (e.task, e.arm, length[e.cell]) == (cell.block.task, cell.arm.name, cell.length)],
-        ),
-        ("cells of this task", [e for e in usable if (e.task, length[e.cell]) == (cell.block.task, cell.length)]),
-    )
-    for source, like in tiers:
-        if like:
-            return Prediction(median(e.seconds for e in like), source)
-    rates = [e.seconds / length[e.cell] for e in usable if length[e.cell]]
-    if rates and cell.length:
-        return Prediction(cell.length * median(rates), "cells of other tasks, by their length")
-    return Prediction(kind.stated_seconds[cell.profile], f"stated by profile {cell.profile}")
+    asked = cell.block.task, training_length(cell.settings)
+    like = [e for e in entries if e.status == FINISHED and e.whole and (e.task, training_length(e.config)) == asked]
+    at_once = [e for e in like if e.account.get("machine") == here]
+    found = at_once or [e for e in like if {**e.account.get("machine", {}), "jobs": here["jobs"]} == here]
+    if found:
+        return median(e.seconds for e in found), "cells of this task"
+    return kind.stated_seconds[cell.profile], f"stated by profile {cell.profile}"
 
 
 @dataclasses.dataclass
 class _Running:
     cell: Cell
     process: CellProcess
-    prediction: Prediction
     started: float
     resumed: bool
 
@@ -124,18 +89,8 @@ def waiting_cells(cells: Sequence[Cell], ledger: Ledger, *, retry: bool = False)
     return [cell for cell in cells if (entry := ledger.matching(cell)) is None or entry.status not in settled]
 
 
-def run_queue(
-    cells: Sequence[Cell],
-    ledger: Ledger,
-    kind: Kind,
-    options: QueueOptions,
-    *,
-    say: Callable[[str], None] = lambda text: print(text, flush=True),
-) -> list[Entry]:
-    """Runs what fits. Called again, after a kill too, it goes on.
-
-    Returns:
-        What this call added to the ledger.
+def run_queue(cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: QueueOptions) -> list[Entry]:
+    """Runs what fits, and says what it does. Called again, after a kill too, it goes on.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the running cells have written their checkpoints and ended.
@@ -143,14 +98,16 @@ def run_queue(
     """
     options.logs.mkdir(parents=True, exist_ok=True)
     with alone(ledger.directory / ".lock", f"table {ledger.table}, profile {ledger.profile}"):
-        return _Queue(cells, ledger, kind, options, say).run()
+        return _Queue(cells, ledger, kind, options).run()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 class _Queue:
-    def __init__(
-        self, cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: QueueOptions, say: Callable[[str], None]
-    ) -> None:
-        self._ledger, self._kind, self._options, self._say = ledger, kind, options, say
+    def __init__(self, cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: QueueOptions) -> None:
+        self._ledger, self._kind, self._options = ledger, kind, options
         self._waiting = waiting_cells(cells, ledger, retry=options.retry)
         self._total = len(cells)
         self._running: list[_Running] = []
@@ -167,7 +124,7 @@ class _Queue:
                 self._collect()
                 if time.monotonic() > self._deadline and not used_up and self._running:
                     used_up = True
-                    self._say("the budget is used up: interrupting what runs; the same command goes on with it")
+                    _say("the budget is used up: interrupting what runs; the same command goes on with it")
                     self._stop()
                 elif not used_up:
                     self._start()
@@ -183,25 +140,18 @@ class _Queue:
             if len(self._running) >= self._options.jobs:
                 break
             left = self._deadline - time.monotonic()
-            prediction = predict(cell, self._known, self._kind, self._machine)
-            if prediction.seconds > left or self._data_is_being_made(cell):
+            needed, source = predict(cell, self._known, self._kind, self._machine)
+            if needed > left or self._data_is_being_made(cell):
                 continue
             self._waiting.remove(cell)
-            directory = self._kind.run_directory(cell.config)
-            resumed = directory.exists()
+            resumed = self._kind.run_directory(cell.config).exists()
             log = self._options.logs / f"{cell.table}-{cell.profile}" / f"{cell.name}.log"
-            one_thread = self._options.jobs > 1
-            process = CellProcess(self._kind.train, cell.config, log=log, one_thread=one_thread)
-            self._running.append(_Running(cell, process, prediction, time.monotonic(), resumed))
+            process = CellProcess(self._kind.train, cell.config, log=log, one_thread=self._options.jobs > 1)
+            self._running.append(_Running(cell, process, time.monotonic(), resumed))
+            place = f"[{self._total - len(self._waiting)}/{self._total}]"
             what = "continues" if resumed else "starts"
-            self._say(
-                f"{self._place()} {cell.name} {what}, predicted {duration(prediction.seconds)} ({prediction.source}); "
-                f"its output: {log}"
-            )
+            _say(f"{place} {cell.name} {what}, predicted {duration(needed)} ({source}); its output: {log}")
         return bool(self._running)
-
-    def _place(self) -> str:
-        return f"[{self._total - len(self._waiting)}/{self._total}]"
 
     def _data_is_being_made(self, cell: Cell) -> bool:
         store = self._kind.store(cell.config)
@@ -215,13 +165,13 @@ class _Queue:
                 continue
             self._running.remove(run)
             if run.process.interrupted:
-                self._say(f"{run.cell.name} was interrupted; it is taken up again next time")
+                _say(f"{run.cell.name} was interrupted; it is taken up again next time")
                 continue
             entry = self._entry(run)
             self._ledger.write(run.cell, entry)
             self._known.append(entry)
             self._added.append(entry)
-            self._say(f"{run.cell.name} {_outcome(entry)}")
+            _say(f"{run.cell.name} {_outcome(entry)}")
 
     def _entry(self, run: _Running) -> Entry:
         cell, error = run.cell, run.process.error
@@ -275,8 +225,8 @@ class _Queue:
     def _say_rest(self) -> None:
         if not self._waiting:
             return
-        shortest = min(predict(cell, self._known, self._kind, self._machine).seconds for cell in self._waiting)
-        self._say(
+        shortest = min(predict(cell, self._known, self._kind, self._machine)[0] for cell in self._waiting)
+        _say(
             f"{len(self._waiting)} of {self._total} cells are left; the shortest is predicted to take "
             f"{duration(shortest)}. The same command goes on with them"
         )

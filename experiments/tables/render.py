@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison import HOW_INTERVALS, Success, words
+from gap_vla.report.comparison import HOW_INTERVALS, words
 from gap_vla.report.comparison_render import draw_comparison, in_points, percents, save_picture
 from gap_vla.rollouts.statistics import wilson
 
@@ -42,13 +42,11 @@ def render(
 ) -> list[Path]:
     """Renders what the ledger holds into the page, between markers, and returns the pages that were written.
 
-    Pictures go to `pictures/` beside the page. A page without the markers gets them at its end.
+    Pictures go to `pictures/` beside the page. A page without the markers gets them at its end; broken ones are a
+    RenderError.
 
     Args:
         short: whether the page beside it that tells them in short is written too, where it has the markers.
-
-    Raises:
-        RenderError: only one of the two markers is there, or they stand in the wrong order.
     """
     results = [analyse(block, cells, ledger) for block in table.blocks]
     command = f"python scripts/reproduce.py --table {table.name} --profile {profile}"
@@ -96,10 +94,7 @@ def title_of(block: Block) -> str:
 
 
 def _section(result: BlockResult, picture: str, looks: Looks, corrected: bool = False) -> list[str]:
-    """
-    Args:
-        corrected: whether what may be said stands above the sections, so that these tell of each difference by itself.
-    """
+    """`corrected`: what may be said stands above the sections, so that these tell of each difference by itself."""
     title = title_of(result.block)
     if not (result.finished or result.failed or result.stale):
         return [f"### {title}", "Not run yet."]
@@ -116,12 +111,8 @@ def _section(result: BlockResult, picture: str, looks: Looks, corrected: bool = 
 
 def _predictors(results: Sequence[BlockResult], looks: Looks) -> dict[tuple[str, str], Mapping[str, Any]]:
     """(task, view) to what its demonstrations say beforehand, where somebody looked."""
-    found = {}
-    for result in results:
-        for entry in result.finished:
-            if told := looks.of(entry).get("predictors"):
-                found[result.block.task, result.block.regime] = told
-    return found
+    of = [(result.block, looks.of(entry).get("predictors")) for result in results for entry in result.finished]
+    return {(block.task, block.regime): told for block, told in of if told}
 
 
 def _lines_of_blocks(results: Sequence[BlockResult], ledger: Ledger) -> str:
@@ -176,14 +167,10 @@ def _success_table(result: BlockResult) -> str:
     """One line per arm: mean over seeds, interval and seeds of each variant, and the paper's figures."""
     variants, papers = result.found.variants, _papers(result.block)
     shown = [variant for variant in (IN, OUT) if variant in variants and any(place[1] == variant for place in papers)]
-    heading = ["method"]
-    for variant in variants:
-        heading += [f"{words(variant)} %", "95 % interval", "per seed"]
+    heading = _heading("method", variants, " %")
     rows = [[*heading, *("paper %" if v == IN else "paper, out of distribution %" for v in shown)]]
-    for arm, found in _by_arm(result):
-        row = [arm]
-        for variant in variants:
-            row += percents(found[variant]) if variant in found else ["", "", ""]
+    for arm in [arm.name for arm in result.block.arms if arm.name in result.found.success]:
+        row = _row(arm, variants, result.found.success[arm], percents)
         rows.append([*row, *(f"{papers[arm, v]:g}" if (arm, v) in papers else "" for v in shown)])
     text = markdown_table(rows)
     if shown:
@@ -196,22 +183,21 @@ def _success_table(result: BlockResult) -> str:
 def _difference_table(result: BlockResult) -> str:
     """One line per pair of arms; empty if no pair shares a seed."""
     variants = result.found.variants
-    heading = ["difference"]
-    for variant in variants:
-        heading += [f"{words(variant)}, points", "95 % interval", "per seed"]
-    rows = [heading]
+    rows = [_heading("difference", variants, ", points")]
     for first, second in pairs_of(result.block):
-        found = result.found.differences.get((first, second))
-        if found:
-            row = [f"{first} − {second}"]
-            for variant in variants:
-                row += in_points(found[variant]) if variant in found else ["", "", ""]
-            rows.append(row)
+        if found := result.found.differences.get((first, second)):
+            rows.append(_row(f"{first} − {second}", variants, found, in_points))
     return markdown_table(rows) if len(rows) > 1 else ""
 
 
-def _by_arm(result: BlockResult) -> list[tuple[str, Mapping[str, Success]]]:
-    return [(a.name, result.found.success[a.name]) for a in result.block.arms if a.name in result.found.success]
+def _heading(first: str, variants: Sequence[str], unit: str) -> list[str]:
+    return [first, *(text for v in variants for text in (f"{words(v)}{unit}", "95 % interval", "per seed"))]
+
+
+def _row(
+    first: str, variants: Sequence[str], found: Mapping[str, Any], texts: Callable[[Any], Sequence[str]]
+) -> list[str]:
+    return [first, *(text for v in variants for text in (texts(found[v]) if v in found else ("", "", "")))]
 
 
 def notes(result: BlockResult) -> list[str]:

@@ -17,13 +17,8 @@ CLOSE = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class BlockResult:
-    """What the ledger says about one block.
-
-    Attributes:
-        found: success of the arms and their differences.
-        failed: recorded failures.
-        missing: cells that have not run.
-        stale: entries that are not of today's settings, code or data; they count in nothing.
+    """What the ledger says about one block: success of the arms and their differences, failures, cells that have not
+    run, entries that are not of today's settings, code or data and count in nothing, and those that do.
     """
 
     block: Block

@@ -6,6 +6,7 @@ A rule is one predictor and a threshold. Eight tasks choose both, the ninth is a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,8 @@ PREDICTORS: dict[str, Callable[[Errors, str], float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """VP is below V where `sign` times the predictor is above `sign` times the threshold.
-
-    Attributes:
-        right: places of its own tasks about which it is right.
+    """VP is below V where `sign` times the predictor is above `sign` times the threshold; `right` about so many places
+    of its own tasks.
     """
 
     predictor: str
@@ -71,17 +70,14 @@ def predictors_of(errors: Errors, history: int) -> dict[str, float]:
 
 def best_rule(values: Sequence[Mapping[str, float]], hurts: Sequence[bool]) -> Rule:
     """The predictor and threshold that are right most often; the first of those that are equally good."""
-    best: Rule | None = None
+    rules = []
     for name in PREDICTORS:
         column = np.array([one[name] for one in values])
         ordered = np.unique(column)
-        for threshold in (ordered[0] - 1.0, *((ordered[1:] + ordered[:-1]) / 2)):
-            for sign in (1, -1):
-                right = int(((sign * (column - threshold) > 0) == np.array(hurts)).sum())
-                if best is None or right > best.right:
-                    best = Rule(name, float(threshold), sign, right)
-    assert best is not None
-    return best
+        for threshold, sign in itertools.product((ordered[0] - 1.0, *((ordered[1:] + ordered[:-1]) / 2)), (1, -1)):
+            right = int(((sign * (column - threshold) > 0) == np.array(hurts)).sum())
+            rules.append(Rule(name, float(threshold), sign, right))
+    return max(rules, key=lambda rule: rule.right)
 
 
 def judge(places: Sequence[Place], values: Sequence[Mapping[str, float]]) -> Judged | None:
@@ -110,10 +106,8 @@ def judge(places: Sequence[Place], values: Sequence[Mapping[str, float]]) -> Jud
 
 
 def rule_text(places: Sequence[Place], looks: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
-    """The predictors beside VP − V, and how often a rule is right; empty where nobody has measured them.
-
-    Args:
-        looks: (task, view) to what `experiments.looks.predictors.predictors` found.
+    """The predictors beside VP − V, and how often a rule is right; empty where nobody has measured them. `looks`:
+    (task, view) to what `experiments.looks.predictors.predictors` found.
     """
     there = [place for place in places if (place.task, place.view) in looks]
     if not there:

@@ -9,7 +9,6 @@ import numpy as np
 from scipy import stats
 
 from experiments.tables.confirmation import LEVEL, holm
-from experiments.tables.ledger import Entry
 from experiments.tables.looks import Looks, Reader, mean_and_each, within
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN
@@ -42,9 +41,8 @@ MEANING = (
 
 
 def seed_text(result: BlockResult, looks: Looks) -> list[str]:
-    """Whether any of the measures goes with success, over seeds; empty while there are too few.
-
-    Shows the block's own arms, the last one less the first in the last column.
+    """Whether any of the measures goes with success, over seeds; empty while there are too few. The last column is of
+    the block's last arm less its first.
     """
     arms = [arm.name for arm in result.block.arms]
     first, last = arms[0], arms[-1]
@@ -52,10 +50,14 @@ def seed_text(result: BlockResult, looks: Looks) -> list[str]:
     seeds = sorted(set.intersection(*(set(of_arm) for of_arm in found.values())))
     if len(seeds) < FEWEST:
         return []
-    success = {arm: [_success(found[arm][seed][0]) for seed in seeds] for arm in arms}
+    success = {arm: [float(np.mean([*found[arm][seed][0].variants[IN].values()])) for seed in seeds] for arm in arms}
     columns = [*arms, f"{last} − {first}"]
     success[columns[-1]] = list(np.subtract(success[last], success[first]))
-    measured = {name: _values(read, found, seeds, first, last) for name, read in MEASURES.items()}
+    measured: dict[str, dict[str, list[float | None]]] = {}
+    for name, read in MEASURES.items():
+        of = {arm: [read(*found[arm][seed]) for seed in seeds] for arm in arms}
+        pairs = zip(of[last], of[first], strict=True)
+        measured[name] = of | {columns[-1]: [None if a is None or b is None else a - b for a, b in pairs]}
     related: dict[str, dict[str, tuple[float, float]]] = {}
     for column in columns:
         ranks = {name: _rank(values[column], success[column]) for name, values in measured.items()}
@@ -85,26 +87,8 @@ def _sentence(related: Mapping[str, Mapping[str, tuple[float, float]]], seeds: i
     return f"{len(MEASURES)} measures over {seeds} seeds{few}: {what}.".replace("-", "−")
 
 
-def _success(entry: Entry) -> float:
-    return float(np.mean(list(entry.variants[IN].values())))
-
-
-def _values(
-    read: Reader,
-    found: Mapping[str, Mapping[int, tuple[Entry, Mapping[str, Any]]]],
-    seeds: Sequence[int],
-    first: str,
-    last: str,
-) -> dict[str, list[float | None]]:
-    values = {arm: [read(*of_arm[seed]) for seed in seeds] for arm, of_arm in found.items()}
-    values[f"{last} − {first}"] = [
-        None if a is None or b is None else a - b for a, b in zip(values[last], values[first], strict=True)
-    ]
-    return values
-
-
 def _rank(values: Sequence[float | None], success: Sequence[float]) -> tuple[float, float] | None:
-    """Spearman's r of the seeds that were measured, with its p by permutation; None if they are too few or all equal.
+    """Spearman's r of the seeds that were measured, with its p by permutation; None if too few or all equal.
 
     >>> _rank([1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.3, 0.4, 0.9])
     (1.0, 0.0167)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gap_vla.core.typed_config import ConfigError, choose
@@ -24,12 +24,8 @@ HISTORIES = (1, 5)
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One line of a table.
-
-    Attributes:
-        name: of the line, and part of the ledger's file names.
-        method: the training method.
-        changes: dotted configuration keys to values, on top of the regime's.
+    """One line of a table: its name, which is part of the ledger's file names, its training method, and dotted
+    configuration keys to values on top of the block's.
     """
 
     name: str
@@ -47,10 +43,8 @@ class Block:
     """One task under one regime.
 
     Attributes:
-        regime: short name; empty: the profile's own settings.
-        description: the regime in words, for the heading.
-        reference: the arm that the others are compared with.
-        against: further paired differences, (first, second).
+        regime: short name; empty: the profile's own settings. `description` says it in words, for the heading.
+        reference: the arm that the others are compared with; `against`: further paired differences, (first, second).
         paper: keys of `experiments.tables.paper.PAPER_TABLES` for the rollouts in and out of distribution.
     """
 
@@ -89,39 +83,32 @@ class Table:
     own_demos: bool = False
 
 
-_PAPER_TASKS = (
-    "assembly",
-    "threading",
-    "disassemble",
-    "pick_place",
-    "push_wall",
-    "bin_picking",
-    "hammer_drawer",
-    "stack",
-)
+_EIGHT = ("assembly", "threading", "disassemble", "pick_place", "push_wall", "bin_picking", "hammer_drawer", "stack")
+"""The paper's tasks."""
+
 _GAP_PAIRS = (("gap", "vision"),)
 _CONTROLS = (("gap", "vision"), ("gap", "lambda_only"), ("gap", "rho_only"))
 _FEW_CLEAN = {"demos.episodes": 40, "demos.action_noise": 0.0, "model.proprio_history": 5}
-_MANY_DISTURBED = {"demos.episodes": 100, "demos.action_noise": 0.15}
+_MANY_DISTURBED: dict[str, Any] = {"demos.episodes": 100, "demos.action_noise": 0.15}
+_MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
 _VIEWS = ("near", "stock")
 _CLEAN: dict[str, Any] = {"demos.episodes": 60, "demos.action_noise": 0.0, "demos.image_size": 80, "train.steps": 2500}
 _CLEAN |= {"model.image_history": 1, "model.temporal": "none", "eval.variants": (IN,)}
-_MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
-
-
+_MAPPED = (*arms("vision"), *(Arm(f"concat_{n}", "concat", {"model.proprio_history": n}) for n in HISTORIES))
+_OCTOS = arms("v", "vp", "vp_gap")
 _OCTO: dict[str, Any] = {"reference": "vp", "against": (("vp_gap", "v"),), "paper": ("octo", "")}
 
 
+def _blocks(tasks: Sequence[str], lines: tuple[Arm, ...], **options: Any) -> tuple[Block, ...]:
+    """The same lines on each of the tasks."""
+    return tuple(Block(task, lines, **options) for task in tasks)
+
+
 def _on_assembly(
-    name: str,
-    title: str,
-    lines: tuple[Arm, ...],
-    seeds: tuple[int, ...] = SEEDS,
-    own_demos: bool = False,
-    shape: str = "sections",
-    **options: Any,
+    name: str, title: str, lines: tuple[Arm, ...], table: Mapping[str, Any] | None = None, **options: Any
 ) -> Table:
-    return Table(name, title, (Block("assembly", lines, **options),), seeds=seeds, own_demos=own_demos, shape=shape)
+    """One block, on assembly, with these lines and `options`; `table` are further fields of the table."""
+    return Table(name, title, _blocks(("assembly",), lines, **options), **(table or {}))
 
 
 def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
@@ -134,13 +121,9 @@ def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
 _STOCK = {**_CLEAN, **_seen_through("assembly", "stock", 600_000), "model.proprio_history": 5}
 _CONFIRMED_ARMS = arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only")
 _CONFIRMED_PAIRS = (*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffled"), ("gap", "rho_only"))
-_CONFIRMED: dict[str, Any] = {
-    "regime": "stock",
-    "description": "stock view, five steps of proprioceptive history",
-    "changes": {**_STOCK, "eval.variants": (IN, OUT)},
-}
+_ON_STOCK = {"regime": "stock", "description": "stock view, five steps of proprioceptive history"}
+_CONFIRMED: dict[str, Any] = {**_ON_STOCK, "changes": {**_STOCK, "eval.variants": (IN, OUT)}}
 """Assembly as the confirmation sees it."""
-
 
 _CHOSEN = (("disassemble", "stock", 5), ("bin_picking", "stock", 1), ("push_wall", "near", 1))
 """Task, view and steps of state of the other cells, chosen from the map by the rule of docs/PROTOCOL.md."""
@@ -169,19 +152,14 @@ TABLES: dict[str, Table] = {
                 Block("threading", arms("vision", "concat", "gap"), against=_GAP_PAIRS),
             ),
         ),
-        Table(
+        _on_assembly(
             "disturbed",
             "A second regime: many disturbed demonstrations, a single step of proprioception",
-            (
-                Block(
-                    "assembly",
-                    arms("vision", "concat", "gap"),
-                    regime="many_disturbed",
-                    description="100 disturbed demonstrations (σ = 0.15), no proprioceptive history",
-                    changes=_MANY_DISTURBED,
-                    against=_GAP_PAIRS,
-                ),
-            ),
+            arms("vision", "concat", "gap"),
+            regime="many_disturbed",
+            description="100 disturbed demonstrations (σ = 0.15), no proprioceptive history",
+            changes=_MANY_DISTURBED,
+            against=_GAP_PAIRS,
         ),
         Table(
             "map",
@@ -189,10 +167,7 @@ TABLES: dict[str, Table] = {
             tuple(
                 Block(
                     task,
-                    (
-                        *arms("vision"),
-                        *(Arm(f"concat_{n}", "concat", {"model.proprio_history": n}) for n in HISTORIES),
-                    ),
+                    _MAPPED,
                     regime=view,
                     description=f"{view} view",
                     changes={**_CLEAN, **_seen_through(task, view, 500_000)},
@@ -234,17 +209,14 @@ TABLES: dict[str, Table] = {
             "spread",
             "Why does one training seed gain much and another lose?",
             arms("concat", "gap"),
-            seeds=tuple(range(10, 20)),
-            own_demos=True,
-            shape="spread",
+            {"seeds": tuple(range(10, 20)), "own_demos": True, "shape": "spread"},
             **_CONFIRMED,
         ),
         _on_assembly(
             "longer",
             "Does the order stay with longer training?",
             tuple(Arm(f"{m}_{n}", m, {"train.steps": n}) for n in (5_000, 10_000) for m in ("concat", "gap")),
-            seeds=(10, 11),
-            own_demos=True,
+            {"seeds": (10, 11), "own_demos": True},
             reference="concat_5000",
             against=(("gap_10000", "concat_10000"),),
             **_CONFIRMED,
@@ -253,16 +225,10 @@ TABLES: dict[str, Table] = {
             "octo_confirmation",
             "Is it the same for an Octo?",
             (
-                Block(
-                    "threading",
-                    arms("v", "vp", "vp_gap"),
-                    description="near view",
-                    changes={"eval.seed": 600_000},
-                    **_OCTO,
-                ),
+                Block("threading", _OCTOS, description="near view", changes={"eval.seed": 600_000}, **_OCTO),
                 Block(
                     "assembly",
-                    arms("v", "vp", "vp_gap"),
+                    _OCTOS,
                     regime="stock",
                     description="stock view, five steps of state as tokens",
                     changes={"eval.seed": 600_000, "demos.camera": "corner2", "model.proprio_history": 5},
@@ -273,65 +239,40 @@ TABLES: dict[str, Table] = {
             seeds=FRESH_SEEDS,
             own_demos=True,
         ),
-        Table(
+        _on_assembly(
             "octo_tokens",
             "An Octo whose proprioception is a token that an MLP makes",
-            (
-                Block(
-                    "assembly",
-                    (
-                        *arms("v", "vp", "vp_gap"),
-                        *(Arm(f"{method}_mlp", method, {"model.proprio_tokens": 1}) for method in ("vp", "vp_gap")),
-                    ),
-                    regime="stock",
-                    description="Octo, stock view, five steps of state",
-                    changes={"eval.seed": 700_000, "demos.camera": "corner2", "model.proprio_history": 5},
-                    **(_OCTO | {"against": (("vp_gap_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
-                ),
-            ),
-            kind="octo",
-            seeds=(20, 21, 22),
-            own_demos=True,
+            (*_OCTOS, *(Arm(f"{m}_mlp", m, {"model.proprio_tokens": 1}) for m in ("vp", "vp_gap"))),
+            {"kind": "octo", "seeds": (20, 21, 22), "own_demos": True},
+            regime="stock",
+            description="Octo, stock view, five steps of state",
+            changes={"eval.seed": 700_000, "demos.camera": "corner2", "model.proprio_history": 5},
+            **(_OCTO | {"against": (("vp_gap_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
         ),
-        Table(
+        _on_assembly(
             "watched",
             "GAP that watches itself",
-            (
-                Block(
-                    "assembly",
-                    arms("vision", "concat", "gap", "gap_watched", "gap_gaussian"),
-                    regime="stock",
-                    description="stock view, five steps of proprioceptive history",
-                    changes={**_STOCK, **_seen_through("assembly", "stock", 700_000)},
-                    against=(("gap_watched", "gap"), ("gap_watched", "gap_gaussian"), ("gap_gaussian", "gap")),
-                ),
-            ),
-            seeds=(20, 21, 22),
-            own_demos=True,
+            arms("vision", "concat", "gap", "gap_watched", "gap_gaussian"),
+            {"seeds": (20, 21, 22), "own_demos": True},
+            changes={**_STOCK, **_seen_through("assembly", "stock", 700_000)},
+            against=(("gap_watched", "gap"), ("gap_watched", "gap_gaussian"), ("gap_gaussian", "gap")),
+            **_ON_STOCK,
         ),
         Table(
             "main",
             "The paper's main table: small policies on eight tasks",
-            tuple(
-                Block(task, arms("vision", "concat", "msbot", "aux", "mask", "gap"), against=_GAP_PAIRS)
-                for task in _PAPER_TASKS
-            ),
+            _blocks(_EIGHT, arms("vision", "concat", "msbot", "aux", "mask", "gap"), against=_GAP_PAIRS),
         ),
         Table(
             "octo",
             "Fine-tuning Octo",
-            tuple(
-                Block(task, arms("v", "vp", "vp_gap"), description="Octo", **_OCTO)
-                for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
-            ),
+            _blocks((*_EIGHT[:3], "push_wall", "hammer_drawer"), _OCTOS, description="Octo", **_OCTO),
             kind="octo",
         ),
         Table(
             "tasks",
             "An Octo for every task",
-            tuple(
-                Block(task, arms("vp_gap"), changes={"eval.episodes": 50}, reference="vp_gap") for task in TASK_NAMES
-            ),
+            _blocks(TASK_NAMES, arms("vp_gap"), changes={"eval.episodes": 50}, reference="vp_gap"),
             kind="octo",
             seeds=(0,),
             shape="lines",
@@ -339,9 +280,8 @@ TABLES: dict[str, Table] = {
         Table(
             "ood",
             "Out of distribution",
-            tuple(
-                Block(task, arms("vision", "concat", "gap"), against=_GAP_PAIRS)
-                for task in ("assembly", "threading", "bin_picking", "stack")
+            _blocks(
+                ("assembly", "threading", "bin_picking", "stack"), arms("vision", "concat", "gap"), against=_GAP_PAIRS
             ),
         ),
         _on_assembly(
@@ -382,21 +322,8 @@ TABLES: dict[str, Table] = {
 }
 
 
-def find_table(name: str) -> Table:
-    """The table of that name.
-
-    Raises:
-        ConfigError: lists the names that exist.
-    """
-    return TABLES[choose(name, tuple(TABLES), "table")]
-
-
 def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...] = ()) -> Table:
-    """The table with these tasks and arms only; empty: all.
-
-    Raises:
-        ConfigError: a task or arm that the table does not have.
-    """
+    """The table with these tasks and arms only; empty: all. Raises ConfigError: one that the table does not have."""
     known_tasks = tuple(dict.fromkeys(block.task for block in table.blocks))
     known_arms = tuple(dict.fromkeys(arm.name for block in table.blocks for arm in block.arms))
     for task in tasks:

@@ -6,5 +6,5 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 sys.path += [str(Path(__file__).parents[1] / room) for room in ("rollouts", "report")]
-CHECKED = ["linear_probe", "probe_data", "probing", "takeover"]
+CHECKED = ["linear_probe", "probe_data", "probing"]
 install_import_hook([f"experiments.looks.{name}" for name in CHECKED], "beartype.beartype")

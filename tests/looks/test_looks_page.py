@@ -181,6 +181,7 @@ def test_a_likelihood_may_make_a_loss_negative(runs, tmp_path):
     assert kept_probe(file, [mixture])["branch_losses"] == negative["branch_losses"]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_kept_probe_is_shown_with_its_own_runs_and_says_what_stands_still(runs, tmp_path):
     shown, file = [Run.read(path) for path in runs[:2]], tmp_path / "probe.json"
     file.write_text(json.dumps(PROBE | {"runs": {run.label: str(run.path) for run in shown}, "still": ["nut"]}))

@@ -37,8 +37,8 @@ def planted():
 def test_a_planted_position_is_found_on_held_out_episodes(planted):
     features, position, _, episodes = planted
     found = probe_positions(features, position, episodes)
-    assert found.r2 > 0.95 and found.r2_interval[0] > 0.9
-    assert found.error < 0.01 < found.mean_error and found.episodes == EPISODES
+    assert found["r2"] > 0.95 and found["r2_interval"][0] > 0.9
+    assert found["error"] < 0.01 < found["mean_error"] and found["episodes"] == EPISODES
 
 
 def test_positions_shuffled_between_episodes_are_not_found(planted):
@@ -46,7 +46,7 @@ def test_positions_shuffled_between_episodes_are_not_found(planted):
     order = np.random.default_rng(1).permutation(EPISODES)
     shuffled = position.reshape(EPISODES, STEPS, 3)[order].reshape(-1, 3)
     found = probe_positions(features, shuffled, episodes)
-    assert found.r2 < 0.05 and found.error >= 0.95 * found.mean_error
+    assert found["r2"] < 0.05 and found["error"] >= 0.95 * found["mean_error"]
 
 
 def test_an_episodes_number_in_the_features_helps_nobody():
@@ -54,23 +54,23 @@ def test_an_episodes_number_in_the_features_helps_nobody():
     rng = np.random.default_rng(2)
     episodes = np.repeat(np.arange(EPISODES), STEPS)
     position = np.repeat(rng.uniform(-0.1, 0.1, (EPISODES, 3)), STEPS, axis=0)
-    assert probe_positions(np.eye(EPISODES)[episodes], position, episodes).r2 < 0.05
+    assert probe_positions(np.eye(EPISODES)[episodes], position, episodes)["r2"] < 0.05
 
 
 def test_a_feature_that_hardly_varies_in_training_does_not_spoil_another_episode(planted):
     features, position, _, episodes = planted
     dead = np.where(episodes == 3, 1.0, 1e-6 * np.arange(len(episodes)) / len(episodes))
     found = probe_positions(np.concatenate([features, dead[:, None]], axis=1), position, episodes)
-    assert found.r2 > 0.9
+    assert found["r2"] > 0.9
 
 
 def test_planted_transitions_are_told_apart_and_shuffled_ones_are_not(planted):
     features, _, transition, episodes = planted
     found = probe_switches(features, transition, episodes)
-    assert found.auc > 0.97 and found.balanced_accuracy > 0.9 and found.share == transition.mean()
+    assert found["auc"] > 0.97 and found["balanced_accuracy"] > 0.9 and found["share"] == transition.mean()
     shuffled = np.random.default_rng(3).permutation(transition)
     nothing = probe_switches(features, shuffled, episodes)
-    assert abs(nothing.auc - 0.5) < 0.1 and nothing.auc_interval[0] < 0.5 < nothing.auc_interval[1]
+    assert abs(nothing["auc"] - 0.5) < 0.1 and nothing["auc_interval"][0] < 0.5 < nothing["auc_interval"][1]
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def carried():
 
 def test_a_carried_object_read_off_the_hand_is_nothing_beyond_proprioception(carried):
     hand, load, _, blind, _, episodes = carried
-    assert probe_positions(blind, load, episodes).r2 > 0.95, "the plain probe is fooled"
+    assert probe_positions(blind, load, episodes)["r2"] > 0.95, "the plain probe is fooled"
     load = load + np.random.default_rng(6).normal(0, 0.01, load.shape)
     found = probe_beyond(blind, load, hand, episodes)
-    assert found.r2 < 0.05 and found.error == pytest.approx(found.covariate_error, rel=0.05)
+    assert found["r2"] < 0.05 and found["error"] == pytest.approx(found["covariate_error"], rel=0.05)
 
 
 def test_what_proprioception_leaves_open_is_not_asked_of_a_robot_that_stands_still():
@@ -102,14 +102,14 @@ def test_what_proprioception_leaves_open_is_not_asked_of_a_robot_that_stands_sti
 
 def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):
     hand, _, goal, blind, seeing, episodes = carried
-    assert probe_beyond(seeing, goal + 2 * hand**2, hand, episodes).r2 > 0.9
-    assert probe_beyond(blind, goal + 2 * hand**2, hand, episodes).r2 < 0.05
+    assert probe_beyond(seeing, goal + 2 * hand**2, hand, episodes)["r2"] > 0.9
+    assert probe_beyond(blind, goal + 2 * hand**2, hand, episodes)["r2"] < 0.05
 
 
 def test_what_is_seen_is_found_beneath_what_repeats_the_hand(carried):
     hand, _, goal, _, _, episodes = carried
     mixed = 50 * hand / 0.1 + goal / 0.05
-    assert probe_positions(mixed, goal, episodes).r2 < 0.1 and probe_beyond(mixed, goal, hand, episodes).r2 > 0.9
+    assert probe_positions(mixed, goal, episodes)["r2"] < 0.1 and probe_beyond(mixed, goal, hand, episodes)["r2"] > 0.9
 
 
 def test_too_few_episodes_or_one_class_only_are_refused(planted):

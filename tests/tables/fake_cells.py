@@ -5,9 +5,6 @@ import json
 import time
 from pathlib import Path
 
-from experiments.tables.cells import Kind, plan
-from experiments.tables.tables import Block, Table, arms
-
 
 @dataclasses.dataclass(frozen=True)
 class FakeConfig:
@@ -93,6 +90,8 @@ ORIGIN = {"training_version": 2, "pictures_version": 1, "labels_version": 5, "ep
 
 
 def fake_kind(runs, stated=0.5, origin=ORIGIN, reads_labels=True, **changed):
+    from experiments.tables.cells import Kind  # a cell's process needs none of it
+
     def configure(task, profile, method, seed, changes, device):
         return FakeConfig(task, method, seed, str(runs), **{**changed, **changes})
 
@@ -100,15 +99,19 @@ def fake_kind(runs, stated=0.5, origin=ORIGIN, reads_labels=True, **changed):
     defaults = {"train": {"learning_rate": 1e-3}}
     made_from = lambda config: origin  # noqa: E731
     reads = lambda config: reads_labels  # noqa: E731
-    return Kind(configure, train, directory, lambda: defaults, store, {"cpu": stated}, made_from, reads)
+    return Kind(configure, train, lambda: defaults, {"cpu": stated}, reads, directory, store, made_from)
 
 
 def fake_table(*methods, tasks=("assembly",), seeds=(0, 1), reference=None):
+    from experiments.tables.tables import Block, Table, arms
+
     blocks = tuple(Block(task, arms(*methods), reference=reference or methods[0]) for task in tasks)
     return Table("fake", "A table of nothing", blocks, seeds=seeds)
 
 
 def cells_of(table, kind):
+    from experiments.tables.cells import plan
+
     return plan(table, "cpu", kind)
 
 

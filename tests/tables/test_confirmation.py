@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from experiments.pages import FRONT, markers
-from experiments.tables.cells import find_kind, plan
+from experiments.tables.cells import KINDS, plan
 from experiments.tables.confirmation import (
     BLOCKS,
     CONTROLS,
@@ -25,7 +25,7 @@ from experiments.tables.front import front_rows, write_front_page
 from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.render import render
 from experiments.tables.results import BlockResult, analyse
-from experiments.tables.tables import IN, find_table
+from experiments.tables.tables import IN, TABLES
 from gap_vla.report.comparison import Comparison
 from gap_vla.rollouts.statistics import paired_difference
 
@@ -93,7 +93,7 @@ def test_only_what_the_rules_allow_is_said(gains, expected):
 
 
 def test_cells_are_counted_once_everything_that_is_compared_in_them_has_been_trained():
-    blocks = find_table("confirmation").blocks
+    blocks = TABLES["confirmation"].blocks
 
     def told(*pairs):
         of_block = [{HURTS: {IN: difference(*CLEAR)}}] + [{p: {IN: difference(*CLEAR)} for p in pairs}] * 3
@@ -105,10 +105,9 @@ def test_cells_are_counted_once_everything_that_is_compared_in_them_has_been_tra
     assert "hurt in four, GAP to repair it in four and to harm in none" in counted(whole)
 
 
-@pytest.mark.usefixtures("blank_charts")
 def test_the_table_says_it_above_its_sections(tmp_path):
-    table = find_table("confirmation")
-    cells = plan(table, "cpu", find_kind("small"))
+    table = TABLES["confirmation"]
+    cells = plan(table, "cpu", KINDS["small"])
     ledger = Ledger(tmp_path / "results", "confirmation", "cpu")
     assert "not run yet" in page_of(table, cells, ledger, tmp_path).lower()
 
@@ -130,16 +129,17 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     train((10, 11), "assembly")
     page = page_of(table, cells, ledger, tmp_path)
     assert "Nothing yet: 2 of 5 seeds have been trained." in page and "That GAP repairs it" not in page
-    assert front_of(table, cells, ledger) == []
+    assert front_rows(table, [analyse(block, cells, ledger) for block in table.blocks]) == []
     train((10, 11, 12, 13, 14), "assembly")
-    of_block, *others = corrected_comparisons([analyse(block, cells, ledger) for block in table.blocks])
+    results = [analyse(block, cells, ledger) for block in table.blocks]
+    of_block, *others = corrected_comparisons(results)
     assert len(others) == BLOCKS - 1 and not any(others)
     gains = np.array(SUCCESSES["gap"]) - np.array(SUCCESSES["concat"])
     assert of_block[REPAIRS].p == pytest.approx(4 * stats.ttest_1samp(gains, 0).pvalue)
     page = page_of(table, cells, ledger, tmp_path)
     assert "That GAP repairs it is shown: GAP − VP = +21 points" in page
     assert "That the steps which ρ marks are the reason is shown" in page
-    [(result, said)] = front_of(table, cells, ledger)
+    [(result, said)] = front_rows(table, results)
     assert result.block.name == "assembly-stock" and [one.claim for one in said] == [HURTS_HERE, REPAIRED, REASON]
     front = tmp_path / "README.md"
     front.write_text("\n".join(markers(FRONT)))
@@ -147,13 +147,6 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     [line] = [line for line in front.read_text().splitlines() if line.startswith("| assembly")]
     assert [cell.split(" (")[0] for cell in line.split(" | ")[6:]] == ["shown: +21", "shown: +20"]
     assert "Of four places" not in page
-    train((10, 11, 12, 13, 14), *(block.task for block in table.blocks))
-    page = page_of(table, cells, ledger, tmp_path)
-    assert "shown to hurt in four, GAP to repair it in four and to harm in none; that the steps" in page
-
-
-def front_of(table, cells, ledger):
-    return front_rows(table, [analyse(block, cells, ledger) for block in table.blocks])
 
 
 def page_of(table, cells, ledger, folder):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from experiments.pages import markers
-from experiments.tables.cells import DEMOS_OF_A_SEED, find_kind, plan
+from experiments.tables.cells import DEMOS_OF_A_SEED, KINDS, plan
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from experiments.tables.proprio_map import effect, places_of
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import find_table
+from experiments.tables.tables import TABLES
 from gap_vla.sim import TASK_NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ SUCCESSES = {  # of 100: V, VP with one step and with five
 
 @pytest.fixture(scope="module")
 def cells():
-    return plan(find_table("map"), "cpu", find_kind("small"))
+    return plan(TABLES["map"], "cpu", KINDS["small"])
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_plan_is_that_of_the_protocol(cells):
 
 
 def test_a_confirmation_trains_each_seed_on_demonstrations_of_its_own():
-    cells = plan(find_table("confirmation"), "cpu", find_kind("small"))
+    cells = plan(TABLES["confirmation"], "cpu", KINDS["small"])
     assert {cell.seed: cell.settings["demos"]["seed"] for cell in cells} == {
         seed: DEMOS_OF_A_SEED * seed for seed in (10, 11, 12, 13, 14)
     }
@@ -78,27 +78,27 @@ def test_a_confirmation_trains_each_seed_on_demonstrations_of_its_own():
 
 def test_the_confirmation_has_the_cells_that_the_protocol_chooses_from_the_map():
     """docs/PROTOCOL.md: two with the lowest VP - V, of two tasks, and of those with VP >= V the V nearest to 50 %."""
-    table, ledger = find_table("map"), Ledger(ROOT / "results", "map", "cpu")
-    cells = plan(table, "cpu", find_kind("small"))
+    table, ledger = TABLES["map"], Ledger(ROOT / "results", "map", "cpu")
+    cells = plan(table, "cpu", KINDS["small"])
     places = places_of([analyse(block, cells, ledger) for block in table.blocks])
     gaps = [(p.vp - p.v, p.v, (p.task, p.view, p.history)) for p in places]
     first, *lowest = sorted(gap for gap in gaps if gap[2] != ("assembly", "stock", 5))
     second = next(gap for gap in lowest if gap[2][0] != first[2][0])
     # Where V is the same, min keeps the order of the map: that of `TASK_NAMES`, and one step before five.
     none = min((gap for gap in gaps if gap[0] >= 0), key=lambda gap: abs(gap[1] - 0.5))
-    chosen = [(b.task, b.regime, b.changes["model.proprio_history"]) for b in find_table("confirmation").blocks]
+    chosen = [(b.task, b.regime, b.changes["model.proprio_history"]) for b in TABLES["confirmation"].blocks]
     assert chosen == [("assembly", "stock", 5), *(gap[2] for gap in (first, second, none))]
 
 
 def test_longer_training_and_the_spread_of_seeds_are_those_of_the_confirmation_but_for_steps_and_seeds():
     def settings(table):
-        cells = plan(find_table(table), "cpu", find_kind("small"))
+        cells = plan(TABLES[table], "cpu", KINDS["small"])
         return {(c.arm.method, c.seed): c.settings for c in cells if c.block.task == "assembly"}
 
     confirmed, spread = settings("confirmation"), settings("spread")
     assert {seed for _, seed in spread} == set(range(10, 20))
     assert all(spread[one] == confirmed[one] for one in spread if one[1] < 15), "trained once, and found in both"
-    for name, longer in ((c.arm.name, c) for c in plan(find_table("longer"), "cpu", find_kind("small"))):
+    for name, longer in ((c.arm.name, c) for c in plan(TABLES["longer"], "cpu", KINDS["small"])):
         steps = longer.settings["train"].pop("steps")
         there = confirmed[longer.arm.method, longer.seed]
         assert name.endswith(f"_{steps}") and steps in (5_000, 10_000)
@@ -107,7 +107,7 @@ def test_longer_training_and_the_spread_of_seeds_are_those_of_the_confirmation_b
 
 
 def test_octos_confirmation_uses_fresh_seeds_and_layouts_and_shows_history_as_tokens():
-    cells = plan(find_table("octo_confirmation"), "cpu", find_kind("octo"))
+    cells = plan(TABLES["octo_confirmation"], "cpu", KINDS["octo"])
     assert len(cells) == 30 and {cell.seed for cell in cells} == {10, 11, 12, 13, 14}
     seen = {(c.block.task, c.settings["demos"]["camera"], c.config.model.proprio_history) for c in cells}
     assert seen == {("threading", "near", 1), ("assembly", "corner2", 5)}
@@ -116,7 +116,7 @@ def test_octos_confirmation_uses_fresh_seeds_and_layouts_and_shows_history_as_to
 
 
 def test_effects_are_means_over_tasks_of_differences_within_a_task(cells, filled):
-    table = find_table("map")
+    table = TABLES["map"]
     places = places_of([analyse(block, cells, filled) for block in table.blocks])
     found = {(p.task, p.view, p.history): p for p in places}
     assert len(places) == 12 and found["assembly", "stock", 5].difference.difference == pytest.approx(-0.2)
@@ -131,9 +131,9 @@ def test_effects_are_means_over_tasks_of_differences_within_a_task(cells, filled
     assert of_history.per_task == pytest.approx({"assembly": -0.07, "threading": -0.05, "pick_place": -0.1})
 
 
-def test_the_page_shows_picture_effects_and_what_is_missing(cells, filled, tmp_path):
+def test_the_page_shows_picture_effects_and_what_is_missing(cells, filled, tmp_path, drawn):
     page = tmp_path / "page.md"
-    render(find_table("map"), "cpu", cells, filled, page)
+    render(TABLES["map"], "cpu", cells, filled, page)
     text = page.read_text()
     assert (tmp_path / "pictures" / "reproduce_map_cpu.png").stat().st_size > 5000
     assert "The stock view instead of the near one changes VP − V by −20 points (mean over 2 tasks" in text
@@ -157,7 +157,7 @@ def test_the_page_names_what_failed_counts_no_more_or_saw_other_demonstrations(c
         change("pick_place", "stock", arm, origin={**cell.origin, "episodes": str(number)})
     blind = [dataclasses.replace(cell, origin=filled_versions(cell.origin)) for cell in cells]
     page = tmp_path / "page.md"
-    render(find_table("map"), "cpu", blind, filled, page)
+    render(TABLES["map"], "cpu", blind, filled, page)
     text = page.read_text()
     assert f"Failed: assembly-near-concat_1-seed0 ({error})." in text
     assert "threading: " in text and "**Stale, counted in no table** (version of the training code 0 then" in text
@@ -173,7 +173,7 @@ def test_the_page_that_people_read_tells_it_in_short_between_its_markers(cells, 
     begin, end = markers(marker_name("map", "cpu"))
     short = tmp_path / "WHEN_PROPRIOCEPTION_HURTS.md"
     short.write_text(f"# When?\n\n{begin}\n{end}\n\nBy hand.\n")
-    render(find_table("map"), "cpu", cells, filled, tmp_path / "page.md")
+    render(TABLES["map"], "cpu", cells, filled, tmp_path / "page.md")
     text = short.read_text()
     assert text.startswith("# When?") and text.endswith("By hand.\n")
     [near] = [line for line in text.splitlines() if line.startswith("| near | 1 |")]

@@ -10,7 +10,9 @@ import pytest
 from fake_cells import events, fake_kind, fake_table
 
 from experiments.pages import FRONT, markers
+from experiments.tables.cells import KINDS
 from experiments.tables.command import _front
+from experiments.tables.tables import TABLES
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 
@@ -23,8 +25,8 @@ def script(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # else the command starts this process anew
     table = fake_table("good", "poor", "diverging", seeds=(0,))
-    monkeypatch.setattr("experiments.tables.command.find_table", lambda name: table)
-    monkeypatch.setattr("experiments.tables.command.find_kind", lambda name: fake_kind(tmp_path))
+    monkeypatch.setitem(TABLES, "evidence", table)
+    monkeypatch.setitem(KINDS, "small", fake_kind(tmp_path))
     places = [f"--results={tmp_path / 'results'}", f"--page={tmp_path / 'docs' / 'R.md'}"]
 
     def call(*arguments, table=("--table=evidence",)):
@@ -99,10 +101,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, 
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
 
 
-@pytest.mark.parametrize("shape", ["map", "lines"])
-def test_a_table_of_one_seed_shows_no_other(script, tmp_path, monkeypatch, capsys, shape):
-    table = dataclasses.replace(fake_table("good", seeds=(0,)), shape=shape)
-    monkeypatch.setattr("experiments.tables.command.find_table", lambda name: table)
+@pytest.mark.parametrize("shape", ["map", "lines", "confirmation"])
+def test_a_table_whose_sentences_are_about_its_own_seeds_shows_no_other(script, monkeypatch, capsys, shape):
+    monkeypatch.setitem(TABLES, "evidence", dataclasses.replace(fake_table("good", seeds=(0,)), shape=shape))
     assert script("--render", "--seeds=0,1") == 2
     assert "--seeds has no effect with --render, which shows the table's own seeds" in capsys.readouterr().err
 

@@ -53,8 +53,7 @@ def finished(trained, tmp_path, monkeypatch):
     def take_over(main, other, *, episodes):
         made.append(f"{other.name} in {main.name}")
         windows = [{"window": "never", "outcomes": "01"}]
-        (main / "takeover.json").write_text(json.dumps({"other": "vision", "seed": 7, "windows": windows}))
-        return main
+        return {"other": "vision", "seed": 7, "windows": windows}
 
     monkeypatch.setattr("experiments.looks.takeover.take_over_runs", take_over)
     monkeypatch.setattr("gap_vla.training.stages.stages_of", lambda config: None)
@@ -67,12 +66,12 @@ def finished(trained, tmp_path, monkeypatch):
 
 def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     cells, ledger, kind, made = finished
-    look(cells, ledger, kind, ["probe", "takeover"], command="reproduce --look")
+    look(cells, ledger, kind, ["probe", "takeover"], "reproduce --look")
     looks, entry = Looks(ledger), ledger.matching(cells[0])
     assert looks.of(entry)["probe"] == {"a": 1} and looks.of(entry)["takeover"]["outcomes"] == {"never": "01"}
     assert looks.of(entry)["reliance"] == {"episodes": 20} and looks.untrained("assembly", [entry])["probe"] == {"a": 0}
     before = list(made)
-    look(cells, ledger, kind, ["probe", "takeover"])
+    look(cells, ledger, kind, ["probe", "takeover"], "")
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
 
 
@@ -81,7 +80,7 @@ def test_of_an_octo_only_what_it_relies_on_is_looked_at(finished, monkeypatch):
     monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=False))
     costs = {"images_swapped": {"cost": 1.5, "cost_interval": [1.4, 1.6]}}
     monkeypatch.setattr("experiments.looks.probing.reliance", lambda run, demos, episodes: costs)
-    look(cells, ledger, kind, ["probe"])
+    look(cells, ledger, kind, ["probe"], "")
     entries = [ledger.matching(cell) for cell in cells]
     table, meaning = looks_text(cells[0].block, entries, Looks(ledger))
     assert made == [] and "| concat | 1.50 |" in table
@@ -92,45 +91,47 @@ def test_demonstrations_are_looked_at_once_for_all_arms_and_without_their_runs(f
     cells, ledger, kind, made = finished
     kind.run_directory(cells[1].config).rename(tmp_path / "elsewhere")
     for _ in range(2):
-        look(cells, ledger, kind, ["predict"], say=lambda text: None)
+        look(cells, ledger, kind, ["predict"], "")
     found = [Looks(ledger).of(ledger.matching(cell)) for cell in cells]
     assert [one.get("predictors") for one in found] == [None, {"e": 1}] and len(made) == 1
 
 
 def test_a_look_at_another_training_of_the_cell_is_none(finished):
     cells, ledger, kind, made = finished
-    look(cells, ledger, kind, ["probe"])
+    look(cells, ledger, kind, ["probe"], "")
     recorded = json.loads(ledger.path(cells[0]).read_text())
     recorded["account"]["time"] = "later"
     ledger.path(cells[0]).write_text(json.dumps(recorded))
     assert Looks(ledger).of(ledger.read(cells[0])) == {}
     assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])]) == {}, "it was asked beside that training"
-    look(cells[:1], ledger, kind, ["probe"])
+    look(cells[:1], ledger, kind, ["probe"], "")
     assert made.count("assembly-concat-0") == 2
     assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])])["of"] == "later"
 
 
-def test_a_run_that_is_not_here_is_named(finished, tmp_path):
+def test_a_run_that_is_not_here_is_named(finished, tmp_path, capsys):
     cells, ledger, kind, made = finished
     kind.run_directory(cells[0].config).rename(tmp_path / "elsewhere")
-    said = []
     with pytest.raises(ConfigError, match="of 1 cells 1 are finished, and the run of none is here"):
-        look(cells[:1], ledger, kind, ["probe"], say=said.append)
-    assert not made and "assembly-concat-seed0: its run is not here" in said[0]
-    look(cells, ledger, kind, ["probe"], say=said.append)
-    assert made == ["assembly-vision-0"] and len(said) == 3
+        look(cells[:1], ledger, kind, ["probe"], "")
+    assert not made and "assembly-concat-seed0: its run is not here" in capsys.readouterr().out
+    look(cells, ledger, kind, ["probe"], "")
+    assert made == ["assembly-vision-0"] and len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
     cells, ledger, kind, _ = finished
     with pytest.raises(ConfigError, match="probe, takeover, predict"):
-        look(cells, ledger, kind, ["prob"])
+        look(cells, ledger, kind, ["prob"], "")
+    for what, missing in (("takeover", "vision"), ("predict", "vision")):
+        with pytest.raises(ConfigError, match=f"--look {what} is of .*, of these cells none is {missing}"):
+            look(cells[:1], ledger, kind, ["probe", what], "")
     path = Looks(ledger).path(cells[0].name)
     path.parent.mkdir()
     for foreign in ("[", '{"somebody": "else"}'):
         path.write_text(foreign)
         with pytest.raises(LedgerError, match=r"assembly-concat-seed0\.json is no look"):
-            look(cells, ledger, kind, ["probe"])
+            look(cells, ledger, kind, ["probe"], "")
         assert path.read_text() == foreign
 
 

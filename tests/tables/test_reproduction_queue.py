@@ -15,7 +15,7 @@ import pytest
 from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
 
 from experiments.tables.cells import config_hash
-from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, rollouts_from_json, rollouts_to_json
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, LedgerError, rollouts_from_json, rollouts_to_json
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from gap_vla.core.locks import InUseError, alone
 
@@ -39,12 +39,8 @@ def record(entry, cell, ledger):
     ledger.path(cell).write_text(entry)
 
 
-def options(tmp_path, budget=60.0, **changes):
+def options(tmp_path, budget=600.0, **changes):
     return QueueOptions(budget, logs=tmp_path / "logs", command="reproduce", **changes)
-
-
-def said(lines):
-    return "\n".join(lines)
 
 
 def test_seeds_are_outermost_so_that_all_methods_have_as_many_seeds_as_early_as_possible(tmp_path):
@@ -53,30 +49,27 @@ def test_seeds_are_outermost_so_that_all_methods_have_as_many_seeds_as_early_as_
     assert [cell.name for cell in cells[:3]] == ["assembly-good-seed0", "assembly-poor-seed0", "stack-good-seed0"]
 
 
-def test_a_failed_cell_is_recorded_with_its_reason_and_the_queue_goes_on(tmp_path, ledger):
+def test_a_failed_cell_is_recorded_with_its_reason_and_the_queue_goes_on(tmp_path, ledger, capsys):
     kind = fake_kind(tmp_path)
     cells = cells_of(fake_table("diverging", "good", seeds=(0,)), kind)
-    lines = []
-    run_queue(cells, ledger, kind, options(tmp_path), say=lines.append)
+    run_queue(cells, ledger, kind, options(tmp_path))
     failed, finished = (ledger.matching(cell) for cell in cells)
     assert failed.status == FAILED and failed.error == "FloatingPointError: the loss is nan at step 3"
     assert finished.status == FINISHED and sum(finished.variants["default"].values()) == 9
-    assert "the loss is nan" in said(lines)
+    assert "the loss is nan" in capsys.readouterr().out
     assert "Traceback" in (tmp_path / "logs" / "fake-cpu" / "assembly-diverging-seed0.log").read_text()
     assert not run_queue(cells, ledger, kind, options(tmp_path)), "a failed cell is not tried again unasked"
     run_queue(cells, ledger, kind, options(tmp_path, retry=True))
     assert events(tmp_path, "begin").count("assembly-diverging-0") == 2
 
 
-def test_the_ledger_says_what_made_a_cell(tmp_path, ledger):
-    kind = fake_kind(tmp_path)
-    (cell,) = cells_of(fake_table("good", seeds=(1,)), kind)
-    run_queue([cell], ledger, kind, options(tmp_path))
-    found = json.loads(ledger.path(cell).read_text())
+def test_the_ledger_says_what_made_a_cell(tmp_path, entry):
+    (cell,) = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    found = json.loads(entry)
     assert found["variants"] == {
-        "default": {"successes": 8, "episodes": 10, "first_layout": 0, "outcomes": "0111111110"}
+        "default": {"successes": 9, "episodes": 10, "first_layout": 0, "outcomes": "0111111111"}
     }
-    assert found["config"]["train"]["seed"] == 1 and found["steps"] == 10 and found["config_hash"] == cell.hash
+    assert found["config"]["train"]["seed"] == 0 and found["steps"] == 10 and found["config_hash"] == cell.hash
     assert set(found["account"]) >= {"commit", "machine", "time", "command", "run", "used"}
     assert found["account"]["used"]["peak_gigabytes"] > 0 and found["seconds"] > 0
 
@@ -87,40 +80,40 @@ def test_layouts_that_do_not_count_on_are_listed():
     assert rollouts_from_json(rollouts_to_json(kept)) == kept
 
 
-def test_only_cells_that_are_predicted_to_fit_are_begun(tmp_path, ledger):
+def test_only_cells_that_are_predicted_to_fit_are_begun(tmp_path, ledger, capsys):
     kind = fake_kind(tmp_path, stated=100.0)
     cells = cells_of(fake_table("good", "poor", seeds=(0,)), kind)
-    lines = []
-    assert run_queue(cells, ledger, kind, options(tmp_path, budget=99.0), say=lines.append) == []
+    assert run_queue(cells, ledger, kind, options(tmp_path, budget=99.0)) == []
     assert not events(tmp_path, "begin")
-    assert "2 of 2 cells are left; the shortest is predicted to take 1 min 40 s" in said(lines)
+    assert "2 of 2 cells are left; the shortest is predicted to take 1 min 40 s" in capsys.readouterr().out
 
 
-def test_a_cell_that_overruns_the_budget_is_interrupted_and_taken_up_again(tmp_path, ledger, monkeypatch):
+def test_a_cell_that_overruns_the_budget_is_interrupted_and_taken_up_again(tmp_path, ledger, monkeypatch, capsys):
     clock = lambda: time.monotonic() + 3600 * len(events(tmp_path, "begin"))  # noqa: E731 - the budget ends with the begin
     monkeypatch.setattr("experiments.tables.queue.time", types.SimpleNamespace(monotonic=clock, sleep=time.sleep))
     kind = fake_kind(tmp_path)
     cells = cells_of(fake_table("slow", "good", seeds=(0,)), kind)
     started = time.monotonic()
-    lines = []
-    run_queue(cells, ledger, kind, options(tmp_path), say=lines.append)
+    run_queue(cells, ledger, kind, options(tmp_path))
     assert time.monotonic() - started < 60, "that is how long the cell would have gone on"
     assert ledger.read(cells[0]) is None and waiting_cells(cells, ledger) == cells
-    assert "slow-seed0 was interrupted; it is taken up again next time" in said(lines)
+    assert "slow-seed0 was interrupted; it is taken up again next time" in capsys.readouterr().out
 
 
-def test_a_measured_cell_predicts_the_next_one_and_a_continued_one_does_not(tmp_path, ledger):
+def test_a_measured_cell_predicts_the_next_one_and_a_continued_one_does_not(entry, tmp_path, ledger):
     kind = fake_kind(tmp_path, stated=30.0)
     cells = cells_of(fake_table("good", "poor", tasks=("assembly", "stack"), seeds=(0,)), kind)
     here = machine()
-    assert predict(cells[1], [], kind, here).seconds == 30.0
-    (entry,) = run_queue(cells[:1], ledger, kind, options(tmp_path))
-    assert predict(cells[1], [entry], kind, here).source == "cells of this task"
-    assert predict(cells[2], [entry], kind, here).seconds == pytest.approx(entry.seconds)
-    ledger.path(cells[0]).unlink()
+    stated = (30.0, "stated by profile cpu")
+    assert predict(cells[1], [], kind, here) == stated
+    entry = Entry.from_json(json.loads(entry))
+    assert predict(cells[1], [entry], kind, here) == (entry.seconds, "cells of this task")
+    assert predict(cells[1], [entry], kind, {**here, "jobs": 2}) == (entry.seconds, "cells of this task")
+    assert predict(cells[2], [entry], kind, here) == stated, "it is of another task"
+    kind.run_directory(cells[0].config).mkdir()
     (continued,) = run_queue(cells[:1], ledger, kind, options(tmp_path))
-    assert not continued.whole and predict(cells[1], [continued], kind, here).seconds == 30.0
-    assert predict(cells[1], [entry], kind, {**here, "cores": 99}).seconds == 30.0
+    assert not continued.whole and predict(cells[1], [continued], kind, here) == stated
+    assert predict(cells[1], [entry], kind, {**here, "cores": 99}) == stated
 
 
 def test_cells_of_one_dataset_wait_until_the_first_has_made_it(tmp_path, ledger):
@@ -139,10 +132,9 @@ def test_cells_run_side_by_side_where_nothing_keeps_them_apart(tmp_path, ledger)
     assert ledger.matching(cells[0]).account["machine"]["jobs"] == 2
 
 
-def test_entries_of_other_settings_are_named_and_run_again(tmp_path, ledger):
+def test_entries_of_other_settings_are_named_and_run_again(entry, tmp_path, ledger):
     kind = fake_kind(tmp_path)
-    cells = cells_of(fake_table("good", seeds=(0,)), kind)
-    run_queue(cells, ledger, kind, options(tmp_path))
+    record(entry, *cells_of(fake_table("good", seeds=(0,)), kind), ledger)
     changed = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, learning_rate=0.1))
     (stale,) = ledger.stale(changed)
     assert stale.reasons == ("train.learning_rate 0.001 then, 0.1 now",) and ledger.matching(changed[0]) is None
@@ -280,14 +272,11 @@ def test_an_entry_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_path, ledg
         ledger.read(cell)
 
 
-def test_entries_under_each_others_names_are_refused(tmp_path, ledger):
-    kind = fake_kind(tmp_path)
-    good, poor = cells_of(fake_table("good", "poor", seeds=(0,)), kind)
-    run_queue([good, poor], ledger, kind, options(tmp_path))
-    ledger.path(good).rename(tmp_path / "kept")
-    ledger.path(poor).rename(ledger.path(good))
-    with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json .*it is that of 'assembly-poor-seed0'"):
-        ledger.read(good)
+def test_an_entry_under_the_name_of_another_is_refused(entry, tmp_path, ledger):
+    _, poor = cells_of(fake_table("good", "poor", seeds=(0,)), fake_kind(tmp_path))
+    record(entry, poor, ledger)
+    with pytest.raises(LedgerError, match=r"assembly-poor-seed0\.json .*it is that of 'assembly-good-seed0'"):
+        ledger.read(poor)
 
 
 def test_what_is_published_is_sound():
@@ -327,7 +316,7 @@ def cell_processes(parent):
     return found
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_queue_leaves_no_orphans_and_goes_on_where_it_was(tmp_path, ledger, with_signal):
     queue = start_queue(tmp_path, "good", "slow")
     wait_until(lambda: "assembly-slow-0" in events(tmp_path, "begin"))

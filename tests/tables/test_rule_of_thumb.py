@@ -8,7 +8,7 @@ from experiments.tables.looks import Looks
 from experiments.tables.proprio_map import Place
 from experiments.tables.render import render
 from experiments.tables.rule_of_thumb import PREDICTORS, best_rule, judge, predictors_of, rule_text
-from experiments.tables.tables import find_table
+from experiments.tables.tables import TABLES
 from gap_vla.rollouts.statistics import PairedDifference
 
 
@@ -61,7 +61,7 @@ def test_vp_with_history_is_asked_with_the_errors_of_history():
 
 
 def test_the_page_of_the_map_tells_it(cells, filled, tmp_path):  # noqa: F811
-    table = find_table("map")
+    table = TABLES["map"]
     errors = {name: {"transitions": 0.5, "between": 0.2} for name in ("time", "state", "history", "pictures")}
     errors |= {f"{name}+pictures": {"transitions": 0.4, "between": 0.1} for name in ("state", "history")}
     page = tmp_path / "page.md"
