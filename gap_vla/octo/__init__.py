@@ -21,7 +21,7 @@ __all__, __getattr__, __dir__ = exports(
         "block_transformer": "BlockTransformer",
         "token_groups": "PrefixGroup TimestepGroup TokenGroup",
         "spec": "ModuleSpec",
-        "compute": "Compute",
+        "blocks": "Compute",
         "optimizer": "create_optimizer",
         "parameters": "merge_params",
         "presets": "small_config",

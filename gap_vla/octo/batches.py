@@ -80,14 +80,6 @@ def check_inputs(observations: Mapping[str, Any], tasks: Mapping[str, Any], exam
             raise BatchError(f"{found}; give a task for each observation")
 
 
-def pad_mask_of(observations: Mapping[str, Any]) -> Any:
-    """bool[B, W]: which steps of the window there are. Raises BatchError: the observations do not say."""
-    if "timestep_pad_mask" not in observations:
-        found = ", ".join(sorted(observations))
-        raise BatchError(f"observations lack timestep_pad_mask, bool[B, W], False before the episode; found {found}")
-    return observations["timestep_pad_mask"]
-
-
 def check_temperature(temperature: Any) -> None:
     """Raises BatchError: bins cannot be drawn with it. One that is traced is not looked at."""
     if not isinstance(temperature, jax.core.Tracer) and not 0 < (found := float(temperature)) < np.inf:

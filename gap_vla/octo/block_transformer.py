@@ -19,8 +19,7 @@ import numpy as np
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.attention import MANY, key_spans
 from gap_vla.octo.batches import BatchError
-from gap_vla.octo.blocks import Transformer
-from gap_vla.octo.compute import Compute
+from gap_vla.octo.blocks import Compute, Transformer
 from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup, find_rule, layout_mask
 
 

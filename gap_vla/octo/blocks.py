@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +15,29 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.attention import Spans, attention
-from gap_vla.octo.compute import Compute
 from gap_vla.octo.token_groups import TokenGroup
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a model computes, chosen at load time and never written into a checkpoint's config: parameters stay as they
+    are, results too but for rounding and dropout's draws.
+
+    Attributes:
+        dtype: arithmetic of encoders and transformers; parameters stay float32. bfloat16 pays on accelerators only.
+        scan_layers: trace and compile one transformer layer and loop over it, which copies the layers' parameters and
+            gradients at every step. None means from 24 layers on, and with `remat`: with 12 layers it saves only a
+            second or two of compilation, but without a loop XLA does little of what `remat` asks for on a CPU.
+        remat: recompute each layer's activations in the backward pass: less memory, about a third more time.
+    """
+
+    dtype: Any = jnp.float32
+    scan_layers: bool | None = None
+    remat: bool = False
+
+    def scans(self, num_layers: int) -> bool:
+        """Whether a stack of `num_layers` is looped over."""
+        return (self.remat or num_layers >= 24) if self.scan_layers is None else self.scan_layers
 
 
 @jax.custom_vjp
@@ -170,7 +192,6 @@ class MAPHead(nn.Module):
     float[..., n, D] with its mask in, float[..., num_readouts, D] out; D must be divisible by `num_heads`.
     """
 
-    mlp_dim: int | None = None
     num_heads: int = 8
     num_readouts: int = 1
 
@@ -184,6 +205,6 @@ class MAPHead(nn.Module):
         out = nn.MultiHeadDotProductAttention(num_heads=self.num_heads, kernel_init=nn.initializers.xavier_uniform())(
             jnp.tile(probe, (len(tokens), 1, 1)), tokens, mask=mask[:, None, None, :], deterministic=True
         )
-        mlp = MlpBlock(mlp_dim=4 * width if self.mlp_dim is None else self.mlp_dim)
+        mlp = MlpBlock(mlp_dim=4 * width)
         out = out + mlp(nn.LayerNorm()(out), deterministic=not train)
         return out.reshape(*leading, self.num_readouts, width)

@@ -16,10 +16,10 @@ import optax
 from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.core.foreign import blaming
+from gap_vla.core.foreign import blaming, whole
 from gap_vla.core.hub import local_directory
 from gap_vla.octo import batches, checkpoint
-from gap_vla.octo.compute import Compute
+from gap_vla.octo.blocks import Compute
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.language import recall_language, vocabulary
 from gap_vla.octo.module import OctoModule
@@ -183,8 +183,13 @@ class OctoModel:
             rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
         """
         batches.check_inputs(observations, tasks, self.example_batch)
+        if timestep_pad_mask is None and "timestep_pad_mask" not in observations:
+            found = f"found {', '.join(sorted(observations))}"
+            raise batches.BatchError(
+                f"observations lack timestep_pad_mask, bool[B, W], False before the episode; {found}"
+            )
         if timestep_pad_mask is None:
-            timestep_pad_mask = batches.pad_mask_of(observations)
+            timestep_pad_mask = observations["timestep_pad_mask"]
         if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
             batches.check_temperature(temperature)
         statistics = unnormalization_statistics
@@ -192,7 +197,9 @@ class OctoModel:
             kind = NormalizationType(normalization_type).value
             batches.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
         dims = embodiment_action_dim
-        if dims is None and statistics is not None:
+        if dims is not None and "action" in self.module.heads:
+            whole("embodiment_action_dim", dims, 1, self.module.heads["action"].action_dim, batches.BatchError)
+        elif statistics is not None:
             dims = len(statistics["mean"])
         tasks = recall_language(self.module, self.params, tasks)
         static = (self.module, train, argmax, tuple(sample_shape))

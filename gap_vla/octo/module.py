@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.batches import BatchError
 from gap_vla.octo.block_transformer import BlockTransformer
-from gap_vla.octo.compute import Compute
+from gap_vla.octo.blocks import Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
 from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup
 
@@ -84,8 +84,7 @@ class OctoTransformer(nn.Module):
             only: names of timestep groups, such as the head's `readout_key`; if they all are, nothing else is
                 returned and most of the last layer is not computed.
         """
-        horizon = self._window(observations, timestep_pad_mask)
-        batch = timestep_pad_mask.shape[0]
+        batch, horizon = self._window(observations, timestep_pad_mask)
         names = list(self.readouts) if readouts is None else list(readouts)
         for name in names:
             if name not in self.readouts:
@@ -158,7 +157,9 @@ class OctoTransformer(nn.Module):
         )
         return outputs
 
-    def _window(self, observations: Mapping[str, Any], timestep_pad_mask: jax.Array) -> int:
+    def _window(self, observations: Mapping[str, Any], timestep_pad_mask: jax.Array) -> tuple[int, int]:
+        if timestep_pad_mask.ndim != 2:
+            raise BatchError(f"timestep_pad_mask has shape {timestep_pad_mask.shape}; it must be (B, W)")
         batch, horizon = timestep_pad_mask.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(dict(observations)):
             if jnp.shape(leaf)[:2] != (batch, horizon):
@@ -170,7 +171,7 @@ class OctoTransformer(nn.Module):
             raise BatchError(
                 f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}; use a shorter one"
             )
-        return horizon
+        return batch, horizon
 
 
 def _float_groups(groups: Sequence[PrefixGroup | TimestepGroup]) -> dict[str, TokenGroup]:

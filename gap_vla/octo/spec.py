@@ -22,23 +22,17 @@ HEADS = "octo.model.components.action_heads"
 TEXT = "octo.data.utils.text_processing"
 OWN = "gap_vla.octo.tokenizers"
 
+_HOMES = (
+    (TOKENIZERS, "ImageTokenizer LanguageTokenizer LowdimObsTokenizer BinTokenizer", "gap_vla.octo.tokenizers"),
+    (OWN, "MLPObsTokenizer", "gap_vla.octo.tokenizers"),
+    (ENCODERS, "PatchEncoder SmallStem SmallStem16 SmallStem32", "gap_vla.octo.encoders"),
+    (HEADS, "ContinuousActionHead MSEActionHead L1ActionHead", "gap_vla.octo.heads.readout"),
+    (HEADS, "DiffusionActionHead", "gap_vla.octo.heads.diffusion"),
+    (HEADS, "DiscreteActionHead TokenPerDimActionHead", "gap_vla.octo.heads.discrete"),
+    (TEXT, "HFTokenizer", "gap_vla.octo.text"),
+)
 _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
-    (TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
-    (TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
-    (TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
-    (OWN, "MLPObsTokenizer"): "gap_vla.octo.tokenizers",
-    (TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
-    (ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
-    (ENCODERS, "SmallStem"): "gap_vla.octo.encoders",
-    (ENCODERS, "SmallStem16"): "gap_vla.octo.encoders",
-    (ENCODERS, "SmallStem32"): "gap_vla.octo.encoders",
-    (HEADS, "ContinuousActionHead"): "gap_vla.octo.heads.continuous",
-    (HEADS, "MSEActionHead"): "gap_vla.octo.heads.continuous",
-    (HEADS, "L1ActionHead"): "gap_vla.octo.heads.continuous",
-    (HEADS, "DiffusionActionHead"): "gap_vla.octo.heads.diffusion",
-    (HEADS, "DiscreteActionHead"): "gap_vla.octo.heads.discrete",
-    (HEADS, "TokenPerDimActionHead"): "gap_vla.octo.heads.discrete",
-    (TEXT, "HFTokenizer"): "gap_vla.octo.text",
+    (module, name): home for module, names, home in _HOMES for name in names.split()
 }
 
 _NOT_COVERED = {

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.compute import Compute
+from gap_vla.octo.blocks import Compute
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,11 +43,10 @@ class TokenGroup:
         return cls(tokens=tokens, mask=mask, **fields)
 
     @classmethod
-    def concatenate(cls, groups: Sequence[TokenGroup], axis: int = -2) -> TokenGroup:
-        """One group of all tokens; `axis` counts in `tokens`, so the default is the token axis."""
-        tokens = jnp.concatenate([group.tokens for group in groups], axis=axis)
-        mask = jnp.concatenate([group.mask for group in groups], axis=axis + 1)
-        return TokenGroup(tokens=tokens, mask=mask)
+    def concatenate(cls, groups: Sequence[TokenGroup]) -> TokenGroup:
+        """One group of all tokens."""
+        tokens = jnp.concatenate([group.tokens for group in groups], axis=-2)
+        return TokenGroup(tokens=tokens, mask=jnp.concatenate([group.mask for group in groups], axis=-1))
 
 
 MOST_TOKENS = 2**14

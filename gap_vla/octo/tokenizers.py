@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.batches import BatchError
-from gap_vla.octo.blocks import MAPHead
-from gap_vla.octo.compute import Compute
+from gap_vla.octo.blocks import Compute, MAPHead
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.token_groups import TokenGroup
 

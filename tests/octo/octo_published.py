@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -31,6 +32,12 @@ def batch(window: int = 2, proprio: int = 0, wrist: bool = True) -> dict[str, An
     words = {"input_ids": np.zeros((1, 16), np.int64), "attention_mask": np.ones((1, 16), np.int64)}
     task: dict[str, Any] = {key: np.zeros((1, size, size, 3), np.uint8) for key, size in cameras.items()}
     return {"observation": observation, "task": {**task, "language_instruction": words}}
+
+
+@functools.cache
+def pretrained(name: str) -> Any:
+    """Shapes of a published model's parameters."""
+    return shapes(config(name)["model"], batch())
 
 
 def shapes(model: dict[str, Any], example: dict[str, Any]) -> Any:

@@ -22,8 +22,8 @@ from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.octo import ModuleSpec, OctoModel, OctoModule, create_optimizer, merge_params, presets, text
 from gap_vla.octo.batches import check_statistics
-from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
+from gap_vla.octo.heads.readout import L1ActionHead
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.optimizer import create_schedule
 from gap_vla.octo.t5 import T5Config
@@ -211,6 +211,13 @@ def test_a_temperature_that_no_bin_is_drawn_with_is_refused(temperature: Any) ->
     refused(lambda: case.model.sample_actions(*inputs, temperature=temperature), "temperature is", "argmax=True")
 
 
+@pytest.mark.parametrize("dims", [0, -1, 99, 3.5, True])
+def test_a_width_that_no_robot_of_the_head_has_is_refused(dims: Any) -> None:
+    case = golden.load("a")
+    inputs = case.batch["observation"], case.batch["task"]
+    refused(lambda: case.model.sample_actions(*inputs, embodiment_action_dim=dims), f"embodiment_action_dim is {dims}")
+
+
 def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
     case = golden.load("c")
     model, observation, task = case.model, case.batch["observation"], case.batch["task"]
@@ -231,23 +238,21 @@ def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
     refused(lambda: model.sample_actions(damaged, task), "observation/proprio is NaN or infinite")
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ({"[UNK]": 2, "</s>": 1, "cup": 40_000}, "go up to 40000, and the model's encoder knows 144"),
-        ({"[UNK]": 2, "</s>": 0, "cup": 3}, "its </s> is 0, T5's 1"),
-        ({"[UNK]": 2, "cup": 3}, "its </s> is None, T5's 1"),
-    ],
-)
 def test_a_tokenizer_of_another_vocabulary_is_refused_before_anything_is_made(
-    words: dict[str, int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tokenizers import Tokenizer, models
 
     monkeypatch.chdir(golden.DATA / "c")  # where its encoder is
     folder = shutil.copytree("checkpoint", tmp_path / "copy")
     require_weights(str(folder))
-    Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
-    text._load.cache_clear()
-    refused(lambda: require_weights(str(folder)), "tokenizer.json", said)
-    refused(lambda: OctoModel.load_pretrained(folder).create_tasks(texts=["cup"]), said)
+    model = OctoModel.load_pretrained(folder)
+    for words, said in (
+        ({"[UNK]": 2, "</s>": 1, "cup": 40_000}, "go up to 40000, and the model's encoder knows 144"),
+        ({"[UNK]": 2, "</s>": 0, "cup": 3}, "its </s> is 0, T5's 1"),
+        ({"[UNK]": 2, "cup": 3}, "its </s> is None, T5's 1"),
+    ):
+        Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+        text._load.cache_clear()
+        refused(lambda: require_weights(str(folder)), "tokenizer.json", said)
+        refused(lambda: model.create_tasks(texts=["cup"]), said)

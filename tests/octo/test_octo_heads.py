@@ -11,9 +11,9 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.diffusion import cosine_betas
 from gap_vla.octo.heads.discrete import DiscreteActionHead
+from gap_vla.octo.heads.readout import L1ActionHead
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
 
@@ -49,14 +49,18 @@ def test_bins_are_upstreams(kind: str, n_bins: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_discrete_head_is_upstreams(kind: str) -> None:
     head, variables, outputs = _discrete(kind)
-    logits = head.apply(variables, outputs, train=False)
+    learned = [DATA[key] for key in ("action", "timestep_pad_mask", "action_pad_mask")]
+
+    def run(variables: Any) -> Any:
+        logits = head.apply(variables, outputs, train=False)
+        action = head.apply(variables, outputs, train=False, argmax=True, method="predict_action")
+        return logits, head.apply(variables, outputs, *learned, train=False, method="loss"), action
+
+    logits, (loss, metrics), action = golden.quick(run, variables)(variables)
     np.testing.assert_allclose(logits, DATA[f"{kind}/logits"], atol=1e-5)
-    masks = (DATA["timestep_pad_mask"], DATA["action_pad_mask"])
-    loss, metrics = head.apply(variables, outputs, DATA["action"], *masks, train=False, method="loss")
     np.testing.assert_allclose(loss, DATA[f"{kind}/loss"], rtol=1e-5)
     for key in ("mse", "accuracy"):
         np.testing.assert_allclose(metrics[key], DATA[f"{kind}/{key}"], rtol=1e-5)
-    action = head.apply(variables, outputs, train=False, argmax=True, method="predict_action")
     np.testing.assert_allclose(action, DATA[f"{kind}/argmax_action"], rtol=1e-5, atol=1e-6)
 
 

@@ -77,6 +77,8 @@ def test_windows_that_differ_or_are_too_long_are_refused() -> None:
     batch["observation"]["proprio"] = batch["observation"]["proprio"][:, :1]
     with pytest.raises(ValueError, match=r"\['proprio'\] has shape \(3, 1, 5\).*\(3, 2\)"):
         case.model.sample_actions(batch["observation"], batch["task"])
+    with pytest.raises(BatchError, match=r"timestep_pad_mask has shape \(3,\); it must be \(B, W\)"):
+        case.model.sample_actions(case.batch["observation"], case.batch["task"], timestep_pad_mask=np.ones(3, bool))
     long = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=1), case.batch["observation"])
     with pytest.raises(ValueError, match="window is 4 steps long; this model embeds at most 3"):
         case.model.sample_actions(long, case.batch["task"])
@@ -159,12 +161,17 @@ def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, 
     return golden.quick(jax.grad(loss, argnums=(0, 1)), params, x)(params, x)
 
 
+@functools.cache
+def _plain_gradients() -> tuple[Any, Any]:
+    return _transformer_gradients(Compute(scan_layers=False))
+
+
 OPTIONS = [Compute(scan_layers=True), Compute(scan_layers=False, remat=True), Compute(remat=True)]
 
 
 @pytest.mark.parametrize("compute", OPTIONS)
 def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None:
-    ours, plain = _transformer_gradients(compute), _transformer_gradients(Compute(scan_layers=False))
+    ours, plain = _transformer_gradients(compute), _plain_gradients()
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -228,7 +235,8 @@ def test_only_what_is_not_pretrained_is_initialised(capsys: pytest.CaptureFixtur
         )
         for horizon in (2, 3)
     }
-    pretrained = OctoModel.from_config(*built[2], rng=jax.random.PRNGKey(1)).params
+    shapes = parameter_shapes(OctoModule.create(**built[2][0]["model"]), built[2][1])
+    pretrained = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
     fresh = OctoModel.from_config(*built[3], rng=jax.random.PRNGKey(2)).params
     expected, account = merge_params(fresh, pretrained, verbose=False)
     found = OctoModel.from_config(*built[3], rng=jax.random.PRNGKey(2), pretrained=pretrained).params

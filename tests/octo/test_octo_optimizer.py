@@ -116,7 +116,7 @@ def published_and_target(case: dict[str, Any]) -> tuple[Any, Any]:
     from gap_vla.octo.spec import ModuleSpec
 
     model = published.config("octo-small-1.5")["model"]
-    pretrained = published.shapes(model, published.batch())
+    pretrained = published.pretrained("octo-small-1.5")
     tokenizers = {"primary": model["observation_tokenizers"]["primary"]}
     if case["proprio_dim"]:
         tokenizers["proprio"] = ModuleSpec.create(

@@ -11,10 +11,9 @@ import pytest
 from gap_vla.octo import presets
 
 
-@pytest.mark.parametrize("name", published.FILES)
+@pytest.mark.parametrize("name", ["octo-small-1.5", pytest.param("octo-base-1.5", marks=pytest.mark.slow)])
 def test_the_parameter_tree_is_upstreams(name: str) -> None:
-    model = presets.published_config(name)["model"]
-    found = golden.flat_shapes(published.shapes(model, published.batch()))
+    found = golden.flat_shapes(published.pretrained(name))
     expected = {leaf["name"]: (tuple(leaf["shape"]), leaf["dtype"]) for leaf in published.tree(name)["params"]}
     assert found == expected
 
