@@ -26,12 +26,7 @@ from jaxtyping import Float
 from torch import nn
 
 from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
-from gap_vla.adjustment.torch_forward import (
-    ForwardHooks,
-    Hook,
-    _no_hook,  # noqa: F401  policies that were saved as a whole name these two here
-    _nothing,  # noqa: F401
-)
+from gap_vla.adjustment.torch_forward import ForwardHooks, Hook
 from gap_vla.adjustment.torch_gradients import scale_gradient
 from gap_vla.adjustment.torch_optimizer import OptimizerWatch
 from gap_vla.adjustment.torch_places import Place, find_columns, find_places

@@ -25,9 +25,6 @@ class Hook:
     def __call__(self, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
         return self.owner.on_output(self, module, inputs, keywords, output)
 
-    def __deepcopy__(self, _: Any) -> Any:
-        return _nothing
-
     def __reduce__(self) -> Any:
         return _no_hook, ()
 

@@ -144,15 +144,11 @@ def _watch_over_all_optimizers() -> None:
 
 
 class OptimizerWatch:
-    """The optimizers that train a policy's adjusted parameters: λ acts on their steps, and on those alone.
+    """The optimizers that train a policy's adjusted parameters: λ, `update`, acts on their steps, and on those alone.
 
     Args:
-        parameters: by their full name.
-        columns: of those of which a part is adjusted.
+        parameters, columns: by full name; columns of those of which a part is adjusted.
         finished: called after every watched step.
-
-    Attributes:
-        update: λ of the next step; 1: none.
     """
 
     def __init__(

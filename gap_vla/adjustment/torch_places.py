@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 from gap_vla.adjustment.schedule import AdjustmentError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Place:
     """One hooked module.
 
@@ -30,11 +29,9 @@ class Place:
     name: str
     module: nn.Module
     columns: tuple[slice, ...] | None = None
-    known: Sequence[nn.Parameter] = dataclasses.field(init=False)  # what may be trained here
 
-    def __post_init__(self) -> None:
-        known = [p for p in self.module.parameters() if p.requires_grad or self.columns is not None]
-        object.__setattr__(self, "known", known)
+    def __post_init__(self) -> None:  # what may be trained here
+        self._known = [p for p in self.module.parameters() if p.requires_grad or self.columns is not None]
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The adjusted parameters by their full name."""
@@ -49,7 +46,7 @@ class Place:
             now = policy.get_submodule(self.name)
         except AttributeError:  # something lies around a module above it
             now = next((module for module in policy.modules() if module is self.module), nn.Identity())
-        known = {id(p) for p in self.known}
+        known = {id(p) for p in self._known}
         trained = (p for p in now.parameters() if p.requires_grad)
         return all(m is not self.module for m in now.modules()) or any(id(p) not in known for p in trained)
 
@@ -99,15 +96,15 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
                 "parameters of its own; attach GAP to a plain nn.Linear"
             )
         width = layer.in_features
-        parts = (slices,) if isinstance(slices, slice) else tuple(slices)
-        ends = [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
-        whole = all(isinstance(end, numbers.Integral) and not isinstance(end, bool) for end in ends if end is not None)
-        if not whole or not all(isinstance(part, slice) for part in parts):
-            raise AdjustmentError(f"{parts!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)")
-        read = [column for part in parts for column in range(width)[part]]
-        beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]
-        beyond += [part for part in parts if part.stop is not None and not 0 <= part.stop <= width]
-        if beyond or not read or len(set(read)) < len(read):
+        try:
+            parts = (slices,) if isinstance(slices, slice) else tuple(slices)
+            ends = [(part.start or 0, width if part.stop is None else part.stop) for part in parts]
+            read = [[*range(width)[part]] for part in parts]
+        except (AttributeError, TypeError, ValueError):
+            raise AdjustmentError(f"{slices!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)") from None
+        columns_read = [column for some in read for column in some]
+        whole = [len(some) for some in read] == [stop - start for start, stop in ends]
+        if not (columns_read and whole) or len({*columns_read}) < len(columns_read):
             raise AdjustmentError(
                 f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
                 "that do not overlap, one for each step of the window"
@@ -116,11 +113,7 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
             raise AdjustmentError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
         if twice := [place.name for place in places if place.module is layer]:
             raise AdjustmentError(f"{name!r} is the same layer as {twice[0]!r}; name it once")
-        places.append(
-            Place(
-                name, layer, tuple(slice(part.start or 0, width if part.stop is None else part.stop) for part in parts)
-            )
-        )
+        places.append(Place(name, layer, tuple(slice(*end) for end in ends)))
     _refuse_shared(policy, places)
     return places
 

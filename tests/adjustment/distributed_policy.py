@@ -1,8 +1,8 @@
-"""Run by test_adjustment_torch_wrapped.py: two processes train one policy with DDP (gloo), each on half of a batch.
-
-Prints one line if gradients, λ and the weights after two steps are those of one process with the whole batch.
+"""Of test_adjustment_torch_wrapped.py, which is one of the processes and runs this file as the other: they train one
+policy with DDP (gloo), each on half of a batch.
 """
 
+import datetime
 import os
 import sys
 
@@ -38,9 +38,17 @@ def train(policy, module, rows):
     return policy.state_dict()
 
 
-def main() -> None:
-    rank, file = int(sys.argv[1]), sys.argv[2]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def train_with_another(rank: int, file: object) -> None:
+    """Gradients, λ and the weights after three steps are those of one process with the whole batch."""
+    where = {"init_method": f"file://{file}", "timeout": datetime.timedelta(minutes=5)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **where)
+    try:
+        compare_with_the_whole(rank)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def compare_with_the_whole(rank: int) -> None:
     torch.manual_seed(0)
     whole = Policy()
     policy = Policy()
@@ -51,10 +59,8 @@ def main() -> None:
     for name, value in expected.items():
         assert not torch.allclose(value, start[name], atol=1e-4), name
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
-    torch.distributed.destroy_process_group()
-    print("both processes hold the weights of one with the whole batch")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    train_with_another(1, sys.argv[1])

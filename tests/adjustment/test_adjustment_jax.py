@@ -18,7 +18,8 @@ from gap_vla.adjustment.jax import (
     scale_group_gradients,
     scale_group_updates,
 )
-from gap_vla.octo import OctoModel
+from gap_vla.octo import OctoModel, OctoModule
+from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.step import head_loss
 
@@ -34,11 +35,14 @@ OWN = {
 
 @pytest.fixture(scope="module")
 def model():
-    config = small_config(image_size=32, proprio_dim=5, token_embedding_size=32, num_layers=1, stem_features=(32, 32))
-    return OctoModel.from_config(config, BATCH_OF_THREE, rng=jax.random.PRNGKey(1))
+    config = small_config(image_size=8, proprio_dim=5, token_embedding_size=32, num_layers=1, stem_features=(32,))
+    module, rng = OctoModule.create(**config["model"]), np.random.default_rng(1)
+    shapes = parameter_shapes(module, BATCH_OF_THREE)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+    return OctoModel(module, None, config, params, BATCH_OF_THREE, None)
 
 
-BATCH_OF_THREE = example_batch(image_size=32, proprio_dim=5, batch_size=BATCH, window_size=WINDOW)
+BATCH_OF_THREE = example_batch(image_size=8, proprio_dim=5, batch_size=BATCH, window_size=WINDOW)
 
 
 @functools.cache
@@ -55,7 +59,9 @@ def gradient(model, factor, batch=BATCH_OF_THREE):
 
 
 def one_sample(index):
-    return jax.tree_util.tree_map(lambda leaf: leaf[index : index + 1], BATCH_OF_THREE)
+    """The batch, of which the loss is that of one sample."""
+    counted = np.arange(BATCH)[:, None, None, None] == index
+    return BATCH_OF_THREE | {"action_pad_mask": BATCH_OF_THREE["action_pad_mask"] & counted}
 
 
 def test_forward_is_identical_with_gap(model):

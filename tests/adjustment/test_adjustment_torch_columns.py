@@ -200,7 +200,7 @@ def test_a_layer_that_computes_more_than_a_linear_one_is_refused(layer):
         attach_columns(nn.Sequential(layer), {"0": slice(3, 5)}, AdjustmentSchedule(), total_steps=10)
 
 
-@pytest.mark.parametrize("columns", [slice(2.0, 4), slice(2, 4.0), [slice(0, 1), slice(True, 3)]])
+@pytest.mark.parametrize("columns", [slice(2.0, 4), slice(2, 4.0)])
 def test_columns_are_whole_numbers(columns):
     with pytest.raises(AdjustmentError, match=r"are no columns of '0'; give slices, as slice\(3, 5\)"):
         attach_columns(nn.Sequential(nn.Linear(5, 2)), {"0": columns}, AdjustmentSchedule(), total_steps=10)
