@@ -92,6 +92,9 @@ def losses_alone(out: Forward, generator: torch.Generator) -> tuple[torch.Tensor
     return found[0], found[1]
 
 
+TASKS = 3
+
+
 class GradNorm(Method):
     """Losses of each modality alone, weighted so that they learn equally fast (Chen et al., 2018).
 
@@ -103,7 +106,10 @@ class GradNorm(Method):
     heads = ("mlp", "diffusion")
 
     def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
-        return {"task_weights": TaskWeights()}
+        kept = nn.Module()  # of buffers, so that a resumed run goes on with them
+        kept.register_buffer("weight", torch.ones(TASKS))
+        kept.register_buffer("first", torch.zeros(TASKS))  # losses of the first step
+        return {"task_weights": kept}
 
     def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
         fused = super().loss(out, generator)
@@ -122,18 +128,6 @@ class GradNorm(Method):
         moved = moved.clamp_min(1e-3)
         state.weight.copy_(moved * TASKS / moved.sum())
         return (used * tasks).sum()
-
-
-TASKS = 3
-
-
-class TaskWeights(nn.Module):
-    """Weights of the three losses and their first values; buffers, so that a resumed run goes on with them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(TASKS))
-        self.register_buffer("first", torch.zeros(TASKS))
 
 
 class OgmGe(Method):

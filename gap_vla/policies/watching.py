@@ -13,22 +13,14 @@ from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.methods import Gap, masked_mean
 
-EVERY = 50
-"""Training steps from one measurement to the next."""
-WINDOWS = 256
-"""Held-out windows that are measured, at most."""
-LEAST = 0.1
-"""λ while the policy does not look at all."""
-WIDEST = 0.25
-"""The power of ρ meanwhile: 0.1 becomes 0.56."""
-HALF = 0.5
-"""The share of vision at which it counts as recovered."""
-IN_A_ROW = 3
-"""Measurements of a recovered vision that end GAP; one that finds nothing relied on counts as the last did."""
-LATEST = 0.75
-"""Share of the training steps after which GAP ends in any case."""
-LITTLE = 0.05
-"""Of the loss: where both branches together are worth less, nothing is relied on yet."""
+EVERY = 50  # training steps from one measurement to the next
+WINDOWS = 256  # held-out windows that are measured, at most
+LEAST = 0.1  # λ while the policy does not look at all
+WIDEST = 0.25  # the power of ρ meanwhile: 0.1 becomes 0.56
+HALF = 0.5  # the share of vision at which it counts as recovered
+IN_A_ROW = 3  # measurements of a recovered vision that end GAP; one that finds nothing relied on counts as the last did
+LATEST = 0.75  # share of the training steps after which GAP ends in any case
+LITTLE = 0.05  # of the loss: where both branches together are worth less, nothing is relied on yet
 
 
 class GapWatched(Gap):

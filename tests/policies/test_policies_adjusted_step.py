@@ -78,7 +78,12 @@ def store(root):
     return place_store(toy_config(root))
 
 
-@pytest.fixture(scope="module", params=CASES, ids=NAMES)
+ALIKE = ("gap-none-current", "gap-batch-step")
+"""Plain training, as that of concat; and a mode and a model that others have."""
+PARAMS = [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for case, name in zip(CASES, NAMES)]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def training(request, root, store):
     """(method, mode, model), its configuration, and what its steps did."""
     config = configured(root, *request.param)
