@@ -1,7 +1,5 @@
 """Push-wall: push a puck around a wall to the goal (Meta-World, Sawyer).
 
-python scripts/finetune.py --config finetune_configs/push_wall.py            # or --config.method=v, vp
-
 default: VP+GAP from 100 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 36 minutes
 on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks push_wall`.
 debug: the same path in a minute.

@@ -9,7 +9,7 @@ debug: the same path in less than a minute.
 """
 
 from gap_vla.training.config import experiment
-from gap_vla.training.torch import SmallConfig
+from gap_vla.training.torch import DEBUG, PAPER, SmallConfig
 
 CHANGES = dict(
     demos=dict(episodes=40, image_size=64, action_noise=0.0),
@@ -19,19 +19,8 @@ CHANGES = dict(
 
 PROFILES = {
     "cpu": {},
-    "paper": dict(
-        demos=dict(episodes=100, image_size=84, action_noise=0.0),
-        model=dict(encoder="resnet18", feature_dim=512, image_history=5, proprio_history=5, temporal="transformer"),
-        optimizer=dict(learning_rate=3e-4, warmup_steps=0, weight_decay=1e-4),
-        train=dict(epochs=100, batch_size=128, device="cuda", threads=4, log_every=100, validate_every=1000),
-        eval=dict(episodes=100, workers=4),
-    ),
-    "debug": dict(
-        demos=dict(episodes=4),
-        model=dict(encoder_width=8, feature_dim=32, head_dim=32),
-        train=dict(steps=12, batch_size=8, log_every=4, validate_every=6, save_every=6),
-        eval=dict(episodes=2, videos=1, variants=("default",)),
-    ),
+    "paper": {**PAPER, "demos": dict(episodes=100, image_size=84, action_noise=0.0)},
+    "debug": {**DEBUG, "demos": dict(episodes=4), "eval": dict(episodes=2, videos=1, variants=("default",))},
 }
 
 

@@ -1,7 +1,5 @@
 """Stack: a red cube on a green one (robosuite, Panda).
 
-python scripts/finetune.py --config finetune_configs/stack.py            # or --config.method=v, vp
-
 default: VP+GAP from 100 demonstrations, 2,400 steps: 29 of 50 rollouts succeed (seed 0), 12 minutes
 on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks stack`.
 debug: the same path in a minute.

@@ -26,10 +26,7 @@ def _on_disk(state: TrainState) -> dict[str, Any]:
 
 @jax.jit
 def _sums(state: dict[str, Any]) -> list[jax.Array]:
-    """uint32 of every array: its words, each times an odd number of its own, so that one changed bit changes it.
-
-    Unlike a CRC it can be added up where the parts of an array lie, on whatever devices.
-    """
+    """uint32 of every array: its words, each times an odd number of its own, summed where they lie."""
 
     def of(leaf: jax.Array) -> jax.Array:
         flat = jnp.ravel(leaf)
@@ -47,8 +44,7 @@ def _checksum(state: TrainState, said: dict[str, str]) -> str:
 class StateCheckpoints:
     """Training states under one folder; the newest two are kept.
 
-    Each holds the train state (trainable parameters, optimizer, step, random key) and the data loader's position. A
-    checkpoint that a kill interrupted has no final name yet, so the one before it is found instead.
+    Each holds the train state and the data loader's position. One that a kill interrupted has no final name yet.
 
     Args:
         layout: which number of the packed parameters means what (`Packing.identity`); another one is not restored.
@@ -67,9 +63,7 @@ class StateCheckpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, loader_state: dict[str, Any]) -> None:
-        """Starts writing; returns before it is on disk. Does nothing if this step is saved already."""
-        if step in self._manager.all_steps():
-            return
+        """Starts writing; returns before it is on disk."""
         said = {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_on_disk(state)),

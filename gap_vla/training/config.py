@@ -1,8 +1,7 @@
 """What every experiment is configured with: frozen dataclasses that reject unknown keys and impossible values.
 
-A backend adds its own sections to `Experiment` (`gap_vla.training.octo`, `gap_vla.training.torch`). A file in
-`finetune_configs/` returns an `ml_collections.ConfigDict`, which `from_dict` turns into these types. Only the standard
-library is imported, so a wrong value is reported before TensorFlow, JAX, torch or MuJoCo load.
+A file in `finetune_configs/` returns an `ml_collections.ConfigDict`, which `from_dict` turns into these types. Nothing
+heavy is imported, so a wrong value is reported before TensorFlow, JAX, torch or MuJoCo load.
 """
 
 from __future__ import annotations

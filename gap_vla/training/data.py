@@ -127,11 +127,10 @@ def _motions(store: EpisodeStore, name: str) -> Iterator[str]:
 def shuffled_images(
     data: StoreSplit, seed: int, augment: Mapping[str, Augmentation], number: int, batch: Batch
 ) -> Batch:
-    """A control that cannot see: the batch with the pictures of other episodes, each drawn at random for a window.
+    """A control that cannot see: the batch with the pictures of an episode drawn at random for each window.
 
-    They are those of the same steps. Proprioception, actions and ρ stay; pictures still tell how far an episode has
-    got, but nothing of this one's layout. An episode that is shorter shows its last picture. Once in as many windows as
-    there are episodes, a window keeps its own.
+    They are those of the same steps, or the last of a shorter episode; they tell how far an episode has got, nothing of
+    this one's layout. Once in as many windows as there are episodes, a window keeps its own.
 
     Args:
         data: the split that the windows are of.

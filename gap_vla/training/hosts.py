@@ -3,8 +3,8 @@
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 gap-vla finetune …   # on host0
     JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 gap-vla finetune …   # on host1
 
-All hosts see the same folders. Each reads whole batches and keeps its devices' samples, so that the result does not
-depend on how many there are; the first writes metrics and the exported model, all write their part of a checkpoint.
+All see the same folders. Each reads whole batches and keeps its devices' samples, so that the result does not depend on
+how many there are; the first writes metrics and the exported model, all write their part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ def place_among_hosts() -> tuple[str, int, int] | None:
 
 
 def join_hosts() -> bool:
-    """Joins the hosts named in the environment, before the first array is made; False if there are none.
-
-    Raises:
-        ConfigError: see `place_among_hosts`.
-    """
+    """Joins the hosts of `place_among_hosts`, before the first array is made; False if there are none."""
     place = place_among_hosts()
     if place is None:
         return False
@@ -101,16 +97,8 @@ def _of_all(value: int) -> list[int]:
 @contextlib.contextmanager
 def first_host_first() -> Iterator[None]:
     """The others enter when the first host has left: for folders that the first one makes and all read."""
-    first = is_first_host()
-    if not first:
-        _meet()
+    if not is_first_host():
+        _of_all(0)  # returns when all are here
     yield
-    if first:
-        _meet()
-
-
-def _meet() -> None:
-    if _joined:
-        from jax.experimental.multihost_utils import sync_global_devices
-
-        sync_global_devices("gap_vla: the first host is done")
+    if _joined and is_first_host():
+        _of_all(0)

@@ -17,6 +17,11 @@ def _stored_rho(config: Any, key: str) -> bool:
     return config.data.rlds and RHO_SOURCES.get(config.method, "dataset") in OF_THE_DATASET
 
 
+def _unread_history(config: Any, key: str) -> bool:
+    """The temporal transformer wants as many frames as states, even where one of them is not read."""
+    return config.method == ("vision" if "proprio" in key else "proprio") and config.model.temporal == "none"
+
+
 def _draws_nothing(config: Any, key: str) -> bool:
     return config.phases.method != "lstm" and config.phases.options.get("rho") != "lstm"
 
@@ -32,16 +37,6 @@ def _unseen_view(config: Any, key: str) -> bool:
 
 def _no_simulator(config: Any, key: str) -> bool:
     return not config.eval.episodes and (config.data.rlds or config.demos.path)
-
-
-def _no_frames(config: Any, key: str) -> bool:
-    """The temporal transformer wants as many frames as states, even where no frame is read."""
-    return config.method == "proprio" and config.model.temporal == "none"
-
-
-def _no_states(config: Any, key: str) -> bool:
-    """And as many states as frames, even where no state is read."""
-    return config.method == "vision" and config.model.temporal == "none"
 
 
 def _other_rival(config: Any, key: str) -> bool:
@@ -85,9 +80,8 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", lambda c, _: c.model.pretrained),
     (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
     (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
-    (r"model\.proprio_history", "with method vision and no model.temporal", _no_states),
     (r"model\.encoder.*|train\.precision", "with method proprio", lambda c, _: c.method == "proprio"),
-    (r"model\.image_history", "with method proprio and no model.temporal", _no_frames),
+    (r"model\.(proprio|image)_history", "with method {0.method} and no model.temporal", _unread_history),
     (r"model\.encoder_width", "unless model.encoder is small", lambda c, _: c.model.encoder != "small"),
     (r"model\.temporal_.*", "without model.temporal", lambda c, _: c.model.temporal == "none"),
     (r"model\.phases", "without phase_gate", lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot"),

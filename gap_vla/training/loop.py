@@ -1,4 +1,4 @@
-"""The training loop of every backend: short enough to read in one sitting.
+"""The training loop of every backend.
 
 Every random number comes from the seed, and a saved state holds all that a step depends on. A run that is killed at any
 moment and resumed ends with the same parameters, bit for bit, as one that was not.

@@ -1,7 +1,7 @@
 """Where arrays lie when several devices, of one or several hosts, train together.
 
-The mesh has the axes `data` and `fsdp`. Batches are cut along both; parameters and optimizer state along `fsdp` and
-repeated along `data`. The gradient's sum over devices is the compiler's work, so the training step knows nothing of it.
+Batches are cut along both axes of the mesh, `data` and `fsdp`; parameters and optimizer state along `fsdp` alone. The
+gradient's sum over devices is the compiler's work.
 """
 
 from __future__ import annotations

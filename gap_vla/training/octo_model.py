@@ -104,14 +104,10 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
     layout.pop("proprio_history", None)  # that of the pretrained model
+    normalization = config.data.normalization
+    own = {"normalization": normalization, "statistics": statistics_digest(statistics, normalization)}
     model = OctoModel.from_config(
-        {
-            **layout,
-            "camera": config.demos.camera,
-            "normalization": config.data.normalization,
-            "statistics": statistics_digest(statistics, config.data.normalization),
-            **more,
-        },
+        {**layout, "camera": config.demos.camera, **own, **more},
         batch,
         text_processor=text_processor,
         rng=init_rng,
@@ -161,13 +157,11 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
     whole = [parameters.trainable, parameters.frozen]
     leaves = len(jax.tree_util.tree_leaves(whole))
-    count = _count(whole)
-    fixed = _count(parameters.frozen)
+    count, fixed = _count(whole), _count(parameters.frozen)
     lines = [
         f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
         f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
-        f"optimizer {shown(_bytes(opt_state))}; "
-        "activations come on top",
+        f"optimizer {shown(_bytes(opt_state))}; activations come on top",
     ]
     schedule = config.schedule
     if schedule.mode == "none":
@@ -238,9 +232,8 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
 def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
     """A published model's layout with this experiment's inputs and outputs.
 
-    Cameras that the data lack are dropped; the proprioceptive tokenizer is appended after the images (or removed for a
-    vision-only policy); the action head is a new one with the configured loss, horizon and width.
-    Everything else stays, so that pretrained parameters keep their path and shape.
+    Cameras that the data lack are dropped; the proprioceptive tokenizer, if any, comes after the images; the action
+    head is a new one. Everything else stays, so that pretrained parameters keep their path and shape.
     """
     layout = copy.deepcopy(dict(source))
     model = layout["model"]

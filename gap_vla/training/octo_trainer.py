@@ -80,11 +80,6 @@ class OctoTrainer(Trainer):
 
     @classmethod
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
-        """On the episodes of a store, and of those of `data.mixture`.
-
-        Raises:
-            ConfigError: GAP is asked for, and they have no ρ.
-        """
         for each in (store, *mixture):
             require_labels(each.directory, ("rho",) if has_rho(each) else (), config)
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
@@ -126,14 +121,11 @@ class OctoTrainer(Trainer):
         self._batches = self._batches or iter(self.loader)
         return self.built.inputs(next(self._batches))
 
-    def _place(self, batch: Any) -> Any:
-        return place_batch(self.mesh, batch)
-
     def step(self, batch: Any, step: int, measure: bool) -> Measured:
         mask = batch["observation"]["timestep_pad_mask"]
         factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
-        on_device = dataclasses.replace(factors, sample=self._place(factors.sample))
-        placed = self._place(batch)
+        on_device = dataclasses.replace(factors, sample=place_batch(self.mesh, factors.sample))
+        placed = place_batch(self.mesh, batch)
         if not self._compiled:
             self._step.compile(self.state, placed, on_device)
             self._compiled = True
@@ -193,10 +185,9 @@ def make_validation_step(
 ) -> Callable[..., dict[str, jax.Array]]:
     """The compiled measurement `(packed params, frozen, batch, rng) -> sums`, to be added up over held-out batches.
 
-    For every part of the steps (`LOSSES`) it gives the loss as a sum weighted with the number of counted action
-    entries, and that number as `entries of <loss>`. `action_error` and
-    `mean_action_error` are summed squared errors of the predicted chunk and of predicting the mean action (0 after
-    normalisation) at the window's last step, over `action_entries` entries.
+    Of `LOSSES`, sums over counted action entries, and their number as `entries of <loss>`; `action_error` and
+    `mean_action_error` (of predicting the mean action) are summed squared errors at the window's last step, over
+    `action_entries` entries.
     """
 
     def step(params: Any, frozen: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:

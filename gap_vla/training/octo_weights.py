@@ -1,7 +1,4 @@
-"""The weights that a training starts from, which they are; of an Octo also whether it can be used, and how large it is.
-
-Importing it loads no JAX.
-"""
+"""The weights that a training starts from: which they are, and of an Octo how large; importing it loads no JAX."""
 
 from __future__ import annotations
 
@@ -61,11 +58,7 @@ def weights_of(model: Any) -> dict[str, int]:
 
 
 def require_same_weights(model: Any, trained_from: Mapping[str, Any]) -> None:
-    """Checks that what a run was trained from is there, as far as its state or summary knows that.
-
-    Raises:
-        ConfigError: other weights are in its place.
-    """
+    """Raises ConfigError: other weights are in the place of those that a state or summary says it was trained from."""
     found = weights_of(model) if WEIGHTS in trained_from else {}
     if found and found[WEIGHTS] != trained_from[WEIGHTS]:
         key, named, _ = _source(model)

@@ -1,16 +1,12 @@
 """Parameter-shaped trees as a few long vectors, so that the optimizer is one short program instead of one per leaf.
 
-Octo has 200 to 400 leaves; AdamW spelled out for each is two thirds of a step's program before compilation, and handing
-so many arrays over takes longer than a small model's step. Leaves are packed by branch and by whether weight decay
-applies, the only two things by which the optimizer tells them apart:
+Leaves are packed by branch and by whether weight decay applies, the only two things by which the optimizer tells them
+apart; a large one is a vector of its own, because copying its gradient takes longer than handing over one more array:
 
     {"vision/kernel": float32[n], "vision/rest": …, "proprio/kernel": …, "proprio/rest": …, "shared/kernel": …, …}
 
-A large leaf is a vector of its own, because copying its gradient takes longer than handing over one more array.
-
 AdamW, clipping and GAP's λ act element by element (clipping through the norm of everything), so the result is that of
-the tree up to the order of summation. The names of the vectors begin with their branch, so that what reaches each
-branch of the model is measured on them: gradient norms and update/parameter ratios, also split by ρ.
+the tree up to the order of summation. What reaches each branch of the model is measured on its vectors.
 """
 
 from __future__ import annotations

@@ -1,19 +1,10 @@
 """What can be known before any work begins, and refused then: folders, data, devices, memory, disk.
 
-None of it takes longer than a second or two, and nothing is made; a run that would fail after its demonstrations were
-collected, or after it was trained, does not start.
+None of it takes longer than a second or two, and nothing is made.
 
-What a configuration will take of memory and disk follows from simple formulas that leave out what is small. E episodes
-of T steps, C cameras of s × s pixels, B samples a batch (those computed at once), W steps a window, P parameters; all
-estimates are rather too low than too high, so that what is refused could not have run.
-
-    pictures of a step     3 C s² bytes; a demonstration has about half as many steps as the task's horizon
-    store                  E T 3 C s² bytes; the RLDS dataset, compressed, a third of that
-    parameters             4 P bytes, gradients 4 P, AdamW 6 P (first moment in 16 bits) to 8 P; a frozen one 4 bytes
-    batch                  3 B W C s² bytes, two batches at a time; in torch twice more as float32
-    image encoder          each stage before and after its normalisation, 4 bytes a number, 2 with `train.precision`; in
-                           torch 5.4 and 4 (`resnet18`: 4.4 and 2.8), as a training's peaks say of itself
-    transformer            so many of N tokens × (8 d + 2 mlp) and heads × N² weights, per layer; `train.remat`: of one
+Estimates of memory and disk (`Experiment.memory`, and here) leave out what is small and are rather too low than too
+high, so that what is refused could not have run. A demonstration has about half as many steps as the task's horizon; an
+RLDS dataset, compressed, takes a third of its store.
 """
 
 from __future__ import annotations
@@ -101,7 +92,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if not dry_run:
         require_training_memory(config, config.on_cpu)
     if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
-        require_training_disk(config)
+        size = config.memory()["parameters, gradients, optimizer"]  # the checkpoint takes the place of gradients
+        require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
 
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
@@ -130,11 +122,7 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
 
 
 def require_training_memory(config: Experiment, on_cpu: bool) -> None:
-    """Raises ResourceError if model, batch and activations do not fit into the machine's memory.
-
-    Args:
-        on_cpu: whether the model is computed there; otherwise only the batches are counted.
-    """
+    """Raises ResourceError if the model, or (not `on_cpu`) its batches alone, do not fit into the machine's memory."""
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
     require_memory(_training_memory(config, on_cpu), advice)
 
@@ -151,13 +139,6 @@ def memory_in_words(config: Experiment) -> str:
     short = have is not None and sum(needs.values()) > have
     here = f"; {shown(have or 0)} are free here, so that a run would be refused" if short else ""
     return f"memory of training: about {shown(sum(needs.values()))} ({parts}){here}"
-
-
-def require_training_disk(config: Experiment) -> None:
-    """Raises ResourceError if training state and checkpoint do not fit on the disk of `runs`: as much as parameters and
-    optimizer take in memory, and gradients, whose place the checkpoint has here."""
-    size = config.memory()["parameters, gradients, optimizer"]
-    require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
 
 
 def require_data(config: Experiment, stages: Stages) -> None:

@@ -39,7 +39,7 @@ from gap_vla.training.stages import (
     origin,
     prepare_data,
     require_data_of,
-    require_own_stages,
+    require_own_demos,
     require_unchanged_data,
     stages_of,
 )
@@ -133,6 +133,7 @@ class Run:
     ) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
+        from gap_vla.report.runs import Run as Finished
         from gap_vla.rlds.statistics import check_statistics
         from gap_vla.training.data import describe_store, training_rho
 
@@ -193,7 +194,7 @@ class Run:
                 raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
             if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
                 raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
-            _require_measured(run, summary)
+            _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics  # refuses those of another run
             summary = sealed(run, summary)
             write_json(run.summary, summary)
             agenda.begin("page")
@@ -203,7 +204,7 @@ class Run:
 
     def collect(self) -> None:
         """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
-        require_own_stages(self.config, self.stages)
+        require_own_demos(self.config, self.stages)
         require_data(self.config, self.stages)
         with alone(self.stages.lock, f"{self.stages.store}", wait=True):
             prepare_data(self.config, self.stages, collect_only=True)
@@ -245,13 +246,6 @@ class Run:
         look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
         lines.append(f"  all of it lies in {self.directory.path}; {look}")
         return "\n".join(lines)
-
-
-def _require_measured(run: RunDirectory, summary: Mapping[str, Any]) -> None:
-    """Raises ReportError if `metrics.jsonl` is of another run than its summary, which is not written then."""
-    from gap_vla.report.runs import Run as Finished
-
-    _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics
 
 
 def _notes(config: Experiment, steps: int) -> list[str]:

@@ -77,11 +77,10 @@ def stages_of(config: Experiment) -> Stages:
     root = Path(config.data.root)
     demos = dataclasses.asdict(config.demos)
     if config.demos.path:
-        path = Path(config.demos.path)
-        if not path.exists():
+        demos_path = Path(config.demos.path)
+        if not demos_path.exists():
             raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
-        demos_identity = {"path": str(path.absolute()), "content": content_digest(path)}
-        demos_path = path
+        demos_identity = {"path": str(demos_path.absolute()), "content": content_digest(demos_path)}
     else:
         pictures = task_spec(config.task).pictures_version
         demos_identity = {
@@ -120,13 +119,11 @@ def _existing(config: Experiment, path: Path, key: str) -> tuple[dict[str, Any],
 def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None, collect_only: bool = False) -> None:
     """Makes what is missing of demonstrations and RLDS dataset.
 
-    Where the episode store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine
-    without TensorFlow and simulator can train from a copied store.
+    Where the episode store is there already, neither needs to be: who copies it needs no TensorFlow and no simulator.
 
     Args:
         agenda: says where it is in a longer command.
-        collect_only: the demonstrations alone, which takes the simulators and no other extra, and whether or not there
-            is a dataset of them.
+        collect_only: the demonstrations alone, which takes no extra but the simulators, also beside a dataset of them.
     """
     if stages.rlds.exists() and (config.data.rlds or not collect_only):
         print(f"dataset: reusing {stages.rlds}", flush=True)
@@ -175,6 +172,11 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
         raise ConfigError(f"{stages.rlds} was not made by a run, so with what settings is not known; move it away")
     for place, said in made.items():
         _require_alike(place, {key: value for key, value in said.items() if key in wanted}, wanted)
+    require_own_demos(config, stages)
+
+
+def require_own_demos(config: Experiment, stages: Stages) -> None:
+    """Raises ConfigError if collected demonstrations say that they were collected with other settings."""
     if stages.demos.is_file() and not config.demos.path:
         own = attributes_of_data(stages.demos)
         if {"attempts", "failures"} <= {*own}:
@@ -245,12 +247,8 @@ def open_mixture(stages: Stages) -> list[EpisodeStore]:
 
 
 def _require_view(config: Experiment) -> None:
-    """Checks that the named demonstrations or datasets are of the task, and show what `demos.camera` says.
-
-    Raises:
-        ConfigError: they were recorded through another view.
-        PolicyError: demonstrations of ours (but those of `data.mixture`) were collected in another task.
-    """
+    """Raises ConfigError if named data were recorded through another view than `demos.camera`, PolicyError if those of
+    ours (but in `data.mixture`) were collected in another task."""
     datasets = [path for path in (config.data.rlds, *dict(config.data.mixture)) if path]
     for source in datasets if config.data.rlds or not config.demos.path else [*datasets, config.demos.path]:
         if source not in dict(config.data.mixture):
@@ -272,11 +270,8 @@ def versions(backend: str, task: str) -> dict[str, Any]:
 
 
 def digests(store: EpisodeStore) -> dict[str, str]:
-    """Hashes of the values that a store holds, whatever its layout: `episodes` and, where there are any, `labels`.
-
-    `episodes` covers pictures, proprioception, actions, the expert's phases, instructions and which split each episode
-    is in; `labels` covers ρ and change points.
-    """
+    """Hashes of the values that a store holds, whatever its layout: `episodes` of pictures, states, actions, phases,
+    instructions and splits, and `labels` of ρ and change points, where there are any."""
     episodes, labels = hashlib.sha256(), hashlib.sha256()
     for name in sorted(store.splits):
         split = store.splits[name]

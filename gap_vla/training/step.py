@@ -93,21 +93,18 @@ def head_loss(
 class TrainStep:
     """`step(state, batch, factors, split=False) -> (state, metrics)`; `state` is donated.
 
-    Two compiled programs: the gradient of the loss in the trainable parameters, packed into a few vectors, and the
-    optimizer on these. With `split` the gradient is taken once more over the window steps with ρ > 0.5 alone,
-    and the metrics tell what these and the others contribute to each branch; the step itself stays the same.
+    Two compiled programs: the gradient of the loss in the packed trainable parameters, and the optimizer. With `split`
+    the gradient is taken once more over the window steps with ρ > 0.5 alone, for the metrics (`split_measurements`).
 
     Args:
         module: `OctoModule`.
         tx: optimizer of the packed trainable parameters, with `scale_group_updates(packing.group_labels)`.
         packing: of the trainable parameters.
-        adam: what the measurements split by ρ must know of `tx`.
         frozen: tree of the parameters that have neither gradient nor optimizer state.
-        accumulate: number of parts that a batch is cut into, one after the other, to save memory.
+        accumulate: number of parts that a batch is computed in.
         adjust: False leaves GAP out of the program, for measuring what it costs.
         shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
-        quick: on a CPU, compile the gradient quickly, for a short run. The optimizer compiles in a second either way,
-            and would take three times as long.
+        quick: on a CPU, compile the gradient quickly, for a short run.
     """
 
     def __init__(
@@ -160,10 +157,7 @@ class TrainStep:
         self._transitions = jax.jit(transitions)
 
     def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
-        """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took.
-
-        Without this the first call compiles, and the compiler's memory stays.
-        """
+        """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took."""
         if self._shardings is None:
             return_free_memory()
             gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
@@ -197,9 +191,8 @@ def accumulated(
 ) -> Any:
     """What `function(params, batch, sample, rng)` gives for a mean over the whole batch, computed in `parts`.
 
-    A part holds every `parts`-th sample, so that each device keeps its share of every part. Parts are weighted with the
-    action entries that they count, as the loss of the whole batch weights them. Random draws (dropout, a diffusion
-    head's noise) are others than those of the whole batch.
+    A part holds every `parts`-th sample, so that each device keeps its share of every part, and has the weight of the
+    action entries that it counts. Random draws (dropout, a diffusion head's noise) are others than the whole batch's.
 
     Args:
         function: gives a tree of floating-point numbers, means over counted entries.
@@ -248,10 +241,7 @@ def compilation(quick: bool = False) -> dict[str, Any] | None:
 
 
 def return_free_memory() -> None:
-    """Hands memory that the compiler used and freed back to the system (Linux with glibc; elsewhere nothing happens).
-
-    A program of Octo's size takes almost a gigabyte to compile, which would otherwise stay beside that of the steps.
-    """
+    """Hands what the compiler used, almost a gigabyte for an Octo, back to the system (Linux with glibc only)."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -186,3 +186,18 @@ def require_device(device: str) -> None:
         found = False
     if not found:
         raise ConfigError("train.device is 'cuda', but there is no such device; use --config.train.device=cpu")
+
+
+PAPER = dict(
+    model=dict(encoder="resnet18", feature_dim=512, image_history=5, proprio_history=5, temporal="transformer"),
+    optimizer=dict(learning_rate=3e-4, warmup_steps=0, weight_decay=1e-4),
+    train=dict(epochs=100, batch_size=128, device="cuda", threads=4, log_every=100, validate_every=1000),
+    eval=dict(episodes=100, workers=4),
+)
+"""The paper's recipe, for a GPU, without its demonstrations."""
+
+DEBUG = dict(
+    model=dict(encoder_width=8, feature_dim=32, head_dim=32),
+    train=dict(steps=12, batch_size=8, log_every=4, validate_every=6, save_every=6),
+)
+"""The same path in less than a minute."""

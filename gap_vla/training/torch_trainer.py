@@ -85,11 +85,6 @@ class SmallTrainer(Trainer):
 
     @classmethod
     def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
-        """On the episodes of a store; its configuration has no mixture.
-
-        Raises:
-            ConfigError: they do not fit the configuration.
-        """
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.train.seed)
         image_shape = require_fit(config, store)
@@ -109,7 +104,6 @@ class SmallTrainer(Trainer):
 
     @classmethod
     def dry_run(cls, config: SmallConfig) -> str:
-        """The policy for pictures of the configured size and the task's widths of state and action."""
         task, size = task_spec(config.task), config.demos.image_size
         policy = build_policy(
             config.model, config.method, (size, size, 3), task.proprio_dim, task.action_dim, config.demos.cameras
@@ -139,7 +133,6 @@ class SmallTrainer(Trainer):
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def step(self, batch: dict[str, Any], step: int, measure: bool = False) -> Measured:
-        """Trains on one batch (tensors on the device)."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         generator = self.generator(step)

@@ -76,8 +76,8 @@ RHO_REACHES_TRAINING = (
     Mutant(
         "Octo: the sample factor is one",
         "training/octo_trainer.py",
-        "self._place(factors.sample)",
-        "self._place(np.ones_like(factors.sample))",
+        "place_batch(self.mesh, factors.sample)",
+        "place_batch(self.mesh, np.ones_like(factors.sample))",
         LOOP,
     ),
     Mutant(
