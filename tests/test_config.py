@@ -12,6 +12,7 @@ from experiment_files import profiles
 from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import config_parser, load_config, run_configured
+from gap_vla.cli.finetune import main as finetune_command
 from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import ConfigError, number_fields
 from gap_vla.policies.config import RivalsConfig
@@ -151,7 +152,6 @@ def test_every_task_has_an_experiment_file_of_its_own():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config.train.stepz=1"], "unknown configuration key train.stepz; did you mean train.steps?"),
         (["--config.model.depth=1"], "unknown configuration key model.depth (known here: "),
         (["--config.task.name=x"], "task is no section"),
         (["--config.phases.options.sigma"], "--config.phases.options.sigma needs a value: --config.phases.options"),
@@ -170,11 +170,17 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--undefok=stepz", "--stepz=1"], "unknown option --undefok"),
     ],
 )
-def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words):
-    command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py", *arguments]
-    result, seconds = run_measured(command)
-    assert result.returncode == 2
-    assert words in result.stderr and "Traceback" not in result.stderr
+def test_the_command_refuses_wrong_settings(arguments, words, capsys):
+    assert finetune_command(["--config", f"{ROOT}/finetune_configs/threading.py", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+
+
+def test_the_command_refuses_a_wrong_setting_within_two_seconds():
+    command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py"]
+    result, seconds = run_measured([*command, "--config.train.stepz=1"])
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "unknown configuration key train.stepz; did you mean train.steps?" in result.stderr
     assert seconds < two_seconds()
 
 
@@ -279,9 +285,12 @@ def test_every_setting_of_a_rival_method_has_an_effect_with_one_of_the_methods_a
 
 
 def test_demonstrations_alone_are_no_run_that_could_have_a_name(capsys):
-    from gap_vla.cli.finetune import main
-
-    assert main(["--config", f"{ROOT}/finetune_configs/assembly.py:debug", "--collect-only", "--run-name", "x"]) == 2
+    assert (
+        finetune_command(
+            ["--config", f"{ROOT}/finetune_configs/assembly.py:debug", "--collect-only", "--run-name", "x"]
+        )
+        == 2
+    )
     assert capsys.readouterr().err.startswith("error: --run-name has no effect with --collect-only, which makes no run")
 
 
@@ -296,14 +305,9 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
 
     rest, options = take_options(["x", "--config.phases.options.rho=hard", "--config.phases.options.sigma=2.5"])
     assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
-    code = (
-        "from gap_vla.cli.configured import config_parser, run_configured\n"
-        "words = ['--config', 'finetune_configs/threading.py', '--config.phases.options.penalty=2.5',\n"
-        "         '--config.train.steps=7', '--config.runs=a folder']\n"
-        "config = run_configured(lambda config, options: config, config_parser(''), words)\n"
-        "assert (config.phases.options, config.train.steps, config.runs) == ({'penalty': 2.5}, 7, 'a folder')\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+    words = ["phases.options.penalty=2.5", "train.steps=7", "runs=a folder"]
+    config = octo_or_small("octo", *words)
+    assert (config.phases.options, config.train.steps, config.runs) == ({"penalty": 2.5}, 7, "a folder")
 
 
 def test_a_configuration_file_in_another_encoding_than_it_says_is_refused(tmp_path, capsys):
@@ -348,15 +352,14 @@ def test_a_configuration_that_holds_itself_is_refused(tmp_path):
         load_config(str(tmp_path / "c.py"))
 
 
-def test_what_a_configuration_and_its_children_print_is_no_part_of_an_answer(tmp_path):
+def test_what_a_configuration_and_its_children_print_is_no_part_of_an_answer(runner, tmp_path):
     (tmp_path / "c.py").write_text(
         "import os\nprint('mine')\nos.system('echo a child')\n"
         + (ROOT / "finetune_configs" / "small_assembly.py").read_text()
     )
-    command = [sys.executable, "scripts/train_small.py", "--config", f"{tmp_path}/c.py:debug", "--json", "--dry-run"]
-    command += [f"--config.runs={tmp_path}/runs", f"--config.data.root={tmp_path}/data"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "mine" in done.stderr and "a child" in done.stderr
+    words = ["--config", "c.py:debug", "--json", "--dry-run"]
+    done = runner.run("train_small", [*words, f"--config.runs={tmp_path}/runs", "--config.data.root=data"], tmp_path)
+    assert done.status == 0 and "mine" in done.stderr and "a child" in done.stderr
     assert json.loads(done.stdout)["run"].startswith(f"{tmp_path}/runs/assembly/")
 
 

@@ -179,7 +179,7 @@ def test_a_refusal_while_demonstrations_are_collected_leaves_nothing_behind(tmp_
 
 
 @pytest.fixture
-def cells(tmp_path, monkeypatch):
+def cells(tmp_path, monkeypatch, blank_charts):
     """Runs cells without training; returns the list of those that were run."""
     ran: list[tuple[str, int]] = []
 
@@ -204,7 +204,7 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     out = comparison.comparison_directory(config)
     recorded = json.loads((out / "cells.json").read_text())
     assert len(recorded["finished"]) == 5 and "DivergedError" in recorded["failed"][0]["error"]
-    assert (out / "table.md").exists() and (out / "table.png").stat().st_size > 1000
+    assert (out / "table.md").exists() and (out / "table.png").exists()
     comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert cells[6:] == [("v", 1)]
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again

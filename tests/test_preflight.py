@@ -259,8 +259,7 @@ def test_a_view_that_a_scene_of_the_rollouts_cannot_move_is_refused_before_train
     ("script", "config", "setting"),
     [
         ("finetune", "threading", "--config.demos.path=README.md"),
-        ("train_small", "small_threading", "--config.train.device=cuda"),
-        ("train_small", "small_threading", "--config.eval.seed=-5"),
+        pytest.param("train_small", "small_threading", "--config.train.device=cuda", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_refuses_wrong_inputs_within_two_seconds(script, config, setting, tmp_path):

@@ -44,9 +44,8 @@ def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monke
     again.close()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
-@pytest.mark.parametrize("bit", [0, 7, 11])
-def test_one_bit_of_a_saved_state_that_changed_is_noticed(bit, dtype, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("dtype", "bit"), [("float32", 11), ("int32", 0), ("bfloat16", 7)])
+def test_one_bit_of_a_saved_state_that_changed_is_noticed(dtype, bit, tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
     values = np.arange(1000).astype(jnp.dtype(dtype))
     turned = values.copy()

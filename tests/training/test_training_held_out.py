@@ -1,6 +1,7 @@
 """What a run's held-out error is compared with: the error of always predicting the training episodes' mean action."""
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -11,13 +12,24 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
 
 
+@pytest.fixture(scope="module")
+def trainers(store):
+    """Before its first step, the trainer of a normalisation; each is made once."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def of(normalization):
+            values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
+            config = FinetuneConfig.from_dict({**values, "data": {"normalization": normalization}})
+            return stack.enter_context(contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))))
+
+        yield of
+
+
 @pytest.mark.parametrize("normalization", ["normal", "bounds"])
-def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation(normalization, store):
-    values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
-    config = FinetuneConfig.from_dict({**values, "data": {"normalization": normalization}})
+def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation(normalization, store, trainers):
     episodes = EpisodeStore.open(store)
-    with contextlib.closing(OctoTrainer.on(config, episodes)) as trainer:
-        found = trainer.validate()["val/mean_action_mse"]
+    found = trainers(normalization).validate()["val/mean_action_mse"]
     asked = {"window_size": 2, "action_horizon": 3, "normalization": normalization}
     loader = WindowLoader(episodes, split="val", batch_size=1000, seed=0, train=False, **asked)
     batch = next(iter(loader))
@@ -34,8 +46,7 @@ def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation
     assert found < 0.999 * at_zero, "0 is not the mean of an action that is not centred"
 
 
-def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(store):
-    values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
-    with contextlib.closing(OctoTrainer.on(FinetuneConfig.from_dict(values), EpisodeStore.open(store))) as trainer:
-        assert isinstance(trainer._held_out, WindowLoader)
-        assert trainer.validate() == trainer.validate()
+def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(trainers):
+    trainer = trainers("normal")
+    assert isinstance(trainer._held_out, WindowLoader)
+    assert trainer.validate() == trainer.validate()

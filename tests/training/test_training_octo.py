@@ -56,15 +56,21 @@ def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_s
     assert {leaf.dtype for leaf in training.parameters("coarse").values()} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize(("method", "sees_state"), [("v", False), ("vp_gap", True)])
-def test_the_vision_policy_has_no_proprioceptive_parameter(store, method, sees_state):
+@pytest.fixture(scope="module")
+def blind(store):
+    """A vision policy before its first step."""
+    settings = {"task": "threading", "method": "v", "model": MODEL, "train": {"steps": 2}, "eval": {"execute": 1}}
+    with contextlib.closing(OctoTrainer.on(FinetuneConfig.from_dict(settings), EpisodeStore.open(store))) as trainer:
+        yield trainer
+
+
+def test_the_vision_policy_has_no_proprioceptive_parameter(blind, training):
     import jax
 
-    settings = {"task": "threading", "method": method, "model": MODEL, "train": {"steps": 2}, "eval": {"execute": 1}}
-    config = FinetuneConfig.from_dict(settings)
-    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
-        leaves = jax.tree_util.tree_flatten_with_path(trainer.model().params)[0]
-    assert any("proprio" in jax.tree_util.keystr(path) for path, _ in leaves) == sees_state
+    training.run("whole", method="vp_gap")
+    leaves = jax.tree_util.tree_flatten_with_path(blind.model().params)[0]
+    assert not any("proprio" in jax.tree_util.keystr(path) for path, _ in leaves)
+    assert any("proprio" in name for name in training.parameters("whole"))
 
 
 def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(training, store):
@@ -80,16 +86,14 @@ def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(t
     )
 
 
-def test_the_step_that_a_run_exported_is_rolled_out_whatever_lies_beside_it(store, tmp_path, monkeypatch):
-    settings = {"task": "threading", "model": MODEL, "train": {"steps": 2}, "eval": {"execute": 1}}
-    config, run = FinetuneConfig.from_dict(settings), RunDirectory(tmp_path / "run")
-    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
-        step = trainer.export(run)
+def test_the_step_that_a_run_exported_is_rolled_out_whatever_lies_beside_it(blind, tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run")
+    step = blind.export(run)
     other = shutil.copytree(run.checkpoint / "2", run.checkpoint / "9")
     (other / "default" / "checkpoint").write_bytes(b"of another run")
     monkeypatch.setattr("gap_vla.rollouts.evaluate", lambda *_, **how: {})
     monkeypatch.setattr("gap_vla.report.evaluation_page.write_page", lambda *_: None)
-    assert rollouts(config, run, step)
+    assert rollouts(blind.config, run, step)
 
 
 @pytest.mark.slow

@@ -135,19 +135,20 @@ def test_memory_is_counted_by_the_checkpoints_own_size_and_not_by_its_name(visio
 
 def test_a_run_goes_on_and_answers_for_the_weights_it_was_trained_from_alone(store, vision_checkpoint, tmp_path):
     weights = shutil.copytree(vision_checkpoint, tmp_path / "weights")
-    config, episodes = config_for(str(weights)), EpisodeStore.open(store)
+    config = config_for(str(weights))
+    trainer = OctoTrainer.on(config, EpisodeStore.open(store))
 
-    def restored(folder, knows=True, save=False):
-        with contextlib.closing(OctoTrainer.on(config, episodes)) as trainer:
-            trainer._weights = trainer._weights if knows else {}
+    def restored(folder, save=False):
+        with contextlib.closing(trainer):
             trainer.restore(tmp_path / folder)
             if save:
                 trainer.save(0)
-            return {"training": trainer.facts()}
 
-    summary, stages = restored("state", save=True), SimpleNamespace(mixture={})
+    restored("state", save=True)
+    summary, stages = {"training": trainer.facts()}, SimpleNamespace(mixture={})
     restored("state")
-    restored("older", knows=False, save=True)
+    trainer._weights = {}
+    restored("older", save=True)
     require_data_of(summary, config, stages)
     model = OctoModel.load_pretrained(weights)
     shutil.rmtree(weights)

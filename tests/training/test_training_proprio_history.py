@@ -1,6 +1,7 @@
 """An Octo that sees several states, or tokens of whole states: in training, in the checkpoint, and in rollouts."""
 
 import contextlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ def checkpoint(store, tmp_path_factory):
     return exported(store, tmp_path_factory.mktemp("states"))
 
 
-def test_what_an_interrupted_run_exported_is_written_anew_and_other_files_stay(store, tmp_path):
-    checkpoint = exported(store, tmp_path)
+def test_what_an_interrupted_run_exported_is_written_anew_and_other_files_stay(checkpoint, store, tmp_path):
+    checkpoint = shutil.copytree(checkpoint.parent, tmp_path / "run") / "checkpoint"
     whole = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
     assert len(whole) == 5
     for path in whole:
