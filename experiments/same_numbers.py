@@ -30,9 +30,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import command_parser
@@ -41,6 +39,9 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.identity import digest
 from gap_vla.core.outputs import claim_folder
 from gap_vla.core.whole import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("seconds", "time", "machine", "path", "steps_per_second", "started")
@@ -251,6 +252,7 @@ def _arrays(path: Path) -> list[tuple[str, np.ndarray]] | None:
     """Every array of a file by its name, or None for files of another kind."""
     if path.suffix == ".hdf5":
         import h5py
+        import numpy as np
 
         found: list[tuple[str, np.ndarray]] = []
         with h5py.File(path) as file:
@@ -271,6 +273,8 @@ def _arrays(path: Path) -> list[tuple[str, np.ndarray]] | None:
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if not isinstance(tree, dict):
+        import numpy as np
+
         yield name, np.asarray(tree)
         return
     for key, value in tree.items():
