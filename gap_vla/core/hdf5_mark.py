@@ -42,13 +42,11 @@ def read_mark(path: Path) -> str:
 
 
 def is_changed(path: Path) -> bool:
-    """Whether a marked file is no longer as it was written; False where that was not noted (before 0.2). Reads all."""
+    """Whether a marked file is no longer as it was written, or its checksum is gone. Reads all."""
     import h5py
 
     try:
         with h5py.File(path) as file:
-            if _CHECK not in file:
-                return False
             note = file[_CHECK]
             said, place = note[()], note.id.get_offset()
     except _UNREADABLE:
