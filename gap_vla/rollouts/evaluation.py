@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from gap_vla.core.foreign import Section, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
-from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, SEED, WORKERS, Bounds, check_numbers
+from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
@@ -111,7 +111,7 @@ def evaluate(
     seed = int(seed)  # numpy's goes into no JSON
     layouts = named or {e: seed + e for e in range(episodes)}
     seeds = [layouts[e] for e in range(episodes) if e in layouts]
-    known = {whole(f"{policy.name}: layout_seeds", one, 0, int(SEED.most), EvaluationError) for one in seeds}
+    known = {whole(f"{policy.name}: layout_seeds", one, 0, 2**32 - 1, EvaluationError) for one in seeds}
     if len(known) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
 

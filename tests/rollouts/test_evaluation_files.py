@@ -204,6 +204,11 @@ def test_numbers_of_numpy_are_taken_as_pythons(tmp_path):
     policy.source = tmp_path
     summary = evaluate(policy, PointTask(), episodes=1, seed=np.int64(5), out_dir=tmp_path, **options)
     assert summary["layout_seeds"] == [5] and summary["source"] == str(tmp_path)
+    greatest = 2**32 - 1  # of a recording's layout
+    policy = ReplayPolicy([np.zeros((2, 7))], [greatest])
+    assert evaluate(policy, PointTask(), episodes=1, seed=0, out_dir=tmp_path / "b", **options)["layout_seeds"] == [
+        greatest
+    ]
 
 
 def test_an_evaluation_whose_folder_is_renamed_stops(tmp_path):
