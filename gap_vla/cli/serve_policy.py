@@ -59,7 +59,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _origin(text: str) -> str:
     """A place as browsers name it, which they do in small letters and without the usual port of its scheme."""
-    if not re.fullmatch(r"(?!wss?:)[a-z-]+://[^/\s?#@]+", text):
+    port = re.search(r":(\d*)$", text)
+    if not re.fullmatch(r"(?!wss?:)[a-z-]+://[^/\s?#@]+", text) or (port and not 0 < int(port[1] or 0) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no place of web pages; give SCHEME://HOST or SCHEME://HOST:PORT")
     if text != (said := re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", text.lower())):
         raise argparse.ArgumentTypeError(f"{text!r} is {said} as browsers say it; give that")

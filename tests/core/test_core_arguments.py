@@ -123,6 +123,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("serve_policy --checkpoint d --origin http://x.org:80", "'http://x.org:80' is http://x.org as browsers say"),
         ("serve_policy --checkpoint d --origin https://X.org:8443", "is https://x.org:8443 as browsers say it"),
         ("serve_policy --checkpoint d --origin http://x.org?a", "is no place of web pages"),
+        ("serve_policy --checkpoint d --origin http://x.org:70000", "is no place of web pages"),
         ("look d --workers 2", "--workers has no effect where nothing is simulated"),
         ("phase_benchmark --stages rho --finders x", "--finders has no effect without the stage finders"),
         ("phase_benchmark --stages rho --sets x", "--sets has no effect without the stage untouched"),
