@@ -183,12 +183,12 @@ THEIRS = _whole(12, 9)
 LEROBOT = (damage_a_file, remove_a_file, damage_lerobot_json, damage_lerobot_tables)
 
 TARGETS: list[tuple[Target, int]] = [
-    (Target("hdf5 bytes", _hdf5, [damage_a_file], _read("robomimic_hdf5"), OURS), 120),
-    (Target("hdf5 members", _hdf5, [damage_hdf5_members], _read("robomimic_hdf5"), OURS), 70),
-    (Target("npz", _npz, [damage_a_file, damage_npz_arrays], _read("npz"), OURS), 120),
-    (Target("pickle", _pickles, [damage_a_file], _read("pickle", state_key="proprio"), OURS), 100),
-    (Target("lerobot 2", _lerobot("v21_video"), LEROBOT, _read("lerobot", images=False), THEIRS), 60),
-    (Target("lerobot 3", _lerobot("v30_image"), LEROBOT, _read("lerobot"), THEIRS), 60),
+    (Target("hdf5 bytes", _hdf5, [damage_a_file], _read("robomimic_hdf5"), OURS), 50),
+    (Target("hdf5 members", _hdf5, [damage_hdf5_members], _read("robomimic_hdf5"), OURS), 30),
+    (Target("npz", _npz, [damage_a_file, damage_npz_arrays], _read("npz"), OURS), 60),
+    (Target("pickle", _pickles, [damage_a_file], _read("pickle", state_key="proprio"), OURS), 60),
+    (Target("lerobot 2", _lerobot("v21_video"), LEROBOT, _read("lerobot", images=False), THEIRS), 25),
+    (Target("lerobot 3", _lerobot("v30_image"), LEROBOT, _read("lerobot"), THEIRS), 25),
 ]
 
 

@@ -43,8 +43,8 @@ def _rounds(folder: Path, seeds: range) -> dict[str, int]:
 
 
 def test_mutated_pickles_are_read_or_refused(tmp_path: Path) -> None:
-    outcomes = _rounds(tmp_path, range(3000))
-    assert min(outcomes.values()) > 300, outcomes  # both happen often, or the mutations say little
+    outcomes = _rounds(tmp_path, range(1000))
+    assert min(outcomes.values()) > 50, outcomes  # both happen often, or the mutations say little
 
 
 @pytest.mark.slow

@@ -82,8 +82,8 @@ def _is_whole(lengths: list[int], path: Path) -> None:
 
 DAMAGES = (damage_a_file, damage_json, remove_a_file, cut_shard, change_record)
 TARGETS = [
-    (Target("training", _dataset, DAMAGES, _read, _is_whole), 12),
-    (Target("labels", _dataset, DAMAGES, _read_for_labels, _is_whole), 20),
+    (Target("training", _dataset, DAMAGES, _read, _is_whole), 6),
+    (Target("labels", _dataset, DAMAGES, _read_for_labels, _is_whole), 10),
 ]
 
 

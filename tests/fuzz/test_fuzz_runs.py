@@ -106,8 +106,8 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
-    outcomes = run(TARGETS[name], tmp_path, range(300))
-    assert min(outcomes.values()) > 20, outcomes
+    outcomes = run(TARGETS[name], tmp_path, range(100))
+    assert min(outcomes.values()) > 6, outcomes
 
 
 @pytest.mark.slow

@@ -86,8 +86,8 @@ def rounds(seeds: range) -> dict[str, int]:
 
 
 def test_mutated_messages_are_answered_or_refused() -> None:
-    outcomes = rounds(range(6000))
-    assert min(outcomes.values()) > 500, outcomes  # both happen often, or the mutations say little
+    outcomes = rounds(range(2000))
+    assert min(outcomes.values()) > 150, outcomes  # both happen often, or the mutations say little
 
 
 @pytest.mark.slow
