@@ -24,7 +24,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
     add("--split", default="train", help="RLDS: split (default: train)")
     add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
-    add("--camera", help="image to show (default: the first)")
+    add("--camera", help="image to show, such as image_wrist (default: the first)")
     add("--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)")
     add("--method", help="label the episode with this method instead of its stored labels")
     add("--annotator", type=Path, help="label the episode with this saved annotator")
