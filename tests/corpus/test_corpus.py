@@ -31,7 +31,7 @@ LIMIT = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One line of calls.txt, or one of the calls that it stands for: the `first` of them, made by every test run, or another."""
+    """One line of calls.txt, or one of the calls that it stands for: the `first`, of every test run, or another."""
 
     kind: str
     statuses: tuple[int, ...]
@@ -221,7 +221,7 @@ class Corpus:
         self._make("build_dataset", "demos.hdf5", "--name", "toy", "--data-dir", "made", "--method", "none",
                    "--val-fraction", "0.4")  # fmt: skip
         (good / "made" / "toy" / "1.0.0").rename(good / "rlds")
-        self._make("annotate", "demos.hdf5", "--out", "labelled.hdf5", "--option", "epochs=2")
+        self._make("annotate", "demos.hdf5", "--out", "labelled.hdf5", "--option", "epochs=1")
         (good / "labelled.hdf5.annotator").rename(good / "annotator")
 
     def _make(self, command: str, *arguments: str) -> None:

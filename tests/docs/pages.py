@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from runner import Runner
+
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs" / "tutorials"
 SEEN = ("docs", "finetune_configs", "gap_vla", "rlds_builders", "scripts", "tests")
@@ -19,11 +21,12 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, text) for left_out, language, text in found if not left_out]
 
 
-def run_page(page: Path, folder: Path, *, limit: float = 900) -> str:
+def run_page(page: Path, folder: Path, *, runner: Runner | None = None, limit: float = 900) -> str:
     """Runs the blocks of a page; blocks of one language that follow each other share one process, as in a session.
 
     Args:
         folder: empty; what the blocks make lies there.
+        runner: runs the sessions in Python, which need not import the heavy packages then.
         limit: seconds for one session.
 
     Returns:
@@ -44,7 +47,14 @@ def run_page(page: Path, folder: Path, *, limit: float = 900) -> str:
         else:
             parts.append((language, text))
     said = ""
-    for language, text in parts:
+    for number, (language, text) in enumerate(parts):
+        if runner and language == "python":
+            session = folder / f"session_{number}.py"
+            session.write_text(text, encoding="utf-8")
+            ended = runner.run(session, [], folder, limit=limit)
+            assert ended.status == 0, f"{page.name}:\n{text}\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
+            said += ended.stdout
+            continue
         command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit, check=False

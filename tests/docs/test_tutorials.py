@@ -4,8 +4,8 @@ import pytest
 from pages import TUTORIALS, blocks, run_page
 
 
-def test_a_reader_without_a_simulator_puts_gap_into_a_training(tmp_path):
-    said = run_page(TUTORIALS / "your-training.md", tmp_path)
+def test_a_reader_without_a_simulator_puts_gap_into_a_training(tmp_path, runner):
+    said = run_page(TUTORIALS / "your-training.md", tmp_path, runner=runner)
     assert "change points: [15 30]" in said and "state_proj.0.weight (32, 9)" in said
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 from annotating_demos import demos, write_hdf5, write_npz
 
-KILLS = {"hdf5": 3, "npz": 3, "rlds": 3}
+KILLS = {"hdf5": 2, "npz": 3, "rlds": 3}
+LEG = 5
+"""Steps; how long a demonstration is has nothing to do with how it is written."""
 
 
 @pytest.mark.parametrize(
     ("kind", "option"),
     [
         ("hdf5", []),
-        ("npz", []),
+        pytest.param("npz", [], marks=pytest.mark.slow),
         pytest.param("npz", ["no-exchange"], marks=pytest.mark.slow),
         pytest.param("rlds", [], marks=pytest.mark.slow),
     ],
@@ -22,13 +24,13 @@ def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_th
     place = tmp_path / "labelled"
     place.mkdir()
     if kind == "hdf5":
-        source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3)), place / "out.hdf5"
+        source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3, leg=LEG)), place / "out.hdf5"
     elif kind == "npz":
-        source, out = write_npz(tmp_path / "npz", demos(3)), place / "out"
+        source, out = write_npz(tmp_path / "npz", demos(3, leg=LEG)), place / "out"
     else:
         from gap_vla.rlds import write_rlds
 
-        source, out = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34), place / "1.1.0"
+        source, out = write_rlds(demos(3, leg=LEG), tmp_path, "corners", val_fraction=0.34), place / "1.1.0"
     script = Path(__file__).with_name("annotating_killed.py")
     arguments = [str(source), str(out), "gaussian", str(KILLS[kind]), "1", *option]
     run = runner.run(script, arguments, tmp_path, limit=900)
