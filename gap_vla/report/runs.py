@@ -168,7 +168,7 @@ class Run:
             if negative := [(r["step"], k) for r in rows for k, v in r.items() if never and "loss" in k and v < 0]:
                 raise ReportError(f"{path}: {negative[0][1]} is negative at step {negative[0][0]}; copy the run again")
             for name, own in self.summary["validation"].items():
-                if abs(last.get(name, own) - own) > 1e-3 * abs(last.get(name, own)):
+                if abs(last.get(name, own) - own) > 1e-5 * abs(last.get(name, own)):
                     said = f"{name} {last[name]:g}, summary.json has {own:g}"
                     raise ReportError(f"{path} ends with {said}; copy the run again")
         return rows
