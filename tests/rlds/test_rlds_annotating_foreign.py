@@ -14,7 +14,7 @@ from annotating_demos import read_episode
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
-from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files
+from gap_vla.rlds.annotating import AnnotatedFiles, AnnotationError, AnnotationJob, annotate_files
 from gap_vla.rlds.reader import read_steps
 
 BRIDGE = {"state": "observation/state", "layout": "bridge"}
@@ -84,8 +84,13 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labelled(bridge: Path) -> Path:
-    return annotate_files(bridge, bridge.parent / "1.1.0", method="gaussian", **BRIDGE).path
+def done(bridge: Path) -> AnnotatedFiles:
+    return annotate_files(bridge, bridge.parent / "1.1.0", method="gaussian", **BRIDGE)
+
+
+@pytest.fixture(scope="module")
+def labelled(done: AnnotatedFiles) -> Path:
+    return done.path
 
 
 def test_everything_is_kept_and_rho_is_added(bridge: Path, labelled: Path) -> None:
@@ -117,12 +122,11 @@ def test_a_store_of_foreign_fields_delivers_windows_with_rho_and_statistics_of_t
     np.testing.assert_allclose(store.statistics["action"]["mean"], train.fields["action"].mean(0), atol=1e-6)
 
 
-def test_a_state_may_lie_in_several_fields(bridge: Path, tmp_path: Path) -> None:
+def test_a_state_may_lie_in_several_fields(bridge: Path, done: AnnotatedFiles, tmp_path: Path) -> None:
     layout = {"position": 0, "rotation": 3, "rotation_kind": "euler_xyz", "gripper": [6], "width": 10}
     state = "observation/state+observation/nested/joints"
-    done = annotate_files(bridge, tmp_path / "1.2.0", method="change_points", state=state, layout=layout)
-    alone = annotate_files(bridge, tmp_path / "1.3.0", method="change_points", **BRIDGE)
-    for joined, single in zip(done.annotation.change_points, alone.annotation.change_points, strict=True):
+    other = annotate_files(bridge, tmp_path / "1.2.0", method="gaussian", state=state, layout=layout)
+    for joined, single in zip(other.annotation.change_points, done.annotation.change_points, strict=True):
         np.testing.assert_array_equal(joined, single)
 
 

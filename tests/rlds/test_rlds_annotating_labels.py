@@ -17,7 +17,11 @@ from gap_vla.core.errors import UserError
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.annotating.files import show_episode
 
-LOST = [("hdf5", ("rho",)), ("hdf5", ("rho", "change_point")), ("npz", ("change_point",))]
+LOST = [
+    pytest.param("hdf5", ("rho",), marks=pytest.mark.slow),
+    ("hdf5", ("rho", "change_point")),
+    ("npz", ("change_point",)),
+]
 
 
 def labelled(kind: str, folder: Path, change: Callable[[Any], Any]) -> Path:

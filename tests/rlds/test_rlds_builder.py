@@ -274,7 +274,7 @@ def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes:
     write_rlds(episodes[:2], tmp_path, "toy")
 
 
-@pytest.mark.parametrize("method", ["gaussian", "none"])
+@pytest.mark.parametrize("method", ["gaussian", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_source_that_is_replaced_while_it_is_converted_gives_no_dataset(tmp_path, monkeypatch, method) -> None:
     path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i) for i in range(3)])
     lengths = 5 if method == "gaussian" else 0  # episodes of other lengths: their labels do not fit

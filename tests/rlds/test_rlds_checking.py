@@ -662,6 +662,7 @@ def test_what_is_asked_for_is_looked_at_before_the_records(version_dir: Path, mo
     assert not read
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:
     assert check_dataset(version_dir, pictures=2).pictures

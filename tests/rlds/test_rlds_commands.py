@@ -107,6 +107,7 @@ def test_an_rlds_dataset_is_sent_to_the_command_that_adds_rho(
     assert "gap-vla annotate SOURCE --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +227,7 @@ def test_every_simulated_task_has_a_builder() -> None:
     assert {p.name for p in (ROOT / "rlds_builders").iterdir()} >= set(TASK_NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="the tfds command itself needs apache-beam")
 def test_tfds_build_works_in_a_builder_folder(file: Path, tmp_path: Path, runner: Runner) -> None:
     script = tmp_path / "tfds.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.reader import pick_fields
 
 STEPS = 6
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+"""Another field that is something else: each of them is quick with one value."""
 
 
 def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
@@ -79,19 +83,19 @@ def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None
     ("name", "feature", "value", "trained", "checked"),
     [
         ("rho", wide(3), np.full(3, 2, np.float32), "rho is no number per step but", "rho is no number per step"),
-        ("rho", tfds.features.Text(), "high", "not the fields of an episode", "rho is no number per step"),
+        slow("rho", tfds.features.Text(), "high", "not the fields of an episode", "rho is no number per step"),
         ("rho", np.float32, 0.5, "rho without change_point", "rho without change_point"),
-        (
+        slow(
             "change_point",
             wide(2),
             np.zeros(2, np.float32),
             "change_point is no number",
             "change_point is no number",
         ),
-        ("action", tfds.features.Text(), "left", "not the fields of an episode", None),
+        slow("action", tfds.features.Text(), "left", "not the fields of an episode", None),
         ("action", wide(7, np.bool_), np.zeros(7, bool), None, None),
         ("language_instruction", np.float32, 1.0, r"the instruction is .*1\.0.*, not text", "no language instruction"),
-        (
+        slow(
             "language_instruction",
             wide(512),
             np.zeros(512, np.float32),
@@ -100,6 +104,7 @@ def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None
         ),
     ],
 )
+@pytest.mark.usefixtures("blank_charts")
 def test_a_field_that_is_something_else_is_named(
     tmp_path: Path, name: str, feature: Any, value: Any, trained: str | None, checked: str | None
 ) -> None:

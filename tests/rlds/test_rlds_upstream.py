@@ -32,7 +32,7 @@ def upstreams_contract(trajectory: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["normal", "bounds"])
+@pytest.mark.parametrize("kind", ["normal", pytest.param("bounds", marks=pytest.mark.slow)])
 def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store: EpisodeStore, kind: str) -> None:
     # tfds.builder(name, data_dir=…) is what upstream calls
     builder = tfds.builder("toy", data_dir=str(version_dir.parents[1]))
