@@ -138,8 +138,10 @@ def test_only_the_input_of_gelu_is_kept_for_its_gradient(monkeypatch: pytest.Mon
     "compute",
     [
         Compute(),
-        Compute(scan_layers=True),
-        *(pytest.param(Compute(remat=True, **how), marks=pytest.mark.slow) for how in ({"scan_layers": False}, {})),
+        *(
+            pytest.param(Compute(**how), marks=pytest.mark.slow)
+            for how in ({"scan_layers": True}, {"remat": True, "scan_layers": False}, {"remat": True})
+        ),
     ],
 )
 def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
@@ -174,7 +176,8 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
         assert few < 0.8 * whole
 
 
-@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
 def test_only_the_groups_that_a_head_reads_are_returned(train: bool) -> None:
     case = golden.load("c")
     model, observation = case.model, case.batch["observation"]

@@ -166,7 +166,11 @@ def _plain_gradients() -> tuple[Any, Any]:
     return _transformer_gradients(Compute(scan_layers=False))
 
 
-OPTIONS = [Compute(scan_layers=True), Compute(scan_layers=False, remat=True), Compute(remat=True)]
+OPTIONS = [
+    pytest.param(Compute(scan_layers=True), marks=pytest.mark.slow),
+    pytest.param(Compute(scan_layers=False, remat=True), marks=pytest.mark.slow),
+    Compute(remat=True),  # both
+]
 
 
 @pytest.mark.parametrize("compute", OPTIONS)
@@ -272,7 +276,10 @@ def test_specs_name_upstreams_classes() -> None:
         ModuleSpec.instantiate({**spec, "name": "UNetDDPMActionHead"})
 
 
-@pytest.mark.parametrize("compute", [Compute(scan_layers=False), Compute(scan_layers=True, remat=True)])
+@pytest.mark.parametrize(
+    "compute",
+    [pytest.param(Compute(scan_layers=False), marks=pytest.mark.slow), Compute(scan_layers=True, remat=True)],
+)
 def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: Compute) -> None:
     options: dict[str, Any] = {"image_size": 8, "proprio_dim": 3, "window_size": 1}
     sizes = {"stem_features": (32,), "token_embedding_size": 8, "num_attention_heads": 2, "mlp_dim": 8}

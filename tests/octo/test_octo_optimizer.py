@@ -96,7 +96,8 @@ def test_a_plain_number_is_a_learning_rate() -> None:
 MERGES = json.loads((golden.DATA / "finetune_merge.json").read_text())["cases"]
 
 
-@pytest.mark.parametrize("name", [min(MERGES), *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(MERGES)[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MERGES))
 def test_fine_tuning_takes_over_what_upstream_takes_over(name: str) -> None:
     expected = MERGES[name]
     pretrained, target = published_and_target(expected)

@@ -26,7 +26,7 @@ def trainers(store):
         yield of
 
 
-@pytest.mark.parametrize("normalization", ["normal", "bounds"])
+@pytest.mark.parametrize("normalization", [pytest.param("normal", marks=pytest.mark.slow), "bounds"])
 def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation(normalization, store, trainers):
     episodes = EpisodeStore.open(store)
     found = trainers(normalization).validate()["val/mean_action_mse"]
@@ -47,6 +47,6 @@ def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation
 
 
 def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(trainers):
-    trainer = trainers("normal")
+    trainer = trainers("bounds")
     assert isinstance(trainer._held_out, WindowLoader)
     assert trainer.validate() == trainer.validate()

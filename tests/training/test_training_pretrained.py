@@ -1,6 +1,7 @@
 """Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
 
 import contextlib
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -52,6 +53,14 @@ def vision_checkpoint(tmp_path_factory):
     return path
 
 
+def changed_copy(checkpoint, folder, **config) -> str:
+    """Of a checkpoint, with other values in its description."""
+    copied = shutil.copytree(checkpoint, folder / "copy")
+    file = copied / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    return str(copied)
+
+
 def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint, capsys):
     before = flat(OctoModel.load_pretrained(vision_checkpoint).params)
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
@@ -89,8 +98,9 @@ def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint,
     assert not vision.parameters.group and not [name for name in flat(vision.model.params) if "proprio" in name]
 
 
-def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
-    config = FinetuneConfig.from_dict(
+@pytest.fixture
+def published():
+    return FinetuneConfig.from_dict(
         {
             "task": "threading",
             "demos": {"image_size": 256},
@@ -99,20 +109,26 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
             "eval": {"execute": 1},
         }
     )
-    _, layout = planned(config)
+
+
+def test_published_models_get_proprio_after_the_cameras_that_the_data_have(published):
+    batch, layout = planned(published)
     assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
-    account = dry_run(config)
+    assert batch["task"]["language_instruction"]["input_ids"].shape == (2, 16)
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_the_inputs_and_the_new_leaves_of_a_published_model(published):
+    account = dry_run(published)
     assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
     assert "task/language_instruction/input_ids int64[2, 16]" in account
 
 
 @pytest.mark.parametrize("length", [None, 5])
-def test_a_dry_run_shows_the_word_pieces_that_the_checkpoint_reads(length, tmp_path):
+def test_a_dry_run_shows_the_word_pieces_that_the_checkpoint_reads(length, vision_checkpoint, tmp_path):
     kind = "octo.data.utils.text_processing:HFTokenizer"
     words = length and ModuleSpec.create(kind, tokenizer_name="t5-base", tokenizer_kwargs={"max_length": length})
-    config = small_config(("image_primary",), **SMALL) | {"text_processor": words}
-    OctoModel.from_config(config, example_batch(("image_primary",), 32)).save_pretrained(0, tmp_path)
-    account = dry_run(config_for(str(tmp_path)))
+    account = dry_run(config_for(changed_copy(vision_checkpoint, tmp_path, text_processor=words)))
     assert ("input_ids" in account) == bool(length) and (not length or "input_ids int64[64, 5]" in account)
 
 
@@ -185,11 +201,9 @@ def test_a_tokenizer_of_patterns_sees_every_camera_that_they_match():
         assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
 
 
-def test_the_pretrained_models_steps_of_state_are_not_taken_over(tmp_path):
-    config = small_config(("image_primary",), proprio_dim=36, **SMALL) | {"proprio_history": 4}
-    example = example_batch(("image_primary",), 32, 36)
-    OctoModel.from_config(config, example, dataset_statistics={}).save_pretrained(0, tmp_path)
-    assert "proprio_history" not in build(config_for(str(tmp_path)), batch_with(), {}).model.config
+def test_the_pretrained_models_steps_of_state_are_not_taken_over(vision_checkpoint, tmp_path):
+    pretrained = changed_copy(vision_checkpoint, tmp_path, proprio_history=4)
+    assert "proprio_history" not in build(config_for(pretrained), batch_with(), {}).model.config
 
 
 class Words:

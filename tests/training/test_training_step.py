@@ -66,7 +66,8 @@ def test_large_leaves_are_vectors_of_their_own(monkeypatch):
         np.testing.assert_allclose(norms[branch], norm, rtol=1e-6)
 
 
-@pytest.mark.parametrize("large", [30, pytest.param(10**9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [30, 10**9])
 def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does(monkeypatch, large):
     monkeypatch.setattr(packing_module, "LARGE", large)
     gradients = [jax.tree_util.tree_map(lambda leaf, s=seed: leaf * s, parameters(seed)) for seed in (2, 3)]

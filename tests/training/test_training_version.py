@@ -10,7 +10,7 @@ GIVEN = {2: {"vp": [0.93152, 28.30801], "vp_gap": [0.96681, 28.30800]}}
 """Version to method to held-out action error and norm of the parameters after twelve steps."""
 
 
-@pytest.mark.parametrize("method, name", [("vp", "vp"), ("vp_gap", "whole")])
+@pytest.mark.parametrize("method, name", [pytest.param("vp", "vp", marks=pytest.mark.slow), ("vp_gap", "whole")])
 def test_training_gives_what_its_version_gave(training, method, name):
     rows = read_metrics(training.run(name, method=method) / "metrics.jsonl")
     error = [row["val/action_mse"] for row in rows if "val/action_mse" in row][-1]
