@@ -126,7 +126,10 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("dataset_") else []) for name in CHANGES],
+)
 def test_a_finished_dataset_with_a_changed_file_is_neither_found_nor_replaced(
     tmp_path: Path, converted: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

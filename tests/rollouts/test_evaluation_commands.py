@@ -267,9 +267,10 @@ def test_the_diagnosis_command_offers_every_intervention():
             {"rollouts": {"policy": {"parameters": "0123456789abcdef"}}},
             "has other parameters than its run was evaluated",
         ),
-        (
+        pytest.param(
             {"rollouts": {"policy": {"statistics": "0123456789abcdef"}}},
             "has other statistics than its run was evaluated",
+            marks=pytest.mark.slow,
         ),
         ({"task": "stack", "rollouts": None}, "summary.json says task stack, config.json assembly; copy the run again"),
     ],

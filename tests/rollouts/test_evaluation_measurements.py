@@ -116,7 +116,7 @@ def test_a_policy_that_never_answered_has_no_success_rate(tmp_path):
 def test_the_first_answer_never_has_less_time_than_the_later_ones(tmp_path):
     class Late(ExpertPolicy):
         def act(self, observations, episode_ids):
-            time.sleep(0.5 if int(np.max(episode_ids)) == 0 else 0)
+            time.sleep(0.2 if int(np.max(episode_ids)) == 0 else 0)
             return super().act(observations, episode_ids)
 
     limits = Limits(policy=60, policy_first=0.1, simulator=60, simulator_first=0.001)

@@ -40,9 +40,14 @@ def build(head="l1", statistics=STATISTICS, **sizes):
 
 
 @pytest.fixture(scope="module")
-def drawing():
-    """A policy whose head draws its actions."""
-    return OctoPolicy(build("diffusion"), execute=1, batch_size=8)
+def diffusion():
+    """A model whose head draws its actions, which no test changes."""
+    return build("diffusion")
+
+
+@pytest.fixture(scope="module")
+def drawing(diffusion):
+    return OctoPolicy(diffusion, execute=1, batch_size=8)
 
 
 def observations(batch, seed=0):
@@ -103,9 +108,9 @@ def test_actions_are_the_models_own_with_proprio_normalised_and_actions_unnormal
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it():
+def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it(diffusion):
     narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
-    model = build("diffusion", narrow)
+    model = diffusion.replace(dataset_statistics=narrow)
     policy = OctoPolicy(model, batch_size=1)
     policy.reset([0])
     found = policy.predict(observations(1), [0])
@@ -117,7 +122,7 @@ def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives
     np.testing.assert_allclose(found, own, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["l1", "diffusion"])
+@pytest.mark.parametrize("head", [pytest.param("l1", marks=pytest.mark.slow), "diffusion"])
 def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_it(model, drawing, head):
     policy = OctoPolicy(model, execute=1, batch_size=8) if head == "l1" else drawing
     steps = [observations(6, seed=s) for s in range(2)]

@@ -148,7 +148,14 @@ def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path,
     assert re.search(message, error["error"])
 
 
-@pytest.mark.parametrize(("fault", "message"), [("raise", "unstable"), ("hang", "within 1 s"), ("die", "exit code 7")])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", "unstable"),
+        pytest.param("hang", "within 1 s", marks=pytest.mark.slow),
+        ("die", "exit code 7"),
+    ],
+)
 def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, processes, fault, message):
     task = PointTask(faults={1: fault})
     limits = Limits(simulator=1.0, simulator_first=60.0)

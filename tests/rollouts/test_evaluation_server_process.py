@@ -61,9 +61,8 @@ def undisturbed(tmp_path_factory):
     return evaluate(Seeing(), PointTask(size=SIZE), out_dir=tmp_path_factory.mktemp("local"), **options)
 
 
-@pytest.mark.parametrize(
-    "fault", ["exit", pytest.param("hang", marks=pytest.mark.slow), pytest.param("stopped", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["exit", "hang", "stopped"])
 def test_a_server_that_goes_away_for_good_ends_the_evaluation_which_then_resumes(tmp_path, undisturbed, fault):
     port = free_port()
     with process(fault, port) as (server, address):
@@ -109,12 +108,13 @@ def test_a_server_that_returns_within_the_patience_costs_nothing(tmp_path, undis
         assert found[key] == undisturbed[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("nan", r"NaN or infinity in action entries \[2\]"),
-        pytest.param("absurd", r"returned 1e\+30 in action entries \[2\]; actions lie in", marks=pytest.mark.slow),
-        pytest.param("width", r"shape \(1, 5\), the task takes \(1, 7\)", marks=pytest.mark.slow),
+        ("absurd", r"returned 1e\+30 in action entries \[2\]; actions lie in"),
+        ("width", r"shape \(1, 5\), the task takes \(1, 7\)"),
     ],
 )
 def test_bad_answers_fail_the_episodes_that_got_them_by_name(tmp_path, fault, message):
