@@ -346,9 +346,10 @@ class SlowComparison:
         status = process.wait(timeout=300)
         return status, int(next(number for method, _, number in self.counted() if method == "vp"))
 
-    def run_to_the_end(self) -> None:
+    def run_to_the_end(self, runner) -> None:
         (self.runs / "hold").unlink()
-        subprocess.run(self.command, check=True, timeout=300, stdout=subprocess.DEVNULL)
+        done = runner.run(Path(self.command[1]), self.command[2:], self.runs)
+        assert done.status == 0, done.stderr
 
 
 def wait_until(what) -> None:
@@ -370,21 +371,21 @@ def _hear_ctrl_c():
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_leaves_no_orphan_and_repeats_no_finished_cell(tmp_path):
+def test_a_killed_comparison_leaves_no_orphan_and_repeats_no_finished_cell(runner, tmp_path):
     comparison = SlowComparison(tmp_path)
     status, cell = comparison.stop_in_second_cell(signal.SIGKILL)
     assert status == -signal.SIGKILL
     wait_until(lambda: not runs(cell))  # it died with its parent; nobody else ends its waiting
-    comparison.run_to_the_end()
+    comparison.run_to_the_end(runner)
     assert [count for method, count, _ in comparison.counted() if method == "v"] == [str(n) for n in range(30)]
     assert len(list(tmp_path.glob("threading/*/summary.json"))) == 2
     assert list(tmp_path.glob("threading/compare-*/table.md"))
 
 
-def test_ctrl_c_lets_the_running_cell_save_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_lets_the_running_cell_save_and_the_same_command_goes_on(runner, tmp_path):
     comparison = SlowComparison(tmp_path)
     status, _ = comparison.stop_in_second_cell(signal.SIGINT)
     assert status != 0
-    comparison.run_to_the_end()
+    comparison.run_to_the_end(runner)
     assert [count for method, count, _ in comparison.counted() if method == "vp"] == [str(n) for n in range(30)]
     assert len(list(tmp_path.glob("threading/*/summary.json"))) == 2

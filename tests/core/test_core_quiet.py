@@ -20,6 +20,7 @@ def run(*words: object, cwd: object, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow  # test_errors_on_starting_are_shown has the lines of a TensorFlow that takes no time
 def test_a_command_that_loads_tensorflow_says_nothing_but_its_own_lines(tmp_path):
     copy = shutil.copytree(DATASET, tmp_path / "toy" / "1.0.0")
     words = (copy, "--out", tmp_path / "toy" / "1.1.0", "--method", "gaussian", "--json")

@@ -87,7 +87,7 @@ def all_segmentations(steps, min_size):
 
 
 @given(SEEDS, st.integers(2, 40), st.booleans(), st.floats(0, 2), st.floats(0, 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_prefix_sums_give_the_cost_by_definition(seed, steps, mean, alpha, beta):
     signals = recording(seed, steps)
     rng = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def test_a_free_sample_between_multiples_of_jump_is_the_one_before():
 
 
 @given(SEEDS, st.integers(4, 12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_number_of_change_points_is_optimal(seed, steps):
     signals = recording(seed, steps)
     cost = cost_of(signals, dead_band=BAND)
@@ -142,7 +142,7 @@ def test_every_number_of_change_points_is_optimal(seed, steps):
 
 
 @given(SEEDS, st.integers(10, 40), st.integers(0, 4), st.sampled_from([1, 2]), st.sampled_from(["sum", "mean"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_ruptures_dynp_reaches_the_same_optimum(seed, steps, k, jump, reduction):
     signals = recording(seed, steps)
     options = dict(dead_band=BAND, reduction=reduction)
@@ -170,7 +170,7 @@ def test_every_ruptures_search_takes_the_cost_and_none_beats_ours(search):
 
 
 @given(SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_more_penalty_never_gives_more_change_points(seed):
     signals = recording(seed, 80)
     numbers = [len(segment(*signals, penalty=p, dead_band=BAND)) for p in (0, 0.5, 1, 2, 4, 8, 16, 1000)]
@@ -179,7 +179,7 @@ def test_more_penalty_never_gives_more_change_points(seed):
 
 
 @given(SEEDS, st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_world_frame_quaternion_sign_and_unit_do_not_matter(seed, rest):
     position, quaternion, gripper = recording(seed, 60)
     rng = np.random.default_rng(seed)
@@ -201,7 +201,7 @@ def test_world_frame_quaternion_sign_and_unit_do_not_matter(seed, rest):
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_reversing_time_keeps_the_cost(seed):
     signals = recording(seed, 50)
     points = np.flatnonzero(np.random.default_rng(seed).random(48) < 0.15) + 1  # 1 … T - 2: vertices of the path
@@ -214,7 +214,7 @@ def test_reversing_time_keeps_the_cost(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_distances_of_two_arms_add(seed):
     position, quaternion, gripper = recording(seed, 40, arms=2)
     points = [10, 25]

@@ -6,6 +6,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+BLANK = "data:image/svg+xml;base64,"
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -20,6 +22,29 @@ def one_thread():
 def blank_charts():
     """The pages of these runs lack their charts, which take longer than the training; tests/report has them."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("charts", "sections"):
-            patch.setattr(f"gap_vla.report.{place}.svg", lambda figure: "data:image/svg+xml;base64,")
+        patch.setattr("gap_vla.report.sections.svg", lambda figure: BLANK)
+        for chart in ("curve_chart", "branch_chart"):
+            patch.setattr(f"gap_vla.report.charts.{chart}", lambda runs, *_: BLANK if runs[0].metrics else None)
         yield
+
+
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory, blank_charts):
+    """A folder with the toy store and two finished runs of the toy configuration, `run` (seed 0) and `other` (1)."""
+    from toy_store import place_store, toy_config
+
+    from gap_vla.training.run import finetune
+
+    root = tmp_path_factory.mktemp("finished")
+    place_store(toy_config(root))
+    for seed, name in enumerate(("run", "other")):
+        finetune(toy_config(root, train=dict(seed=seed)), name)
+    return root
+
+
+@pytest.fixture
+def finished(finished_runs, tmp_path):
+    """A copy of `finished_runs` for one test, in `tmp_path`."""
+    import shutil
+
+    return shutil.copytree(finished_runs, tmp_path, dirs_exist_ok=True)

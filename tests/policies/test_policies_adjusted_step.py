@@ -78,8 +78,9 @@ def store(root):
     return place_store(toy_config(root))
 
 
-ALIKE = ("gap-none-current", "gap-batch-step")
-"""Plain training, as that of concat; and a mode and a model that others have."""
+ALIKE = ("gap-none-current", "gap-batch-step", "gap-fixed-current", "gap-sample_lambda-current")
+"""Plain training, as that of concat; a mode and a model that others have; fixed_rho's own mode; and one whose factors
+test_adjustment_schedule.py has."""
 PARAMS = [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for case, name in zip(CASES, NAMES)]
 
 

@@ -48,14 +48,13 @@ def test_labels_of_other_episodes_are_refused(tmp_path):
         rho_of(config, other)
 
 
-def test_a_state_of_another_dataset_is_refused(tmp_path):
-    config = toy_config(tmp_path)
-    store = place_store(config)
-    finetune(config, "run")
+def test_a_state_of_another_dataset_is_refused(finished):
+    config = toy_config(finished)
+    store = stages_of(config).store
     run = RunDirectory(Run(config, "run").directory.path)
     run.summary.unlink()
-    account = json.loads((store.directory / "store.json").read_text())
-    (store.directory / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
+    account = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
     with pytest.raises(ConfigError, match="other data"):
         finetune(config, "run", resume=True)
 
@@ -152,21 +151,18 @@ def test_a_part_of_the_adjustment_leaves_the_rest_as_small_policies_have_it():
     assert list(default.items()) == list(expected.items())
 
 
-def test_a_saved_state_of_another_run_is_refused(tmp_path):
-    one, other = toy_config(tmp_path), toy_config(tmp_path, train=dict(seed=1))
-    place_store(one)
-    finetune(one, "one")
-    finetune(other, "other")
-    paths = [Run(one, name).directory.path for name in ("one", "other")]
+def test_a_saved_state_of_another_run_is_refused(finished):
+    one = toy_config(finished)
+    paths = [Run(one, name).directory.path for name in ("run", "other")]
     (paths[0] / "summary.json").unlink()
     (paths[0] / "state" / "training.pt").write_bytes((paths[1] / "state" / "training.pt").read_bytes())
-    with pytest.raises(ConfigError, match=r"one/state/training\.pt: of other settings, or an earlier"):
-        finetune(one, "one", resume=True)
+    with pytest.raises(ConfigError, match=r"run/state/training\.pt: of other settings, or an earlier"):
+        finetune(one, "run", resume=True)
     silent = torch.load(paths[1] / "state" / "training.pt", weights_only=True)
     del silent["settings"]
     torch.save(silent, paths[0] / "state" / "training.pt")
     with pytest.raises(ConfigError, match=": of other settings, or an earlier version"):
-        finetune(one, "one", resume=True)
+        finetune(one, "run", resume=True)
 
 
 def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_its_old_name(tmp_path, monkeypatch):
@@ -186,11 +182,9 @@ def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_it
     assert finetune(config, "renamed", resume=True)["steps"] == 12
 
 
-def test_rollouts_stay_where_they_are_until_the_state_that_makes_others_is_known_to_be_sound(tmp_path):
-    config, other = (toy_config(tmp_path, eval=dict(seed=seed)) for seed in (1, 2))
-    place_store(config)
-    finetune(config, "run")
-    path = Run(config, "run").directory.path
+def test_rollouts_stay_where_they_are_until_the_state_that_makes_others_is_known_to_be_sound(finished):
+    other = toy_config(finished, eval=dict(seed=2))
+    path = Run(other, "run").directory.path
     state = path / "state" / "training.pt"
     sound, before = state.read_bytes(), {file.name: file.read_bytes() for file in path.glob("*.json")}
     state.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -203,11 +197,9 @@ def test_rollouts_stay_where_they_are_until_the_state_that_makes_others_is_known
     assert (path / "summary-earlier-1.json").read_bytes() == before["summary.json"]
 
 
-def test_rollouts_are_made_again_with_the_state_and_the_data_of_their_training_alone(tmp_path, monkeypatch):
-    config, other = (toy_config(tmp_path, eval=dict(seed=seed)) for seed in (1, 2))
-    place_store(config)
-    finetune(config, "run")
-    path = Run(config, "run").directory.path
+def test_rollouts_are_made_again_with_the_state_and_the_data_of_their_training_alone(finished, tmp_path, monkeypatch):
+    other = toy_config(finished, eval=dict(seed=2))
+    path = Run(other, "run").directory.path
 
     def contents():
         return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -231,10 +223,11 @@ def test_a_run_goes_on_with_the_dataset_that_it_was_begun_on(tmp_path):
     from gap_vla.rlds import write_rlds
 
     def built(length):
-        episodes = [episode(seed, length=length) for seed in range(8)]
+        episodes = [episode(seed, length=length) for seed in range(4)]
         return write_rlds(episodes, tmp_path / "rlds", "assembly", val_fraction=0.25, overwrite=True)
 
-    config = toy_config(tmp_path, data=dict(rlds=str(built(24))))
+    train = dict(steps=4, log_every=4, validate_every=4, save_every=4)
+    config = toy_config(tmp_path, data=dict(rlds=str(built(12))), train=train)
     finetune(config, "run")
     run = RunDirectory(Run(config, "run").directory.path)
     run.summary.unlink()
@@ -244,24 +237,21 @@ def test_a_run_goes_on_with_the_dataset_that_it_was_begun_on(tmp_path):
     run.summary.unlink()
     run.dataset.write_text(json.dumps(noted))
     shutil.rmtree(run.state)
-    built(30)
+    built(14)
     with pytest.raises(ConfigError, match=r"1\.0\.0 holds other data than this run was trained on; give another"):
         finetune(config, "run", resume=True)
 
 
-def test_measurements_of_another_run_are_not_taken_over(tmp_path, monkeypatch):
-    configs = [toy_config(tmp_path, train=dict(seed=seed)) for seed in (0, 1)]
-    place_store(configs[0])
-    own, other = (Run(config, name).directory for config, name in zip(configs, ("run", "other")))
-    for config, run in zip(configs, (own, other)):
-        finetune(config, run.path.name)
+def test_measurements_of_another_run_are_not_taken_over(finished, monkeypatch):
+    config = toy_config(finished)
+    own, other = (Run(config, name).directory for name in ("run", "other"))
     whole = own.metrics.read_bytes()
     own.summary.unlink()
     shutil.copy(other.metrics, own.metrics)
     with pytest.raises(
         UserError, match=r"metrics\.jsonl says val/\w+ .* of step (0|12), where the saved state has .*: copy"
     ):
-        finetune(configs[0], "run", resume=True)
+        finetune(config, "run", resume=True)
     assert own.metrics.read_bytes() == other.metrics.read_bytes() and not own.summary.exists()
     own.metrics.write_bytes(whole)
 
@@ -271,13 +261,16 @@ def test_measurements_of_another_run_are_not_taken_over(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(UserError, match=r"metrics\.jsonl ends with val/\w+ .*; copy"):
         patched.setattr("gap_vla.training.run.rollouts", exchanged)
-        finetune(configs[0], "run", resume=True)
+        finetune(config, "run", resume=True)
     assert not own.summary.exists()
     own.metrics.write_bytes(whole)
-    finetune(configs[0], "run", resume=True)
+    finetune(config, "run", resume=True)
 
 
-@pytest.mark.parametrize("changes", [dict(train=dict(seed=1)), dict(optimizer=dict(learning_rate=3e-2))])
+@pytest.mark.parametrize(
+    "changes",
+    [dict(train=dict(seed=1)), pytest.param(dict(optimizer=dict(learning_rate=3e-2)), marks=pytest.mark.slow)],
+)
 def test_measurements_of_another_run_are_not_continued_where_nothing_held_out_was_measured_last(changes, tmp_path):
     rhythm = dict(log_every=2, validate_every=12, save_every=4)
     configs = [toy_config(tmp_path, **{**more, "train": rhythm | more.get("train", {})}) for more in ({}, changes)]
@@ -338,15 +331,12 @@ def test_a_saved_state_goes_on_with_its_own_measurements_as_another_machine_roun
             require_own(run, 4, steps, {"val/action_mse": measured})
 
 
-def test_a_checkpoint_of_another_run_is_refused_though_nothing_was_rolled_out(tmp_path):
-    configs = [toy_config(tmp_path, train=dict(seed=seed)) for seed in (0, 1)]
-    place_store(configs[0])
-    for config, name in zip(configs, ("run", "other")):
-        finetune(config, name)
-    own, other = (Run(config, name).directory for config, name in zip(configs, ("run", "other")))
+def test_a_checkpoint_of_another_run_is_refused_though_nothing_was_rolled_out(finished):
+    config = toy_config(finished)
+    own, other = (Run(config, name).directory for name in ("run", "other"))
     load_checkpoint(own.path)
     shutil.copytree(other.checkpoint, own.checkpoint, dirs_exist_ok=True)
-    for read in (load_checkpoint, lambda path: finetune(configs[0], path.name, resume=True)):
+    for read in (load_checkpoint, lambda path: finetune(config, path.name, resume=True)):
         with pytest.raises(CheckpointError, match=r"checkpoint/policy\.\w+ is not what the run exported; copy the run"):
             read(own.path)
     written = json.loads(own.summary.read_text())
@@ -379,32 +369,28 @@ def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_
     assert read_metrics(path / "metrics.jsonl", finished=True)[-1]["step"] == 12
 
 
-def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into_that(tmp_path, monkeypatch):
-    config, step = toy_config(tmp_path), SmallTrainer.step
-    place_store(config)
-    finetune(config, "finished")
-    path, finished = (Run(config, name).directory.path for name in ("run", "finished"))
+def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into_that(finished, monkeypatch):
+    config, step = toy_config(finished), SmallTrainer.step
+    path, other = (Run(config, name).directory.path for name in ("new", "other"))
 
     def replacing(trainer, batch, number, measure=False):
         if number == 6:
             path.rename(path.with_name("renamed"))
-            shutil.copytree(finished, path)
+            shutil.copytree(other, path)
             (path / ".lock").write_text("process 1 on another\n")
         return step(trainer, batch, number, measure)
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="run was renamed or removed meanwhile"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="new was renamed or removed meanwhile"):
         patched.setattr(SmallTrainer, "step", replacing)
-        finetune(config, "run")
+        finetune(config, "new")
     assert (path / ".lock").read_text() == "process 1 on another\n"
-    for file in finished.rglob("*"):
-        assert file.is_dir() or (path / file.relative_to(finished)).read_bytes() == file.read_bytes()
+    for file in other.rglob("*"):
+        assert file.is_dir() or (path / file.relative_to(other)).read_bytes() == file.read_bytes()
 
 
-def test_a_checkpoint_that_becomes_a_link_while_a_run_trains_is_not_written_through(tmp_path, monkeypatch):
-    config, step = toy_config(tmp_path), SmallTrainer.step
-    place_store(config)
-    finetune(config, "other")
-    run, other = (Run(config, name).directory for name in ("run", "other"))
+def test_a_checkpoint_that_becomes_a_link_while_a_run_trains_is_not_written_through(finished, monkeypatch):
+    config, step = toy_config(finished), SmallTrainer.step
+    run, other = (Run(config, name).directory for name in ("new", "other"))
     before = {path: path.read_bytes() for path in other.checkpoint.iterdir()}
 
     def linking(trainer, batch, number, measure=False):
@@ -412,9 +398,9 @@ def test_a_checkpoint_that_becomes_a_link_while_a_run_trains_is_not_written_thro
             run.checkpoint.symlink_to(other.checkpoint)
         return step(trainer, batch, number, measure)
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="run/checkpoint is a link; a run writes"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="new/checkpoint is a link; a run writes"):
         patched.setattr(SmallTrainer, "step", linking)
-        finetune(config, "run")
+        finetune(config, "new")
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -453,10 +439,8 @@ def test_a_summary_of_another_program_that_comes_while_a_run_trains_stays(tmp_pa
     assert finetune(config, "run", resume=True)["steps"] == 12
 
 
-def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(tmp_path, capsys):
-    config = toy_config(tmp_path)
-    place_store(config)
-    finetune(config, "run")
+def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(finished, tmp_path, capsys):
+    config = toy_config(finished)
     run = Run(config, "run").directory
     run.summary.unlink()
     run.metrics.rename(tmp_path / "metrics.jsonl")

@@ -20,14 +20,13 @@ from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.run import Run, finetune
 
 
-@pytest.fixture(scope="module", params=["gap", "vision", "diffusion"])
+@pytest.fixture(scope="module", params=["gap", pytest.param("vision", marks=pytest.mark.slow), "diffusion"])
 def run(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     method = "concat" if request.param == "diffusion" else request.param
     head = "diffusion" if request.param == "diffusion" else "mlp"
-    config = toy_config(
-        root, method, model=dict(head=head, image_history=2), train=dict(steps=60), eval=dict(execute=2)
-    )
+    train = dict(steps=60, log_every=60, validate_every=60, save_every=60)
+    config = toy_config(root, method, model=dict(head=head, image_history=2), train=train, eval=dict(execute=2))
     place_store(config)
     finetune(config)
     return Run(config).directory.path
@@ -116,7 +115,7 @@ def test_wrong_inputs_are_refused_in_words_and_larger_pictures_made_smaller(run)
 
 def test_held_out_error_and_tampering_work_as_for_octo(run):
     policy = SmallTorchPolicy.load(run)
-    recordings = [from_episode(episode(seed)) for seed in (0, 1)]
+    recordings = [from_episode(episode(seed)) for seed in range(1 if policy.model.head.samples else 2)]
     error = held_out(policy, recordings).error
     assert error < 1 if policy.name == "gap" else np.isfinite(error)
     effects = {effect.intervention: effect.change for effect in open_loop(policy, recordings).effects}

@@ -85,7 +85,7 @@ def test_the_diffusion_head_learns_where_the_answer_depends_on_the_feature():
     head = registry.find(HEADS, "diffusion")(config, 1, 1)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(600):
+    for _ in range(300):
         feature = torch.randint(0, 2, (64, 1), generator=generator) * 2.0 - 1
         head.loss(feature, 0.7 * feature[:, None].expand(-1, 2, -1), generator).mean().backward()
         optimizer.step()

@@ -193,7 +193,7 @@ def test_the_command_and_its_policy_need_neither_tensorflow_nor_jax_nor_a_simula
         "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({absent}))\n"  # importing them fails
         "from gap_vla.report import charts, sections\n"
-        "charts.svg = sections.svg = lambda figure: 'data:image/svg+xml;base64,'\n"  # as in conftest.py
+        "charts.curve_chart = charts.branch_chart = sections.svg = lambda *_: 'data:image/svg+xml;base64,'\n"
         f"sys.argv = {[script, *arguments, *(f'--config.{key}={value}' for key, value in changes.items())]}\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code\n"
@@ -209,8 +209,8 @@ def test_the_command_and_its_policy_need_neither_tensorflow_nor_jax_nor_a_simula
     assert run.name.startswith("small-gap_gaussian-seed0-") and (run / "summary.json").exists()
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path, capsys):
-    config = toy_config(tmp_path, "gradnorm", train=dict(steps=24, save_every=2, log_every=6, validate_every=24))
+def test_a_killed_and_resumed_run_ends_with_the_same_bytes(runner, tmp_path, capsys):
+    config = toy_config(tmp_path, "gradnorm", train=dict(steps=12, save_every=2, log_every=3, validate_every=12))
     place_store(config)
     program = (
         "import json, os, signal, sys, torch\n"
@@ -220,17 +220,18 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path, capsys):
         "from gap_vla.training.run import finetune\n"
         "step = SmallTrainer.step\n"
         "def killed(self, batch, number, measure=False):\n"
-        "    if number == 13: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if number == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return step(self, batch, number, measure)\n"
         "SmallTrainer.step = killed\n"
         "finetune(SmallConfig.from_dict(json.loads(sys.argv[1])), 'killed')\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, json.dumps(config.to_dict())], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (tmp_path / "killed.py").write_text(program)
+    killed = runner.run(tmp_path / "killed.py", [json.dumps(config.to_dict())], tmp_path)
+    assert killed.status == -signal.SIGKILL, killed.stderr
     state = Path(config.runs) / "assembly" / "killed" / "state" / "training.pt"
     assert state.exists() and not (state.parent.parent / "summary.json").exists()
     finetune(config, "killed", resume=True)
-    assert "resumed after step 12" in capsys.readouterr().out
+    assert "resumed after step 6" in capsys.readouterr().out
     finetune(config, "undisturbed")
     weights = [
         Path(config.runs) / "assembly" / name / "checkpoint" / "policy.safetensors"
@@ -241,30 +242,27 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path, capsys):
     first, second = (torch.load(path, weights_only=True)["ends"] for path in states)
     assert first == second and len(first) == 2  # also of what was measured nothing differs
     steps = [row["step"] for row in read_metrics(state.parent.parent / "metrics.jsonl") if "train/loss" in row]
-    assert steps == [6, 12, 18, 24]
+    assert steps == [3, 6, 9, 12]
 
 
-def test_a_held_out_measurement_that_a_power_cut_lost_after_the_last_step_is_made_again(tmp_path):
-    config = toy_config(tmp_path)
-    place_store(config)
-    finetune(config, "whole")
-    run = RunDirectory(Path(config.runs) / "assembly" / "whole")
+def test_a_held_out_measurement_that_a_power_cut_lost_after_the_last_step_is_made_again(finished):
+    config = toy_config(finished)
+    run = RunDirectory(Path(config.runs) / "assembly" / "run")
     run.summary.unlink()
     whole = run.metrics.read_text().splitlines(keepends=True)
     for lost in (whole[:-1], whole):
         run.metrics.write_text("".join(lost))
-        finetune(config, "whole", resume=True)
+        finetune(config, "run", resume=True)
         assert run.metrics.read_text() == "".join(whole)
         run.summary.unlink()
 
 
-def test_a_run_that_is_resumed_after_its_last_step_states_no_rate(tmp_path):
-    config = toy_config(tmp_path)
-    place_store(config)
-    trained = finetune(config, "whole")["training"]
+def test_a_run_that_is_resumed_after_its_last_step_states_no_rate(finished):
+    config, run = toy_config(finished), RunDirectory(finished / "runs" / "assembly" / "run")
+    trained = json.loads(run.summary.read_text())["training"]
     assert trained["steps_per_second"] > 0 and trained["data_share"] > 0
-    (Path(config.runs) / "assembly" / "whole" / "summary.json").unlink()
-    assert finetune(config, "whole", resume=True)["training"] == {"resumed_after": 12, "mean_rho": trained["mean_rho"]}
+    run.summary.unlink()
+    assert finetune(config, "run", resume=True)["training"] == {"resumed_after": 12, "mean_rho": trained["mean_rho"]}
 
 
 def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys):
