@@ -28,10 +28,17 @@ class Training:
         self.runner, self.store, self.root = runner, store, root
         self._finished: set[str] = set()
 
-    def call(self, name: str, *stop: int, **settings) -> Outcome:
-        """A training that goes on where this name was stopped; `stop` is a number of steps and a signal."""
+    def call(self, name: str, *stop: int, after: str = "", **settings) -> Outcome:
+        """A training that goes on where this name was stopped; `stop` is a number of steps, all in all, and a signal.
+
+        The same process has finished `after` before, the same training of another name.
+        """
         arguments = [str(self.store), str(self.root / name), json.dumps(settings), *map(str, stop)]
-        return self.runner.run(HERE / "short_training.py", arguments, self.root, limit=900)
+        arguments += [str(self.root / after)] if after else []
+        outcome = self.runner.run(HERE / "short_training.py", arguments, self.root, limit=900)
+        if after and (self.root / after / "parameters.npz").exists():
+            self._finished.add(after)
+        return outcome
 
     def run(self, name: str, **settings) -> Path:
         """The run directory of a finished training; the same name is trained once."""

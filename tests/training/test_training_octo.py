@@ -23,8 +23,7 @@ def assert_equal_bits(a: dict, b: dict) -> None:
 
 
 def test_a_killed_and_resumed_run_ends_with_identical_parameters(training):
-    training.run("whole", method="vp_gap")
-    assert training.call("killed", 7, signal.SIGKILL, method="vp_gap").status == -signal.SIGKILL
+    assert training.call("killed", 7, signal.SIGKILL, after="whole", method="vp_gap").status == -signal.SIGKILL
     metrics = training.root / "killed" / "metrics.jsonl"
     assert not (training.root / "killed" / "checkpoint").exists()
     training.run("killed", method="vp_gap")
@@ -34,10 +33,11 @@ def test_a_killed_and_resumed_run_ends_with_identical_parameters(training):
 
 
 def test_gap_changes_neither_the_names_nor_the_forward_pass(training):
-    vp, gap = training.run("vp", method="vp"), training.run("whole", method="vp_gap")
-    before = [read_metrics(run / "metrics.jsonl")[0] for run in (vp, gap)]
+    training.run("whole", method="vp_gap")
+    assert training.call("vp, begun", 0, signal.SIGKILL, method="vp").status == -signal.SIGKILL
+    before = [read_metrics(training.root / run / "metrics.jsonl")[0] for run in ("vp, begun", "whole")]
     assert before[0] == before[1]  # held-out losses before the first step
-    a, b = training.parameters("vp"), training.parameters("whole")
+    a, b = training.parameters("vp, begun"), training.parameters("whole")
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
 
 
