@@ -248,7 +248,7 @@ def test_the_annotator_of_another_copy_is_not_replaced_through_a_link(hdf5, tmp_
     assert {path: path.read_bytes() for path in kept} == kept and not (tmp_path / "out.hdf5").exists()
 
 
-@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("replaced", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_file_that_comes_into_the_place_of_the_copy_meanwhile_stays_and_so_does_its_annotator(
     replaced, hdf5, tmp_path, monkeypatch
 ):

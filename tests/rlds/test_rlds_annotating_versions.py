@@ -198,7 +198,12 @@ def test_what_is_no_file_of_the_dataset_is_not_copied(corners, make, name):
 
 
 @pytest.mark.parametrize(
-    ("old_text", "new_text"), [('["7"]', '["8"]'), ('["7"]', '["100000000000"]'), ('"reward"', '"no_reward"')]
+    ("old_text", "new_text"),
+    [
+        ('["7"]', '["8"]'),
+        ('["7"]', '["100000000000"]'),
+        pytest.param('"reward"', '"no_reward"', marks=pytest.mark.slow),
+    ],
 )
 def test_records_that_features_json_does_not_describe_get_no_copy(corners, old_text, new_text):
     old = corners
