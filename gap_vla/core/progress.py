@@ -109,7 +109,7 @@ class Progress:
         quiet: bool = False,
     ):
         self._out = out or (sys.stderr if alone else sys.stdout)
-        self._rewrites = alone and self._out.isatty()
+        self._rewrites = alone and getattr(self._out, "isatty", lambda: False)()  # a program's own log has none
         self._what, self._total, self._unit, self._after, self._quiet = what, total, unit, after, quiet
         self._every = 0.2 if self._rewrites else 15.0 if alone else 5.0
         self._start_units, self._start = done, time.monotonic()
