@@ -75,9 +75,13 @@ def test_every_number_of_every_state_is_a_token_and_gap_adjusts_the_same_three_l
     assert len(proprio) == 3 and embedding[2] == STATES * width and model.config["proprio_history"] == STATES
 
 
-def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(store, tmp_path):
-    checkpoint = exported(store, tmp_path, proprio_tokens=2)
-    model = OctoModel.load_pretrained(checkpoint)
+@pytest.fixture(scope="module")
+def tokens_of_an_mlp(store, tmp_path_factory):
+    return exported(store, tmp_path_factory.mktemp("mlp"), proprio_tokens=2)
+
+
+def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(tokens_of_an_mlp, store):
+    model = OctoModel.load_pretrained(tokens_of_an_mlp)
     width, hidden = EpisodeStore.open(store).split("train").fields["proprio"].shape[1], MODEL["token_embedding_size"]
     group, inside = match_group(model.params), "octo_transformer/observation_tokenizers_proprio/Dense"
     assert {path: shape for path, shape in group.items() if path.endswith("kernel")} == {
@@ -87,30 +91,35 @@ def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(store, tm
         "octo_transformer/obs_proprio_projection/kernel": (hidden, hidden),
     }
     assert len(group) == 9 and group["octo_transformer/obs_proprio_pos_embedding"][2] == 2
-    plain, adjusted = (gradient_of(model, store, factor) for factor in (None, 0.25))
+    plain, adjusted = gradients_of(model, store, (1.0, 0.25))
     for path, found in adjusted.items():
         np.testing.assert_allclose(found, plain[path] * (0.25 if path in group else 1), rtol=1e-4, atol=1e-7)
         assert path not in group or np.abs(plain[path]).max() > 0
-    policy = OctoPolicy.load(checkpoint, batch_size=1)
+
+
+@pytest.mark.slow
+def test_a_policy_with_tokens_of_an_mlp_acts(tokens_of_an_mlp, store):
+    policy = OctoPolicy.load(tokens_of_an_mlp, batch_size=1)
     policy.reset([0])
     episode = EpisodeStore.open(store).split("val").episode(0)
     shown = {"image_primary": episode.images["image_primary"][0][None], "proprio": episode.proprio[0][None]}
-    assert np.isfinite(policy.act(shown, [0])).all() and policy.proprio_dim == width
+    assert np.isfinite(policy.act(shown, [0])).all() and policy.proprio_dim == episode.proprio.shape[1]
 
 
-def gradient_of(model, store, factor):
-    """Leaves by path, of a loss on four windows."""
+def gradients_of(model, store, factors):
+    """Leaves by path, of a loss on four windows, for every factor."""
     observation = {key: np.asarray(value)[:4] for key, value in windows(store, STATES).items() if "pad" not in key}
     mask = np.ones(observation["proprio"].shape[:2], bool)
 
-    def loss(params):
-        acting = adjusted_gradients(jnp.full(mask.shape, factor)) if factor else contextlib.nullcontext()
-        with acting:
+    def loss(params, factor):
+        with adjusted_gradients(factor):
             out = model.module.apply({"params": params}, observation, {}, mask, train=False, method="octo_transformer")
         return (out["readout_action"].tokens ** 2).sum()
 
-    leaves = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(model.params))[0]
-    return {path_of(path): np.asarray(leaf) for path, leaf in leaves}
+    gradient = jax.jit(jax.grad(loss))
+    for factor in factors:
+        leaves = jax.tree_util.tree_flatten_with_path(gradient(model.params, jnp.full(mask.shape, factor)))[0]
+        yield {path_of(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def test_a_rollout_shows_the_network_what_training_showed_it(checkpoint, store, monkeypatch):
