@@ -61,11 +61,11 @@ docs: .venv/docs-ready
 test: setup
 	@$(MAKE) --no-print-directory -j 2 lint run-tests
 
-# tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
-TWO = -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy. tests/sim draws pictures, which without a GPU needs one without TensorFlow.
+PROCESSES = -n 3 --dist loadfile --no-loadscope-reorder
 run-tests: setup
-	$(BIN)/python -m pytest -q $(TWO) --doctest-modules --ignore=tests/sim tests gap_vla experiments
-	$(BIN)/python -m pytest -q $(TWO) tests/sim
+	$(BIN)/python -m pytest -q $(PROCESSES) --doctest-modules --ignore=tests/sim tests gap_vla experiments
+	$(BIN)/python -m pytest -q $(PROCESSES) tests/sim
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim

@@ -42,7 +42,7 @@ GRACE = 60.0
 CONFIG = "finetune_configs/small_assembly.py:paper"
 TESTS = ("tests/test_on_gpu.py", "tests/octo/test_octo_parity.py", "tests/adjustment/test_adjustment_jax.py")
 PARTS: dict[str, Sequence[str]] = {
-    "tests": ("-m", "pytest", "-q", "-n", "6", "--dist", "loadfile", *TESTS),
+    "tests": ("-m", "pytest", "-q", "-n", "6", "--dist", "loadfile", "-m", "slow or not slow", *TESTS),
     "egl": ("benchmarks/gpu.py", "--draw"),
     "torch_steps": ("benchmarks/policies.py", "--config", CONFIG),
     **{

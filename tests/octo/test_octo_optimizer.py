@@ -96,8 +96,10 @@ def test_a_plain_number_is_a_learning_rate() -> None:
 MERGES = json.loads((golden.DATA / "finetune_merge.json").read_text())["cases"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(MERGES))
+OF_THE_EXAMPLE, *OTHERS = sorted(MERGES)
+
+
+@pytest.mark.parametrize("name", [OF_THE_EXAMPLE, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fine_tuning_takes_over_what_upstream_takes_over(name: str) -> None:
     expected = MERGES[name]
     pretrained, target = published_and_target(expected)
