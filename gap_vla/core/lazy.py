@@ -132,6 +132,18 @@ def _with_own_settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def own_pictures() -> Iterator[None]:
+    """So they are too where the program that calls a command has given Matplotlib a style, which it has again after."""
+    if (loaded := sys.modules.get("matplotlib")) is None:
+        yield
+        return
+    with loaded.rc_context():
+        with _with_own_settings():
+            pass
+        yield
+
+
+@contextlib.contextmanager
 def _without_start_up_lines() -> Iterator[None]:
     """What compiled code and others write to stderr inside comes afterwards, without information of log libraries."""
     sys.stderr.flush()

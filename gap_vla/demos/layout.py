@@ -21,6 +21,7 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 
 
 _FINGER = re.compile(r"grip|finger|jaw")
+_JOINT = re.compile(r"joint")  # `motor_0` is what LeRobot calls columns without a name
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
 
@@ -90,9 +91,14 @@ class StateLayout:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
-        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these.
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or joints
+        for positions.
         """
         self._require_quaternions(names, where)
+        placed = names[self.position : self.position + 3]
+        if placed and all(_JOINT.search(name.lower()) for name in placed):
+            called = one_line(", ".join(placed), 80)
+            raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns of the pose")
         fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
         parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
         for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):

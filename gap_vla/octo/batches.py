@@ -33,6 +33,8 @@ def create_tasks(
     if isinstance(texts, str | bytes):
         raise BatchError(f"texts is the one text {shown(texts)}; give a list with one for each task")
     if goals is not None:
+        if not isinstance(goals, Mapping):
+            raise BatchError(f"goals is {shown(goals)}; give a mapping of names to arrays, such as image_primary")
         if single := [key for key, value in goals.items() if not np.shape(value)]:
             raise BatchError(f"the goal {single[0]} is {shown(goals[single[0]])}; give an array with a row per task")
         lengths = {key: len(value) for key, value in goals.items()}

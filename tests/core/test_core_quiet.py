@@ -9,6 +9,8 @@ import sys
 import pytest
 from scripts_under_test import ROOT
 
+from gap_vla.core.errors import command
+
 DATASET = ROOT / "tests" / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
 
 
@@ -104,3 +106,12 @@ def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path)
     )
     done = run("-c", code, cwd=tmp_path, MPLBACKEND="nonsense")
     assert (done.stdout, done.stderr) == ("False\n", "") and (tmp_path / "p.png").exists()
+
+
+def test_a_program_that_calls_a_command_has_its_style_of_pictures_again_afterwards():
+    import matplotlib
+
+    seen = []
+    main = command(lambda argv: seen.append(matplotlib.rcParams["text.usetex"]))
+    with matplotlib.rc_context({"text.usetex": True}):
+        assert main([]) == 0 and seen == [False] and matplotlib.rcParams["text.usetex"]

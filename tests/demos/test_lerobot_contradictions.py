@@ -76,7 +76,7 @@ def test_rows_that_no_episode_of_the_index_names_are_refused(tmp_path: Path, kin
         (["a", "b"], False),
         ([["a", "b"]], False),
         ({"motors": ["a", "b"]}, False),
-        ({"axes": [f"joint_{i}" for i in range(9)]}, None),
+        ({"axes": [f"number_{i}" for i in range(9)]}, None),
     ],
 )
 def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any, fits: bool | None) -> None:

@@ -245,6 +245,7 @@ def test_degrees_are_not_taken_for_radians() -> None:
         ["y", "x", "z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
         ["gripper", "x", "y", "qw", "qx", "qy", "qz", "z", "finger_2"],
         ["left_finger", "eef_y", "eef_z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
+        [f"joint_{number}.pos" for number in range(9)],
     ],
 )
 def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> None:

@@ -223,6 +223,7 @@ def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
     model, observation, task = case.model, case.batch["observation"], case.batch["task"]
     refused(lambda: model.create_tasks(texts="cup"), "the one text 'cup'", "give a list")  # type: ignore[arg-type]
     refused(lambda: model.create_tasks(goals={"image_primary": 3}), "image_primary is 3", "a row per task")
+    refused(lambda: model.create_tasks(goals=0.5), "goals is 0.5", "give a mapping")
     one = jax.tree.map(lambda leaf: leaf[:1], task)
     refused(
         lambda: model.sample_actions(observation, one), "is (1, ", "the observations begin with (", "a task for each"
