@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gap_vla.core.lazy import own_pictures, start_quietly
+from gap_vla.core.lazy import own_settings, start_quietly
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
@@ -105,7 +105,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             _prepare_streams()
             start_quietly(refused=UserError)
             _require_surroundings()
-            with own_pictures():
+            with own_settings():
                 status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status

@@ -132,14 +132,22 @@ def _with_own_settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_pictures() -> Iterator[None]:
-    """So they are too where the program that calls a command has given Matplotlib a style, which it has again after."""
-    if (loaded := sys.modules.get("matplotlib")) is None:
-        yield
-        return
-    with loaded.rc_context():
-        with _with_own_settings():
-            pass
+def own_settings() -> Iterator[None]:
+    """A command computes and draws as by itself also where the program that calls it has given torch another default
+    type or device, switched its gradients off, or given Matplotlib a style; the program has all that again after."""
+    with contextlib.ExitStack() as after:
+        if matplotlib := sys.modules.get("matplotlib"):
+            after.enter_context(matplotlib.rc_context())
+            with _with_own_settings():
+                pass
+        if torch := sys.modules.get("torch"):
+            after.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+            after.enter_context(torch.enable_grad())
+            with contextlib.suppress(AssertionError, RuntimeError):  # of a device that is not there
+                if torch.get_default_device().type != "cpu":
+                    after.callback(torch.set_default_device, torch.get_default_device())
+                    torch.set_default_device("cpu")
         yield
 
 

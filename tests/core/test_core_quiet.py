@@ -108,10 +108,22 @@ def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path)
     assert (done.stdout, done.stderr) == ("False\n", "") and (tmp_path / "p.png").exists()
 
 
-def test_a_program_that_calls_a_command_has_its_style_of_pictures_again_afterwards():
+def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
     import matplotlib
+    import torch
+
+    def of_libraries():
+        kinds = torch.get_default_dtype(), torch.get_default_device().type, torch.is_grad_enabled()
+        return (matplotlib.rcParams["text.usetex"], *kinds)
 
     seen = []
-    main = command(lambda argv: seen.append(matplotlib.rcParams["text.usetex"]))
-    with matplotlib.rc_context({"text.usetex": True}):
-        assert main([]) == 0 and seen == [False] and matplotlib.rcParams["text.usetex"]
+    main = command(lambda argv: seen.append(of_libraries()))
+    with matplotlib.rc_context({"text.usetex": True}), torch.no_grad():
+        try:
+            torch.set_default_dtype(torch.float64)
+            torch.set_default_device("meta")
+            assert main([]) == 0 and of_libraries() == (True, torch.float64, "meta", False)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+    assert seen == [(False, torch.float32, "cpu", True)]
