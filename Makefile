@@ -63,7 +63,9 @@ test: setup
 
 # Three processes keep two cores busy. tests/sim draws pictures, which without a GPU needs one without TensorFlow.
 PROCESSES = -n 3 --dist loadfile --no-loadscope-reorder
+# What they import is compiled to bytecode once before, half a minute that each of them would take again.
 run-tests: setup
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/runner.py < /dev/null
 	$(BIN)/python -m pytest -q $(PROCESSES) --doctest-modules --ignore=tests/sim tests gap_vla experiments
 	$(BIN)/python -m pytest -q $(PROCESSES) tests/sim
 
