@@ -40,7 +40,8 @@ from gap_vla.rollouts.record import EpisodeRecord, EvaluationError
 from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, paired_difference, wilson
 from gap_vla.rollouts.summary import summarize
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.sim.collection import CollectionError, collect_demos
+from gap_vla.sim.attempts import CollectionError
+from gap_vla.sim.collection import collect_demos
 
 RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
 WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)

@@ -22,7 +22,8 @@ from gap_vla.cli.collect_demos import main
 from gap_vla.core.errors import USER_ERROR, UserError
 from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
-from gap_vla.sim.collection import CollectionError, _alive, _parts, _play, collect_demos
+from gap_vla.sim.attempts import CollectionError, _alive, play
+from gap_vla.sim.collection import _parts, collect_demos
 from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
@@ -200,10 +201,10 @@ def test_a_collection_that_was_stopped_for_an_hour_waits_for_its_workers_again(t
         recv = staticmethod(lambda: (0, "kept", 9))
 
     answers = iter([[], [Worker]])
-    monkeypatch.setattr("gap_vla.sim.collection._workers", lambda *_: contextlib.nullcontext([Worker]))
-    monkeypatch.setattr("gap_vla.sim.collection.wait", lambda *_: next(answers))
+    monkeypatch.setattr("gap_vla.sim.attempts._workers", lambda *_: contextlib.nullcontext([Worker]))
+    monkeypatch.setattr("gap_vla.sim.attempts.wait", lambda *_: next(answers))
     done = {}
-    _play(1, 0, 1, ("assembly", {}, 0.0, tmp_path, ""), done, False)
+    play(1, 0, 1, ("assembly", {}, 0.0, tmp_path, ""), done, False)
     assert done == {0: "kept"}
 
 
@@ -256,7 +257,7 @@ def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(finished
 def test_a_file_that_comes_into_the_place_of_a_collection_meanwhile_stays(finished, tmp_path, monkeypatch):
     out = tmp_path / "out.hdf5"
     parts = shutil.copytree(finished[1], tmp_path / "out.hdf5.parts")
-    monkeypatch.setattr("gap_vla.sim.collection._play", lambda *_: out.write_bytes(b"a colleague's"))
+    monkeypatch.setattr("gap_vla.sim.collection.play", lambda *_: out.write_bytes(b"a colleague's"))
     with pytest.raises(UserError, match="exists; choose another name"):
         collect_demos("assembly", 3, out, **NOISY)
     assert out.read_bytes() == b"a colleague's" and list(parts.glob("attempt_*"))
