@@ -24,11 +24,12 @@ import re
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from gap_vla.cli.arguments import command_parser, real, saved_step, whole
-from gap_vla.core.errors import command, keeping
+from gap_vla.core.errors import UserError, command, keeping
 from gap_vla.core.foreign import refusing
 
 
@@ -58,18 +59,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _origin(text: str) -> str:
-    """A place as browsers name it, which they do in small letters and without the usual port of its scheme."""
-    port = re.search(r":(\d*)$", text)
-    if not re.fullmatch(r"(?!wss?:)[a-z-]+://[^/\s?#@]+", text) or (port and not 0 < int(port[1] or 0) < 65536):
+    """A place as browsers name it, which they do in small ASCII letters, with addresses in one form and without the
+    usual port of its scheme."""
+    host = r"[\w-]+(?:\.[\w-]+)*\.?|\[[\da-f:]+\]"
+    place = re.fullmatch(rf"(?!wss?:|file:)[a-z-]+://({host})(?::([1-9]\d{{0,4}}))?", text, re.ASCII | re.IGNORECASE)
+    if not place or int(place[2] or 1) > 65_535 or not _is_plain(place[1].lower().strip("[]")):
         raise argparse.ArgumentTypeError(f"{text!r} is no place of web pages; give SCHEME://HOST or SCHEME://HOST:PORT")
     if text != (said := re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", text.lower())):
         raise argparse.ArgumentTypeError(f"{text!r} is {said} as browsers say it; give that")
     return text
 
 
+def _is_plain(host: str) -> bool:
+    """Whether it is no address, or one as browsers write it: not 127.1, not 0:0:0:0:0:0:0:1."""
+    if ":" not in host and not re.search(r"(^|\.)(\d+|0x[\da-f]*)\.?$", host):
+        return True
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host)) == host
+    return False
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
+    if threading.current_thread() is not threading.main_thread() or asyncio._get_running_loop() is not None:
+        raise UserError("a server needs a process of its own, not a thread or a notebook; start it in a terminal")
     from gap_vla.rollouts.policy import PolicyError
     from gap_vla.serving import KeyMapping, PolicyServer, ServerLimits, load_checkpoint, serve_forever
 

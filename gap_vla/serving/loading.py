@@ -121,8 +121,7 @@ def load_checkpoint(
         if run.task and told and known and told != known:
             raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
     if view := policy.camera or run.camera:
-        views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
-        choose(view, views, f"{directory}: camera", CheckpointError)
+        choose(view, _views(), f"{directory}: camera", CheckpointError)
     now = task_spec(run.task).pictures_version if run.task and run.task in TASK_NAMES else None
     if policy.cameras and run.pictures and now and run.pictures != now:
         then = f"{path} was trained on version {run.pictures} of the pictures of {run.task}"
@@ -176,6 +175,11 @@ def load_policy(
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
+def _views() -> list[str]:
+    """Those that our tasks have."""
+    return sorted({view for name in TASK_NAMES for view in task_spec(name).views})
+
+
 def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> LoadedPolicy:
     """A server of ours says in its greeting what its policy was trained for, with an empty task where it knows none;
     others' say nothing of that, and are shown pictures as large as the key file has them."""
@@ -187,8 +191,7 @@ def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> Load
     if trained and task not in (None, trained):
         policy.close()
         raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    acts_in = trained or task
-    if acts_in and isinstance(view, str) and view in task_spec(acts_in).views:
+    if isinstance(view, str) and view in _views():
         known["camera"] = view
     cameras = said.get("cameras")
     if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):

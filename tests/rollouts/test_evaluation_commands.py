@@ -1,5 +1,7 @@
 """Claims about the command lines that need a checkpoint or a dataset, as the documentation gives them."""
 
+import asyncio
+import concurrent.futures
 import errno
 import functools
 import importlib
@@ -358,6 +360,19 @@ def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_lo
         assert script("serve_policy").main(["--checkpoint", "nowhere", "--host", host, "--port", str(port)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: cannot listen on {host}:{port}: ") and "; give --host an address" in said
+
+
+def test_a_server_in_a_thread_or_a_notebook_is_a_line(capsys):
+    serve = script("serve_policy").main
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        assert threads.submit(serve, ["--checkpoint", "nowhere"]).result() == 2
+    assert "error: a server needs a process of its own" in capsys.readouterr().err
+
+    async def cell():
+        return serve(["--checkpoint", "nowhere"])
+
+    assert asyncio.run(cell()) == 2
+    assert "error: a server needs a process of its own" in capsys.readouterr().err
 
 
 def test_a_star_is_no_address(capsys):

@@ -348,6 +348,7 @@ def test_a_server_of_ours_that_knows_no_task_is_shown_the_view_and_size_of_train
         loaded = load_policy(address, action_dim=7, task="assembly")
         assert (loaded.task, loaded.view(), loaded.image_size) == (None, "corner2", 80)
         assert loaded.cameras == loaded.policy.cameras == ("primary", "wrist")
+        assert load_policy(address, action_dim=7, task="threading").view() == "corner2"  # which is refused there
         told["camera"] = ""  # nobody knows
         assert load_policy(address, action_dim=7, task="assembly").view("corner2") == "corner2"
 
