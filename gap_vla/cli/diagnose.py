@@ -115,8 +115,12 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     known = Section.read(before, PolicyError) if before.exists() else Section({}, str(before), PolicyError)
     if (more := known.whole("episodes", 0, MANY, 0)) > options.episodes:
         raise PolicyError(f"{before} is of {more} recordings; give --episodes {more} or more, or another --out")
-    if not options.closed_loop and known.values.get("closed_loop"):
-        raise PolicyError(f"{before} has rollouts too; give --closed-loop N again, or another --out")
+    chosen = options.interventions or INTERVENTIONS
+    for entry in known.list("closed_loop", Section.section) if "closed_loop" in known else ():
+        name, played = entry.text("intervention"), entry.whole("episodes", 1, LIBRARY)
+        if name != "none" and (played > options.closed_loop or name not in chosen):
+            again = f"give --closed-loop {played} or more with {name} among --interventions, or another --out"
+            raise PolicyError(f"{before} has {played} rollouts of {name}; {again}")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
         require_recent(data, loaded.task)
@@ -124,7 +128,6 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     if options.rlds:
         require_unchanged(options.rlds, but=STATISTICS)
-    chosen = options.interventions or INTERVENTIONS
     playing = None
     if options.closed_loop and task is not None:
         playing = load_policy(options).policy

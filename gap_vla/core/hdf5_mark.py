@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gap_vla.core.hdf5_heap import damaged_heap
+
+if TYPE_CHECKING:
+    import h5py
 
 _CHECK = "made_by_check"
 _LENGTH = 8
@@ -18,13 +22,24 @@ _UNREADABLE = (OSError, KeyError, RuntimeError, AttributeError, TypeError)
 def write_mark(path: Path, mark: str) -> None:
     """Puts the mark into a finished file, and the checksum in the place of an older one."""
     import h5py
-    import numpy as np
 
     with h5py.File(path, "r+") as file:
-        file.attrs["made_by"] = mark
-        if _CHECK in file:
-            del file[_CHECK]
-        place = file.create_dataset(_CHECK, data=np.bytes_(b"-" * _LENGTH)).id.get_offset()
+        place = put_mark(file, mark)
+    write_check(path, place)
+
+
+def put_mark(file: h5py.File, mark: str) -> int:
+    """Puts the mark into a file that is otherwise whole; returns the place for `write_check`."""
+    import numpy as np
+
+    file.attrs["made_by"] = mark
+    if _CHECK in file:
+        del file[_CHECK]
+    return file.create_dataset(_CHECK, data=np.bytes_(b"-" * _LENGTH)).id.get_offset()
+
+
+def write_check(path: Path, place: int) -> None:
+    """Writes the checksum of a closed file to its place."""
     check = _check_of(path, place)
     with path.open("r+b") as stream:
         stream.seek(place)

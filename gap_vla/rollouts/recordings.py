@@ -120,16 +120,19 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
 
 
 def require_recent(path: Path, task: str | None) -> None:
-    """Raises PolicyError if an HDF5 file, or an RLDS dataset, says that other simulators than these recorded it."""
+    """Raises PolicyError if an HDF5 file, or an RLDS dataset, says that other simulators than these, or at
+    another rate, recorded it."""
     from gap_vla.sim.recording import LAYOUT_VERSION
 
-    pictures = task_spec(task).pictures_version if task in TASK_NAMES else None
+    spec = task_spec(task) if task in TASK_NAMES else None
+    pictures = spec.pictures_version if spec else None
     if path.is_file():
         said = attributes_of_data(path)
     else:
         told, demos = dict(flat(dataset_metadata(path))), "identity.data.demos"
         said = {"pictures_version": told.get(f"{demos}.pictures_version", 1)} if f"{demos}.task" in told else {}
-    for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
+    rate = spec.control_hz if spec and said.get("task") == task else None
+    for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures), ("control_hz", rate)):
         if version and said.get(key, version) != version:
             advice = "collect it again (gap-vla collect-demos), or use the gap_vla that recorded it"
             raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
@@ -145,16 +148,21 @@ def view_of(source: Path) -> str | None:
     return None if view is None else str(view)
 
 
+_OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
+"""Attributes that say of all demonstrations of a file of ours how they were made."""
+
+
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
         said = attributes_of_data(data)
         task, env = said.get("task"), simulator_of(said).get("env_name")
         own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
-        if task is None and (own or not foreign):
+        if own or task in TASK_NAMES or not foreign:
             with opened(data) as file:
-                if has(file, "data") and "task" in file["data"].attrs:
-                    odd = f"{data}: its attribute task is not one text"
-                    raise PolicyError(f"{odd}; write the task of all demonstrations there")
+                told = file["data"].attrs.keys() if has(file, "data") else ()
+                odd = [key for key in _OF_ALL if key in told and key not in said]
+            if odd:
+                raise PolicyError(f"{data}: its attribute {odd[0]} is not one value; write that of all demonstrations")
         if task in TASK_NAMES and own not in (None, task):
             raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
         return task if "task" in said else own or (None if foreign else env)

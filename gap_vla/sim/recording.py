@@ -14,6 +14,7 @@ import numpy as np
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.foreign import refusing
+from gap_vla.core.hdf5_mark import is_changed, put_mark, read_mark, write_check
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import Demonstration
 
@@ -34,26 +35,26 @@ def require_of(piece: Path, made: str) -> None:
     """Raises UserError if a finished attempt is damaged, or tells of other settings than those of this digest."""
     with refusing(piece, _AGAIN):
         if piece.suffix == ".hdf5":
-            with h5py.File(piece, "r") as file:
-                said = file.attrs.get("settings")
+            said = "" if is_changed(piece) else read_mark(piece)
         else:
             said = piece.read_text()
             if piece.with_suffix(".hdf5").exists():
                 raise ValueError(f"failed, but {piece.stem}.hdf5 beside it succeeded")
         if said != made:
-            raise ValueError("of another collection, or of one that an older gap_vla began")
+            raise ValueError(
+                "changed since it was played, of another collection, or of one that an older gap_vla began"
+            )
 
 
 def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
     """Writes one demonstration as the group `demo` of its own file, under a temporary name first.
 
-    `made` is the digest of its collection's settings; like the file, it lasts until the collection is assembled.
+    `made` is its mark, the digest of its collection's settings; the file lasts until the collection is assembled.
 
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:  # on the disk it may end the process
-        file.attrs["settings"] = made
         group = file.create_group("demo")
         group.attrs["num_samples"] = len(demo)
         group.attrs["seed"] = demo.seed
@@ -78,10 +79,12 @@ def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
             group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
         group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
         group["obs/object"].attrs["names"] = list(demo.objects)
+        place = put_mark(file, made)
         file.flush()
         content = file.id.get_file_image()
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+        write_check(temporary, place)
 
 
 def assemble(

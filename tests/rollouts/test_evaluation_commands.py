@@ -205,9 +205,12 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
     write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"episodes": 11}')
     assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
     assert "diagnosis.json is of 11 recordings; give --episodes 11 or more, or another" in capsys.readouterr().err
-    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"closed_loop": [{"successes": 3}]}')
-    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis.json has rollouts too; give --closed-loop N again" in capsys.readouterr().err
+    entry = '{"closed_loop": [{"intervention": "images_black", "episodes": 2}]}'
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", entry)
+    for asked in ([], ["--closed-loop", "1"], ["--closed-loop", "2", "--interventions", "images_swapped"]):
+        assert script("diagnose").main([*words[:4], *asked, "--out", str(tmp_path / "out")]) == 2
+        said = "diagnosis.json has 2 rollouts of images_black; give --closed-loop 2 or more with images_black"
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

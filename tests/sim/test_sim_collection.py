@@ -172,12 +172,15 @@ def test_a_piece_of_another_collection_is_named(tmp_path):
     assert not out.exists()
 
 
+OTHER = "changed since it was played, of another collection, or of one that an older gap_vla began"
+
+
 @pytest.mark.parametrize(
     ("names", "told", "said"),
     [
-        (["000000.hdf5"], None, "of another collection, or of one that an older gap_vla began"),
-        (["000000.hdf5"], "0123abcd", "of another collection, or of one that an older gap_vla began"),
-        (["000000.failed"], "", "of another collection, or of one that an older gap_vla began"),
+        (["000000.hdf5"], None, OTHER),
+        (["000000.hdf5"], "0123abcd", OTHER),
+        (["000000.failed"], "", OTHER),
         (["000000.hdf5", "000000.failed"], digest({"seed": 0}), "failed, but attempt_000000.hdf5 beside it succeeded"),
     ],
 )
@@ -190,9 +193,21 @@ def test_a_piece_of_other_settings_is_named_before_anything_is_played(tmp_path, 
             (parts / f"attempt_{name}").write_text(told)
         else:
             with h5py.File(parts / f"attempt_{name}", "w") as file:
-                file.attrs.update({} if told is None else {"settings": told})
+                file.attrs.update({} if told is None else {"made_by": told})
     with pytest.raises(UserError, match=rf"^{parts}/attempt_{names[-1]}: {said}; remove it: the same command plays"):
         _parts(parts, {"seed": 0}).__enter__()
+
+
+def test_a_finished_piece_in_which_a_bit_flipped_since_is_named(finished, tmp_path):
+    parts = shutil.copytree(finished[1], tmp_path / "d.hdf5.parts")
+    piece = sorted(parts.glob("attempt_*.hdf5"))[1]
+    with h5py.File(piece) as file:
+        place = file["demo/actions"].id.get_offset() + 3
+    content = bytearray(piece.read_bytes())
+    content[place] ^= 8
+    piece.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{piece}: {OTHER}; remove it: the same command plays"):
+        collect_demos("assembly", 3, tmp_path / "d.hdf5", **NOISY)
 
 
 def test_a_collection_that_was_stopped_for_an_hour_waits_for_its_workers_again(tmp_path, monkeypatch):
