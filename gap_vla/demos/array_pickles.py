@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,10 @@ class ArrayPickles(NamedArrays):
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._names = sorted({str(name) for names in held for name in names})
         self._require_images()
+
+    @property
+    def files(self) -> Collection[Path]:
+        return {file for file, _ in self.places}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

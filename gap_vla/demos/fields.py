@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     if found and found[0].parent == folder != found[-1].parent:
         raise EpisodeError(f"{folder}: {found[-1]} lies in a folder of its own; put all demonstrations into one folder")
     return [path for path in found if path.parent == folder]
+
+
+def tell_others(folder: Path, files: Collection[Path], what: str) -> None:
+    """Says what lies beside the `files` of a folder, in words of what is done to these alone."""
+    if more := sorted(path.name for path in folder.iterdir() if path not in files and path.name[0] != "."):
+        but = f"nor anything else but the {min(files).suffix[1:].lower()} ({len(more)} in all)"
+        print(f"note: {one_line(more[0], 60)} of {folder} is not {what}, {but}", flush=True)
 
 
 def require_cameras(names: Sequence[str], where: str) -> None:
@@ -195,12 +202,17 @@ TIMES = ("timestamp", "timestamps")
 
 
 def require_spelling(found: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises EpisodeError: a name that was found is a known one in other letters, and the known one is not there."""
+    """Raises EpisodeError: a name that was found is a known one in other letters or with other signs between them, or
+    with `is_` before it, and the known one is not there."""
     found = sorted(found)
-    meant = {key.lower(): key for key in known if key not in found}
+    meant = {_letters(key): key for key in known if key not in found}
     for name in found:
-        if name not in meant.values() and (key := meant.get(name.lower())):
+        if name not in meant.values() and (key := meant.get(_letters(name))):
             raise EpisodeError(f"{where}: {one_line(name, 60)!r} is not read; if it is {key!r}, call it so")
+
+
+def _letters(name: str) -> str:
+    return re.sub("^is_|[^a-z0-9]", "", name.lower())
 
 
 def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> None:
@@ -216,8 +228,11 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
         )
 
 
+ENDS = ("done", "dones", "terminal", "terminals", "terminated", "truncated", "timeouts")
+"""Arrays that are true where a recording ends."""
+
 PER_STEP = (
-    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
+    "is_first", "is_last", "is_terminal", *ENDS, "reward", "rewards", "discount", "timestamp",
     "timestamps", "rho", "change_point", "episode_index",
 )  # fmt: skip
 """Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""

@@ -276,7 +276,7 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             fields.require_rising(numbers_at(demo, key, where), f"{where}: {key}")
         if not steps or key.startswith("next_obs/"):
             continue
-        if name in ("done", "dones"):
+        if name in fields.ENDS:
             fields.require_ended(key, numbers_at(demo, key, where), where)
         flags = {name: numbers_at(demo, key, where)} if name in (*fields.FLAGS, "episode_index") else {}
         for text in fields.misplaced(flags):

@@ -21,7 +21,11 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 
 
 _FINGER = re.compile(r"grip|finger|jaw")
-_JOINT = re.compile(r"joint")  # `motor_0` is what LeRobot calls columns without a name
+_NO_POSITION = re.compile(
+    r"force|torque|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|v[xyz]$)"
+    r"|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
+)
+"""Of joints, velocities and forces; `motor_0` is what LeRobot calls columns without a name."""
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
 
@@ -83,6 +87,11 @@ class StateLayout:
         return cls(**layout)
 
     @property
+    def columns(self) -> tuple[Any, ...]:
+        """Which columns are what, whatever the unit of the gripper's."""
+        return self.position, self.rotation, self.rotation_kind, self.gripper, self.width
+
+    @property
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
@@ -91,19 +100,26 @@ class StateLayout:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
-        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or joints
-        for positions.
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or joints,
+        velocities or forces for positions.
         """
         self._require_quaternions(names, where)
-        placed = names[self.position : self.position + 3]
-        if placed and all(_JOINT.search(name.lower()) for name in placed):
-            called = one_line(", ".join(placed), 80)
-            raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns of the pose")
+        self.require_positions(names, where)
         fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
         parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
         for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
             if called := misordered(names, first, self.width, fingers, turned=bool(turned)):
                 raise EpisodeError(f"{where}: the layout takes columns {called} as {words}; name the columns")
+
+    def require_positions(self, names: Sequence[str], where: str) -> None:
+        """Raises EpisodeError: the columns that are taken as positions are called otherwise, each of them, or the array
+        that holds them is."""
+        for first in range(self.position, len(names), self.width):
+            placed = names[first : first + 3]
+            if all(_NO_POSITION.search(name.lower()) for name in placed):
+                called = one_line(", ".join(dict.fromkeys(placed)), 80)
+                said = f"the layout takes columns {called} as x, y, z"
+                raise EpisodeError(f"{where}: {said}; name the columns of the pose")
 
     def _require_quaternions(self, names: Sequence[str], where: str) -> None:
         found = [_QUATERNION.search(name.lower()) for name in names]

@@ -32,7 +32,7 @@ class LeRobot(NamedArrays):
             none are, the first two.
         state_key, action_key: feature names.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
-            end-effector pose: ρ needs one; name its columns, or write the dataset with `--method none`.
+            end-effector pose, of which it names the columns.
         image_size: (height, width) to resize to.
         action_limit: the largest action; default: the robot's own units.
 

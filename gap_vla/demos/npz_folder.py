@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,10 @@ class NpzFolder(NamedArrays):
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in fields.IMAGE_NAMES if name in self._names}
             fields.require_spelling({*self._names} - {*fields.IMAGE_NAMES}, fields.IMAGE_NAMES, f"{self.path}")
+
+    @property
+    def files(self) -> Collection[Path]:
+        return self.places
 
     def look(self) -> None:
         def sizes(file: Path) -> dict[str, tuple[int, int]]:
@@ -85,13 +89,13 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
-    if key in (*fields.FLAGS, "done", "dones") and rows.dtype.kind not in "biuf":
+    if key in (*fields.FLAGS, *fields.ENDS) and rows.dtype.kind not in "biuf":
         raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
     for text in fields.misplaced({key: rows}):
         raise EpisodeError(
             f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
         )
-    if key in ("done", "dones"):
+    if key in fields.ENDS:
         fields.require_ended(f"{name!r}", rows, where.removesuffix(f": {name!r}"), lasting=True)
     if key in fields.TIMES:
         fields.require_rising(rows, where)

@@ -139,6 +139,9 @@ class RobomimicHDF5(Source):
             parsed(said or "{}")
         names = members.names_in(data.attrs, f"{self.path}")
         fields.require_spelling(names, members.FACTS, f"{self.path}, data: attributes")
+        for fact in {*members.FACTS} & {*members.names_in(file, f"{self.path}"), *file.attrs} - {*names}:
+            if not all(fact in data[name].attrs for name in self.places):
+                raise EpisodeError(f"{self.path}: {fact!r} of the file is not read; store it as an attribute of 'data'")
         stated = fields.as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
         own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))

@@ -7,7 +7,7 @@ import json
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +51,11 @@ class Source(Sequence[Episode], abc.ABC):
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def files(self) -> Collection[Path]:
+        """Of a folder in which each file is read for itself."""
+        return ()
 
     @abc.abstractmethod
     def read(self, index: int, *, images: bool = True) -> Episode:
@@ -175,6 +180,7 @@ class NamedArrays(Source):
             known = {state, action, *cameras, "phase", "language_instruction", "success"}
             fields.require_spelling(map(str, arrays), known, where)
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
+            self._layout.require_positions([state] * rows.shape[1], where)
             phase = arrays.get("phase")
             text = arrays.get("language_instruction")
             return Episode(

@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla import phases
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import whole
+from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob
@@ -109,6 +110,8 @@ def build_dataset(
         refuse_other(target, stated)
     require_free(target, overwrite)
     source.look()
+    if source.files and source.path.is_dir():
+        tell_others(source.path, source.files, "read")
     if lost := sorted({*LABELS} & {name.rsplit("/", 1)[-1] for name in source.dropped()}):
         said = "the dataset has none" if method == "none" and fitted is None else "labels are made anew"
         print(f"note: {' and '.join(lost)} of {source.path} are not taken over; {said}", flush=True)

@@ -57,6 +57,7 @@ def of_pickle(folder: Path, **more: Any) -> Any:
             "'dones' is true at step 9 and not at the last, 19; cut the episode or",
         ),
         ({"dones": ENDS}, "'dones' is true at step 9 and not after it; make two of it"),
+        ({"terminals": np.arange(STEPS) == 9}, "'terminals' is true at step 9 and not at the last, 19; cut the epi"),
         ({"episode_index": np.arange(STEPS) // 10}, "episode_index changes at step 10 of 20; make a recording of each"),
         ({"Is_First": ~ENDS}, "'Is_First': is_first is true at steps"),
         ({"done": np.full(STEPS, np.nan)}, "'done' holds NaN or infinity; correct it"),
@@ -100,6 +101,7 @@ def test_an_episode_keeps_its_name_whatever_else_its_recording_holds(opened: Any
         ("timestamp", np.arange(STEPS - 4) / 10, "demo_0: timestamp has 16 steps, the actions 20; cut"),
         ("reward", np.zeros(STEPS - 4), "demo_0: reward has 16 steps, the actions 20; cut"),
         ("done", np.arange(STEPS) == 9, "demo_0: done is true at step 9 and not at the last, 19; cut"),
+        ("terminals", np.arange(STEPS) == 9, "demo_0: terminals is true at step 9 and not at the last, 19; cut"),
         ("success", np.zeros(STEPS, bool), "demo_0: 'success' is no attribute and not read; store it as the attribute"),
         ("Success", np.array(False), "demo_0: 'Success' is no attribute and not read; store it as the attribute 'succ"),
     ],
@@ -147,9 +149,31 @@ def test_a_known_name_in_other_letters_in_an_hdf5_file_is_asked_about(name: str,
         open_source(path)
 
 
-@pytest.mark.parametrize("name", ["Success", "Language_Instruction", "Phase", "Image_Primary"])
-def test_a_known_name_in_other_letters_is_asked_about(name: str, tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=f"'{name}' is not read; if it is '{name.lower()}', call it so"):
+@pytest.mark.parametrize("fact", ["success", "language_instruction"])
+def test_what_the_whole_file_says_of_demonstrations_is_asked_about(fact: str, tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
+    with h5py.File(path, "a") as file:
+        said = file.attrs[fact] = file["data/demo_0"].attrs[fact]
+        assert len(open_source(path)) == 1  # every demonstration says it too
+        del file["data/demo_0"].attrs[fact]
+    with pytest.raises(EpisodeError, match=f"{path}: '{fact}' of the file is not read; store it as an attribute of "):
+        open_source(path)
+    with h5py.File(path, "a") as file:
+        file["data"].attrs[fact] = said
+    assert len(open_source(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        *((name, name.lower()) for name in ("Success", "Language_Instruction", "Phase", "Image_Primary")),
+        ("is_success", "success"),
+        ("languageInstruction", "language_instruction"),
+        ("image-primary", "image_primary"),
+    ],
+)
+def test_a_known_name_in_other_letters_is_asked_about(name: str, known: str, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=f"'{name}' is not read; if it is '{known}', call it so"):
         of_npz(tmp_path, **{name: np.array("x")}).read(0)
 
 
@@ -246,6 +270,9 @@ def test_degrees_are_not_taken_for_radians() -> None:
         ["gripper", "x", "y", "qw", "qx", "qy", "qz", "z", "finger_2"],
         ["left_finger", "eef_y", "eef_z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
         [f"joint_{number}.pos" for number in range(9)],
+        ["left_waist", "left_shoulder", "left_elbow", "forearm_roll", "wrist_angle", "wrist_rotate", *"abc"],
+        [f"q{number}" for number in range(1, 10)],
+        ["vx", "vy", "vz", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
     ],
 )
 def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> None:
@@ -259,7 +286,7 @@ def test_turns_are_taken_in_the_order_of_their_names(layout: str) -> None:
     rest = ["pad", "gripper"][-(own.width - 6) :]
     for turns in (["roll", "pitch", "yaw"], ["rx", "ry", "rz"], ["gripper_roll", "gripper_pitch", "gripper_yaw"]):
         own.require_names([*"xyz", *turns, *rest], "here")
-    own.require_names(["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", *rest], "here")
+    own.require_names([*"xyz", "forearm_roll", "wrist_angle", "wrist_rotate", *rest], "here")
     for wrong in (["yaw", "pitch", "roll"], ["gripper", "roll", "pitch"], ["ry", "rx", "rz"]):
         with pytest.raises(
             EpisodeError, match=f"the layout takes columns {', '.join(wrong)} as roll, pitch, yaw .*; na"
@@ -274,6 +301,15 @@ def test_turns_are_taken_in_the_order_of_their_names(layout: str) -> None:
 )
 def test_columns_with_their_own_names_or_none_that_tell_are(first: list[str]) -> None:
     StateLayout.of("gap").require_names([*first, "qw", "qx", "qy", "qz", "finger_1", "finger_2"], "here")
+
+
+def test_an_array_of_joints_holds_no_positions(tmp_path: Path) -> None:
+    np.savez(tmp_path / "demo.npz", joint_positions=np.zeros((STEPS, 7)), action=np.zeros((STEPS, 7)))
+    source = open_source(tmp_path, "npz", state_key="joint_positions", layout="bridge")
+    with pytest.raises(
+        EpisodeError, match=r"demo\.npz: the layout takes columns joint_positions as x, y, z; name the c"
+    ):
+        source.read(0)
 
 
 def test_npz_files_that_were_put_together_are_refused(tmp_path: Path) -> None:

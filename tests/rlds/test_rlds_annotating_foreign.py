@@ -135,6 +135,10 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/pose", layout="bridge")
     with pytest.raises(EpisodeError, match=r"train\[0\]: the state has shape .* the layout has 9 columns"):
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
+    joints = {"position": 0, "rotation_kind": "none", "gripper": [9], "width": 10}
+    with pytest.raises(EpisodeError, match=r"train\[0\]: .* takes columns observation/nested/joints as x, y, z; name"):
+        both = "observation/nested/joints+observation/state"
+        annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state=both, layout=joints)
     assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
         EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
@@ -161,4 +165,6 @@ def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Pa
         np.savez(tmp_path / "npz" / f"demo_{index}.npz", proprio=state, action=action)
     converted = write_rlds(open_source(tmp_path / "npz", "npz", layout="bridge"), tmp_path, "converted")
     assert drawn(converted) == ("opening (no unit)", 1.0)
+    with pytest.raises(AnnotationError, match="its columns are those of 'gap', whatever it was made of; leave layout"):
+        drawn(converted, layout="robomimic")
     assert drawn(tmp_path / "npz", layout="bridge") == ("opening (no unit)", 1.0)

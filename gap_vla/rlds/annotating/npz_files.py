@@ -22,7 +22,7 @@ from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size
+from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size, tell_others
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import require_aligned
 from gap_vla.rlds.annotating.job import (
@@ -52,8 +52,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     annotation = job.run(episodes, extra)
-    if more := sorted(path.name for path in source.iterdir() if path not in files and path.name[0] != "."):
-        print(f"note: {more[0]} of {source} is not copied, nor anything else but the npz ({len(more)} in all)")
+    tell_others(source, files, "copied")
     with workplace(out) as folder:
         new = folder / out.name
         new.mkdir()

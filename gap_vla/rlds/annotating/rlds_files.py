@@ -26,6 +26,8 @@ from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
+from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import READERS
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, require_replaceable
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
@@ -42,6 +44,9 @@ def episodes_of(
     """Each episode of a split with its state, action and phases, and what `job.extra` names; or `only` one, with its
     images and labels. Raises AnnotationError or EpisodeError: no such state, or a damaged field."""
     layout, images, limit = job.columns, only is not None, declared_limit(source, None)
+    of_ours = dict(flat(dataset_metadata(source))).get("identity.data.kind") in list(READERS)
+    if of_ours and job.state == AnnotationJob.state and layout.columns != StateLayout().columns:
+        raise AnnotationError(f"{source}: its columns are those of 'gap', whatever it was made of; leave layout out")
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
         with refusing(where, "convert the source again", AnnotationError):
@@ -51,6 +56,8 @@ def episodes_of(
             for name in job.state.split("+"):
                 require_one_row(name, fields.get(name, np.empty(0)), where)
             state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
+            called = [name for name in job.state.split("+") for _ in range(column(name).shape[1])]
+            layout.require_positions(called, where)
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
             action = action if action.dtype.kind in "fiu" else state[:, :0]
