@@ -123,7 +123,8 @@ def read_config(root: Path) -> dict[str, Any]:
         if "pred_horizon" in kwargs:
             kwargs["action_horizon"] = kwargs.pop("pred_horizon")
         heads.values[name]["kwargs"] = kwargs
-    if "text_processor" not in config:
+    texts = config.values.get("text_processor", {})
+    if texts is not None and "module" not in Section(texts, config.name("text_processor"), CheckpointError):
         raise config.refuse("text_processor", "a module spec, or null")
     with blaming(root / CONFIG, "its model cannot be read"):
         _check_config(model.values, model.where, "model")
@@ -158,6 +159,8 @@ def _check_config(value: Any, where: str, name: str) -> None:
             raise CheckpointError(f"{where} is {shown(value)}; it must be true or false")
     elif name.endswith("dropout_rate"):
         finite(where, value, 0, 1, CheckpointError)
+    elif name == "max_action":
+        finite(where, value, 1e-6, GREATEST, CheckpointError)
     elif name in _COUNTS and value is not None:
         whole(where, value, 1, _GREATEST.get(name, GREATEST), CheckpointError)
     elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -294,15 +294,13 @@ class _Run:
         ended_at = pictures = None
         if (file := path.with_name("dataset.json")).is_file():
             collected = Section.read(file, CheckpointError).section("demos", {})
+            _require_task(found, collected)
             pictures = collected.whole("pictures_version", 1, 1_000_000, 1) if "task" in collected else None
         if os.path.lexists(file := path.with_name("summary.json")):
             ended = Section.read(file, CheckpointError)
             require_sealed(RunDirectory(path.parent), ended, moved=True)
             ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
-            if "task" in ended and ended.text("task") != found.text("task"):
-                raise CheckpointError(
-                    f"{file} says task {ended.text('task')}, {path.name} {found.text('task')}; copy the run again"
-                )
+            _require_task(found, ended)
             exported = ended.section(EXPORTED, {}).values
             rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
             played = rollouts.section("policy", {}).values
@@ -322,6 +320,13 @@ class _Run:
             steps=ended_at,
             pictures=pictures,
         )
+
+
+def _require_task(found: Section, said: Section) -> None:
+    """Raises CheckpointError: what lies beside a run's settings says another task than they do."""
+    if "task" in said and (other := said.text("task")) != (task := found.text("task")):
+        name = Path(found.where).name
+        raise CheckpointError(f"{said.where} says task {other}, {name} {task}; copy the run again")
 
 
 def _locate(path: Path) -> tuple[str, _Run]:

@@ -146,6 +146,20 @@ def test_a_truncated_file_is_named(copied: Path, file: str) -> None:
         OctoModel.load_pretrained(copied)
 
 
+def test_a_config_that_no_model_has_is_refused(copied: Path) -> None:
+    whole = (copied / "config.json").read_text()
+    for key, value, said in (
+        ("text_processor", {}, "text_processor is dict; it must be a module spec"),
+        ("text_processor", "t5", "text_processor is 't5'"),
+        ("max_action", 0, "max_action is 0; it must be"),
+    ):
+        config = json.loads(whole)
+        (config["model"]["heads"]["action"]["kwargs"] if key == "max_action" else config)[key] = value
+        (copied / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=said):
+            OctoModel.load_pretrained(copied)
+
+
 def test_parameters_of_another_architecture_are_listed(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     config["model"]["max_horizon"] = 7

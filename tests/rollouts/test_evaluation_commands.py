@@ -289,6 +289,10 @@ def test_a_checkpoint_of_another_run_is_noticed(run, tmp_path, ended, said):
     (copy / "summary.json").write_text(json.dumps({"task": "assembly"} | ended))
     with pytest.raises(CheckpointError, match=said):
         load_checkpoint(copy)
+    (copy / "summary.json").unlink()
+    (copy / "dataset.json").write_text('{"demos": {"task": "stack"}}')
+    with pytest.raises(CheckpointError, match="demos says task stack, "):
+        load_checkpoint(copy)
 
 
 def test_what_a_served_policy_could_not_be_shown_is_said_before_anybody_connects(run, tmp_path, capsys):
