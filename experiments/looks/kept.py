@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.looks.takeover import window_folder
 from gap_vla.core.foreign import Section, finite, one_line, refusing
-from gap_vla.core.identity import flat
+from gap_vla.core.measurements import require_losses
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.record import EPISODES_FILE, read_episodes
 
@@ -65,15 +65,7 @@ def _require_agreeing(found: Section, runs: Sequence[Run]) -> None:
     configs = {run.label: run.config for run in runs}
     losses = found.section("branch_losses", {})
     for label in losses.values:
-        require_losses(losses.section(label), configs.get(label, {}), AGAIN)
-
-
-def require_losses(found: Section, config: Mapping[str, Any], advice: str) -> None:
-    """Raises the section's error for a loss below 0 where the policy's is no log-likelihood."""
-    if config.get("model", {}).get("head") != "gmm":
-        for key, loss in flat(found.values):
-            if isinstance(loss, int | float) and loss < 0:
-                raise found.error(f"{found.where}.{key} is negative; {advice}")
+        require_losses(losses.section(label), configs.get(label, {}), "", AGAIN)
 
 
 def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
@@ -122,6 +114,9 @@ def _require_interval(of: Section, key: str, least: float, greatest: float) -> N
     """The interval of a value has two ends in order, and the value lies in it, or hardly outside (a bootstrap's)."""
     value = of.finite(key, least, greatest)
     name = f"{key}_interval"
-    low, high = of.list(name, lambda ends, end: ends.finite(end, least, greatest))
+    ends = of.list(name, lambda ends, end: ends.finite(end, least, greatest))
+    if len(ends) != 2:
+        raise of.refuse(name, "of two ends")
+    low, high = ends
     if not low - (high - low) - 1e-6 <= value <= high + (high - low) + 1e-6:
         raise of.error(f"{of.name(name)} is {low:g} to {high:g} around {value:g}")

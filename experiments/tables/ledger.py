@@ -13,7 +13,7 @@ from gap_vla.cli.arguments import MANY
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import flat
-from gap_vla.core.measurements import require_measurements
+from gap_vla.core.measurements import require_losses, require_measurements
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
 from gap_vla.report.comparison import Rollouts, require_asked
@@ -143,7 +143,7 @@ def _read(path: Path) -> Entry:
         found = Section.read(path)
         _require_sound(found, path.stem)
         entry = Entry.from_json(found.values)
-        if entry.status == FINISHED and (asked := found.section("config", {}).section("eval", {}).values):
+        if entry.status == FINISHED and (asked := found.section("config", {}).section("eval", {})).values:
             require_asked(found, entry.variants, asked)
         if (entry.config or entry.status == FINISHED) and found.text("config_hash") != (
             own := config_hash(entry.config)
@@ -169,12 +169,15 @@ def _require_sound(found: Section, name: str) -> None:
     found.finite("seconds", 0, 1e9)
     found.flag("whole")
     found.section("origin", {})
+    config = found.section("config", {})
+    config.section("model", {})
     for part in ("validation", "gradients"):
         require_measurements(found.section(part, {}))
+        require_losses(found.section(part, {}), config.values, "loss", "copy it again")
     found.section("account", {}).section("machine", {}).whole("jobs", 1, MANY, 1)
     for stage in (stages := found.section("stages", {})).values:
         stages.finite(stage, 0, 1e9)
-    if (config := found.section("config", {})).values:
+    if config.values:
         if empty := [key for key, value in flat(config.values) if value is None]:
             raise config.refuse(empty[0], "a value")
         of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, int(SEED.most))

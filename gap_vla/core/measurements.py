@@ -9,6 +9,7 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
+from gap_vla.core.identity import flat
 from gap_vla.core.run_directory import EARLIER
 from gap_vla.core.typed_config import STEPS
 
@@ -28,6 +29,14 @@ def require_measurements(found: Section) -> None:
     for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
         of_these = {key: value for key, value in found.values.items() if names.search(key)}
         Section(of_these, found.where, found.error).require_numbers(least, most)
+
+
+def require_losses(found: Section, config: Mapping[str, Any], named: str, advice: str) -> None:
+    """Raises the section's error for a loss (what is `named` so) below 0, unless the policy's is a log-likelihood."""
+    if config.get("model", {}).get("head") != "gmm":
+        for key, loss in flat(found.values):
+            if named in key and isinstance(loss, int | float) and loss < 0:
+                raise found.error(f"{found.name(key)} is negative; {advice}")
 
 
 def since(summary: Mapping[str, Any]) -> str:

@@ -70,13 +70,15 @@ def evaluations_of(summary: Section) -> dict[str, Section]:
     return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
 
 
-def require_asked(found: Section, layouts: Mapping[str, Collection[int]], evaluation: Mapping[str, Any]) -> None:
+def require_asked(found: Section, layouts: Mapping[str, Collection[int]], asked: Section) -> None:
     """Raises the section's error unless a configuration's `eval` asks for these variants, on these layouts."""
-    variants, episodes, seed = (evaluation.get(key) for key in ("variants", "episodes", "seed"))
-    wanted = dict.fromkeys(variants or [evaluation.get("variant")], episodes)
+    episodes = asked.whole("episodes", 0, 2**53)
+    variants = asked.list("variants", Section.text) if "variants" in asked else None
+    wanted = dict.fromkeys([asked.text("variant")] if variants is None else variants, episodes)
     counts = {variant: len(seeds) for variant, seeds in layouts.items()}
     if counts != (wanted if episodes else {}):
         raise found.error(f"{found.where}: its rollouts are {counts}, its settings ask for {wanted}")
+    seed = asked.whole("seed", 0, 2**53) if episodes else 0
     firsts = {variant: min(seeds) for variant, seeds in layouts.items()}
     own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
     if firsts != own:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.measurements import hole, read_metrics, require_measurements
+from gap_vla.core.measurements import hole, read_metrics, require_losses, require_measurements
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
 from gap_vla.core.typed_config import SEED, STEPS
@@ -33,7 +33,7 @@ from gap_vla.rollouts.record import (
     film_of,
     read_episodes,
 )
-from gap_vla.rollouts.summary import odd_episodes
+from gap_vla.rollouts.summary import odd_parts
 
 
 class ReportError(UserError, ValueError):
@@ -104,11 +104,10 @@ class Run:
                 if beside and {r.layout_seed for r in records} != {*evaluations[variant]["layout_seeds"]}:
                     counts = f"{len(records)} episodes, {run.summary} {len(evaluations[variant]['layout_seeds'])}"
                     raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
-                if odd := odd_episodes(evaluations[variant], records):
-                    ended = f"episode {odd[0]} ended otherwise than {run.summary} says"
-                    raise ReportError(f"{played}: {ended}; copy the run again")
+                if odd := odd_parts(evaluations[variant], records):
+                    raise ReportError(f"{played}: {odd[0]} is other than {run.summary} says; copy the run again")
         if run.complete and "eval" in config:
-            require_asked(found, rollouts, config.section("eval").values)
+            require_asked(found, rollouts, config.section("eval"))
             require_settings(found, config)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})
         said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
@@ -164,9 +163,10 @@ class Run:
             last, steps = rows[-1] if rows else {}, self.summary["steps"]
             if last.get("step") != steps or key not in last:
                 raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
-            never = self.config.get("model", {}).get("head") != "gmm"  # whose loss is a log-likelihood
-            if negative := [(r["step"], k) for r in rows for k, v in r.items() if never and "loss" in k and v < 0]:
-                raise ReportError(f"{path}: {negative[0][1]} is negative at step {negative[0][0]}; copy the run again")
+            for row in rows:
+                require_losses(
+                    Section(row, f"{path}: step {row['step']}", ReportError), self.config, "loss", "copy the run again"
+                )
             for name, own in self.summary["validation"].items():
                 if abs(last.get(name, own) - own) > 1e-5 * abs(last.get(name, own)):
                     said = f"{name} {last[name]:g}, summary.json has {own:g}"
@@ -197,9 +197,7 @@ class Run:
 
 def _require_films(evaluation: Section) -> None:
     """Raises the section's error for what is no name of a film, or that of an episode that ended otherwise."""
-    given = "episode_numbers" in evaluation.values
-    numbers = evaluation.list("episode_numbers", lambda items, name: items.whole(name, 0, 2**53)) if given else ()
-    outcomes = dict(zip(numbers, evaluation.values["outcomes"]))
+    outcomes = dict(enumerate(evaluation.values["outcomes"]))
     for name in evaluation.list("videos", Section.text):
         film = name.removeprefix("videos/")
         if film == name or film_of(film) is None:

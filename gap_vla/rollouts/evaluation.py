@@ -20,7 +20,7 @@ from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import (
     CANNOT_END_SO,
     cannot_end_so,
-    odd_episodes,
+    odd_parts,
     read_outcomes,
     summarize,
     title,
@@ -187,7 +187,7 @@ def _require_of(log: EpisodeLog, summary: Section, layout_of: Callable[[int], in
     if played != [layout_of(episode) for episode in range(len(played))]:
         raise summary.error(f"{summary.where}: its layout_seeds are not those of its episodes; move it away")
     odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
-    odd += [f"episode {e}" for e in odd_episodes(summary.values, log.records.values())]
+    odd += odd_parts(summary.values, log.records.values())
     odd += [f"episode {e}" for e in range(len(played)) if e not in log.records]
     if odd:
         raise EvaluationError(

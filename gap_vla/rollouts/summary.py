@@ -15,6 +15,8 @@ from gap_vla.rollouts.statistics import clopper_pearson, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
 INTERVAL_METHOD = "wilson 95 %"
+PARTS = ("simulation", "rendering", "policy")
+"""Of an episode, whose seconds are measured."""
 
 
 def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,8 +37,7 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     successes = sum(record.success for record in ordered)
     won = [record.steps for record in ordered if record.success]
     steps = sum(record.steps for record in ordered)
-    parts = ("simulation", "rendering", "policy")
-    seconds = {part: sum(getattr(record, f"{part}_seconds") for record in ordered) for part in parts}
+    seconds = _seconds(ordered)
     return {
         "episodes": len(ordered),
         "successes": successes,
@@ -77,7 +78,8 @@ def read_outcomes(found: Section) -> dict[int, bool]:
             f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts; copy the file again"
         )
     rows = enumerate(zip(layouts, outcomes, steps, ends))
-    records = [EpisodeRecord(number, *row, errors.get(number)) for number, row in rows]
+    took = [found.section("seconds").finite(part, 0, 1e9) for part in PARTS if "seconds" in found]  # of all episodes
+    records = [EpisodeRecord(number, *row, errors.get(number), *([] if number else took)) for number, row in rows]
     if odd := [record.episode for record in records if cannot_end_so(record, found.section("task", {}).values)]:
         raise found.error(f"{found.where}: episode {odd[0]} {CANNOT_END_SO}; copy the file again")
     phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
@@ -88,11 +90,11 @@ def read_outcomes(found: Section) -> dict[int, bool]:
         raise found.error(
             f"{found.name('last_phases')} has {one_line(unknown, 80)}, no phase of the task; copy it again"
         )
+    parts = {key: value for key, value in found.section("seconds_per_step", {}).values.items() if value is not None}
+    Section(parts, found.name("seconds_per_step"), found.error).require_numbers(0, 1e9)
     again = summarize(records, phases)
-    for name in ("seconds", "seconds_per_step"):
-        parts = {key: value for key, value in found.section(name, {}).values.items() if value is not None}
-        Section(parts, found.name(name), found.error).require_numbers(0, 1e9)
-    added = ("interval_method", "interval_clopper_pearson", "simulator_errors")
+    added = ["interval_method", "interval_clopper_pearson", "simulator_errors", "episode_numbers"]
+    added += ["seconds_per_step"] if "seconds" in found else []
     later = [key for key in added if key in found.values]
     needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
     for key in (*needed, *later):
@@ -131,14 +133,24 @@ def _read_errors(found: Section, episodes: int) -> dict[int, str]:
     return errors
 
 
-def odd_episodes(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[int]:
-    """Numbers of the episodes that ended otherwise than a summary, which `read_outcomes` took, says of its layouts."""
+def odd_parts(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[str]:
+    """What of a summary, which `read_outcomes` took, the records of its layouts do not give, such as "episode 3": how
+    episodes ended, by their numbers, and the seconds of all, where it tells them.
+    """
     keys = ("layout_seeds", "outcomes", "steps", "last_phases")
     errors = {one["episode"]: one["error"] for one in summary.get("errors", ())}
     ends = enumerate(zip(*(summary[key] for key in keys)))
-    said = {layout: [*end, errors.get(number)] for number, (layout, *end) in ends}
-    ended = [(r, [r.success, r.steps, r.phase, r.error]) for r in records]
-    return [r.episode for r, end in ended if said.get(r.layout_seed, end) != end]
+    said = {layout: [number, *end, errors.get(number)] for number, (layout, *end) in ends}
+    own = [r for r in records if r.layout_seed in said]
+    ended = [(r, [r.episode, r.success, r.steps, r.phase, r.error]) for r in own]
+    odd = [f"episode {r.episode}" for r, end in ended if said[r.layout_seed] != end]
+    took = _seconds(own) if len(own) == len(said) and "seconds" in summary else {}
+    return odd + [f"seconds.{part}" for part, value in took.items() if abs(summary["seconds"][part] - value) > 0.01]
+
+
+def _seconds(records: Iterable[EpisodeRecord]) -> dict[str, float]:
+    """What the parts of all episodes took."""
+    return {part: sum(getattr(record, f"{part}_seconds") for record in records) for part in PARTS}
 
 
 def _rounded(text: str) -> Any:

@@ -156,6 +156,8 @@ def evaluated(**changes):
             {"eval": {"episodes": 4, "seed": 1, "variants": ["default"]}},
             "its settings ask for {'default': 100001}",
         ),
+        ("config.json", {"eval": {"episodes": 4, "seed": "0", "variants": ["default"]}}, "eval.seed is '0'"),
+        ("config.json", {"eval": {"episodes": 4, "seed": 0, "variants": [["default"]]}}, "eval.variants[0] is list"),
         ("summary.json", [], "summary.json is list"),
         ("summary.json", "", "summary.json is ''"),
         ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),
@@ -194,7 +196,7 @@ def evaluated(**changes):
         ),
         (
             "summary.json",
-            evaluated(seconds={"policy": -5}),
+            evaluated(seconds={"simulation": 1, "rendering": 0, "policy": -5}),
             "variants.default.seconds.policy is -5; it must be a number",
         ),
         ("summary.json", {"training": {"mean_rho": 3}}, "training.mean_rho is 3; it must be a number from 0 to 1"),
@@ -293,6 +295,14 @@ def test_rollouts_that_the_settings_of_their_run_do_not_ask_for_are_refused(tmp_
             "the layouts of default are not counted from 100000 on",
         ),
         ({"simulator_errors": 1}, "simulator_errors is 1; it must be 0"),
+        ({"episode_numbers": [0, 1, 2, 7]}, r"episode_numbers is \[0, 1, 2, 7\], its episodes give \[0, 1, 2, 3\]"),
+        (
+            {
+                "seconds": {"simulation": 8.0, "rendering": 0.0, "policy": 0.0},
+                "seconds_per_step": {"simulation": 3.0, "rendering": 0.0, "policy": 0.0},
+            },
+            r"seconds_per_step is .*its episodes give",
+        ),
         ({"errors": [{"episode": 4, "error": "step 3: fell"}]}, "episode is 4"),
         ({"errors": [{"episode": 2, "error": "fell"}] * 2}, "errors names an episode twice"),
         ({"errors": [{"episode": 0, "error": "fell"}]}, "episode 0 ended without success or error"),
@@ -406,10 +416,17 @@ def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(t
     with pytest.raises(UserError, match=rf"{figures} is of another interval than .*summary\.json; copy the run again"):
         Run.read(path)
     figures.unlink()
-    for other in ({"success": True}, {"steps": own["steps"] + 1}, {"phase": "flying"}):
+    for other in ({"success": True}, {"steps": own["steps"] + 1}, {"phase": "flying"}, {"episode": 7}):
         kept.write_text(json.dumps(line | other) + "\n")
-        with pytest.raises(UserError, match=rf"{kept}: episode 2 ended otherwise than .*summary\.json says; copy the"):
+        with pytest.raises(UserError, match=rf"{kept}: episode [27] is other than .*summary\.json says; copy the"):
             Run.read(path)
+    rows = zip(said["layout_seeds"], said["outcomes"], said["steps"], said["last_phases"])
+    lines = [{"layout_seed": seed, "success": won == 1, "steps": n, "phase": end} for seed, won, n, end in rows]
+    kept.write_text(
+        "".join(json.dumps({"episode": e, **line, "policy_seconds": 5.0}) + "\n" for e, line in enumerate(lines))
+    )
+    with pytest.raises(UserError, match=rf"{kept}: seconds\.policy is other than .*summary\.json says; copy the"):
+        Run.read(path)
 
 
 ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the run ended; copy it again"
@@ -445,7 +462,7 @@ ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the r
         ),
         (
             lambda lines: [lines[0].replace('"train/loss": 1.0', '"train/loss": -1.0'), *lines[1:]],
-            "train/loss is negative at step 0; copy the run again",
+            "step 0.train/loss is negative; copy the run again",
         ),
         (
             lambda lines: [lines[0].replace('"train/loss": 1.0', '"gap/update_factor": 3.0'), *lines[1:]],

@@ -141,6 +141,10 @@ def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
         ({"probe": {"positions": {"nut": {"before grasp": {"error": "far"}}}}}, "error is 'far'"),
         ({"probe": {"positions": {"nut": {"before grasp": {"error": -0.5}}}}}, "error is -0.5"),
         ({"reliance": {"images_swapped": {"cost": -7.0, "cost_interval": [-8.0, -6.0]}}}, "cost is -7"),
+        (
+            {"reliance": {"images_swapped": {"cost": 7.0, "cost_interval": [6.0]}}},
+            "cost_interval is list; it must be of",
+        ),
         ({"predictors": {"errors": {"state": {"between": -5.0}}}}, r"errors\.state\.between is -5"),
         ({"branch_losses": {"vision": {"all": -0.5}}}, r"branch_losses\.vision\.all is negative"),
         ({"branch_losses": {"vision": {"all": float("nan")}}}, "vision.all is nan"),
