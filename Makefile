@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
+$(foreach name,python extras config,$(if $(filter command,$(firstword $(origin $(name)))),$(error $(name)= has no effect; variables are PYTHON, EXTRAS and CONFIG, in capitals)))
 
 .PHONY: setup finetune debug demonstrations packages docs test run-tests test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
 

@@ -57,11 +57,21 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main(list(argv))
     if name in ("finetune", "train-small", "compare"):
         restart_with_huge_pages()
+    _say_another_checkout()
     status = 0
     atexit.register(lambda: status == INTERRUPTED and os._exit(status))  # what JAX has begun would crash later on
     status = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return status
+
+
+def _say_another_checkout() -> None:
+    """A script of one checkout runs the code of another where that one is installed."""
+    program = os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "")
+    beside = os.path.join(os.path.dirname(os.path.dirname(program)), "gap_vla", "__init__.py")
+    own = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__init__.py")
+    if os.path.isfile(beside) and not os.path.samefile(beside, own):
+        print(f"note: {program} runs {os.path.dirname(own)}, not the code beside it; set PYTHONPATH", file=sys.stderr)
 
 
 def restart_with_huge_pages() -> None:

@@ -128,9 +128,8 @@ class OctoModel:
 
     def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:
         """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet."""
-        checkpoint.write_checkpoint(
-            Path(checkpoint_path), step, self.params, self.config, self.example_batch, self.dataset_statistics
-        )
+        root = Path(checkpoint_path).expanduser()  # as `load_pretrained`
+        checkpoint.write_checkpoint(root, step, self.params, self.config, self.example_batch, self.dataset_statistics)
 
     def create_tasks(
         self, goals: Mapping[str, Any] | None = None, texts: Sequence[str] | None = None

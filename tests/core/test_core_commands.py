@@ -467,6 +467,12 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             "^error: TF_XLA_FLAGS is '--nonsense': Unknown flag in TF_XLA_FLAGS: --nonsense; correct it",
             marks=pytest.mark.slow,
         ),
+        (
+            f"mkdir scripts gap_vla; touch gap_vla/__init__.py; cp {ROOT}/scripts/annotate.py scripts; "
+            f"{sys.executable} scripts/annotate.py --help > help.txt",
+            0,
+            "^note: .*/scripts/annotate.py runs .*/gap_vla, not the code beside it; set PYTHONPATH$",
+        ),
         ("gap --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap annotate --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap nothing >/dev/full 2>/dev/full", USER_ERROR, "^$"),
@@ -538,6 +544,11 @@ def test_make_does_what_it_is_asked_for(call, does):
     """Also in a checkout in which other extras were installed before."""
     done = subprocess.run(["make", "-n", *call.split()], cwd=ROOT, capture_output=True, text=True, check=True)
     assert does in done.stdout
+
+
+def test_make_knows_its_variables_in_capitals_alone():
+    done = subprocess.run(["make", "-n", "finetune", "config=x.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "config= has no effect; variables are PYTHON" in done.stderr
 
 
 def test_make_clean_leaves_demonstrations_and_runs():

@@ -64,9 +64,10 @@ def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_step_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_step_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = golden.load("a")
-    case.model.save_pretrained(1, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    case.model.save_pretrained(1, "~")  # the home folder, as `load_pretrained` reads it
     with pytest.raises(CheckpointError, match="exists already"):
         case.model.save_pretrained(1, tmp_path)
 
