@@ -92,7 +92,7 @@ class Pairs(argparse.Action):
             pass  # it is text
         except ValueError as error:
             parser.error(f"argument {option_string}: {one_line(values, 80)}: {error}")
-        if value == "":
+        if isinstance(value, str) and not value.strip():
             parser.error(f"argument {option_string}: {key}: an empty text is no value; leave it out")
         setattr(namespace, self.dest, {**given, key: value})
 
@@ -119,7 +119,7 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file, flush=True)  # argparse itself keeps silent about a full disk
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if "" in arg_strings:
+        if not all(map(str.strip, arg_strings)):
             raise argparse.ArgumentError(action, "an empty text is no value; give one, or leave the option out")
         if action in self._given and action.option_strings and not isinstance(action, Pairs):
             raise argparse.ArgumentError(action, "it is given twice; give it once")

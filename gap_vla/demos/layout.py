@@ -106,6 +106,9 @@ class StateLayout:
         self._require_quaternions(names, where)
         self.require_positions(names, where)
         fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+        for place, name in enumerate(names[self.position :], self.position):  # of one axis, where another is taken
+            column, axis = (place - self.position) % self.width, _AXIS.search(name.lower())
+            fingers += [place] if axis and column < 3 and axis[1] != "xyz"[column] else []
         parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
         for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
             if called := misordered(names, first, self.width, fingers, turned=bool(turned)):

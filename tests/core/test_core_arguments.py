@@ -97,6 +97,10 @@ CHECKPOINT = "evaluate --checkpoint d"
             "build_dataset d.hdf5 --name x --reader language_instruction=",
             "language_instruction: an empty text is no value",
         ),
+        (
+            r'build_dataset d.hdf5 --name x --reader language_instruction="\t"',
+            "an empty text is no value; leave it out",
+        ),
         ('annotate d.hdf5 --out x.hdf5 --option sigma=""', "argument --option: sigma: an empty text is no value"),
         ("annotate d.hdf5 --out x.npz", "must end in .hdf5 or .h5"),
         ("annotate d.hdf5 --out x.hdf5 --report x.pdf", "must end in .html"),

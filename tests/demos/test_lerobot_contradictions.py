@@ -94,7 +94,7 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
     [
         (POSE, "gap", None),
         (TURNED, "robomimic", None),
-        (["joint_1", "w", "x", *POSE[3:]], "gap", None),
+        (["joint_1", "w", "z", *POSE[3:]], "gap", None),
         (TURNED, {"rotation_kind": "none"}, None),
         ([f"left_quat_{name}" for name in "abcwxyzde"], "gap", None),
         (TURNED, "gap", "columns 3 to 6 qx, qy, qz, qw, .* quaternion wxyz; give another with .*layout=robomimic$"),
