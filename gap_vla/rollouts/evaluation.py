@@ -14,7 +14,7 @@ from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
-from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, identity
+from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, as_json, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import (
@@ -60,7 +60,7 @@ class Limits:
 def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     """What an evaluation is one of, as `evaluation.json` has it."""
     scene = {"task": task.name, **task.identity(), "horizon": int(task.horizon)}
-    return {"task": scene, "seed": int(seed), "policy": identity(policy)}
+    return {"task": as_json(task.name, scene), "seed": int(seed), "policy": identity(policy)}
 
 
 def evaluate(
@@ -106,6 +106,10 @@ def evaluate(
     if scene and not isinstance(task, str):
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
+    told = Section({"name": chosen.name, "instruction": chosen.instruction}, "the task", EvaluationError)
+    for name in told.values:
+        told.text(name)
+    whole(f"{chosen.name}: action_dim", chosen.action_dim, 1, 10_000, EvaluationError)
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
     named = getattr(policy, "layout_seeds", None)
     seed = int(seed)  # numpy's goes into no JSON

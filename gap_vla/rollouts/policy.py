@@ -92,14 +92,17 @@ def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
 
 
 def identity(policy: Policy) -> dict[str, Any]:
-    """What an evaluation writes down about its policy, to notice on resume that it is another one. Raises PolicyError:
-    what the policy says of itself is no JSON."""
-    said = {"name": policy.name, **getattr(policy, "identity", {})}
+    """What an evaluation writes down about its policy, to notice on resume that it is another one."""
+    return as_json(policy.name, {"name": policy.name, **getattr(policy, "identity", {})})
+
+
+def as_json(whose: str, said: dict[str, Any]) -> dict[str, Any]:
+    """An identity as a file gives it back. Raises PolicyError: it is no JSON."""
     try:
         return json.loads(json.dumps(said, allow_nan=False))
     except (TypeError, ValueError) as error:
         what = "numbers (no NaN), texts, lists and maps of Python's"
-        raise PolicyError(f"{policy.name}: its identity holds something else than {what}: {one_line(error)}") from None
+        raise PolicyError(f"{whose}: its identity holds something else than {what}: {one_line(error)}") from None
 
 
 class RandomPolicy:

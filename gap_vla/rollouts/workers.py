@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gap_vla.core.foreign import finite
 from gap_vla.core.processes import starting_workers
 from gap_vla.rollouts.policy import EXPERT_ACTION
-from gap_vla.rollouts.record import SIMULATOR
+from gap_vla.rollouts.record import SIMULATOR, EvaluationError
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher
 
 
@@ -121,7 +122,7 @@ class _Slot:
                 self._watcher = None
         if self._phase is not None and self._task.phases and self._phase not in self._task.phases:
             raise ValueError(f"phase {self._phase!r} is none of its task's phases")
-        rendering = float(info.get("render_seconds", 0.0))
+        rendering = finite("its info's render_seconds", info.get("render_seconds", 0.0), 0, 1e9, EvaluationError)
         success = bool(info.get("success", False))
         elapsed = time.perf_counter() - started
         return Frame(

@@ -177,8 +177,8 @@ class SimEnv(gymnasium.Env):
 
     def _checked(self, action: Any) -> np.ndarray:
         what, array = f"{self.task.name}, step {self._steps}: the action", np.asarray(action)
-        if array.dtype.kind not in "fiu":
-            raise ActionError(f"{what} is {array.dtype}, not numbers")
+        if array.dtype.kind not in "fiu" or np.ma.is_masked(action):
+            raise ActionError(f"{what} is {'masked' if np.ma.is_masked(action) else array.dtype}, not numbers")
         array = array.astype(np.float64)
         if array.shape != (self.task.action_dim,):
             raise ActionError(

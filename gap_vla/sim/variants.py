@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import choose
 from gap_vla.sim.specs import UnknownNameError
 
@@ -38,8 +39,8 @@ class Variant:
     size: float = 1.0
 
     def seeds(self, n: int) -> range:
-        """The variant's first `n` evaluation seeds; no two variants share one (up to 100,000 each)."""
-        return range(self.first_seed, self.first_seed + n)
+        """The variant's first `n` evaluation seeds, at most 100,000: no two variants share one."""
+        return range(self.first_seed, self.first_seed + whole("n", n, 0, 100_000))
 
     @property
     def only_looks(self) -> bool:

@@ -16,6 +16,7 @@ from test_evaluation_rollout import evaluate
 from gap_vla.cli.arguments import load_policy
 from gap_vla.cli.evaluate import parse
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.rollouts import (
     EvaluationError,
     ExpertPolicy,
@@ -230,6 +231,7 @@ class Odd(PointTask):
     [
         ({"is_success": True}, "move", "its info has success None after a step; it must be 0 or 1"),
         ({"success": NAN}, "move", "its info has success nan after a step"),
+        ({"success": 0, "render_seconds": NAN}, "move", "its info's render_seconds is nan; it must be a number from 0"),
         ({"success": np.float32(1)}, "fly", "phase 'fly' is none of its task's phases"),
         ({"success": np.float32(1)}, "grip", None),
     ],
@@ -295,6 +297,22 @@ def test_what_a_policy_says_of_itself_is_json(value):
     policy.identity = {"step": value}
     with pytest.raises(PolicyError, match="random: its identity holds something else than numbers"):
         identity(policy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("size", NAN, "pointmass: its identity holds something else than numbers"),
+        ("size", np.int64(3), "pointmass: its identity holds something else than numbers"),
+        ("name", 3, r"the task: name is 3 \(int\); it must be a text"),
+        ("instruction", None, "the task: instruction is null; it must be a text"),
+        ("action_dim", 7.0, r"pointmass: action_dim is 7\.0; it must be a whole number"),
+    ],
+)
+def test_what_a_task_says_of_itself_can_be_written_down(tmp_path, key, value, said):
+    with pytest.raises(UserError, match=said):
+        evaluate(RandomPolicy(7), tmp_path, task=PointTask(**{key: value}), episodes=1)
+    assert not list(tmp_path.iterdir())
 
 
 class Nameless(RandomPolicy):

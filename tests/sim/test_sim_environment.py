@@ -110,6 +110,7 @@ def test_a_seed_leaves_numpys_global_generator_alone(threading_env):
         (np.zeros(7, bool), "step 0: the action is bool, not numbers"),
         (["0"] * 7, "step 0: the action is <U1, not numbers"),
         (np.zeros(7, complex), "step 0: the action is complex128, not numbers"),
+        (np.ma.array(np.zeros(7), mask=[1] + 6 * [0]), "step 0: the action is masked, not numbers"),
     ],
 )
 def test_a_bad_action_is_named(assembly, action, message):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gap_vla.core.errors import UserError
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, UnknownNameError, task_spec, variant_spec
 from gap_vla.sim.variants import draw_ranges
 
@@ -51,6 +52,9 @@ def test_every_task_is_known_to_gymnasium():
 def test_no_two_variants_share_an_evaluation_seed():
     seeds = [seed for name in VARIANT_NAMES for seed in variant_spec(name).seeds(1000)]
     assert len(seeds) == len(set(seeds))
+    for number in (-1, 100_001):
+        with pytest.raises(UserError, match=rf"^n is {number}; it must be a whole number from 0 to 100000"):
+            variant_spec("light").seeds(number)
 
 
 def test_disjoint_starts_leave_the_default_range_in_a_dimension_that_varies():
