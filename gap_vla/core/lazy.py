@@ -133,9 +133,18 @@ def _with_own_settings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """A command computes and draws as by itself also where the program that calls it has given torch another default
-    type or device, switched its gradients off, or given Matplotlib a style; the program has all that again after."""
+    """A command computes, reads and draws as by itself also where the program that calls it has given torch another
+    default type or device, switched its gradients off, told JAX to compute otherwise or Pillow to read pictures that
+    are cut off, or given Matplotlib a style; the program has all that again after."""
+    from gap_vla.core.resources import unusual_jax
+
     with contextlib.ExitStack() as after:
+        for name, (value, usual) in unusual_jax().items():
+            after.callback(sys.modules["jax"].config.update, name, value)
+            sys.modules["jax"].config.update(name, usual)
+        if pillow := sys.modules.get("PIL.ImageFile"):
+            after.callback(setattr, pillow, "LOAD_TRUNCATED_IMAGES", pillow.LOAD_TRUNCATED_IMAGES)
+            pillow.LOAD_TRUNCATED_IMAGES = False
         if matplotlib := sys.modules.get("matplotlib"):
             after.enter_context(matplotlib.rc_context())
             with _with_own_settings():

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gap_vla.core.errors import UserError
 
@@ -116,15 +117,22 @@ def require_usual_jax() -> None:
             )
 
 
-def unusual_settings() -> list[str]:
-    """What JAX and torch, as far as they are loaded, do otherwise for all that follows than they do by themselves."""
-    found = []
+def unusual_jax() -> dict[str, tuple[Any, Any]]:
+    """By name, what JAX, where it is loaded, has been told to do otherwise, and what it does by itself."""
+    found = {}
     if jax := sys.modules.get("jax"):
         for name, usual in _USUAL.items():
             value = getattr(jax.config, name.lower(), None)
             value = getattr(value, "value", value)
             if value is not None and str(value).lower() not in usual:
-                found.append(f"JAX's {name.lower()} to {value}")
+                own = next(iter(usual), None)
+                found[name.lower()] = value, type(value)(int(own)) if own in ("0", "1") else own
+    return found
+
+
+def unusual_settings() -> list[str]:
+    """What JAX and torch, as far as they are loaded, do otherwise for all that follows than they do by themselves."""
+    found = [f"JAX's {name} to {value}" for name, (value, _) in unusual_jax().items()]
     if torch := sys.modules.get("torch"):
         device = ""
         with contextlib.suppress(AssertionError, RuntimeError):  # torch asks a device that is not there which it is
@@ -132,6 +140,7 @@ def unusual_settings() -> list[str]:
         found += ["torch's default type"] * (torch.get_default_dtype() != torch.float32)
         found += ["torch's default device"] * (device != "cpu")
         found += ["torch's gradients"] * (not torch.is_grad_enabled())
+        found += ["torch's automatic casts"] * any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
     return found
 
 

@@ -109,21 +109,31 @@ def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path)
 
 
 def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
+    import jax
     import matplotlib
     import torch
+    from PIL import ImageFile
 
     def of_libraries():
         kinds = torch.get_default_dtype(), torch.get_default_device().type, torch.is_grad_enabled()
-        return (matplotlib.rcParams["text.usetex"], *kinds)
+        wide, cut_off = jax.config.jax_enable_x64, ImageFile.LOAD_TRUNCATED_IMAGES
+        return (matplotlib.rcParams["text.usetex"], *kinds, wide, jax.config.jax_default_matmul_precision, cut_off)
 
     seen = []
     main = command(lambda argv: seen.append(of_libraries()))
     with matplotlib.rc_context({"text.usetex": True}), torch.no_grad():
         try:
+            jax.config.update("jax_enable_x64", True)
+            jax.config.update("jax_default_matmul_precision", "highest")
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
             torch.set_default_dtype(torch.float64)
             torch.set_default_device("meta")
-            assert main([]) == 0 and of_libraries() == (True, torch.float64, "meta", False)
+            assert main([]) == 0
+            assert of_libraries() == (True, torch.float64, "meta", False, True, "highest", True)
         finally:
+            jax.config.update("jax_enable_x64", False)
+            jax.config.update("jax_default_matmul_precision", None)
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
-    assert seen == [(False, torch.float32, "cpu", True)]
+    assert seen == [(False, torch.float32, "cpu", True, False, None, False)]
