@@ -47,22 +47,22 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
-    first = ""
+    first: list[Recording] = []
     shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
-        require_alike(some)
+        first = first or some[:1]
+        require_alike([*first, *some])
         for recording, found in zip(some, played(policy, [(r, r.observation) for r in some], len(actions))):
             predicted.append(found)
             actions.append(recording.action)
             known.append(recording.transition)
-            first = first or recording.name
         shown.advance(len(some))
     shown.close()
     if not actions:
         raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     recorded = np.concatenate(actions)
-    errors = in_deviations(recorded, first)(np.concatenate(predicted), recorded)
+    errors = in_deviations(recorded, first[0].name)(np.concatenate(predicted), recorded)
     transition = joined(known)
     return HeldOut(
         error=float(errors.mean()),

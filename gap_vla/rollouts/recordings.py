@@ -51,7 +51,7 @@ class Recording:
         name: how messages call it: file and episode.
 
     Raises:
-        EvaluationError: no steps, arrays of different lengths, or NaN or infinity in its numbers.
+        EvaluationError: no steps, arrays of another form or of different lengths, or NaN or infinity in its numbers.
     """
 
     images: dict[str, np.ndarray]
@@ -64,11 +64,17 @@ class Recording:
     name: str = "a recording"
 
     def __post_init__(self) -> None:
-        told = {"action": self.action, "transition": self.transition, "free": self.free, **self.images}
-        told |= {f"moved {key}": pictures for key, pictures in (self.moved or {}).items()}
-        for key, values in told.items():
-            if values is not None and not 0 < len(values) == len(self.proprio):
-                raise EvaluationError(f"{self.name}: proprio has {len(self.proprio)} steps, {key} {len(values)}")
+        steps = {"transition": self.transition, "free": self.free}
+        numbers = {"proprio": self.proprio, "action": self.action}
+        for kind, axes, told in ((np.uint8, 4, self.pictures), (np.bool_, 1, steps), (np.number, 2, numbers)):
+            for key, values in {key: values for key, values in told.items() if values is not None}.items():
+                if np.ndim(values) != axes or not np.issubdtype(getattr(values, "dtype", object), kind):
+                    needed = f"make {kind.__name__} of {axes} axes of it"
+                    raise EvaluationError(
+                        f"{self.name}: {key} is {np.asarray(values).dtype}{[*np.shape(values)]}; {needed}"
+                    )
+                if not 0 < len(values) == len(self.proprio):
+                    raise EvaluationError(f"{self.name}: proprio has {len(self.proprio)} steps, {key} {len(values)}")
         for name, values in (("proprio", self.proprio), ("action", self.action)):
             if not np.isfinite(values).all():
                 step = int(np.argmin(np.isfinite(values).all(1)))
@@ -76,6 +82,11 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.proprio)
+
+    @property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """`images`, and those of `moved` under names of their own."""
+        return self.images | {f"moved {key}": shown for key, shown in (self.moved or {}).items()}
 
     def observation(self, step: int) -> dict[str, Any]:
         """That moment, or the last one if the recording is over."""
@@ -207,7 +218,7 @@ def played(
 def require_alike(recordings: Sequence[Recording]) -> None:
     """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures show
     nothing."""
-    first, *others = ({**one.images, "proprio": one.proprio} for one in recordings)
+    first, *others = ({**one.pictures, "proprio": one.proprio} for one in recordings)
     for recording, shown in zip(recordings[1:], others):
         for key, value in first.items():
             if key not in shown or shown[key].shape[1:] != value.shape[1:]:

@@ -64,6 +64,14 @@ def test_pictures_that_show_nothing_measure_nothing(recordings):
         held_out(Seeing(), shown)
 
 
+def test_a_recording_unlike_the_first_is_named_however_many_lie_between(recordings):
+    wider = dataclasses.replace(recordings[9], proprio=np.tile(recordings[9].proprio, 2), name="episode 9")
+    with pytest.raises(
+        EvaluationError, match=r"^episode 9: proprio is missing, or of another size than in a recording"
+    ):
+        held_out(Seeing(), [*recordings[:8], wider])
+
+
 def test_nothing_held_out_is_an_error():
     with pytest.raises(PolicyError, match="no held-out episodes"):
         held_out(Seeing(), [])

@@ -368,14 +368,27 @@ def test_recorded_numbers_that_are_none_are_refused_by_file_episode_and_step(fie
         Recording(**{**whole, field: values})
 
 
-@pytest.mark.parametrize("field", ["images", "moved", "transition", "free", "action"])
-def test_a_recording_whose_arrays_have_different_lengths_is_refused(field):
-    steps = {"proprio": np.zeros((4, 9)), "action": np.zeros((4, 7))}
-    steps |= {"images": {"image_primary": np.zeros((4, 8, 8, 3))}, "transition": np.zeros(4, bool)}
-    Recording(**steps)
-    one_more = {"image_primary": np.zeros((5, 8, 8, 3))} if field in ("images", "moved") else np.zeros((5, 7))
-    with pytest.raises(EvaluationError, match=r"a recording: proprio has 4 steps, .* 5$"):
-        Recording(**{**steps, field: one_more})
+def pictures(steps, kind=np.uint8):
+    return {"image_primary": np.zeros((steps, 8, 8, 3), kind)}
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "said"),
+    [
+        ("images", pictures(5), "proprio has 4 steps, image_primary 5$"),
+        ("moved", pictures(5), "proprio has 4 steps, moved image_primary 5$"),
+        ("free", np.zeros(5, bool), "proprio has 4 steps, free 5$"),
+        ("action", np.zeros((5, 7)), "proprio has 4 steps, action 5$"),
+        ("images", pictures(4, np.float32), r"image_primary is float32\[4, 8, 8, 3\]; make uint8 of 4 axes of it"),
+        ("transition", np.full(4, 0.2), r"transition is float64\[4\]; make bool of 1 axes of it"),
+        ("action", np.zeros(4), r"action is float64\[4\]; make number of 2 axes of it"),
+    ],
+)
+def test_a_recording_whose_arrays_are_of_other_lengths_or_forms_is_refused(field, values, said):
+    steps = {"proprio": np.zeros((4, 9)), "action": np.zeros((4, 7)), "images": pictures(4)}
+    Recording(**steps, transition=np.zeros(4, bool))
+    with pytest.raises(EvaluationError, match=f"^a recording: {said}"):
+        Recording(**{**steps, field: values})
 
 
 class Answering(Seeing):
