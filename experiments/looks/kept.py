@@ -65,7 +65,18 @@ def _require_agreeing(found: Section, runs: Sequence[Run]) -> None:
     configs = {run.label: run.config for run in runs}
     losses = found.section("branch_losses", {})
     for label in losses.values:
-        require_losses(losses.section(label), configs.get(label, {}), "", AGAIN)
+        require_branches(losses.section(label), configs.get(label, {}), AGAIN)
+
+
+def require_branches(found: Section, config: Mapping[str, Any], advice: str) -> None:
+    """Raises the section's error for a loss that cannot be, or one over all windows that none of their parts give."""
+    require_losses(found, config, "", advice)
+    for heard in found.values:
+        parts = dict(found.section(heard).values)
+        whole, each = parts.pop("all", None), [*parts.values()]
+        if each and all(isinstance(one, int | float) for one in (whole, *each)):
+            if not min(each) - 1e-6 <= whole <= max(each) + 1e-6:
+                raise found.error(f"{found.name(heard)}.all is {whole:g}, not between those of its parts; {advice}")
 
 
 def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:

@@ -166,8 +166,7 @@ def _require_sound(found: Section, name: str) -> None:
     elif found.values.get("error") is not None:
         raise UserError("its status is 'finished', and it has an error")
     found.whole("steps", 0, STEPS)
-    found.finite("seconds", 0, 1e9)
-    found.flag("whole")
+    took, whole = found.finite("seconds", 0, 1e9), found.flag("whole")
     found.section("origin", {})
     config = found.section("config", {})
     config.section("model", {})
@@ -175,8 +174,9 @@ def _require_sound(found: Section, name: str) -> None:
         require_measurements(found.section(part, {}))
         require_losses(found.section(part, {}), config.values, "loss", "copy it again")
     found.section("account", {}).section("machine", {}).whole("jobs", 1, MANY, 1)
-    for stage in (stages := found.section("stages", {})).values:
-        stages.finite(stage, 0, 1e9)
+    stages = found.section("stages", {})
+    if (parts := sum(stages.finite(stage, 0, 1e9) for stage in stages.values)) > took + 1 and whole:
+        raise UserError(f"its seconds are {took:g}, those of its stages {parts:g}")
     if config.values:
         if empty := [key for key, value in flat(config.values) if value is None]:
             raise config.refuse(empty[0], "a value")

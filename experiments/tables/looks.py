@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.looks.kept import require_sound
+from experiments.looks.kept import require_branches, require_sound
 from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
 from gap_vla.core.foreign import Section, content, parsed, refusing
-from gap_vla.core.measurements import require_losses
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
@@ -67,7 +66,7 @@ class Looks:
         if found.get("of") != entry.account.get("time"):
             return {}
         losses = Section(found, str(self.path(entry.cell)), LedgerError).section("branch_losses", {})
-        require_losses(losses, entry.config, "", "delete it and look again")
+        require_branches(losses, entry.config, "delete it and look again")
         return found
 
     def untrained(self, block: str, entries: Iterable[Entry]) -> dict[str, Any]:

@@ -236,6 +236,7 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ({"status": "failed"}, "error is null"),
         ({"error": "it fell"}, "its status is 'finished', and it has an error"),
         ({"validation": {"val/action_mse": -0.1}}, "validation.val/action_mse is -0.1"),
+        ({"whole": True, "seconds": 1.0, "stages": {"train": 900.0}}, "its seconds are 1, those of its stages 900"),
         ({"validation": {"val/loss": -0.1}}, "validation.val/loss is negative"),
         (
             {
