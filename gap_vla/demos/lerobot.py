@@ -27,7 +27,7 @@ class LeRobot(NamedArrays):
 
     Args:
         path: the folder.
-        image_keys: feature to camera name; default: of the cameras, depth maps apart, the first one that is not named
+        image_keys: feature to camera name; default: of the cameras, depth apart, the first one that is not named
             after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`; where all or
             none are, the first two.
         state_key, action_key: feature names.
@@ -77,10 +77,12 @@ class LeRobot(NamedArrays):
         self._features, self._fps = described.features, described.fps
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         if self.options["image_keys"] is None:
-            on_hand = [key for key in cameras if _ON_HAND.search(key)]
-            around = [key for key in cameras if key not in on_hand]
-            self._ordered = not (on_hand and around) or [around[0], on_hand[0]] == cameras[:2]
-            self._image_keys = dict(zip(cameras if self._ordered else (around[0], on_hand[0]), IMAGE_NAMES))
+            coloured = [key for key in cameras if "depth" not in key.lower()] or cameras
+            on_hand = [key for key in coloured if _ON_HAND.search(key)]
+            around = [key for key in coloured if key not in on_hand]
+            chosen = coloured[:2] if not (on_hand and around) else [around[0], on_hand[0]]
+            self._ordered = chosen == cameras[:2]
+            self._image_keys = dict(zip(chosen, IMAGE_NAMES))
         for key in (self.options["state_key"], self.options["action_key"], *self._image_keys):
             if key not in (known := cameras if key in self._image_keys else list(self._features)):
                 what = "camera of colours" if key in self._image_keys else "feature"

@@ -13,7 +13,7 @@ from gap_vla.core.foreign import whole
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Windows, require_sizes
+from gap_vla.rlds.windows import Batch, Windows, require_sizes, require_truths
 
 
 def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
@@ -99,6 +99,7 @@ class WindowLoader:
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
         require_sizes(batch_size=batch_size, process_count=process_count)
+        require_truths(train=train)
         whole("seed", seed, 0, 2**63 - 1, ConfigError)
         whole("threads", threads, 0, 1024, ConfigError)
         whole("process_index", process_index, 0, process_count - 1, ConfigError)

@@ -99,6 +99,13 @@ def require_sizes(**sizes: int) -> None:
         whole(name, size, 1, MOST_STEPS, ConfigError)
 
 
+def require_truths(**wanted: bool) -> None:
+    """Raises ConfigError for one that is neither True nor False; a text would be true, whatever it says."""
+    for name, value in wanted.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ConfigError(f"{name} is {value!r:.60}; it must be True or False")
+
+
 class Windows:
     """Every window of one split of a store, by number: window i ends at the split's step i.
 
@@ -135,6 +142,7 @@ class Windows:
         seed: int = 0,
     ) -> None:
         require_sizes(window_size=window_size, action_horizon=action_horizon, proprio_history=proprio_history)
+        require_truths(proprio=proprio, rho=rho, language=language, upstream_action_mask=upstream_action_mask)
         choose(normalization, NORMALIZATIONS, "normalization")
         if len({*image_keys}) < len(image_keys):
             raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")

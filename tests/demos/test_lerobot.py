@@ -381,6 +381,8 @@ def test_pictures_of_which_one_side_is_3_are_told_from_their_colours(tmp_path: P
         (["hand", "top"], {"top": "image_primary", "hand": "image_wrist"}),
         (["left_hand_cam", "handheld"], {"handheld": "image_primary", "left_hand_cam": "image_wrist"}),
         (["left_hand_side", "eye_in_hand"], {"left_hand_side": "image_primary", "eye_in_hand": "image_wrist"}),
+        (["front", "front_depth", "wrist"], {"front": "image_primary", "wrist": "image_wrist"}),
+        (["front", "front_depth"], {"front": "image_primary"}),
         (["left_wrist", "right_wrist"], {"left_wrist": "image_primary", "right_wrist": "image_wrist"}),
     ],
 )

@@ -182,6 +182,9 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
     ):
         with pytest.raises(ConfigError, match=f"{name} is {wrong}; it must be a whole number from"):
             loader(store, **{name: wrong})
+    for name in ("rho", "proprio", "language", "upstream_action_mask", "train"):
+        with pytest.raises(ConfigError, match=f"{name} is 'none'; it must be True or False"):
+            loader(store, **{name: "none"})
     with pytest.raises(ConfigError, match=r"process_index is 0\.5; it must be a whole number from 0 to 1"):
         loader(store, process_index=0.5, process_count=2)
     with pytest.raises(ConfigError, match=r"position\.next_index is None; it must be a whole number from 0"):
