@@ -89,6 +89,10 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
     with keeping("finished episodes are kept, the same command continues"):
         for folder, summary in _evaluations(options):
             print(describe(summary))
+            made, wanted = len(summary["videos"]), min(options.videos, options.episodes)
+            if made < wanted and summary["task"]["cameras"]:
+                why = "episodes that were played before, or cut short as they began, are not filmed"
+                print(f"note: {made} of {wanted} films: {why}; another --out films all", file=sys.stderr)
             page = write_page(folder, summary)
             print(f"→ {folder / 'summary.json'}, {page}", flush=True)
             found[summary["task"]["variant"]] = {**summary, "page": page}

@@ -73,6 +73,9 @@ def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, proces
     assert summary["phases"]["reached"]["insert"] == 1.0
     for name in ("index.html", "episodes.jsonl", *summary["videos"]):
         assert (tmp_path / "out" / name).stat().st_size > 0
+    (tmp_path / "out" / summary["videos"][0]).unlink()
+    assert evaluate.main([*arguments, "--videos", "1", "--quiet", "--out", str(tmp_path / "out")]) == 0
+    assert "note: 0 of 1 films: episodes that were played before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
