@@ -103,9 +103,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
                 heard = signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
-            start_quietly(refused=UserError)
-            _require_surroundings()
             with own_settings():
+                start_quietly(refused=UserError)
+                _require_surroundings()
                 status = main(*args, **kwargs) or 0
             sys.stdout.flush()
             return status

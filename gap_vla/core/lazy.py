@@ -139,6 +139,8 @@ def own_settings() -> Iterator[None]:
     from gap_vla.core.resources import unusual_jax
 
     with contextlib.ExitStack() as after:
+        after.callback(setattr, _Imports, "quiet", _Imports.quiet)
+        after.callback(_give_back_matplotlib, os.environ.get("MPLBACKEND"), "matplotlib" in sys.modules)
         for name, (value, usual) in unusual_jax().items():
             after.callback(sys.modules["jax"].config.update, name, value)
             sys.modules["jax"].config.update(name, usual)
@@ -158,6 +160,16 @@ def own_settings() -> Iterator[None]:
                     after.callback(torch.set_default_device, torch.get_default_device())
                     torch.set_default_device("cpu")
         yield
+
+
+def _give_back_matplotlib(backend: str | None, was_loaded: bool) -> None:
+    """A program that plots after a command, as notebooks do, has its backend and its `matplotlibrc`."""
+    os.environ.pop("MPLBACKEND", None)
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+    if not was_loaded and (matplotlib := sys.modules.get("matplotlib")):
+        matplotlib.rc_file_defaults()
+        dict.__setitem__(matplotlib.rcParams, "backend", backend or matplotlib.rcParamsOrig["backend"])
 
 
 @contextlib.contextmanager

@@ -108,6 +108,16 @@ def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path)
     assert (done.stdout, done.stderr) == ("False\n", "") and (tmp_path / "p.png").exists()
 
 
+@pytest.mark.parametrize("loads", ["import matplotlib", "pass"])
+def test_a_program_that_plots_after_a_command_has_its_backend_and_its_style(loads, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 7\n")
+    code = (
+        f"from gap_vla.core.errors import command; command(lambda argv: exec({loads!r}))([]); import matplotlib; "
+        "print(*(matplotlib.rcParams[key] for key in ('lines.linewidth', 'backend', 'text.parse_math')))"
+    )
+    assert run("-c", code, cwd=tmp_path, MPLBACKEND="svg").stdout == "7.0 svg True\n"
+
+
 def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
     import jax
     import matplotlib
