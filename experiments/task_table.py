@@ -158,8 +158,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def _require_cell(cell: Section, task: str, variant: str) -> None:
     """Raises UserError for what `measure_expert` does not return of a task and variant."""
     n, horizon = cell.whole("n", 1, MANY), task_spec(task).horizon
-    if won := cell.whole("successes", 0, n):
-        cell.finite("steps", 1, horizon)
+    won = cell.whole("successes", 0, n)
     seeds, played = cell.list("failed_seeds", lambda all_, key: all_.whole(key, 0, 2**32 - 1)), variant_spec(variant)
     if len({*seeds}) != n - won or len(seeds) != n - won or not {*seeds} <= {*played.seeds(n)}:
         first = played.first_seed
@@ -168,6 +167,8 @@ def _require_cell(cell: Section, task: str, variant: str) -> None:
     if odd := {*phases.values} - {*task_spec(task).phases}:
         raise cell.refuse("phases", f"those of {task}, without {min(odd)}")
     phases.require_numbers(0, horizon)
+    if won and abs(cell.finite("steps", 1, horizon) - (total := sum(phases.values.values()))) > 1:
+        raise cell.refuse("steps", f"those of its phases, {total:g}")
     for key in ("step_ms", "reset_ms"):
         cell.finite(key, 0, 1e6)
 

@@ -74,7 +74,7 @@ def require_branches(found: Section, config: Mapping[str, Any], advice: str) -> 
     for heard in found.values:
         parts = dict(found.section(heard).values)
         whole, each = parts.pop("all", None), [*parts.values()]
-        if each and all(isinstance(one, int | float) for one in (whole, *each)):
+        if len(each) > 1 and all(isinstance(one, int | float) for one in (whole, *each)):
             if not min(each) - 1e-6 <= whole <= max(each) + 1e-6:
                 raise found.error(f"{found.name(heard)}.all is {whole:g}, not between those of its parts; {advice}")
 

@@ -76,6 +76,8 @@ def _problems(tree: Scores, prefix: str, recordings: Mapping[str, int], stage: s
             yield from _problems(value, f"{key}.", recordings, stage)
         elif problem := _odd_value(stage, name, key, value, tree):
             yield key, problem
+    if "mean" in tree and not isinstance(tree.get("tasks"), Mapping):
+        yield f"{prefix}tasks", " are missing"
     if isinstance(tasks := tree.get("tasks"), Mapping):
         yield from ((f"{prefix}{key}", problem) for key, problem in _contradictions(tree, tasks, recordings))
 
@@ -122,6 +124,9 @@ def _odd_counts(scores: Scores, recordings: int) -> Iterator[tuple[str, str]]:
         yield "counts@5", f" must be of {recordings} recordings, and none with more matched than found or true"
         return
     matched, found, true = (int(total) for total in counts.sum(0))
+    f1 = [scores[key] for key in ("f1@2", "f1@5", "f1@10") if key in scores]
+    if f1 != sorted(f1):
+        yield "f1@2", " to f1@10 must not fall: what is matched within 2 steps is so within 10"
     precision, recall = matched / found if found else true == 0, matched / true if true else found == 0
     for key, right in (("f1@5", float(pooled_f1(counts))), ("precision@5", precision), ("recall@5", recall)):
         if key in scores and abs(scores[key] - right) > NEARLY:

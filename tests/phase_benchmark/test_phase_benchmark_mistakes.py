@@ -238,6 +238,7 @@ MEAN = {key: value for key, value in SCORES.items() if key != "counts@5"}
         ({"recall@5": 0.5}, "tasks.assembly.recall@5 is 0.5, its counts@5 give 0.666667"),
         ({"auprc": 7.5}, "tasks.assembly.auprc is 7.5, which no measurement gives"),
         ({"timing_error": float("nan"), "f1@10": 0.5}, "tasks.assembly.timing_error is nan, which"),
+        ({"f1@2": 0.9}, "tasks.assembly.f1@2 to f1@10 must not fall"),
         ({"timing_error": 2.0}, "mean.timing_error is 1, its tasks give 2"),
         ({"value": float("inf")}, "tasks.assembly.value is inf, which"),
         ({"counts@5": "3/2/3 2/2/3"}, "tasks.assembly.counts@5 must be of 2 recordings, and none with more matched"),
@@ -251,6 +252,9 @@ def test_scores_that_no_measurement_gives_are_refused(tmp_path, change, named):
     assert read_stage(tmp_path / "out", "finders")["results"] == {"uniform": line}
     path = stored(tmp_path, "finders", {"uniform": line | {"tasks": {"assembly": SCORES | change}}})
     with pytest.raises(UserError, match=re.escape(f"{path}: uniform.{named}")):
+        read_stage(tmp_path / "out", "finders")
+    stored(tmp_path, "finders", {"uniform": {"mean": MEAN}})
+    with pytest.raises(UserError, match=re.escape(f"{path}: uniform.tasks are missing")):
         read_stage(tmp_path / "out", "finders")
 
 

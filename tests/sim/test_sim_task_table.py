@@ -13,7 +13,15 @@ from gap_vla.core.locks import alone
 from gap_vla.sim.variants import variant_spec
 
 DOCS = Path(__file__).parents[2] / "docs"
-CELL = {"successes": 1, "n": 2, "failed_seeds": [100_001], "steps": 9.0, "phases": {}, "step_ms": 1.0, "reset_ms": 1.0}
+CELL = {
+    "successes": 1,
+    "n": 2,
+    "failed_seeds": [100_001],
+    "steps": 9.0,
+    "phases": {"reach": 9.0},
+    "step_ms": 1.0,
+    "reset_ms": 1.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,10 @@ CELL = {"successes": 1, "n": 2, "failed_seeds": [100_001], "steps": 9.0, "phases
             "steps is 201.0; it must be a number from 1 to",
         ),
         (json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": 900}}}}), "phases.reach is 900; it must be"),
+        (
+            json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": 50}}}}),
+            "steps is 9.0 (float); it must be those",
+        ),
         (json.dumps({"assembly": {"nosuch": CELL}}), "assembly.nosuch: no such variant; there are: default, "),
         (json.dumps({"assembly": {"render_ms_64": float("nan")}}), "render_ms_64 is nan"),
     ],

@@ -148,7 +148,7 @@ def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
         ({"predictors": {"errors": {"state": {"between": -5.0}}}}, r"errors\.state\.between is -5"),
         ({"branch_losses": {"vision": {"all": -0.5}}}, r"branch_losses\.vision\.all is negative"),
         (
-            {"branch_losses": {"vision": {"all": 5.0, "elsewhere": 0.5}}},
+            {"branch_losses": {"vision": {"all": 5.0, "near change points": 0.1, "elsewhere": 0.5}}},
             "vision.all is 5, not between those of its parts",
         ),
         ({"branch_losses": {"vision": {"all": float("nan")}}}, "vision.all is nan"),
