@@ -155,6 +155,9 @@ def own_settings() -> Iterator[None]:
             after.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
             after.enter_context(torch.enable_grad())
+            after.enter_context(torch.random.fork_rng(devices=[]))
+            after.callback(torch.set_num_threads, torch.get_num_threads())
+            after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
             with contextlib.suppress(AssertionError, RuntimeError):  # of a device that is not there
                 if torch.get_default_device().type != "cpu":
                     after.callback(torch.set_default_device, torch.get_default_device())

@@ -129,8 +129,17 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
         wide, cut_off = jax.config.jax_enable_x64, ImageFile.LOAD_TRUNCATED_IMAGES
         return (matplotlib.rcParams["text.usetex"], *kinds, wide, jax.config.jax_default_matmul_precision, cut_off)
 
-    seen = []
-    main = command(lambda argv: seen.append(of_libraries()))
+    def work(argv):
+        seen.append(of_libraries())
+        torch.manual_seed(3)
+        torch.set_num_threads(threads + 1)
+        torch.use_deterministic_algorithms(True)
+
+    def drawn_next():
+        return torch.random.get_rng_state().tolist(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+
+    seen, threads = [], torch.get_num_threads()
+    main, before = command(work), drawn_next()
     with matplotlib.rc_context({"text.usetex": True}), torch.no_grad():
         try:
             jax.config.update("jax_enable_x64", True)
@@ -138,7 +147,7 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             torch.set_default_dtype(torch.float64)
             torch.set_default_device("meta")
-            assert main([]) == 0
+            assert main([]) == 0 and drawn_next() == before
             assert of_libraries() == (True, torch.float64, "meta", False, True, "highest", True)
         finally:
             jax.config.update("jax_enable_x64", False)
