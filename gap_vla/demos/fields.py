@@ -83,7 +83,7 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
 
 def tell_others(folder: Path, files: Collection[Path], what: str) -> None:
     """Says what lies beside the `files` of a folder, in words of what is done to these alone."""
-    if more := sorted(path.name for path in folder.iterdir() if path not in files and path.name[0] != "."):
+    if more := sorted(path.name for path in {*folder.iterdir()} - {*files} if path.name[0] != "."):
         but = f"nor anything else but the {min(files).suffix[1:].lower()} ({len(more)} in all)"
         print(f"note: {one_line(more[0], 60)} of {folder} is not {what}, {but}", flush=True)
 
