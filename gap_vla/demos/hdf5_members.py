@@ -31,6 +31,9 @@ FACTS = ("success", "language_instruction")
 NEEDED = ("num_samples", "total", "env_args", *FACTS)
 """Attributes that mean something to readers."""
 
+OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
+"""Attributes of `data` that say of all demonstrations of a file of ours how they were made."""
+
 _PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
@@ -200,8 +203,9 @@ def names_in(holder: Iterable[Any], where: str) -> list[str]:
 
 def attributes_of(item: h5py.Group) -> dict[str, Any]:
     """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
-    names = names_in(item.attrs, f"{item.file.filename}, {item.name}")
-    return {name: attribute_of(item, name) for name in names if name in NEEDED or _axes(item, name) == 0}
+    axes = {name: _axes(item, name) for name in names_in(item.attrs, f"{item.file.filename}, {item.name}")}
+    single = [name for name, number in axes.items() if number == 0 or (number and name in OF_ALL)]
+    return {name: attribute_of(item, name) for name in axes if name in NEEDED or name in single}
 
 
 def attribute_of(item: h5py.Group, name: str) -> Any:

@@ -18,7 +18,7 @@ from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.demos import hdf5_members
-from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
+from gap_vla.demos.hdf5_members import OF_ALL, attributes_of_data, has, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rlds.version_files import dataset_metadata
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
@@ -159,10 +159,6 @@ def view_of(source: Path) -> str | None:
     return None if view is None else str(view)
 
 
-_OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
-"""Attributes that say of all demonstrations of a file of ours how they were made."""
-
-
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
         said = attributes_of_data(data)
@@ -171,7 +167,7 @@ def _task_of(data: Path, foreign: bool) -> Any:
         if own or task in TASK_NAMES or not foreign:
             with opened(data) as file:
                 told = file["data"].attrs.keys() if has(file, "data") else ()
-                odd = [key for key in _OF_ALL if key in told and key not in said]
+                odd = [key for key in OF_ALL if key in told and key not in said]
             if odd:
                 raise PolicyError(f"{data}: its attribute {odd[0]} is not one value; write that of all demonstrations")
         if task in TASK_NAMES and own not in (None, task):
