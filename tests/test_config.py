@@ -49,6 +49,7 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "train": {"steps": True}}, "must be int"),
         ({"task": "threading", "train": 3}, "must be a section"),
         ({"task": "threading", "demos": {"cameras": "primary"}}, "must be a sequence"),
+        ({"task": "threading", "demos": {"cameras": {"primary", "wrist"}}}, "must be a sequence"),
         ({"task": "threading", "demos": {"image_size": 60}}, "must be a multiple of 8"),
         ({"task": "threading", "data": {"val_fraction": 1.0}}, r"data.val_fraction is 1.0; .* to 0.9 \(both splits"),
         ({"task": "threading", "data": {"mixture": ["a", 1.0]}}, r"data.mixture\[0\] is 'a'; it must be a sequence"),
@@ -394,6 +395,7 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
         ("import torch\ntorch.set_default_device('meta')\n", "torch's default device"),
         ("import torch\ntorch.set_default_device('cuda')\n", "torch's default device"),
         ("import torch\ntorch.set_grad_enabled(False)\n", "torch's gradients"),
+        ("import torch\ntorch.set_autocast_enabled('cpu', True)\n", "torch's automatic casts"),
         ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX's jax_enable_x64 to True"),
         ("import jax\njax.config.update('jax_disable_jit', True)\n", "JAX's jax_disable_jit to True"),
     ],
@@ -414,6 +416,14 @@ def test_a_file_does_not_change_what_is_trained_in(changed, what, tmp_path):
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_grad_enabled(True)
+        torch.set_autocast_enabled("cpu", False)
         jax.config.update("jax_enable_x64", False)
         jax.config.update("jax_disable_jit", False)
         jax.config.update("jax_default_matmul_precision", precision)
+
+
+def test_a_file_does_not_change_where_everything_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text("import os\nos.chdir('/')\ndef get_config(profile=''):\n    return None\n")
+    with pytest.raises(ConfigError, match=r"c\.py changes the folder in which all that follows is looked for"):
+        load_config("c.py")

@@ -308,6 +308,13 @@ def test_a_run_is_not_made_inside_of_the_checkpoint_that_it_begins_with(folders,
         ready(octo(**folders | {"runs": str(tmp_path / "octo")}, model__pretrained=str(tmp_path / "octo")))
 
 
+def test_a_run_is_not_made_inside_of_the_data_that_it_is_trained_on(folders):
+    stages = stages_of(small(**folders))
+    for place in (stages.store, stages.rlds):
+        with pytest.raises(UserError, match=rf"run lies in {place}, which is read; name another place"):
+            ready(small(**folders | {"runs": str(place)}))
+
+
 def make_demos(path):
     """Three demonstrations of eight steps in robomimic's layout."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -184,6 +184,8 @@ def _require_factors(what: str, values: Any) -> None:
     if isinstance(values, jax.core.Tracer):
         return
     found = np.asarray(values)
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise AdjustmentError(f"{what} is {found.dtype}{[*found.shape]}; factors are real numbers")
     if (odd := found[~(np.isfinite(found) & (found >= 0))]).size:
         where = " in places" if found.ndim else ""
         raise AdjustmentError(f"{what} is {float(odd[0]):g}{where}; factors are 0 or more, and finite")

@@ -52,8 +52,8 @@ class Adjustment:
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
         differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
         self._forward = ForwardHooks(places, differs)
-        self._steps = OptimizerWatch(self.parameters, self._columns, self._forward.step_is_over)
-        self._attached, self._latest = True, 0
+        self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
+        self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -137,16 +137,22 @@ class Adjustment:
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
-        self._steps.update = float(factors.update)
+        self._steps.update, self._stepped = float(factors.update), False
         with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
             yield
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ. The optimizer's next step
-        is still scaled by the λ of the last `adjusting`."""
+        is still scaled by the λ of the last `adjusting`, if none was since."""
+        if self._stepped:
+            self._steps.update = 1.0
         with self._forward.plain():
             yield
+
+    def _step_is_over(self) -> None:
+        self._stepped = True
+        self._forward.step_is_over()
 
     def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
         """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.

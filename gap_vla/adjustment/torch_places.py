@@ -119,6 +119,8 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
 
 
 def _submodule(policy: nn.Module, name: str) -> nn.Module:
+    if not isinstance(policy, nn.Module):
+        raise AdjustmentError(f"the policy is a {type(policy).__name__}; give the torch.nn.Module")
     submodules = dict(policy.named_modules(remove_duplicate=False))
     if name and name in submodules:
         return submodules[name]

@@ -46,7 +46,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
     if Path(path).suffix != ".py":
         raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
-    before = unusual_settings()
+    before, folder = unusual_settings(), os.getcwd()
     module = types.ModuleType(f"gap_vla configuration {Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses look for what its annotations name
@@ -57,6 +57,8 @@ def load_config(path_and_profile: str) -> ConfigDict:
         config = module.get_config(profile) if profile else module.get_config()
     if changed := [one for one in unusual_settings() if one not in before]:
         raise ConfigError(f"{path} changes {changed[0]} for all that follows; leave it as it is")
+    if os.getcwd() != folder:
+        raise ConfigError(f"{path} changes the folder in which all that follows is looked for and made; change it back")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
     try:

@@ -37,6 +37,8 @@ def require_sealed(run: RunDirectory, summary: Section, moved: bool = False) -> 
     """
     written = summary.section(DIGESTS, {}).values
     now = _digests(run, {key: value for key, value in summary.values.items() if key != DIGESTS})
+    if not written and EXPORTED in summary.values:  # which came with the digests
+        raise summary.error(f"{summary.where}: its digests are missing; copy the run again")
     alone = not run.config.exists()
     for name in (now if alone else {**now, **written}) if written else ():
         if now.get(name) != written.get(name) and not (moved and name not in now):

@@ -14,7 +14,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from gap_vla.core.errors import UserError
@@ -89,7 +89,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return build_config(hint, value, f"{where}.")
     if origin is tuple:
         *parts, last = typing.get_args(hint)
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        if isinstance(value, (str, bytes, Set, Mapping)) or not hasattr(value, "__iter__"):  # sets have no order
             raise ConfigError(f"{where} is {_found(value)}; it must be a sequence")
         value = tuple(value)
         hints = parts * len(value) if last is Ellipsis else [*parts, last]

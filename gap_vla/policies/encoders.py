@@ -5,6 +5,8 @@ An image encoder is `Encoder(config, image_shape)`, float[N, 3, h, w] of 0 to 25
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import nn
@@ -70,6 +72,22 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
         y = functional.relu(self.norm1(self.conv1(x)))
         return functional.relu(self.shortcut(x) + self.norm2(self.conv2(y)))
+
+
+def odd_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """What of these tensors cannot be the weights in whose place they would be, the first of it; empty: nothing."""
+    for name, tensor in found.items():
+        wanted = expected[name].dtype
+        if tensor.is_floating_point() != wanted.is_floating_point:
+            return f"{name} is {tensor.dtype}, the policy's {wanted}"
+        if tensor.layout != torch.strided or tensor.is_meta:
+            return f"{name} is no plain tensor"
+        values = tensor.to(wanted)
+        if not torch.isfinite(values).all():
+            return f"{name} holds NaN or infinity"
+        if name.endswith("running_var") and (values < 0).any():
+            return f"{name} holds a variance below 0"
+    return ""
 
 
 def mlp(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> nn.Sequential:

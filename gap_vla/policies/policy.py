@@ -107,16 +107,18 @@ class SmallPolicy(nn.Module):
             images: uint8[B, W, h, w, 3], or a dictionary with one such tensor per `image_<camera>`.
 
         Raises:
-            ConfigError: anything but tensors of uint8.
+            ConfigError: anything but such tensors.
         """
         if not isinstance(images, Mapping):
             images = {f"image_{self.cameras[0]}": images}
         found = []
         for camera in self.cameras:
             frames = images[f"image_{camera}"]
-            if not isinstance(frames, torch.Tensor) or frames.dtype != torch.uint8:
-                kind = frames.dtype if isinstance(frames, torch.Tensor) else type(frames).__name__
-                raise ConfigError(f"image_{camera} is {kind}; give pictures as uint8 tensors, the policy scales them")
+            tensor = isinstance(frames, torch.Tensor)
+            if not tensor or frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+                kind = f"{frames.dtype}{[*frames.shape]}" if tensor else type(frames).__name__
+                wanted = "give pictures as uint8 tensors [B, W, h, w, 3], the policy scales them"
+                raise ConfigError(f"image_{camera} is {kind}; {wanted}")
             batch, window = frames.shape[:2]
             pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().contiguous()
             enabled = self.autocast_dtype is not None

@@ -12,7 +12,7 @@ from torch.nn import functional
 from gap_vla.core.foreign import misfits, one_line, require_unpacked
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax
+from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax, odd_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of layer1 to layer4, two blocks each
@@ -96,14 +96,14 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
         found = dict(loaded)
     except Exception as error:  # either library has classes of its own
         raise ConfigError(f"{path}: not readable ({one_line(error, 120)}); download them again") from None
-    found = {name: value for name, value in found.items() if not name.startswith("fc.")}
+    found = {name: value for name, value in found.items() if not str(name).startswith("fc.")}
     if odd := [name for name, value in found.items() if not isinstance(value, torch.Tensor)]:
         raise ConfigError(f"{path} holds {one_line(odd[0], 60)!r}, which is no tensor; give the weights alone, by name")
     wanted = trunk.state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")} - set(found)  # old files lack them
-    needed = {name: value.shape for name, value in wanted.items() if name not in counters}
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # old files lack them, some are floats
+    needed = {name: value.shape for name, value in wanted.items() if name not in counters - {*found}}
     if problems := misfits({name: value.shape for name, value in found.items()}, needed, "should be"):
         raise ConfigError(f"{path} does not hold a ResNet-18 with torchvision's names: {problems}")
-    if odd := [name for name, value in found.items() if not torch.isfinite(value).all()]:
-        raise ConfigError(f"{path}: {odd[0]} holds NaN or an infinite number; download them again")
+    if wrong := odd_weights({name: value for name, value in found.items() if name not in counters}, wanted):
+        raise ConfigError(f"{path}: {wrong}; download them again")
     trunk.load_state_dict(found, strict=False)

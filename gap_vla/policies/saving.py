@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_flatten_with_path
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits, regular
 from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.encoders import odd_weights
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics, statistics_digest
@@ -88,11 +90,8 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         if problems := misfits(found, shapes, "policy.json's policy has"):
             raise CheckpointError(f"{weights}: not the weights of the policy in policy.json: {problems}")
         tensors = load_file(weights)
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() != expected[name].is_floating_point():
-                raise CheckpointError(f"{weights}: {name} is {tensor.dtype}, the policy's {expected[name].dtype}")
-            if not torch.isfinite(tensor.to(expected[name].dtype)).all():
-                raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
+        if odd := odd_weights(tensors, expected):
+            raise CheckpointError(f"{weights}: {odd}; the training diverged or the file is damaged, take another")
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)
         if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
@@ -114,4 +113,14 @@ def parameter_digest(policy: SmallPolicy) -> str:
     content = hashlib.sha256()
     for name, value in sorted(policy.state_dict().items()):
         content.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def state_digest(saved: Mapping[str, Any]) -> str:
+    """Hexadecimal hash of all that a saved state of training holds, whatever its file is like."""
+    content = hashlib.sha256()
+    for path, value in tree_flatten_with_path(saved)[0]:
+        whole = isinstance(value, torch.Tensor) and value.nbytes <= value.untyped_storage().nbytes()  # not expanded
+        content.update(f"{path} {'' if whole else value}".encode())
+        content.update(value.cpu().numpy().tobytes() if whole else b"")
     return content.hexdigest()[:16]

@@ -83,6 +83,9 @@ class EpisodeStore:
             known = digest({"splits": json.dumps(account["splits"])})
             if account.get("splits_hash", known) != known:
                 raise EpisodeError(f"{directory / 'store.json'}: its splits were changed; {_REBUILD}")
+            fields = {f"{name}.{key}.bin" for name, split in account["splits"].items() for key in split["fields"]}
+            if lost := sorted({STATISTICS, *fields} - account["files"].keys()):
+                raise EpisodeError(f"{directory / 'store.json'}: the checksum of {lost[0]} is missing; {_REBUILD}")
             for name, (size, content_hash) in account["files"].items():
                 path = directory / name
                 found = path.stat().st_size if path.exists() else None
@@ -178,6 +181,8 @@ class StoreSplit:
     def __init__(self, directory: Path, name: str, entry: Mapping[str, Any]) -> None:
         self.name = name
         self.offsets = np.asarray(entry["offsets"], np.int64)
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 1).any():
+            raise EpisodeError(f"{directory / 'store.json'}: episodes of {name} do not follow one another; {_REBUILD}")
         self.languages: list[str] = entry["languages"]
         self.phases: list[str] = entry["phases"]
         self.language = np.asarray(entry["language"], np.int32)

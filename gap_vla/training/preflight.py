@@ -60,8 +60,9 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
     weights = getattr(config.model, "pretrained", "")
     read = [config.data.rlds, config.demos.path, *stages.mixture, "" if weights.startswith("hf://") else weights]
-    for made in (stages.store, Path(config.runs, config.task, "run")):
-        require_apart(made, *(source or None for source in read))
+    sources = [source or None for source in read]
+    require_apart(stages.store, *sources)
+    require_apart(Path(config.runs, config.task, "run"), *sources, stages.store, stages.rlds)
     if (logger := config.train.logger) in LOGGERS:
         try:
             importlib.import_module(logger).init  # noqa: B018

@@ -36,7 +36,7 @@ from gap_vla.core.whole import replacing
 from gap_vla.policies import build_policy
 from gap_vla.policies.methods import Forward, masked_mean
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.policies.saving import save_policy
+from gap_vla.policies.saving import save_policy, state_digest
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
@@ -185,6 +185,7 @@ class SmallTrainer(Trainer):
                 if part := parts.testzip():
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
             found = torch.load(self._file, map_location="cpu", weights_only=True)
+            said = found.pop("checksum", None)  # since 0.2
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             require_same_weights(self.config.model, found)
@@ -196,6 +197,8 @@ class SmallTrainer(Trainer):
                         raise ConfigError(
                             f"{self._file}: {name} of a parameter {[*parameter.shape]} is {[*value.shape]}; {advice}"
                         )
+            if said not in (None, state_digest(found)):
+                raise ConfigError(f"{self._file} is damaged: its checksum differs; {advice}")
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
             self.method.restore(found["parts"].get("method", {}))
             return found["step"]
@@ -208,7 +211,8 @@ class SmallTrainer(Trainer):
     def save(self, done: int) -> None:
         state = io.BytesIO()  # a full disk is an OSError then
         known = {**self._made_with, **self._weights, "ends": self.ends}
-        torch.save({"step": done, **known, "parts": self.state()}, state)
+        saved = {"step": done, **known, "parts": self.state()}
+        torch.save({**saved, "checksum": state_digest(saved)}, state)
         with replacing(self._file) as temporary:
             temporary.write_bytes(state.getbuffer())
 

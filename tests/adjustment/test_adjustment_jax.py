@@ -217,6 +217,8 @@ def test_a_factor_that_scales_no_gradient_is_refused_where_it_is_known(odd):
         tx.update(GRADIENTS, tx.init(PARAMS))
     with pytest.raises(AdjustmentError, match=r"the factor is .* in places"):
         scale_gradient(jnp.ones((2, 3)), jnp.array([1.0, odd]))
+    with pytest.raises(AdjustmentError, match=r"the factor is complex128\[2\]; factors are real numbers"):
+        scale_gradient(jnp.ones((2, 3)), np.ones(2) + 1j)
     with pytest.raises(AdjustmentError, match=r"sample is .* in places"), adjusted_gradients(jnp.array([[1.0, odd]])):
         pass
     jax.eval_shape(lambda factor: scale_group_gradients(GRADIENTS, {"own": (2,)}, factor), jnp.float32(odd))  # traced

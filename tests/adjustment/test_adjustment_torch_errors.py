@@ -301,6 +301,8 @@ def test_a_step_that_goes_back_as_a_number_within_an_epoch_does_is_warned_of(pol
 def test_what_is_no_name_is_refused(unchecked, policy, name):
     with pytest.raises(AdjustmentError, match="give a name, or a list of names"):
         attach(policy, name, ONLY_RHO, total_steps=2)
+    with pytest.raises(AdjustmentError, match=r"the policy is a OrderedDict; give the torch\.nn\.Module"):
+        attach(policy.state_dict(), "state", ONLY_RHO, total_steps=2)
 
 
 def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):

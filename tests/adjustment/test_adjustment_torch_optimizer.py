@@ -74,6 +74,24 @@ def test_lambda_zero_freezes_the_branch_for_the_window_and_not_a_step_longer():
         assert torch.equal(policy["state"].weight, start) == (step < 2)
 
 
+def test_lambda_scales_one_step_after_a_pass_that_is_left_plain():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.0], total_steps=9)
+    optimizers = [
+        gap.watch(torch.optim.SGD([p for n, p in policy.named_parameters() if n.endswith(end)], lr=0.1))
+        for end in ("weight", "bias")
+    ]
+    start = policy["state"].weight.detach().clone()
+    with gap.adjusting(None, 0):
+        backward(policy)
+    for step in range(2):
+        with gap.plain():
+            backward(policy)
+        for optimizer in optimizers:
+            optimizer.step()
+        assert torch.equal(policy["state"].weight, start) == (step < 1)
+
+
 def test_a_gradient_scaler_that_skips_a_step_moves_nothing_and_an_ordinary_step_is_scaled():
     results = {}
     for fused in (False, True):

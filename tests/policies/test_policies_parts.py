@@ -62,6 +62,9 @@ def test_features_of_every_camera_stand_side_by_side_and_are_of_tensors(monkeypa
     for wrong in (batch["image_primary"].numpy(), {key: value.numpy() for key, value in batch.items()}):
         with pytest.raises(ConfigError, match="image_primary is ndarray; give pictures as uint8 tensors"):
             policy.features(wrong)
+    for wrong in (batch["image_primary"][:, 0], batch["image_primary"].movedim(-1, 2)):
+        with pytest.raises(ConfigError, match=r"is torch\.uint8\[2, .*\]; give .* \[B, W, h, w, 3\]"):
+            policy.features(wrong)
 
 
 def test_spatial_softmax_finds_the_brightest_place():
@@ -241,7 +244,17 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     torch.save({"model": weights, "epoch": 89}, tmp_path / "training.pth")
     with pytest.raises(ConfigError, match=r"training\.pth holds 'model', which is no tensor; give the weights alone"):
         load_imagenet(Trunk(), tmp_path / "training.pth")
-    weights[name][0, 0, 1, 1] = float("nan")
-    torch.save(weights, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match=rf"w\.pth: {name} holds NaN or an infinite number; download them again"):
-        load_imagenet(Trunk(), tmp_path / "w.pth")
+    wide = {key: value.double() for key, value in weights.items()}  # counters of batches too, which some do
+    torch.save(wide, tmp_path / "w.pth")
+    load_imagenet(Trunk(), tmp_path / "w.pth")
+    variance = "layer1.0.bn1.running_var"
+    for key, odd, said in (
+        (name, weights[name] * float("nan"), "holds NaN or infinity"),
+        (name, wide[name] * 1e300, "holds NaN or infinity"),
+        (name, (100 * weights[name]).to(torch.int8), r"is torch\.int8, the policy's torch\.float32"),
+        (name, weights[name].to_sparse(), "is no plain tensor"),
+        (variance, -weights[variance], "holds a variance below 0"),
+    ):
+        torch.save({**weights, key: odd}, tmp_path / "w.pth")
+        with pytest.raises(ConfigError, match=rf"w\.pth: {key} {said}; download them again"):
+            load_imagenet(Trunk(), tmp_path / "w.pth")

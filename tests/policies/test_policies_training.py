@@ -327,12 +327,19 @@ def test_a_moment_of_another_shape_than_its_parameter_is_refused(store, tmp_path
         again.restore(tmp_path)
 
 
-def test_one_wrong_bit_in_a_saved_state_is_refused(store, tmp_path):
+def test_a_saved_state_in_which_something_was_changed_is_refused(store, tmp_path):
     trainer, _ = made(toy_config(tmp_path), store)
     trainer.restore(tmp_path)
     trainer.save(3)
     assert trainer.restore(tmp_path) == 3
     file = tmp_path / "training.pt"
+    saved = torch.load(file, weights_only=True)
+    torch.save(saved, file)  # by another program, which changed nothing
+    assert trainer.restore(tmp_path) == 3
+    torch.save({**saved, "step": 2}, file)
+    with pytest.raises(ConfigError, match=r"training.pt is damaged: its checksum differs; copy it again"):
+        trainer.restore(tmp_path)
+    trainer.save(3)
     content = bytearray(file.read_bytes())
     weight = next(iter(trainer.policy.state_dict().values())).numpy().tobytes()
     content[content.index(weight)] ^= 1

@@ -203,6 +203,16 @@ def test_splits_of_a_store_that_were_changed_are_refused(store: EpisodeStore, tm
     del account["splits_hash"]
     file.write_text(json.dumps(account))
     assert EpisodeStore.open(file.parent).split("train").steps == store.split("train").steps
+    mark = account["files"].pop("train.action.bin")
+    file.write_text(json.dumps(account))
+    with pytest.raises(EpisodeError, match=r"store.json: the checksum of train\.action\.bin is missing; .*delete the"):
+        EpisodeStore.open(file.parent)
+    account["files"]["train.action.bin"] = mark
+    for offsets in ([0, 9, 3], [0, 9, 9], [2, 9, 10]):
+        account["splits"]["train"]["offsets"] = offsets
+        file.write_text(json.dumps(account))
+        with pytest.raises(EpisodeError, match=r"store.json: episodes of train do not follow one another; .*delete"):
+            EpisodeStore.open(file.parent)
 
 
 def test_statistics_are_those_of_the_data_whatever_lies_beside_the_shards(

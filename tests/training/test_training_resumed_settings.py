@@ -18,7 +18,7 @@ from gap_vla.core.locks import InUseError
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import EARLIER, RunDirectory, RunExistsError
 from gap_vla.core.run_settings import NO_PART_OF_THE_RESULT, of_training
-from gap_vla.core.seals import EXPORTED
+from gap_vla.core.seals import EXPORTED, sealed
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.policies import SmallModelConfig, build_policy
@@ -132,7 +132,11 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
                 Run(config, "named").to_the_end(resume=True)
         path.write_bytes(whole)
     assert Run(config, "named").to_the_end(resume=True)["steps"] == 7
-    write_json(run.summary, {**facts, "seconds": {}, EXPORTED: {str(path.relative_to(run.checkpoint)): "0"}})
+    ended = {**facts, "seconds": {}, EXPORTED: {str(path.relative_to(run.checkpoint)): "0"}}
+    write_json(run.summary, ended)
+    with pytest.raises(UserError, match=r"summary\.json: its digests are missing; copy the run again"):
+        Run(config, "named").to_the_end(resume=True)
+    write_json(run.summary, sealed(run, ended))
     with pytest.raises(ConfigError, match=rf"{path} is not what the run exported; copy the run again"):
         Run(config, "named").to_the_end(resume=True)
     write_json(run.summary, {**facts, "seconds": {}})
