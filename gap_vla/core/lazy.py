@@ -146,7 +146,7 @@ def own_settings() -> Iterator[None]:
             sys.modules["jax"].config.update(name, usual)
         if pillow := sys.modules.get("PIL.ImageFile"):
             after.callback(setattr, pillow, "LOAD_TRUNCATED_IMAGES", pillow.LOAD_TRUNCATED_IMAGES)
-            pillow.LOAD_TRUNCATED_IMAGES = False
+            vars(pillow)["LOAD_TRUNCATED_IMAGES"] = False
         if matplotlib := sys.modules.get("matplotlib"):
             after.enter_context(matplotlib.rc_context())
             with _with_own_settings():
