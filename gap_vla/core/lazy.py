@@ -131,13 +131,40 @@ def _with_own_settings() -> Iterator[None]:
     sys.modules["matplotlib"].rcParams["text.parse_math"] = False
 
 
+USUAL_JAX = {
+    "JAX_ENABLE_X64": ("0", "false", "off", "no"),
+    "JAX_RANDOM_SEED_OFFSET": ("0",),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": ("0", "false", "off", "no"),
+    "JAX_DISABLE_JIT": ("0", "false", "off", "no"),
+    "JAX_DEFAULT_MATMUL_PRECISION": (),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
+    "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
+    "JAX_TRANSFER_GUARD": ("allow", "log"),
+}
+"""Variables that make JAX draw or compute other numbers, and their values with which it does not."""
+
+
+def unusual_jax() -> dict[str, tuple[Any, Any]]:
+    """By name, what JAX, where it is loaded, has been told to do otherwise, and what it does by itself."""
+    found = {}
+    if jax := sys.modules.get("jax"):
+        for name, usual in USUAL_JAX.items():
+            value = getattr(jax.config, name.lower(), None)
+            value = getattr(value, "value", value)
+            if value is not None and str(value).lower() not in usual:
+                own = next(iter(usual), None)
+                found[name.lower()] = value, type(value)(int(own)) if own in ("0", "1") else own
+    return found
+
+
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
     """A command computes, reads and draws as by itself also where the program that calls it has given torch another
     default type or device, switched its gradients off, told JAX to compute otherwise or Pillow to read pictures that
     are cut off, or given Matplotlib a style; the program has all that again after."""
-    from gap_vla.core.resources import unusual_jax
-
     with contextlib.ExitStack() as after:
         after.callback(setattr, _Imports, "quiet", _Imports.quiet)
         after.callback(_give_back_matplotlib, os.environ.get("MPLBACKEND"), "matplotlib" in sys.modules)

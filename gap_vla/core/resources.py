@@ -9,9 +9,9 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.lazy import USUAL_JAX, unusual_jax
 
 
 class ResourceError(UserError, RuntimeError):
@@ -92,42 +92,13 @@ def _require(needs: Mapping[str, float], what: str, have: float | None, advice: 
         )
 
 
-_USUAL = {
-    "JAX_ENABLE_X64": ("0", "false", "off", "no"),
-    "JAX_RANDOM_SEED_OFFSET": ("0",),
-    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
-    "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
-    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": ("0", "false", "off", "no"),
-    "JAX_DISABLE_JIT": ("0", "false", "off", "no"),
-    "JAX_DEFAULT_MATMUL_PRECISION": (),
-    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
-    "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
-    "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
-    "JAX_TRANSFER_GUARD": ("allow", "log"),
-}
-"""Variables that make JAX draw or compute other numbers, and their values with which it does not."""
-
-
 def require_usual_jax() -> None:
     """Raises ResourceError for variables that make JAX compute other numbers; loads no JAX."""
-    for name, usual in _USUAL.items():
+    for name, usual in USUAL_JAX.items():
         if (value := os.environ.get(name)) and value.lower() not in usual:
             raise ResourceError(
                 f"{name} is {value}, with which other numbers, or none, come of the same settings; unset it"
             )
-
-
-def unusual_jax() -> dict[str, tuple[Any, Any]]:
-    """By name, what JAX, where it is loaded, has been told to do otherwise, and what it does by itself."""
-    found = {}
-    if jax := sys.modules.get("jax"):
-        for name, usual in _USUAL.items():
-            value = getattr(jax.config, name.lower(), None)
-            value = getattr(value, "value", value)
-            if value is not None and str(value).lower() not in usual:
-                own = next(iter(usual), None)
-                found[name.lower()] = value, type(value)(int(own)) if own in ("0", "1") else own
-    return found
 
 
 def unusual_settings() -> list[str]:
