@@ -163,7 +163,7 @@ def unusual_jax() -> dict[str, tuple[Any, Any]]:
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
     """A command computes, reads and draws as by itself also where the program that calls it has given torch another
-    default type or device, switched its gradients off, told JAX to compute otherwise or Pillow to read pictures that
+    default type or device, switched its gradients off or automatic casts on, told JAX to compute otherwise or Pillow to read pictures that
     are cut off, or given Matplotlib a style; the program has all that again after."""
     with contextlib.ExitStack() as after:
         after.callback(setattr, _Imports, "quiet", _Imports.quiet)
@@ -182,6 +182,11 @@ def own_settings() -> Iterator[None]:
             after.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
             after.enter_context(torch.enable_grad())
+            after.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+            torch.set_autocast_cache_enabled(False)  # in a program's autocast it would keep weights over training steps
+            for kind in ("cpu", "cuda"):
+                after.callback(torch.set_autocast_enabled, kind, torch.is_autocast_enabled(kind))
+                torch.set_autocast_enabled(kind, False)
             after.enter_context(torch.random.fork_rng(devices=[]))
             after.callback(torch.set_num_threads, torch.get_num_threads())
             after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())

@@ -129,8 +129,12 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
         wide, cut_off = jax.config.jax_enable_x64, ImageFile.LOAD_TRUNCATED_IMAGES
         return (matplotlib.rcParams["text.usetex"], *kinds, wide, jax.config.jax_default_matmul_precision, cut_off)
 
+    def casts():
+        return torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()
+
     def work(argv):
         seen.append(of_libraries())
+        assert casts() == (False, False)
         torch.manual_seed(3)
         torch.set_num_threads(threads + 1)
         torch.use_deterministic_algorithms(True)
@@ -140,14 +144,14 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
 
     seen, threads = [], torch.get_num_threads()
     main, before = command(work), drawn_next()
-    with matplotlib.rc_context({"text.usetex": True}), torch.no_grad():
+    with matplotlib.rc_context({"text.usetex": True}), torch.no_grad(), torch.autocast("cpu"):
         try:
             jax.config.update("jax_enable_x64", True)
             jax.config.update("jax_default_matmul_precision", "highest")
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             torch.set_default_dtype(torch.float64)
             torch.set_default_device("meta")
-            assert main([]) == 0 and drawn_next() == before
+            assert main([]) == 0 and drawn_next() == before and casts() == (True, True)
             assert of_libraries() == (True, torch.float64, "meta", False, True, "highest", True)
         finally:
             jax.config.update("jax_enable_x64", False)
