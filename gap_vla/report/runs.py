@@ -159,14 +159,18 @@ class Run:
         if not self.path.exists():
             raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
         rows = read_metrics(path, finished=bool(self.summary)) if path.exists() else []
+        for row in rows:
+            require_losses(
+                Section(row, f"{path}: step {row['step']}", ReportError), self.config, "loss", "copy the run again"
+            )
+        train = Section(self.config["train"], f"{RunDirectory(self.path).config}: train", ReportError)
+        most = STEPS if train.values.get("epochs") else train.whole("steps", 0, STEPS, STEPS)
+        if not self.summary and rows and rows[-1]["step"] > most:
+            raise ReportError(f"{path} goes on to step {rows[-1]['step']}, its settings to {most}; copy the run again")
         if self.summary:
             last, steps = rows[-1] if rows else {}, self.summary["steps"]
             if last.get("step") != steps or key not in last:
                 raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
-            for row in rows:
-                require_losses(
-                    Section(row, f"{path}: step {row['step']}", ReportError), self.config, "loss", "copy the run again"
-                )
             for name, own in self.summary["validation"].items():
                 if abs(last.get(name, own) - own) > 1e-5 * abs(last.get(name, own)):
                     said = f"{name} {last[name]:g}, summary.json has {own:g}"

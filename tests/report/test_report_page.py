@@ -487,6 +487,19 @@ def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_on
     assert write_report([path], tmp_path / "report.html", command="make").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [({"step": 999}, "goes on to step 999, its settings to 20"), ({"step": 20, "a/loss": -1.0}, "negative")],
+)
+def test_measurements_of_an_unfinished_run_that_cannot_be_its_own_are_refused(tmp_path, row, said):
+    path = make_run(tmp_path, "gap", 0, [1])
+    (path / "summary.json").unlink()
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=said):
+        _ = Run.read(path).metrics
+
+
 def test_what_a_kill_left_of_a_line_is_left_out_and_a_megabyte_is_no_line(tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     (path / "summary.json").unlink()
