@@ -163,8 +163,8 @@ def unusual_jax() -> dict[str, tuple[Any, Any]]:
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
     """A command computes, reads and draws as by itself also where the program that calls it has given torch another
-    default type or device, switched its gradients off or automatic casts on, told JAX to compute otherwise or Pillow to read pictures that
-    are cut off, or given Matplotlib a style; the program has all that again after."""
+    default type or device, switched its gradients off or automatic casts on, told JAX to compute otherwise or Pillow to
+    read pictures that are cut off, or given Matplotlib a style; the program has all that again after."""
     with contextlib.ExitStack() as after:
         after.callback(setattr, _Imports, "quiet", _Imports.quiet)
         after.callback(_give_back_matplotlib, os.environ.get("MPLBACKEND"), "matplotlib" in sys.modules)
