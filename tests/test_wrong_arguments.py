@@ -238,7 +238,7 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     ),
     "pictures from 0 to 1 for a small policy": (
         ConfigError,
-        "image_primary is torch.float32; give pictures as uint8",
+        r"image_primary is torch.float32\[1, 1, 64, 64, 3\]; give pictures as uint8",
         lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7).features(torch.ones(1, 1, 64, 64, 3)),
     ),
     "pictures from 0 to 1": (

@@ -553,5 +553,7 @@ def test_make_knows_its_variables_in_capitals_alone():
 
 
 def test_make_clean_leaves_demonstrations_and_runs():
-    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split()[2:] == [".venv", ".venv-lerobot", "site"]

@@ -299,8 +299,8 @@ WHERE = (
     Mutant(
         "torch: λ is one",
         "adjustment/torch.py",
-        "self._steps.update = float(factors.update)",
-        "self._steps.update = 1.0",
+        "self._steps.update, self._stepped = float(factors.update), False",
+        "self._steps.update, self._stepped = 1.0, False",
         f"{SMALL_STEP}[lambda_only-sample-current]",
     ),
     Mutant(
