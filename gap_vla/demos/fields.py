@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +201,18 @@ TIMES = ("timestamp", "timestamps")
 """Names of columns that hold the time of each step."""
 
 
-def require_spelling(found: Iterable[str], known: Iterable[str], where: str) -> None:
+def require_spelling(found: Iterable[str], known: Iterable[str], where: str, value: Callable[[str], Any] = str) -> None:
     """Raises EpisodeError: a name that was found is a known one in other letters or with other signs between them, or
-    with `is_` before it, and the known one is not there."""
-    found = sorted(found)
+    with `is_` before it, and the known one is not there; or, in other letters, it is and has not this value too."""
+    found, known = sorted(found), {*known}
     meant = {_letters(key): key for key in known if key not in found}
-    for name in found:
-        if name not in meant.values() and (key := meant.get(_letters(name))):
-            raise EpisodeError(f"{where}: {one_line(name, 60)!r} is not read; if it is {key!r}, call it so")
+    both = {key.lower(): key for key in known.intersection(found)}
+    for name in [name for name in found if name not in known]:
+        said = f"{where}: {one_line(name, 60)!r} is not read"
+        if key := meant.get(_letters(name)):
+            raise EpisodeError(f"{said}; if it is {key!r}, call it so")
+        if (key := both.get(name.lower())) and not np.array_equal(value(name), value(key)):
+            raise EpisodeError(f"{said}, and {key!r} is there too; keep the right one")
 
 
 def _letters(name: str) -> str:

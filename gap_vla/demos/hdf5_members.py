@@ -264,7 +264,8 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them; or, against its
     actions, it says another number of steps, an array has other steps, used or not, times fall, or a flag of a
     recording's ends is true elsewhere."""
-    fields.require_spelling(said := names_in(demo.attrs, where), FACTS, f"{where}: attributes")
+    said = names_in(demo.attrs, where)
+    fields.require_spelling(said, FACTS, f"{where}: attributes", demo.attrs.__getitem__)
     for key in names_in(demo, where):
         if (fact := key.lower()) in FACTS and fact not in said:
             raise EpisodeError(f"{where}: {key!r} is no attribute and not read; store it as the attribute {fact!r}")

@@ -15,7 +15,7 @@ from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
 from gap_vla.demos.layout import require_action_names
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
-from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_there
+from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there
 from gap_vla.demos.source import NamedArrays
 
 _ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
@@ -151,6 +151,7 @@ class LeRobot(NamedArrays):
                 frames = pictures_of(table[key], shape, f"{where}: {key!r}")
             else:
                 frames = frames_of(place, key, shape, self._fps)
+            require_grey(frames, shape, f"{where}: {key!r}")
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
 

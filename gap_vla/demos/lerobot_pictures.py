@@ -25,6 +25,12 @@ def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -
         raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
 
 
+def require_grey(frames: np.ndarray, shape: tuple[int, ...], where: str) -> None:
+    """Raises EpisodeError for decoded pictures in colours where info.json says one channel, first or last."""
+    if 1 in (shape[0], shape[-1]) and np.ptp(frames, axis=-1).max() > 32:  # films of grey ones differ by a few
+        raise EpisodeError(f"{where} is in colours, info.json says {list(shape)}; correct one of them")
+
+
 def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
     """A table's, uint8[T, h, w, 3]. Raises EpisodeError: one is lost, damaged, deep, or of another size."""
     if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:

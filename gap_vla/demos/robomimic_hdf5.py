@@ -138,7 +138,7 @@ class RobomimicHDF5(Source):
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
         names = members.names_in(data.attrs, f"{self.path}")
-        fields.require_spelling(names, members.FACTS, f"{self.path}, data: attributes")
+        fields.require_spelling(names, members.FACTS, f"{self.path}, data: attributes", data.attrs.__getitem__)
         for fact in {*members.FACTS} & {*members.names_in(file, f"{self.path}"), *file.attrs} - {*names}:
             if not all(fact in data[name].attrs for name in self.places):
                 raise EpisodeError(f"{self.path}: {fact!r} of the file is not read; store it as an attribute of 'data'")

@@ -177,6 +177,11 @@ def test_a_known_name_in_other_letters_is_asked_about(name: str, known: str, tmp
         of_npz(tmp_path, **{name: np.array("x")}).read(0)
 
 
+def test_of_two_names_that_differ_in_letters_alone_neither_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match="'Action' is not read, and 'action' is there too; keep the right one"):
+        of_npz(tmp_path, Action=np.zeros((STEPS, 7))).read(0)
+
+
 def test_times_of_an_hdf5_demonstration_rise(tmp_path: Path) -> None:
     path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
     text = np.array([b"2026-01-01T00:00:%02d" % step for step in range(STEPS)])
