@@ -17,7 +17,8 @@ from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_
 
 
 class Hook:
-    """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have none."""
+    """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have one in its
+    place that does nothing and, as the file is to be read where this package is not, is Python's own."""
 
     def __init__(self, owner: ForwardHooks, place: Place):
         self.owner, self.place, self.called = owner, place, False  # in this context of `carrying`
@@ -26,15 +27,7 @@ class Hook:
         return self.owner.on_output(self, module, inputs, keywords, output)
 
     def __reduce__(self) -> Any:
-        return _no_hook, ()
-
-
-def _nothing(*_: Any) -> None:
-    """A hook without effect."""
-
-
-def _no_hook() -> Any:
-    return _nothing
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class ForwardHooks:

@@ -233,9 +233,14 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
 
 
 def _say_what_is_short(said: list[int], loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Of clients that the system has no room for, asyncio tells a traceback each second; they wait until others end."""
+    """Of clients that the system has no room for, asyncio tells a traceback each second; they wait until others end.
+    One whose message finds no memory is disconnected."""
     error = context.get("exception")
-    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+    if isinstance(error, MemoryError):
+        if errno.ENOMEM not in said:
+            said.append(errno.ENOMEM)
+            print("a message found no memory; its client is disconnected", file=sys.stderr, flush=True)
+    elif not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
         loop.default_exception_handler(context)
     elif error.errno not in said:
         said.append(error.errno)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from served import Counting, serving
 from test_evaluation_server import STATE, ask, opened
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
@@ -230,6 +231,21 @@ def test_clients_beyond_the_limit_of_open_files_wait_and_one_line_says_so(capfd)
         assert "actions" in ask(connection, {"observation/state": STATE})
     said = capfd.readouterr().err
     assert said.count("some clients wait until others end") == 1 and "Traceback" not in said
+
+
+def test_a_message_that_finds_no_memory_costs_its_client_alone_and_one_line_says_so(capfd, monkeypatch):
+    def receive(connection, data):
+        raise MemoryError
+
+    with serving(Counting(), whole_chunks=False) as port, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            connection, _ = opened(stack, port)
+            with monkeypatch.context() as patch, pytest.raises(ConnectionClosed):
+                patch.setattr(ServerConnection, "data_received", receive)
+                ask(connection, {"observation/state": STATE})
+        connection, _ = opened(stack, port)
+        assert "actions" in ask(connection, {"observation/state": STATE})
+    assert capfd.readouterr().err == "a message found no memory; its client is disconnected\n"
 
 
 def benchmark():
