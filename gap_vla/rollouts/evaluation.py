@@ -106,6 +106,9 @@ def evaluate(
     if scene and not isinstance(task, str):
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
+    for part in ("name", "instruction", "horizon", "action_dim", "phases", "make", "identity"):
+        if not hasattr(chosen, part):
+            raise EvaluationError(f"the task has no `{part}`; `gap_vla.rollouts.Task` says what it is to be")
     told = Section({"name": chosen.name, "instruction": chosen.instruction}, "the task", EvaluationError)
     for name in told.values:
         told.text(name)

@@ -315,6 +315,11 @@ def test_what_a_task_says_of_itself_can_be_written_down(tmp_path, key, value, sa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_task_that_lacks_something_is_told_what(tmp_path):
+    with pytest.raises(EvaluationError, match=r"the task has no `horizon`; `gap_vla\.rollouts\.Task` says what"):
+        evaluate(RandomPolicy(7), tmp_path, task=types.SimpleNamespace(name="n", instruction="i"), episodes=1)
+
+
 class Nameless(RandomPolicy):
     """A policy that does not say which one it is."""
 
