@@ -77,6 +77,7 @@ class Run:
         for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
             found.section(section, {}).text(key, "")
         found.section("seconds", {}).require_numbers(0, 1e9)
+        found.section("origin", {})
         for part in ("validation", "training"):
             require_measurements(found.section(part, {}))
         if run.dataset.exists() and run.complete:

@@ -177,6 +177,7 @@ def evaluated(**changes):
         ("summary.json", {"rollouts": EVALUATED}, "rollouts is dict; it must be that of its first evaluation"),
         ("summary.json", {"interval": [0.1]}, "interval is list; it must be that of its first evaluation"),
         ("summary.json", {"machine": 5}, "machine is 5"),
+        ("summary.json", {"origin": None}, "origin is null"),
         (
             "summary.json",
             {"validation": {"val/action_mse": "low", "val/mean_action_mse": 1}},
