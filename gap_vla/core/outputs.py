@@ -20,6 +20,9 @@ from gap_vla.core.marks import HDF5, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
 
+_SEALED = ("dataset", "labelled_npz", "annotator")
+"""Kinds of folders that are written at once, and read only as they were."""
+
 
 class OutputError(UserError):
     """Something that must not be written there, or that did not arrive whole; says what to do."""
@@ -60,6 +63,9 @@ def claim(
     if path.is_symlink() and not named:
         raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
     require_apart(path, *sources)
+    for folder in Path(os.path.realpath(path)).parents:
+        if made_by(folder) in _SEALED:
+            raise OutputError(f"{path} lies in {folder}, which would not be as it was made; name another place")
     if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
         _require_changeable(path)

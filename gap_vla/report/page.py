@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gap_vla.core.outputs import write_output
+from gap_vla.core.outputs import require_apart, write_output
 from gap_vla.drawing.markup import page
 from gap_vla.report import sections as parts
 from gap_vla.report.runs import by_method, read_runs
@@ -34,6 +34,7 @@ def write_report(
         ReportError: no runs, runs of several tasks, or two of a method and seed.
     """
     found = read_runs(runs)
+    require_apart(out, *(run.store for run in found))
     sections = [
         ("success", "Success", parts.success_section(found, command)),
         ("phases", "How far episodes got", parts.phases_section(found, command)),

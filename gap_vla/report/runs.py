@@ -207,6 +207,8 @@ def _require_films(evaluation: Section) -> None:
         film = name.removeprefix("videos/")
         if film == name or film_of(film) is None:
             raise evaluation.refuse("videos", f"names of films in its folder, not {name!a}")
+        if film_of(film) not in outcomes:
+            raise evaluation.refuse("videos", f"films of its episodes, and there is no episode {film_of(film)}")
         if film_contradicts(film, outcomes):
             ended = Path(film).stem.rpartition("_")[2]
             raise evaluation.refuse("videos", f"films of its episodes, and episode {film_of(film)} was no {ended}")

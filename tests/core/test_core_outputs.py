@@ -323,6 +323,18 @@ def test_an_output_is_contains_and_lies_in_nothing_that_is_read(tmp_path):
     claim(tmp_path / "data" / "other", "dataset", sources=[source, None])
 
 
+@pytest.mark.parametrize("kind", ["dataset", "labelled_npz", "annotator"])
+def test_nothing_is_written_into_a_folder_that_is_read_as_it_was_made(kind, tmp_path):
+    sealed = tmp_path / "toy"
+    sealed.mkdir()
+    stamp(sealed, kind)
+    for out in (sealed / "page.html", sealed / "deeper" / "page.html"):
+        with pytest.raises(OutputError, match=rf"page.html lies in {sealed}, which would not be as it was made; name"):
+            claim(out, "runs_report", suffixes=[".html"])
+    claim(sealed, kind)
+    claim(tmp_path / "page.html", "runs_report", suffixes=[".html"])
+
+
 def test_a_source_that_is_seen_through_a_mount_is_known(tmp_path):
     pairs = {("view/out", "source"): "lies in", ("view", "source/inner"): "contains", ("view", "source"): "is"}
     program = (

@@ -368,6 +368,9 @@ def _language(encoder: str) -> dict[str, Any]:
     return {**names, "args": [], "kwargs": {"encoder": encoder}}
 
 
+_WORDS = {"module": "octo.data.utils.text_processing", "name": "HFTokenizer", "args": [], "kwargs": {}}
+
+
 DAMAGES["checkpoint"] |= {
     "no_config": lambda p: (p / "config.json").unlink(),
     "empty_config": _json("config.json", ""),
@@ -388,7 +391,13 @@ DAMAGES["checkpoint"] |= {
     "great_dropout": _info(lambda v: v["model"]["transformer_kwargs"].update(dropout_rate=2), "config.json"),
     "half_a_layer": _info(lambda v: v["model"]["transformer_kwargs"].update(num_layers=2.5), "config.json"),
     "unknown_option": _info(lambda v: v["model"]["transformer_kwargs"].update(depth=2), "config.json"),
-    "no_t5": _info(lambda v: v["model"].update(task_tokenizers={"language": _language("nowhere")}), "config.json"),
+    "no_t5": _info(
+        lambda v: (
+            v["model"].update(task_tokenizers={"language": _language("nowhere")}),
+            v.update(text_processor=_WORDS),
+        ),
+        "config.json",
+    ),
     "no_batch": lambda p: (p / "example_batch.msgpack").unlink(),
     "cut_batch": lambda p: _bytes(p / "example_batch.msgpack", lambda c: c[:100]),
     "odd_batch": lambda p: (p / "example_batch.msgpack").write_bytes(b"\xc1\xff\xff"),

@@ -283,7 +283,7 @@ def test_no_call_loses_executes_hangs_or_accepts_in_silence(corpus: Corpus, kind
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def main(kinds: list[str]) -> None:
+def main(kinds: list[str]) -> int:
     import tempfile
 
     made = Corpus(Path(tempfile.mkdtemp()) / "corpus", Runner())
@@ -310,7 +310,8 @@ def main(kinds: list[str]) -> None:
         print(f"{kind:12}" + "".join(f"{tally[name]:12}" for name in columns))
     print(f"{'all':12}" + "".join(f"{sum(t[name] for t in counts.values()):12}" for name in columns))
     made.runner.close()
+    return int(any(tally["wrong"] for tally in counts.values()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

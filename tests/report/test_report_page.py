@@ -207,6 +207,11 @@ def evaluated(**changes):
             evaluated(videos=["videos/episode_0000_failure.mp4"]),
             "films of its episodes, and episode 0 was no failure",
         ),
+        (
+            "summary.json",
+            evaluated(videos=["videos/episode_0005_failure.mp4"]),
+            "films of its episodes, and there is no episode 5",
+        ),
         ("summary.json", evaluated(videos=["/etc/passwd"]), "films in its folder, not '/etc/passwd'"),
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
         ("summary.json", {"success": NAN}, "success is nan"),
