@@ -36,6 +36,7 @@ from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, UserError, command
 from gap_vla.core.foreign import Section
+from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.core.identity import digest
 from gap_vla.core.outputs import claim_folder
 from gap_vla.core.whole import write_json
@@ -259,7 +260,7 @@ def _arrays(path: Path) -> list[tuple[str, np.ndarray]] | None:
             file.visititems(
                 lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None
             )
-        return [(name, np.asarray(value)) for name, value in found]
+        return [(name, np.asarray(value)) for name, value in found if name != CHECK]
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 

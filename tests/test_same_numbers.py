@@ -12,6 +12,7 @@ import pytest
 from experiments import same_numbers
 from experiments.same_numbers import Checkouts, Part, compare, digest_of, table
 from gap_vla.core.errors import UserError
+from gap_vla.core.hdf5_mark import write_mark
 
 sys.path.insert(0, str(Path(__file__).parent / "core"))
 
@@ -149,6 +150,7 @@ def test_digests_see_arrays_by_name_and_no_times(tmp_path):
             for key in ("rho", "action") if seconds else ("action", "rho"):
                 file.attrs["seconds"], file[f"data/{key}_text"] = seconds, "a text that lies somewhere in memory"
                 file[f"data/{key}"] = np.full(3, rho if key == "rho" else 0, np.float32)
+        write_mark(folder / "labels.hdf5", "gap_vla:labelled_demos")  # with a checksum, of the attributes too
         return digest_of(sorted(folder.iterdir()), folder)
 
     same = made("a", 0, 0.25, (1, 2))

@@ -12,7 +12,8 @@ from gap_vla.core.hdf5_heap import damaged_heap
 if TYPE_CHECKING:
     import h5py
 
-_CHECK = "made_by_check"
+CHECK = "made_by_check"
+"""The dataset that holds the checksum of all other bytes of the file, those of no array included."""
 _LENGTH = 8
 _BLOCK = 1 << 22
 _UNREADABLE = (OSError, KeyError, RuntimeError, AttributeError, TypeError)
@@ -33,9 +34,9 @@ def put_mark(file: h5py.File, mark: str) -> int:
     import numpy as np
 
     file.attrs["made_by"] = mark
-    if _CHECK in file:
-        del file[_CHECK]
-    return file.create_dataset(_CHECK, data=np.bytes_(b"-" * _LENGTH)).id.get_offset()
+    if CHECK in file:
+        del file[CHECK]
+    return file.create_dataset(CHECK, data=np.bytes_(b"-" * _LENGTH)).id.get_offset()
 
 
 def write_check(path: Path, place: int) -> None:
@@ -62,7 +63,7 @@ def is_changed(path: Path) -> bool:
 
     try:
         with h5py.File(path) as file:
-            note = file[_CHECK]
+            note = file[CHECK]
             said, place = note[()], note.id.get_offset()
     except _UNREADABLE:
         return True
