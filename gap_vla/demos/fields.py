@@ -203,7 +203,8 @@ TIMES = ("timestamp", "timestamps")
 
 def require_spelling(found: Iterable[str], known: Iterable[str], where: str, value: Callable[[str], Any] = str) -> None:
     """Raises EpisodeError: a name that was found is a known one in other letters or with other signs between them, or
-    with `is_` before it, and the known one is not there; or, in other letters, it is and has not this value too."""
+    with `is_` before it, and the known one is not there; or, in other letters, it is and has not the same
+    `value` (arrays, of which none is asked for, never have)."""
     found, known = sorted(found), {*known}
     meant = {_letters(key): key for key in known if key not in found}
     both = {key.lower(): key for key in known.intersection(found)}

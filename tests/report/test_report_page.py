@@ -15,6 +15,7 @@ from finished_runs import make_run
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
+from gap_vla.core.outputs import OutputError
 from gap_vla.drawing.figures import svg
 from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.page import write_report
@@ -125,6 +126,8 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     store.mkdir(parents=True)
     (store / "store.json").write_text("{}")
     assert Run.read(path).store == store
+    with pytest.raises(OutputError, match=f"page.html lies in {store}, which is read"):
+        write_report([path], store / "page.html", command="")
     monkeypatch.chdir(tmp_path / "project")
     assert Run.read("runs/assembly/gap-seed0").store.resolve() == store
 
