@@ -2,10 +2,10 @@
 
     python scripts/same_numbers.py main HEAD                           # about ten minutes on two idle cores
     python scripts/same_numbers.py main HEAD --only labels,vp_gap,gap
-    python scripts/same_numbers.py main HEAD --short --keep runs/same  # longer runs; main's digests are used again
     python scripts/same_numbers.py main HEAD --cells                   # recorded cells mean the same training
 
-Each commit is checked out into a temporary git worktree. Exit status 0: all is equal; 1: something differs.
+Each commit is checked out into a temporary git worktree; what is not committed is in neither. Exit status 0: all is
+equal; 1: something differs.
 
 A part is a few command lines of `scripts/` and the files that they leave. What is compared are arrays by name
 (demonstrations, labels, parameters), records of datasets byte for byte, and measurements and outcomes of rollouts
@@ -17,29 +17,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, UserError, command
-from gap_vla.core.foreign import Section
 from gap_vla.core.hdf5_mark import CHECK
-from gap_vla.core.identity import digest
-from gap_vla.core.outputs import claim_folder
-from gap_vla.core.whole import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +40,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TIMES = ("seconds", "time", "machine", "path", "steps_per_second", "started")
 """Endings of keys that are no part of a result."""
-
-NUMERIC_PACKAGES = ("numpy", "numba", "torch", "jax", "flax", "optax", "tensorflow-cpu", "mujoco", "robosuite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +50,12 @@ class Part:
     results: Mapping[str, tuple[str, ...]]
 
 
-def _labels(episodes: int) -> Part:
+def _labels() -> Part:
     methods = ("lstm", "gaussian", "change_points")
     annotate = "scripts/annotate.py runs/labels/demos.hdf5 --method {0} --out runs/labels/{0}.hdf5 --overwrite"
     return Part(
         (
-            f"scripts/collect_demos.py --task threading --num {episodes} --image-size 32 --show 0 --quiet "
+            "scripts/collect_demos.py --task threading --num 4 --image-size 32 --show 0 --quiet "
             "--out runs/labels/demos.hdf5",
             *(annotate.format(method) for method in methods),
             "scripts/build_dataset.py runs/labels/demos.hdf5 --name threading --data-dir runs/labels",
@@ -83,8 +74,8 @@ def _labels(episodes: int) -> Part:
     )
 
 
-def _training(script: str, config: str, task: str, method: str, more: str = "") -> Part:
-    words = f"--config finetune_configs/{config} --config.method={method} --run_name {method}{more}"
+def _training(script: str, config: str, task: str, method: str) -> Part:
+    words = f"--config finetune_configs/{config}:debug --config.method={method} --run_name {method}"
     return Part((f"scripts/{script}.py {words}",), _trained(task, f"runs/*/{method}"))
 
 
@@ -110,36 +101,21 @@ def _dataset(folder: str) -> dict[str, tuple[str, ...]]:
     return {"RLDS": (f"{folder}/**/*.tfrecord*",), "statistics": (f"{folder}/**/dataset_statistics.json",)}
 
 
-_FEW = " --config.demos.episodes=10 --config.eval.episodes=4 --config.eval.videos=0 --config.train.steps={}"
-
-PROFILES: dict[str, dict[str, Part]] = {
-    "debug": {
-        "labels": _labels(4),
-        **{m: _training("finetune", "threading.py:debug", "threading", m) for m in ("v", "vp", "vp_gap")},
-        **{
-            m: _training("train_small", "small_assembly.py:debug", "assembly", m)
-            for m in ("vision", "concat", "gap")
-        },
-    },
-    "short": {
-        "labels": _labels(20),
-        "vp_gap": _training("finetune", "threading.py", "threading", "vp_gap", _FEW.format(200)),
-        "gap": _training("train_small", "small_assembly.py", "assembly", "gap", _FEW.format(400)),
-    },
-    "cells": {"threading-vision": _cell("threading", "vision", 1), "assembly-gap": _cell("assembly", "gap", 1)},
-}  # fmt: skip
+DEBUG: dict[str, Part] = {
+    "labels": _labels(),
+    **{m: _training("finetune", "threading.py", "threading", m) for m in ("v", "vp", "vp_gap")},
+    **{m: _training("train_small", "small_assembly.py", "assembly", m) for m in ("vision", "concat", "gap")},
+}
+CELLS = {"threading-vision": _cell("threading", "vision", 1), "assembly-gap": _cell("assembly", "gap", 1)}
 
 
-def compare(
-    commits: Sequence[str], parts: Sequence[str], measure: Callable[[str, str], Mapping[str, str]]
-) -> dict[str, tuple[str, str]]:
-    """What the parts made of the old commit and of the new one; `measure` gives digests by what they are of, from a
-    commit and the name of a part.
-    """
+def compare(commits: Sequence[str], parts: Mapping[str, Part]) -> dict[str, tuple[str, str]]:
+    """Digests of what the parts make of the old commit and of the new one, by what they are of."""
     found: dict[str, tuple[str, str]] = {}
-    for part in parts:
-        old, new = (measure(commit, part) for commit in commits)
-        found |= {f"{part}: {what}": (old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}}
+    with Checkouts() as checkouts:
+        for name, part in parts.items():
+            old, new = (checkouts.digests(commit, name, part) for commit in commits)
+            found |= {f"{name}: {what}": (old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}}
     return found
 
 
@@ -154,18 +130,10 @@ def table(found: Mapping[str, tuple[str, str]]) -> str:
 
 
 class Checkouts:
-    """Runs parts in a checkout of their commit; as a context, it removes the checkouts at its end.
-
-    Args:
-        profile: a key of `PROFILES`.
-        keep: folder for outputs and digests. Digests that lie there, of the same commit, commands, machine and
-            packages, are not computed again. None: nothing is kept.
-    """
-
-    def __init__(self, profile: str, keep: Path | None = None) -> None:
-        self._profile, self._keep, self._trees = profile, keep and keep.absolute(), dict[str, Path]()
+    """Runs parts in a checkout of their commit; as a context, it removes the checkouts at its end."""
 
     def __enter__(self) -> Checkouts:
+        self._trees = dict[str, Path]()
         self._temporary = Path(tempfile.mkdtemp(prefix="same_numbers-"))
         return self
 
@@ -175,39 +143,24 @@ class Checkouts:
                 _git("worktree", "remove", "--force", str(tree))
         shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def digests(self, commit: str, name: str) -> dict[str, str]:
+    def digests(self, commit: str, name: str, part: Part) -> dict[str, str]:
         """What a part left, by what it is. Raises UserError: one of its commands failed, or left nothing to compare."""
-        part = PROFILES[self._profile][name]
-        place = (self._keep or self._temporary / "outputs") / commit[:12] / self._profile
-        known = place / f"digests-{machine()}" / f"{name}-{digest(dataclasses.asdict(part))}.json"
-        if known.exists():
-            print(f"{commit[:7]} {name}: digests of {known}", flush=True)
-            kept = Section.read(known, advice="remove it, and the part is computed again")
-            return {what: kept.text(what) for what in kept.values}
-        tree = self._tree(commit, place)
-        for left in (place / "runs" / name, *(place / "runs").glob(f"*/{name}")):  # by a call that did not end
-            shutil.rmtree(left, ignore_errors=True)
+        tree = self._tree(commit)
         for words in part.commands:
             print(f"{commit[:7]} {name}: {words}", flush=True)
             _run(shlex.split(words), tree)
         found = {}
         for what, patterns in part.results.items():
-            files = sorted({path for pattern in patterns for path in place.glob(pattern) if path.is_file()})
+            files = sorted({path for pattern in patterns for path in tree.glob(pattern) if path.is_file()})
             if not files:
                 raise UserError(f"{commit[:7]} {name}: nothing to compare, no {' or '.join(patterns)}")
-            found[what] = digest_of(files, place)
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_json(known, found)
+            found[what] = digest_of(files, tree)
         return found
 
-    def _tree(self, commit: str, place: Path) -> Path:
-        """A checkout whose data/ and runs/ lie in `place`."""
+    def _tree(self, commit: str) -> Path:
         if commit not in self._trees:
             tree = self._trees[commit] = self._temporary / commit[:12]  # first: git may fail when it has made it
             _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
-            for folder in ("data", "runs"):
-                (place / folder).mkdir(parents=True, exist_ok=True)
-                (tree / folder).symlink_to(place / folder)
             _require_own_code(tree)
         return self._trees[commit]
 
@@ -218,21 +171,6 @@ def commit_of(name: str) -> str:
         return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     except UserError:
         raise UserError(f"{name!r} is no commit of {ROOT}; git log --oneline lists them") from None
-
-
-def machine() -> str:
-    """What numbers may depend on beside the commit: the processor, its cores, and the packages that compute."""
-    cpu = Path("/proc/cpuinfo")
-    model = (
-        next((line for line in cpu.read_text().splitlines() if line.startswith("model name")), "")
-        if cpu.exists()
-        else ""
-    )
-    versions = {}
-    for package in NUMERIC_PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return digest({"machine": [*platform.uname()[:2], platform.machine(), model, os.cpu_count()], **versions})
 
 
 def digest_of(files: Sequence[Path], folder: Path) -> str:
@@ -324,25 +262,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("old", help="commit, branch or tag")
     parser.add_argument("new", help="another one")
-    size = parser.add_mutually_exclusive_group()
-    add = functools.partial(size.add_argument, dest="profile", action="store_const", default="debug")
-    add("--short", const="short", help="a short run of either model instead of the debug profiles")
-    add(
-        "--cells",
-        const="cells",
-        help="two recorded cells of the evidence, whole; about 20 minutes a commit on one core",
-    )
-    parser.add_argument(
-        "--only", type=names, default=[], metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}"
-    )
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="keep outputs there, and use digests that lie there"
-    )
+    add = parser.add_argument
+    add("--cells", action="store_true", help="two recorded cells of the evidence, whole; about 20 minutes a commit")
+    add("--only", type=names, default=[], metavar="PART[,PART]", help=f"of {', '.join(DEBUG)}")
     options = parser.parse_args(arguments)
-    known = list(PROFILES[options.profile])
-    options.parts = options.only or known
-    if unknown := [part for part in options.parts if part not in known]:
+    known = CELLS if options.cells else DEBUG
+    if unknown := [part for part in options.only if part not in known]:
         parser.error(f"--only {','.join(options.only)}: no part {unknown[0]!r} here; there are {', '.join(known)}")
+    options.parts = {name: part for name, part in known.items() if name in (options.only or known)}
     return options
 
 
@@ -350,9 +277,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     commits = [commit_of(name) for name in (options.old, options.new)]
-    if options.keep:
-        claim_folder(options.keep, "same_numbers")
-    with Checkouts(options.profile, options.keep) as checkouts:
-        found = compare(commits, options.parts, checkouts.digests)
+    if commits[0] == commits[1]:
+        print(f"note: {options.old} and {options.new} are one commit, which is run twice", file=sys.stderr)
+    if changed := _git("status", "--porcelain").splitlines():
+        print(f"note: {len(changed)} changes of {ROOT} are not committed and in no checkout", file=sys.stderr)
+    if other := _git("diff", "--name-only", *commits, "--", "constraints.txt", "pyproject.toml").split():
+        print(f"note: both run with the packages installed here, also where {', '.join(other)} differ", file=sys.stderr)
+    found = compare(commits, options.parts)
     print(table(found))
     return 0 if all(old == new for old, new in found.values()) else NEGATIVE

@@ -85,11 +85,12 @@ def test_recorded_tables_are_rendered(tmp_path, monkeypatch):
     """The pages hold what `scripts/reproduce.py --render` writes from what is recorded."""
     from experiments.tables.command import render_all
 
-    page, front = tmp_path / "RESULTS.md", tmp_path / "README.md"
+    page, front = tmp_path / "docs" / "RESULTS.md", tmp_path / "README.md"
+    page.parent.mkdir()
     shutil.copy(ROOT / "docs" / "RESULTS.md", page)
     shutil.copy(ROOT / "README.md", front)
     (tmp_path / "results").symlink_to(ROOT / "results")
     monkeypatch.chdir(tmp_path)  # what runs of this machine left in data/ is no part of what is recorded
-    render_all(SimpleNamespace(results="results", profile="cpu", device="cpu", page=page, front_page=front))
+    render_all(SimpleNamespace(results="results", profile="cpu", device="cpu", page=page))
     assert page.read_text() == (ROOT / "docs" / "RESULTS.md").read_text(), "run scripts/reproduce.py --render"
     assert front.read_text() == (ROOT / "README.md").read_text(), "run scripts/reproduce.py --render"

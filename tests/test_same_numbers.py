@@ -25,8 +25,11 @@ MADE = {"labels": {"RLDS": "a", "statistics": "b"}, "gap": {"metrics": "c"}}
 def stand_in(monkeypatch):
     """Digests of parts without running them; `new` has those that a test changes."""
     changed = {}
-    monkeypatch.setattr(Checkouts, "digests", lambda _, commit, part: MADE[part] | changed.get((commit, part), {}))
+    monkeypatch.setattr(
+        Checkouts, "digests", lambda _, commit, name, part: MADE[name] | changed.get((commit, name), {})
+    )
     monkeypatch.setattr(same_numbers, "commit_of", lambda name: name)
+    monkeypatch.setattr(same_numbers, "_git", lambda *words: "")
     return changed
 
 
@@ -43,12 +46,21 @@ def test_a_digest_that_differs_is_named_and_ends_with_1(stand_in, capsys):
     assert "1 of 3 differ" in said
 
 
-def test_what_only_one_commit_made_differs():
-    found = compare(
-        ("old", "new"), ["gap"], lambda commit, _: {"metrics": "c"} | ({"rollouts": "d"} if commit == "new" else {})
-    )
+def test_what_only_one_commit_made_differs(stand_in):
+    stand_in["new", "gap"] = {"rollouts": "d"}
+    found = compare(("old", "new"), {"gap": None})
     assert found == {"gap: metrics": ("c", "c"), "gap: rollouts": ("-", "d")}
     assert "DIFFERS" in table(found)
+
+
+def test_what_the_comparison_does_not_see_is_said(stand_in, monkeypatch, capsys):
+    said = {"status": " M gap_vla/core/locks.py\n?? new.py", "diff": "constraints.txt"}
+    monkeypatch.setattr(same_numbers, "_git", lambda word, *_: said[word])
+    assert call("same_numbers", "HEAD", "HEAD", "--only", "gap") == 0
+    said = capsys.readouterr().err
+    assert "note: 2 changes of" in said and "are not committed and in no checkout" in said
+    assert "note: HEAD and HEAD are one commit" in said
+    assert "note: both run with the packages installed here, also where constraints.txt differ" in said
 
 
 def test_unknown_commits_and_parts_are_said(capsys):
@@ -68,15 +80,9 @@ def test_a_checkout_that_git_did_not_finish_is_taken_away_again(monkeypatch):
         return ""
 
     monkeypatch.setattr(same_numbers, "_git", git)
-    with pytest.raises(UserError, match="hook"), Checkouts("debug", None) as checkouts:
-        checkouts.digests("f" * 40, "labels")
+    with pytest.raises(UserError, match="hook"):
+        compare(["f" * 40] * 2, {"labels": same_numbers.DEBUG["labels"]})
     assert asked == ["add", "remove"]
-
-
-def test_a_folder_of_somebody_else_is_no_place_to_keep_outputs(stand_in, tmp_path, capsys):
-    (tmp_path / "note.txt").write_text("mine")
-    assert call("same_numbers", "old", "new", "--keep", str(tmp_path)) == 2
-    assert f"{tmp_path}" in capsys.readouterr().err and [*tmp_path.iterdir()] == [tmp_path / "note.txt"]
 
 
 @pytest.fixture
@@ -97,47 +103,27 @@ def repository(tmp_path, monkeypatch):
     for number, note in ((1, "first"), (1, "second"), (2, "third")):
         value = f'{{"loss": {number}, "seconds": time.time()}}'
         (root / "write.py").write_text(
-            f"import json, time  # {note}\nopen('runs/m.jsonl', 'w').write(json.dumps({value}))\n"
+            f"import json, os, time  # {note}\nos.makedirs('runs', exist_ok=True)\n"
+            f"open('runs/m.jsonl', 'w').write(json.dumps({value}))\n"
         )
         git("add", "-A")
         git("commit", "-qm", note)
         commits.append(git("rev-parse", "HEAD"))
     monkeypatch.setattr(same_numbers, "ROOT", root)
-    monkeypatch.setitem(
-        same_numbers.PROFILES,
-        "debug",
-        {
-            "gap": Part(("write.py",), {"metrics": ("runs/m.jsonl",)}),
-            "gone": Part(("write.py",), {"rollouts": ("runs/none",)}),
-            "broken": Part(("write.py",  "missing.py"), {"metrics": ("runs/m.jsonl",)}),
-        },
-    )  # fmt: skip
     return commits
 
 
-def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository, tmp_path, capsys):
+def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository):
     first, second, third = repository
-    with Checkouts("debug", tmp_path / "kept") as checkouts:
-        for other, distinct in ((second, 1), (third, 2)):
-            assert len({*compare((first, other), ["gap"], checkouts.digests)["gap: metrics"]}) == distinct
-        with pytest.raises(UserError, match="gone: nothing to compare"):
-            checkouts.digests(first, "gone")
-        with pytest.raises(UserError, match=r"missing.py ended with 2"):
-            checkouts.digests(first, "broken")
+    part = Part(("write.py",), {"metrics": ("runs/m.jsonl",)})
+    for other, distinct in ((second, 1), (third, 2)):
+        assert len({*compare((first, other), {"gap": part})["gap: metrics"]}) == distinct
+    with pytest.raises(UserError, match="gone: nothing to compare"):
+        compare((first, second), {"gone": Part(("write.py",), {"rollouts": ("runs/none",)})})
+    with pytest.raises(UserError, match=r"missing.py ended with 2"):
+        compare((first, second), {"broken": Part(("write.py", "missing.py"), part.results)})
     listed = ["git", "-C", str(same_numbers.ROOT), "worktree", "list"]
     assert len(subprocess.run(listed, capture_output=True, text=True).stdout.splitlines()) == 1
-    capsys.readouterr()
-    with Checkouts("debug", tmp_path / "kept") as checkouts:
-        checkouts.digests(first, "gap")
-    assert "digests of" in capsys.readouterr().out
-    for text in ("{", '{"metrics": 3}'):
-        for kept in (tmp_path / "kept").rglob("digests-*/gap-*.json"):
-            kept.write_text(text)
-        with (
-            Checkouts("debug", tmp_path / "kept") as checkouts,
-            pytest.raises(UserError, match=r"gap-.*\.json.*(remove|text)"),
-        ):
-            checkouts.digests(first, "gap")
 
 
 def test_digests_see_arrays_by_name_and_no_times(tmp_path):

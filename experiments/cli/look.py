@@ -2,7 +2,6 @@
 
     python scripts/look.py runs/assembly/small-* --probe --out report.html    # where objects are, by linear probes
     python scripts/look.py RUN… --takeover VISION_RUN --out report.html       # another policy acts for ten steps
-    python scripts/look.py RUN… --takeover VISION_RUN --by step --episodes 50 --out report.html
     python scripts/look.py RUN… --out report.html                             # what earlier calls found
 
 Writes the page of `gap-vla report` with what was found. Takeovers are kept in the runs, a probe beside the page, so
@@ -29,21 +28,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_page(parser)
     add = parser.add_argument
     add("--probe", action="store_true", help="probe the visual features of small policies")
-    add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
-    add("--probe-episodes", type=whole(5, MANY), default=60, help="how many are collected for it (default 60)")
+    add("--probe-episodes", type=whole(5, MANY), default=60, help="of the expert, collected for it (default 60)")
     add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
-    add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
     add("--episodes", type=whole(1, MANY), default=50, help="rollouts per window (default 50)")
     add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
     add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     options = parser.parse_args(arguments)
     if not options.takeover:
-        parser.refuse_idle("without --takeover", "by", "episodes", "variant")
+        parser.refuse_idle("without --takeover", "episodes", "variant")
     if not options.probe:
-        parser.refuse_idle("without --probe", "demos", "probe_episodes")
-    if options.demos:
-        parser.refuse_idle("with --demos", "probe_episodes")
-    if not options.takeover and (options.demos or not options.probe):
+        parser.refuse_idle("without --probe", "probe_episodes")
+    if not options.takeover and not options.probe:
         parser.refuse_idle("where nothing is simulated", "workers")
     return options
 

@@ -31,9 +31,6 @@ def make_parser() -> Parser:
         "--episodes", type=whole(4, MANY), default=16, help="per task, half of them for tuning (default: 16)"
     )
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
-    parser.add_argument(
-        "--finders", nargs="+", help="only these of the stage finders; others' results are kept, of the same recordings"
-    )
     parser.add_argument("--sets", nargs="+", default=(), help="only these of the stage untouched; others' are kept")
     parser.add_argument(
         "--out",
@@ -51,9 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.figures = arguments.figures or arguments.out / "figures"
-    for stage, option in (("finders", "finders"), ("untouched", "sets")):
-        if stage not in arguments.stages:
-            parser.refuse_idle(f"without the stage {stage}", option)
+    if "untouched" not in arguments.stages:
+        parser.refuse_idle("without the stage untouched", "sets")
     if not arguments.stages:
         parser.refuse_idle("without a stage", "tasks", "episodes", "demos")
     from experiments.phase_benchmark.command import measure

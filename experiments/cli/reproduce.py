@@ -7,14 +7,14 @@
     python scripts/reproduce.py --render                                   # only write all tables again
 
 Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
-kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers. Status 1 means
-that cells which were asked for have failed; they are named.
+kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers, and the main
+results into README.md unless --results or --page are others. Status 1 means that cells which were asked for have
+failed; they are named.
 """
 
 import argparse
 from pathlib import Path
 
-from experiments.pages import FRONT, around
 from gap_vla.cli.arguments import command_parser, processes
 from gap_vla.core.errors import command
 
@@ -29,7 +29,7 @@ def names(text: str) -> list[str]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from experiments.tables.tables import ON_FRONT_PAGE, PROFILES, TABLES
+    from experiments.tables.tables import PROFILES, TABLES
 
     parser = command_parser(__doc__)
     add = parser.add_argument
@@ -51,22 +51,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into, made if it is missing (default docs/RESULTS.md)")
-    front = "page with the main results between markers (default README.md; none with another --results or --page)"
-    add("--front-page", help=front)
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     options = parser.parse_args(arguments)
     if not options.page.endswith(".md"):
         parser.error(f"--page {options.page}: the page is Markdown, .md")
     if Path(options.page).is_symlink() and not Path(options.page).exists():
         parser.error(f"--page {options.page} is a link that leads nowhere; remove it, or make what it names")
-    if options.front_page and not Path(options.front_page).is_file():
-        parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
-    if options.front_page:
-        around(Path(options.front_page), FRONT, if_missing="refuse")
-    if options.profile != "cpu" or (options.table and options.table not in ON_FRONT_PAGE):
-        parser.refuse_idle("on the tables that it does not show, or with another profile than cpu", "front_page")
-    if options.front_page and Path(options.front_page).resolve() == Path(options.page).resolve():
-        parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     for option, folder in (("--results", options.results), ("--logs", options.logs)):
         if Path(folder).exists() and not Path(folder).is_dir():
             parser.error(f"{option} {folder} is no folder; name one, or a place where there is nothing")

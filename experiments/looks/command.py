@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from experiments.looks.kept import AGAIN, kept_probe
 from experiments.looks.page import sections
@@ -15,7 +14,7 @@ from gap_vla.cli.report import claim_page
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import claim
 from gap_vla.report.page import write_report
-from gap_vla.report.runs import ReportError, Run, read_runs
+from gap_vla.report.runs import ReportError, read_runs
 from gap_vla.training.data import training_rho
 
 
@@ -26,7 +25,8 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
     small = [run for run in runs if run.small]
     if options.probe and not small:
         raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
-    kept = claim(_kept(options), "probe", suffixes=(".json",), named=False)
+    kept = options.out.with_suffix(".probe") / "probe.json"
+    claim(kept, "probe", suffixes=(".json",), named=False)
     probe = None if options.probe else kept_probe(kept, runs)
     if options.takeover:
         others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]
@@ -36,25 +36,16 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
             take_over_runs(
                 run.path,
                 options.takeover,
-                by=options.by,
                 episodes=options.episodes,
                 variant=options.variant,
                 workers=options.workers,
                 command=command,
             )
     if options.probe:
-        probe = _probe(small, options, command)
+        demos = collect_probe_demos(small[0], options.probe_episodes, workers=options.workers)
+        probe = probe_runs(small, demos, kept, command=command)
     with refusing(f"{kept}: a probe that cannot be shown", AGAIN, ReportError):
         more = sections(runs, probe)
     return write_report(
         options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho
     )
-
-
-def _probe(small: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any]:
-    demos = options.demos or collect_probe_demos(small[0], options.probe_episodes, workers=options.workers)
-    return probe_runs(small, demos, _kept(options).parent, command=command)
-
-
-def _kept(options: argparse.Namespace) -> Path:
-    return options.out.with_suffix(".probe") / "probe.json"

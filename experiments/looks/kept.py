@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.looks.takeover import window_folder
 from gap_vla.core.foreign import Section, finite, one_line, refusing
 from gap_vla.core.measurements import require_losses
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.rollouts.record import EPISODES_FILE, read_episodes
+from gap_vla.rollouts.record import EPISODES_FILE, IDENTITY_FILE, read_episodes
 
 AGAIN = "look again with --probe"
 
 BOUNDS = {
     "r2": (-1e9, 1.0),
-    "cka": (-1e-3, 1 + 1e-3),  # rounded
     **dict.fromkeys(("auc", "balanced_accuracy", "share"), (0.0, 1.0)),
     **dict.fromkeys(("error", "mean_error", "covariate_error", "errors"), (0.0, 1e6)),
     "cost": (0.0, 1e9),
@@ -49,19 +46,10 @@ def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _require_agreeing(found: Section, runs: Sequence[Run]) -> None:
-    """Raises ReportError for labels, similarities and losses that no probe of these runs has."""
+    """Raises ReportError for labels and losses that no probe of these runs has."""
     labels = found.values.get("labels", [])
     if labels != [*found.section("probes", {}).values]:
         raise found.error(f"{found.name('labels')} are not those of its probes, in their order; {AGAIN}")
-    matrix = found.values.get("cka", [])
-    square = isinstance(matrix, list) and all(isinstance(row, list) and len(row) == len(matrix) for row in matrix)
-    if not square or len(matrix) != len(labels):
-        raise found.error(f"{found.name('cka')} is not of {len(labels)} rows and columns; {AGAIN}")
-    alike = np.array(matrix, float).reshape(len(labels), len(labels))
-    own = np.diag(alike)
-    whole = np.isclose(own, 1, atol=1e-3) | ~alike.any(axis=1)  # features that never vary are like none, nor themselves
-    if not whole.all() or not np.allclose(alike, alike.T, atol=1e-3):
-        raise found.error(f"{found.name('cka')} is not symmetric with ones where features meet themselves; {AGAIN}")
     configs = {run.label: run.config for run in runs}
     losses = found.section("branch_losses", {})
     for label in losses.values:
@@ -87,6 +75,11 @@ def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
         if found[key] != own:
             said = f"its {key} is {one_line(found[key], 60)}, the run's {own}"
             raise ReportError(f"{folder}: a takeover of another run ({said}); move it away, and look again")
+    if (kept := folder / window_folder(0, "never") / IDENTITY_FILE).exists():
+        played = Section.read(kept, ReportError).section("policy").section("main", {}).values.get("parameters")
+        weights = {one.get("policy", {}).get("parameters", played) for one in run.evaluations.values()}
+        if played and weights - {played}:
+            raise ReportError(f"{folder}: a takeover of other weights than the run's; move it away, and look again")
     windows, episodes = found["windows"], found["episodes"]
     for number, window in enumerate(windows):
         one = Section(window, f"{folder}: window {window['window']}", ReportError)

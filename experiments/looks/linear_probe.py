@@ -202,18 +202,3 @@ def quadratic(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n m"]:
     columns = ((values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0))[:, spread > 1e-6].astype(float)
     first, second = np.triu_indices(columns.shape[1])
     return np.concatenate([columns, columns[:, first] * columns[:, second]], axis=1)
-
-
-def cka(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n e"]) -> float:
-    """Linear centred kernel alignment ‖aᵀb‖² / (‖aᵀa‖ ‖bᵀb‖) of centred columns (Kornblith et al., ICML 2019): 1 for
-    features that differ by a rotation and a scale only, near 0 for unrelated ones. Biased upwards where n is not much
-    larger than d and e.
-
-    >>> x = np.random.default_rng(0).normal(size=(200, 3))
-    >>> round(cka(x, 2 * x @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1.0]])), 6)
-    1.0
-    """
-    a, b = a - a.mean(0), b - b.mean(0)
-    cross = np.linalg.norm(a.T @ b) ** 2
-    own = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
-    return float(cross / own) if own > 0 else 0.0

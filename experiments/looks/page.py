@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.looks.kept import require_takeover
 from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
@@ -17,9 +15,6 @@ from gap_vla.report.runs import Run
 LOWEST = -0.25
 """Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
 
-PARTS = {"transition": "near change points", "consistent": "elsewhere"}
-"""How probes that were kept by earlier versions call the windows near change points, and what they are called now."""
-
 
 def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """Key, title and HTML of each section, empty where there is nothing to show: of what `probe_runs` returned, and of
@@ -28,7 +23,6 @@ def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple
     return [
         ("probe", "Linear probe of the frozen visual features", probe_section(probe)),
         ("silenced", "What the policies need", silenced_section(probe)),
-        ("similarity", "How alike the visual features are", similarity_section(probe)),
         ("takeover", "Another policy takes over", takeovers_section(runs)),
     ]
 
@@ -86,24 +80,13 @@ def silenced_section(probe: Mapping[str, Any] | None) -> str:
     for label, found in probe["branch_losses"].items():
         for part in found["both"]:
             losses = [f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio")]
-            rows.append([label, PARTS.get(part, part), *losses])
+            rows.append([label, part, *losses])
     told = note(
         "Finished policies on the held-out episodes of their own dataset. Alone: the other branch's features are "
         "replaced by their mean. A large loss with vision alone means that the policy leans on proprioception, and the "
         "other way round. Near change points: the window ends within three steps of one."
     )
     return html_table(rows) + told + command_block(probe["command"])
-
-
-def similarity_section(probe: Mapping[str, Any] | None) -> str:
-    if not probe or len(probe["labels"]) < 3:
-        return ""
-    chart = chart_image(similarity_chart(probe["labels"], probe["cka"]), "similarity of the features")
-    told = note(
-        "Linear CKA on the same pictures: 1 for features that differ by a rotation and a scale only. Untrained: a "
-        "network of the same architecture with random weights."
-    )
-    return chart + told + command_block(probe["command"])
 
 
 def takeovers_section(runs: Sequence[Run]) -> str:
@@ -149,21 +132,6 @@ def probe_chart(result: Mapping[str, Any]) -> str:
         axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
         axes.grid(axis="x", color="#eeeeee")
     row[0].set_yticks(range(len(labels)), list(reversed(labels)))
-    return svg(figure)
-
-
-def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
-    """CKA between all pairs."""
-    size = 1.8 + 0.55 * len(labels)
-    figure, ((axes,),) = figure_with(size + 1.2, size)
-    axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    for y, row in enumerate(matrix):
-        for x, value in enumerate(row):
-            axes.text(
-                x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "#222", fontsize=8
-            )
     return svg(figure)
 
 

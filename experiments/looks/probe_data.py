@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.looks.linear_probe import ProbeError
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import regular
+from gap_vla.core.hdf5_mark import is_changed, read_mark, write_mark
 from gap_vla.core.identity import digest
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.recordings import near_switches
@@ -24,9 +26,6 @@ FIRST_LAYOUT = 2
 
 CARRYING = "transport"
 """The expert's phase in which an object is brought to where it belongs."""
-
-FARTHEST = 100.0
-"""m. No object of these tasks lies farther away."""
 
 BACK = 4
 """Steps over which the change of proprioception is taken."""
@@ -61,7 +60,7 @@ class ProbeData:
 
 def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
     """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there.
-    Those of each version of the simulators have a name of their own.
+    Those of each version of the simulators have a name of their own. Raises ProbeError: another file lies there.
     """
     from gap_vla.sim.recording import LAYOUT_VERSION
 
@@ -73,85 +72,65 @@ def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
     settings |= {"layout_version": LAYOUT_VERSION} if LAYOUT_VERSION > FIRST_LAYOUT else {}
     settings |= {"pictures_version": pictures} if pictures > 1 else {}
     root = Path(run.config["data"]["root"])
-    path = root / "probes" / f"{run.task}-{digest(settings)}" / "demos.hdf5"
-    if not path.exists():
+    name = f"{run.task}-{digest(settings)}"
+    path, mark = root / "probes" / name / "demos.hdf5", f"gap_vla:probe_demos {name}"
+    if path.exists():
+        if read_mark(regular(path, ProbeError)) != mark or is_changed(path):
+            raise ProbeError(f"{path} is not as it was collected for probes; move it away, and it is collected again")
+    else:
         from gap_vla.sim import collect_demos
 
         print(f"collect: {episodes} demonstrations of {run.task} to probe with → {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        collect_demos(run.task, episodes, path, seed=PROBE_SEED, workers=workers, **seen)
+        marking = partial(write_mark, mark=mark)
+        collect_demos(run.task, episodes, path, seed=PROBE_SEED, workers=workers, shown=marking, **seen)
     return path
 
 
 def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
-    """Reads every `every`-th step of a demonstration file of `gap_vla.sim.collect_demos`. Raises ProbeError: it does
-    not say where the objects are, or its demonstrations do not fit each other.
-    """
+    """Reads every `every`-th step of a file of `collect_probe_demos`."""
     from gap_vla.demos import open_source
-    from gap_vla.demos.hdf5_members import group_at, has, member, numbers_at, opened
+    from gap_vla.demos.hdf5_members import group_at, member, numbers_at, opened
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     near_switch, free, waiting, numbers = [], [], [], []
     proprio, actions = [], []
-    source = open_source(path)  # which looks at all that is taken here, but for the objects
+    source = open_source(path)
     with opened(path) as file:
-        data = group_at(file, "data", f"{path}")
         for number, name in enumerate(source.places):
             episode, where = source.read(number), f"{path}, {name}"
-            demo = group_at(data, name, where)
-            if not has(demo, "obs/object"):
-                raise ProbeError(
-                    f"{path}, {name}: no obs/object, so where the objects are is not known; collect the "
-                    "demonstrations again with gap-vla collect-demos"
-                )
+            demo = group_at(file, f"data/{name}", where)
             steps = np.arange(0, len(episode), every)
             for key, frames in episode.images.items():
                 images.setdefault(key, []).append(frames[steps])
-            stored = numbers_at(demo, "obs/object", where)
-            if len(stored) != len(episode):
-                raise ProbeError(f"{where}: obs/object has {len(stored)} steps, the actions {len(episode)}; drop it")
-            if episode.phase is None:
-                raise ProbeError(f"{where}: no phase of every step; collect them again with gap-vla collect-demos")
-            labels = list(member(demo, "obs/object", where).attrs.get("names", []))
-            if stored.shape[1:] != (3 * len(labels),):
-                said = f"obs/object has {'×'.join(map(str, stored.shape[1:]))} columns and names {len(labels)} objects"
-                raise ProbeError(f"{where}: {said}; it must have three of each: collect the demonstrations again")
-            for place, label in enumerate(labels):
-                positions.setdefault(str(label), []).append(stored[:, 3 * place : 3 * place + 3][steps])
-            near_switch.append(near_switches(list(episode.phase))[steps])
-            free.append((np.cumsum((episode.action[:, 6::7] > 0).any(1)) == 0)[steps])
+            objects = numbers_at(demo, "obs/object", where)
+            for place, label in enumerate(member(demo, "obs/object", where).attrs["names"]):
+                positions.setdefault(str(label), []).append(objects[:, 3 * place : 3 * place + 3][steps])
+            assert episode.phase is not None  # the collector knows it
             names = [str(name) for name in episode.phase]
+            near_switch.append(near_switches(names)[steps])
+            free.append((np.cumsum((episode.action[:, 6::7] > 0).any(1)) == 0)[steps])
             carried = names.index(CARRYING) if CARRYING in names else 0
             waiting.append(steps < carried)
             hand = _proprio(demo)
             proprio.append(np.concatenate([hand, hand - hand[np.maximum(np.arange(len(hand)) - BACK, 0)]], 1)[steps])
             actions.append(episode.action[steps])
             numbers.append(np.full(len(steps), number))
-    for key, parts in (images | positions).items():
-        if len(parts) != len(numbers):
-            raise ProbeError(f"{path}: {len(parts)} of {len(numbers)} demonstrations have {key}; leave the others out")
-    with refusing(path, "leave out what is of another size, or collect them again", ProbeError):
-        found = ProbeData(
-            images={key: np.concatenate(parts) for key, parts in images.items()},
-            positions={key: np.concatenate(parts) for key, parts in positions.items()},
-            near_switch=np.concatenate(near_switch),
-            free=np.concatenate(free),
-            waiting=np.concatenate(waiting),
-            proprio=np.concatenate(proprio).astype(np.float32),
-            actions=_scaled(np.concatenate(actions)),
-            episodes=np.concatenate(numbers),
-        )
-    for key, values in {"proprioception": found.proprio, "actions": found.actions, **found.positions}.items():
-        if not (np.abs(values) <= (FARTHEST if key in found.positions else 1e6)).all():
-            raise ProbeError(f"{path}: {key} is NaN, or no position or number that can be; collect them again")
-    return found
+    return ProbeData(
+        images={key: np.concatenate(parts) for key, parts in images.items()},
+        positions={key: np.concatenate(parts) for key, parts in positions.items()},
+        near_switch=np.concatenate(near_switch),
+        free=np.concatenate(free),
+        waiting=np.concatenate(waiting),
+        proprio=np.concatenate(proprio).astype(np.float32),
+        actions=_scaled(np.concatenate(actions)),
+        episodes=np.concatenate(numbers),
+    )
 
 
 def _proprio(demo: Any) -> np.ndarray:
     names = sorted(key for key in demo["obs"] if key.startswith("robot"))
-    if not names:
-        raise ProbeError(f"{demo.file.filename}, {demo.name}: no obs/robot*_eef_pos; where the hand is is not known")
     return np.concatenate([demo["obs"][key][:].reshape(len(demo["actions"]), -1) for key in names], axis=1)
 
 

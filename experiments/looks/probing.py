@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.looks.linear_probe import cka, probe_beyond, probe_positions, probe_switches
+from experiments.looks.linear_probe import probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
 from gap_vla.demos.fields import resized
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.rollouts.recordings import require_recent, require_scene
+from gap_vla.rollouts.recordings import require_scene
 
 UNTRAINED = "untrained"
 AT_ONCE = 128
@@ -138,12 +138,11 @@ def _branch_losses(policy: Any, run: Run) -> dict[str, dict[str, float]] | None:
     not here.
     """
     from gap_vla.policies.windows import SmallWindows
-    from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.data import store_of
     from gap_vla.training.torch import SmallConfig
 
-    if not (policy.uses_vision and policy.uses_proprio) or run.store is None:
+    if not (policy.uses_vision and policy.uses_proprio) or (store := store_of(run)) is None:
         return None
-    store = EpisodeStore.open(run.store)
     windows = SmallWindows(
         SmallConfig.from_dict(run.config), store, "val", np.zeros(store.split("val").steps, np.float32)
     )
@@ -163,7 +162,6 @@ def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
     from gap_vla.rollouts.recordings import from_episode
     from gap_vla.serving import load_checkpoint
 
-    require_recent(demos, run.task)
     source = open_source(demos)
     found = open_loop(
         load_checkpoint(run.path, execute=1).policy, [from_episode(source[index]) for index in range(episodes)]
@@ -199,26 +197,24 @@ def _untrained(policy: Any) -> Any:
 
 
 def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> dict[str, Any]:
-    """Probes every run on the same pictures and compares their features (CKA).
+    """Probes every run on the same pictures.
 
     Args:
         runs: of small policies; those without a visual branch are left out.
-        demos: demonstrations that say where the objects are, best such that no policy was trained on.
-        out: receives `probe.json`.
+        demos: of `collect_probe_demos`.
+        out: `probe.json`.
 
     Returns:
         `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `still` (objects that do not move),
-        `branch_losses`, `labels`, `cka` (matrix in their order) and `command`. The last label is an untrained network
-        of the first run's architecture.
+        `branch_losses`, `labels` and `command`. The last label is an untrained network of the first run's architecture.
 
     Raises:
         ReportError: no run has visual features.
-        PolicyError: the demonstrations are of another task than a run, or of other simulators than today's.
+        PolicyError: the demonstrations are of another view than a run's.
         ProbeError: the demonstrations do not fit.
     """
     for run in runs:
         require_scene(demos, run.task, run.config.get("demos", {}).get("camera"))
-        require_recent(demos, run.task)
     data = read_probe_data(demos)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}
@@ -249,8 +245,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
         "still": still,
         "branch_losses": branches,
         "labels": labels,
-        "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
         "command": command,
     }
-    write_output(out / "probe.json", "probe", json.dumps(result, indent=2))
+    write_output(out, "probe", json.dumps(result, indent=2))
     return json.loads(json.dumps(result))

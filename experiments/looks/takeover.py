@@ -48,15 +48,6 @@ NEVER = Window("never")
 ALWAYS = Window("always", first=0, length=10**9)
 
 
-def step_windows(horizon: int) -> tuple[Window, ...]:
-    """Windows that cover an episode one after the other.
-
-    >>> [window.name for window in step_windows(30)]
-    ['steps 0 to 9', 'steps 10 to 19', 'steps 20 to 29']
-    """
-    return tuple(Window(f"steps {n} to {n + LENGTH - 1}", first=n) for n in range(0, horizon, LENGTH))
-
-
 def phase_windows(phases: Sequence[str]) -> tuple[Window, ...]:
     """One window at the beginning of each phase: the motion transitions of the task."""
     return tuple(Window(f"start of {name}", phase=number) for number, name in enumerate(phases))
@@ -235,17 +226,15 @@ def take_over_runs(
     main: Path,
     other: Path,
     *,
-    by: str = "phase",
     episodes: int,
     variant: str = "default",
     workers: int = 1,
     command: str = "",
 ) -> dict[str, Any]:
-    """The same for two run directories; the result also lies in `main/takeover/<by>-<variant>-<other's name>/`.
+    """The same for two run directories, with a window at the beginning of each phase; the result also lies in
+    `main/takeover/phase-<variant>-<other's name>/`.
 
     Args:
-        by: `phase` (a window at the beginning of each phase) or `step` (windows of ten steps one after the other, up to
-            the mean length of successful episodes of `main`).
         command: that asks for this, for whoever reads the result.
 
     Raises:
@@ -270,22 +259,17 @@ def take_over_runs(
         variant=variant,
         camera=first.view(),
     )
-    if by == "phase":
-        windows = phase_windows(task.phases)
-    else:
-        mean = run.evaluations.get(variant, {}).get("mean_steps_success")
-        windows = step_windows(int(mean or task.horizon))
-    folder = main / "takeover" / f"{by}-{variant}-{other.name}"
+    folder = main / "takeover" / f"phase-{variant}-{other.name}"
     found = take_over(
         first.policy,
         second.policy,
         task,
-        windows,
+        phase_windows(task.phases),
         episodes=episodes,
         seed=variant_spec(variant).first_seed,
         out_dir=folder,
         workers=workers,
     )
-    settings = {"by": by, "variant": variant, "other_run": str(other)}
+    settings = {"variant": variant, "other_run": str(other)}
     write_json(folder / "settings.json", settings | ({"command": command} if command else {}))
     return found

@@ -43,11 +43,9 @@ PICTURES = ("phases_width.png", "phases_finders.png", "phases_sensitivity.png")
 
 def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
     """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run. Raises
-    UserError: an unknown finder or set, a stage's file in the output that is damaged or of other recordings, or another
+    UserError: an unknown set, a stage's file in the output that is damaged or of other recordings, or another
     process at work.
     """
-    if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
-        raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
     if unknown := sorted(set(arguments.sets) - set(TITLES)):
         raise UserError(f"no set {unknown[0]!r}; there are: {', '.join(TITLES)}")
     for task in arguments.tasks:
@@ -65,9 +63,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
 
 def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
     earlier = {stage: read_stage(arguments.out, stage) for stage in every_stage}
-    if arguments.page and (
-        missing := [one for one, found in earlier.items() if not found and one not in arguments.stages]
-    ):
+    if arguments.page and (missing := [one for one in unfinished(earlier) if one not in arguments.stages]):
         raise UserError(
             f"--page has no effect before the stages {', '.join(missing)} have run; leave it out, or name them"
         )
@@ -79,9 +75,8 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
 
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
         tasks[task], content[task] = load_motions(path, task, arguments.episodes), content_digest(path)
-    finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run: dict[str, Any] = {
-        "finders": lambda keep: compare(tasks, finders, keep=keep),
+        "finders": lambda keep: compare(tasks, keep=keep),
         "rho": lambda keep: rho_scores(tasks, LSTM_VARIANTS, keep=keep),
         "sensitivity": lambda keep: keep(sensitivity(tasks)),
         "demonstrations": lambda keep: keep(by_demonstrations(tasks)),
@@ -92,7 +87,6 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
     _require_same(arguments, earlier, {"recordings": counts, "content": content})
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
-        part = bool(arguments.finders if stage == "finders" else stage == "untouched" and arguments.sets)
         old: dict[str, Any] = earlier[stage].get("results", {})
         new: dict[str, Any] = {}
 
@@ -105,7 +99,7 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
             write(old | new)
 
         run[stage](keep)
-        write(old | new if part else new)
+        write(old | new if stage == "untouched" and arguments.sets else new)
     results = {stage: read_stage(arguments.out, stage) for stage in every_stage}
     held = [(stage, found) for stage, found in results.items() if found and stage != "untouched"]
     for stage, found in held[1:]:  # they stand under one heading
@@ -114,14 +108,20 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
     with refusing(arguments.out, "remove the stage's file that is damaged, and run the stage again"):
         if drawn := results["width"].get("results"):
             print(draw_widths(drawn, arguments.figures / PICTURES[0]))
-        if missing := [stage for stage, found in results.items() if not found]:
-            print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
+        if missing := unfinished(results):
+            print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run to their end")
             return
         tables, pictures = markdown(results), draw(results, arguments.figures)
     write_output(arguments.out / "tables.md", "phase_benchmark", tables)
     print(arguments.out / "tables.md", *pictures, sep="\n")
     if arguments.page:
         print(replace_between(arguments.page, PAGE_PART, tables.rstrip(), if_missing="refuse"))
+
+
+def unfinished(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The stages that have not run, or of which a line is missing."""
+    lines = {"finders": {*FINDERS}, "rho": {*LSTM_VARIANTS}}
+    return [stage for stage, found in results.items() if not found or lines.get(stage, set()) - {*found["results"]}]
 
 
 def _require_same(arguments: argparse.Namespace, earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ recordings that nobody looked at while our defaults were chosen.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,14 +71,11 @@ def compare(
     tasks: Mapping[str, Sequence[ExpertMotion]],
     finders: Mapping[str, Finder] = FINDERS,
     keep: Callable[[dict[str, Any]], Any] = lambda results: None,
-    most_seconds: float | int = 120.0,
 ) -> dict[str, Any]:
     """Scores every finder on every task.
 
     Args:
         keep: is given the results so far after every finder.
-        most_seconds: a finder whose first recording says that a task would take it longer (processor time) is skipped,
-            and that is printed.
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
@@ -89,9 +85,6 @@ def compare(
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
-        if (needed := max(_seconds_needed(finder, recordings) for recordings in tasks.values())) > most_seconds:
-            print(f"{name}: skipped, a task would take about {needed:.0f} s (more than {most_seconds:.0f})", flush=True)
-            continue
         each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
         keys = [key for key in next(iter(each.values())) if key not in BY_TASK]
         out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
@@ -155,18 +148,6 @@ def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float
 def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
     """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
     return [soft_targets(p, len(m), 2.0) for p, m in zip(points, motions)]
-
-
-def _seconds_needed(finder: Finder, recordings: Sequence[ExpertMotion]) -> float:
-    """An estimate from one recording, once everything is loaded and compiled; finders may remember something of it."""
-    finder.find([recordings[-1].motion], finder.grid[-1])
-    start = time.process_time()
-    finder.find([recordings[0].motion], finder.grid[-1])
-    first = time.process_time()
-    finder.find([recordings[0].motion], finder.grid[-1])
-    further = time.process_time() - first
-    values = len(finder.grid) + 6 if len(finder.grid) > 1 else 0
-    return (first - start) * len(recordings) + further * values * len(recordings) / 2
 
 
 def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[ExpertMotion]) -> dict[str, Any]:

@@ -76,8 +76,6 @@ def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]
     favour.
     """
     rivals = _rivals(finders)
-    if DEFAULT not in finders or not rivals:
-        return []
     tasks = list(finders[DEFAULT]["tasks"])
 
     def row(title: str, chosen: Mapping[str, str]) -> list[str]:
@@ -88,30 +86,25 @@ def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]
     ranked = sorted(rivals, key=lambda name: -np.mean([s["f1@5"] for s in finders[name]["tasks"].values()]))
     rows = [row(name, dict.fromkeys(tasks, name)) for name in ranked[:shown]]
     for title, key in (("chosen on the tuning half", "tuning_f1@5"), ("chosen on the test half", "f1@5")):
-        if all(key in finders[name]["tasks"][task] for name in rivals for task in tasks):
-            scored = {t: [(finders[name]["tasks"][t][key], name) for name in rivals] for t in tasks}
-            best = {t: max(scores, key=lambda pair: pair[0])[1] for t, scores in scored.items()}
-            rows.append(row(f"best rival of each task, {title}", best))
+        scored = {t: [(finders[name]["tasks"][t][key], name) for name in rivals] for t in tasks}
+        best = {t: max(scores, key=lambda pair: pair[0])[1] for t, scores in scored.items()}
+        rows.append(row(f"best rival of each task, {title}", best))
     return rows
 
 
 def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
     """A row per task: the default, the best rival on it (by F1@5 on the same test recordings, in its favour), and the
-    difference; and what the default gained. No rows without the default, any rival, or the counts, which older results
-    lack.
+    difference; and what the default gained.
     """
     rivals = _rivals(finders)
-    if DEFAULT not in finders or not rivals:
-        return []
-    before = next((name for name in finders if name.startswith("ours before")), None)
+    before = next(name for name in finders if name.startswith("ours before"))
     rows = []
     for task, default in finders[DEFAULT]["tasks"].items():
         best = max(rivals, key=lambda name: finders[name]["tasks"][task]["f1@5"])
         row = [task, f"{default['f1@5']:.2f}"]
         for shown, name in ([best], best), ([], before):
-            if name is not None:
-                other = finders[name]["tasks"][task]
-                row += [*shown, f"{other['f1@5']:.2f}", _difference([(default, other)])]
+            other = finders[name]["tasks"][task]
+            row += [*shown, f"{other['f1@5']:.2f}", _difference([(default, other)])]
         rows.append(row)
     return rows
 
@@ -124,9 +117,7 @@ def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) ->
 
 
 def _rivals(finders: Mapping[str, Any]) -> list[str]:
-    """The lines that are not ours and have counts."""
-    counted = [name for name, f in finders.items() if all("counts@5" in scores for scores in f["tasks"].values())]
-    return [name for name in counted if not name.startswith(OWN)]
+    return [name for name in finders if not name.startswith(OWN)]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -141,12 +132,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     tasks = list(next(iter(finders.values()))["tasks"])
     rows = [[name, *(f"{finders[name]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for name in ranked]
     parts += ["**F1@5 by task**", "", _table(("finder", *tasks), rows)]
-    if rows := against_the_best(finders):
-        beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
-        beside += ["before", "default − before (95 %)"][: len(rows[0]) - len(beside)]
-        parts += ["**F1@5 beside the best rival of each task**", "", _table(beside, rows)]
-    if rows := over_the_tasks(finders):
-        parts += ["**F1@5 beside rivals, mean over the tasks**", "", _table(OVER_THE_TASKS, rows)]
+    beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
+    beside += ["before", "default − before (95 %)"]
+    parts += ["**F1@5 beside the best rival of each task**", "", _table(beside, against_the_best(finders))]
+    parts += ["**F1@5 beside rivals, mean over the tasks**", "", _table(OVER_THE_TASKS, over_the_tasks(finders))]
     if sets := results.get("untouched", {}).get("results"):
         parts += untouched_tables(sets)
     rho = results["rho"]["results"]

@@ -81,8 +81,8 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.render:
         require_results(options.results, f"{table.name}/{options.profile}")
     around(Path(options.page), marker_name(table.name, options.profile))
-    if whole.name in ON_FRONT_PAGE and (front := _front(options)):
-        around(front, FRONT, if_missing="leave")
+    if whole.name in ON_FRONT_PAGE and _is_own(options):
+        around(Path(FRONT_PAGE), FRONT, if_missing="leave")
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
     for one in ledger.stale(cells):
@@ -138,6 +138,9 @@ def render_all(options: argparse.Namespace) -> None:
             stale = f"{len(ledger.stale(cells))} of {len(cells)} cells are stale"
             print(f"{table.name}: {stale}; written to {', '.join(map(str, pages))}")
             rendered.add(table.name)
+    for folder in sorted(Path(options.results).glob(f"*/{options.profile}")):
+        if folder.parent.name not in TABLES:
+            print(f"note: not shown, of no table: {folder}")
     if rendered & {*ON_FRONT_PAGE}:
         for page in _render_front(options):
             print(f"main results: written to {page}")
@@ -148,15 +151,11 @@ def _is_own(options: argparse.Namespace) -> bool:
     return all(Path(a).absolute() == Path(b).absolute() for a, b in ((options.results, RESULTS), (options.page, PAGE)))
 
 
-def _front(options: argparse.Namespace) -> Path | None:
-    """The front page, if this call writes one: that which was named, or the project's beside its own results."""
-    page = Path(options.front_page or FRONT_PAGE)
-    own = bool(options.front_page) or _is_own(options)
-    return page if own and options.profile == "cpu" and page.exists() else None
-
-
 def _render_front(options: argparse.Namespace) -> list[Path]:
-    if not (page := _front(options)) or not around(page, FRONT, if_missing="leave"):
+    """Writes the project's front page, if this call writes the project's own results."""
+    page = Path(FRONT_PAGE)
+    own = _is_own(options) and options.profile == "cpu" and page.exists()
+    if not own or not around(page, FRONT, if_missing="leave"):
         return []
     rows: list[Row] = []
     for table in (TABLES[name] for name in ON_FRONT_PAGE):

@@ -27,24 +27,13 @@ class LedgerError(UserError, ValueError):
 
 
 def rollouts_to_json(found: Rollouts) -> dict[str, Any]:
-    """`outcomes` is a string of 0 and 1 in the order of the layouts, counted from `first_layout` or listed."""
-    layouts = sorted(found)
-    counted = layouts == list(range(layouts[0], layouts[0] + len(layouts))) if layouts else False
-    where = {"first_layout": layouts[0]} if counted else {"layouts": " ".join(map(str, layouts))}
-    outcomes = "".join(str(int(found[layout])) for layout in layouts)
-    return {"successes": sum(found.values()), "episodes": len(found), **where, "outcomes": outcomes}
+    """`outcomes` is a string of 0 and 1 in the order of the layouts, which are counted from `first_layout` on."""
+    outcomes = "".join(str(int(success)) for success in found.values())
+    return {"successes": sum(found.values()), "episodes": len(found), "first_layout": min(found), "outcomes": outcomes}
 
 
 def rollouts_from_json(found: Mapping[str, Any]) -> Rollouts:
-    outcomes = [digit == "1" for digit in found["outcomes"]]
-    if "first_layout" in found:
-        layouts: Iterable[int] = range(found["first_layout"], found["first_layout"] + len(outcomes))
-    else:
-        layouts = map(int, found["layouts"].split())
-    by_layout = dict(zip(layouts, outcomes))
-    if len(by_layout) != len(outcomes):
-        raise ValueError(f"{len(outcomes)} outcomes of {len(by_layout)} layouts")
-    return by_layout
+    return {layout: digit == "1" for layout, digit in enumerate(found["outcomes"], found["first_layout"])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +127,7 @@ class Ledger:
 
 def _read(path: Path) -> Entry:
     if path.is_file():
-        regular(path, LedgerError)  # that it may not be read is no reason to delete it
+        regular(path, LedgerError)  # that it may not be read is no reason to move it
     try:
         found = Section.read(path)
         _require_sound(found, path.stem)
@@ -152,11 +141,13 @@ def _read(path: Path) -> Entry:
         return entry
     except (UserError, ValueError, TypeError, KeyError) as error:
         said = str(error).removeprefix(f"{path}: ")
-        raise LedgerError(f"{path} is no entry of the ledger ({said}); delete it, and the cell runs again") from None
+        raise LedgerError(f"{path} is no entry of the ledger ({said}); move it away, and the cell runs again") from None
 
 
 def _require_sound(found: Section, name: str) -> None:
     """Raises UserError for an entry of another cell than that of this name, or with values that cannot be."""
+    if more := found.values.keys() - {field.name for field in dataclasses.fields(Entry)}:
+        raise UserError(f"it holds {min(more)!r}, which this version does not know")
     task, arm, seed = found.choice("task", TASK_NAMES), found.text("arm"), found.whole("seed", 0, int(SEED.most))
     cell, method = found.text("cell"), found.text("method")
     if cell != name or not (cell == task or cell.startswith(f"{task}-")) or not cell.endswith(f"-{arm}-seed{seed}"):
@@ -189,6 +180,7 @@ def _require_sound(found: Section, name: str) -> None:
     for variant in variants.values:
         rollouts = variants.section(variant)
         episodes = rollouts.whole("episodes", 1, int(EPISODES.most))
+        rollouts.whole("first_layout", 0, 2**53)
         outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
         if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")

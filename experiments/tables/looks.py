@@ -16,7 +16,7 @@ from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
-from gap_vla.core.foreign import Section, content, parsed, refusing
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
@@ -66,7 +66,7 @@ class Looks:
         if found.get("of") != entry.account.get("time"):
             return {}
         losses = Section(found, str(self.path(entry.cell)), LedgerError).section("branch_losses", {})
-        require_branches(losses, entry.config, "delete it and look again")
+        require_branches(losses, entry.config, "move it away, and look again")
         return found
 
     def untrained(self, block: str, entries: Iterable[Entry]) -> dict[str, Any]:
@@ -82,17 +82,16 @@ class Looks:
         write_json(self.path(entry.cell), {"of": entry.account.get("time"), **self.of(entry), **found})
 
     def _read(self, name: str) -> dict[str, Any]:
-        path = self.path(name)
-        try:
-            found = parsed(content(path, LedgerError)) if path.exists() else {}
-        except ValueError as error:
-            raise LedgerError(f"{path} is no look ({error}); delete it and look again") from None
-        if not isinstance(found, dict) or (found and not {"of", "probe"} & set(found)):
-            raise LedgerError(f"{path} is no look; delete it and look again")
+        path, advice = self.path(name), "move it away, and look again"
+        if not path.exists():
+            return {}
+        found = dict(Section.read(path, LedgerError, advice).values)
+        if found and not {"of", "probe"} & {*found}:
+            raise LedgerError(f"{path} is no look; {advice}")
         try:
             require_sound(found, str(path))
         except ReportError as error:
-            raise LedgerError(f"{error}; delete it and look again") from None
+            raise LedgerError(f"{error}; {advice}") from None
         return found
 
 
@@ -185,7 +184,7 @@ def looks_text(block: Block, entries: Sequence[Entry], looks: Looks) -> list[str
     seen = [(entry, one) for entry, one in found if one or entry.gradients]
     if not seen:
         return []
-    with refusing(looks.directory, f"delete the look of {block.name} that is damaged, and look again", LedgerError):
+    with refusing(looks.directory, f"move the look of {block.name} that is damaged away, and look again", LedgerError):
         return [*_what_is_seen(block, seen, looks.untrained(block.name, entries)), *_takeovers(seen)]
 
 

@@ -49,6 +49,9 @@ def render(
         short: whether the page beside it that tells them in short is written too, where it has the markers.
     """
     results = [analyse(block, cells, ledger) for block in table.blocks]
+    if unread := sorted({path.stem for path in ledger.directory.glob("*.json")} - {cell.name for cell in cells}):
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        print(f"note: not shown, of no cell of this table: {', '.join(unread[:5])}{more} in {ledger.directory}")
     command = f"python scripts/reproduce.py --table {table.name} --profile {profile}"
     parts = [f"## {table.title}", f"```\n{command}\n```"]
     if table.shape == "lines":
@@ -86,7 +89,7 @@ def render(
 
 
 def _reading(looks: Looks) -> contextlib.AbstractContextManager[None]:
-    return refusing(looks.directory, "delete the look that is damaged, and look again", LedgerError)
+    return refusing(looks.directory, "move the look that is damaged away, and look again", LedgerError)
 
 
 def title_of(block: Block) -> str:
@@ -121,7 +124,9 @@ def _lines_of_blocks(results: Sequence[BlockResult], ledger: Ledger) -> str:
     rows = [heading.split(", ")]
     for result in results:
         for entry in result.finished:
-            with refusing(ledger.directory / f"{entry.cell}.json", "delete it, and the cell runs again", LedgerError):
+            with refusing(
+                ledger.directory / f"{entry.cell}.json", "move it away, and the cell runs again", LedgerError
+            ):
                 rollouts = entry.variants[IN]
                 low, high = wilson(sum(rollouts.values()), len(rollouts))
                 rows.append(

@@ -12,6 +12,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, one_line
 from gap_vla.core.run_settings import of_result
+from gap_vla.core.seals import DIGESTS
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import variant_spec
@@ -27,6 +28,9 @@ LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
 """How the paper calls Octo's methods; others go by their own names."""
 
 SCENES = {"default": "in distribution", "positions_wide": "wide positions"}
+
+SCENE = {"task": ("image_size", "cameras", "camera"), "policy": ("execute", "normalization")}
+"""What an evaluation says of how a policy was rolled out, which its run's settings ask for."""
 
 Name = Callable[[str], str]
 
@@ -96,25 +100,28 @@ def require_counted(found: Section, variant: str, layouts: Collection[int]) -> N
 def require_settings(summary: Section, config: Section) -> None:
     """Raises the summary's error for rollouts of a run that its configuration does not ask for, where both tell."""
     demos, asked = config.section("demos", {}).values, config.section("eval", {}).values
-    execute = "ensemble" if asked.get("ensemble") else asked.get("execute")
-    normalization = config.section("data", {}).values.get("normalization")
+    wanted = {"execute": "ensemble" if asked.get("ensemble") else asked.get("execute")}
+    wanted |= {**demos, "normalization": config.section("data", {}).values.get("normalization")}
     for one in evaluations_of(summary).values():
-        task, policy = one.section("task", {}), one.section("policy", {})
-        own = [(task, key, demos.get(key)) for key in ("image_size", "cameras", "camera")]
-        for part, key, value in [*own, (policy, "execute", execute), (policy, "normalization", normalization)]:
+        for part, key in ((one.section(part, {}), key) for part, keys in SCENE.items() for key in keys):
+            value = wanted.get(key)
             if value is not None and (given := part.values.get(key, value)) != value:
                 said = f"{one_line(given, 60)}, {config.where} asks for {one_line(value, 60)}"
                 raise part.error(f"{part.name(key)} is {said}; copy the run again")
 
 
-def require_comparable(
-    runs: Sequence[tuple[str, int, Mapping[str, Mapping[str, Any]]]], error: type[UserError]
-) -> None:
-    """Raises `error` for two runs (name, training seed, and variant to what `evaluate` returned) with other horizons or
-    views on one variant, or two seeds with the same policy. Two methods may come to the same parameters on one seed,
-    where what they differ in has no effect.
+Measured = tuple[str, int, Mapping[str, Any], Mapping[str, Mapping[str, Any]]]
+"""Name and training seed of a run, its held-out measurements, and variant to what `evaluate` returned."""
+
+
+def require_comparable(runs: Sequence[Measured], error: type[UserError]) -> None:
+    """Raises `error` for two runs with other horizons or views on one variant, or two seeds of one training. Two
+    methods may come to the same parameters on one seed, where what they differ in has no effect.
     """
-    for (one, seed, of_one), (other, other_seed, of_other) in itertools.combinations(runs, 2):
+    for (one, seed, measured, of_one), (other, other_seed, also, of_other) in itertools.combinations(runs, 2):
+        seeds = f"{one} and {other} are of seeds {seed} and {other_seed}"
+        if seed != other_seed and measured and measured == also:
+            raise error(f"{seeds}, but measured exactly the same; keep one")
         for variant in of_one.keys() & of_other.keys():
             first, second = of_one[variant], of_other[variant]
             for part, key in (("task", "horizon"), ("task", "camera"), ("policy", "parameters")):
@@ -122,7 +129,7 @@ def require_comparable(
                 if given is None or another is None:
                     continue
                 if key == "parameters" and given == another and seed != other_seed:
-                    raise error(f"{one} and {other} are of seeds {seed} and {other_seed}, but of one policy; give one")
+                    raise error(f"{seeds}, but of one policy; keep one")
                 if key != "parameters" and given != another:
                     said = f"{part}.{key} {one_line(given, 40)} and {one_line(another, 40)}"
                     raise error(f"{one} and {other} were evaluated on {variant} with {said}; compare them apart")
@@ -154,13 +161,15 @@ class Comparison:
         success: method to variant to success; methods without rollouts are missing.
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
-        apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known.
+        apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known;
+            `unsealed`: of those without digests, as 0.1.0 left them.
     """
 
     success: Mapping[str, Mapping[str, Success]]
     differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
     apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     unknown: int = 0
+    unsealed: int = 0
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -193,6 +202,9 @@ class Comparison:
         if self.unknown:
             runs = f"{self.unknown} run{'s' * (self.unknown > 1)}"
             notes.append(f"The settings of {runs} are not known: no config.json lies beside the summary.")
+        if self.unsealed:
+            runs = f"{self.unsealed} run{'s' * (self.unsealed > 1)}"
+            notes.append(f"The summary of {runs} holds no digests (version 0.1.0): edits of the files are not seen.")
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
@@ -235,7 +247,7 @@ def compare(
     outcomes: Mapping[str, BySeed],
     pairs: Sequence[tuple[str, str]] | None = None,
     configs: Sequence[Mapping[str, Any]] = (),
-    origins: Sequence[Mapping[str, Any]] = (),
+    summaries: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
     """Success of each method on each variant, and paired differences.
 
@@ -244,14 +256,22 @@ def compare(
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
             no rollouts are left out.
         configs: of the runs, where they are known.
-        origins: digests of the data and versions of the code, of every run.
+        summaries: of every run, which tell its data, versions of the code, and how it was rolled out.
     """
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
     differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
-    differing = apart(configs) | apart([{"origin": one} for one in origins])
-    unknown = max(0, len(origins) - len(configs))
-    return Comparison({method: _success(outcomes[method]) for method in methods}, differences, differing, unknown)
+    differing = apart(configs) | apart(map(_made_with, summaries))
+    unknown = max(0, len(summaries) - len(configs))
+    success = {method: _success(outcomes[method]) for method in methods}
+    return Comparison(success, differences, differing, unknown, sum(DIGESTS not in one for one in summaries))
+
+
+def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's summary says of its data and versions, and of how it was rolled out."""
+    first = next(iter(summary.get("variants", {}).values()), summary.get("rollouts", {}))
+    told = {key: first.get(part, {}) for part, keys in SCENE.items() for key in keys}
+    return {"origin": summary.get("origin", {}), "rollouts": {key: of[key] for key, of in told.items() if key in of}}
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:

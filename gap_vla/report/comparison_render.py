@@ -179,12 +179,13 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
         raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
     outcomes = _outcomes(runs)
     played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
-    require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
+    measured = [(r.where, r.values["seed"], r.section("validation", {}).values) for r in runs]
+    require_comparable([(*of_run, found) for of_run, found in zip(measured, played)], EvaluationError)
     folders = [RunDirectory(Path(path).parent) for path in summaries]
     for folder, run in zip(folders, runs):
         require_sealed(folder, run)
     settings = [folder.read_config(EvaluationError) for folder in folders if folder.config.exists()]
-    comparison = compare(outcomes, None, settings, [run.section("origin", {}).values for run in runs])
+    comparison = compare(outcomes, None, settings, [run.values for run in runs])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     require_writable(out, "the folder of the tables")

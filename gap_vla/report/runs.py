@@ -215,8 +215,8 @@ def _require_films(evaluation: Section) -> None:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs of a page. Raises ReportError: none, runs of several tasks, two of a method and seed or of one training,
-    or what `require_comparable` refuses.
+    """The runs of a page. Raises ReportError: none, runs of several tasks, two of a method and seed, or what
+    `require_comparable` refuses.
     """
     found = [Run.read(path) for path in paths]
     tasks = sorted({run.task for run in found})
@@ -225,11 +225,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for one, other in itertools.combinations(found, 2):
         if one.label == other.label:
             raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
-        measured = one.summary.get("validation")
-        if one.seed != other.seed and measured and measured == other.summary.get("validation"):
-            seeds = f"seeds {one.seed} and {other.seed}"
-            raise ReportError(f"{one.path} and {other.path} are of {seeds}, but measured exactly the same; give one")
-    require_comparable([(str(run.path), run.seed, run.evaluations) for run in found], ReportError)
+    measured = [(str(run.path), run.seed, run.summary.get("validation", {}), run.evaluations) for run in found]
+    require_comparable(measured, ReportError)
     return found
 
 

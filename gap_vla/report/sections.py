@@ -43,8 +43,7 @@ def success_section(runs: list[Run], command: str) -> str:
     reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
     pairs = [(method, reference) for method in evaluated if method != reference]
     played = [run for run in runs if run.rollouts]
-    origins = [run.summary.get("origin", {}) for run in played]
-    comparison = compare(outcomes, pairs, [run.config for run in played], origins)
+    comparison = compare(outcomes, pairs, [run.config for run in played], [run.summary for run in played])
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
     lost = []
     for run in played:

@@ -150,19 +150,25 @@ def shuffled_images(
     return {**batch, "observation": {**batch["observation"], **pictures}}
 
 
+def store_of(run: Run) -> EpisodeStore | None:
+    """What a run was trained on; None where it is not here, or, after a line on stderr, is made from other data."""
+    if (directory := run.store) is None:
+        return None
+    store = EpisodeStore.open(directory)
+    if (trained_on := run.summary.get("dataset", {}).get("hash", store.source_hash)) != store.source_hash:
+        other = f"holds dataset {store.source_hash}, {run.path} was trained on {one_line(trained_on, 40)}"
+        print(f"{directory} {other}; nothing of it is shown", file=sys.stderr)
+        return None
+    return store
+
+
 def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     """The store's training split and ρ of its steps as this run used it; None where the store is not here, the method
     uses no ρ, or, after a line on stderr, the store is made from other data.
     """
     with blaming(run.path / "config.json", "no settings of a run"):
         config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
-    directory = run.store
-    if directory is None or not config.schedule.needs_rho:
-        return None
-    store = EpisodeStore.open(directory)
-    if (trained_on := run.summary.get("dataset", {}).get("hash", store.source_hash)) != store.source_hash:
-        other = f"holds dataset {store.source_hash}, {run.path} was trained on {one_line(trained_on, 40)}"
-        print(f"{directory} {other}; its ρ and frames are not shown", file=sys.stderr)
+    if not config.schedule.needs_rho or (store := store_of(run)) is None:
         return None
     split = store.split("train")
     if run.small:

@@ -251,7 +251,7 @@ def test_the_help_of_every_command_needs_no_extra():
         ("evaluate", ["--checkpoint", "nowhere"], "nowhere: no such directory"),
         ("evaluate", ["--policy", f"ws://{70 * 'a'}.x:80", "--task", "assembly"], "is no address"),
         ("look", ["nowhere", "--probe"], "nowhere"),
-        ("phase_benchmark", ["--finders", "x"], "no finder 'x'"),
+        ("phase_benchmark", ["--sets", "x"], "no set 'x'"),
         ("report", ["nowhere"], "nowhere"),
         ("reproduce", ["--table", "evidence", "--budget", "soon"], "60m"),
         ("serve_policy", ["--checkpoint", "nowhere"], "nowhere: no such directory"),

@@ -1,9 +1,12 @@
 """What a policy needs shows when the other branch is silenced."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from experiments.looks.probing import losses_by_branch
+from experiments.looks.probing import _branch_losses, losses_by_branch
+from gap_vla.report.runs import Run
 
 
 class Weighing:
@@ -45,6 +48,15 @@ def test_a_policy_that_only_feels_errs_where_nothing_is_felt():
     assert found["proprio"] == found["both"] and found["vision"]["elsewhere"] > 0.7
     share = found["both"]["all"] / found["both"]["near change points"]
     assert share == pytest.approx(0.2), "a fifth of the windows are near change points"
+
+
+def test_on_other_data_than_a_policy_was_trained_on_nothing_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "store.json").write_text("{}")
+    monkeypatch.setattr("gap_vla.rlds.EpisodeStore.open", lambda directory: SimpleNamespace(source_hash="4567"))
+    policy = SimpleNamespace(uses_vision=True, uses_proprio=True)
+    dataset = {"store": str(tmp_path), "hash": "0123"}
+    assert _branch_losses(policy, Run(tmp_path, {}, {"dataset": dataset}, {}, {})) is None
+    assert f"{tmp_path} holds dataset 4567" in capsys.readouterr().err
 
 
 def test_padded_actions_do_not_count():

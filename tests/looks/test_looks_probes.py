@@ -1,18 +1,15 @@
 """A linear probe finds what is there, on episodes that it has not seen, and nothing that is not."""
 
-import os
-
 import h5py
 import numpy as np
 import pytest
 
 from experiments.cli.look import parse
 from experiments.looks.kept import kept_probe
-from experiments.looks.linear_probe import FOLDS, ProbeError, cka, probe_beyond, probe_positions, probe_switches
+from experiments.looks.linear_probe import FOLDS, ProbeError, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import collect_probe_demos, read_probe_data
-from experiments.looks.probing import features_of, probe_runs, reliance
+from experiments.looks.probing import features_of, probe_runs
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.errors import UserError
 from gap_vla.core.identity import digest
 from gap_vla.demos.fields import resized
 from gap_vla.policies import SmallModelConfig, build_policy
@@ -120,24 +117,13 @@ def test_too_few_episodes_or_one_class_only_are_refused(planted):
         probe_switches(features, np.zeros_like(transition), episodes)
 
 
-def test_similarity_is_blind_to_rotation_and_sees_other_features():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2000, 8)), rng.normal(size=(2000, 8))
-    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
-    assert cka(a, 3 * a @ rotation + 5) == pytest.approx(1.0)
-    assert cka(a, b) < 0.02
-    # Half of the variance shared: covariances add up, so the alignment lies between.
-    assert 0.3 < cka(a, np.concatenate([a[:, :4], b[:, :4]], axis=1)) < 0.7
-
-
-def write_demos(path, with_objects=True):
+def write_demos(path):
     with h5py.File(path, "w") as file:
         for number in (0, 1, 10):
             demo = file.create_group(f"data/demo_{number}")
             demo["obs/image_primary"] = np.full((12, 8, 8, 3), number, np.uint8)
-            if with_objects:
-                demo["obs/object"] = np.arange(72, dtype=np.float32).reshape(12, 6) + number
-                demo["obs/object"].attrs["names"] = ["ring", "peg"]
+            demo["obs/object"] = np.arange(72, dtype=np.float32).reshape(12, 6) + number
+            demo["obs/object"].attrs["names"] = ["ring", "peg"]
             demo["obs/robot0_eef_pos"] = np.arange(36, dtype=np.float32).reshape(12, 3)
             demo["obs/robot0_eef_quat"] = np.tile([0, 0, 0, 1.0], (12, 1))
             demo["obs/robot0_gripper_qpos"] = np.zeros((12, 2))
@@ -162,25 +148,41 @@ def test_a_policy_is_probed_with_pictures_of_the_view_that_it_was_trained_on(tmp
     assert (collect_probe_demos(near, 40) == path) == (camera == "near")
 
 
-def test_demonstrations_of_other_versions_of_the_simulators_have_another_name_and_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *args, **options: None)
+def run_of(root, task="assembly"):
     demos = {"image_size": 80, "cameras": ("primary",)}
-    assembly, stack = (
-        Run(tmp_path, {"task": task, "demos": demos, "data": {"root": str(tmp_path)}}, {}, {}, {})
-        for task in ("assembly", "stack")
-    )
-    first, drawn = collect_probe_demos(assembly, 40), collect_probe_demos(stack, 40)
+    return Run(root, {"task": task, "demos": demos, "data": {"root": str(root)}}, {}, {}, {})
+
+
+def test_demonstrations_of_other_versions_of_the_simulators_have_another_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *args, **options: None)
+    first, drawn = (collect_probe_demos(run_of(tmp_path, task), 40) for task in ("assembly", "stack"))
     seen = {"episodes": 40, "image_size": 80, "cameras": ["primary"]}
     assert first.parent.name == f"assembly-{digest({'task': 'assembly', **seen})}", "what is there keeps its name"
     assert drawn.parent.name == f"stack-{digest({'task': 'stack', **seen, 'pictures_version': 3})}"
     monkeypatch.setattr("gap_vla.sim.recording.LAYOUT_VERSION", 3)
-    assert collect_probe_demos(assembly, 40) != first
-    write_demos(first)
-    with h5py.File(first, "a") as file:
-        file["data"].attrs.update(task="assembly", layout_version=2)
-    for look in (lambda: probe_runs([assembly], first, tmp_path, command="look"), lambda: reliance(assembly, first, 2)):
-        with pytest.raises(PolicyError, match="has layout_version 2, this gap_vla 3; collect it again"):
-            look()
+    assert collect_probe_demos(run_of(tmp_path), 40) != first
+
+
+def test_only_what_was_collected_for_probes_and_not_changed_since_is_probed_again(tmp_path, monkeypatch):
+    def collect(task, episodes, path, *, shown, **options):
+        write_demos(path)
+        shown(path)
+
+    monkeypatch.setattr("gap_vla.sim.collect_demos", collect)
+    made = collect_probe_demos(run_of(tmp_path), 40)
+    other = collect_probe_demos(run_of(tmp_path), 60)
+    assert collect_probe_demos(run_of(tmp_path), 40) == made != other
+    whole = made.read_bytes()
+    with h5py.File(made, "r+") as file:
+        file["data/demo_1/obs/object"][2, 1] = 7.0
+    edited = made.read_bytes()
+    write_demos(tmp_path / "training.hdf5")
+    for foreign in (edited, other.read_bytes(), (tmp_path / "training.hdf5").read_bytes(), b"no HDF5"):
+        made.write_bytes(foreign)
+        with pytest.raises(ProbeError, match=r"demos\.hdf5 is not as it was collected for probes; move it away"):
+            collect_probe_demos(run_of(tmp_path), 40)
+    made.write_bytes(whole)
+    assert collect_probe_demos(run_of(tmp_path), 40) == made
 
 
 def test_fewer_demonstrations_than_a_probe_holds_out_of_are_not_collected(capsys):
@@ -208,39 +210,6 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     assert data.actions.std(0)[6] == pytest.approx(1.0, abs=0.01) and not data.actions[:, :6].any()
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "words"),
-    [
-        ("obs/image_primary", (12, 4, 4, 3), "leave out what is of another size, or collect them again"),
-        ("obs/image_primary", (15, 8, 8, 3), "image_primary has 15 steps, the actions 12"),
-        ("obs/image_primary", None, "demo_1: its cameras are none, the first episode's image_primary"),
-        ("obs/object", (15, 6), "demo_1: obs/object has 15 steps, the actions 12; "),
-        ("obs/robot0_eef_pos", (12, 2), "robot0_eef_pos has 2 columns, not 3"),
-        ("actions", (12, 6), "leave out what is of another size"),
-    ],
-)
-def test_demonstrations_that_differ_in_size_are_refused_in_words(tmp_path, name, shape, words):
-    write_demos(tmp_path / "demos.hdf5")
-    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
-        del file[f"data/demo_1/{name}"]
-        if shape:
-            file[f"data/demo_1/{name}"] = np.zeros(shape, np.uint8 if "image" in name else float)
-    with pytest.raises(UserError, match=words):
-        read_probe_data(tmp_path / "demos.hdf5")
-
-
-@pytest.mark.parametrize("names", [["ring"], ["ring", "handle", "peg"], None])
-def test_objects_have_three_columns_each(tmp_path, names):
-    write_demos(tmp_path / "demos.hdf5")
-    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
-        attributes = file["data/demo_1/obs/object"].attrs
-        del attributes["names"]
-        if names:
-            attributes["names"] = names
-    with pytest.raises(UserError, match=rf"demo_1: obs/object has 6 columns and names {len(names or [])} objects"):
-        read_probe_data(tmp_path / "demos.hdf5")
-
-
 def test_what_lies_in_another_file_is_not_probed(tmp_path):
     write_demos(tmp_path / "demos.hdf5")
     write_demos(tmp_path / "other.hdf5")
@@ -248,32 +217,6 @@ def test_what_lies_in_another_file_is_not_probed(tmp_path):
         del file["data/demo_1/obs/object"]
         file["data/demo_1/obs/object"] = h5py.ExternalLink(tmp_path / "other.hdf5", "data/demo_1/obs/object")
     with pytest.raises(EpisodeError, match=r"demo_1.* 'object' is a link to another file"):
-        read_probe_data(tmp_path / "demos.hdf5")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("obs/robot0_eef_pos", np.nan), ("actions", np.inf), ("obs/object", np.nan), ("obs/object", -9999.0)],
-)
-def test_numbers_that_cannot_be_are_not_probed(tmp_path, name, value):
-    write_demos(tmp_path / "demos.hdf5")
-    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
-        file[f"data/demo_1/{name}"][2, 1] = value
-    with pytest.raises(UserError, match=r"is NaN, or no position or number that can|is NaN or infinite at step 2"):
-        read_probe_data(tmp_path / "demos.hdf5")
-
-
-def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
-    write_demos(tmp_path / "demos.hdf5", with_objects=False)
-    with pytest.raises(ProbeError, match="collect the demonstrations again"):
-        read_probe_data(tmp_path / "demos.hdf5")
-    with h5py.File(tmp_path / "demos.hdf5", "w") as file:
-        file["data"] = np.zeros(3)
-    with pytest.raises(EpisodeError, match=r"demos\.hdf5: 'data' is a data set, not a group"):
-        read_probe_data(tmp_path / "demos.hdf5")
-    (tmp_path / "demos.hdf5").unlink()
-    os.mkfifo(tmp_path / "demos.hdf5")
-    with pytest.raises(EpisodeError, match="neither a file nor a folder"):
         read_probe_data(tmp_path / "demos.hdf5")
 
 

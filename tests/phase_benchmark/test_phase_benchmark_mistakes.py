@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -131,10 +132,6 @@ def test_damaged_results_of_a_stage_are_named(demos, capsys, text, named, stage)
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (
-            ["--stages", "rho", "--finders", "uniform"],
-            "--finders has no effect without the stage finders",
-        ),
         (["--stages", "rho", "--sets", "seeds"], "--sets has no effect without the stage untouched; leave it out"),
         (["--tasks", "assembly", "asembly"], "asembly"),
     ],
@@ -161,36 +158,31 @@ def test_what_was_measured_stays_and_is_measured_again_on_the_same_recordings_on
     folder, results = demos.parent, {"uniform": {"assembly": {"value": 1}}}
     words = ["--tasks", "assembly", "--stages", "finders", "--demos", folder, "--out", folder / "out"]
 
-    def measured(interrupted, finder="uniform"):
-        def compare(tasks, finders, keep):
-            keep({finder: results["uniform"]})
+    def measured(interrupted):
+        def compare(tasks, keep):
+            keep(results)
             if interrupted:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr("experiments.phase_benchmark.command.compare", compare)
-        chosen = ["--finders", finder] if finder != "uniform" else []
-        return main([*map(str, words), "--episodes", "4", *chosen])
+        return main([*map(str, words), "--episodes", "4"])
 
     path = folder / "out" / "finders.json"
     assert measured(interrupted=True) == 130 and json.loads(path.read_text())["results"] == results
     assert not (folder / "out" / "figures").exists()
     assert measured(interrupted=False) == 0 and json.loads(path.read_text())["recordings"] == {"assembly": 4}
-    assert measured(interrupted=False, finder="speed threshold") == 0
-    assert {*json.loads(path.read_text())["results"]} == {"uniform", "speed threshold"}
     measured_before = path.read_bytes()
     other = measured_before.replace(b'"assembly": 4', b'"assembly": 9')
     path.write_bytes(other)
-    for finder in ("uniform", "speed threshold"):
-        assert measured(interrupted=False, finder=finder) == USER_ERROR
-        said = "finders.json: what is there was measured on {'assembly': 9}, not on {'assembly': 4}; give the same"
-        assert said in capsys.readouterr().err and path.read_bytes() == other
+    assert measured(interrupted=False) == USER_ERROR
+    said = "finders.json: what is there was measured on {'assembly': 9}, not on {'assembly': 4}; give the same"
+    assert said in capsys.readouterr().err and path.read_bytes() == other
     path.write_bytes(measured_before)
     with h5py.File(folder / "assembly.hdf5", "a") as file:
         file["data/demo_0/obs/robot0_eef_pos"][5] += 0.001
-    for finder in ("uniform", "speed threshold"):
-        assert measured(interrupted=False, finder=finder) == USER_ERROR
-        assert "measured on {'assembly': 4}, not on these of them; give" in capsys.readouterr().err
-        assert path.read_bytes() == measured_before
+    assert measured(interrupted=False) == USER_ERROR
+    assert "measured on {'assembly': 4}, not on these of them; give" in capsys.readouterr().err
+    assert path.read_bytes() == measured_before
 
 
 @pytest.mark.parametrize(
@@ -273,11 +265,17 @@ def test_names_that_break_a_table_and_recordings_that_are_no_number_are_refused(
 
 
 @pytest.mark.parametrize(("stage", "said"), [("width", "no 'rho'"), ("sensitivity", "no 'penalty'")])
-def test_results_that_no_picture_can_show_are_named_before_anything_is_written(tmp_path, capsys, stage, said):
+def test_results_that_no_picture_can_show_are_named_before_anything_is_written(
+    tmp_path, capsys, monkeypatch, stage, said
+):
+    names = ("ours, defaults", "ours before", "uniform")
+    for lines, of in (("FINDERS", names), ("LSTM_VARIANTS", ["lstm"])):
+        monkeypatch.setattr(f"experiments.phase_benchmark.command.{lines}", dict.fromkeys(of))
     scores, rho = {**SCORES, "f1@2": 0.5, "f1@10": 1.0, "auprc": 0.5}, {"auprc": 0.5, "rho_mean": 0.1, "rho_width": 2.0}
     rho |= {"held_out_loss": 0.3, "calibration": 0.01}
     mean = {key: value for key, value in scores.items() if key != "counts@5"}
-    stored(tmp_path, "finders", {"ours, defaults": {"mean": mean, "tasks": {"assembly": scores}}})
+    line = {"mean": mean, "tasks": {"assembly": scores | {"tuning_f1@5": 0.5}}}
+    stored(tmp_path, "finders", dict.fromkeys(names, line))
     stored(tmp_path, "rho", {"lstm": {"mean": rho, "tasks": {"assembly": rho}}})
     stored(tmp_path, "demonstrations", {"1": {"mean": 0.5, "tasks": {"assembly": 0.5}}})
     for empty in ("sensitivity", "untouched"):
@@ -286,6 +284,19 @@ def test_results_that_no_picture_can_show_are_named_before_anything_is_written(t
     assert main(["--out", str(tmp_path / "out"), "--stages"]) == USER_ERROR
     assert f"{said}; remove the stage's file that is damaged" in capsys.readouterr().err
     assert not {path.suffix for path in tmp_path.rglob("*")} & {".md", ".png"}
+
+
+def test_a_stage_that_was_stopped_in_its_middle_makes_no_tables(tmp_path, capsys):
+    published = Path(__file__).parents[2] / "results" / "phases"
+    shutil.copytree(published, tmp_path / "out")
+    for stage, line in (("finders", "uniform"), ("rho", "spread 4, causal")):
+        found = json.loads((published / f"{stage}.json").read_text())
+        del found["results"][line]
+        (tmp_path / "out" / f"{stage}.json").write_text(json.dumps(found))
+    (tmp_path / "out" / "tables.md").unlink()
+    assert main(["--out", str(tmp_path / "out"), "--stages"]) == 0
+    assert "no tables before the stages finders, rho have run to their end" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "tables.md").exists()
 
 
 def test_what_is_published_can_be_measured():

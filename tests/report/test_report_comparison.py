@@ -199,7 +199,7 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     assert content == {"made_by": "gap_vla:comparison", **json.loads(json.dumps(returned))}
     markdown = (tmp_path / "out" / "table.md").read_text()
-    told = as_markdown(compare(table, origins=[{}] * 9), "assembly: V, VP, VP+GAP")
+    told = as_markdown(compare(table, summaries=[{}] * 9), "assembly: V, VP, VP+GAP")
     assert markdown == f"{told.rstrip()}\n<!-- gap_vla:comparison -->\n"
     assert all(pair["of_seeds"] == [0, 1, 2] and len(pair["found"]["per_seed"]) == 3 for pair in content["pairs"])
     for row in content["methods"]:
@@ -225,7 +225,9 @@ def beside_settings(folder):
 
 def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
     paths = beside_settings(tmp_path)
-    assert "differ in settings" not in render(paths, tmp_path / "out")[0]
+    text = render(paths, tmp_path / "out")[0]
+    assert "differ in settings" not in text
+    assert "The summary of 2 runs holds no digests (version 0.1.0): edits of the files are not seen." in text
     settings = json.loads((paths[1].parent / "config.json").read_text())
     for number, rate in ((0, 1e-3), (1, 3e-4)):
         settings["optimizer"] = {"learning_rate": rate}
@@ -251,6 +253,7 @@ def test_of_summaries_that_were_copied_alone_edits_and_other_data_are_seen(tmp_p
         path.write_text(json.dumps(sealed(RunDirectory(path.parent), summary)))
         (path.parent / "config.json").unlink()
     notes = render(paths, tmp_path / "out")[1]["notes"]
+    assert not any("holds no digests" in note for note in notes)
     assert any("origin.episodes digest 0, digest 1" in note for note in notes)
     assert "The settings of 2 runs are not known: no config.json lies beside the summary." in notes
     copied = paths[1].rename(tmp_path / "copied.json")
@@ -273,10 +276,28 @@ def test_evaluations_of_one_policy_are_not_two_seeds_and_layouts_are_counted(tmp
         change(path, policy={"name": "v", "parameters": own}, seed=100_000)
     render(paths, tmp_path / "out")
     change(paths[1], policy={"name": "v", "parameters": "a"})
-    with pytest.raises(EvaluationError, match="are of seeds 0 and 1, but of one policy; give one"):
+    with pytest.raises(EvaluationError, match="are of seeds 0 and 1, but of one policy; keep one"):
         render(paths, tmp_path / "out")
     change(paths[1], layout_seeds=[100_000, 100_777, 100_002])
     with pytest.raises(EvaluationError, match="layouts of default are not counted from 100000 on; copy it again"):
+        render(paths, tmp_path / "out")
+
+
+def test_other_pictures_or_actions_in_rollouts_are_noted_where_no_settings_say_so(tmp_path):
+    paths = runs(tmp_path, methods({"v": 0.4, "vp": 0.5}, seeds=(0,)))
+    for path, size, execute in ((paths[0], 64, 1), (paths[1], 32, 5)):
+        found = json.loads(path.read_text())
+        found["rollouts"] |= {"task": {"image_size": size}, "policy": {"execute": execute}}
+        path.write_text(json.dumps(found))
+    said = "the runs also differ in settings (rollouts.image_size 64, 32; rollouts.execute 1, 5)."
+    assert said in render(paths, tmp_path / "out")[0]
+
+
+def test_runs_that_measured_exactly_the_same_are_not_two_seeds(tmp_path):
+    paths = runs(tmp_path, methods({"v": 0.4}, seeds=(0, 1)))
+    for path in paths:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "validation": {"val/action_mse": 0.25}}))
+    with pytest.raises(EvaluationError, match="are of seeds 0 and 1, but measured exactly the same; keep one"):
         render(paths, tmp_path / "out")
 
 

@@ -338,7 +338,7 @@ def test_a_copy_of_a_run_is_no_further_seed(tmp_path):
     copy = shutil.copytree(first, tmp_path / "copy")
     for name in ("config.json", "summary.json"):
         (copy / name).write_text((copy / name).read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(ReportError, match="are of seeds 0 and 1, but measured exactly the same; give one"):
+    with pytest.raises(ReportError, match="are of seeds 0 and 1, but measured exactly the same; keep one"):
         read_runs([first, copy])
 
 
@@ -361,7 +361,7 @@ def test_runs_that_were_measured_differently_or_share_a_policy_are_not_compared(
     won = evaluation_of(enumerate([1, 1, 1, 1], 100_000), ("reach",), 12)
     at_horizon = evaluated_run(tmp_path, "100", **won, task={**PLAYED["task"], "horizon": 100})
     assert len(read_runs([first, other("second")])) == 2
-    with pytest.raises(ReportError, match="are of seeds 0 and 1, but of one policy; give one"):
+    with pytest.raises(ReportError, match="are of seeds 0 and 1, but of one policy; keep one"):
         read_runs([first, other("same", policy=PLAYED["policy"])])
     with pytest.raises(
         ReportError, match=r"evaluated on default with task\.camera near and corner; compare them apart"
@@ -651,7 +651,7 @@ def test_the_rho_of_other_data_is_not_shown_and_said_so(tmp_path, monkeypatch, c
     dataset = {"store": str(store), "hash": "0123"}
     run = Run(tmp_path / "run", SmallConfig("assembly", "gap").to_dict(), {"dataset": dataset}, {}, {})
     assert training_rho(run) is None
-    said = f"{store} holds dataset 4567, {run.path} was trained on 0123; its ρ and frames are not shown\n"
+    said = f"{store} holds dataset 4567, {run.path} was trained on 0123; nothing of it is shown\n"
     assert capsys.readouterr().err == said
 
 

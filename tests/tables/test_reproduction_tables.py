@@ -92,6 +92,14 @@ def test_pairs_use_only_the_seeds_and_layouts_that_both_have(filled):
     assert [cell.name for cell in result.missing] == ["assembly-gap-seed1"]
 
 
+def test_a_copy_of_a_cell_under_another_seed_is_no_further_seed(filled):
+    table, cells, ledger = filled
+    for cell in cells:
+        ledger.write(cell, dataclasses.replace(ledger.read(cell), validation={"val/loss": 0.5}))
+    with pytest.raises(LedgerError, match=r"seed0\.json and .*seed1\.json are of seeds 0 and 1, but measured exactly"):
+        analyse(table.blocks[0], cells, ledger)
+
+
 def test_cells_of_other_settings_count_in_no_table_and_are_named(filled, tmp_path):
     table, cells, ledger = filled
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
@@ -245,13 +253,15 @@ def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(fil
     lines = dataclasses.replace(table, shape="lines")
     for cell in cells:
         entry = entry_of(cell, OUTCOMES[cell.arm.name, cell.seed])
-        ledger.write(cell, dataclasses.replace(entry, validation={"val/action_mse": 0.25}))
+        ledger.write(cell, dataclasses.replace(entry, validation={"val/action_mse": 0.25 + cell.seed / 1e6}))
     page = rendered(lines, "cpu", cells, ledger, tmp_path / "page.md")
     # 3 of 4: Wilson's interval, (3 + 1.92) / 7.84 ± 0.33
     assert "| `assembly` | 40 | 10 | 0.250 | 3 of 4 | 30 to 95 % | 1 |" in page
     assert not list(tmp_path.glob("pictures/*"))
     ledger.write(cells[0], entry_of(cells[0], OUTCOMES["concat", 0]))
-    with pytest.raises(LedgerError, match=rf"{cells[0].name}\.json: no 'val/action_mse'; delete it, and the cell runs"):
+    with pytest.raises(
+        LedgerError, match=rf"{cells[0].name}\.json: no 'val/action_mse'; move it away, and the cell runs"
+    ):
         render(lines, "cpu", cells, ledger, tmp_path / "page.md")
     ledger.write(cells[3], entry_of(cells[3], [], FAILED, "FloatingPointError: the loss is nan"))
     ledger.path(cells[0]).unlink()

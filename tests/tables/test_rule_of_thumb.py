@@ -77,7 +77,7 @@ def test_the_page_of_the_map_tells_it(cells, filled, tmp_path):  # noqa: F811
     told = page.read_text()
     entry = next(one for cell in cells if cell.arm.name == "vision" and (one := filled.matching(cell)))
     Looks(filled).add(entry, predictors={"errors": {"time": {}}})
-    with pytest.raises(LedgerError, match=r"looks: no '.*'; delete the look that is damaged, and look again"):
+    with pytest.raises(LedgerError, match=r"looks: no '.*'; move the look that is damaged away, and look again"):
         render(table, "cpu", cells, filled, page)
     assert page.read_text() == told
     assert told.count("| 0.50 | 0.50 | 0.20 | 0.50 | 0.40 | 0.10 | 0.10 |") == 12
