@@ -259,7 +259,7 @@ def take_over_runs(
         variant=variant,
         camera=first.view(),
     )
-    folder = main / "takeover" / f"phase-{variant}-{other.name}"
+    folder = main / "takeover" / f"phase-{variant}-{other.resolve().name}"
     found = take_over(
         first.policy,
         second.policy,

@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
     """Prints what was measured on each variant; returns it with the pages."""
-    from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
+    from gap_vla.report.evaluation_page import variants_table, write_page
+    from gap_vla.rollouts.record import PAGE_FILE
     from gap_vla.rollouts.summary import describe
 
     found = {}
@@ -97,7 +98,7 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
             print(f"→ {folder / 'summary.json'}, {page}", flush=True)
             found[summary["task"]["variant"]] = {**summary, "page": page}
     if len(found) > 1:
-        print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
+        print(f"{variants_table(found)}\n→ {folder.parent / PAGE_FILE}")
     return {"variants": found}
 
 
@@ -161,7 +162,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
-    from gap_vla.report.evaluation_page import VARIANTS_FILE
+    from gap_vla.report.evaluation_page import VARIANTS_FILE, write_variants
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, evaluated
     from gap_vla.rollouts.policy import require_seen
@@ -217,8 +218,9 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
                 raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
+    found = {}
     for variant, folder in folders.items():
-        summary = evaluate(
+        found[variant] = summary = evaluate(
             loaded.policy,
             tasks[variant],
             episodes=options.episodes,
@@ -230,4 +232,6 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             progress=not options.quiet,
             limits=limits,
         )
+        if len(variants) > 1:  # also before a stop: an earlier table tells of other episodes than now lie beside it
+            write_variants(root, found)
         yield folder, summary

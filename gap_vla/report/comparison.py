@@ -61,8 +61,9 @@ def read_rollouts(summary: Section) -> dict[str, Rollouts]:
             if part.text(key, value) != value:
                 raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
         found[variant] = read_outcomes(one)
-        if "seed" in one:  # as `evaluate` writes it
-            require_counted(one, variant, found[variant])
+        first = next(iter(found[variant]))
+        if [*found[variant]] != [*range(first, first + len(found[variant]))]:  # as our commands play them
+            raise one.error(f"{one.where}: the layouts of {variant} are not counted from {first} on; copy it again")
     return found
 
 
@@ -87,14 +88,6 @@ def require_asked(found: Section, layouts: Mapping[str, Collection[int]], asked:
     own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
     if firsts != own:
         raise found.error(f"{found.where}: its first layouts are {firsts}, its settings ask for {own}")
-    for variant, seeds in layouts.items():
-        require_counted(found, variant, seeds)
-
-
-def require_counted(found: Section, variant: str, layouts: Collection[int]) -> None:
-    """Raises the section's error unless layouts are counted from their first one on, as our commands do it."""
-    if [*layouts] != [*range(first := next(iter(layouts)), first + len(layouts))]:
-        raise found.error(f"{found.where}: the layouts of {variant} are not counted from {first} on; copy it again")
 
 
 def require_settings(summary: Section, config: Section) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gap_vla.core.measurements import since
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.seals import DIGESTS
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, escaped, film, films, html_table, note
@@ -133,7 +134,8 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
         else:
             said = f"{path} is a link, huge or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
             cut.append(note(said))
-    return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
+    told = note("Films are those that lie in the runs; only their names are compared with the outcomes.")
+    return films(figures) + "".join([*cut, told]) + command_block(command) if figures or cut else ""
 
 
 def runs_section(runs: list[Run]) -> str:
@@ -144,11 +146,16 @@ def runs_section(runs: list[Run]) -> str:
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
     bare = [run for run in runs if run.summary and not run.checkpoint.is_dir()]
+    told = [f"{run.checkpoint} is not here: this policy cannot be rolled out again." for run in bare]
+    for run in runs:
+        if DIGESTS not in run.summary:
+            why = "version 0.1.0" if run.summary else "not finished"
+            told.append(f"{run.path} holds no digests ({why}): edits of its files are not seen.")
     command = "train-small" if runs[0].small else "finetune"
     settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
     return (
         html_table(rows)
-        + "".join(note(f"{run.checkpoint} is not here: this policy cannot be rolled out again.") for run in bare)
+        + "".join(map(note, told))
         + command_block(f"gap-vla {command} --config …  (each run's settings: its config.json)")
         + f"<details><summary>configuration of {escaped(runs[0].path)}</summary>"
         + f"{command_block(settings)}</details>"

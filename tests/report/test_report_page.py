@@ -76,7 +76,7 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 3
     reached = cells.index("insert")
     assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "100", "2"]
-    assert "abc123" in page
+    assert "abc123" in page and "only their names are compared with the outcomes" in page
 
 
 def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
@@ -660,7 +660,7 @@ def test_a_small_run_that_is_not_finished_has_no_checkpoint_and_a_page(tmp_path)
     (path / "config.json").write_text(json.dumps(SmallConfig("assembly").to_dict()))
     (path / "summary.json").unlink()
     page = write_report([path], tmp_path / "report.html", command="make", rho_of=training_rho).read_text()
-    assert "not finished" in page and "train-small" in page
+    assert "train-small" in page and f"{path} holds no digests (not finished): edits of its files are not" in page
 
 
 def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):

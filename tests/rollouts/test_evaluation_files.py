@@ -337,6 +337,29 @@ def test_what_lies_in_the_place_of_the_page_of_all_variants_is_refused_before_th
     assert no_rollouts == ["default"]
 
 
+def test_the_table_of_all_variants_is_of_what_lies_beside_it_also_after_a_stop(tmp_path, monkeypatch):
+    from gap_vla.cli.evaluate import main
+
+    played, count = [], 2
+
+    def evaluate(policy, task, **_):
+        if len(played) == count:
+            raise KeyboardInterrupt
+        played.append(task.variant)
+        what = {"task": {"task": "assembly", "variant": task.variant, "cameras": []}, "policy": {"name": "random"}}
+        return {**evaluation_of({1: True, 2: False}), **what, "seed": 1, "videos": []}
+
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", evaluate)
+    for _ in range(2):
+        command = [*RANDOM, "--cameras", "none", "--variant", "all", "--out", str(tmp_path / "out")]
+        assert main(command) == 130 and len(played) == count
+        table = json.loads((tmp_path / "out" / "variants.json").read_text())
+        assert {*table} - {"made_by"} == {*played}
+        for folder in (tmp_path / "out").glob("*/"):  # holds no evaluation, since none was made
+            shutil.rmtree(folder)
+        played, count = [], 1
+
+
 def test_two_recordings_of_one_layout_are_refused(tmp_path):
     with pytest.raises(PolicyError, match=r"demo_0 and .*demo_1 have the same seed 5; each is replayed on a layout"):
         replaying(demonstrations(tmp_path / "demos.hdf5", seeds=(5, 5)))
