@@ -240,7 +240,9 @@ def take_over_runs(
     Raises:
         PolicyError: the runs are of different tasks, views or sizes of pictures, or have no checkpoint.
     """
-    run = Run.read(main)
+    run, taking = Run.read(main), Run.read(other)
+    if run.task != taking.task:
+        raise PolicyError(f"{main} is of {run.task}, {other} of {taking.task}; name a run of the same task")
     first = load_checkpoint(main)
     second = load_checkpoint(other, task=first.task)
     if first.view() != second.view() or not {*second.cameras} <= {*first.cameras}:
@@ -251,7 +253,7 @@ def take_over_runs(
     if first.image_size != second.image_size:
         sizes = f"{first.image_size} and {second.image_size} pixels"
         raise PolicyError(f"{main} and {other} see pictures of {sizes}; name a run that sees those of the same size")
-    first.policy.name, second.policy.name = run.label, Run.read(other).label
+    first.policy.name, second.policy.name = run.label, taking.label
     task = sim_task(
         run.task,
         image_size=first.image_size or 64,

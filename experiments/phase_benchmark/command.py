@@ -13,7 +13,7 @@ from experiments.phase_benchmark.finders import FINDERS
 from experiments.phase_benchmark.kept import read_stage, require_same_recordings
 from experiments.phase_benchmark.motions import load_motions
 from experiments.phase_benchmark.sensitivity import by_demonstrations, draw_widths, sensitivity, widths
-from experiments.phase_benchmark.study import TITLES, asked_of, compare, rho_scores, untouched
+from experiments.phase_benchmark.study import COMPARED, TITLES, asked_of, compare, rho_scores, untouched
 from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import refusing
@@ -119,9 +119,17 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
 
 
 def unfinished(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The stages that have not run, or of which a line is missing."""
-    lines = {"finders": {*FINDERS}, "rho": {*LSTM_VARIANTS}}
-    return [stage for stage, found in results.items() if not found or lines.get(stage, set()) - {*found["results"]}]
+    """The stages that have not run, or of which a line is missing. Raises UserError: one that no version measured."""
+    of_stage: dict[str, Mapping[str, Any]] = {"finders": FINDERS, "rho": LSTM_VARIANTS, "untouched": COMPARED}
+    found = []
+    for stage, held in results.items():
+        known, lines = {*of_stage.get(stage, ())}, held.get("results", {})
+        parts = [one["results"] for one in lines.values()] if stage == "untouched" else [lines]
+        if known and (more := set[str]().union(*parts) - known):
+            raise UserError(f"{stage}.json holds {min(more)!r}, no line of these tables; take it out")
+        if not held or any(known - {*part} for part in parts):
+            found.append(stage)
+    return found
 
 
 def _require_same(arguments: argparse.Namespace, earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

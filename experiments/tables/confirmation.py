@@ -12,7 +12,8 @@ from scipy import stats
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.rollouts.statistics import PairedDifference, points
+from gap_vla.report.comparison_render import in_points
+from gap_vla.rollouts.statistics import PairedDifference
 
 BLOCKS = 4
 """Cells of the confirmation. Those that have not run yet count in the correction, so that it only becomes milder."""
@@ -54,13 +55,12 @@ class Corrected:
         return self.found.interval[1] < 0 and self.p < LEVEL
 
     def __str__(self) -> str:
-        low, high = (points(end) for end in self.found.interval)
-        return f"{points(self.found.difference)} points ({low} to {high}; p = {self.p:.2g} after correction)"
+        mean, interval, _ = in_points(self.found)
+        return f"{mean} points ({interval}; p = {self.p:.2g} after correction)"
 
     @property
     def short(self) -> str:
-        low, high = (points(end) for end in self.found.interval)
-        return f"{points(self.found.difference)} ({low} to {high})"
+        return "{} ({})".format(*in_points(self.found))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from experiments.tables.confirmation import COLUMNS, Judgement, corrected_compar
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN, ON_FRONT_PAGE, Table
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison_render import percents
-from gap_vla.rollouts.statistics import PairedDifference, points
+from gap_vla.report.comparison_render import in_points, percents
+from gap_vla.rollouts.statistics import PairedDifference
 
 QUARTETS = (("v", "vp", "vp_gap", ""), ("vision", "concat", "gap", "lambda_matched"))
 """Methods without proprioception, with it, with GAP, and with a constant λ in its place."""
@@ -80,4 +80,4 @@ def in_short(found: PairedDifference) -> str:
     """
     low, high = found.interval
     word = "above" if low > 0 else "below" if high < 0 else "undecided"
-    return f"{word}: {points(found.difference)} ({points(low)} to {points(high)})"
+    return "{}: {} ({})".format(word, *in_points(found))

@@ -14,7 +14,7 @@ from experiments.tables.tables import HISTORIES, IN
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison_render import save_picture
+from gap_vla.report.comparison_render import in_points, save_picture
 from gap_vla.rollouts.statistics import PairedDifference, over_seeds, points
 
 CEILING = 0.95
@@ -99,10 +99,9 @@ def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
     ]
     rows = [["task", "view", "steps of state", "V %", "VP %", "VP − V, points", "95 % interval over layouts"]]
     for place in places:
-        low, high = place.difference.interval
-        gain = points(place.difference.difference) + ("" if place.says_something else " (says nothing)")
+        mean, interval, _ = in_points(place.difference)
+        gain = mean + ("" if place.says_something else " (says nothing)")
         v, vp = f"{100 * place.v:.0f}", f"{100 * place.vp:.0f}"
-        interval = f"{points(low)} to {points(high)}"
         rows.append([f"`{place.task}`", place.view, str(place.history), v, vp, gain, interval])
     return [
         f"![VP − V of every task, view and history](pictures/{picture.name})",

@@ -9,7 +9,8 @@ from experiments.tables.cells import Cell
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, LedgerError, Stale
 from experiments.tables.tables import IN, Block
 from gap_vla.report.comparison import Comparison, compare, require_comparable, words
-from gap_vla.rollouts.statistics import PairedDifference, points
+from gap_vla.report.comparison_render import in_points
+from gap_vla.rollouts.statistics import PairedDifference
 
 CLOSE = 0.05
 """Methods whose difference lies within this are called as good as each other."""
@@ -62,7 +63,7 @@ def verdict(first: str, second: str, found: PairedDifference) -> str:
     'undecided between `gap` and `concat`: +8 points (−13 to +29 over 3 seeds)'
     """
     low, high = found.interval
-    figures = f"{points(found.difference)} points ({points(low)} to {points(high)}"
+    figures = "{} points ({}".format(*in_points(found))
     often = "more" if low > 0 else "less"
     if found.seeds < 2:
         figures += " for these two policies)"

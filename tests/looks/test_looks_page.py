@@ -231,3 +231,11 @@ def test_a_run_does_not_take_itself_over(runs, tmp_path, capsys):
     assert main([str(runs[0]), "--takeover", str(runs[0]), "--out", str(tmp_path / "page.html")]) == 2
     assert "is the only run; name another one" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_run_of_another_task_takes_none_over(runs, tmp_path, capsys):
+    from experiments.cli.look import main
+
+    other = make_run(tmp_path, "concat", 0, [1, 0], task="threading")
+    assert main([str(runs[0]), "--takeover", str(other), "--out", str(tmp_path / "page.html")]) == 2
+    assert f"{other} of threading; name a run of the same task" in capsys.readouterr().err

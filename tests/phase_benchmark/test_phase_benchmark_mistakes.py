@@ -289,13 +289,19 @@ def test_results_that_no_picture_can_show_are_named_before_anything_is_written(
 def test_a_stage_that_was_stopped_in_its_middle_makes_no_tables(tmp_path, capsys):
     published = Path(__file__).parents[2] / "results" / "phases"
     shutil.copytree(published, tmp_path / "out")
-    for stage, line in (("finders", "uniform"), ("rho", "spread 4, causal")):
-        found = json.loads((published / f"{stage}.json").read_text())
-        del found["results"][line]
+    kept = {stage: json.loads((published / f"{stage}.json").read_text()) for stage in ("finders", "rho", "untouched")}
+    lines = kept["finders"]["results"], kept["rho"]["results"], kept["untouched"]["results"]["seeds"]["results"]
+    for measured, line in zip(lines, ("uniform", "spread 4, causal", "HDBSCAN"), strict=True):
+        del measured[line]
+    for stage, found in kept.items():
         (tmp_path / "out" / f"{stage}.json").write_text(json.dumps(found))
     (tmp_path / "out" / "tables.md").unlink()
     assert main(["--out", str(tmp_path / "out"), "--stages"]) == 0
-    assert "no tables before the stages finders, rho have run to their end" in capsys.readouterr().out
+    assert "no tables before the stages finders, rho, untouched have run to their end" in capsys.readouterr().out
+    lines[0]["mine"] = lines[0]["HDBSCAN"]
+    (tmp_path / "out" / "finders.json").write_text(json.dumps(kept["finders"]))
+    assert main(["--out", str(tmp_path / "out"), "--stages"]) == USER_ERROR
+    assert "finders.json holds 'mine', no line of these tables; take it out" in capsys.readouterr().err
     assert not (tmp_path / "out" / "tables.md").exists()
 
 
