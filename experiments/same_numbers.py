@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROOT = Path(__file__).parents[1]
-TIMES = ("seconds", "time", "machine", "path", "steps_per_second", "started")
+TIMES = ("seconds", "time", "machine", "path", "steps_per_second", "started", "seal")
 """Endings of keys that are no part of a result."""
 
 
@@ -221,7 +221,7 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def without_times(path: Path, folder: Path) -> bytes:
-    """What a file holds; JSON without keys that tell times, its lines in order, and with FOLDER for `folder`."""
+    """What a file holds; JSON without the keys of `TIMES`, its lines in order, and with FOLDER for `folder`."""
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]

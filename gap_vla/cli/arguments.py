@@ -256,11 +256,12 @@ def json_or_name(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
 
 
-def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: Any) -> Any:
+def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | None = None, **of_checkpoint: Any) -> Any:
     """The `LoadedPolicy` of `add_policy`'s options, with the task that is asked for, or that of its training if known.
 
     Args:
         seed: of a random policy.
+        execute: actions of each predicted chunk; default: as trained, or as the key file of a server says.
         of_checkpoint: further arguments of `gap_vla.serving.load_checkpoint`.
 
     Raises:
@@ -272,7 +273,12 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
 
     if options.checkpoint:
         loaded = serving.load_checkpoint(
-            options.checkpoint, task=options.task, step=options.step, dataset=options.dataset, **of_checkpoint
+            options.checkpoint,
+            task=options.task,
+            step=options.step,
+            dataset=options.dataset,
+            execute=execute,
+            **of_checkpoint,
         )
         return dataclasses.replace(loaded, task=options.task or loaded.task)
     if options.task is None:
@@ -283,6 +289,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
         task=options.task,
         seed=seed,
         keys=options.keys,
+        execute=execute,
         patience=options.patience,
         limit=max(FIRST_ANSWER, getattr(options, "policy_limit", 0.0)),
     )

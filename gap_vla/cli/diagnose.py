@@ -16,12 +16,13 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import claim, claim_folder, write_output
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
-    from gap_vla.core.foreign import Section
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rlds.statistics import STATISTICS
@@ -88,7 +88,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen
     from gap_vla.rollouts.record import require_place, require_same
-    from gap_vla.rollouts.recordings import require_recent, require_scene
+    from gap_vla.rollouts.recordings import require_scene
     from gap_vla.rollouts.task import sim_task
     from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import require_rendering
@@ -112,18 +112,11 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     of = {"policy": identity(loaded.policy), "recordings": _told(options, task)}
     require_same(before := out / "diagnosis.json", of)
-    known = Section.read(before, PolicyError) if before.exists() else Section({}, str(before), PolicyError)
-    if (more := known.whole("episodes", 0, MANY, 0)) > options.episodes:
-        raise PolicyError(f"{before} is of {more} recordings; give --episodes {more} or more, or another --out")
     chosen = options.interventions or INTERVENTIONS
-    for entry in known.list("closed_loop", Section.section) if "closed_loop" in known else ():
-        name, played = entry.text("intervention"), entry.whole("episodes", 1, LIBRARY)
-        if name != "none" and (played > options.closed_loop or name not in chosen):
-            again = f"give --closed-loop {played} or more with {name} among --interventions, or another --out"
-            raise PolicyError(f"{before} has {played} rollouts of {name}; {again}")
+    if before.exists():
+        _require_more(Section.read(before, PolicyError), options, chosen)
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
-        require_recent(data, loaded.task)
     if options.keys and (simulated or options.closed_loop):
         require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     if options.rlds:
@@ -165,6 +158,17 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     write_output(out / "diagnosis.json", "diagnosis", json.dumps(content))
     print(f"→ {out / 'diagnosis.json'}")
     return content
+
+
+def _require_more(before: Section, options: argparse.Namespace, chosen: Sequence[str]) -> None:
+    """Raises its error if an earlier diagnosis, which is replaced, has recordings or rollouts that this lacks."""
+    if (more := before.whole("episodes", 2, MANY)) > options.episodes:
+        raise before.error(f"{before.where} is of {more} recordings; give --episodes {more} or more, or another --out")
+    for entry in before.list("closed_loop", Section.section):
+        name, played = entry.text("intervention"), entry.whole("episodes", 1, LIBRARY)
+        if name != "none" and (played > options.closed_loop or name not in chosen):
+            again = f"give --closed-loop {played} or more with {name} among --interventions, or another --out"
+            raise before.error(f"{before.where} has {played} rollouts of {name}; {again}")
 
 
 def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:

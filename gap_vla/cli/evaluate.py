@@ -111,7 +111,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.record import require_same
-    from gap_vla.rollouts.recordings import from_episode, require_recent, require_scene
+    from gap_vla.rollouts.recordings import from_episode, require_scene
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
@@ -123,7 +123,6 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if options.out:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
-    require_recent(options.rlds, loaded.task)
     require_unchanged(options.rlds, but=STATISTICS)
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
@@ -159,6 +158,7 @@ def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[s
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.core.marks import made_by
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
@@ -204,6 +204,11 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
     if cameras and options.videos:
         working_ffmpeg(root, PolicyError)
+    if len(variants) == 1 and (beside := root.resolve()).name in VARIANT_NAMES and made_by(beside.parent) == "variants":
+        raise PolicyError(
+            f"{root} is a part of {beside.parent}, whose page and table would not follow: give --variant all with "
+            "--out there, or name another"
+        )
     if len(variants) > 1:
         for beside in (PAGE_FILE, VARIANTS_FILE):
             claim(root / beside, "variants", suffixes=(Path(beside).suffix,), named=False)
@@ -234,4 +239,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         )
         if len(variants) > 1:  # also before a stop: an earlier table tells of other episodes than now lie beside it
             write_variants(root, found)
+        recorded = zip(getattr(loaded.policy, "succeeded", ()), summary["outcomes"])
+        if lost := sum(then and not now for then, now in recorded):
+            why = "their seeds, actions or steps are not those with which they were recorded"
+            print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)
         yield folder, summary

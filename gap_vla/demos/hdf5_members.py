@@ -93,9 +93,9 @@ def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def view_of(path: Path) -> str | None:
-    """The primary camera's view in a file of `collect_demos`; None in others."""
-    view = dict(flat(simulator_of(attributes_of_data(path)))).get("env_kwargs.camera")
+def view_of(attributes: Mapping[str, Any]) -> str | None:
+    """The primary camera's view in a file of `collect_demos`, of these attributes; None in others."""
+    view = dict(flat(simulator_of(attributes))).get("env_kwargs.camera")
     return view if isinstance(view, str) else None
 
 

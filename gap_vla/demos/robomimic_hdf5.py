@@ -106,8 +106,9 @@ class RobomimicHDF5(Source):
         return self._dropped
 
     def identity(self) -> dict[str, Any]:
-        said = {"task": members.attributes_of_data(self.path).get("task"), "camera": members.view_of(self.path)}
-        kept = {key: value for key, value in said.items() if isinstance(value, str) and value != "near"}
+        said = members.attributes_of_data(self.path)
+        told = {"task": said.get("task"), "camera": members.view_of(said)}
+        kept = {key: value for key, value in told.items() if isinstance(value, str) and value != "near"}
         return super().identity() | kept
 
     def look(self) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_flatten_with_path
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits, regular
+from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
@@ -53,7 +54,7 @@ def save_policy(
         "weights": parameter_digest(policy),
         "statistics": statistics_digest(statistics, normalization),
     }
-    write_json(directory / "policy.json", account)
+    write_json(directory / "policy.json", account | {"seal": digest(account, 16)})
 
 
 def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str, Any]]:
@@ -94,18 +95,24 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
             raise CheckpointError(f"{weights}: {odd}; the training diverged or the file is damaged, take another")
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)
-        if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
-            raise CheckpointError(f"{weights}: its digest is {digest}, policy.json says {said}; copy both again")
+        if (said := account.text("weights", "")) and said != (own := parameter_digest(policy)):
+            raise CheckpointError(f"{weights}: its digest is {own}, policy.json says {said}; copy both again")
         policy.view = account.text("camera", "") or None
     return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
 
 
 def require_own_statistics(directory: Path, statistics: Mapping[str, Any], normalization: str) -> None:
-    """Raises CheckpointError: a checked policy lies beside the statistics or the normalisation of other data."""
-    said = Section.read(directory / "policy.json", CheckpointError).text("statistics", "")  # since 0.2
-    if said and said != (digest := statistics_digest(statistics, normalization)):
-        found = f"{directory / 'dataset_statistics.json'}: with normalization {normalization} its digest is {digest}"
-        raise CheckpointError(f"{found}, policy.json says {said}; copy both again")
+    """Raises CheckpointError: a checked policy lies beside the statistics or the normalisation of other data, or its
+    `policy.json` was edited."""
+    account = dict(Section.read(directory / "policy.json", CheckpointError).values)
+    found, said = statistics_digest(statistics, normalization), account.get("statistics", "")  # since 0.2
+    if said and said != found:
+        where = f"{directory / 'dataset_statistics.json'}: with normalization {normalization} its digest is {found}"
+        raise CheckpointError(f"{where}, policy.json says {said}; copy both again")
+    seal = account.pop("seal", None)
+    with blaming(directory / "policy.json", "no account of a policy"):
+        if seal not in (None, digest(account, 16)):
+            raise CheckpointError(f"{directory / 'policy.json'} was changed since it was saved; copy it again")
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

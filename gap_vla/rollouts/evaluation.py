@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +17,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, as_json, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import (
-    CANNOT_END_SO,
-    cannot_end_so,
-    odd_parts,
-    read_outcomes,
-    summarize,
-    title,
-)
+from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, summarize, title
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
@@ -122,23 +115,22 @@ def evaluate(
     if len(known) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
 
-    def layout_of(episode: int) -> int | None:
-        return layouts.get(episode) if named else seed + episode
-
     out = Path(out_dir)
     what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
-        what = log.identity
         outcomes = {e: record.success for e, record in log.records.items()}
         if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
             raise EvaluationError(f"{odd_films[0]} is of an episode that ended otherwise in {log.path}; move it away")
         if summarized := (summary_file := out / "summary.json").exists():
-            _require_of(log, Section.read(summary_file, EvaluationError, "move it away"), layout_of)
+            _require_of(what, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
-            odd = {"steps": r.steps > chosen.horizon, "layout_seed": r.layout_seed != layout_of(e)}
+            odd = {
+                "steps": r.steps > chosen.horizon,
+                "layout_seed": r.layout_seed != (layouts.get(e) if named else seed + e),
+            }
             odd["phase"] = r.phase not in (None, *(chosen.phases or [r.phase]))
             if said := ", ".join(f"{key} {getattr(r, key)!r:.60}" for key, other in odd.items() if other):
                 raise EvaluationError(
@@ -187,15 +179,13 @@ def evaluate(
     return summary
 
 
-def _require_of(log: EpisodeLog, summary: Section, layout_of: Callable[[int], int | None]) -> None:
-    """Raises EvaluationError if what an earlier call left is of another evaluation, or of other outcomes."""
-    summary.require("policy", "success_rate")
-    played = list(read_outcomes(summary))
-    if played != [layout_of(episode) for episode in range(len(played))]:
-        raise summary.error(f"{summary.where}: its layout_seeds are not those of its episodes; move it away")
-    odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
-    odd += odd_parts(summary.values, log.records.values())
-    odd += [f"episode {e}" for e in range(len(played)) if e not in log.records]
+def _require_of(what: Mapping[str, Any], log: EpisodeLog, summary: Section, phases: Sequence[str]) -> None:
+    """Raises EvaluationError if what an earlier call left is of another evaluation, or not what its episodes give."""
+    numbers = range(summary.whole("episodes", 1, int(EPISODES.most)))
+    odd = [f"episode {e}" for e in numbers if e not in log.records]
+    if not odd:
+        right = {**what, **summarize([log.records[e] for e in numbers], phases)}
+        odd = [key for key, value in right.items() if differ(summary.values.get(key), value)]
     if odd:
         raise EvaluationError(
             f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"

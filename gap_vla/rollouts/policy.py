@@ -62,7 +62,7 @@ def as_numbers(result: Any) -> np.ndarray:
     """float32, of whatever shape, of what a policy returned. Raises PolicyError: no numbers."""
     try:
         kind, masked = np.asarray(result).dtype, np.ma.is_masked(result)
-        if kind.kind not in "cOSUmM" and not masked:  # numpy would make numbers of them
+        if kind.kind not in "bcOSUmM" and not masked:  # numpy would make numbers of them
             return np.asarray(result, np.float32)
     except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of tensors with a gradient
         what = f"{type(result).__name__}, not an array of numbers: {one_line(error)}"
@@ -156,6 +156,7 @@ class ReplayPolicy:
             raise PolicyError(f"{len(actions)} recordings but {len(layout_seeds)} seeds; need one seed for each")
         self.source: str | None = None
         self.variant: Any = None  # of the scene, as far as its recordings say
+        self.succeeded: Sequence[bool] = ()  # of each, when it was recorded
         for place, one in enumerate(map(np.asarray, actions)):
             if one.ndim != 2 or not one.size or one.dtype.kind not in "fiu" or not np.isfinite(one).all():
                 raise PolicyError(f"recording {place} is {one.dtype}{[*one.shape]}; give finite numbers [T, A]")

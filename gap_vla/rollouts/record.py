@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -96,8 +97,11 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     """The episodes of an `episodes.jsonl`, and how many bytes their lines are: behind them may be a part of one more.
 
     Raises:
-        EvaluationError: a line that is none of an episode, or two of the same; behind them what begins no line.
+        EvaluationError: a line that is none of an episode, or of another evaluation than the `evaluation.json` beside
+            it says, or two of the same; behind them what begins no line.
     """
+    marker = path.with_name(IDENTITY_FILE)
+    own = _seal(Section.read(marker, EvaluationError).values) if marker.exists() else None
     found = content(path, EvaluationError)
     whole = found[: found.rfind(b"\n") + 1]
     with contextlib.suppress(ValueError):  # a last line may be whole without its end, as editors leave it
@@ -107,9 +111,13 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else (), 1):
         where = f"{path}, line {number}"
         try:
-            record = EpisodeRecord.read(parsed(line), where)
+            values = parsed(line)
+            seal = values.pop("seal", None) if isinstance(values, dict) else None  # since 0.2
+            record = EpisodeRecord.read(values, where)
         except (ValueError, TypeError) as error:
             raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
+        if None not in (seal, own) and seal != own:
+            raise EvaluationError(f"{where}: of another evaluation than {marker} says; remove it, or copy both again")
         if records.setdefault(record.episode, record) is not record:
             raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
     if not re.fullmatch(rb"(\{[^\0-\x1f]*)?\0*", found[len(whole) :]):  # what a kill or a power cut leaves
@@ -117,20 +125,19 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     return records, len(whole)
 
 
-def _changed(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """How an identity differs from the one that is written down, which may lack what earlier versions left out: the
-    version of pictures, an Octo's architecture."""
-    changed = differences(there, json.loads(json.dumps(wanted)))
-    later = (".pictures_version", ".architecture")
-    return {key: pair for key, pair in changed.items() if pair[0] is not None or not key.endswith(later)}
+def _seal(identity: Mapping[str, Any]) -> str:
+    """By which the lines of an evaluation's episodes know it."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def require_place(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity of the evaluation that would begin or go on there, as the directory has it if one is there.
+def _changed(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """How an identity differs, in words, from the one that is written down."""
+    return in_words(differences(there, json.loads(json.dumps(wanted))))
 
-    Raises:
-        EvaluationError: the directory holds another evaluation (the differing entries are named), or files of others.
-    """
+
+def require_place(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Raises EvaluationError if a directory holds another evaluation (the differing entries are named), or files of
+    others."""
     for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
         place, folder = directory / name, name == "videos"
         if place.is_symlink():
@@ -138,25 +145,21 @@ def require_place(directory: Path, identity: dict[str, Any]) -> dict[str, Any]:
         if place.exists() and place.is_dir() != folder:
             raise EvaluationError(f"{place} is {'no' if folder else 'a'} folder; move it away")
     if (marker := directory / IDENTITY_FILE).exists():
-        found = dict(Section.read(marker, EvaluationError).values)
-        if changed := _changed(found, identity):
+        if changed := _changed(Section.read(marker, EvaluationError).values, identity):
             raise EvaluationError(
-                f"{directory} holds another evaluation ({in_words(changed)}); choose another --out, or move it away"
+                f"{directory} holds another evaluation ({changed}); choose another --out, or move it away"
             )
-        return found
-    if others := sorted(path.name for path in directory.glob("[!.]*")):
+    elif others := sorted(path.name for path in directory.glob("[!.]*")):
         raise EvaluationError(
             f"{directory} holds {others[0]}, but no evaluation; choose another --out, or move it away"
         )
-    return json.loads(json.dumps(identity))
 
 
 def require_same(path: Path, of: Mapping[str, Any]) -> None:
-    """Raises EvaluationError if a measurement that is there says that it is of something else than this."""
-    there = Section.read(path, EvaluationError).values if path.exists() else {}
-    said = {key: there[key] for key in of if key in there}
-    if changed := _changed(said, {key: of[key] for key in said}):
-        raise EvaluationError(f"{path} is of something else ({in_words(changed)}); choose another --out")
+    """Raises EvaluationError if a measurement that is there does not say that it is of this."""
+    there = Section.read(path, EvaluationError).values if path.exists() else of
+    if changed := _changed({key: there.get(key) for key in of}, of):
+        raise EvaluationError(f"{path} is of something else ({changed}); choose another --out")
 
 
 class EpisodeLog:
@@ -169,7 +172,8 @@ class EpisodeLog:
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
-        self.identity = require_place(directory, identity)
+        require_place(directory, identity)
+        self.identity = identity
         self.records = self._read()
         self._place = directory.stat() if directory.exists() else None
 
@@ -207,7 +211,8 @@ class EpisodeLog:
             write_json(self._marker, self.identity)
         self._leave_snapshots()
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
+            line = {**dataclasses.asdict(record), "seal": _seal(self.identity)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.records[record.episode] = record

@@ -114,7 +114,8 @@ def from_episode(episode: Episode, number: int = 0) -> Recording:
 
 
 def require_scene(data: str | Path, task: str | None, view: str | None = None, *, foreign: bool = True) -> None:
-    """Raises PolicyError if data of ours were collected in another task, in two at once, or through another view.
+    """Raises PolicyError if data of ours were collected in another task, in two at once, through another view, by other
+    simulators than these, or at another rate.
 
     Args:
         data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
@@ -122,61 +123,54 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
         view: of its primary camera in training; None if nobody knows.
         foreign: whether other people's data are taken as they are; otherwise what they call their environment counts.
     """
-    found = _task_of(Path(data), foreign)
-    if isinstance(found, str) and task not in (None, found):
-        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it data of that")
-    seen = view_of(Path(data))
-    if None not in (view, seen) and view != seen:
-        raise PolicyError(f"{data} was recorded through the view {seen!r}; the policy looks through {view!r}")
-
-
-def require_recent(path: Path, task: str | None) -> None:
-    """Raises PolicyError if an HDF5 file, or an RLDS dataset, says that other simulators than these, or at
-    another rate, recorded it."""
     from gap_vla.sim.recording import LAYOUT_VERSION
 
-    spec = task_spec(task) if task in TASK_NAMES else None
-    pictures = spec.pictures_version if spec else None
-    if path.is_file():
-        said = attributes_of_data(path)
-    else:
-        told, demos = dict(flat(dataset_metadata(path))), "identity.data.demos"
-        said = {"pictures_version": told.get(f"{demos}.pictures_version", 1)} if f"{demos}.task" in told else {}
-    rate = spec.control_hz if spec and said.get("task") == task else None
-    for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures), ("control_hz", rate)):
-        if version and said.get(key, version) != version:
+    path = Path(data)
+    said = _recorded(path)
+    env = said.get("env_name")
+    own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
+    found = said.get("task", own or (None if foreign else env))
+    if path.is_file() and (own or found in TASK_NAMES or not foreign):
+        with opened(path) as file:
+            told = file["data"].attrs.keys() if has(file, "data") else ()
+            odd = [key for key in OF_ALL if key in told and key not in said]
+        if odd:
+            raise PolicyError(f"{data}: its attribute {odd[0]} is not one value; write that of all demonstrations")
+    if found in TASK_NAMES and own not in (None, found):
+        raise PolicyError(f"{data} says task {found}, and its env_args {env}; correct one of them")
+    if isinstance(found, str) and task not in (None, found):
+        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it data of that")
+    seen = said.get("camera")
+    if None not in (view, seen) and view != seen:
+        raise PolicyError(f"{data} was recorded through the view {seen!r}; the policy looks through {view!r}")
+    needed = {"layout_version": LAYOUT_VERSION}
+    if task in TASK_NAMES:
+        needed["pictures_version"] = (spec := task_spec(task)).pictures_version
+        needed |= {"control_hz": spec.control_hz} if found == task else {}
+    for key, version in needed.items():
+        if said.get(key, version) != version:
             advice = "collect it again (gap-vla collect-demos), or use the gap_vla that recorded it"
-            raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
+            raise PolicyError(f"{data} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
 
 
 def view_of(source: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`, or in an RLDS dataset of such; None for other sources."""
-    if view := hdf5_members.view_of(source):
-        return view
-    said = dict(flat(dataset_metadata(source)))
-    demos = "identity.data.demos"
-    view = said.get(f"{demos}.camera", "near" if f"{demos}.task" in said else said.get("identity.data.camera"))
-    return None if view is None else str(view)
+    return _recorded(source).get("camera")
 
 
-def _task_of(data: Path, foreign: bool) -> Any:
+def _recorded(data: Path) -> dict[str, Any]:
+    """What data say of how they were recorded: `task`, `env_name`, `camera` (the primary one's view), versions."""
     if data.is_file():
         said = attributes_of_data(data)
-        task, env = said.get("task"), simulator_of(said).get("env_name")
-        own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
-        if own or task in TASK_NAMES or not foreign:
-            with opened(data) as file:
-                told = file["data"].attrs.keys() if has(file, "data") else ()
-                odd = [key for key in OF_ALL if key in told and key not in said]
-            if odd:
-                raise PolicyError(f"{data}: its attribute {odd[0]} is not one value; write that of all demonstrations")
-        if task in TASK_NAMES and own not in (None, task):
-            raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
-        return task if "task" in said else own or (None if foreign else env)
-    said = dict(flat(dataset_metadata(data)))
-    name = said.get("identity.name")
-    told = said.get("identity.data.demos.task", said.get("identity.data.task"))
-    return told or (name if name in TASK_NAMES else None)
+        return {**said, "env_name": simulator_of(said).get("env_name"), "camera": hdf5_members.view_of(said)}
+    told = dict(flat(dataset_metadata(data)))
+    prefix = "identity.data.demos."
+    demos = {key.removeprefix(prefix): value for key, value in told.items() if key.startswith(prefix)}
+    if "task" in demos:
+        return {"camera": "near", "pictures_version": 1, **demos}
+    name = told.get("identity.name")
+    named = {"task": told.get("identity.data.task") or (name if name in TASK_NAMES else None)}
+    return {key: value for key, value in named.items() if value} | {"camera": told.get("identity.data.camera")}
 
 
 def played(
@@ -286,13 +280,12 @@ def from_simulator(task: SimTask, layout_seeds: Sequence[int], *, workers: int =
 
 def record_expert(task: SimTask, seed: int) -> Recording:
     """One such episode; runs in a process of its own."""
-    from gap_vla.sim.disturbance import pictures_with_objects_moved
+    from gap_vla.sim.disturbance import offset_of, pictures_with_objects_moved
 
     env = task.make()
     observation, _ = env.reset(seed=seed)
     expert = task.make_expert(env, seed=seed)
-    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-    offset = 0.04 * np.array([np.cos(angle), np.sin(angle)])  # m
+    offset = offset_of(seed)
     moments: list[dict[str, np.ndarray]] = []
     moved: list[dict[str, np.ndarray]] = []
     actions, phases = [], []

@@ -99,8 +99,8 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
     for key in (*needed, *later):
         found.require(key)
-        given, right = (json.dumps(values[key]) for values in (found.values, again))
-        if _rounded(given) != _rounded(right):
+        if differ(found.values[key], again[key]):
+            given, right = (json.dumps(values[key]) for values in (found.values, again))
             raise found.error(f"{found.name(key)} is {one_line(given, 80)}, its episodes give {right}; copy it again")
     return dict(zip(layouts, outcomes))
 
@@ -153,8 +153,12 @@ def _seconds(records: Iterable[EpisodeRecord]) -> dict[str, float]:
     return {part: sum(getattr(record, f"{part}_seconds") for record in records) for part in PARTS}
 
 
-def _rounded(text: str) -> Any:
-    return json.loads(text, parse_float=lambda digits: round(float(digits), 6))
+def differ(one: Any, other: Any) -> bool:
+    """Whether two values are not the same in JSON, but for what rounding does."""
+    first, second = (
+        json.loads(json.dumps(v), parse_float=lambda digits: round(float(digits), 6)) for v in (one, other)
+    )
+    return bool(first != second)
 
 
 def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> dict[str, dict[str, float]] | None:

@@ -114,22 +114,16 @@ class SimTask:
 
 
 def sim_task(
-    name: str,
-    *,
-    image_size: int = SimTask.image_size,
-    cameras: Sequence[str] = SimTask.cameras,
-    variant: str = SimTask.variant,
-    camera: str = SimTask.camera,
-    horizon: int | None = None,
+    name: str, *, cameras: Sequence[str] = SimTask.cameras, horizon: int | None = None, **scene: Any
 ) -> SimTask:
     """Looks the task up in `gap_vla.sim`.
 
     Args:
-        image_size: height and width of the pictures (pixels).
         cameras: pictures in the observation, of `primary` and `wrist`.
-        variant: how the scene differs from the demonstrations' (`gap_vla.sim.VARIANT_NAMES`).
-        camera: the view of `primary` (`near`, or a camera of the simulator's model).
         horizon: control steps after which an episode ends; default: the task's own.
+        scene: `image_size` (height and width of the pictures in pixels), `variant` (how the scene differs from the
+            demonstrations', of `gap_vla.sim.VARIANT_NAMES`), `camera` (the view of `primary`: `near`, or a camera of
+            the simulator's model).
 
     Raises:
         UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
@@ -138,17 +132,8 @@ def sim_task(
     spec = sim.task_spec(name)
     if horizon is not None and horizon > spec.horizon:
         raise EvaluationError(f"horizon is {horizon}, an episode of {spec.name} ends at step {spec.horizon}; lower it")
-    task = SimTask(
-        name=spec.name,
-        instruction=spec.instruction,
-        horizon=spec.horizon if horizon is None else horizon,
-        action_dim=spec.action_dim,
-        phases=spec.phases,
-        image_size=image_size,
-        cameras=tuple(cameras),
-        variant=variant,
-        camera=camera,
-    )
-    sim.variant_spec(variant).require_view(camera)
-    spec.require_cameras(cameras, camera)
+    length = spec.horizon if horizon is None else horizon
+    task = SimTask(spec.name, spec.instruction, length, spec.action_dim, spec.phases, cameras=tuple(cameras), **scene)
+    sim.variant_spec(task.variant).require_view(task.camera)
+    spec.require_cameras(cameras, task.camera)
     return task

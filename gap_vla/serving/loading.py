@@ -137,6 +137,7 @@ def load_policy(
     task: str | None = None,
     seed: int = 0,
     keys: str | Path | None = None,
+    execute: int | None = None,
     patience: float = 60.0,
     limit: float = FIRST_ANSWER,
 ) -> LoadedPolicy:
@@ -147,6 +148,7 @@ def load_policy(
             speaks openpi's protocol).
         task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
+        execute: of each answer of a server; default: as the key file says.
         patience: seconds to wait for a server that is away.
         limit: seconds that a server has for an answer.
 
@@ -166,6 +168,7 @@ def load_policy(
         from gap_vla.serving.client import KeyMapping, RemotePolicy
 
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
+        mapping = dataclasses.replace(mapping, execute=mapping.execute if execute is None else execute)
         for key in ("action_columns", "action_signs"):
             if (found := len(getattr(mapping, key) or ())) not in (0, action_dim):
                 raise PolicyError(
@@ -221,12 +224,11 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     """
     from gap_vla import demos
     from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
-    from gap_vla.rollouts.recordings import require_recent, require_scene
+    from gap_vla.rollouts.recordings import require_scene
 
     reader, variant = demos.open_source(path), None
     if reader.kind == "robomimic_hdf5":
         require_scene(path, task, foreign=False)
-        require_recent(path, task)
         said = attributes_of_data(path)
         variant = env = dict(flat(simulator_of(said))).get("env_kwargs.variant")
         if env not in (None, variant := said.get("variant", env)):
@@ -258,7 +260,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
         named = " and ".join([name for name, seed in seeds.items() if seed == twice][:2])
         raise PolicyError(f"{path}: {named} have the same seed {twice}; each is replayed on a layout of its own")
     policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()))
-    policy.source, policy.variant = str(path), variant
+    policy.source, policy.variant, policy.succeeded = str(path), variant, [episode.success for episode in episodes]
     return policy
 
 

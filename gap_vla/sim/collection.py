@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from gap_vla.core.errors import is_full_disk, keeping, message_of
 from gap_vla.core.foreign import finite, whole
@@ -18,7 +16,6 @@ from gap_vla.core.marks import HDF5, others_in
 from gap_vla.core.outputs import claim
 from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import EPISODES
-from gap_vla.core.whole import replacing
 from gap_vla.sim.attempts import KEPT, CollectionError, finished, piece, play, seed_of, stopped
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
 from gap_vla.sim.rendering_backend import require_rendering
@@ -101,16 +98,16 @@ def collect_demos(
         "action_noise": action_noise,
         "collection_seed": seed,
     }
-    folder = out.with_name(out.name + ".parts")
+    folder, made = out.with_name(out.name + ".parts"), digest(settings)
     try:
-        with keeping(f"any finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
+        with keeping(f"any finished episodes are in {folder}, the same command continues"), _parts(folder, made):
             done = finished(folder)
             missing = n - sum(outcome == KEPT for outcome in done.values())
             if missing > 0:
                 require_space(task, missing, image_size, len(cameras), workers, folder)
             if done and progress:
                 print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
-            arguments = task, env_kwargs, action_noise, folder, digest(settings)
+            arguments = task, env_kwargs, action_noise, folder, made
             play(n, seed, min(workers, n), arguments, done, progress)
             kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
 
@@ -152,33 +149,13 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
 
 
 @contextlib.contextmanager
-def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Opens the folder of finished episodes, alone, and only if it was made with the same settings."""
-    described = folder / "settings.json"
+def _parts(folder: Path, made: str) -> Iterator[None]:
+    """Opens the folder of finished episodes, alone, and only if all are whole and of the settings with this digest."""
     if others := others_in(folder, _OWN):
         raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
     with alone(folder / "lock", str(folder)):
-        text = json.dumps(settings, sort_keys=True, indent=1)
-        stored = described.read_text(errors="replace") if described.exists() else ""
-        if not stored.strip() and finished(folder):
-            raise CollectionError(
-                f"{described} is empty, so nobody knows how the demonstrations beside it were made; delete {folder} "
-                "and collect again"
-            )
-        if stored.strip() and stored != text:
-            raise CollectionError(
-                f"{folder} holds demonstrations made with other settings:\n{stored}\n"
-                "delete the folder, choose another name, or use the same settings to continue"
-            )
-        if not stored.strip():
-            with replacing(described) as temporary:
-                temporary.write_text(text)
         for path in sorted(folder.glob("attempt_*")):
-            require_of(path, digest(settings))
+            require_of(path, made)
         for leftover in folder.glob(".attempt_*"):
             leftover.unlink()  # a process that was killed while it wrote
-        try:
-            yield
-        finally:
-            if not finished(folder):  # nothing came to be
-                described.unlink(missing_ok=True)
+        yield

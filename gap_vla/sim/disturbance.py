@@ -18,20 +18,25 @@ class ObjectMover(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        self._step, self._direction = 0, 0.0
+        self._step, self._offset = 0, np.zeros(2)
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         self._step = 0
         observation, info = super().reset(**options)
-        self._direction = np.random.default_rng(info["episode_seed"]).uniform(0, 2 * np.pi)
+        self._offset = offset_of(info["episode_seed"])
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._step == MOVE_AT_STEP:
-            offset = MOVE_BY * np.array([np.cos(self._direction), np.sin(self._direction)])
-            shift_objects(self.env.unwrapped.world, offset)  # type: ignore[attr-defined]
+            shift_objects(self.env.unwrapped.world, self._offset)  # type: ignore[attr-defined]
         self._step += 1
         return super().step(action)
+
+
+def offset_of(seed: int) -> Float[np.ndarray, " 2"]:
+    """By how much objects are moved in the layout of that seed (m, world x and y)."""
+    direction = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+    return MOVE_BY * np.array([np.cos(direction), np.sin(direction)])
 
 
 def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> dict[str, np.ndarray]:

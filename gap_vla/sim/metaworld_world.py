@@ -98,11 +98,8 @@ class MetaWorldWorld(World):
         move = np.clip(move, -speed, speed)
         return np.concatenate([move, np.zeros(3), [goal.gripper]])
 
-    def geoms(self, kind: str) -> Sequence[int]:
-        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] in self.groups]
-        bodies = {geom: self.model.body(self.model.geom_bodyid[geom]).name for geom in drawn}
-        own = self.object_bodies
-        return [geom for geom, body in bodies.items() if (body in own if kind == "object" else "table" in body)]
+    def is_table(self, geom: str, body: str) -> bool:
+        return "table" in body
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {"hand": self.env.tcp_center.copy()}

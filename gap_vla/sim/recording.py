@@ -41,9 +41,8 @@ def require_of(piece: Path, made: str) -> None:
             if piece.with_suffix(".hdf5").exists():
                 raise ValueError(f"failed, but {piece.stem}.hdf5 beside it succeeded")
         if said != made:
-            raise ValueError(
-                "changed since it was played, of another collection, or of one that an older gap_vla began"
-            )
+            settings = "of other settings, or of an older gap_vla (then delete its folder, or choose another name)"
+            raise ValueError(f"changed since it was played, {settings}")
 
 
 def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:

@@ -134,11 +134,8 @@ class RobosuiteWorld(World):
         turn *= min(1.0, min(speed, MAX_TURN) / max(np.abs(turn).max(), 1e-9))
         return np.concatenate([move, turn, [goal.gripper]])
 
-    def geoms(self, kind: str) -> Sequence[int]:
-        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] == 1]
-        if kind == "table":
-            return [geom for geom in drawn if self.model.geom(geom).name == "table_visual"]
-        return [geom for geom in drawn if self.model.body(self.model.geom_bodyid[geom]).name in self.object_bodies]
+    def is_table(self, geom: str, body: str) -> bool:
+        return geom == "table_visual"
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}

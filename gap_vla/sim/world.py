@@ -85,8 +85,18 @@ class World(abc.ABC):
         """Positions (m, world) of gripper and task objects, which must stay inside the picture."""
 
     @abc.abstractmethod
+    def is_table(self, geom: str, body: str) -> bool:
+        """Whether a visible geom of a body is of the table, by their names."""
+
     def geoms(self, kind: str) -> Sequence[int]:
         """Ids of visible geoms: `object` (what the task is about) or `table`."""
+        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] in self.groups]
+        names = {
+            geom: (self.model.geom(geom).name, self.model.body(self.model.geom_bodyid[geom]).name) for geom in drawn
+        }
+        if kind == "table":
+            return [geom for geom, of in names.items() if self.is_table(*of)]
+        return [geom for geom, (_, body) in names.items() if body in self.object_bodies]
 
     def objects(self) -> dict[str, Float[np.ndarray, " 3"]]:
         """Positions (m, world) of the task's objects and goals, by name; the landmarks without the hands."""

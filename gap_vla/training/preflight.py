@@ -27,7 +27,6 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.version_files import check_files
-from gap_vla.rollouts.recordings import require_recent
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
@@ -178,8 +177,6 @@ def _require_source(config: Experiment) -> tuple[int, int, dict[str, Sequence[in
     fields: dict[str, Sequence[int]] = {key: array.shape[1:] for key, array in sorted(first.arrays.items())}
     fields |= _LABELS
     _require_fields(config.demos.path, fields, config)
-    if source.kind == "robomimic_hdf5":
-        require_recent(Path(config.demos.path), config.task)
     return len(source), len(first), fields
 
 

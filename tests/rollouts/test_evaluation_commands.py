@@ -26,8 +26,10 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.rlds import write_rlds
-from gap_vla.rollouts import PolicyError
+from gap_vla.rollouts import PolicyError, RandomPolicy
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
+from gap_vla.rollouts.policy import identity
+from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import load_checkpoint
 
@@ -80,6 +82,13 @@ def test_what_lies_in_a_later_variants_folder_is_seen_before_the_first_is_rolled
     assert script("evaluate").main([*said, "--variant", "all", "--out", str(tmp_path / "ev")]) == 2
     assert "object_size holds notes.txt, but no evaluation; choose another --out" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "ev").iterdir()} == {"made_by.json", "object_size"}
+
+
+def test_one_variant_alone_is_not_evaluated_where_the_page_of_all_would_not_follow(tmp_path, capsys):
+    out = claim_folder(tmp_path / "ev", "variants") / "light"
+    said = ["--policy", "random", "--task", "assembly", "--variant", "light", "--out", str(out)]
+    assert script("evaluate").main(said) == 2 and not out.exists()
+    assert f"{out} is a part of {out.parent}, whose page and table would not follow" in capsys.readouterr().err
 
 
 def test_rollouts_that_a_run_counts_as_its_own_are_not_gone_on_with(tmp_path, capsys):
@@ -179,15 +188,6 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path)
         gap_vla.cli.diagnose._recordings(asked, None)
 
 
-def test_recordings_of_another_version_of_the_simulators_are_not_shown(tmp_path, capsys):
-    demos = tmp_path / "demos.hdf5"
-    with h5py.File(demos, "w") as file:
-        file.create_group("data").attrs["layout_version"] = 1
-    words = ["--policy", "random", "--task", "assembly", "--demos", str(demos), "--out", str(tmp_path / "out")]
-    assert script("diagnose").main(words) == 2
-    assert f"{demos} has layout_version 1, this gap_vla 2; collect it again" in capsys.readouterr().err
-
-
 def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gap_vla.cli.diagnose, "_recordings", lambda *_: pytest.fail("recording was begun"))
     claim_folder(tmp_path / "out", "diagnosis")
@@ -196,17 +196,22 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
     words = ["--policy", "random", "--task", "assembly", "--closed-loop", "1", "--seed", "7"]
     assert script("diagnose").main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "none holds another evaluation (" in capsys.readouterr().err
-    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"policy": {"name": "theirs"}}')
-    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis.json is of something else (policy.name: 'theirs' then, 'random' now" in capsys.readouterr().err
-    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"recordings": {"path": "/elsewhere"}}')
-    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis.json is of something else (recordings.path: '/elsewhere' then" in capsys.readouterr().err
-    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", '{"episodes": 11}')
-    assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis.json is of 11 recordings; give --episodes 11 or more, or another" in capsys.readouterr().err
-    entry = '{"closed_loop": [{"intervention": "images_black", "episodes": 2}]}'
-    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", entry)
+    asked = script("diagnose").parse(words[:4])
+    own = {"policy": identity(RandomPolicy(7)), "recordings": gap_vla.cli.diagnose._told(asked, sim_task("assembly"))}
+    own |= {"episodes": 2, "closed_loop": []}
+    for change, said in (
+        ({"policy": {"name": "theirs"}}, " is of something else (policy.name: 'theirs' then, 'random' now"),
+        ({"policy": ...}, " is of something else (policy.name: not given then, 'random' now"),
+        ({"recordings": {"path": "/elsewhere"}}, " is of something else (recordings.path: '/elsewhere' then"),
+        ({"episodes": 11}, " is of 11 recordings; give --episodes 11 or more, or another"),
+        ({"episodes": ...}, ": episodes is missing"),
+    ):
+        content = {key: value for key, value in (own | change).items() if value is not ...}
+        write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", json.dumps(content))
+        assert script("diagnose").main([*words[:4], "--out", str(tmp_path / "out")]) == 2
+        assert f"diagnosis.json{said}" in capsys.readouterr().err
+    entry = own | {"closed_loop": [{"intervention": "images_black", "episodes": 2}]}
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", json.dumps(entry))
     for asked in ([], ["--closed-loop", "1"], ["--closed-loop", "2", "--interventions", "images_swapped"]):
         assert script("diagnose").main([*words[:4], *asked, "--out", str(tmp_path / "out")]) == 2
         said = "diagnosis.json has 2 rollouts of images_black; give --closed-loop 2 or more with images_black"

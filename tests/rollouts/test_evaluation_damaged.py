@@ -98,7 +98,8 @@ def test_a_small_policy_with_another_normalization_than_it_was_saved_with_is_ref
     alone = shutil.move(run("small") / "checkpoint", tmp_path / "alone")
     change(alone / "policy.json", ("normalization",), "none")
     refused(alone, "with normalization none its digest is")
-    change(alone / "policy.json", ("statistics",), ...)
+    for key in ("statistics", "seal"):
+        change(alone / "policy.json", (key,), ...)
     assert load_checkpoint(alone).policy.identity["normalization"] == "none"  # as gap_vla 0.1 saved it
 
 
@@ -313,8 +314,9 @@ def test_a_pipe_in_the_place_of_the_parameters_is_called_one(run):
         (("image_shape",), [4, 4, 3], "policy.json"),
         (("image_shape",), [32, 32], "policy.json"),
         (("image_shape",), [32, 48, 3], "image_shape is 32 × 48"),
-        (("image_shape",), [48, 48, 3], "says image_size 48, its run's config.json 32; copy the run again"),
-        (("camera",), "frontview", "says camera frontview, its run's config.json near"),
+        (("image_shape",), [48, 48, 3], "policy.json was changed since it was saved; copy it again"),
+        (("camera",), "frontview", "policy.json was changed since it was saved; copy it again"),
+        (("notes",), float("nan"), "policy.json: no account of a policy"),
         (("proprio_dim",), -9, "proprio_dim is -9"),
         (("proprio_dim",), 8, "policy.safetensors"),
         (("cameras",), [5], "cameras[0] is 5"),
@@ -358,6 +360,7 @@ def test_a_policy_of_another_version_of_the_pictures_is_said_to_be_one(run):
 
 def test_a_view_that_no_task_has_is_refused(run):
     folder = run("small")
+    change(folder / "checkpoint" / "policy.json", ("seal",), ...)  # as gap_vla 0.1 saved it
     change(folder / "checkpoint" / "policy.json", ("camera",), "nope")
     (folder / "config.json").unlink()
     refused(

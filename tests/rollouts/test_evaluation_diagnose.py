@@ -9,7 +9,6 @@ from pointmass import STEP, PointExpert, PointTask
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop, scenes
-from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
@@ -81,7 +80,8 @@ def test_a_policy_that_looks_is_told_from_one_that_does_not(recordings):
     for name in ("images_black", "images_swapped"):
         assert seen[name].change > 0.5 and unseen[name].change == 0
     assert unseen["proprio_swapped"].change > 0.1
-    assert seeing.error < 0.3 < blind.error
+    assert seeing.error < 0.3 < blind.error == unseen["images_swapped"].error
+    assert seen["images_swapped"].error > 2 * seeing.error
     assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
 
 
@@ -97,13 +97,6 @@ class Idle(Seeing):
 def test_a_policy_that_always_does_the_same_is_said_to_be_none_to_judge(recordings):
     assert "may not have learned enough" in verdict(open_loop(Idle(), recordings))
     assert "may not have learned enough" not in verdict(open_loop(Blind(), recordings))
-
-
-def test_swapping_costs_the_seeing_policy_its_accuracy_and_the_blind_one_nothing(recordings):
-    seeing, seen = effects(Seeing(), recordings)
-    blind, unseen = effects(Blind(), recordings)
-    assert seen["images_swapped"].error > 2 * seeing.error
-    assert unseen["images_swapped"].error == blind.error
 
 
 def test_the_change_is_split_into_transition_and_consistent_steps(recordings):
@@ -186,15 +179,6 @@ def test_a_server_has_as_long_when_its_pictures_are_altered(recordings):
     assert not hasattr(IntervenedPolicy(Seeing(), "images_black", recordings), "patience")
 
 
-def test_closed_loop_a_swapped_picture_leads_astray_only_who_looks(recordings, tmp_path):
-    options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
-    task = PointTask(size=SIZE)
-    rates = {}
-    for policy in (Seeing(), IntervenedPolicy(Seeing(), "images_swapped", recordings)):
-        rates[policy.name] = evaluate(policy, task, out_dir=tmp_path / policy.name, **options)["success_rate"]
-    assert rates["seeing"] == 1 and rates["seeing, images_swapped"] == 0
-
-
 def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(recordings, tmp_path):
     options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
     found = {
@@ -275,8 +259,3 @@ def test_what_cannot_be_swapped_in_the_simulator_is_said_before_anything_is_play
         next(scenes(Seeing(), task, others, ["images_swaped"]))
     with pytest.raises(PolicyError, match=f"^theirs: {said}.*; give recordings of assembly, or leave {name} out of"):
         next(scenes(Seeing(), task, others, [name]))
-
-
-def test_one_recording_is_not_enough_to_swap(recordings):
-    with pytest.raises(PolicyError, match="needs two or more"):
-        open_loop(Seeing(), recordings[:1])

@@ -412,6 +412,7 @@ class Answering(Seeing):
         (lambda rows: np.zeros((rows - 1, 7)), r"returned actions \(\d, 7\) for \d+ observations"),
         (lambda rows: np.ma.masked_less(np.zeros((rows, 7)), 1), "returned masked entries, not an array of numbers"),
         (lambda rows: np.array(["forward"] * rows), r"returned <U7"),
+        (lambda rows: np.ones((rows, 7), bool), "returned bool, not an array of numbers"),
         (
             lambda rows: np.zeros((rows, 5)),
             "^a recording: the policy's actions are 5 wide, the recorded ones 7; give",

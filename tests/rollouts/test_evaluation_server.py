@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from gap_vla.cli import arguments, diagnose
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.rollouts.policy import GuardedPolicy
 from gap_vla.rollouts.record import EvaluationError
@@ -370,6 +371,9 @@ def test_whole_chunks_of_a_policy_that_looks_back_are_warned_of_where_they_are_e
             load_policy(address, action_dim=7, keys=keys)
         with warnings.catch_warnings(action="error"):
             load_policy(address, action_dim=7)
+            words = ["--policy", address, "--task", "assembly", "--keys", str(keys)]
+            asked_at_every_step = arguments.load_policy(diagnose.parse(words), execute=1)  # as a diagnosis does
+        assert asked_at_every_step.policy.identity["keys"]["execute"] == 1
 
 
 def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_path):
