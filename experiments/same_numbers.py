@@ -55,7 +55,7 @@ def _labels() -> Part:
     annotate = "scripts/annotate.py runs/labels/demos.hdf5 --method {0} --out runs/labels/{0}.hdf5 --overwrite"
     return Part(
         (
-            "scripts/collect_demos.py --task threading --num 4 --image-size 32 --show 0 --quiet "
+            "scripts/collect_demos.py --task threading --episodes 4 --image-size 32 --show 0 --quiet "
             "--out runs/labels/demos.hdf5",
             *(annotate.format(method) for method in methods),
             "scripts/build_dataset.py runs/labels/demos.hdf5 --name threading --data-dir runs/labels",

@@ -21,7 +21,7 @@ from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__, {"--episodes": "--show"}, answers=True)
+    parser = command_parser(__doc__, answers=True)
     parser.add_source()
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the annotated copy goes")

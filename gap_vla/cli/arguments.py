@@ -11,12 +11,13 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
 from gap_vla.core.foreign import is_odd_number, one_line, parsed
+from gap_vla.core.identity import public
 from gap_vla.core.typed_config import CAMERAS, LAYOUT_SEED, SEED, Bounds, NumberField
 
 MANY = 100_000
@@ -107,9 +108,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes `--image_size` for `--image-size`, and the former names of options, none of which `--help` lists."""
+    """Takes `--image_size` for `--image-size`."""
 
-    former: Mapping[str, str]
     _given: list[argparse.Action]
 
     def error(self, message: str) -> NoReturn:
@@ -135,11 +135,8 @@ class Parser(argparse.ArgumentParser):
 
     def _present_name(self, word: str) -> str:
         name, equals, value = word.partition("=")
-        if not name.startswith("--") or name in self._option_string_actions:
-            return word
-        dashed = f"--{name[2:].replace('_', '-')}"
-        present = self.former.get(dashed, dashed)
-        return f"{present}{equals}{value}" if present in self._option_string_actions else word
+        dashed = name[:2] + name[2:].replace("_", "-")
+        return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else word
 
     def refuse_idle(self, why: str, *names: str) -> None:
         """Ends the command if one of these options was given, be it as its default: it would have no effect.
@@ -203,15 +200,13 @@ class Parser(argparse.ArgumentParser):
             self.refuse_idle("without --checkpoint", "step", *of_checkpoint, "dataset")
 
 
-def command_parser(doc: str | None, former: Mapping[str, str] | None = None, answers: bool = False) -> Parser:
+def command_parser(doc: str | None, answers: bool = False) -> Parser:
     """A parser that shows the command's docstring, and takes options by their whole names only.
 
     Args:
-        former: names that options had, e.g. `{"--num": "--episodes"}`; they are still taken.
         answers: whether it knows `--json`, see `answering`.
     """
     parser = Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
-    parser.former = former or {}
     if answers:
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
     return parser
@@ -300,5 +295,5 @@ def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
     """Where results go without `--out`: `inside` the checkpoint's folder, or a folder named by `outside` and policy."""
     if options.checkpoint and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / inside
-    policy = (options.checkpoint or options.policy).replace("://", "_").replace("/", "_").replace(":", "_")
+    policy = (options.checkpoint or public(options.policy)).replace("://", "_").replace("/", "_").replace(":", "_")
     return Path("runs") / outside.format(policy)

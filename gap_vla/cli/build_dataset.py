@@ -24,7 +24,7 @@ from gap_vla.core.errors import UserError, command, keeping
 def parse(argv: list[str] | None) -> argparse.Namespace:
     from gap_vla.demos import READERS
 
-    parser = command_parser(__doc__, {"--annotate": "--option"})
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("source", type=Path, help="file or folder of demonstrations")
     add("--kind", help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)")

@@ -18,8 +18,7 @@ from gap_vla.core.foreign import Section
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    former = {"--state-key": "--state", "--pictures": "--show", "--max-episodes": "--episodes"}
-    parser = command_parser(__doc__, former, answers=True)
+    parser = command_parser(__doc__, answers=True)
     add = parser.add_argument
     add("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
     add("--state", help="step field with the robot's state (default: observation/proprio or state)")

@@ -16,7 +16,7 @@ from gap_vla.core.errors import command
 def main(argv: list[str] | None = None) -> None:
     from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, variant_spec
 
-    parser = command_parser(__doc__, {"--num": "--episodes"})
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
     kept = "number of successful episodes to keep (default: 100)"

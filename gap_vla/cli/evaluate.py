@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     from gap_vla.sim import VARIANT_NAMES
 
-    parser = command_parser(__doc__, {"--ood": "--variant"}, answers=True)
+    parser = command_parser(__doc__, answers=True)
     looks = "primary, wrist, `primary wrist`, or none for policies that do not look"
     parser.add_policy("expert, random, replay:FILE", looks)
     add = parser.add_argument

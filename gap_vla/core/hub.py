@@ -53,7 +53,8 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
         if kept is None or not all((kept / name).exists() for name in names or ()):
             raise
         why = f"the hub could not be asked ({_reason(error)})"
-        print(f"note: {why}: {repository} of commit {kept.name} is used", file=sys.stderr, flush=True)
+        what = f"what the cache holds of {repository}, commit {kept.name}, is used, be it all or a part"
+        print(f"note: {why}: {what}", file=sys.stderr, flush=True)
         return kept
     if not re.fullmatch("[0-9a-f]{40}", commit := newest.sha or ""):
         raise CheckpointError(f"the hub calls its commit {shown(newest.sha)}, which is the name of none")

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def digest(settings: Mapping[str, Any], length: int = 8) -> str:
@@ -23,6 +24,19 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     """
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def public(address: str) -> str:
+    """An address as files and pages may show it: for user, password and query stands a digest too short to guess by.
+
+    >>> public("ws://me:secret@robot:8000/?token=abc"), public("ws://robot:8000")
+    ('ws://robot:8000/#6034', 'ws://robot:8000')
+    """
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    if not host or (host == parts.netloc and not parts.query):
+        return address
+    return f"{parts.scheme}://{host}{parts.path}#{digest({'address': address}, 4)}"
 
 
 def flat(tree: Any, prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:

@@ -20,8 +20,7 @@ from gap_vla.core.hdf5_mark import read_mark, write_mark
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
-_END = 2**22
-_WHOLE = "CRC-32 of all"
+_PART = 2**22
 _TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}(\.[^/.]+)$")  # a path in a folder, as `replacing` hides it
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
@@ -68,18 +67,14 @@ def made_by(path: Path) -> str | None:
 def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
     """Paths in a marked folder that are not as they were written with it: "missing", "changed" or "added".
 
-    Sizes and checksums are compared as far as the version that wrote the mark noted them: none, those of the first and
-    last 4 MiB, or of all. Raises `error` for a mark that is none.
+    Raises `error` for a mark that is none.
     """
-    mark = Section.read(folder / FOLDER_MARK, error)
-    listed = isinstance(mark.values.get("files"), list)
-    known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
-    files = {str(file.relative_to(folder)): file for file in [*_files(folder), *_empty(folder)]}
-    seen = {name: file_mark(file, _WHOLE in str(known.get(name))) for name, file in files.items()}
+    known = Section.read(folder / FOLDER_MARK, error).section("files").values
+    seen = {str(file.relative_to(folder)): file_mark(file) for file in [*_files(folder), *_empty(folder)]}
     return {
         name: "missing" if name not in seen else "changed" if name in known else "added"
         for name in sorted({*known, *seen})
-        if name not in seen or known.get(name, "") not in (None, seen[name])
+        if name not in seen or known.get(name) != seen[name]
     }
 
 
@@ -92,18 +87,15 @@ def others_in(folder: Path, own: str) -> list[Path]:
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
-def file_mark(file: Path, whole: bool = True) -> str:
-    """What tells a file from others at its place: its size and a checksum, if not `whole` of its two ends."""
+def file_mark(file: Path) -> str:
+    """What tells a file from others at its place: its size and a checksum."""
     if file.is_symlink() or not file.is_file():
         return "an empty folder" if file.is_dir() and not file.is_symlink() else "a link, a pipe or a device"
     with file.open("rb") as stream:
-        found = zlib.crc32(stream.read(_END))
-        size = os.fstat(stream.fileno()).st_size
-        if not whole:
-            stream.seek(max(size - _END, stream.tell()))
-        while part := stream.read(_END):
+        found, size = 0, os.fstat(stream.fileno()).st_size
+        while part := stream.read(_PART):
             found = zlib.crc32(part, found)
-    return f"{size} bytes, {_WHOLE if whole else 'CRC-32'} {found:08x}"
+    return f"{size} bytes, CRC-32 of all {found:08x}"
 
 
 def _files(folder: Path) -> Iterator[Path]:

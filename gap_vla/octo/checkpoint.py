@@ -4,7 +4,7 @@
     <root>/dataset_statistics.json     statistics for un-normalisation, nested lists
     <root>/example_batch.msgpack       one example: observation, task, action, action_pad_mask
     <root>/<step>/default/checkpoint   the parameters, flax msgpack
-    <root>/checksums.json              ours alone: by step, size and checksum of the parameters' file
+    <root>/checksums.json              ours alone: by step, or name, size and checksum of each of these files
 
 Directories whose names are not numbers belong to others (`state/`, ...) and are ignored.
 """
@@ -32,6 +32,7 @@ CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
 EXAMPLE_BATCH = "example_batch.msgpack"
 CHECKSUMS = "checksums.json"
+_DESCRIBING = (CONFIG, STATISTICS, EXAMPLE_BATCH)
 
 GREATEST = 1_000_000
 """Greatest number in a model's config, unless `_GREATEST` has another."""
@@ -84,8 +85,11 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
-    if (found := file_mark(path.resolve())) != (said := _checksums(root).get(str(step), found)):
-        raise CheckpointError(f"{path} has {found}, {root / CHECKSUMS} says {shown(said)}; copy both again")
+    said = _checksums(root)
+    for name, file in {str(step): path, **{name: root / name for name in _DESCRIBING}}.items():
+        if name in said and (found := file_mark(file.resolve())) != said[name]:
+            advice = f"copy both again, or remove {CHECKSUMS} if you changed it"
+            raise CheckpointError(f"{file} has {found}, {root / CHECKSUMS} says {shown(said[name])}; {advice}")
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: expected a tree of parameters, found {type(tree).__name__}")
     for name, leaf in flat(tree, separator="/"):
@@ -262,7 +266,8 @@ def write_checkpoint(
         if not (root / name).exists():
             _write(root / name, said)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
-    _write(root / CHECKSUMS, json.dumps({**_checksums(root), str(step): file_mark(target)}).encode())
+    marks = {name: file_mark(root / name) for name in _DESCRIBING}
+    _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
 
 def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ class OctoModel:
         root = local_directory(checkpoint_path)
         config = checkpoint.read_config(root)
         example = checkpoint.read_example_batch(root)
+        statistics = checkpoint.read_statistics(root)
         params, step = checkpoint.read_params(root, step)
         with blaming(root / checkpoint.CONFIG, "no model can be built from it and the example batch"):
             module = OctoModule.create(**config["model"], compute=compute)
@@ -115,6 +117,11 @@ class OctoModel:
             if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
                 words = vocabulary(module)
                 text_processor = dataclasses.replace(text_processor, directory=str(root), vocab_size=words)
+        head, held = module.heads.get("action"), np.shape(example.get("action", ()))[2:]
+        says = getattr(head, "action_horizon", 0), getattr(head, "action_dim", 0)
+        if all(says) and len(held) == 2 and held != says:  # upstream's example batch holds a chunk since 1.5
+            what = f"chunks are {says} by its config.json and {held} by its example batch"
+            warnings.warn(f"{root}: {what}; it acts by config.json", stacklevel=2)
         with blaming(checkpoint.params_path(root, step), "no parameters"):
             batches.check_params(params, expected, checkpoint.params_path(root, step))
         return cls(
@@ -123,7 +130,7 @@ class OctoModel:
             text_processor=text_processor,
             example_batch=example,
             config=config,
-            dataset_statistics=checkpoint.read_statistics(root),
+            dataset_statistics=statistics,
         )
 
     def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:

@@ -287,7 +287,7 @@ def _leads_to_written(version_dir: Path, name: str) -> bool:
     if not link.is_symlink():
         return False
     written = Section.read(version_dir / FOLDER_MARK, EpisodeError).section("files").values[name]
-    return any(file_mark(Path(os.path.realpath(link)), whole) == written for whole in (True, False))
+    return file_mark(Path(os.path.realpath(link))) == written
 
 
 def require_unchanged(version_dir: Path, but: str = "") -> None:

@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 from gap_vla.core.foreign import finite, one_line, shown
-from gap_vla.core.identity import differences, flat, in_words
+from gap_vla.core.identity import differences, flat, in_words, public
 from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
@@ -82,7 +82,7 @@ class RemotePolicy:
     a text, which is an error.
 
     Args:
-        address: `ws://host:port`.
+        address: `ws://host:port`; what a user, a password or a query in it says is sent, and shown nowhere.
         keys: how the server names things.
         patience: seconds of an episode to wait for a server that cannot be reached or has gone; then, or when it has
             closed more than `MAX_LOST` connections of it, `PolicyUnavailable`.
@@ -101,7 +101,7 @@ class RemotePolicy:
         self.cameras: tuple[str, ...] = ()  # of training, where the server tells
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
-        self.address, self._keys = address, keys or KeyMapping()
+        self.address, self._url, self._keys = public(address), address, keys or KeyMapping()
         self._limit = finite("limit", limit, 0.001, 86_400, PolicyError)
         self._links: dict[int, _Link] = {}
         self._lost: Counter[int] = Counter()  # connections, by episode
@@ -112,7 +112,7 @@ class RemotePolicy:
         self.server_metadata, again = (self._greeting(deadline) for _ in range(2))
         same = _plain(again).items()  # the rest belongs to a connection, as its time or number
         self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
-        self.identity = {"address": address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
+        self.identity = {"address": self.address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
@@ -198,7 +198,7 @@ class RemotePolicy:
     def _connect(self, deadline: float) -> _Link:
         while True:
             try:
-                link = _Link(self.address, deadline - time.monotonic())
+                link = _Link(self._url, deadline - time.monotonic())
                 now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
                 if changed := differences(self._policy, now):
                     link.close()

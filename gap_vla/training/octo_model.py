@@ -28,7 +28,6 @@ from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.presets import example_batch, published_config, small_config
 from gap_vla.octo.text import DEFAULTS
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
-from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.sim import task_spec
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Adam, Packing
@@ -104,10 +103,9 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
     layout.pop("proprio_history", None)  # that of the pretrained model
-    normalization = config.data.normalization
-    own = {"normalization": normalization, "statistics": statistics_digest(statistics, normalization)}
+    own = {"camera": config.demos.camera, "normalization": config.data.normalization}
     model = OctoModel.from_config(
-        {**layout, "camera": config.demos.camera, **own, **more},
+        {**layout, **own, **more},
         batch,
         text_processor=text_processor,
         rng=init_rng,

@@ -74,7 +74,7 @@ def _finetune(script: str, file: str, more: str = "") -> Stage:
 
 STAGES = {
     "collect": Stage(
-        "collect_demos --task assembly --num 2 --image-size 32 --show 1 --quiet --out out/d.hdf5".split(),
+        "collect_demos --task assembly --episodes 2 --image-size 32 --show 1 --quiet --out out/d.hdf5".split(),
         ("out/*.hdf5", "out/*.png"),
     ),
     "annotate_hdf5": Stage("annotate in/demos.hdf5 --out out/d.hdf5".split(), ("out/**/*",)),

@@ -100,7 +100,7 @@ def test_a_hub_that_cannot_be_asked_leaves_what_is_there_with_a_note_and_one_tha
     assert local_directory("hf://lab/mine") == found
     note = "note: the hub could not be asked (HfHubHTTPError: Server error"
     said = capsys.readouterr().err
-    assert said.startswith(note) and said.endswith(f": lab/mine of commit {COMMIT} is used\n")
+    assert said.startswith(note) and said.endswith(f"lab/mine, commit {COMMIT}, is used, be it all or a part\n")
     with pytest.raises(HfHubHTTPError, match="500"):
         fetched("lab/mine", ["config.json"])  # which is not there
     hub["status"] = 403

@@ -270,28 +270,10 @@ def test_the_diagnosis_command_offers_every_intervention():
     assert gap_vla.cli.diagnose.INTERVENTIONS == ALL_INTERVENTIONS
 
 
-@pytest.mark.parametrize(
-    ("ended", "said"),
-    [
-        (
-            {"rollouts": {"policy": {"parameters": "0123456789abcdef"}}},
-            "has other parameters than its run was evaluated",
-        ),
-        pytest.param(
-            {"rollouts": {"policy": {"statistics": "0123456789abcdef"}}},
-            "has other statistics than its run was evaluated",
-            marks=pytest.mark.slow,
-        ),
-        ({"task": "stack", "rollouts": None}, "summary.json says task stack, config.json assembly; copy the run again"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_noticed(run, tmp_path, ended, said):
+def test_a_checkpoint_of_another_run_is_noticed(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
-    own = load_checkpoint(copy).policy.identity
-    policy = {key: own[key] for key in ("parameters", "statistics")}
-    (copy / "summary.json").write_text(json.dumps({"task": "assembly", "rollouts": {"policy": policy}}))
-    assert load_checkpoint(copy).policy.identity == own
-    (copy / "summary.json").write_text(json.dumps({"task": "assembly"} | ended))
+    (copy / "summary.json").write_text(json.dumps({"task": "stack"}))
+    said = "summary.json says task stack, config.json assembly; copy the run again"
     with pytest.raises(CheckpointError, match=said):
         load_checkpoint(copy)
     (copy / "summary.json").unlink()

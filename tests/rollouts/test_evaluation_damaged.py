@@ -57,6 +57,7 @@ def change(path, keys, value):
     elif keys:
         inner[keys[-1]] = value
     path.write_text(json.dumps(content if keys else value))
+    path.with_name("checksums.json").unlink(missing_ok=True)  # upstream's have none
 
 
 def refused(folder, *parts):

@@ -16,7 +16,6 @@ from gap_vla.octo.presets import example_batch
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokenizers import LanguageTokenizer
-from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy, parameter_digest
 from gap_vla.rollouts.policy import PolicyError, identity
@@ -290,10 +289,10 @@ BOUNDED = {key: {**field, "p01": field["mean"] - 1, "p99": field["mean"] + 3} fo
 
 @pytest.fixture
 def recorded(model, tmp_path):
-    """A model and its checkpoint, which names a normalisation and the digest of its statistics, without a run."""
-    said = {"normalization": "bounds", "statistics": statistics_digest(BOUNDED, "bounds")}
-    known = model.replace(config={**model.config, **said}, dataset_statistics=BOUNDED)
+    """A model and its checkpoint, which names a normalisation, without a run, and without checksums as upstream's."""
+    known = model.replace(config={**model.config, "normalization": "bounds"}, dataset_statistics=BOUNDED)
     known.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "checksums.json").unlink()
     return known, tmp_path / "checkpoint"
 
 
@@ -354,7 +353,7 @@ def test_a_checkpoint_of_ours_beside_an_example_of_another_window_is_refused(rec
 
 def test_a_config_of_another_model_with_the_same_parameters_is_another_policy_of_an_evaluation(model, tmp_path):
     model.save_pretrained(step=7, checkpoint_path=tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("checksums.json"))
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     config["model"]["use_correct_attention"] = False
     (tmp_path / "b" / "config.json").write_text(json.dumps(config))
@@ -408,13 +407,29 @@ def test_a_checkpoint_with_another_normalization_than_its_runs_is_refused(record
     assert OctoPolicy.load(folder, normalization="bounds").identity["normalization"] == "bounds"
 
 
-def test_a_checkpoint_beside_the_statistics_of_other_data_is_refused(recorded):
-    path = recorded[1] / "dataset_statistics.json"
-    statistics = json.loads(path.read_text())
-    statistics["action"]["p99"][0] += 0.5
-    path.write_text(json.dumps(statistics))
-    with pytest.raises(CheckpointError, match=r"the digest of its statistics is \w+, config.json says \w+; copy both"):
-        load_checkpoint(recorded[1])
+@pytest.mark.parametrize("name", ["config.json", "dataset_statistics.json", "example_batch.msgpack"])
+def test_a_checkpoint_beside_a_file_of_another_is_refused(model, tmp_path, name):
+    statistics = {key: {**field, "mean": field["mean"] + 0.5} for key, field in STATISTICS.items()}
+    config = {**model.config, "camera": "corner2"}
+    batch = {**model.example_batch, "rho": np.ones(1)}
+    other = model.replace(config=config, dataset_statistics=statistics, example_batch=batch)
+    for folder, saved in {"own": model, "other": other}.items():
+        saved.save_pretrained(step=7, checkpoint_path=tmp_path / folder)
+    shutil.copy(tmp_path / "other" / name, tmp_path / "own" / name)
+    message = (
+        rf"own/{name} has \d+ bytes.*own/checksums.json says '\d+ bytes.*; copy both again, or remove checksums.json"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "own")
+
+
+def test_chunks_of_the_same_weights_that_are_not_those_of_the_example_batch_are_warned_about(recorded):
+    _, folder = recorded
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["heads"]["action"]["kwargs"] |= {"action_horizon": 2, "action_dim": 14}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"chunks are \(2, 14\) by its config.json and \(4, 7\) by its example batch"):
+        assert load_checkpoint(folder).policy.action_dim == 7
 
 
 @pytest.mark.parametrize("said", [{}, False, "", "Normal", ["normal"]])

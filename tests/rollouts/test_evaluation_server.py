@@ -1,5 +1,6 @@
 """Claims about the policy server and the client: openpi's protocol, and no message ends the server."""
 
+import base64
 import contextlib
 import re
 import threading
@@ -298,6 +299,27 @@ def greeting(metadata):
     with serve(serve_one, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
+def test_what_a_user_a_password_or_a_token_in_an_address_says_is_sent_and_not_written_down(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def serve_one(connection):
+        asked.append((connection.request.path, connection.request.headers.get("Authorization")))
+        connection.send(pack({}))
+        for _ in connection:
+            connection.send(pack({"actions": np.zeros((1, 7), np.float32)}))
+
+    with serve(serve_one, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.socket.getsockname()[1]}"
+        first, second = (RemotePolicy(f"ws://me:secret@{place}/vla?token={token}") for token in ("hidden", "other"))
+        assert asked[0] == ("/vla?token=hidden", f"Basic {base64.b64encode(b'me:secret').decode()}")
+        assert first.address.startswith(f"ws://{place}/vla#") and first.identity != second.identity
+        evaluate(first, PointTask(), episodes=1, seed=0, progress=False, workers=1, out_dir=tmp_path)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert place.encode() in written and not re.search(b"secret|hidden", written)
 
 
 def test_a_server_that_begins_to_serve_another_policy_is_noticed():

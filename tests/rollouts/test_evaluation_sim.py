@@ -85,7 +85,7 @@ def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, proces
         (["--policy", "export", "--task", "stack"], "unknown policy 'export'"),
         (["--policy", "replay:", "--task", "stack"], "unknown policy 'replay:'"),
         (["--policy", "expert"], "needs --task"),
-        (["--policy", "expert", "--task", "stack", "--ood", "fog"], "variant 'fog' is unknown"),
+        (["--policy", "expert", "--task", "stack", "--variant", "fog"], "variant 'fog' is unknown"),
         (["--policy", "ws://127.0.0.1:9", "--task", "stack", "--patience", "0"], "no policy server"),
     ],
 )

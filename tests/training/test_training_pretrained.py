@@ -58,6 +58,7 @@ def changed_copy(checkpoint, folder, **config) -> str:
     copied = shutil.copytree(checkpoint, folder / "copy")
     file = copied / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    (copied / "checksums.json").unlink()
     return str(copied)
 
 
