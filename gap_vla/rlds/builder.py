@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import LABELS, Episode, EpisodeError
+from gap_vla.core.foreign import refusing
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
 from gap_vla.rlds.checking.dataset_checks import tell_duplicates
-from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, episodes_hash, labels_hash
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, labels_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
@@ -78,7 +79,8 @@ def write_rlds(
     if identity is None and isinstance(episodes, Source):
         identity = episodes.identity()
     elif identity is None:
-        identity = {"content": content_hash(episodes), "episodes_hash": episodes_hash(episodes)}
+        with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):
+            identity = {"content": content_hash(episodes)}
     if labels is not None and not annotator:
         identity = {**identity, "labels_hash": labels_hash(labels)}
     stated = {

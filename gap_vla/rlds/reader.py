@@ -18,7 +18,18 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
-from gap_vla.demos.fields import ACTION_LIMIT, TIMES, as_actions, as_truth, checked_limit, misplaced, require_rising
+from gap_vla.demos.fields import (
+    ACTION_LIMIT,
+    ENDS,
+    FLAGS,
+    TIMES,
+    as_actions,
+    as_truth,
+    checked_limit,
+    misplaced,
+    require_ended,
+    require_rising,
+)
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
 from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
@@ -31,6 +42,11 @@ MOST_PIXELS = 2**24
 
 _NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
 """Of `keys`, beside the cameras'."""
+
+_COMPARED = {*FLAGS, *ENDS, *TIMES, "episode_index", "reward", "discount"}
+"""Step fields that no episode holds, and that `check_steps` looks at."""
+
+_ABOUT = {f"episode_metadata/{name}" for name in ("success", "episode_id", "file_path", "extra_json")}
 
 
 def read_rlds(
@@ -54,6 +70,7 @@ def read_rlds(
     Raises:
         EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
     """
+    tell_unread(Path(version_dir), split, keys or {})
     limit = declared_limit(Path(version_dir), None)
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     found = zip(read_steps(version_dir, split, workers=workers, resize=size), _whole_examples(Path(version_dir), split))
@@ -74,6 +91,22 @@ def read_rlds(
             check_steps(fields, where)
             as_actions(episode.action, limit, f"{where}: action")
         yield episode
+
+
+def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
+    """Says which fields `read_rlds` takes, where a dataset has some that it neither takes nor compares."""
+    features = open_version(version_dir, shards=False).info.features.get_tensor_info()
+    every = [path for path, _ in flat(features, separator="/")]
+    instruction = [name for name in LANGUAGE if f"steps/{name}" in every][:1]
+    usual = {name: name for name in (*_NAMES[1:], *instruction)} | {"proprio": "observation/proprio"}
+    read = {f"steps/{part}" for path in {**usual, **keys}.values() for part in path.split("+")} | _ABOUT
+    taken = [path for path in every if path in read or (not keys and path.startswith("steps/observation/image_"))]
+    if left := [path for path in every if path not in taken and path.rpartition("/")[2] not in _COMPARED]:
+        print(
+            f"note: of {version_dir}, {split}, these are read: {one_line(', '.join(taken))}; not read: "
+            f"{one_line(', '.join(left), 600)}",
+            flush=True,
+        )
 
 
 def _whole_examples(version_dir: Path, split: str) -> Iterator[Any]:
@@ -181,9 +214,12 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
     for text in misplaced(fields):
         raise EpisodeError(f"{where}: {text}; convert it again")
-    for name in (name for name in fields if name.rpartition("/")[2] in TIMES):
-        require_rising(fields[name], f"{where}: {name}", equal=True)  # seconds since 1970 have no fractions in float32
     for name, value in fields.items():
+        kind = name.rpartition("/")[2]
+        if kind in ENDS and value.dtype.kind in "biuf":
+            require_ended(name, value, where)
+        if kind in TIMES:
+            require_rising(value, f"{where}: {name}", equal=True)  # seconds since 1970 have no fractions in float32
         if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
             if (odd := np.argwhere(~np.isfinite(value))).size:
                 raise EpisodeError(
@@ -284,8 +320,10 @@ def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]], uneve
 
 def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a step whose shape its description fixes, and pictures."""
-    fixed = {key: spec for key, spec in specs.items() if isinstance(spec, dict) or _is_even(spec)}
-    return {k: _even(step[k], spec) if isinstance(spec, dict) else step[k] for k, spec in fixed.items()}
+    nested = {key: _even(step[key], spec) for key, spec in specs.items() if isinstance(spec, dict)}
+    return {key: part for key, part in nested.items() if part} | {
+        key: step[key] for key, spec in specs.items() if not isinstance(spec, dict) and _is_even(spec)
+    }
 
 
 def _is_even(spec: Any) -> bool:

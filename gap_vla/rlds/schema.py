@@ -119,7 +119,7 @@ class Schema:
             step["change_point"] = np.asarray(episode.change_point, bool)
         if self.phase:
             assert episode.phase is not None
-            step["phase"] = [str(name) for name in episode.phase]
+            step["phase"] = [decoded(name) for name in episode.phase]
         return {
             "steps": step,
             "episode_metadata": {
@@ -162,24 +162,16 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def content_hash(episodes: Sequence[Episode]) -> str:
-    """Hash of the episodes' arrays and instructions, for data that come from memory and have no file to name.
-
-    Whether they succeeded, and their metadata, are in `episodes_hash`.
-    """
+    """Hash of all that episodes hold, for data that come from memory and have no file to name."""
     total = hashlib.sha256()
     for episode in episodes:
         for key, value in sorted(episode.arrays.items()):
             value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())
-        total.update(episode.language_instruction.encode())
-    return total.hexdigest()
-
-
-def episodes_hash(episodes: Sequence[Episode]) -> str:
-    """Hash of what `content_hash` leaves out: whether each episode succeeded, and its metadata with its name."""
-    rest = [[bool(episode.success), dict(episode.metadata)] for episode in episodes]
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        rest = [episode.language_instruction, bool(episode.success), dict(episode.metadata)]
+        total.update(json.dumps(rest, sort_keys=True, default=str).encode())
+    return total.hexdigest()[:16]
 
 
 def labels_hash(labels: Sequence[Mapping[str, np.ndarray]]) -> str:

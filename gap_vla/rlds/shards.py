@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import FOREIGN, finite, refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
@@ -95,8 +95,9 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
                 episode = job.source[index]
                 if job.labels is not None:
                     episode = episode.replace(**job.labels[position])
-                record = serializer.get_tf_example(job.schema.encode(episode.validate()))
-                record = record.SerializeToString(deterministic=True)
+                with refusing(f"{episode.name}: cannot be stored", "give text that UTF-8 can hold", EpisodeError):
+                    example = serializer.get_tf_example(job.schema.encode(episode.validate()))
+                record = example.SerializeToString(deterministic=True)
                 writer.write(record)
                 payload += len(record)
                 actions.append(episode.action)

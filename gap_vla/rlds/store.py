@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import content, parsed, refusing, whole
-from gap_vla.core.identity import digest, flat
+from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
+from gap_vla.core.outputs import require_apart
 from gap_vla.core.whole import put, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds
-from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics, unlike
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
 from gap_vla.rlds.version_files import (
     content_hash,
     dataset_metadata,
@@ -81,7 +81,7 @@ class EpisodeStore:
                     "delete the folder; a run that needs it makes it again"
                 )
             known = digest({"splits": json.dumps(account["splits"])})
-            if account.get("splits_hash", known) != known:
+            if account["splits_hash"] != known:
                 raise EpisodeError(f"{directory / 'store.json'}: its splits were changed; {_REBUILD}")
             fields = {f"{name}.{key}.bin" for name, split in account["splits"].items() for key in split["fields"]}
             if lost := sorted({STATISTICS, *fields} - account["files"].keys()):
@@ -117,6 +117,7 @@ class EpisodeStore:
         """
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
+        require_apart(directory, version_dir)
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
         with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
@@ -134,17 +135,12 @@ class EpisodeStore:
                 new = folder / directory.name
                 new.mkdir()
                 splits = open_version(version_dir).info.splits
-                metadata = dataset_metadata(version_dir)
-                # 0.1.0 took them over all splits, with masks of its own; others are computed here, to the same numbers.
-                of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1
-                statistics = version_dir / STATISTICS
                 write_store(
                     new,
                     {name: read_rlds(version_dir, name, resize=resize, keys=keys) for name in splits},
                     source=str(version_dir),
                     source_hash=source_hash,
-                    metadata=metadata,
-                    statistics=statistics if of_0_1 and statistics.exists() and not keys else None,
+                    metadata=dataset_metadata(version_dir),
                 )
                 unchanged()  # decoding takes minutes
                 _require_replaceable(directory)
@@ -181,8 +177,6 @@ class StoreSplit:
     def __init__(self, directory: Path, name: str, entry: Mapping[str, Any]) -> None:
         self.name = name
         self.offsets = np.asarray(entry["offsets"], np.int64)
-        if self.offsets[0] != 0 or (np.diff(self.offsets) < 1).any():
-            raise EpisodeError(f"{directory / 'store.json'}: episodes of {name} do not follow one another; {_REBUILD}")
         self.languages: list[str] = entry["languages"]
         self.phases: list[str] = entry["phases"]
         self.language = np.asarray(entry["language"], np.int32)
@@ -190,6 +184,8 @@ class StoreSplit:
         self.fields: dict[str, np.ndarray] = {}
         for key, (dtype, shape) in entry["fields"].items():
             path = directory / f"{name}.{key}.bin"
+            if np.dtype(dtype).kind not in "biuf":  # objects would be addresses in memory that a file names
+                raise EpisodeError(f"{directory / 'store.json'}: {name}.{key} is {dtype}, no numbers; {_REBUILD}")
             self.fields[key] = np.memmap(path, dtype, "r", shape=(self.steps, *shape))
 
     def __len__(self) -> int:
@@ -232,33 +228,25 @@ def write_store(
     source: str,
     source_hash: str,
     metadata: Mapping[str, Any] | None = None,
-    statistics: Path | None = None,
 ) -> None:
     """Writes the files of a store into an empty folder; memory holds one episode at a time.
 
     Args:
         splits: episodes of each split, all with the same fields and sizes.
         source, source_hash, metadata: what they are made from; another hash is another store.
-        statistics: a file with them, of all splits; default: they are computed on `train`, or on everything where there
-            is none.
 
     Raises:
-        EpisodeError: an episode unlike the first one, or none at all; a file of other data's statistics.
+        EpisodeError: an episode unlike the first one, or none at all.
     """
     learnt: list[Episode] = []
-    of_all = statistics is not None or "train" not in splits
     written = {
-        split: _write_split(folder, split, of_split, learnt if of_all or split == "train" else [])
+        split: _write_split(folder, split, of_split, learnt if split == "train" or "train" not in splits else [])
         for split, of_split in splits.items()
     }
     if not learnt:
         raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
     found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
     save_statistics(found, folder / STATISTICS)
-    if statistics is not None:
-        if odd := unlike(load_statistics(statistics), found):
-            raise EpisodeError(f"{statistics}: {odd[0]} is not that of the episodes; copy the dataset again")
-        shutil.copyfile(statistics, folder / STATISTICS)
     files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import FOLDER_MARK, others_in
 from gap_vla.core.outputs import claim, deliver
@@ -28,8 +28,6 @@ MODULE = "gap_vla.rlds"
 
 _MARK = "settings.json"
 _MARKS = (_MARK, FOLDER_MARK)
-_HASHES = {"episodes_hash", "labels_hash"}
-"""What the identity of data in memory states beside the hash of their arrays, see `write_rlds`."""
 
 
 def check_names(name: str, version: str) -> None:
@@ -60,13 +58,13 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     with alone_at(path):
         if path.exists():
             recorded = dataset_metadata(path)
-            same = recorded.get("identity_hash") == digest(_as_recorded(settings, recorded), 16)
+            same = recorded.get("identity_hash") == digest(settings, 16)
             if same and is_whole(path, overwrite):
                 yield None
                 return
             if not overwrite:
                 refuse_other(path, settings)
-        claim(path, "dataset")
+        claim(path, "dataset", named=False)  # what a link leads to is another dataset
         partial = _unfinished(path)
         mark = partial / _MARK
         described = json.dumps(settings, indent=2) + "\n"
@@ -85,20 +83,10 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             raise
 
 
-def _as_recorded(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those of `_HASHES` that a dataset does not state because it was written before they were."""
-    found = dict(flat(recorded))
-    before = set() if any(f"identity.data.{key}" in found for key in _HASHES) else _HASHES
-    if not found.get("schema.rho"):
-        before = before - {"labels_hash"}  # it was written without labels
-    known = {key: value for key, value in settings.get("data", {}).items() if key not in before}
-    return {**settings, "data": known}
-
-
 def require_free(path: Path, overwrite: bool) -> None:
     """Raises DatasetError or UserError if a dataset could not be written there, before the work for it."""
     with alone_at(path):
-        claim(path, "dataset", overwrite=overwrite)
+        claim(path, "dataset", overwrite=overwrite, named=False)
         _require_own(_unfinished(path), path)
 
 

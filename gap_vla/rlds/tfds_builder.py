@@ -111,9 +111,11 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config, usual = download_config or tfds.download.DownloadConfig(), tfds.download.DownloadConfig()
-        idle = ("max_examples_per_split", "num_shards", "max_shard_size")
-        odd = [name for name in idle if getattr(config, name) != getattr(usual, name)]
+        used = {"extract_dir", "manual_dir", "download_mode", "beam_runner", "beam_options"}
+        odd = [name for name, value in vars(usual).items() if name not in used and getattr(config, name) != value]
         odd += ["file_format"] if self.info.file_format not in (None, tfds.core.FileFormat.TFRECORD) else []
+        odd += ["update_metadata_only"] if config.download_mode == tfds.GenerateMode.UPDATE_DATASET_INFO else []
+        odd += ["BUILDER_CONFIGS"] if self.builder_config else []
         if odd:
             raise DatasetError(f"{self.name}: {odd[0]} has no effect on what is written here; leave it out")
         options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}

@@ -111,9 +111,10 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     with refusing(f"{version_dir}: cannot be opened", advice, EpisodeError, (Error, JsonError)):
         builder = tfds.builder_from_directory(str(version_dir))
         known = dict(getattr(builder.info.features, "items", dict)())
-    if not hasattr(getattr(known.get("steps"), "feature", None), "items"):
-        found = one_line(", ".join(known)) or "none"
-        raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
+    steps = known.get("steps")
+    if not (isinstance(steps, tfds.features.Dataset) and hasattr(steps.feature, "items")):
+        found = one_line(", ".join(f"{name}: {type(one).__name__}" for name, one in known.items())) or "none"
+        raise EpisodeError(f"{version_dir}: no Dataset 'steps' among the features ({found}); this is not RLDS")
     for path, info_of in flat(builder.info.features.get_tensor_info(), separator="/"):
         if 0 in (getattr(info_of, "shape", None) or ()):
             raise EpisodeError(f"{features.where}: {path} has no values (shape {info_of.shape}); leave it out")
@@ -214,54 +215,9 @@ def examples(file: Path) -> Iterator[Any]:
     for record in records(file):
         with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
             example = tf.train.Example.FromString(record)
-        if twice := _twice(record):
-            raise EpisodeError(f"{file}: a record holds {twice} twice; copy it again, or convert the source again")
+        if example.ByteSize() != len(record):  # of what is there twice, the one or the other is left
+            raise EpisodeError(f"{file}: a record holds a feature twice; copy it again, or convert the source again")
         yield example
-
-
-def _twice(record: bytes) -> str:
-    """What a serialized `tf.train.Example` holds twice, of which readers take the one or the other; empty: nothing.
-
-    >>> one = b"\\x0a\\x03\\x0a\\x01a"  # a feature `a` without a value
-    >>> features = [b"\\x0a" + bytes([len(one) * n]) + one * n for n in (1, 2)]
-    >>> _twice(features[0]), _twice(features[1]), _twice(features[0] * 2)
-    ('', "'a'", 'features')
-    """
-    parts = [part for number, part in _fields(record, 0, len(record)) if number == 1]
-    if len(parts) > 1:
-        return "features"
-    keys = [
-        record[slice(*next(key for number, key in _fields(record, *entry) if number == 1))]
-        for part in parts
-        for number, entry in _fields(record, *part)
-        if number == 1
-    ]
-    again = [key for key, count in collections.Counter(keys).items() if count > 1]
-    return repr(one_line(again[0].decode(errors="replace"), 60)) if again else ""
-
-
-def _fields(message: bytes, begin: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Numbers and places of the fields of a protobuf message, which has been parsed, that have a length."""
-    while begin < end:
-        tag, begin = _varint(message, begin)
-        if tag & 7 == 2:
-            length, begin = _varint(message, begin)
-            yield tag >> 3, (begin, begin + length)
-            begin += length
-        elif tag & 7 == 0:
-            begin = _varint(message, begin)[1]
-        else:
-            begin += {1: 8, 5: 4}.get(tag & 7, end)
-
-
-def _varint(message: bytes, begin: int) -> tuple[int, int]:
-    """A number, and where the next begins."""
-    value = shift = 0
-    while True:
-        value |= (message[begin] & 127) << shift
-        shift, begin = shift + 7, begin + 1
-        if message[begin - 1] < 128:
-            return value, begin
 
 
 def require_examples(builder: Any) -> None:

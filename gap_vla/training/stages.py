@@ -225,10 +225,8 @@ def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stag
     require_same_weights(config.model, summary.get("training", {}))
     added = summary.get("origin", {}).get("mixture", [])
     for (version, store), trained_on in zip(stages.mixture.items(), added):
-        if version.exists() and (store / "store.json").exists():
-            found = EpisodeStore.open(store)
-            if found.source_hash != source_hash_of(version) or digests(found) != trained_on:
-                raise ConfigError(f"{version} holds other data than this run was trained on; give another --run-name")
+        if version.exists() and digests(EpisodeStore.build(version, store)) != trained_on:
+            raise ConfigError(f"{version} holds other data than this run was trained on; give another --run-name")
     said = summary.get("dataset", {}).get("hash")
     if not (said and config.data.rlds and stages.rlds.exists()):
         return

@@ -3,6 +3,8 @@ green edge whether to go there or back."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds import store as stores
-from gap_vla.rlds.statistics import dataset_statistics, save_statistics
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, save_statistics
 from gap_vla.training.torch import SmallConfig
 
 SIZE = 32
@@ -52,10 +54,14 @@ def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> 
         for split, seeds in (("train", range(train)), ("val", range(100, 100 + val)))
     }
     episodes = [e for part in splits.values() for e in part]
-    statistics = directory.with_name(f"{directory.name}_statistics.json")
-    save_statistics(dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes]), statistics)
     source_hash = f"toy-{train}-{val}-{sorted(options.items())}"
-    stores.write_store(directory, splits, source=str(directory), source_hash=source_hash, statistics=statistics)
+    stores.write_store(directory, splits, source=str(directory), source_hash=source_hash)
+    of_all = dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes])
+    save_statistics(of_all, directory / STATISTICS)  # with which the numbers of the tests were recorded
+    content = (directory / STATISTICS).read_bytes()
+    account = json.loads((directory / "store.json").read_text())
+    account["files"][STATISTICS] = [len(content), hashlib.sha256(content).hexdigest()]
+    (directory / "store.json").write_text(json.dumps(account))
     return EpisodeStore.open(directory)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from runner import Outcome, Runner
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds import DatasetError, build_dataset, builder, dataset_metadata, read_rlds, write_rlds
-from gap_vla.rlds.schema import content_hash
 from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
 from gap_vla.rlds.target import alone_at, check_names, unfinished
 
@@ -134,7 +135,7 @@ def test_what_arrays_do_not_show_makes_another_dataset_too(tmp_path: Path) -> No
     failed = [episodes[0].replace(success=not episodes[0].success), *episodes[1:]]
     renamed = [episodes[0].replace(metadata={**episodes[0].metadata, "episode_id": "other"}), *episodes[1:]]
     for other in (failed, renamed):
-        with pytest.raises(DatasetError, match=r"made differently \(data\.episodes_hash: '\w+' then, '\w+' now\)"):
+        with pytest.raises(DatasetError, match=r"made differently \(data\.content: '\w+' then, '\w+' now\)"):
             write_rlds(other, tmp_path, "toy", labels=labels)
     relabelled = [{**one, "rho": np.zeros(12, np.float32)} for one in labels]
     with pytest.raises(DatasetError, match=r"made differently \(data\.labels_hash: '\w+' then, '\w+' now\)"):
@@ -143,16 +144,36 @@ def test_what_arrays_do_not_show_makes_another_dataset_too(tmp_path: Path) -> No
         write_rlds(episodes, tmp_path, "toy")
 
 
-def test_a_dataset_that_was_written_without_these_hashes_is_taken_as_it_is(tmp_path: Path) -> None:
-    bare, labelled = ([make_episode(i, steps=12, annotated=rho) for i in range(3)] for rho in (False, True))
-    labels = [{"rho": e.rho, "change_point": e.change_point} for e in labelled]
-    assert content_hash(bare).startswith("05c0abee44a62d39")  # and stays so
-    path = write_rlds(bare, tmp_path, "bare", identity={"content": content_hash(bare)})
-    assert write_rlds(bare, tmp_path, "bare") == path
-    with pytest.raises(DatasetError, match=r"data\.labels_hash: not given then, '\w+' now"):
-        write_rlds(bare, tmp_path, "bare", labels=labels)
-    path = write_rlds(labelled, tmp_path, "toy", identity={"content": content_hash(labelled)})
-    assert write_rlds(labelled, tmp_path, "toy") == path == write_rlds(labelled, tmp_path, "toy", labels=labels)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"language_instruction": "\ud800"},
+        {"phase": np.array(["\udcff"] * 12)},
+        {"metadata": {"episode_id": "\udcff"}},
+        {"metadata": {"note": "", 3: ""}},
+    ],
+)
+def test_what_is_no_text_is_an_error_of_one_line(given: dict[str, Any], tmp_path: Path) -> None:
+    episode = make_episode(0, steps=12).replace(**given)
+    with pytest.raises(EpisodeError, match=r"cannot be stored: .*; give text that UTF-8 can|give a list of Episode, w"):
+        write_rlds([episode], tmp_path, "toy")
+    assert not list(tmp_path.glob("toy/*"))
+
+
+def test_names_of_phases_that_are_bytes_are_kept_as_text(tmp_path: Path) -> None:
+    episode = make_episode(0, steps=12).replace(phase=np.array([b"reach"] * 12))
+    (found,) = read_rlds(write_rlds([episode], tmp_path, "toy"))
+    assert {*found.phase} == {"reach"}
+
+
+def test_a_link_to_another_dataset_is_not_written_through(tmp_path: Path) -> None:
+    episodes = [make_episode(i, steps=12) for i in range(2)]
+    one = write_rlds(episodes, tmp_path, "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "1.0.0").symlink_to(one)
+    with pytest.raises(UserError, match=r"two/1\.0\.0 is a link; what it leads to would be replaced: remove the link"):
+        write_rlds(episodes, tmp_path, "two", overwrite=True)
+    assert dataset_metadata(one)["identity"]["name"] == "one"
 
 
 @pytest.mark.parametrize(

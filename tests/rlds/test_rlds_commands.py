@@ -131,11 +131,14 @@ def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path, mon
         builder.download_and_prepare()
     monkeypatch.setenv("GAP_VLA_SOURCE", str(file))
     monkeypatch.setattr(type(builder), "METHOD", "gaussian")
-    for idle in ({"max_examples_per_split": 2}, {"num_shards": 3}):
+    for idle in ({"max_examples_per_split": 2}, {"num_shards": 3}, {"nondeterministic_order": True}):
         with pytest.raises(DatasetError, match=f"{next(iter(idle))} has no effect on what is written here; leave it"):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**idle))
     with pytest.raises(DatasetError, match="file_format has no effect on what is written here; leave it out"):
         type(builder)(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    with monkeypatch.context() as patched, pytest.raises(DatasetError, match="BUILDER_CONFIGS has no effect on what"):
+        patched.setattr(type(builder), "BUILDER_CONFIGS", [tfds.core.BuilderConfig(name="small")])
+        type(builder)(data_dir=str(tmp_path), config="small").download_and_prepare()
     builder.download_and_prepare()
     assert builder.info.splits["train"].num_examples == 5
     assert len(list(builder.as_dataset(split="val"))) == 1

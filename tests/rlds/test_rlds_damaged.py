@@ -368,9 +368,9 @@ def test_statistics_that_are_not_those_of_the_data_are_an_error(
     sound: Path, recordings: list[Recording], tmp_path: Path, damage: Damage, said: str
 ) -> None:
     version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
-    assert not list(run._statistics(version, recordings, "training split"))
+    assert not list(run._statistics(version, recordings))
     damage(version)
-    (found,) = run._statistics(version, recordings, "training split")
+    (found,) = run._statistics(version, recordings)
     assert found.level == "error" and said in found.message
 
 
@@ -450,11 +450,11 @@ def test_a_record_of_two_examples_of_which_protobuf_would_merge_one_away_is_refu
         for record in (first + first, *others):
             writer.write(record)
     (version / "made_by.json").unlink()
-    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
         annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
-    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
         list(read_rlds(version, "train", workers=1))
-    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
         check_dataset(version, pictures=0, max_episodes=2)  # which are all
     assert not (tmp_path / "toy" / "1.1.0").exists()
 

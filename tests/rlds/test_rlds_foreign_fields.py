@@ -126,6 +126,22 @@ def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_othe
     episodes = list(read_rlds(version, "train"))
     assert [len(episode) for episode in episodes] == [STEPS, STEPS]
     assert [episode.proprio[0, 0] for episode in episodes] == [0, 1]
+    several = tfds.features.Sequence({"x": np.float32})
+    boxes = written(tmp_path / "boxes", "boxes", several, lambda i: {"x": [1.0] * (i % 4)})
+    assert check_dataset(boxes, pictures=0).summary["episodes"] == 2
+
+
+def test_an_end_before_the_last_step_is_refused_and_what_is_not_read_is_said(tmp_path: Path, capsys) -> None:
+    ended = written(tmp_path / "ended", "done", np.bool_, lambda i: i == 3)
+    for read in (lambda: list(read_rlds(ended)), lambda: annotate_files(ended, tmp_path / "1.1.0", method="gaussian")):
+        with pytest.raises(UserError, match=r"train\[0\]: done is true at step 3 and not at the last, 5; cut the epis"):
+            read()
+    found = check_dataset(ended, pictures=0).findings
+    assert [f.level for f in found if "done is true at step 3" in f.message] == ["error"] * 2
+    capsys.readouterr()
+    assert list(read_rlds(written(tmp_path / "more", "has_image", np.bool_, lambda i: False)))
+    assert "train, these are read: steps/action, " in (said := capsys.readouterr().out)
+    assert "not read: steps/has_image\n" in said
 
 
 @pytest.mark.parametrize(("feature", "value"), [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32))])

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -128,3 +129,7 @@ def test_a_finished_run_is_not_answered_for_when_a_dataset_of_its_mixture_holds_
     require_data_of({"origin": {"mixture": [digests(one)]}}, config, first)
     with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
         require_data_of({"origin": {"mixture": [digests(other)]}}, config, first)
+    shutil.rmtree(one.directory)  # which is made again
+    with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
+        require_data_of({"origin": {"mixture": [digests(other)]}}, config, first)
+    assert (one.directory / "store.json").exists()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Bool
 
-from gap_vla.core.episode import LABELS, label_problems
-from gap_vla.demos.fields import misplaced
+from gap_vla.core.episode import LABELS, EpisodeError, label_problems
+from gap_vla.demos.fields import ENDS, misplaced, require_ended
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.picture_checks import cells, of_one_colour
@@ -40,6 +40,12 @@ def check_structure(episode: Recording) -> Iterator[Finding]:
     lost = [f"no {key}; RLDS readers need it" for key in ("is_first", "is_last") if key not in episode.fields]
     for text in (*lost, *misplaced(episode.fields)):
         yield Finding("error", "structure", text, episode.name)
+    for name, value in episode.fields.items():
+        if name.rpartition("/")[2] in ENDS:
+            try:
+                require_ended(name, value, "steps")
+            except EpisodeError as error:
+                yield Finding("error", "structure", str(error), episode.name)
     if len(episode) < SHORTEST:
         yield Finding("warning", "length", f"{len(episode)} steps; drop it if it is a false start", episode.name)
 

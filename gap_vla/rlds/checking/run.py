@@ -104,15 +104,13 @@ def check_dataset(
         text = "no episode has 7 actions per arm (xyz, rotation, gripper) and three steps, all of them numbers, so "
         text += "conventions of actions are not checked"
         findings.append(Finding("note", "layout", text))
-    schema_version = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version")
-    of_ours = schema_version in (1, SCHEMA_VERSION)
+    of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
     other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
     if of_ours and (other or part):
         why = "another state or layout is named" if other else "not all episodes were read"
         findings.append(Finding("note", "statistics", f"{STATISTICS} is not compared with the data: {why}"))
     elif of_ours and len(widths) == 1:
-        train = [e for e in kept if schema_version == 1 or e.name.startswith("train[")]
-        findings += _statistics(version_dir, train, "episodes" if schema_version == 1 else "training split")
+        findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
     for name, how in unlike_written(version_dir).items():
         if name != STATISTICS:  # see above; a mask may be somebody's choice
             text = f"{name} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours"
@@ -145,8 +143,8 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
     return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
 
 
-def _statistics(version_dir: Path, train: list[Recording], of: str) -> Iterator[Finding]:
-    """The statistics of a dataset of ours are those of its training split, `of` all splits in 0.1.0."""
+def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
+    """The statistics of a dataset of ours are those of its training split."""
     file = version_dir / STATISTICS
     if not file.exists():
         yield Finding("error", "statistics", f"{file.name} is missing; copy the dataset, or write it, again")
@@ -154,7 +152,7 @@ def _statistics(version_dir: Path, train: list[Recording], of: str) -> Iterator[
     with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
         meant = dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None])
         for name in unlike(load_statistics(file, EpisodeError), meant):
-            text = f"{file.name}: {name} is not that of the {of}; write the dataset again"
+            text = f"{file.name}: {name} is not that of the training split; write the dataset again"
             yield Finding("error", "statistics", text)
 
 
