@@ -11,8 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import PER_STEP, files_in, require_one_size
-from gap_vla.demos.npz_folder import require_rows
+from gap_vla.demos.fields import PER_STEP, files_in, require_one_size, require_rows
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -68,7 +67,7 @@ class ArrayPickles(NamedArrays):
             if one.lower() in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
                 with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
                     rows = np.asarray(rows)
-                require_rows(one, rows, len(episode), f"{where}: {one!r}")
+                require_rows(one, rows, len(episode), where)
         return episode
 
     def _arrays(self, index: int) -> Any:

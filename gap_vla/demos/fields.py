@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,19 +201,14 @@ TIMES = ("timestamp", "timestamps")
 """Names of columns that hold the time of each step."""
 
 
-def require_spelling(found: Iterable[str], known: Iterable[str], where: str, value: Callable[[str], Any] = str) -> None:
-    """Raises EpisodeError: a name that was found is a known one in other letters or with other signs between them, or
-    with `is_` before it, and the known one is not there; or, in other letters, it is and has not the same
-    `value` (arrays, of which none is asked for, never have)."""
-    found, known = sorted(found), {*known}
+def require_spelling(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raises EpisodeError: a known name is not among those that were found, and one in other letters, with other signs
+    between them or with `is_` before it is."""
+    found = sorted(found)
     meant = {_letters(key): key for key in known if key not in found}
-    both = {key.lower(): key for key in known.intersection(found)}
-    for name in [name for name in found if name not in known]:
-        said = f"{where}: {one_line(name, 60)!r} is not read"
+    for name in found:
         if key := meant.get(_letters(name)):
-            raise EpisodeError(f"{said}; if it is {key!r}, call it so")
-        if (key := both.get(name.lower())) and not np.array_equal(value(name), value(key)):
-            raise EpisodeError(f"{said}, and {key!r} is there too; keep the right one")
+            raise EpisodeError(f"{where}: {one_line(name, 60)!r} is not read; if it is {key!r}, call it so")
 
 
 def _letters(name: str) -> str:
@@ -243,20 +238,16 @@ PER_STEP = (
 """Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""
 
 
-def require_ended(name: str, dones: np.ndarray, where: str, *, lasting: bool = False) -> None:
+def require_ended(where: str, dones: np.ndarray, *, lasting: bool = True) -> None:
     """Raises EpisodeError: `dones`, a row per step, is true somewhere and not at the last step, or no number; or, if it
     must be `lasting`, false behind a true one."""
     if not np.isfinite(dones).all():
-        raise EpisodeError(f"{where}: {name} holds NaN or infinity; correct it")
+        raise EpisodeError(f"{where} holds NaN or infinity; correct it")
     ended = np.asarray(dones.reshape(len(dones), -1).any(axis=1))
-    true = np.flatnonzero(ended)
-    if true.size and true[-1] != len(ended) - 1:
-        raise EpisodeError(
-            f"{where}: {name} is true at step {true[0]} and not at the last, {len(ended) - 1}; cut the episode "
-            f"or correct {name}"
-        )
-    if lasting and (goes_on := np.flatnonzero(ended[:-1] & ~ended[1:])).size:
-        raise EpisodeError(f"{where}: {name} is true at step {goes_on[0]} and not after it; make two of it")
+    early = np.flatnonzero(ended[:-1] & (~ended[1:] if lasting else ~ended[-1]))
+    if early.size:
+        behind = "not after it; make two of it" if ended[-1] else "not at the last; cut the episode or correct it"
+        raise EpisodeError(f"{where} is true at step {early[0]} of {len(ended)} and {behind}")
 
 
 FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
@@ -273,3 +264,26 @@ def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
         end, at = FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
         if at != [end] and (at or name != "is_terminal"):
             yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"
+
+
+def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting: bool = True) -> None:
+    """Looks at one array of `PER_STEP`, in whatever letters; a single number says nothing.
+
+    Raises EpisodeError: it has other steps than the actions, or is of two recordings: times fall, ends lie elsewhere
+    or, if they must be `lasting`, are false behind a true one.
+    """
+    key, what = name.rpartition("/")[2].lower(), f"{where}: {name!r}"
+    if rows.size == 1:
+        return
+    if len(rows) != steps:
+        raise EpisodeError(
+            f"{what} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
+        )
+    if key in (*FLAGS, *ENDS) and rows.dtype.kind not in "biuf":
+        raise EpisodeError(f"{what} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
+    for text in misplaced({key: rows}):
+        raise EpisodeError(f"{where}: {text}; make a recording of each, correct it, or leave it out")
+    if key in ENDS:
+        require_ended(what, rows, lasting=lasting)
+    if key in TIMES:
+        require_rising(rows, what)

@@ -28,7 +28,7 @@ _MOST_LINKS = 16
 FACTS = ("success", "language_instruction")
 """Attributes of a demonstration, or of `data` for all that have none."""
 
-NEEDED = ("num_samples", "total", "env_args", *FACTS)
+NEEDED = ("num_samples", "num_demos", "total", "env_args", "ep_meta", *FACTS)
 """Attributes that mean something to readers."""
 
 OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
@@ -261,14 +261,8 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
 
 
 def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: success or instruction of a demonstration are said where nobody reads them; or, against its
-    actions, it says another number of steps, an array has other steps, used or not, times fall, or a flag of a
-    recording's ends is true elsewhere."""
-    said = names_in(demo.attrs, where)
-    fields.require_spelling(said, FACTS, f"{where}: attributes", demo.attrs.__getitem__)
-    for key in names_in(demo, where):
-        if (fact := key.lower()) in FACTS and fact not in said:
-            raise EpisodeError(f"{where}: {key!r} is no attribute and not read; store it as the attribute {fact!r}")
+    """Raises EpisodeError: against its actions, a demonstration says another number of steps, an array has other steps,
+    used or not, times fall, or a flag of a recording's ends is true elsewhere."""
     require_steps(demo, steps, where)
     for key, rows in lengths_in(demo, where, "obs", "next_obs").items():
         name = key.rpartition("/")[2].lower()
@@ -277,12 +271,6 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        if name in fields.TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
-            fields.require_rising(numbers_at(demo, key, where), f"{where}: {key}")
-        if not steps or key.startswith("next_obs/"):
-            continue
-        if name in fields.ENDS:
-            fields.require_ended(key, numbers_at(demo, key, where), where)
-        flags = {name: numbers_at(demo, key, where)} if name in (*fields.FLAGS, "episode_index") else {}
-        for text in fields.misplaced(flags):
-            raise EpisodeError(f"{where}: {text}; make a demonstration of each recording, or leave it out")
+        told = name in (*fields.TIMES, *fields.ENDS, *fields.FLAGS, "episode_index")
+        if steps and told and not key.startswith("next_obs/") and form_at(demo, key, where)[1].kind in "biuf":
+            fields.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=False)

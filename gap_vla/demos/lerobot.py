@@ -18,6 +18,12 @@ from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_des
 from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there
 from gap_vla.demos.source import NamedArrays
 
+SUCCESS = ("success", "is_episode_successful", "next.success")
+"""Columns whose last step says whether an episode succeeded, the surest last."""
+
+_NO_COLOURS = re.compile("depth|tactile|gelsight|segment|mask|thermal|infrared|flow", re.IGNORECASE)
+"""Names of pictures that show something other than what a camera sees."""
+
 _ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
 """Names of cameras that move with a hand; `left_hand_side` is none."""
 
@@ -27,9 +33,9 @@ class LeRobot(NamedArrays):
 
     Args:
         path: the folder.
-        image_keys: feature to camera name; default: of the cameras, depth apart, the first one that is not named
-            after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`; where all or
-            none are, the first two.
+        image_keys: feature to camera name; default: of the cameras (depth, touch and masks apart) the first one that is
+            not named after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`;
+            where all or none are, the first two.
         state_key, action_key: feature names.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
             end-effector pose, of which it names the columns.
@@ -75,9 +81,10 @@ class LeRobot(NamedArrays):
     def _find(self) -> None:
         described = read_description(self.path)
         self._features, self._fps = described.features, described.fps
+        self._names = list(self._features)
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         if self.options["image_keys"] is None:
-            coloured = [key for key in cameras if "depth" not in key.lower()] or cameras
+            coloured = [key for key in cameras if not _NO_COLOURS.search(key)] or cameras
             on_hand = [key for key in coloured if _ON_HAND.search(key)]
             around = [key for key in coloured if key not in on_hand]
             chosen = coloured[:2] if not (on_hand and around) else [around[0], on_hand[0]]
@@ -111,8 +118,12 @@ class LeRobot(NamedArrays):
         named = self.options["image_keys"] is None and not self._ordered
         return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
 
-    def dropped(self) -> dict[str, str]:
-        return self._unused(self._features, "next.success", "task_index")
+    def mapping(self) -> dict[str, str]:
+        success = [key for key in SUCCESS if key in self._features][-1:]
+        return super().mapping() | {"language_instruction": "tasks"} | dict(zip(["success"], success))
+
+    def dropped(self) -> list[str]:
+        return self._unused(*SUCCESS, "task_index")
 
     def look(self) -> None:
         for place in self.places:
@@ -126,7 +137,7 @@ class LeRobot(NamedArrays):
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         counts = [key for key in _COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        table = _rows(place, columns, (*_COUNTS, "next.success", "next.done"))
+        table = _rows(place, columns, (*_COUNTS, *SUCCESS, "next.done"))
         _require_counted(table, place, self._fps, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
@@ -139,10 +150,10 @@ class LeRobot(NamedArrays):
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in (*columns[:2], *counts):
             _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
-        if "next.success" in table:
-            said = f"{where}: 'next.success' of the last step"
+        for key in filter(table.__contains__, SUCCESS):
+            said = f"{where}: {key!r} of the last step"
             with refusing(f"{said} is no truth value", "download it again", EpisodeError):
-                arrays["success"] = as_truth(np.asarray(table["next.success"][-1]), said)
+                arrays["success"] = as_truth(np.asarray(table[key][-1]), said)
         for key in self._image_keys if images else ():
             shape = self._features[key].shape
             needed = 2 * place.length * math.prod(shape)  # one by one, and in one array
@@ -186,7 +197,7 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     steps = np.arange(place.length)
     with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
         ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
-    require_ended("'next.done'", ended, where, lasting=True)
+    require_ended(f"{where}: 'next.done'", ended)
     times = steps / fps
     slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):

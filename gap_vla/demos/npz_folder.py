@@ -6,10 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-import numpy as np
-
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line
 from gap_vla.demos import fields
 from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.source import NamedArrays
@@ -68,34 +65,10 @@ class NpzFolder(NamedArrays):
 
 
 def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
-    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `require_rows`."""
+    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `fields.require_rows`."""
     for name in names:
         rows = None
         with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
             rows = read_arrays(file, name.__eq__)[name]
         if rows is not None:
-            require_rows(name, rows, steps, f"{file}: {name!r}")
-
-
-def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
-    """Looks at one array of `PER_STEP`, in whatever letters; a single number says nothing.
-
-    Raises EpisodeError: it has other steps than the actions, or is of two recordings: times fall, ends lie elsewhere.
-    """
-    key = name.lower()
-    if rows.size == 1:
-        return
-    if len(rows) != steps:
-        raise EpisodeError(
-            f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
-        )
-    if key in (*fields.FLAGS, *fields.ENDS) and rows.dtype.kind not in "biuf":
-        raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
-    for text in fields.misplaced({key: rows}):
-        raise EpisodeError(
-            f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
-        )
-    if key in fields.ENDS:
-        fields.require_ended(f"{name!r}", rows, where.removesuffix(f": {name!r}"), lasting=True)
-    if key in fields.TIMES:
-        fields.require_rising(rows, where)
+            fields.require_rows(name, rows, steps, f"{file}")

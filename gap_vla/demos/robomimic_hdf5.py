@@ -16,6 +16,7 @@ import numpy as np
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
+from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
@@ -86,8 +87,7 @@ class RobomimicHDF5(Source):
         with members.opened(self.path) as file:
             self.places = _demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
-            groups = (members.group_at(file, f"data/{place}", f"{self.path}") for place in self.places)
-            self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
+            self._said, self._dropped = self._looked_through(file)
             first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
             observations = members.names_in(members.group_at(first, "obs", f"{self.path}"), f"{self.path}")
@@ -99,17 +99,18 @@ class RobomimicHDF5(Source):
 
     def mapping(self) -> dict[str, str]:
         names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
-        proprio = "obs/robot*_{eef_pos, eef_quat (xyzw to wxyz), gripper_qpos}"
-        return names | {"proprio": proprio, "action": self.options["action_key"], "phase": "phase"}
+        proprio = f"obs/robot*_{{eef_pos, eef_quat (xyzw to wxyz), gripper_qpos}} ({self._layout})"
+        return names | {"proprio": proprio, "action": self.options["action_key"]} | self._said
 
-    def dropped(self) -> dict[str, str]:
+    def dropped(self) -> list[str]:
         return self._dropped
 
     def identity(self) -> dict[str, Any]:
         said = members.attributes_of_data(self.path)
         told = {"task": said.get("task"), "camera": members.view_of(said)}
         kept = {key: value for key, value in told.items() if isinstance(value, str) and value != "near"}
-        return super().identity() | kept
+        of_robosuite = {"instructions": "ep_meta"} if "ep_meta" in self._said.get("language_instruction", "") else {}
+        return super().identity() | kept | of_robosuite
 
     def look(self) -> None:
         fields.require_one_size(self._looked_at())
@@ -138,13 +139,8 @@ class RobomimicHDF5(Source):
         said = members.attribute_of(data, "env_args")
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
-        names = members.names_in(data.attrs, f"{self.path}")
-        fields.require_spelling(names, members.FACTS, f"{self.path}, data: attributes", data.attrs.__getitem__)
-        for fact in {*members.FACTS} & {*members.names_in(file, f"{self.path}"), *file.attrs} - {*names}:
-            if not all(fact in data[name].attrs for name in self.places):
-                raise EpisodeError(f"{self.path}: {fact!r} of the file is not read; store it as an attribute of 'data'")
         stated = fields.as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
-        own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
+        own = (_own_language(data[name]) for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
         if stated.strip():
             return stated
@@ -153,19 +149,39 @@ class RobomimicHDF5(Source):
         env_args = members.simulator_of({"env_args": said})
         return fields.as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
-    def _unused(self, demo: h5py.Group) -> dict[str, str]:
-        taken = {"obs", "phase", self.options["action_key"]}
-        where = f"{self.path}, episode {demo.name.rpartition('/')[2]}"
-        fields.require_spelling(held := members.names_in(demo, where), taken, where)
-        unused = {key: "not part of the schema" for key in held if key not in taken}
-        names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
-        arms = range(_arms(names) + 1)
-        *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in arms)
-        known = [*self._image_keys, *itertools.chain(*used)]
-        fields.require_spelling(names, [*known, *another], f"{where}: obs")
-        for key in sorted({*names} - {*known}):
-            unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
-        return unused
+    def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str]]:
+        """Where success, instruction and phase are said, as in `mapping`; and what is not read of all demonstrations.
+
+        Raises EpisodeError: a name that is read stands there in other letters, or a fact that is no attribute.
+        """
+        data = members.group_at(file, "data", f"{self.path}")
+        of_file = {name for held in (file, file.attrs) for name in members.names_in(held, f"{self.path}")}
+        of_file -= {"data", "mask", "made_by", CHECK}
+        of_data = members.names_in(data.attrs, f"{self.path}, data")
+        unread = {f"{key} of the file" for key in of_file}
+        unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
+        taken, said = {"obs", "phase", self.options["action_key"]}, {*of_data} & {*members.FACTS}
+        for place in self.places:
+            demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
+            held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
+            fields.require_spelling(held, taken, where)
+            elsewhere = [f"/{key}" for key in (*of_file, *held)]
+            fields.require_spelling([*of_data, *own, *elsewhere], members.FACTS, f"{where}: attributes")
+            said |= ({*own} & {*members.FACTS}) | ({*held} & {"phase"})
+            said |= {"ep_meta"} if "language_instruction" not in own and _own_language(demo) else set()
+            observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
+            *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(_arms(observed) + 1))
+            known = [*self._image_keys, *itertools.chain(*used)]
+            fields.require_spelling(observed, [*known, *another], f"{where}: obs")
+            unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
+            unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED}}
+        places = {key: key for key in sorted(said - {"ep_meta"})}
+        option = "--reader" if self.options["language_instruction"] else "lang in env_args"
+        told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
+        told[option] = bool(self._language) and "language_instruction" not in of_data
+        if any(told.values()):
+            places["language_instruction"] = " or ".join(filter(told.get, told))
+        return places, sorted(unread)
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
         where = f"{self.path}, episode {name}"
@@ -197,7 +213,7 @@ class RobomimicHDF5(Source):
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=fields.as_instruction(attrs.get("language_instruction"), self._language, where),
+            language_instruction=fields.as_instruction(_own_language(demo), self._language, where),
             success=fields.as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
             phase=self._phase(demo, where),
             metadata={**short, "file_path": str(self.path), "episode_id": name, **self._layout.facts},
@@ -243,6 +259,12 @@ class RobomimicHDF5(Source):
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
 
 
+def _own_language(demo: h5py.Group) -> Any:
+    """What a demonstration is told, by its own attribute, or, as robosuite 1.5 writes, by `lang` in its `ep_meta`."""
+    own = members.attribute_of(demo, "language_instruction")
+    return own or members.simulator_of({"env_args": members.attribute_of(demo, "ep_meta")}).get("lang", own)
+
+
 def _arms_of(demo: h5py.Group, where: str) -> int:
     return _arms(members.names_in(members.group_at(demo, "obs", where), where))
 
@@ -277,6 +299,8 @@ def _demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_
             place = h5py.h5o.get_info(item.id).addr
             if (other := places.setdefault(place, part)) != part:
                 raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
+    if (said := members.attribute_of(data, "num_demos")) not in (None, len(names)):
+        raise EpisodeError(f"{path}: {len(names)} demonstrations, 'num_demos' of 'data' says {said!r}; get all of it")
     _require_total(data, names, path, action_key)
     if filter_key is None:
         return sorted(names, key=_natural)

@@ -65,12 +65,18 @@ class Source(Sequence[Episode], abc.ABC):
         """Looks at all episodes and reads none, so that what shows at once is refused before long work."""
 
     def mapping(self) -> dict[str, str]:
-        """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase` to names in the files."""
+        """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase`, `success` and
+        `language_instruction` to names in the files."""
         return {}
 
-    def dropped(self) -> dict[str, str]:
-        """What the files hold and the conversion leaves out: field to reason."""
-        return {}
+    def dropped(self) -> list[str]:
+        """What the files hold and the conversion leaves out."""
+        return []
+
+    def account(self) -> str:
+        """What of the files was taken for what, and what was not read, on two lines."""
+        unsaid = {"language_instruction": "none", "success": "none, so true"}
+        return account(self.path, unsaid | self.mapping(), self.dropped())
 
     def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
         """Raises EpisodeError for the option `language_instruction` if every episode has its own, not a blank one."""
@@ -98,6 +104,10 @@ class Source(Sequence[Episode], abc.ABC):
             "options": json.loads(json.dumps(self.options)),
             "content": content_digest(self.path),
         }
+
+
+BESIDE = ("phase", "language_instruction", "success")
+"""Names of what a recording of arrays may say beside its state, actions and pictures."""
 
 
 class NamedArrays(Source):
@@ -147,11 +157,14 @@ class NamedArrays(Source):
 
     def mapping(self) -> dict[str, str]:
         cameras = {camera: key for key, camera in self._image_keys.items()}
-        named = {"proprio": self.options["state_key"], "action": self.options["action_key"]}
-        return cameras | named | {"phase": "phase"}
+        state = f"{self.options['state_key']} ({self._layout})"
+        beside = {key: key for key in BESIDE if key in self._names}
+        if self.options.get("language_instruction"):
+            beside["language_instruction"] = "--reader, where a recording has none"
+        return cameras | {"proprio": state, "action": self.options["action_key"]} | beside
 
-    def dropped(self) -> dict[str, str]:
-        return self._unused(self._names, "phase", "language_instruction", "success")
+    def dropped(self) -> list[str]:
+        return self._unused(*BESIDE)
 
     def _require_images(self) -> None:
         """Raises EpisodeError: no recording has an array that `image_keys` names."""
@@ -161,10 +174,10 @@ class NamedArrays(Source):
                 f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
             )
 
-    def _unused(self, names: Iterable[str], *others: str) -> dict[str, str]:
-        """Those names that are neither named by the options nor among the `others`, as `dropped` gives them."""
+    def _unused(self, *others: str) -> list[str]:
+        """The names of arrays that are neither named by the options nor among the `others`."""
         used = {self.options["state_key"], self.options["action_key"], *self._image_keys, *others}
-        return {name: "not named as state, action or camera" for name in names if name not in used}
+        return [name for name in self._names if name not in used]
 
     def _episode(self, arrays: Mapping[str, Any], where: str, images: bool, *, file: Path, name: str) -> Episode:
         """Picks what is used out of one recording's arrays, found in `file` under a `name`."""
@@ -177,10 +190,10 @@ class NamedArrays(Source):
                         f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
                         "name it with --reader"
                     )
-            known = {state, action, *cameras, "phase", "language_instruction", "success"}
+            known = {state, action, *cameras, *BESIDE}
             fields.require_spelling(map(str, arrays), known, where)
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
-            self._layout.require_positions([state] * rows.shape[1], where)
+            self._layout.require_names([f"{state} {i}" for i in range(rows.shape[1])], where)
             phase = arrays.get("phase")
             text = arrays.get("language_instruction")
             return Episode(
@@ -192,6 +205,13 @@ class NamedArrays(Source):
                 success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
+
+
+def account(path: Path, taken: Mapping[str, str], unread: Iterable[str]) -> str:
+    """As `Source.account`."""
+    read = ", ".join(f"{field} <- {name}" for field, name in taken.items())
+    others = ", ".join(sorted(unread)) or "nothing"
+    return f"{path}: {one_line(read, 2000)}\n  not read: {one_line(others, 4000)}"
 
 
 def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Source:

@@ -117,8 +117,8 @@ class Annotation:
     and `notes`, what a user should know before using the labels."""
     identity: dict[str, Any]  # JSON-able, of the annotator
     annotator: Annotator  # annotates further episodes in the same way
-    labelled: Sequence[str] = ()
-    """A digest of each episode's proprioception; none: not known (labels that earlier versions kept)."""
+    labelled: Sequence[str]
+    """A digest of each episode's proprioception."""
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
         """`rho` and `change_point` of one episode; these are bool[T], True where a segment but the first begins."""
@@ -164,8 +164,7 @@ class Annotation:
             annotator = load_annotator(directory)
             if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
-            labelled = tuple(record.get("labelled", ()))
-            annotation = cls(rho, points, record["report"], record["identity"], annotator, labelled)
+            annotation = cls(rho, points, record["report"], record["identity"], annotator, tuple(record["labelled"]))
             if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:
                 raise MotionError(f"{directory}: a {wrong[0]}; delete {directory}")
         return annotation

@@ -202,22 +202,22 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
 def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
     from gap_vla.phases import LABELS_VERSION, Annotation, annotate
     from gap_vla.phases.annotation import options_of
+    from gap_vla.phases.annotator import digests
 
     options, seed = options_of(source, config.phases.options, config.phases.seed)
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
     identity |= {"labels_version": LABELS_VERSION} if LABELS_VERSION > 7 else {}  # those of 7 are kept without
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
-    lengths = [int(n) for split in store.splits.values() for n in np.diff(split.offsets)]
+    places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
+    episodes = [store.split(split).episode(index) for split, index in places]
     if (kept / "labels.json").exists():
         annotation = Annotation.load(kept)
     else:
-        print(f"rho: labelling {len(lengths)} episodes with {source} → {kept}", flush=True)
-        places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
-        episodes = [store.split(split).episode(index) for split, index in places]
+        print(f"rho: labelling {len(episodes)} episodes with {source} → {kept}", flush=True)
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
         annotation.save(kept)
-    if [len(rho) for rho in annotation.rho] != lengths:
+    if annotation.labelled != digests(episodes):
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
     flat = np.concatenate(annotation.rho).astype(np.float32)
     ends = np.cumsum([split.steps for split in store.splits.values()])

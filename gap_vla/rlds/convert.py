@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla import phases
-from gap_vla.core.episode import LABELS, Episode
+from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
@@ -112,9 +112,7 @@ def build_dataset(
     source.look()
     if source.files and source.path.is_dir():
         tell_others(source.path, source.files, "read")
-    if lost := sorted({*LABELS} & {name.rsplit("/", 1)[-1] for name in source.dropped()}):
-        said = "the dataset has none" if method == "none" and fitted is None else "labels are made anew"
-        print(f"note: {' and '.join(lost)} of {source.path} are not taken over; {said}", flush=True)
+    print(source.account(), flush=True)
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
@@ -184,7 +182,7 @@ def dry_run(
     missing = '  (none; give one with --reader language_instruction="…")' if known else "  (none)"
     missing = "" if first.language_instruction else missing
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
-    lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
+    lines.append(source.account())
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 

@@ -28,8 +28,9 @@ def test_a_command_that_loads_tensorflow_says_nothing_but_its_own_lines(tmp_path
     words = (copy, "--out", tmp_path / "toy" / "1.1.0", "--method", "gaussian", "--json")
     done = run(ROOT / "scripts" / "annotate.py", *words, cwd=tmp_path)
     own = [line for line in done.stderr.splitlines() if not line.startswith("change points: ")]  # a slow machine's
-    assert done.returncode == 0 and own[0].startswith("4 episodes, 56 steps, ")
-    assert [line.split(":")[0] for line in own[1:]] == ["ρ", "annotated copy", "annotator"]
+    assert done.returncode == 0 and own[1].startswith("4 episodes, 56 steps, ")
+    assert ": proprio <- observation/proprio (xyz in m from column 0, " in own[0]
+    assert [line.split(":")[0] for line in own[2:]] == ["ρ", "annotated copy", "annotator"]
     answer = json.loads(done.stdout)
     assert answer["copy"] == str(tmp_path / "toy" / "1.1.0") and answer["labels"]["steps"] == 56
 

@@ -150,7 +150,7 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_attribute("data/demo_1", "num_samples", np.nan), "demo_1: 8 actions, .* 'num_samples' says nan; get"),
         (_attribute("data/demo_1", "num_samples", "eight"), "demo_1: 8 actions, .* 'num_samples' says 'eight'"),
         (_attribute("data/demo_1", "language_instruction", b"\xff\xfe"), "demo_1: the attribute .* cannot be read"),
-        (_attribute("data/demo_1", b"\xff\xfe", 1), "data/demo_1: holds .* whose name is not UTF-8; rename it"),
+        (_attribute("data/demo_1", b"\xff\xfe", 1), "demo_1: holds .* whose name is not UTF-8; rename it"),
         (lambda file: file.create_group(b"data/demo_\xff"), "holds .*, whose name is not UTF-8; rename it"),
         (put("data/demo_1/actions", np.zeros((7, 7))), "demo_1: 7 actions, the attribute 'num_samples' says 8"),
         (put("data/demo_1/obs/depth", h5py.Empty("f4")), "demo_1: obs/depth has 0 steps, the actions 8; cut them"),

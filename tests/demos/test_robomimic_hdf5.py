@@ -144,12 +144,13 @@ def test_filter_keys_select_demonstrations(file: Path) -> None:
 
 def test_what_is_dropped_is_listed(file: Path) -> None:
     dropped = open_source(file).dropped()
-    assert set(dropped) == {"rewards", "dones", "obs/object"}
+    assert set(dropped) == {"rewards", "dones", "obs/object", "attribute model_file"}
     with h5py.File(file, "a") as stored:
         stored["data/demo_7/notes"] = np.zeros(3)
+        stored["data"].attrs["hand"] = stored.attrs["made"] = "today"
         stored["data/demo_0/obs/robot0_base_to_eef_pos"] = np.zeros((20, 3))
         stored["data/demo_0/obs/robot1_gripper_qpos"] = np.zeros((20, 2))
-    more = {"notes", "obs/robot0_base_to_eef_pos", "obs/robot1_gripper_qpos"}
+    more = {"notes", "obs/robot0_base_to_eef_pos", "obs/robot1_gripper_qpos", "hand of data", "made of the file"}
     assert {*open_source(file).dropped()} == {*dropped, *more}
 
 
@@ -160,6 +161,27 @@ def test_language_falls_back_to_the_option(file: Path) -> None:
         stored["data"].attrs["env_args"] = json.dumps({"env_name": "X"})
     assert open_source(file)[0].language_instruction == ""
     assert open_source(file, language_instruction="stack")[0].language_instruction == "stack"
+
+
+def test_what_robosuite_writes_of_an_episode_is_its_instruction(pair: Path) -> None:
+    plain = open_source(pair).identity()
+    with h5py.File(pair, "a") as stored:
+        for demo, told in zip(stored["data"].values(), ("lift it", None)):
+            del demo.attrs["language_instruction"]
+            demo.attrs["ep_meta"] = json.dumps({"lang": told} if told else {"layout_id": 3})
+    source = open_source(pair, language_instruction="stack")
+    assert [episode.language_instruction for episode in source] == ["lift it", "stack"]
+    assert source.mapping()["language_instruction"] == "lang in ep_meta or --reader"
+    assert source.identity()["instructions"] == "ep_meta" and "instructions" not in plain
+
+
+def test_fewer_demonstrations_than_the_file_counts_are_refused(pair: Path) -> None:
+    with h5py.File(pair, "a") as stored:
+        stored["data"].attrs["num_demos"] = 2
+        assert len(open_source(pair)) == 2
+        stored["data"].attrs["num_demos"] = 50
+    with pytest.raises(EpisodeError, match="2 demonstrations, 'num_demos' of 'data' says 50; get all of it"):
+        open_source(pair)
 
 
 def test_a_source_can_be_sent_to_another_process(file: Path) -> None:
@@ -320,9 +342,9 @@ def _ended(*places: int) -> Callable[[int], np.ndarray]:
         *((_put(key, np.zeros(5)), f"{key} has 5 steps, the actions \\d+; cut them to the same steps or drop the epis")
           for key in ("dones", "rewards", "states", "executed_actions", "phase_switch", "obs/object", "next_obs/eef")),
         (_put("states", lambda n: np.zeros((n + 2, 3))), r"states has \d+ steps, the actions \d+"),
-        (_put("dones", _ended(4)), "dones is true at step 4 and not at the last, .*; cut the episode or correct"),
-        (_put("dones", lambda n: _ended(4)(n)[:, None]), "dones is true at step 4 and not at the last"),
-        (_put("dones", lambda n: np.full(n, np.nan)), "dones holds NaN or infinity; correct it"),
+        (_put("dones", _ended(4)), "'dones' is true at step 4 of 20 and not at the last; cut the episode or correct"),
+        (_put("dones", lambda n: _ended(4)(n)[:, None]), "'dones' is true at step 4 of 20"),
+        (_put("dones", lambda n: np.full(n, np.nan)), "'dones' holds NaN or infinity; correct it"),
         (_put("dones", _ended(-1)), None),
         (_put("dones", _ended(-3, -2, -1)), None),
         (_put("dones", _ended(4, -1)), None),  # a success that was lost and reached again

@@ -29,6 +29,7 @@ def kept(tmp_path):
         (lambda arrays, record: arrays["change_points"].__setitem__(0, 0), "a change_point is true at the first step"),
         (lambda arrays, record: arrays.pop("counts"), "no labels that can be: no 'counts'; delete"),
         (lambda arrays, record: record.pop("report"), "no labels that can be: no 'report'; delete"),
+        (lambda arrays, record: record.pop("labelled"), "no labels that can be: no 'labelled'; delete"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(kept, change, said):
@@ -52,15 +53,11 @@ def test_labels_of_an_empty_episode_and_of_no_episode_are_kept_as_others_are(kep
         assert [len(one.rho) for one in loaded.apply(episodes)] == [len(episode) for episode in episodes]
 
 
-def test_kept_labels_know_their_episodes_and_older_ones_are_read(kept):
+def test_kept_labels_know_their_episodes(kept):
     still = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (40, 1))
     others = [Episode({}, still, np.zeros((40, 7), np.float32))] * 2
     with pytest.raises(MotionError, match="episode 0 has another proprioception"):
         Annotation.load(kept).apply(others)
-    arrays, record = read_arrays(kept, "labels")
-    record.pop("labelled")
-    write_arrays(kept, "labels", arrays, record)
-    assert len(Annotation.load(kept).apply(others)) == 2
 
 
 def test_arrays_that_are_not_those_that_were_written_are_refused(kept):

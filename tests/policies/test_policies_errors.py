@@ -42,7 +42,7 @@ def test_labels_of_other_episodes_are_refused(tmp_path):
     config = toy_config(tmp_path, "gap_gaussian")
     store = place_store(config)
     rho_of(config, store)
-    other = write_store(tmp_path / "other", length=30)
+    other = write_store(tmp_path / "other", train=5, val=3)
     other.directory, other.source_hash = store.directory, store.source_hash
     with pytest.raises(ConfigError, match="of other episodes"):
         rho_of(config, other)

@@ -35,7 +35,7 @@ def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_th
     arguments = [str(source), str(out), "gaussian", str(KILLS[kind]), "1", *option]
     run = runner.run(script, arguments, tmp_path, limit=900)
     assert run.status == 0, run.stderr
-    found = json.loads(run.stdout)
+    found = json.loads(run.stdout.splitlines()[-1])
     assert found["old"] != found["new"]
     expected = ["out.hdf5", "out.hdf5.annotator"] if kind == "hdf5" else [out.name]
     assert len({k["line"] for k in found["kills"]}) >= KILLS[kind]

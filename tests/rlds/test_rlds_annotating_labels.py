@@ -42,7 +42,7 @@ def labelled(kind: str, folder: Path, change: Callable[[Any], Any]) -> Path:
 @pytest.mark.parametrize(("kind", "lost"), LOST)
 @pytest.mark.usefixtures("blank_charts")
 def test_an_episode_without_a_label_that_others_have_is_not_shown(
-    kind: str, lost: tuple[str, ...], tmp_path: Path
+    kind: str, lost: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = labelled(kind, tmp_path, lambda group: [group.pop(name) for name in lost])
     with pytest.raises(
@@ -50,8 +50,11 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
     ):
         show_episode(source, tmp_path / "e.png", episode=1)
     assert show_episode(source, tmp_path / "e.png", episode=0).is_file()
+    note = f"note: {source} was changed after it was annotated; where its states were, annotate again"
+    assert (note in capsys.readouterr().out) == (kind == "hdf5")
     again = annotate_files(source, tmp_path / "again" / source.name, method="gaussian").path
     assert show_episode(again, tmp_path / "e.png", episode=1).is_file()
+    assert "was changed" not in (out := capsys.readouterr().out) and "not read: rho" not in out
 
 
 def test_a_change_at_the_first_step_is_no_change(tmp_path: Path) -> None:

@@ -54,12 +54,16 @@ def lerobot(_: Path) -> Path:
 
 
 EXPECTED = {
-    "robomimic_hdf5": (robomimic, (), ["image_primary: uint8 16x16x3  <- obs/agentview_image", "dropped: obs/object"]),
-    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: late", "dropped: torque", "''  (none; give one"]),
+    "robomimic_hdf5": (
+        robomimic,
+        (),
+        ["image_primary: uint8 16x16x3  <- obs/agentview_image", "not read: attribute model_file, dones, obs/object"],
+    ),
+    "npz": (npz, (), ["proprio: float32 9  <- proprio", "not read: late, torque\n", "''  (none; give one"]),
     "pickle": (
         pickles,
         ('image_keys={"image": "image_primary"}',),
-        ["image_primary: uint8 16x16x3  <- image", "dropped: late", "dropped: reset"],
+        ["image_primary: uint8 16x16x3  <- image", "not read: late, reset\n"],
     ),
     "lerobot": (lerobot, (), ["image_primary: uint8 64x64x3  <- observation.images.front", "'push block 0'"]),
 }
@@ -82,7 +86,7 @@ def test_dry_run_of_every_kind(
     shown = capsys.readouterr().out
     for line in lines:
         assert line in shown, shown
-    assert "dropped: task_index" not in shown
+    assert "task_index" not in shown
     assert sorted(p for p in tmp_path.rglob("*")) == sorted([*before, tmp_path / "look_dry_run.png"])
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
-from gap_vla.core.marks import HDF5
+from gap_vla.core.hdf5_mark import is_changed
+from gap_vla.core.marks import HDF5, made_by
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
@@ -20,6 +21,7 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
+from gap_vla.demos.source import account
 from gap_vla.phases import Annotation, load_annotator
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
@@ -39,6 +41,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     alone = not out.exists()  # then the same annotator may stand there: of one that was killed before its file came
     claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
+    print(demos.account(), flush=True)
     require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
     _require_replaceable(demos)
@@ -70,6 +73,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
     """Demonstration `index`, as `labelled`. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
+    print(account(demos.path, demos.mapping(), {*demos.dropped()} - {*LABELS}), flush=True)
+    if made_by(source) == "labelled_demos" and is_changed(source):
+        print(f"note: {source} was changed after it was annotated; where its states were, annotate again", flush=True)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
     return labelled(demos, index)

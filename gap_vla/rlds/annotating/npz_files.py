@@ -10,7 +10,7 @@ import copy as copies
 import io
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size, tell_others
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import require_aligned
+from gap_vla.demos.source import account
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
     AnnotationError,
@@ -40,6 +41,7 @@ READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = files_in(source, ".npz")
+    print(_account(source, files, job), flush=True)
     episodes = [read_npz(file, job, images=False) for file in files]
     for file, episode in zip(files, episodes):
         held = forms(file, lambda _: True, AnnotationError)
@@ -70,6 +72,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
     """Episode `index`, in the order of names, with its images and labels. Raises AnnotationError: there is none."""
     files = files_in(source, ".npz")
+    print(_account(source, files, job, LABELS), flush=True)
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
     labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
@@ -109,6 +112,14 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -
     if widths[:2] != [(3,), (4,)] or widths[2] not in ((), (1,), (2,)):
         raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[arrays[n].shape for n in names]}")
     return StateLayout.of("gap" if widths[2] == (2,) else "quaternion_wxyz").to_proprio(state, str(file))
+
+
+def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Collection[str] = ()) -> str:
+    names = {name for file in files for name in read_arrays(file, lambda _: False, AnnotationError)}
+    state = f"proprio ({job.columns})" if "proprio" in names else "position, quaternion wxyz, gripper"
+    parts = {"proprio"} if "proprio" in names else {"position", "quaternion", "gripper"}
+    taken = {name: name for name in sorted(names) if name in ("action", "phase") or name.startswith("image_")}
+    return account(source, {"proprio": state} | taken, names - parts - {*taken, *job.extra_names, *read_too})
 
 
 def _extra(file: Path, job: AnnotationJob) -> np.ndarray:

@@ -56,8 +56,8 @@ def episodes_of(
             for name in job.state.split("+"):
                 require_one_row(name, fields.get(name, np.empty(0)), where)
             state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
-            called = [name for name in job.state.split("+") for _ in range(column(name).shape[1])]
-            layout.require_positions(called, where)
+            called = [f"{name} {i}" for name in job.state.split("+") for i in range(column(name).shape[1])]
+            layout.require_names(called, where)
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
             action = action if action.dtype.kind in "fiu" else state[:, :0]
@@ -98,6 +98,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
+    print(f"{source}: proprio <- {job.state} ({job.columns})", flush=True)
     found = read_all(source, job)
     episodes = [episode for *_, episode, _ in found]
     extra = [column for *_, column in found if column is not None]
