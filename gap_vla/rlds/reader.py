@@ -96,7 +96,7 @@ def read_rlds(
 def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
     """Says which fields `read_rlds` takes, where a dataset has some that it neither takes nor compares."""
     features = open_version(version_dir, shards=False).info.features.get_tensor_info()
-    every = [path for path, _ in flat(features, separator="/")]
+    every = sorted(path for path, _ in flat(features, separator="/"))
     instruction = [name for name in LANGUAGE if f"steps/{name}" in every][:1]
     usual = {name: name for name in (*_NAMES[1:], *instruction)} | {"proprio": "observation/proprio"}
     read = {f"steps/{part}" for path in {**usual, **keys}.values() for part in path.split("+")} | _ABOUT
