@@ -117,7 +117,7 @@ class Annotation:
     and `notes`, what a user should know before using the labels."""
     identity: dict[str, Any]  # JSON-able, of the annotator
     annotator: Annotator  # annotates further episodes in the same way
-    labelled: Sequence[str]
+    labelled: tuple[str, ...]
     """A digest of each episode's proprioception."""
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
@@ -129,15 +129,12 @@ class Annotation:
     def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
-        Raises MotionError: these are not the episodes that were annotated (number, lengths or proprioception differ).
+        Raises MotionError: these are not the episodes that were annotated (number, order or proprioception differ).
         """
-        if [len(e) for e in episodes] != [len(r) for r in self.rho]:
-            raise MotionError("the episodes differ in number or length from those that were annotated")
-        others = [i for i, (was, now) in enumerate(zip(self.labelled, digests(episodes))) if was != now]
-        if others:
+        if self.labelled != digests(episodes):
             raise MotionError(
-                f"episode {others[0]} has another proprioception than the one that was annotated in its place; keep "
-                "their order, and apply labels before you change them"
+                "the episodes differ in number, order or proprioception from those that were annotated; keep them in "
+                "order, and apply labels before you change them"
             )
         return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
 

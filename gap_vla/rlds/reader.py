@@ -217,7 +217,7 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     for name, value in fields.items():
         kind = name.rpartition("/")[2]
         if kind in ENDS and value.dtype.kind in "biuf":
-            require_ended(name, value, where)
+            require_ended(f"{where}: {name}", value, lasting=False)
         if kind in TIMES:
             require_rising(value, f"{where}: {name}", equal=True)  # seconds since 1970 have no fractions in float32
         if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":

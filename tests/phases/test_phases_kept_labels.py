@@ -56,7 +56,7 @@ def test_labels_of_an_empty_episode_and_of_no_episode_are_kept_as_others_are(kep
 def test_kept_labels_know_their_episodes(kept):
     still = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (40, 1))
     others = [Episode({}, still, np.zeros((40, 7), np.float32))] * 2
-    with pytest.raises(MotionError, match="episode 0 has another proprioception"):
+    with pytest.raises(MotionError, match="differ in number, order or proprioception"):
         Annotation.load(kept).apply(others)
 
 

@@ -134,7 +134,9 @@ def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_othe
 def test_an_end_before_the_last_step_is_refused_and_what_is_not_read_is_said(tmp_path: Path, capsys) -> None:
     ended = written(tmp_path / "ended", "done", np.bool_, lambda i: i == 3)
     for read in (lambda: list(read_rlds(ended)), lambda: annotate_files(ended, tmp_path / "1.1.0", method="gaussian")):
-        with pytest.raises(UserError, match=r"train\[0\]: done is true at step 3 and not at the last, 5; cut the epis"):
+        with pytest.raises(
+            UserError, match=r"train\[0\]: done is true at step 3 of 6 and not at the last; cut the epis"
+        ):
             read()
     found = check_dataset(ended, pictures=0).findings
     assert [f.level for f in found if "done is true at step 3" in f.message] == ["error"] * 2

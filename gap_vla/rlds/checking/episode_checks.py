@@ -43,7 +43,7 @@ def check_structure(episode: Recording) -> Iterator[Finding]:
     for name, value in episode.fields.items():
         if name.rpartition("/")[2] in ENDS:
             try:
-                require_ended(name, value, "steps")
+                require_ended(f"steps: {name}", value, lasting=False)
             except EpisodeError as error:
                 yield Finding("error", "structure", str(error), episode.name)
     if len(episode) < SHORTEST:
