@@ -33,15 +33,20 @@ def test_from_dict_reads_back_what_to_dict_writes():
     assert FinetuneConfig.from_dict(config.to_dict()) == config
 
 
+def test_a_home_folder_that_no_shell_has_replaced_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    data = {"rlds": "~/d", "mixture": [["~/m", 1.0]]}
+    config = FinetuneConfig.from_dict({"task": "threading", "data": data, "model": {"pretrained": "~/octo"}})
+    found = config.data.rlds, config.data.mixture, config.model.pretrained
+    assert found == ("/home/me/d", (("/home/me/m", 1.0),), "/home/me/octo")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"task": "threadin"}, "did you mean 'threading'"),
         ({"task": "threading", "method": "gradnorm"}, "choose one of v, vp, vp_gap"),
-        (
-            {"task": "threading", "rival": {"alpha": 1.0}},
-            "other methods are of the small policies",
-        ),
+        ({"task": "threading", "rival": {"alpha": 1.0}}, "unknown configuration key rival"),
         ({"task": "threading", "trian": {}}, "did you mean train"),
         ({"task": "threading", "train": {"stepz": 1}}, "did you mean train.steps"),
         ({"task": "threading", "train": {"steps": 0}}, "train.steps is 0; it must be a whole number from 1 to"),

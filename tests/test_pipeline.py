@@ -213,7 +213,7 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     def other_data(summary, config, stages):
         raise ConfigError(f"{config.method} has other data")
 
-    monkeypatch.setattr(comparison, "require_data_of", other_data)
+    monkeypatch.setattr("gap_vla.training.run.require_data_of", other_data)
     with pytest.raises(ConfigError, match="vp has other data"):
         comparison.compare(config, ["vp", "vp_gap"], [0, 1])
     assert len(cells) == 7

@@ -89,7 +89,6 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "a mask of numbers": (AdjustmentError, "must be bool", lambda: factors(mask=np.ones((2, 2), int))),
     "a batch without a step": (AdjustmentError, "mark one or more", lambda: factors(mask=np.zeros((2, 2), bool))),
     "no rho": (AdjustmentError, r"\[0, 2\]", lambda: factors(np.zeros((0, 2)))),
-    "rho of samples": (AdjustmentError, r"\[B, W\]", lambda: factors(RHO[0])),
     "complex rho": (AdjustmentError, "complex", lambda: factors(RHO + 3j)),
     "masked rho": (AdjustmentError, "masked", lambda: factors(np.ma.masked_greater(RHO, 0.6))),
     "a step of NaN": (AdjustmentError, "training step is nan", lambda: factors(step=float("nan"))),

@@ -110,7 +110,7 @@ class AdjustmentSchedule:
 
     def factors(
         self,
-        rho: Float[np.ndarray, "b w"],
+        rho: Float[np.ndarray, "b *w"],
         step: int,
         total_steps: int,
         timestep_pad_mask: Bool[np.ndarray, "b w"] | None = None,
@@ -118,7 +118,8 @@ class AdjustmentSchedule:
         """The three factors of one step.
 
         Args:
-            rho: transition probability of every sample and window step, in [0, 1].
+            rho: transition probability of every sample and window step, [B, W], or of every sample, [B], which is a
+                window of one step; in [0, 1].
             step: 0-based training step.
             total_steps: length of the training run.
             timestep_pad_mask: False at padded window steps, which count in no statistic (maximum, mean).
@@ -127,14 +128,14 @@ class AdjustmentSchedule:
             AdjustmentError: ρ outside [0, 1], NaN, masked or of another shape, a mask that is not bool of ρ's shape or
                 leaves nothing, or a step that cannot be.
         """
-        if np.ma.is_masked(rho):
-            raise AdjustmentError(f"rho at training step {step} is masked; give every step its ρ")
-        rho = np.asarray(rho)
+        masked, rho = np.ma.is_masked(rho), np.asarray(rho)
         if str(rho.dtype) == "bfloat16":  # of JAX; numpy does not count it among its numbers
             rho = rho.astype(np.float32)
-        if rho.ndim != 2 or rho.dtype.kind not in "biuf" or not rho.size:
-            found = f"{rho.dtype}{[*rho.shape]}"
-            raise AdjustmentError(f"rho at training step {step} is {found}; give numbers of shape [B, W]")
+        of_windows = rho.ndim and sum(size > 1 for size in rho.shape[1:]) < 2
+        if masked or not of_windows or rho.dtype.kind not in "biuf" or not rho.size:
+            found = "masked" if masked else f"{rho.dtype}{[*rho.shape]}"
+            raise AdjustmentError(f"rho at training step {step} is {found}; give numbers of shape [B] or [B, W]")
+        rho = rho.astype(np.float32).reshape(len(rho), -1)
         counts = np.ones(rho.shape, bool) if timestep_pad_mask is None else np.asarray(timestep_pad_mask)
         if counts.dtype != bool or counts.shape != rho.shape or not counts.any():
             found = f"{counts.dtype}{[*counts.shape]} and marks {np.count_nonzero(counts)} steps"

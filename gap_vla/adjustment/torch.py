@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,17 +112,9 @@ class Adjustment:
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
                 "hand its rho column on to the batch"
             )
-        values = rho.detach().cpu() if isinstance(rho, torch.Tensor) else rho
-        if isinstance(values, torch.Tensor) and values.is_floating_point():
-            values = values.float()  # numpy has no bfloat16
-        values = np.zeros((1, 1)) if values is None else np.asarray(values)
-        if not values.size:
-            raise AdjustmentError(f"rho of shape {values.shape} at training step {step} is empty")
-        of_windows = sum(size > 1 for size in values.shape[1:]) < 2
-        if not (values.ndim and of_windows) or values.dtype.kind not in "biuf" or np.ma.is_masked(rho):
-            what = "masked" if np.ma.is_masked(rho) else f"{values.dtype}{list(values.shape)}"
-            raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
-        values = values.astype(np.float32).reshape(len(values), -1)
+        values: Any = np.zeros((1, 1)) if rho is None else rho
+        if isinstance(rho, torch.Tensor):  # numpy has no bfloat16
+            values = (rho.float() if rho.is_floating_point() else rho).numpy(force=True)
         factors = self.schedule.factors(values, step, self.total_steps)
         if active and (changed := [place.name for place in self._places if place.changed(self._policy)]):
             raise AdjustmentError(

@@ -105,6 +105,9 @@ class ScaledUpdates:
             decay = None
             decoupled = unscaled_decay(optimizer, group) if self._decoupled is None else self._decoupled
             if decoupled and group.get("weight_decay"):
+                if group["lr"] is None:
+                    found = f"{type(optimizer).__name__} has no lr of its own, by which its weight decay is known"
+                    raise AdjustmentError(f"{found}; give it one, or weight_decay=0")
                 decay = group["lr"] * group["weight_decay"]
             regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
             self._before += [(parameter, region, region.clone(), decay) for region in regions]
@@ -171,6 +174,11 @@ class OptimizerWatch:
             raise AdjustmentError(
                 f"a {type(optimizer).__name__} takes no hooks on its steps; watch the torch.optim.Optimizer in it "
                 "(of a wrapper: optimizer.optimizer)"
+            )
+        if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+            raise AdjustmentError(
+                f"{type(optimizer).__name__} keeps weights of its own (schedule-free), and would take back what "
+                "λ does; choose another optimizer, or lam=1, which needs none watched"
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}

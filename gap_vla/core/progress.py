@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -26,31 +25,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage.
-
-    Attributes:
-        seconds: that it takes on two quiet cores; None if nobody knows.
-        counted: whether it reports from its first unit to its last, so that it tells how fast this machine is.
-    """
-
-    name: str
-    seconds: float | None
-    counted: bool = False
-
-
 class Agenda:
-    """Knows the stage that runs; `Progress` asks it for the beginning of its lines and for the time left of the whole.
-
-    What later stages take is their figure times the pace of this machine: how much longer than its own figure the
-    last counted stage takes.
-    """
+    """Knows the stage that runs; `Progress` asks it for the beginning of its lines."""
 
     running: Agenda | None = None
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self._stages, self._now, self._pace = list(stages), 0, 1.0
+    def __init__(self, stages: Sequence[str]) -> None:
+        self._stages, self._now = list(stages), 0
 
     def __enter__(self) -> Agenda:
         Agenda.running = self
@@ -59,28 +40,17 @@ class Agenda:
     def __exit__(self, *_: object) -> None:
         Agenda.running = None
 
-    def begin(self, name: str) -> None:
-        """Says which stage begins."""
-        self._now = [stage.name for stage in self._stages].index(name)
-        print(f"stage {self._now + 1} of {len(self._stages)}: {name}", flush=True)
+    @classmethod
+    def begin(cls, name: str) -> None:
+        """Says which stage begins, in a command that has several."""
+        if running := cls.running:
+            running._now = running._stages.index(name)
+            print(f"stage {running._now + 1} of {len(running._stages)}: {name}", flush=True)
 
     @property
     def heading(self) -> str:
         """What a line of progress begins with."""
         return f"[{self._now + 1}/{len(self._stages)}] "
-
-    def left(self, of_stage: float, of: float) -> float | None:
-        """Seconds until the whole is done; None where a later stage's duration is not known.
-
-        Args:
-            of_stage: seconds left of the running stage.
-            of: seconds that all of it takes here.
-        """
-        now, later = self._stages[self._now], [stage.seconds for stage in self._stages[self._now + 1 :]]
-        if now.counted and now.seconds:
-            self._pace = of / now.seconds
-        known = [seconds for seconds in later if seconds is not None]
-        return of_stage + self._pace * sum(known) if len(known) == len(later) else None
 
 
 class Progress:
@@ -152,10 +122,7 @@ class Progress:
         if rate > 0:
             parts.append(f"{rate:.2f} {self._unit}s/s" if rate >= 0.5 else f"{60 * rate:.1f} {self._unit}s a minute")
         if rate > 0 and self._total is not None:
-            left, of = (self._total - self._done) / rate, self._total / rate
-            of_everything = Agenda.running.left(left, of) if Agenda.running else None
-            whole = "" if of_everything is None else f" ({duration(of_everything)} of everything)"
-            parts.append(f"{duration(left)} left{whole}")
+            parts.append(f"{duration((self._total - self._done) / rate)} left")
         heading = Agenda.running.heading if Agenda.running else ""
         line = f"{heading}{self._what}: {', '.join([*parts, *([self._extra] if self._extra else [])])}"
         line = f"\r\x1b[K{line}" if self._rewrites else f"{line}\n"

@@ -83,12 +83,14 @@ class RunDirectory:
         """Whether it is complete, and was trained and measured as this configuration says."""
         return self.complete and self.config.exists() and of_result(self.read_config()) == of_result(config)
 
-    def stands(self, config: Mapping[str, Any]) -> str:
+    def stands(self, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
         """What a dry run says of it: whether it is there already, and whether `--resume` would go on with it."""
         if not self.config.exists():
             return ""
-        if changed := differences(of_training(self.read_config()), of_training(config)):
-            return f" (there already, trained with another configuration: {in_words(changed)}; give another --run-name)"
+        try:
+            self._require_same(config, dataset)
+        except ConfigError as error:
+            return f" (there already; --resume would be refused: {error})"
         return f" (there already, {'finished' if self.complete else 'started'}; --resume goes on with it)"
 
     def read_config(self, error: type[UserError] = ConfigError) -> dict[str, Any]:
@@ -182,30 +184,32 @@ class RunDirectory:
                 f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
                 "pass --resume to go on with it, or --run-name NAME to start another"
             )
+        run._require_same(config, dataset)
+        run._take_up(config)
+        return run
+
+    def _require_same(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> None:
+        """Raises ConfigError: it was trained with another configuration or on other data."""
         if dataset is not None:
-            stored = Section.read(run.dataset, ConfigError).values if run.dataset.exists() else {}  # older versions
+            stored = Section.read(self.dataset, ConfigError).values if self.dataset.exists() else {}  # older versions
             made_from = json.loads(json.dumps(dataset))
-            if SOURCE_HASH not in stored.keys() & made_from.keys():
-                stored, made_from = ({k: v for k, v in one.items() if k != SOURCE_HASH} for one in (stored, made_from))
             if (changed := differences(stored, made_from)).keys() == {SOURCE_HASH}:
                 raise ConfigError(
                     f"{made_from.get('rlds')} holds other data than this run was trained on; give another --run-name"
                 )
             if changed:
                 raise ConfigError(
-                    f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
+                    f"{self.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
                     "start another run with --run-name NAME"
                 )
-        run._take_up(config)
-        return run
-
-    def _take_up(self, config: dict[str, Any]) -> None:
-        stored = self.read_config()
-        if changed := differences(of_training(stored), of_training(config)):
+        if changed := differences(of_training(self.read_config()), of_training(config)):
             raise ConfigError(
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
                 "resume with the same settings, or start another run with --run-name NAME"
             )
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        stored = self.read_config()
         self._earlier()  # which is refused now, not when it is trained
         if of_result(stored) != of_result(config):
             self._to_measure_as = config

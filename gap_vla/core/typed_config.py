@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -109,7 +110,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {_found(value)} ({type(value).__name__}); it must be {hint.__name__}")
     if hint is str and "\0" in value:
         raise ConfigError(f"{where} is {_found(value)}; no name or path holds a null character")
-    return value
+    return os.path.expanduser(value) if hint is str else value  # no shell does that behind --config.data.rlds=
 
 
 @dataclasses.dataclass(frozen=True)

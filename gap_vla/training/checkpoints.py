@@ -15,13 +15,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
-EMPTY = "rival"
-"""A part of every checkpoint that holds nothing; without it, checkpoints written earlier would have another layout."""
 _ADVICE = "move it away: --resume goes on without it"
-
-
-def _on_disk(state: TrainState) -> dict[str, Any]:
-    return {**vars(state), EMPTY: {}}
 
 
 @jax.jit
@@ -66,7 +60,7 @@ class StateCheckpoints:
         """Starts writing; returns before it is on disk."""
         said = {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_on_disk(state)),
+            state=ocp.args.StandardSave(vars(state)),
             loader=ocp.args.JsonSave({**said, "checksum": _checksum(state, said)}),
         )
         self._manager.save(step, args=args)
@@ -87,14 +81,11 @@ class StateCheckpoints:
                 f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
                 "version: start a new run with --run-name NAME"
             )
-        if said["settings"] != self._settings or "checksum" not in found:
-            raise ConfigError(
-                f"{where} is of a run with other settings, or of an earlier version; copy this run's own, or {_ADVICE}"
-            )
-        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
-        parts = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
-        state = TrainState(**{key: value for key, value in parts.items() if key != EMPTY})
-        if found.text("checksum") != _checksum(state, said):
+        if said["settings"] != self._settings:
+            raise ConfigError(f"{where} is of a run with other settings; copy this run's own, or {_ADVICE}")
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, vars(template))
+        state = TrainState(**self._read(where, state=ocp.args.StandardRestore(abstract))["state"])
+        if found.text("checksum", "") != _checksum(state, said):
             raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
         if int(state.step) != self.latest:
             raise ConfigError(f"{where} holds the state of step {int(state.step)}; copy it again, or {_ADVICE}")

@@ -24,7 +24,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.config import Experiment
 from gap_vla.training.preflight import require_ready
 from gap_vla.training.run import Run, finetune
-from gap_vla.training.stages import prepare_data, require_data_of
+from gap_vla.training.stages import prepare_data
 
 
 def cell_config(config: Experiment, method: str, seed: int) -> Experiment:
@@ -65,9 +65,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         if not run.directory.complete_with(run.config.to_dict()):
             require_ready(run.config, run.stages, run.directory)
         else:
-            finished_run = Finished.read(run.directory.path)
-            _ = finished_run.metrics  # refuses what is damaged
-            require_data_of(finished_run.summary, run.config, run.stages)
+            _ = Finished.read(run.directory.path).metrics  # refuses what is damaged
+            run.require_data()
     if not all(run.directory.complete_with(run.config.to_dict()) for run in runs):
         with alone(runs[0].stages.lock, f"{runs[0].stages.store}", wait=True):
             prepare_data(cells[0], runs[0].stages)

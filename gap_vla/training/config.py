@@ -254,11 +254,6 @@ class Experiment(abc.ABC):
     def on_cpu(self) -> bool:
         """Whether the model is computed there."""
 
-    @property
-    def training_seconds(self) -> float | None:
-        """What training takes on two quiet cores; None if nobody knows."""
-        return None
-
     @abc.abstractmethod
     def memory(self) -> dict[str, float]:
         """Bytes by part that training takes (`gap_vla.training.preflight`); `batches` among them."""

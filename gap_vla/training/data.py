@@ -20,39 +20,12 @@ from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
 from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.preflight import require_cameras, require_labels
 from gap_vla.training.torch import SmallConfig
 
 
 def has_rho(store: EpisodeStore) -> bool:
     """Whether every split carries ρ."""
     return all("rho" in split.fields for split in store.splits.values())
-
-
-def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
-    """Checks images, phases and change points; returns the images' height, width and channels.
-
-    ρ is checked where it is read, see `gap_vla.policies.windows.rho_of`.
-
-    Raises:
-        ConfigError: says what is missing or differs, and what to do.
-    """
-    from gap_vla.policies.windows import phase_names  # loads torch
-
-    for split in ("train", "val"):
-        if split not in store.splits:
-            raise ConfigError(f"{store.directory} has no split {split!r}; build it with data.val_fraction above 0")
-    fields = store.split("train").fields
-    known = len(phase_names(store)) if "phase" in fields else 0
-    require_labels(store.directory, [name for name in fields if known or name != "phase"], config)
-    if "phase" in config.needed_labels and known > config.model.phases:
-        raise ConfigError(
-            f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
-        )
-    shapes = {key: array.shape[1:] for key, array in fields.items()}
-    require_cameras(store.directory, shapes, config)
-    height, width, channels = shapes[f"image_{config.demos.cameras[-1]}"]
-    return int(height), int(width), int(channels)
 
 
 def describe_store(store: EpisodeStore) -> str:

@@ -160,12 +160,7 @@ class FinetuneConfig(Experiment):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         if hasattr(values, "items"):
-            values = dict(values.items())
-            if options := values.pop("rival", None):
-                raise ConfigError(
-                    f"rival is {dict(options)}; Octo is trained by {', '.join(METHODS)} only, the other methods are of "
-                    "the small policies: gap-vla train-small --config.method=NAME"
-                )
+            values = {key: value for key, value in values.items() if value or key != "rival"}
         return super().from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,11 +187,6 @@ class FinetuneConfig(Experiment):
     def on_cpu(self) -> bool:
         there = glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*")
         return os.environ.get("JAX_PLATFORMS") == "cpu" or not there
-
-    @property
-    def training_seconds(self) -> float | None:
-        windows = self.train.steps * self.train.batch_size / 64
-        return None if self.model.pretrained else 20 + windows * (0.03 + 0.02 * len(self.demos.cameras))
 
     def memory(self) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size

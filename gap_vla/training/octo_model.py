@@ -188,7 +188,7 @@ def dry_run(config: FinetuneConfig) -> str:
     batch, parameters = planned_parameters(config)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
-    unread = "" if Path(pretrained).expanduser().is_dir() else " (not read in a dry run)"
+    unread = "" if Path(pretrained).is_dir() else " (not read in a dry run)"
     lines = [f"pretrained weights: {pretrained}{unread}"] if pretrained else []
     lines += [describe(config, parameters, opt_state), "inputs of a step:"]
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
@@ -278,7 +278,7 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     pretrained = config.model.pretrained
     if not pretrained:
         return batch, small_model(config, batch)
-    local = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained).expanduser()
+    local = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained)
     if local and local.is_dir():
         source = checkpoint.read_config(local)
     else:

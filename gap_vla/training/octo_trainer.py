@@ -21,7 +21,7 @@ from gap_vla.phases.targets import is_transition
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.training.checkpoints import StateCheckpoints
-from gap_vla.training.data import has_rho, make_loader
+from gap_vla.training.data import make_loader
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
@@ -29,7 +29,6 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
 from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.packing import Packing
-from gap_vla.training.preflight import require_labels
 from gap_vla.training.step import TrainStep, counted_entries
 
 SHORT_RUN = 200
@@ -80,8 +79,6 @@ class OctoTrainer(Trainer):
 
     @classmethod
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
-        for each in (store, *mixture):
-            require_labels(each.directory, ("rho",) if has_rho(each) else (), config)
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
         return cls(config, built, loader, make_loader(config, store, "val", train=False))

@@ -22,7 +22,7 @@ WEIGHTS = "pretrained_crc32"
 
 def require_weights(pretrained: str) -> None:
     """Raises ConfigError or CheckpointError: no checkpoint, a damaged one, or one without its tokenizer."""
-    if not (pretrained.startswith(PREFIX) or (Path(pretrained).expanduser() / "config.json").is_file()):
+    if not (pretrained.startswith(PREFIX) or (Path(pretrained) / "config.json").is_file()):
         raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
     from gap_vla.octo import OctoModel
     from gap_vla.octo.text import HFTokenizer
@@ -36,7 +36,7 @@ def parameters_of(pretrained: str) -> Path | None:
     """The file with the parameters of a checkpoint that is here, their latest step; None: it is not."""
     from gap_vla.octo import checkpoint
 
-    root = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained).expanduser()
+    root = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained)
     if root is None or not root.is_dir() or not (steps := checkpoint.available_steps(root)):
         return None
     return checkpoint.params_path(root, steps[-1])

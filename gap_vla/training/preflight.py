@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     elif stages.rlds.exists():  # the store is made anew if it is of other data
         require_dataset(stages.rlds, config)
     else:
-        _require_fields(stages.store, _fields_of_store(stages.store), config)
+        require_fields(stages.store, fields_of(EpisodeStore.open(stages.store)), config)
     if stages.mixture:
         _require_mixture(config, stages)
     if not dry_run:
@@ -176,7 +176,7 @@ def _require_source(config: Experiment) -> tuple[int, int, dict[str, Sequence[in
     first = source.read(0)
     fields: dict[str, Sequence[int]] = {key: array.shape[1:] for key, array in sorted(first.arrays.items())}
     fields |= _LABELS
-    _require_fields(config.demos.path, fields, config)
+    require_fields(config.demos.path, fields, config)
     return len(source), len(first), fields
 
 
@@ -184,7 +184,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
     """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
     known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
     if (stages.store / "store.json").exists():
-        known[stages.store] = _fields_of_store(stages.store)
+        known[stages.store] = fields_of(EpisodeStore.open(stages.store))
     elif stages.rlds.exists():
         known[stages.rlds] = _step_fields(stages.rlds)
     elif config.demos.path:
@@ -217,44 +217,35 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
             raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
-    _require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it
+    require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it
 
 
-def _fields_of_store(store: Path) -> dict[str, Sequence[int]]:
-    return {key: array.shape[1:] for key, array in EpisodeStore.open(store).split("train").fields.items()}
+def fields_of(store: EpisodeStore) -> dict[str, Sequence[int]]:
+    """The shapes of a step's fields."""
+    return {key: array.shape[1:] for key, array in store.split("train").fields.items()}
 
 
-def _require_fields(
+def require_fields(
     where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment, widths: bool = True
 ) -> None:
-    """Raises ConfigError if steps with fields of these shapes do not fit."""
-    require_labels(where, shapes, config)
-    require_cameras(where, shapes, config)
-    if widths:
-        require_widths(where, shapes, config)
+    """Checks that steps have the labels that the method needs, the pictures that the configuration names in the size
+    that rollouts show (an Octo that is not rolled out may see others), and states and actions as wide as the task's, if
+    it is rolled out.
 
+    Args:
+        shapes: of the fields, `image_<camera>` to height, width and channels; empty where they are not known.
+        widths: whether those of states and actions are looked at.
 
-def require_labels(where: Path | str, known: Container[str], config: Experiment) -> None:
-    """Raises ConfigError if the steps of a dataset lack a label that the method needs."""
+    Raises:
+        ConfigError: says what is missing or differs, and what to do.
+    """
     for label in config.needed_labels:
-        if label not in known:
+        if label not in shapes:
             advice = "add that column" if label == "phase" else "add it with `gap-vla annotate`"
             raise ConfigError(
                 f"{where} has no steps/{label}, which method {config.method} needs; {advice}, or choose a method "
                 "without it"
             )
-
-
-def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
-    """Checks that data have the pictures that the configuration names, in the size that rollouts show (an Octo that is
-    not rolled out may see others).
-
-    Args:
-        shapes: of the fields, `image_<camera>` to height, width and channels; empty where they are not known.
-
-    Raises:
-        ConfigError: no such camera, or pictures of another size.
-    """
     size = config.demos.image_size
     for camera in config.demos.cameras:
         if f"image_{camera}" not in shapes:
@@ -268,14 +259,10 @@ def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], conf
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "
                 f"others than training: {square}"
             )
-
-
-def require_widths(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
-    """Raises ConfigError for states or actions of another width than those of the task, if it is rolled out."""
     task = task_spec(config.task)
     for key, name, width in (("action", "actions", task.action_dim), ("proprio", "states", task.proprio_dim)):
         found = tuple(shapes.get(key, ()))
-        if config.eval.episodes and found and found != (width,):
+        if widths and config.eval.episodes and found and found != (width,):
             wide = "×".join(map(str, found))
             raise ConfigError(
                 f"{where} has {name} of {wide} numbers, and {config.task}, where the policy would be rolled out, takes "

@@ -21,17 +21,23 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.measurements import since
-from gap_vla.core.progress import Agenda, Stage, duration
+from gap_vla.core.progress import Agenda, duration
 from gap_vla.core.run_directory import SOURCE_HASH, RunDirectory, named
 from gap_vla.core.run_settings import of_result, of_training
 from gap_vla.core.seals import EXPORTED, exported_digests, require_as_exported, sealed
 from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
-from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
 from gap_vla.training.loop import train
-from gap_vla.training.preflight import memory_in_words, require_data, require_exported, require_ready
+from gap_vla.training.preflight import (
+    fields_of,
+    memory_in_words,
+    require_data,
+    require_exported,
+    require_fields,
+    require_ready,
+)
 from gap_vla.training.stages import (
     Stages,
     open_mixture,
@@ -43,6 +49,8 @@ from gap_vla.training.stages import (
     require_unchanged_data,
     stages_of,
 )
+
+STAGES = ("demonstrations", "phases and dataset", "model", "training", "rollouts", "page")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +109,18 @@ class Run:
                     wait=wait,
                 )
                 run = stack.enter_context(held)
+                self.require_data()
                 if run.complete:
                     from gap_vla.report.runs import Run as Finished
 
                     require_exported(run.checkpoint, self._exported)
                     finished = Finished.read(run.path)
                     require_as_exported(run.checkpoint, finished.summary.get(EXPORTED, {}), ConfigError)
-                    require_data_of(finished.summary, config, self.stages)
                     print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
                     return dict(finished.summary)
-                if run.measures_anew and run.summary.exists():
-                    ended = Section.read(run.summary, ConfigError)
-                    known = {name: ended.section(name, {}).values for name in ("dataset", "training", "origin")}
-                    require_data_of(known, config, self.stages)
-                agenda = stack.enter_context(agenda_of(config))
-                store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
-            return self._train_and_roll_out(run, store, mixture, started, agenda)
+                stack.enter_context(Agenda(STAGES))
+                store, *mixture = open_store(config, self.stages), *open_mixture(self.stages)
+            return self._train_and_roll_out(run, store, mixture, started)
 
     @property
     def _exported(self) -> list[str]:
@@ -128,9 +132,14 @@ class Run:
         held = {SOURCE_HASH: source_hash_of(self.stages.rlds)} if self.config.data.rlds else {}
         return self.stages.made_from(self.config.backend) | held
 
-    def _train_and_roll_out(
-        self, run: RunDirectory, store: Any, mixture: list[Any], started: float, agenda: Agenda
-    ) -> dict[str, Any]:
+    def require_data(self) -> None:
+        """Raises ConfigError if its summary says that it was trained on other data, or from other weights."""
+        if self.directory.summary.exists():
+            ended = Section.read(self.directory.summary, ConfigError)
+            known = {name: ended.section(name, {}).values for name in ("dataset", "training", "origin")}
+            require_data_of(known, self.config, self.stages)
+
+    def _train_and_roll_out(self, run: RunDirectory, store: Any, mixture: list[Any], started: float) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
         from gap_vla.report.runs import Run as Finished
@@ -139,11 +148,12 @@ class Run:
 
         config = self.config
         for one in (store, *mixture):
+            require_fields(one.directory, fields_of(one), config, widths=one is store)
             for field in ("action", "proprio"):
                 where = f"{one.directory}: statistics"
                 check_statistics(one.statistics, field, config.data.normalization, where, ConfigError, widest=10_000)
         prepared = time.monotonic()
-        agenda.begin("model")
+        Agenda.begin("model")
         print(describe_store(store), flush=True)
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
@@ -151,14 +161,14 @@ class Run:
         print(trainer.describe(), *_notes(config, trainer.steps), sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
-        agenda.begin("training")
+        Agenda.begin("training")
         with contextlib.closing(trainer):  # the last state is written beside the rollouts
             measured = train(trainer, config.train, run)
             if is_first_host():
                 run.require_there()
             step = trainer.export(run)
             trained = time.monotonic()
-            agenda.begin("rollouts")
+            Agenda.begin("rollouts")
             exported = exported_digests(run.checkpoint, self._exported) if is_first_host() else {}
             variants = rollouts(config, run, step) if is_first_host() else {}
         first: Mapping[str, Any] = next(iter(variants.values()), {})
@@ -197,7 +207,7 @@ class Run:
             _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics  # refuses those of another run
             summary = sealed(run, summary)
             write_json(run.summary, summary)
-            agenda.begin("page")
+            Agenda.begin("page")
             command = f"gap-vla report {run.path}"
             write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
@@ -211,15 +221,20 @@ class Run:
 
     def dry_run(self) -> str:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
-        made = {True: "there already", False: "would be made"}
+        made = (self.stages.rlds, self.stages.store / "store.json")
+        missing = "not needed" if any(place.exists() for place in made) else "would be made"
+        demos, rlds = (
+            "there already" if place.exists() else missing for place in (self.stages.demos, self.stages.rlds)
+        )
         require_ready(self.config, self.stages, self.directory, dry_run=True)
         require_unchanged_data(self.stages)
+        self.require_data()
         return "\n".join(
             [
-                f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",
-                f"RLDS dataset: {self.stages.rlds} ({made[self.stages.rlds.exists()]})",
+                f"demonstrations: {self.stages.demos} ({demos})",
+                f"RLDS dataset: {self.stages.rlds} ({rlds})",
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
-                f"run: {self.directory.path}{self.directory.stands(self.config.to_dict())}",
+                f"run: {self.directory.path}{self.directory.stands(self.config.to_dict(), self._made_from())}",
                 self.config.trainer().dry_run(self.config),
                 memory_in_words(self.config),
                 *(() if getattr(self.config.train, "epochs", 0) else _notes(self.config, self.config.train.steps)),
@@ -235,11 +250,11 @@ class Run:
             f"  held-out action error {validation['val/action_mse']:.3f} "
             f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
         ]
-        variants = summary.get("variants") or ({"": summary["rollouts"]} if summary["rollouts"] else {})
-        for variant, found in variants.items():
+        several = len(summary["variants"]) > 1
+        for variant, found in summary["variants"].items():
             low, high = found["interval"]
             lines.append(
-                f"  {f'{variant}: ' if len(variants) > 1 else ''}success {found['successes']}/{found['episodes']} = "
+                f"  {f'{variant}: ' if several else ''}success {found['successes']}/{found['episodes']} = "
                 f"{found['success_rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
             )
         there = self.directory.page.exists()
@@ -258,23 +273,6 @@ def _notes(config: Experiment, steps: int) -> list[str]:
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:
     """The summary of a configuration's run; see `Run.to_the_end`."""
     return Run(config, run_name).to_the_end(resume, wait)
-
-
-def agenda_of(config: Experiment) -> Agenda:
-    """What a run goes through, with the seconds that each stage takes on two quiet cores."""
-    slow, cameras = task_spec(config.task).family == "robosuite", len(config.demos.cameras)
-    episode = (0.35 if slow else 0.1) + (0.15 if slow else 0.07) * cameras
-    rolled_out = config.eval.episodes * len(config.eval.layouts())
-    return Agenda(
-        [
-            Stage("demonstrations", 5 + config.demos.episodes * episode, counted=True),
-            Stage("phases and dataset", 10 + config.demos.episodes * 0.25),
-            Stage("model", 5),
-            Stage("training", config.training_seconds, counted=True),
-            Stage("rollouts", 10 + rolled_out * 1.5 * episode, counted=True),
-            Stage("page", 3),
-        ]
-    )
 
 
 def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> dict[str, Any]:

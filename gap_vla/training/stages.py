@@ -116,13 +116,12 @@ def _existing(config: Experiment, path: Path, key: str) -> tuple[dict[str, Any],
     return identity, f"{config.task}-{digest(identity)}"
 
 
-def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None, collect_only: bool = False) -> None:
+def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False) -> None:
     """Makes what is missing of demonstrations and RLDS dataset.
 
     Where the episode store is there already, neither needs to be: who copies it needs no TensorFlow and no simulator.
 
     Args:
-        agenda: says where it is in a longer command.
         collect_only: the demonstrations alone, which takes no extra but the simulators, also beside a dataset of them.
     """
     if stages.rlds.exists() and (config.data.rlds or not collect_only):
@@ -134,8 +133,7 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
     if not stages.demos.exists():
         from gap_vla.sim import collect_demos
 
-        if agenda:
-            agenda.begin("demonstrations")
+        Agenda.begin("demonstrations")
         print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
         how = {k: v for k, v in vars(config.demos).items() if k not in ("episodes", "path", "kind")}
         collect_demos(config.task, config.demos.episodes, stages.demos, **how, workers=config.eval.workers)
@@ -149,8 +147,7 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
         return
     from gap_vla.rlds import dataset_builder
 
-    if agenda:
-        agenda.begin("phases and dataset")
+    Agenda.begin("phases and dataset")
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
@@ -194,12 +191,12 @@ def _require_alike(place: Path, made: Mapping[str, Any], wanted: Mapping[str, An
         raise ConfigError(f"{place} was made with other settings ({in_words(changed)}); move it away")
 
 
-def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:
+def open_store(config: Experiment, stages: Stages) -> EpisodeStore:
     """The episode store of a configuration, made if it is missing; see `prepare_data`."""
     from gap_vla.rlds import EpisodeStore
 
     with alone(stages.lock, f"{stages.store}", wait=True):
-        prepare_data(config, stages, agenda)
+        prepare_data(config, stages)
         if not stages.rlds.exists():
             return EpisodeStore.open(stages.store, verify=True)
         return EpisodeStore.build(stages.rlds, stages.store)

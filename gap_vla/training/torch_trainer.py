@@ -37,11 +37,10 @@ from gap_vla.policies import build_policy
 from gap_vla.policies.methods import Forward, masked_mean
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import save_policy, state_digest
-from gap_vla.policies.windows import SmallWindows, rho_of
+from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.sim import task_spec
-from gap_vla.training.data import require_fit
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.torch import SmallConfig
@@ -87,7 +86,11 @@ class SmallTrainer(Trainer):
     def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.train.seed)
-        image_shape = require_fit(config, store)
+        fields = store.split("train").fields
+        if "phase" in config.needed_labels and (known := len(phase_names(store))) > config.model.phases:
+            where = f"the dataset in {store.directory}"
+            raise ConfigError(f"{where} has {known} phases; set --config.model.phases={known} or more")
+        height, width, channels = map(int, fields[f"image_{config.demos.cameras[-1]}"].shape[1:])
         method = config.how
         rho = rho_of(config, store)
         windows, held_out = (
@@ -95,9 +98,8 @@ class SmallTrainer(Trainer):
             for split in ("train", "val")
         )
         method.check_held_out(held_out, store.directory)
-        fields = store.split("train").fields
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
-        policy = build_policy(config.model, config.method, image_shape, *widths, config.demos.cameras)
+        policy = build_policy(config.model, config.method, (height, width, channels), *widths, config.demos.cameras)
         train = config.train
         steps = -(-train.epochs * len(windows) // train.batch_size) if train.epochs else train.steps
         return cls(config, policy, steps, windows, held_out)
@@ -185,20 +187,14 @@ class SmallTrainer(Trainer):
                 if part := parts.testzip():
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
             found = torch.load(self._file, map_location="cpu", weights_only=True)
-            said = found.pop("checksum", None)  # since 0.2
+            said = found.pop("checksum", None)
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             require_same_weights(self.config.model, found)
             self.ends = found.get("ends", ())
-            self.policy.load_state_dict(found["parts"]["policy"])
-            for place, parameter in enumerate(self.policy.parameters()):
-                for name, value in found["parts"]["optimizer"]["state"].get(place, {}).items():
-                    if value.dim() and value.shape != parameter.shape:
-                        raise ConfigError(
-                            f"{self._file}: {name} of a parameter {[*parameter.shape]} is {[*value.shape]}; {advice}"
-                        )
-            if said not in (None, state_digest(found)):
+            if said != state_digest(found):
                 raise ConfigError(f"{self._file} is damaged: its checksum differs; {advice}")
+            self.policy.load_state_dict(found["parts"]["policy"])
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
             self.method.restore(found["parts"].get("method", {}))
             return found["step"]

@@ -62,7 +62,7 @@ def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(pol
             policy(IMAGE, PROPRIO)
         with pytest.raises(ValueError, match="must lie in"), gap.adjusting(RHO + 0.5, 0):
             policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="is empty"), gap.adjusting(RHO[:0], 0):
+        with pytest.raises(ValueError, match=r"float32\[0\]"), gap.adjusting(RHO[:0], 0):
             policy(IMAGE, PROPRIO)
         with pytest.raises(ValueError, match="without rho"):
             policy(IMAGE, PROPRIO)

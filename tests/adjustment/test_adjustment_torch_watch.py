@@ -122,3 +122,22 @@ def test_an_optimizer_around_another_is_watched_by_its_own_steps():
     torch.testing.assert_close(before - policy["state"].weight, 0.25 * policy["state"].weight.grad)
     with pytest.raises(ValueError, match="takes a step and is not watched"):
         inner.step()
+
+
+def test_optimizers_with_weights_or_rates_of_their_own_are_refused():
+    class ScheduleFree(torch.optim.SGD):
+        def train(self):
+            """Puts other weights into the parameters."""
+
+        eval = train
+
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    with pytest.raises(AdjustmentError, match="ScheduleFree keeps weights of its own"):
+        gap.watch(ScheduleFree(policy.parameters(), lr=1.0))
+    optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=1.0, weight_decay=0.1), decoupled=True)
+    optimizer.param_groups[0]["lr"] = None  # as Adafactor of others has, whose steps have sizes of their own
+    with gap.adjusting(None, 0):
+        backward(policy)
+    with pytest.raises(AdjustmentError, match="SGD has no lr of its own"):
+        optimizer.step()

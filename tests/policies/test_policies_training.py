@@ -323,7 +323,7 @@ def test_a_moment_of_another_shape_than_its_parameter_is_refused(store, tmp_path
     moments["exp_avg"] = torch.zeros(1).expand(10**9)
     torch.save(saved, tmp_path / "training.pt")
     again, _ = made(toy_config(tmp_path), store)
-    with pytest.raises(ConfigError, match=r"training.pt( is damaged)?: exp_avg .*\[1000000000\]"):
+    with pytest.raises(ConfigError, match=r"training.pt is damaged: its checksum differs"):
         again.restore(tmp_path)
 
 

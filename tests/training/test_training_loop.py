@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -141,13 +140,6 @@ def test_metrics_hold_the_branches_and_their_parts_at_every_logging_step(tmp_pat
             assert all(
                 row[f"train/{kind}/{branch}{part}"] > 0 for row in rows for part in ("", "/transition", "/consistent")
             )
-
-
-def test_a_checkpoint_has_the_layout_of_those_that_earlier_versions_wrote(tmp_path):
-    run(tmp_path, Batches())
-    parts = json.loads((tmp_path / "state" / "4" / "state" / "_METADATA").read_text())["tree_metadata"]
-    kinds = {part["key_metadata"][0]["key"]: part["value_metadata"]["value_type"] for part in parts.values()}
-    assert kinds.keys() == {"params", "opt_state", "step", "rng", "rival"} and kinds["rival"] == "Dict"
 
 
 def test_a_checkpoint_of_another_layout_is_not_resumed(tmp_path):

@@ -20,6 +20,7 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import adapted_config, build, dry_run, planned
 from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.preflight import fields_of, require_fields
 from gap_vla.training.stages import require_data_of
 from gap_vla.training.step import model_inputs
 
@@ -231,7 +232,7 @@ def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))
     gap, vp = config_for("", "vp_gap"), config_for("", "vp")
     with pytest.raises(ConfigError, match=r"no steps/rho.*gap-vla annotate"):
-        OctoTrainer.on(gap, store)
+        require_fields(store.directory, fields_of(store), gap)
     batch = model_inputs(make_loader(vp, store, "train", train=True).peek())
     assert batch["rho"].shape == batch["observation"]["timestep_pad_mask"].shape and not batch["rho"].any()
     assert "ρ" not in describe_store(store)
