@@ -1,0 +1,157 @@
+"""Trajectory transforms: plain functions on dictionaries of tensors, for `tf.data` and for dlimp pipelines alike.
+
+A trajectory is `{"observation": {image_*, proprio, timestep}, "task": {language_instruction}, "action", …}` with
+leading dimension T. `rho` and `change_point`, where present, stay aligned with their step in every function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.rlds.statistics import MIN_STD, StatisticsError, limits, mask_of, vector_of
+from gap_vla.rlds.windows import MOST_STEPS, require_sizes
+
+Trajectory = dict[str, Any]
+STEP_KEYS = ("rho", "change_point")
+"""Per-step quantities beside observation and action."""
+
+
+def restructure(
+    trajectory: Trajectory,
+    *,
+    image_keys: Mapping[str, str],
+    proprio_key: str | None = "proprio",
+    language_key: str | None = "language_instruction",
+    name: str = "",
+) -> Trajectory:
+    """An RLDS episode's steps to a trajectory; unlike upstream's it keeps ρ.
+
+    Args:
+        image_keys: camera name to observation key, `{"image_primary": "image_0"}`.
+        proprio_key: observation key of the state, or None.
+        language_key: step key of the instruction, or None.
+        name: dataset name.
+    """
+    old = trajectory["observation"]
+    steps = tf.shape(trajectory["action"])[0]
+    observation = {camera: old[key] for camera, key in image_keys.items()}
+    if proprio_key is not None:
+        observation["proprio"] = tf.cast(old[proprio_key], tf.float32)
+    observation["timestep"] = tf.range(steps)
+    task = {} if language_key is None else {"language_instruction": trajectory[language_key]}
+    kept = {key: trajectory[key] for key in STEP_KEYS if key in trajectory}
+    return {
+        "observation": observation,
+        "task": task,
+        "action": tf.cast(trajectory["action"], tf.float32),
+        "dataset_name": tf.repeat(name, steps),
+        **kept,
+    }
+
+
+def normalize_trajectory(trajectory: Trajectory, statistics: Mapping[str, Any], kind: str = "normal") -> Trajectory:
+    """`gap_vla.rlds.normalize` for action and proprio of a trajectory.
+
+    They differ for statistics without a `mask`: here dimensions with a deviation below `MIN_STD` stay as they are,
+    there all are scaled.
+    """
+    observation = dict(trajectory["observation"])
+    if "proprio" in observation:
+        observation["proprio"] = _normalized(observation["proprio"], statistics["proprio"], kind)
+    action = _normalized(trajectory["action"], statistics["action"], kind)
+    return {**trajectory, "observation": observation, "action": action}
+
+
+def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Tensor:
+    if kind == "none":
+        return x
+    mean, std = (vector_of(statistics, key) for key in ("mean", "std"))
+    if x.shape[-1] not in (None, len(mean)):
+        raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}")
+    mask = mask_of({"mask": std >= MIN_STD, **statistics}, mean)
+    if kind == "normal":
+        return tf.where(mask, (x - mean) / (std + 1e-8), x)
+    low, high = limits(statistics, kind)
+    return tf.where(mask, tf.clip_by_value(2 * (x - low) / (high - low + 1e-8) - 1, -1, 1), x)
+
+
+def add_pad_mask_dict(trajectory: Trajectory) -> Trajectory:
+    """Adds `pad_mask_dict` to observation and task: False where a text (or an encoded picture) is empty."""
+    steps = tf.shape(trajectory["action"])[0]
+    changed = dict(trajectory)
+    for part in ("observation", "task"):
+        masks = {
+            key: tf.strings.length(value) != 0 if value.dtype == tf.string else tf.ones([steps], tf.bool)
+            for key, value in trajectory[part].items()
+            if not isinstance(value, dict)
+        }
+        changed[part] = {**trajectory[part], "pad_mask_dict": masks}
+    return changed
+
+
+def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: int | None = None) -> Trajectory:
+    """Merges the observation at a uniformly drawn step in [t, T) into each step's task (goal relabelling).
+
+    Args:
+        seed: int32[2] of a stateless draw; None draws from TensorFlow's global generator.
+        max_goal_distance: steps from t to the goal, at most.
+    """
+    if max_goal_distance is not None:
+        whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
+    steps = tf.shape(trajectory["action"])[0]
+    low = tf.range(steps)
+    high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
+    draw = tf.random.uniform([steps]) if seed is None else tf.random.stateless_uniform([steps], seed)
+    goal = tf.minimum(low + tf.cast(draw * tf.cast(high - low, tf.float32), tf.int32), high - 1)
+    at_goal = tf.nest.map_structure(lambda x: tf.gather(x, goal), trajectory["observation"])
+    masks = {**trajectory["task"].get("pad_mask_dict", {}), **at_goal.pop("pad_mask_dict", {})}
+    return {**trajectory, "task": {**trajectory["task"], **at_goal, "pad_mask_dict": masks}}
+
+
+def chunk(
+    trajectory: Trajectory, window_size: int, action_horizon: int, *, upstream_action_mask: bool = False
+) -> Trajectory:
+    """History windows of observations and ρ, chunks of actions: `gap_vla.rlds.window_indices` for a whole trajectory.
+
+    Args:
+        trajectory: as above; `task.timestep`, where present (goal relabelling), is the last step of the task.
+        window_size, action_horizon: W and H; actions that are chunks already (3-D) are cut to it.
+        upstream_action_mask: upstream's mask, one step late.
+
+    Returns:
+        observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`
+        [T, W, H, A], `rho` and `change_point` [T, W].
+    """
+    require_sizes(window_size=window_size, action_horizon=action_horizon)
+    action = trajectory["action"]
+    if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
+        raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
+    steps = tf.shape(action)[0]
+    raw = tf.range(steps)[:, None] + tf.range(1 - window_size, 1)
+    index = tf.maximum(raw, 0)
+    ahead = tf.range(action_horizon)
+    if len(action.shape) == 3:
+        chunks = tf.gather(action[:, :action_horizon], index)
+    else:
+        chunks = tf.gather(action, tf.minimum(index[..., None] + ahead, steps - 1))
+    goal = trajectory["task"].get("timestep", tf.fill([steps], steps - 1))[:, None, None]
+    at = (raw if upstream_action_mask else index)[..., None] + ahead
+    valid = at < goal + 2 if upstream_action_mask else at <= goal
+    dims = trajectory.get("action_pad_mask", tf.ones_like(action, tf.bool))
+    dims = dims[:, 0] if len(dims.shape) == 3 else dims
+    observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])
+    observation["timestep_pad_mask"] = raw >= 0
+    observation["task_completed"] = ~valid
+    kept = {key: tf.gather(trajectory[key], index) for key in STEP_KEYS if key in trajectory}
+    return {
+        **trajectory,
+        **kept,
+        "observation": observation,
+        "action": chunks,
+        "action_pad_mask": valid[..., None] & dims[:, None, None],
+    }
