@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -215,9 +216,34 @@ def examples(file: Path) -> Iterator[Any]:
     for record in records(file):
         with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
             example = tf.train.Example.FromString(record)
-        if example.ByteSize() != len(record):  # of what is there twice, the one or the other is left
-            raise EpisodeError(f"{file}: a record holds a feature twice; copy it again, or convert the source again")
+        if example.ByteSize() != len(record) and (twice := _twice(record)):  # readers take the one or the other
+            raise EpisodeError(f"{file}: a record holds {twice} twice; copy it again, or convert the source again")
         yield example
+
+
+def _twice(record: bytes) -> str:
+    """What a serialized `tf.train.Example` holds twice; empty: nothing."""
+    parts = _listing().FromString(record).features
+    keys = collections.Counter(entry.key for part in parts for entry in part.feature)
+    again = [repr(one_line(key.decode(errors="replace"), 60)) for key, count in keys.items() if count > 1]
+    return "features" if len(parts) > 1 else "".join(again[:1])
+
+
+@functools.cache
+def _listing() -> Any:
+    """The message `tf.train.Example` with lists in the places of its map and of its one part, as it lies in a file."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="listing.proto", package="listing", syntax="proto3")
+    for name, field in (("Example", "features"), ("Features", "feature"), ("Entry", "key")):
+        listed = {"type": kinds.TYPE_MESSAGE, "label": kinds.LABEL_REPEATED}
+        listed |= {"type_name": ".listing.Features" if name == "Example" else ".listing.Entry"}
+        key = {"type": kinds.TYPE_BYTES, "label": kinds.LABEL_OPTIONAL}
+        file.message_type.add(name=name).field.add(name=field, number=1, **(key if field == "key" else listed))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("listing.Example"))
 
 
 def require_examples(builder: Any) -> None:

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal import encoder
 from synthetic_demos import make_episode
+from tensorflow.core.example import example_pb2, feature_pb2
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
@@ -450,11 +453,11 @@ def test_a_record_of_two_examples_of_which_protobuf_would_merge_one_away_is_refu
         for record in (first + first, *others):
             writer.write(record)
     (version / "made_by.json").unlink()
-    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
         annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
-    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
         list(read_rlds(version, "train", workers=1))
-    with pytest.raises(UserError, match="a record holds a feature twice; copy it again"):
+    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
         check_dataset(version, pictures=0, max_episodes=2)  # which are all
     assert not (tmp_path / "toy" / "1.1.0").exists()
 
@@ -481,3 +484,33 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
     with pytest.raises(UserError, match=refused):
         annotate_files(tmp_path / "ours" / "1.0.0", tmp_path / "ours" / "1.1.0", job)
     assert annotate_files(tmp_path / "stated" / "1.0.0", tmp_path / "stated" / "1.1.0", job).path.is_dir()
+
+
+def test_numbers_that_another_writer_did_not_pack_are_read(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    pool = descriptor_pool.DescriptorPool()
+    for file in (feature_pb2.DESCRIPTOR, example_pb2.DESCRIPTOR):
+        described = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(described)
+        for field in (field for message in described.message_type for field in message.field):
+            field.options.packed = False
+        pool.Add(described)
+    loose = message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    records = list(tf.data.TFRecordDataset(str(shard(version))).as_numpy_iterator())
+    unpacked = [loose.FromString(one).SerializeToString() for one in records]
+    assert len(unpacked[0]) > len(records[0])
+    with tf.io.TFRecordWriter(str(shard(version))) as writer:
+        for one in unpacked:
+            writer.write(one)
+    (version / "made_by.json").unlink()
+    found, sure = (list(read_rlds(path, "train", workers=1)) for path in (version, sound))
+    assert all(np.array_equal(one.proprio, other.proprio) for one, other in zip(found, sure, strict=True))
+    actions = loose.FromString(records[0]).features.feature["steps/action"]
+    again = loose(features={"feature": {"steps/action": actions}}).features
+    features = loose.FromString(records[0]).features.SerializeToString() + again.SerializeToString()
+    twice = b"\x0a" + encoder._VarintBytes(len(features)) + features
+    with tf.io.TFRecordWriter(str(shard(version))) as writer:
+        for one in (twice, *records[1:]):
+            writer.write(one)
+    with pytest.raises(UserError, match="a record holds 'steps/action' twice; copy it again"):
+        list(read_rlds(version, "train", workers=1))
