@@ -44,10 +44,13 @@ def free_disk(folder: Path | str) -> int:
 
 
 def existing_parent(path: Path | str) -> Path:
-    """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere, or a `~`
-    that no shell has replaced by the home folder, as in `--out=~/demos`."""
-    if Path(path).parts[:1] and re.fullmatch(r"~[\w-]*", Path(path).parts[0]):
+    """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere, a `~`
+    that no shell has replaced by the home folder, as in `--out=~/demos`, or an address, as `gs://bucket`."""
+    first = Path(path).parts[0] if Path(path).parts else ""
+    if re.fullmatch(r"~[\w-]*", first):
         raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
+    if re.fullmatch(r"[A-Za-z][\w+.-]+:", first):
+        raise ResourceError(f"{path} is an address; give a folder of this machine, and copy what comes there yourself")
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
     if place.is_symlink() and not place.exists():

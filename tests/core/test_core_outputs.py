@@ -210,16 +210,20 @@ def test_a_link_that_leads_nowhere_is_no_place_for_results(tmp_path):
     assert sorted(place.name for place in tmp_path.iterdir()) == ["film.png", "link"]
 
 
-@pytest.mark.parametrize("start", ["~", "~somebody", "~jean-luc"])
-def test_a_home_that_no_shell_has_put_in_makes_no_folder_of_that_name(start, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(home, r"begins with ~, .*; write \$HOME instead") for home in ("~", "~somebody", "~jean-luc")]
+    + [(bucket, "is an address; give a folder of this machine") for bucket in ("gs://bucket/rlds", "s3://bucket")],
+)
+def test_a_home_that_no_shell_has_put_in_and_an_address_make_no_folder_of_that_name(start, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for refused in (
         lambda: claim(f"{start}/e.html", "report", suffixes=(".html",)),
         lambda: claim_folder(start, "check"),
     ):
-        with pytest.raises(ResourceError, match=rf"^{start}.* begins with ~, .*; write \$HOME instead"):
+        with pytest.raises(ResourceError, match=said):
             refused()
-    with pytest.raises(ResourceError, match="begins with ~"), alone(Path(start) / "runs" / ".lock", "it"):
+    with pytest.raises(ResourceError, match=said), alone(Path(start) / "runs" / ".lock", "it"):
         pass
     assert not [*tmp_path.iterdir()]
     assert claim("~backup.html", "report", suffixes=(".html",)) == Path("~backup.html")
