@@ -58,7 +58,7 @@ class Run:
         Raises:
             ReportError: no run directory, a configuration or a summary that is none, or figures that do not agree.
         """
-        run = RunDirectory(path)
+        run = RunDirectory(path if Path(path).name else Path(path).absolute())  # a page names it, also where it is `.`
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section(run.read_config(ReportError), str(run.config), ReportError)

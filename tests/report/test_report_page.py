@@ -84,6 +84,12 @@ def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
     assert 'id="curves"' in page and 'id="rho"' not in page
 
 
+def test_a_run_that_is_the_present_folder_is_named(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs[0])
+    page = write_report(["."], tmp_path / "report.html", command="make").read_text()
+    assert f"<td>{runs[0]}</td>" in page
+
+
 def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     video = path / "rollouts" / "default" / "videos" / "episode_0001_success.mp4"
