@@ -1,6 +1,7 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
 import dataclasses
+import os
 import threading
 import time
 import types
@@ -335,6 +336,21 @@ def test_going_on_with_a_policy_that_does_not_say_which_it_is_is_warned_of(tmp_p
             evaluate(RandomPolicy(7), tmp_path / "known", episodes=2)
     with pytest.warns(UserWarning, match="holds 2 episodes of 'random', which has no `identity`; were they another"):
         evaluate(Nameless(1), tmp_path, episodes=3)
+
+
+class Wandering(RandomPolicy):
+    def act(self, observations, episode_ids):
+        os.chdir("elsewhere")
+        Path("elsewhere").mkdir()
+        return super().act(observations, episode_ids)
+
+
+def test_a_policy_that_changes_the_present_folder_takes_no_results_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    evaluate(Wandering(7), "results", episodes=2)
+    assert len((tmp_path / "results" / "episodes.jsonl").read_text().splitlines()) == 2
+    assert not [*tmp_path.glob("elsewhere/**/*.json*")]
 
 
 class Remembering(RandomPolicy):
