@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 
 ROOM = 1 << 20
 """Bytes that the place must hold; what is kept of a function is a tenth of that."""
@@ -29,3 +32,17 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
             return njit(**options)(function)
 
     return decorate
+
+
+@contextlib.contextmanager
+def kept_where_there_is_room() -> Iterator[None]:
+    """While a package of others is imported whose functions numba shall keep: where there is no place for them, they
+    are compiled anew in each process, and numba does not raise."""
+    keep = Dispatcher.enable_caching
+
+    def try_to_keep(function: Any) -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            keep(function)
+
+    with mock.patch.object(Dispatcher, "enable_caching", try_to_keep):
+        yield

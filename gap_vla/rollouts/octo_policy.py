@@ -223,6 +223,8 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
             has = f"it has {names}" if names else "it names no datasets, leave --dataset out"
             raise PolicyError(f"no statistics of a dataset {dataset!r} in the checkpoint; {has}")
         found = known[dataset]
+    elif "action" not in found and len(known) == 1:
+        (found,) = known.values()
     if "action" not in found:
         if not names:
             raise PolicyError("the checkpoint's statistics have no entry 'action', so it cannot act; copy it again")

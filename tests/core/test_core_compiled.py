@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numba
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 from gap_vla.core import compiled
 
@@ -48,3 +49,14 @@ def test_a_function_is_itself_where_numba_is_told_to_compile_nothing(monkeypatch
         return 3 * x
 
     assert compiled.compiled()(thrice) is thrice
+
+
+def test_packages_whose_functions_numba_cannot_keep_are_imported(monkeypatch):
+    def nowhere(function):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", nowhere)
+    with compiled.kept_where_there_is_room():
+        assert numba.njit(cache=True)(lambda x: 2 * x)(21) == 42
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(lambda x: x)

@@ -224,6 +224,15 @@ def test_a_name_that_is_no_datasets_is_refused(model, statistics, dataset, messa
         OctoPolicy(model.replace(dataset_statistics=statistics), dataset=dataset)
 
 
+def test_statistics_under_the_name_of_their_only_dataset_are_those_of_the_checkpoint(model):
+    chunks = []
+    for statistics in (STATISTICS, {"bridge": STATISTICS}):
+        policy = OctoPolicy(model.replace(dataset_statistics=statistics))
+        policy.reset([0])
+        chunks.append(policy.act(observations(1), [0]))
+    assert np.array_equal(*chunks)
+
+
 def test_inputs_of_another_task_are_an_error_that_says_so(model):
     policy = OctoPolicy(model, batch_size=2)
     policy.reset([0])
