@@ -83,11 +83,13 @@ def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_
         changed(demos=DemosConfig(path=str(path)))
     changed(demos=DemosConfig(path=str(path), camera="agentview"))
     (tmp_path / "dataset_info.json").write_text("{}")
-    collected = {"task": "threading", "camera": "frontview"}
-    made = {"identity": {"data": {"demos": collected}}, "identity_hash": "0"}
-    (tmp_path / "metadata.json").write_text(json.dumps(made))
-    with pytest.raises(ConfigError, match="through the view 'frontview'"):
-        changed(data=dataclasses.replace(CONFIG.data, rlds=str(tmp_path)))
+    version = task_spec("threading").pictures_version
+    for told, said in (({"pictures_version": version}, "through the view 'frontview'"), ({}, "has pictures_version 1")):
+        collected = {"task": "threading", "camera": "frontview", **told}
+        made = {"identity": {"data": {"demos": collected}}, "identity_hash": "0"}
+        (tmp_path / "metadata.json").write_text(json.dumps(made))
+        with pytest.raises(UserError, match=said):
+            changed(data=dataclasses.replace(CONFIG.data, rlds=str(tmp_path)))
 
 
 def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_action():

@@ -11,6 +11,8 @@ from gap_vla.core.foreign import CheckpointError, one_line, shown
 from gap_vla.core.whole import replacing
 
 PREFIX = "hf://"
+PATIENCE = 10.0
+"""Seconds in which a hub has to begin to answer."""
 
 
 def local_directory(path: str | Path) -> Path:
@@ -46,7 +48,7 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     from huggingface_hub.utils import build_hf_headers
 
     try:
-        newest = HfApi().model_info(repository)
+        newest = HfApi().model_info(repository, timeout=PATIENCE)
     except Exception as error:
         refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
         kept = None if refused else kept_directory(f"{PREFIX}{repository}")

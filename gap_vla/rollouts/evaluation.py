@@ -144,7 +144,10 @@ def evaluate(
         if todo:
             workers = min(workers, len(todo))
             slots = min(slots_per_worker, -(-len(todo) // workers))
-            mode: Privilege | None = "actions" if getattr(policy, "privileged", False) else "phases" if watch else None
+            watched = watch and hasattr(chosen, "make_watcher")
+            mode: Privilege | None = (
+                "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
+            )
             line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
             guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
             pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)

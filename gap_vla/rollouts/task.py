@@ -57,7 +57,7 @@ class Task(Protocol):
         """An expert for the episode that `env` has just been reset to."""
 
     def make_watcher(self, env: Any) -> Watcher | None:
-        """A watcher for the episode that `env` has just been reset to, or None if phases are not known."""
+        """A watcher for the episode that `env` has just been reset to, or None. A task without phases needs none."""
 
     def identity(self) -> dict[str, Any]:
         """JSON-able: what must be equal for two evaluations to be of the same thing."""

@@ -321,6 +321,13 @@ def test_a_task_that_lacks_something_is_told_what(tmp_path):
         evaluate(RandomPolicy(7), tmp_path, task=types.SimpleNamespace(name="n", instruction="i"), episodes=1)
 
 
+def test_a_task_without_phases_needs_no_watcher(tmp_path):
+    whole = PointTask()
+    parts = ("name", "instruction", "horizon", "action_dim", "make", "identity")
+    task = types.SimpleNamespace(**{part: getattr(whole, part) for part in parts}, phases=())
+    assert evaluate(RandomPolicy(7), tmp_path, task=task, episodes=1)["simulator_errors"] == 0
+
+
 class Nameless(RandomPolicy):
     """A policy that does not say which one it is."""
 
