@@ -25,8 +25,8 @@ class SpatialSoftmax(nn.Module):
     def forward(self, maps: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d"]:
         _, _, height, width = maps.shape
         attention = maps.float().flatten(2).softmax(-1)
-        y = torch.linspace(-1, 1, height, device=maps.device).repeat_interleave(width)
-        x = torch.linspace(-1, 1, width, device=maps.device).repeat(height)
+        y, x = (torch.linspace(-1, 1, size, dtype=torch.float32, device=maps.device) for size in (height, width))
+        y, x = y.repeat_interleave(width), x.repeat(height)
         return (attention @ torch.stack([x, y], 1)).flatten(1)
 
 

@@ -95,7 +95,9 @@ class DiffusionHead(nn.Module):
         return chunk
 
     def _noise(self, feature: torch.Tensor, chunk: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        rates = torch.exp(torch.arange(TIME_FEATURES // 2, device=step.device) * (-math.log(1000.0) / 15))
+        rates = torch.exp(
+            torch.arange(TIME_FEATURES // 2, dtype=torch.float32, device=step.device) * (-math.log(1000.0) / 15)
+        )
         angle = step[:, None] * rates
         inputs = torch.cat([feature, chunk.flatten(1), angle.sin(), angle.cos()], -1)
         return self.layers(inputs).unflatten(-1, self.shape)
@@ -138,5 +140,6 @@ def normal(shape: tuple[int, ...], like: torch.Tensor, generators: Generators) -
     With one generator per sample each draws its own row, whoever else is in the batch.
     """
     if generators is None or isinstance(generators, torch.Generator):
-        return torch.randn(shape, generator=generators).to(like.device)
-    return torch.stack([torch.randn(shape[1:], generator=one) for one in generators]).to(like.device)
+        return torch.randn(shape, generator=generators, dtype=torch.float32).to(like.device)
+    drawn = [torch.randn(shape[1:], generator=one, dtype=torch.float32) for one in generators]
+    return torch.stack(drawn).to(like.device)

@@ -78,6 +78,19 @@ def test_actions_are_those_of_the_network_in_the_units_of_the_data(run):
     np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
+def test_a_policy_acts_as_it_was_trained_in_a_program_that_has_given_torch_another_type(run):
+    actions = []
+    for kind in (torch.float32, torch.float64):
+        torch.set_default_dtype(kind)
+        try:
+            policy = SmallTorchPolicy.load(run)
+            policy.reset([7])
+            actions.append(policy.act(observation([0]), [7]))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(*actions, atol=1e-5)
+
+
 def test_an_episode_does_not_depend_on_its_neighbours(run):
     alone, among = SmallTorchPolicy.load(run, execute=2), SmallTorchPolicy.load(run, execute=2)
     alone.reset([3])
