@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,10 @@ def evaluate(
         InUseError: another process evaluates in `out_dir`.
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a simulator's process imports the program
+        raise EvaluationError(
+            'evaluate() has to be called below `if __name__ == "__main__":`, else each simulator calls it'
+        )
     for (name, bounds), value in zip(BOUNDS.items(), (episodes, seed, workers, slots_per_worker, videos)):
         whole(name, value, int(bounds.least), int(bounds.most), EvaluationError)
     wait = limits or Limits()

@@ -1,6 +1,7 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
 import dataclasses
+import multiprocessing
 import os
 import threading
 import time
@@ -319,6 +320,12 @@ def test_what_a_task_says_of_itself_can_be_written_down(tmp_path, key, value, sa
 def test_a_task_that_lacks_something_is_told_what(tmp_path):
     with pytest.raises(EvaluationError, match=r"the task has no `horizon`; `gap_vla\.rollouts\.Task` says what"):
         evaluate(RandomPolicy(7), tmp_path, task=types.SimpleNamespace(name="n", instruction="i"), episodes=1)
+
+
+def test_a_program_that_evaluates_while_it_is_imported_is_told_where_to_call_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(EvaluationError, match=r'has to be called below `if __name__ == "__main__":`'):
+        evaluate(RandomPolicy(7), tmp_path)
 
 
 def test_a_task_without_phases_needs_no_watcher(tmp_path):
