@@ -49,7 +49,7 @@ def existing_parent(path: Path | str) -> Path:
     first = Path(path).parts[0] if Path(path).parts else ""
     if re.fullmatch(r"~[\w-]*", first):
         raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
-    if re.fullmatch(r"[A-Za-z][\w+.-]+:", first):
+    if re.fullmatch(r"[A-Za-z][\w+.-]+:", first) and not Path(first).exists():
         raise ResourceError(f"{path} is an address; give a folder of this machine, and copy what comes there yourself")
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())

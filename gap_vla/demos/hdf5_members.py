@@ -271,6 +271,7 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        told = name in (*fields.TIMES, *fields.ENDS, *fields.FLAGS, "episode_index")
-        if steps and told and not key.startswith("next_obs/") and form_at(demo, key, where)[1].kind in "biuf":
+        numbers = name in (*fields.ENDS, *fields.FLAGS, "episode_index")
+        told = numbers or (name in fields.TIMES and form_at(demo, key, where)[1].kind in "fiu")
+        if steps and told and not key.startswith("next_obs/"):
             fields.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=False)

@@ -20,23 +20,19 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
 
 
-_UNIT = re.compile(r"[^a-z](mm|cm|m|deg|degrees?|rad)\W*$", re.IGNORECASE)
-_KINDS = {
-    "joint": re.compile(
-        r"force|torque|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|v[xyz]$)"
-        r"|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
-    ),
-    "q": re.compile(r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])"),
-    "r": re.compile(r"(?:^|[^a-z])(?:[a-z]?(roll|pitch|yaw)(?![a-z])|r([xyz])$)"),
-    "": re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])$"),
-    "gripper": re.compile("grip|finger|jaw"),
-}
-"""What columns are by their names, in the order in which it is asked: joints, velocities and forces; a part of a
-quaternion, such as qw; a turn, such as rx or roll; an axis; a hand. `motor_0` is what LeRobot calls columns without a
-name."""
-_TURNS = {"roll": "x", "pitch": "y", "yaw": "z"}
+_FINGER = re.compile(r"grip|finger|jaw")
+_NO_POSITION = re.compile(
+    r"force|torque|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|v[xyz]$)"
+    r"|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
+)
+"""Of joints, velocities and forces; `motor_0` is what LeRobot calls columns without a name."""
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
+
+_QUATERNION = re.compile(r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])")
+
+_TURN = re.compile(r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])$")
+_AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,29 +106,53 @@ class StateLayout:
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
 
     def require_names(self, names: Sequence[str], where: str) -> None:
-        """Compares columns with what they are called, or the arrays that they are of, where that tells.
+        """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
-        Raises EpisodeError: a column is taken for something else than its name says, such as another axis, a finger or
-        a joint; or it is in mm, cm or degrees.
+        Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or joints,
+        velocities or forces for positions.
         """
-        if wrong := self._misnamed(names):
-            taken = one_line(", ".join(f"{names[place]} is read as {what}" for place, what in wrong), 160)
-            fits = [name for name, one in LAYOUTS.items() if not len(names) % one.width and not one._misnamed(names)]
-            advice = f"by their names, layout={fits[0]} fits" if fits else "give columns in this order, or their layout"
-            raise EpisodeError(f"{where}: {taken}; {advice}")
+        self._require_quaternions(names, where)
+        self.require_positions(names, where)
+        fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+        for place, name in enumerate(names[self.position :], self.position):  # of one axis, where another is taken
+            column, axis = (place - self.position) % self.width, _AXIS.search(name.lower())
+            fingers += [place] if axis and column < 3 and axis[1] != "xyz"[column] else []
+        parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
+        for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
+            if called := misordered(names, first, self.width, fingers, turned=bool(turned)):
+                raise EpisodeError(f"{where}: the layout takes columns {called} as {words}; name the columns")
 
-    def _misnamed(self, names: Sequence[str]) -> list[tuple[int, str]]:
-        turn = "wxyz" if self.rotation_kind == "quat_wxyz" else "xyzw" if self.rotation_kind == "quat_xyzw" else "xyz"
-        taken = dict.fromkeys(self.gripper, "gripper") | {self.position + i: axis for i, axis in enumerate("xyz")}
-        for i, axis in enumerate(turn[: ROTATIONS[self.rotation_kind]]):
-            taken[self.rotation + i] = f"q{axis}" if len(turn) == 4 else f"r{axis}"
-        found = []
-        for place, (kind, unit) in enumerate(zip(kinds_of(names), map(_UNIT.search, names))):
-            what = taken.get(place % self.width, "")
-            same = kind in ("", what) or (what[:1] == "r" and kind == what[1]) or (what, kind) == ("gripper", "joint")
-            if what and not (same and (what == "gripper" or not unit or unit[1].lower() in ("m", "rad"))):
-                found.append((place, what))
-        return found
+    def require_positions(self, names: Sequence[str], where: str) -> None:
+        """Raises EpisodeError: the columns that are taken as positions are called otherwise, each of them, or the array
+        that holds them is."""
+        for first in range(self.position, len(names), self.width):
+            placed = names[first : first + 3]
+            if all(_NO_POSITION.search(name.lower()) for name in placed):
+                called = one_line(", ".join(dict.fromkeys(placed)), 80)
+                said = f"the layout takes columns {called} as x, y, z"
+                raise EpisodeError(f"{where}: {said}; name the columns of the pose")
+
+    def _require_quaternions(self, names: Sequence[str], where: str) -> None:
+        found = [_QUATERNION.search(name.lower()) for name in names]
+        letters = "".join(match[1] if match else " " for match in found)
+        if not {"w", "x"} <= {*letters}:
+            return
+        count = ROTATIONS[self.rotation_kind]
+        for first in range(self.rotation, len(names), self.width):
+            said = letters[first : first + count]
+            if said.strip() and said != self.rotation_kind[-4:]:
+                last = first + count
+                columns, called = f"columns {first} to {last - 1}", one_line(", ".join(names[first:last]), 80)
+                turned = {**vars(self), "rotation_kind": f"quat_{said}"}
+                other = next(
+                    (name for name, layout in LAYOUTS.items() if vars(layout) == turned), "JSON of the columns"
+                )
+                taken = f"a quaternion {self.rotation_kind[-4:]}" if count == 4 else self.rotation_kind
+                raise EpisodeError(
+                    f"{where} calls {columns} {called}, the layout takes them as {taken}; give another "
+                    f"with --reader layout={other}"
+                )
 
     def to_proprio(
         self, state: Float[np.ndarray, "T S"], where: str = "state", *, check: bool = True
@@ -164,28 +184,45 @@ class StateLayout:
             return np.concatenate(arms, axis=1).astype(np.float32)
 
 
-def kinds_of(names: Sequence[str]) -> list[str]:
-    """What columns are by their names (`_KINDS`), empty where they do not tell. Without a `w` among them there is no
-    quaternion, and `rot_x` is a turn."""
-    kinds = []
-    for name in names:
-        plain = _UNIT.sub("", name).lower()
-        kind, found = next(((kind, found) for kind, one in _KINDS.items() if (found := one.search(plain))), ("", None))
-        axis = next(filter(None, found.groups()), "") if found else ""
-        kinds.append(kind + _TURNS.get(axis, axis))
-    return kinds if "qw" in kinds else [kind.replace("q", "r") for kind in kinds]
+def misordered(
+    names: Sequence[str], first: int, width: int, fingers: Sequence[int] = (), *, turned: bool = False
+) -> str:
+    """The names of an arm's three columns from `first` on that are no x, y, z; empty if they may be.
+
+    They are none if they are these axes in another order, if one is among the `fingers`, or if they are turns and the
+    next three are axes. Where they are to be `turned`, roll, pitch, yaw are x, y, z too.
+    """
+    turns = [match and (match[4] or match.lastgroup) for match in map(_TURN.search, map(str.lower, names))]
+    along = [match and match[1] for match in map(_AXIS.search, map(str.lower, names))]
+    axes = "".join((turned and turn) or axis or " " for turn, axis in zip(turns, along))
+    for start in range(first, len(names), width):
+        block, behind = axes[start : start + 3], slice(start + 3, start + 6)
+        other = sorted(block) == [*"xyz"] or any(start <= place < start + 3 for place in fingers)
+        swapped = all(turns[start : start + 3]) and not any(turns[behind]) and sorted(axes[behind]) == [*"xyz"]
+        if (other and block != "xyz") or (swapped and not turned):
+            return one_line(", ".join(names[start : start + 3]), 80)
+    return ""
 
 
 def require_action_names(names: Sequence[str], where: str) -> None:
     """Actions of 7 an arm are xyz, rotation, gripper; the last is not normalised, and what is read of it is read there.
 
-    Raises EpisodeError: they are in another order by their names, which joints, and more fingers than arms, have not.
+    Raises EpisodeError: there is one gripper an arm by the names, and at another place; or three axes in another order.
     """
-    kinds = kinds_of(names)
-    several = 7 * kinds.count("gripper") != len(names)
-    if not len(names) % 7:
-        joints = ("joint", "gripper") if several else ("joint",)
-        LAYOUTS["bridge"].require_names(["" if k in joints else n for k, n in zip(kinds, names)], where)
+    if len(names) % 7:
+        return
+    grippers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+    wrong = [place for place in grippers if place % 7 != 6]
+    if wrong and 7 * len(grippers) == len(names):  # more of them are the joints of a hand
+        raise EpisodeError(
+            f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
+            "last: put it there"
+        )
+    if called := misordered(names, 0, 7) or misordered(names, 3, 7, turned=True):
+        raise EpisodeError(
+            f"{where} has columns {called} in this order; actions of 7 an arm are x, y, z, roll, pitch, yaw, gripper: "
+            "put them so"
+        )
 
 
 LAYOUTS: dict[str, StateLayout] = {

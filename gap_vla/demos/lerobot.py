@@ -150,7 +150,7 @@ class LeRobot(NamedArrays):
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in (*columns[:2], *counts):
             _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
-        for key in filter(table.__contains__, SUCCESS):
+        for key in [key for key in SUCCESS if key in table][-1:]:
             said = f"{where}: {key!r} of the last step"
             with refusing(f"{said} is no truth value", "download it again", EpisodeError):
                 arrays["success"] = as_truth(np.asarray(table[key][-1]), said)

@@ -158,6 +158,7 @@ class RobomimicHDF5(Source):
         of_file = {name for held in (file, file.attrs) for name in members.names_in(held, f"{self.path}")}
         of_file -= {"data", "mask", "made_by", CHECK}
         of_data = members.names_in(data.attrs, f"{self.path}, data")
+        fields.require_spelling(of_data, members.FACTS, f"{self.path}, data: attributes")
         unread = {f"{key} of the file" for key in of_file}
         unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, {*of_data} & {*members.FACTS}
@@ -165,8 +166,12 @@ class RobomimicHDF5(Source):
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
             fields.require_spelling(held, taken, where)
-            elsewhere = [f"/{key}" for key in (*of_file, *held)]
-            fields.require_spelling([*of_data, *own, *elsewhere], members.FACTS, f"{where}: attributes")
+            fields.require_spelling(own, members.FACTS, f"{where}: attributes")
+            for key in {*held, *(of_file - {*of_data})}:
+                if (fact := key.lower()) in members.FACTS and fact not in own:
+                    raise EpisodeError(
+                        f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
+                    )
             said |= ({*own} & {*members.FACTS}) | ({*held} & {"phase"})
             said |= {"ep_meta"} if "language_instruction" not in own and _own_language(demo) else set()
             observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []

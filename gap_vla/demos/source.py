@@ -193,7 +193,7 @@ class NamedArrays(Source):
             known = {state, action, *cameras, *BESIDE}
             fields.require_spelling(map(str, arrays), known, where)
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
-            self._layout.require_names([f"{state} {i}" for i in range(rows.shape[1])], where)
+            self._layout.require_positions([state] * rows.shape[1], where)
             phase = arrays.get("phase")
             text = arrays.get("language_instruction")
             return Episode(

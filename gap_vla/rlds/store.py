@@ -177,6 +177,8 @@ class StoreSplit:
     def __init__(self, directory: Path, name: str, entry: Mapping[str, Any]) -> None:
         self.name = name
         self.offsets = np.asarray(entry["offsets"], np.int64)
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 1).any():
+            raise EpisodeError(f"{directory / 'store.json'}: episodes of {name} do not follow one another; {_REBUILD}")
         self.languages: list[str] = entry["languages"]
         self.phases: list[str] = entry["phases"]
         self.language = np.asarray(entry["language"], np.int32)

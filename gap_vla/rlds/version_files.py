@@ -216,7 +216,7 @@ def examples(file: Path) -> Iterator[Any]:
     for record in records(file):
         with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
             example = tf.train.Example.FromString(record)
-        if example.ByteSize() != len(record) and (twice := _twice(record)):  # readers take the one or the other
+        if twice := _twice(record):  # readers take the one or the other
             raise EpisodeError(f"{file}: a record holds {twice} twice; copy it again, or convert the source again")
         yield example
 

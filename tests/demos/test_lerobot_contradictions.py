@@ -94,15 +94,20 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
     [
         (POSE, "gap", None),
         (TURNED, "robomimic", None),
+        (["joint_1", "w", "z", *POSE[3:]], "gap", None),
         (TURNED, {"rotation_kind": "none"}, None),
         ([f"left_quat_{name}" for name in "abcwxyzde"], "gap", None),
-        (TURNED, "gap", "qx is read as qw, .*; by their names, layout=robomimic fits$"),
-        (POSE, "robomimic", "qw is read as qx, .*; by their names, layout=gap fits$"),
-        (["grip", *TURNED[:8]], "gap", "grip is read as x, .*; give columns in this order, or their layout$"),
-        ([*"xyz", *(f"rot_{n}" for n in "xyzw"), "a", "b"], "gap", "rot_x is read as qw, .*layout=robomimic fits$"),
-        ([*"xyz", *(f"orientation_{n}" for n in "xyzw"), "a", "b"], "gap", "orientation_x is read as qw"),
-        (TURNED, {"rotation_kind": "rotvec"}, "qx is read as rx, .*layout=robomimic fits$"),
-        (["joint_1", *POSE[1:]], "gap", "joint_1 is read as x; "),
+        (TURNED, "gap", "columns 3 to 6 qx, qy, qz, qw, .* quaternion wxyz; give another with .*layout=robomimic$"),
+        (POSE, "robomimic", "columns 3 to 6 qw, qx, qy, qz, .* quaternion xyzw; give another with .*layout=gap$"),
+        ({"motors": [f"eef_Quat.{n[-1]}" for n in TURNED]}, "gap", r"columns 3 to 6 eef_Quat\.x, .*layout=robomimic$"),
+        (["grip", *TURNED[:8]], "gap", "columns 3 to 6 z, qx, qy, qz, .*layout=JSON of the columns$"),
+        ([*"xyz", *(f"rot_{n}" for n in "xyzw"), "a", "b"], "gap", r"columns 3 to 6 rot_x, .*layout=robomimic$"),
+        ([*"xyz", *(f"orientation_{n}" for n in "xyzw"), "a", "b"], "gap", "columns 3 to 6 orientation_x, "),
+        (
+            TURNED,
+            {"rotation_kind": "rotvec"},
+            "columns 3 to 5 qx, qy, qz, the layout takes them as rotvec; give another",
+        ),
     ],
 )
 def test_quaternions_are_taken_in_the_order_of_their_names(
@@ -113,7 +118,7 @@ def test_quaternions_are_taken_in_the_order_of_their_names(
     if says is None:
         assert len(open_source(root, "lerobot", layout=layout)) == 2
     else:
-        with pytest.raises(EpisodeError, match=rf"info.json: '{STATE}': {says}"):
+        with pytest.raises(EpisodeError, match=rf"info.json: '{STATE}' calls {says}"):
             open_source(root, "lerobot", layout=layout)
 
 
@@ -122,11 +127,11 @@ def test_quaternions_are_taken_in_the_order_of_their_names(
     [
         (["dx", "dy", "dz", "rx", "ry", "rz", "gripper"], None),
         ([f"finger_{i}" for i in range(7)], None),
-        (["gripper", "dx", "dy", "dz", "rx", "ry", "rz"], "gripper is read as x"),
-        ({"motors": ["j0", "j1", "j2", "j3", "j4", "Left_Finger", "j5"]}, "Left_Finger is read as rz; give"),
-        (["dy", "dx", "dz", "rx", "ry", "rz", "gripper"], "dy is read as x, dx is read as y; give"),
-        (["rx", "ry", "rz", "dx", "dy", "dz", "gripper"], "rx is read as x, "),
-        (["x", "y", "z", "yaw", "pitch", "roll", "gripper"], "yaw is read as rx, "),
+        (["gripper", "dx", "dy", "dz", "rx", "ry", "rz"], "column 0 'gripper'; .* the gripper last"),
+        ({"motors": ["j0", "j1", "j2", "j3", "j4", "Left_Finger", "j5"]}, "column 5 'Left_Finger'"),
+        (["dy", "dx", "dz", "rx", "ry", "rz", "gripper"], "dy, dx, dz .* are x, y, z, roll, pitch, yaw, gripper: put"),
+        (["rx", "ry", "rz", "dx", "dy", "dz", "gripper"], "rx, ry, rz"),
+        (["x", "y", "z", "yaw", "pitch", "roll", "gripper"], "yaw, pitch, roll"),
         ([f"shoulder_{n}" for n in ("pitch", "roll", "yaw")] + [f"j{i}" for i in range(4)], None),
     ],
 )
@@ -136,7 +141,7 @@ def test_the_numbers_of_an_action_are_in_the_order_that_is_taken(tmp_path: Path,
     if wrong is None:
         assert len(open_source(root, "lerobot")) == 2
     else:
-        with pytest.raises(EpisodeError, match=f"info.json: 'action': {wrong}"):
+        with pytest.raises(EpisodeError, match=f"info.json: 'action' (calls|has columns) {wrong}"):
             open_source(root, "lerobot")
 
 

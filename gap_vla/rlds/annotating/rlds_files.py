@@ -56,8 +56,8 @@ def episodes_of(
             for name in job.state.split("+"):
                 require_one_row(name, fields.get(name, np.empty(0)), where)
             state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
-            called = [f"{name} {i}" for name in job.state.split("+") for i in range(column(name).shape[1])]
-            layout.require_names(called, where)
+            called = [name for name in job.state.split("+") for _ in range(column(name).shape[1])]
+            layout.require_positions(called, where)
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
             action = action if action.dtype.kind in "fiu" else state[:, :0]
