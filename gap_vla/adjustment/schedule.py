@@ -135,7 +135,7 @@ class AdjustmentSchedule:
         if masked or not of_windows or rho.dtype.kind not in "biuf" or not rho.size:
             found = "masked" if masked else f"{rho.dtype}{[*rho.shape]}"
             raise AdjustmentError(f"rho at training step {step} is {found}; give numbers of shape [B] or [B, W]")
-        rho = rho.astype(np.float32).reshape(len(rho), -1)
+        rho = rho.reshape(len(rho), -1)
         counts = np.ones(rho.shape, bool) if timestep_pad_mask is None else np.asarray(timestep_pad_mask)
         if counts.dtype != bool or counts.shape != rho.shape or not counts.any():
             found = f"{counts.dtype}{[*counts.shape]} and marks {np.count_nonzero(counts)} steps"

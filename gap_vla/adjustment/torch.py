@@ -115,6 +115,8 @@ class Adjustment:
         values: Any = np.zeros((1, 1)) if rho is None else rho
         if isinstance(rho, torch.Tensor):  # numpy has no bfloat16
             values = (rho.float() if rho.is_floating_point() else rho).numpy(force=True)
+        if (values := np.asanyarray(values)).dtype.kind in "biuf":
+            values = values.astype(np.float32)
         factors = self.schedule.factors(values, step, self.total_steps)
         if active and (changed := [place.name for place in self._places if place.changed(self._policy)]):
             raise AdjustmentError(

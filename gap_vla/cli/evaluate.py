@@ -158,6 +158,7 @@ def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[s
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.core.foreign import Section
     from gap_vla.core.marks import made_by
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
@@ -166,7 +167,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, evaluated
     from gap_vla.rollouts.policy import require_seen
-    from gap_vla.rollouts.record import PAGE_FILE, require_place
+    from gap_vla.rollouts.record import PAGE_FILE, SUMMARY_FILE, require_place
     from gap_vla.rollouts.task import sim_task
     from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
@@ -238,7 +239,9 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             limits=limits,
         )
         if len(variants) > 1:  # also before a stop: an earlier table tells of other episodes than now lie beside it
-            write_variants(root, found)
+            later = {v: folders[v] / SUMMARY_FILE for v in folders if v not in found}
+            kept = {v: dict(Section.read(p, PolicyError).values) for v, p in later.items() if p.exists()}
+            write_variants(root, {v: one for v in folders if (one := (found | kept).get(v))})
         recorded = zip(getattr(loaded.policy, "succeeded", ()), summary["outcomes"])
         if lost := sum(then and not now for then, now in recorded):
             why = "their seeds, actions or steps are not those with which they were recorded"

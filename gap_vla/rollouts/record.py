@@ -173,7 +173,7 @@ class EpisodeLog:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
         require_place(directory, identity)
-        self.identity = identity
+        self.identity = dict(Section.read(self._marker, EvaluationError).values) if self._marker.exists() else identity
         self.records = self._read()
         self._place = directory.stat() if directory.exists() else None
 

@@ -229,7 +229,10 @@ def _check_address(address: str) -> None:
     except (InvalidURI, ValueError) as error:
         problem = " ".join(str(error).split())
     if problem:
-        raise PolicyError(f"{shown(address)} is no address ({problem}); give ws://HOST:PORT, as ws://localhost:8000")
+        told = f"{shown(address)} is no address ({problem})"
+        if {"@", "?"} & {*address}:
+            told = "the address, whose user, password or query is not shown, is none"
+        raise PolicyError(f"{told}; give ws://HOST:PORT, as ws://localhost:8000")
 
 
 def _plain(metadata: dict[Any, Any]) -> dict[str, Any]:

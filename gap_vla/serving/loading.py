@@ -112,6 +112,9 @@ def load_checkpoint(
 
         how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
         policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
+    for key, digest in run.acted.items() if step is None else ():
+        if policy.identity.get(key, digest) != digest:
+            raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")
     own: dict[str, Any] = {key: getattr(policy, key) for key in ("camera", "image_size")}
     own |= {"method": policy.name, "normalization": policy.identity["normalization"]}
     for key, told in {**own, "cameras": " ".join(sorted(policy.cameras))}.items():
@@ -278,6 +281,8 @@ class _Run:
     steps: int | None = None
     pictures: int | None = None
     """Version of the simulator's pictures that it was trained on."""
+    acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Digests of the weights and statistics that were rolled out when the run ended."""
     exported: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Digests of the checkpoint's files, by name."""
 
@@ -287,6 +292,7 @@ class _Run:
         if "method" not in found or "task" not in found:
             return cls()  # somebody else's file
         evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
+        acted: dict[str, Any] = {}
         exported: Mapping[str, Any] = {}
         ended_at = pictures = None
         if (file := path.with_name("dataset.json")).is_file():
@@ -301,7 +307,11 @@ class _Run:
             ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
             _require_task(found, ended)
             exported = ended.section(EXPORTED, {}).values
+            rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
+            played = rollouts.section("policy", {}).values
+            acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
         return cls(
+            acted=acted,
             exported=exported,
             task=found.text("task"),
             method=found.text("method"),

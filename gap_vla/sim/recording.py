@@ -41,8 +41,8 @@ def require_of(piece: Path, made: str) -> None:
             if piece.with_suffix(".hdf5").exists():
                 raise ValueError(f"failed, but {piece.stem}.hdf5 beside it succeeded")
         if said != made:
-            settings = "of other settings, or of an older gap_vla (then delete its folder, or choose another name)"
-            raise ValueError(f"changed since it was played, {settings}")
+            what = "of other settings (then give those that the collection was begun with, or choose another name)"
+            raise ValueError(f"{what}, of an older gap_vla, or changed since it was played")
 
 
 def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:

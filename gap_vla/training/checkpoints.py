@@ -83,9 +83,11 @@ class StateCheckpoints:
             )
         if said["settings"] != self._settings:
             raise ConfigError(f"{where} is of a run with other settings; copy this run's own, or {_ADVICE}")
+        if "checksum" not in found:
+            raise ConfigError(f"{where} is of an earlier version; {_ADVICE}")
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, vars(template))
         state = TrainState(**self._read(where, state=ocp.args.StandardRestore(abstract))["state"])
-        if found.text("checksum", "") != _checksum(state, said):
+        if found.text("checksum") != _checksum(state, said):
             raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
         if int(state.step) != self.latest:
             raise ConfigError(f"{where} holds the state of step {int(state.step)}; copy it again, or {_ADVICE}")

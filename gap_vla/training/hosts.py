@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,9 +20,6 @@ from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
-PATIENCE = 120.0
-"""Seconds in which all hosts have to come."""
 
 _joined = False
 
@@ -65,54 +60,11 @@ def join_hosts() -> bool:
     import jax
 
     if not jax.distributed.is_initialized():
-        _meet(*place)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(*place)
     global _joined
     _joined = True
     return True
-
-
-def _meet(address: str, count: int, number: int) -> None:
-    """Returns when all hosts are here: where one is missing, JAX waits in silence and then crashes.
-
-    The others tell their number to the first, where JAX will listen later, and it answers all of them at once.
-
-    Raises:
-        ConfigError: somebody has not come within `PATIENCE`, or the first cannot listen there.
-    """
-    host, _, port = address.rpartition(":")
-    until, missing = time.monotonic() + PATIENCE, {*range(1, count)} if number == 0 else {0}
-    print(f"hosts: number {number} of {count} waits for the others at {address}", flush=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            if number == 0:
-                both = socket.has_dualstack_ipv6()
-                family = socket.AF_INET6 if both else socket.AF_INET
-                server = socket.create_server(("", int(port)), family=family, dualstack_ipv6=both)
-                stack.enter_context(server)
-                callers = []
-                while missing:
-                    server.settimeout(max(until - time.monotonic(), 0.01))
-                    callers.append(stack.enter_context(server.accept()[0]))
-                    callers[-1].settimeout(1)
-                    with contextlib.suppress(TimeoutError):
-                        missing.discard(int.from_bytes(callers[-1].recv(4)))
-                for caller in callers:
-                    caller.sendall(b"1")
-            while number and missing:
-                with contextlib.suppress(ConnectionError):
-                    left = max(until - time.monotonic(), 0.01)
-                    first = stack.enter_context(socket.create_connection((host.strip("[]"), int(port)), left))
-                    first.sendall(number.to_bytes(4))
-                    missing = {0} if first.recv(1) == b"" else set()
-                if missing and time.monotonic() > until:
-                    raise TimeoutError("timed out")
-                time.sleep(0.2)
-        except OSError as error:
-            absent = ", ".join(map(str, sorted(missing)))
-            advice = f"start the same command on every host within {PATIENCE:.0f} s, with the same {VARIABLES[0]}"
-            raise ConfigError(f"{address}: without host {absent} ({error}); {advice}") from None
 
 
 def is_first_host() -> bool:

@@ -132,12 +132,13 @@ class Run:
         held = {SOURCE_HASH: source_hash_of(self.stages.rlds)} if self.config.data.rlds else {}
         return self.stages.made_from(self.config.backend) | held
 
-    def require_data(self) -> None:
-        """Raises ConfigError if its summary says that it was trained on other data, or from other weights."""
+    def require_data(self, build: bool = True) -> None:
+        """Raises ConfigError if its summary says that it was trained on other data, or from other weights; stores of
+        `data.mixture` that are missing are made for it if `build`."""
         if self.directory.summary.exists():
             ended = Section.read(self.directory.summary, ConfigError)
             known = {name: ended.section(name, {}).values for name in ("dataset", "training", "origin")}
-            require_data_of(known, self.config, self.stages)
+            require_data_of(known, self.config, self.stages, build)
 
     def _train_and_roll_out(self, run: RunDirectory, store: Any, mixture: list[Any], started: float) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
@@ -228,7 +229,7 @@ class Run:
         )
         require_ready(self.config, self.stages, self.directory, dry_run=True)
         require_unchanged_data(self.stages)
-        self.require_data()
+        self.require_data(build=False)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({demos})",

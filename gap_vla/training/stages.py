@@ -213,7 +213,7 @@ def require_unchanged_data(stages: Stages) -> None:
             require_unchanged(version, but=STATISTICS)
 
 
-def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stages) -> None:
+def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stages, build: bool = True) -> None:
     """Raises ConfigError: `data.rlds` or `data.mixture` holds other data than a finished run was trained on, or
     `model.pretrained` or `model.encoder_weights` other parameters than it was trained from."""
     from gap_vla.rlds import EpisodeStore
@@ -222,7 +222,10 @@ def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stag
     require_same_weights(config.model, summary.get("training", {}))
     added = summary.get("origin", {}).get("mixture", [])
     for (version, store), trained_on in zip(stages.mixture.items(), added):
-        if version.exists() and digests(EpisodeStore.build(version, store)) != trained_on:
+        there = build or (
+            (store / "store.json").exists() and EpisodeStore.open(store).source_hash == source_hash_of(version)
+        )
+        if version.exists() and there and digests(EpisodeStore.build(version, store)) != trained_on:
             raise ConfigError(f"{version} holds other data than this run was trained on; give another --run-name")
     said = summary.get("dataset", {}).get("hash")
     if not (said and config.data.rlds and stages.rlds.exists()):

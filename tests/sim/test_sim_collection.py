@@ -165,7 +165,7 @@ def test_a_finished_piece_that_is_cut_off_or_of_another_seed_is_named(tmp_path, 
     assert not out.exists()
 
 
-OTHER = r"changed since it was played, of other settings, or of an older gap_vla \(then delete its folder, or [^;]*\)"
+OTHER = r"of other settings \(then give those [^;]*\), of an older gap_vla, or changed since it was played"
 
 
 @pytest.mark.parametrize(

@@ -108,19 +108,6 @@ def test_a_place_among_hosts_that_is_none_is_refused_also_in_a_dry_run(monkeypat
             asked()
 
 
-@pytest.mark.parametrize("number", ["0", "1"])
-def test_hosts_that_do_not_come_are_named_before_jax_waits_for_them(number, monkeypatch):
-    monkeypatch.setattr("gap_vla.training.hosts.PATIENCE", 0.5)
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
-    for name, text in zip(VARIABLES, (f"127.0.0.1:{port}", "3", number)):
-        monkeypatch.setenv(name, text)
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: without host {'1, 2' if number == '0' else '0'} "):
-        join_hosts()
-    with socket.create_server(("", port)), pytest.raises(ConfigError, match=r"in use|timed out"):
-        join_hosts()
-
-
 def test_hosts_are_found_by_name_and_number(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
