@@ -91,7 +91,7 @@ def _cell(task: str, method: str, seed: int) -> Part:
 def _trained(task: str, run: str) -> dict[str, tuple[str, ...]]:
     return {
         **_dataset(f"data/rlds/{task}-*"),
-        "parameters": (f"{run}/checkpoint/**/*",),
+        "parameters": (f"{run}/checkpoint/*.safetensors", f"{run}/checkpoint/*/default/checkpoint"),
         "metrics": (f"{run}/metrics.jsonl",),
         "rollouts": (f"{run}/rollouts/**/episodes.jsonl",),
     }
