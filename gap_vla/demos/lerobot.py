@@ -120,7 +120,8 @@ class LeRobot(NamedArrays):
 
     def mapping(self) -> dict[str, str]:
         success = [key for key in SUCCESS if key in self._features][-1:]
-        return super().mapping() | {"language_instruction": "tasks"} | dict(zip(["success"], success))
+        found = super().mapping() | {"language_instruction": "tasks"} | dict(zip(["success"], success))
+        return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
 
     def dropped(self) -> list[str]:
         return self._unused(*SUCCESS, "task_index")

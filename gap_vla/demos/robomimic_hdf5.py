@@ -267,7 +267,10 @@ class RobomimicHDF5(Source):
 def _own_language(demo: h5py.Group) -> Any:
     """What a demonstration is told, by its own attribute, or, as robosuite 1.5 writes, by `lang` in its `ep_meta`."""
     own = members.attribute_of(demo, "language_instruction")
-    return own or members.simulator_of({"env_args": members.attribute_of(demo, "ep_meta")}).get("lang", own)
+    where = f"{demo.file.filename}, episode {demo.name.rpartition('/')[2]}: the attribute 'ep_meta'"
+    with refusing(f"{where} is no JSON", "write it again", EpisodeError):
+        meta = parsed(members.attribute_of(demo, "ep_meta") or "{}")
+    return own or (meta.get("lang", own) if isinstance(meta, dict) else own)
 
 
 def _arms_of(demo: h5py.Group, where: str) -> int:

@@ -173,6 +173,10 @@ def test_what_robosuite_writes_of_an_episode_is_its_instruction(pair: Path) -> N
     assert [episode.language_instruction for episode in source] == ["lift it", "stack"]
     assert source.mapping()["language_instruction"] == "lang in ep_meta or --reader"
     assert source.identity()["instructions"] == "ep_meta" and "instructions" not in plain
+    with h5py.File(pair, "a") as stored:
+        next(iter(stored["data"].values())).attrs["ep_meta"] = '{"lang": "lift'
+    with pytest.raises(EpisodeError, match=r"the attribute 'ep_meta' is no JSON.*; write it again"):
+        open_source(pair, language_instruction="stack")
 
 
 def test_fewer_demonstrations_than_the_file_counts_are_refused(pair: Path) -> None:
