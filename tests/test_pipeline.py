@@ -212,7 +212,7 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
     assert comparison.compare(config, ["vp", "vp_gap"], [0, 1])[1] == []
 
-    def other_data(summary, config, stages):
+    def other_data(summary, config, *_):
         raise ConfigError(f"{config.method} has other data")
 
     monkeypatch.setattr("gap_vla.training.run.require_data_of", other_data)
