@@ -136,7 +136,7 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
     with pytest.raises(EpisodeError, match=r"train\[0\]: the state has shape .* the layout has 9 columns"):
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
     joints = {"position": 0, "rotation_kind": "none", "gripper": [9], "width": 10}
-    with pytest.raises(EpisodeError, match=r"train\[0\]: observation/nested/joints 0 is read as x, "):
+    with pytest.raises(EpisodeError, match=r"train\[0\]: .* takes columns observation/nested/joints as x, y, z; name"):
         both = "observation/nested/joints+observation/state"
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state=both, layout=joints)
     assert not list(tmp_path.iterdir())
