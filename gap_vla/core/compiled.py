@@ -7,7 +7,6 @@ import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 from numba import njit
 from numba.core.dispatcher import Dispatcher
@@ -38,11 +37,15 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
 def kept_where_there_is_room() -> Iterator[None]:
     """While a package of others is imported whose functions numba shall keep: where there is no place for them, they
     are compiled anew in each process, and numba does not raise."""
-    keep = Dispatcher.enable_caching
+    functions: Any = Dispatcher
+    keep = functions.enable_caching
 
     def try_to_keep(function: Any) -> None:
         with contextlib.suppress(RuntimeError, OSError):
             keep(function)
 
-    with mock.patch.object(Dispatcher, "enable_caching", try_to_keep):
+    functions.enable_caching = try_to_keep
+    try:
         yield
+    finally:
+        functions.enable_caching = keep

@@ -222,10 +222,11 @@ def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stag
     require_same_weights(config.model, summary.get("training", {}))
     added = summary.get("origin", {}).get("mixture", [])
     for (version, store), trained_on in zip(stages.mixture.items(), added):
-        there = build or (
-            (store / "store.json").exists() and EpisodeStore.open(store).source_hash == source_hash_of(version)
-        )
-        if version.exists() and there and digests(EpisodeStore.build(version, store)) != trained_on:
+        held = (store / "store.json").exists()
+        if not version.exists() or not (build or held):
+            continue
+        stale = held and not build and EpisodeStore.open(store).source_hash != source_hash_of(version)
+        if stale or digests(EpisodeStore.build(version, store)) != trained_on:
             raise ConfigError(f"{version} holds other data than this run was trained on; give another --run-name")
     said = summary.get("dataset", {}).get("hash")
     if not (said and config.data.rlds and stages.rlds.exists()):

@@ -129,7 +129,13 @@ def test_a_finished_run_is_not_answered_for_when_a_dataset_of_its_mixture_holds_
     require_data_of({"origin": {"mixture": [digests(one)]}}, config, first)
     with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
         require_data_of({"origin": {"mixture": [digests(other)]}}, config, first)
-    shutil.rmtree(one.directory)  # which is made again
+    account = json.loads((one.directory / "store.json").read_text())
+    (one.directory / "store.json").write_text(json.dumps({**account, "source_hash": "of other files"}))
+    with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
+        require_data_of({"origin": {"mixture": [digests(one)]}}, config, first, build=False)
+    shutil.rmtree(one.directory)
+    require_data_of({"origin": {"mixture": [digests(other)]}}, config, first, build=False)
+    assert not one.directory.exists()  # else it is made again
     with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
         require_data_of({"origin": {"mixture": [digests(other)]}}, config, first)
     assert (one.directory / "store.json").exists()
