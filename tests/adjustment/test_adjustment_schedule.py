@@ -48,6 +48,13 @@ def test_current_uses_the_last_step_of_the_window_for_all():
     np.testing.assert_array_equal(factors(rho="current").sample, [[0.75, 0.75], [0.5, 0.5]])
 
 
+def test_rho_of_float64_is_judged_and_taken_from_one_before_it_is_rounded():
+    schedule = AdjustmentSchedule(mode="sample")
+    assert schedule.factors(np.array([[1 - 2.0**-40]]), 0, 10).sample == np.float32(2.0**-40)
+    with pytest.raises(ValueError, match=r"it must lie in \[0, 1\]"):
+        schedule.factors(np.array([[1 + 2.0**-40]]), 0, 10)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_after_the_window_every_factor_is_exactly_one(mode):
     before, after = factors(4, mode=mode, window=0.5), factors(5, mode=mode, window=0.5)

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -21,7 +22,14 @@ FILES = {"config.json": b"{}", "7/default/checkpoint": b"weights", "tokenizer.js
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub on this machine, with an empty cache; what it says is yielded, to be changed."""
-    said = {"commit": COMMIT, "files": [*FILES], "etag": f"{tmp_path}/escaped", "status": 200, "asked": []}
+    said = {
+        "commit": COMMIT,
+        "files": [*FILES],
+        "etag": f"{tmp_path}/escaped",
+        "status": 200,
+        "silence": 0,
+        "asked": [],
+    }
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -29,6 +37,7 @@ def hub(tmp_path, monkeypatch):
             listing = {"id": "lab/mine", "sha": said["commit"], "siblings": [{"rfilename": n} for n in said["files"]]}
             body = FILES.get(name, b"") if name else json.dumps(listing).encode()
             said["asked"] += [name] if name else []
+            time.sleep(said["silence"])
             self.send_response(said["status"])
             for header in ("ETag", "X-Linked-Etag"):
                 self.send_header(header, f'"{said["etag"]}"')
@@ -85,6 +94,13 @@ def test_a_hub_that_names_what_is_no_name_is_refused_before_anything_is_written(
     with pytest.raises(CheckpointError, match=message):
         local_directory("hf://lab/mine")
     assert not hub["asked"] and not [*tmp_path.iterdir()]
+
+
+def test_a_hub_that_is_silent_is_not_waited_for_long(hub, monkeypatch):
+    monkeypatch.setattr("gap_vla.core.hub.PATIENCE", 0.1)
+    hub["silence"] = 2  # then it answers
+    with pytest.raises(CheckpointError, match=r"hf://lab/mine could not be downloaded .*[Tt]ime"):
+        local_directory("hf://lab/mine")
 
 
 def test_without_the_hubs_package_its_extra_is_named(monkeypatch):

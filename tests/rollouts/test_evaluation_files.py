@@ -18,6 +18,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import stamp
+from gap_vla.core.whole import write_json
 from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
 from gap_vla.rlds.convert import build_dataset
@@ -347,6 +348,38 @@ def test_the_table_of_all_variants_is_of_what_lies_beside_it_also_after_a_stop(t
         played, count = [], 1
 
 
+def test_the_table_of_all_variants_keeps_the_rows_of_those_that_a_stop_left_as_they_were(tmp_path, monkeypatch):
+    from gap_vla.cli.evaluate import main
+
+    stop = False
+
+    def evaluate(policy, task, out_dir, **_):
+        if stop:
+            raise KeyboardInterrupt
+        what = {"task": {"task": "assembly", "variant": task.variant, "cameras": []}, "policy": {"name": "random"}}
+        summary = {**evaluation_of({1: True, 2: False}), **what, "seed": 1, "videos": []}
+        write_json(out_dir / "summary.json", summary)
+        return summary
+
+    def table():
+        return [*json.loads((tmp_path / "out" / "variants.json").read_text())]
+
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", evaluate)
+    monkeypatch.setattr("gap_vla.rollouts.record.require_place", lambda *_: None)
+    command = [*RANDOM, "--cameras", "none", "--variant", "all", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    whole = table()
+    (tmp_path / "out" / whole[-1] / "summary.json").unlink()
+
+    def after_the_first(*arguments, **named):
+        nonlocal stop
+        summary, stop = evaluate(*arguments, **named), True
+        return summary
+
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", after_the_first)
+    assert main(command) == 130 and table() == whole[:-1]
+
+
 def test_two_recordings_of_one_layout_are_refused(tmp_path):
     with pytest.raises(PolicyError, match=r"demo_0 and .*demo_1 have the same seed 5; each is replayed on a layout"):
         replaying(demonstrations(tmp_path / "demos.hdf5", seeds=(5, 5)))
@@ -482,6 +515,12 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
+
+
+def test_an_evaluation_that_goes_on_with_a_whole_number_for_a_decimal_seals_its_lines_as_it_began(tmp_path):
+    for episode, rate in enumerate((20.0, 20)):
+        EpisodeLog(tmp_path, {"task": {"control_frequency": rate}}).append(EpisodeRecord(episode, 5, False, 3))
+    assert [*read_episodes(tmp_path / "episodes.jsonl")[0]] == [0, 1]
 
 
 def test_lines_of_another_policys_evaluation_are_named(tmp_path):

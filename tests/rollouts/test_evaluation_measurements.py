@@ -515,6 +515,13 @@ def test_an_address_that_is_none_is_refused_at_once(address):
         RemotePolicy(address, patience=3600)
 
 
+@pytest.mark.parametrize("address", ["ws://me:secret@h:0", "ws://h:port/?token=secret", "ws://me:secret@[::1"])
+def test_an_address_that_is_none_is_refused_without_what_is_secret_in_it(address):
+    with pytest.raises(PolicyError, match="the address, whose user, password or query is not shown, is none") as told:
+        RemotePolicy(address, patience=3600)
+    assert "secret" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["patience", "limit"])
 @pytest.mark.parametrize("seconds", [-1, NAN, float("inf"), "long"])
 def test_a_patience_or_limit_that_is_no_time_is_refused(name, seconds):
