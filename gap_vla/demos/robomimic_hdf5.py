@@ -6,8 +6,7 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
 from gap_vla.demos.source import Source
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
@@ -33,8 +33,6 @@ IMAGE_KEYS = {
 
 _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
-
-_ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 
 
 class RobomimicHDF5(Source):
@@ -85,7 +83,7 @@ class RobomimicHDF5(Source):
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         members.require_sound(self.path)
         with members.opened(self.path) as file:
-            self.places = _demonstrations(file, self.path, filter_key, action_key)
+            self.places = demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
             self._said, self._dropped = self._looked_through(file)
             first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
@@ -122,7 +120,7 @@ class RobomimicHDF5(Source):
                 demo = members.group_at(file, f"data/{name}", where)
                 steps = members.length_at(demo, self.options["action_key"], where)
                 members.require_consistent(demo, steps, where)
-                for arm, part in itertools.product(range(_arms_of(demo, where)), _USED):
+                for arm, part in itertools.product(range(arms_of(demo, where)), _USED):
                     members.form_at(demo, f"obs/robot{arm}_{part}", where)
                 yield where, {self._image_keys[k]: self._size(demo, k, where) for k in self._cameras_of(demo, where)}
 
@@ -140,7 +138,7 @@ class RobomimicHDF5(Source):
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
         stated = fields.as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
-        own = (_own_language(data[name]) for name in self.places)
+        own = (own_language(data[name]) for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
         if stated.strip():
             return stated
@@ -173,9 +171,9 @@ class RobomimicHDF5(Source):
                         f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
                     )
             said |= ({*own} & {*members.FACTS}) | ({*held} & {"phase"})
-            said |= {"ep_meta"} if "language_instruction" not in own and _own_language(demo) else set()
+            said |= {"ep_meta"} if "language_instruction" not in own and own_language(demo) else set()
             observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
-            *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(_arms(observed) + 1))
+            *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
             known = [*self._image_keys, *itertools.chain(*used)]
             fields.require_spelling(observed, [*known, *another], f"{where}: obs")
             unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
@@ -196,7 +194,7 @@ class RobomimicHDF5(Source):
         attrs = members.attributes_of(demo)
         members.require_consistent(demo, len(action), where)
         proprio = self._proprio(demo, where)
-        if action.shape[1] % (arms := _arms_of(demo, where)):
+        if action.shape[1] % (arms := arms_of(demo, where)):
             raise EpisodeError(
                 f"{where}: {key!r} has {action.shape[1]} columns, which do not divide among {arms} arms (obs/robot0_…, "
                 "robot1_…); leave out the arm that is not moved"
@@ -218,7 +216,7 @@ class RobomimicHDF5(Source):
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=fields.as_instruction(_own_language(demo), self._language, where),
+            language_instruction=fields.as_instruction(own_language(demo), self._language, where),
             success=fields.as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
             phase=self._phase(demo, where),
             metadata={**short, "file_path": str(self.path), "episode_id": name, **self._layout.facts},
@@ -242,7 +240,7 @@ class RobomimicHDF5(Source):
 
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
         columns: list[np.ndarray] = []
-        for arm, (part, width) in itertools.product(range(_arms_of(demo, where)), _USED.items()):
+        for arm, (part, width) in itertools.product(range(arms_of(demo, where)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
             rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
@@ -262,87 +260,3 @@ class RobomimicHDF5(Source):
                 raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
             columns.append(rows)
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
-
-
-def _own_language(demo: h5py.Group) -> Any:
-    """What a demonstration is told, by its own attribute, or, as robosuite 1.5 writes, by `lang` in its `ep_meta`."""
-    own = members.attribute_of(demo, "language_instruction")
-    where = f"{demo.file.filename}, episode {demo.name.rpartition('/')[2]}: the attribute 'ep_meta'"
-    with refusing(f"{where} is no JSON", "write it again", EpisodeError):
-        meta = parsed(members.attribute_of(demo, "ep_meta") or "{}")
-    return own or (meta.get("lang", own) if isinstance(meta, dict) else own)
-
-
-def _arms_of(demo: h5py.Group, where: str) -> int:
-    return _arms(members.names_in(members.group_at(demo, "obs", where), where))
-
-
-def _arms(observations: Iterable[str]) -> int:
-    """How many arms there are by the names of the observations; at least one."""
-    return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
-
-
-def _demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_key: str) -> list[str]:
-    """Names below `data` in natural order, of a filter (`mask/<name>`) or all.
-
-    Raises EpisodeError: no such group or filter, no demonstrations, two names of one, or fewer steps than the file
-    says.
-    """
-    if not members.has(file, "data"):
-        found = one_line(", ".join(members.names_in(file, f"{path}"))) or "nothing"
-        raise EpisodeError(
-            f"{path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
-            "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
-        )
-    data = members.group_at(file, "data", f"{path}")
-    names = members.names_in(data, f"{path}")
-    if not names:
-        raise EpisodeError(f"{path}: group 'data' holds no demonstrations; record some, or give another file")
-    places: dict[int, str] = {}
-    for name in names:
-        demo = members.group_at(data, name, f"{path}, data")
-        inner = [part for part in ("obs", action_key) if members.has(demo, part)]
-        lying = {f"{name}/{part}": members.member(demo, part, f"{path}, episode {name}") for part in inner}
-        for part, item in {name: demo, **lying}.items():
-            place = h5py.h5o.get_info(item.id).addr
-            if (other := places.setdefault(place, part)) != part:
-                raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
-    if (said := members.attribute_of(data, "num_demos")) not in (None, len(names)):
-        raise EpisodeError(f"{path}: {len(names)} demonstrations, 'num_demos' of 'data' says {said!r}; get all of it")
-    _require_total(data, names, path, action_key)
-    if filter_key is None:
-        return sorted(names, key=_natural)
-    if not members.has(file, f"mask/{filter_key}"):
-        known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{path}")))
-        raise EpisodeError(
-            f"{path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one "
-            "of these, or leave filter_key out"
-        )
-    chosen = members.texts_at(file, f"mask/{filter_key}", f"{path}")
-    if missing := sorted(set(chosen) - set(names)):
-        raise EpisodeError(
-            f"{path}: filter 'mask/{filter_key}' names {missing[0][:60]!r}, which 'data' does not "
-            "hold; correct the filter"
-        )
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise EpisodeError(f"{path}: filter 'mask/{filter_key}' is empty, or names one twice; give another")
-    return sorted(chosen, key=_natural)
-
-
-def _require_total(data: h5py.Group, names: list[str], path: Path, action_key: str) -> None:
-    """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
-    counted = {name: f"{path}, episode {name}" for name in names if members.has(data[name], action_key)}
-    lengths = {name: members.length_at(data[name], action_key, where) for name, where in counted.items()}
-    total, held = members.attribute_of(data, "total"), sum(lengths.values())
-    if total in (None, held) or len(lengths) < len(names):  # one without actions is refused where it is read
-        return
-    for name, steps in lengths.items():
-        members.require_steps(data[name], steps, counted[name])
-    raise EpisodeError(
-        f"{path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
-        "get the whole file, or correct the attribute if demonstrations were removed on purpose"
-    )
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

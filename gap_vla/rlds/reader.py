@@ -31,14 +31,12 @@ from gap_vla.demos.fields import (
     require_rising,
 )
 from gap_vla.demos.source import READERS, reader_class
+from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, stacked
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
 from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
-
-MOST_PIXELS = 2**24
-"""Of one picture: 4096 × 4096."""
 
 _NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
 """Of `keys`, beside the cameras'."""
@@ -158,8 +156,8 @@ def read_steps(
             whole(f"resize of {path}", side, 1, math.isqrt(MOST_PIXELS), EpisodeError)
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        decode = _bounded() if images else tfds.decode.SkipDecoding()
-        decoders = {"steps": _each_picture(builder.info.features["steps"].feature, decode)}
+        decode = bounded() if images else tfds.decode.SkipDecoding()
+        decoders = {"steps": each_picture(builder.info.features["steps"].feature, decode)}
         # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
         as_it_is = tf.autograph.experimental.do_not_convert
         options = tf.data.Options()
@@ -169,7 +167,7 @@ def read_steps(
         def episodes(first: int, uneven: bool) -> Iterator[Any]:
             part = f"{split}[{first}:]" if only is None else f"{split}[{only}:{only + 1}]"
             dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
-            stack = as_it_is(functools.partial(_stack, resize=resize or {}, uneven=uneven))
+            stack = as_it_is(functools.partial(stacked, resize=resize or {}, uneven=uneven))
             dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
             return iter(dataset.with_options(options).as_numpy_iterator())
 
@@ -263,69 +261,3 @@ def require_one_row(name: str, value: np.ndarray, where: str) -> None:
     """Raises EpisodeError: a state of several rows a step, a history of one arm or several: which, nothing says."""
     if sum(n > 1 for n in value.shape[1:]) > 1:
         raise EpisodeError(f"{where}: 'steps/{name}' is {list(value.shape)}, several rows a step; name one of one row")
-
-
-def _each_picture(feature: Any, decode: Any) -> Any:
-    """This decoder of TFDS for every picture below a feature."""
-    import tensorflow_datasets as tfds
-
-    if isinstance(feature, tfds.features.Image):
-        return decode
-    parts = ((key, _each_picture(part, decode)) for key, part in getattr(feature, "items", tuple)())
-    return {key: part for key, part in parts if part}
-
-
-def _bounded() -> Any:
-    """A decoder that looks at the head of a PNG or JPEG first: a picture of a few bytes may be one of gigabytes."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    with tf.init_scope():
-        no_jpeg = tf.io.encode_jpeg(tf.zeros((1, 1, 3), tf.uint8)).numpy()
-
-    def decode(picture: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
-        # without branches, of which each is a graph of its own and takes as long as opening the dataset
-        head = tf.strings.substr(tf.strings.join([tf.strings.substr(picture, 0, 24), bytes(24)]), 0, 24)
-        begins = tf.strings.substr(head, 0, 3)
-        numbers = tf.cast(tf.reshape(tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.uint8), (2, 4)), tf.int64)
-        of_png = tf.reduce_sum(numbers * [2**24, 2**16, 2**8, 1], axis=1)[::-1]
-        is_jpeg = begins == b"\xff\xd8\xff"
-        of_jpeg = tf.cast(tf.io.extract_jpeg_shape(tf.where(is_jpeg, picture, no_jpeg)), tf.int64)[:2]
-        size = tf.where(begins == b"\x89PN", of_png, tf.where(is_jpeg, of_jpeg, 0))  # 0: its decoder says what it is
-        wanted = [side or MOST_PIXELS for side in feature.shape[:2]]
-        fits = tf.reduce_all(size <= wanted) & (tf.reduce_prod(size) <= MOST_PIXELS)
-        said = tf.constant(f"a picture of other size than {[*feature.shape]}")
-        told = tf.raw_ops.Assert(condition=fits, data=[said, size])
-        with tf.control_dependencies([told]):
-            return feature.decode_example(tf.identity(picture))
-
-    return tfds.decode.make_decoder()(decode)()
-
-
-def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]], uneven: bool = False) -> dict[str, Any]:
-    import tensorflow as tf
-
-    steps = episode["steps"]
-    if uneven:
-        chosen = steps.map(functools.partial(_even, specs=steps.element_spec))
-        steps = chosen.prefetch(1)  # TensorFlow would fuse it with the batch, and allocate all of that
-    steps = steps.batch(tf.int64.max).get_single_element()
-    for path, size in resize.items():
-        *parents, key = path.split("/")
-        place = functools.reduce(lambda tree, name: tree[name], parents, steps)
-        small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
-        place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
-    return {**episode, "steps": steps}
-
-
-def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a step whose shape its description fixes, and pictures."""
-    nested = {key: _even(step[key], spec) for key, spec in specs.items() if isinstance(spec, dict)}
-    return {key: part for key, part in nested.items() if part} | {
-        key: step[key] for key, spec in specs.items() if not isinstance(spec, dict) and _is_even(spec)
-    }
-
-
-def _is_even(spec: Any) -> bool:
-    shape = getattr(spec, "shape", None)
-    return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))

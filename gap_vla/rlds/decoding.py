@@ -1,0 +1,81 @@
+"""How TFDS decodes an episode for `reader`: pictures of bounded size, steps stacked to arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+MOST_PIXELS = 2**24
+"""Of one picture: 4096 × 4096."""
+
+
+def each_picture(feature: Any, decode: Any) -> Any:
+    """This decoder of TFDS for every picture below a feature."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return decode
+    parts = ((key, each_picture(part, decode)) for key, part in getattr(feature, "items", tuple)())
+    return {key: part for key, part in parts if part}
+
+
+def bounded() -> Any:
+    """A decoder that looks at the head of a PNG or JPEG first: a picture of a few bytes may be one of gigabytes."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    with tf.init_scope():
+        no_jpeg = tf.io.encode_jpeg(tf.zeros((1, 1, 3), tf.uint8)).numpy()
+
+    def decode(picture: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
+        # without branches, of which each is a graph of its own and takes as long as opening the dataset
+        head = tf.strings.substr(tf.strings.join([tf.strings.substr(picture, 0, 24), bytes(24)]), 0, 24)
+        begins = tf.strings.substr(head, 0, 3)
+        numbers = tf.cast(tf.reshape(tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.uint8), (2, 4)), tf.int64)
+        of_png = tf.reduce_sum(numbers * [2**24, 2**16, 2**8, 1], axis=1)[::-1]
+        is_jpeg = begins == b"\xff\xd8\xff"
+        of_jpeg = tf.cast(tf.io.extract_jpeg_shape(tf.where(is_jpeg, picture, no_jpeg)), tf.int64)[:2]
+        size = tf.where(begins == b"\x89PN", of_png, tf.where(is_jpeg, of_jpeg, 0))  # 0: its decoder says what it is
+        wanted = [side or MOST_PIXELS for side in feature.shape[:2]]
+        fits = tf.reduce_all(size <= wanted) & (tf.reduce_prod(size) <= MOST_PIXELS)
+        said = tf.constant(f"a picture of other size than {[*feature.shape]}")
+        told = tf.raw_ops.Assert(condition=fits, data=[said, size])
+        with tf.control_dependencies([told]):
+            return feature.decode_example(tf.identity(picture))
+
+    return tfds.decode.make_decoder()(decode)()
+
+
+def stacked(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]], uneven: bool = False) -> dict[str, Any]:
+    """An episode whose steps are arrays; fields of changing length are left out where it is `uneven`."""
+    import tensorflow as tf
+
+    steps = episode["steps"]
+    if uneven:
+        chosen = steps.map(functools.partial(_even, specs=steps.element_spec))
+        steps = chosen.prefetch(1)  # TensorFlow would fuse it with the batch, and allocate all of that
+    steps = steps.batch(tf.int64.max).get_single_element()
+    for path, size in resize.items():
+        *parents, key = path.split("/")
+        place = functools.reduce(lambda tree, name: tree[name], parents, steps)
+        small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
+        place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+    return {**episode, "steps": steps}
+
+
+def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a step whose shape its description fixes, and pictures."""
+    nested = {key: _even(step[key], spec) for key, spec in specs.items() if isinstance(spec, dict)}
+    return {key: part for key, part in nested.items() if part} | {
+        key: step[key] for key, spec in specs.items() if not isinstance(spec, dict) and _is_even(spec)
+    }
+
+
+def _is_even(spec: Any) -> bool:
+    shape = getattr(spec, "shape", None)
+    return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))
