@@ -30,7 +30,7 @@ from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch_forward import ForwardHooks, Hook
 from gap_vla.adjustment.torch_gradients import scale_gradient
 from gap_vla.adjustment.torch_optimizer import OptimizerWatch
-from gap_vla.adjustment.torch_places import Place, find_columns, find_places
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places, refuse_shared
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import STEPS
 
@@ -89,7 +89,8 @@ class Adjustment:
 
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
-                act and no optimizer is watched; a submodule is another one by now, or trains other parameters; in the
+                act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
+                one with another part; in the
                 schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
                 says so: `with gap.adjusting(rho, step), gap.plain():`).
         """
@@ -123,6 +124,8 @@ class Adjustment:
                 f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "
                 "call detach(), and attach again"
             )
+        if active:  # tied since
+            refuse_shared(self._policy, self._places)
         missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(
@@ -152,10 +155,10 @@ class Adjustment:
     def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
         """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
 
-        Call it for each optimizer that trains some of them, at any time, also after loading its state, and once more
-        for one that was given further parameters. Keep what it returns: GAP holds no optimizer, and one that is gone is
-        watched no more. Decoupled weight decay is not scaled; one that is added to the gradient (Adam, SGD with
-        momentum) is part of the update.
+        Call it for each optimizer of the policy (one that trains none of them is left alone), at any time, also after
+        loading its state, and once more for one that was given further parameters. Keep what it returns: GAP holds no
+        optimizer, and one that is gone is watched no more. Decoupled weight decay is not scaled; one that is added to
+        the gradient (Adam, SGD with momentum) is part of the update.
 
         Args:
             optimizer: any `torch.optim.Optimizer`. Its groups, state and learning rates are left alone.
@@ -163,8 +166,8 @@ class Adjustment:
                 and of every class with AdamW in its name; say it of others.
 
         Raises:
-            AdjustmentError: the optimizer holds none of the adjusted parameters, or one that trains them is watched
-                already; it is a wrapper that takes no hooks; or GAP is detached.
+            AdjustmentError: another one that trains the same parameters is watched already; it is a wrapper that takes
+                no hooks; or GAP is detached.
         """
         if not self._attached:
             raise AdjustmentError("GAP is detached from this policy; attach it again before watching an optimizer")

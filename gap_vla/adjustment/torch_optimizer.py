@@ -182,17 +182,16 @@ class OptimizerWatch:
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}
-        if not mine:
-            raise AdjustmentError(
-                f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
-            )
-        mine = {name: p for name, p in mine.items() if self.watcher(p) is not optimizer} or mine  # it got further ones
-        twice = [name for name, p in mine.items() if self.watcher(p)]
-        if twice:
+        new = {name: p for name, p in mine.items() if self.watcher(p) is not optimizer}
+        if twice := [name for name, p in new.items() if self.watcher(p)]:
             raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
-        targets = [(p, self._columns.get(name)) for name, p in mine.items()]
+        if mine and not new and decoupled is not None:
+            raise AdjustmentError("this optimizer is watched already; say decoupled when it is watched first")
+        if not new:
+            return
+        targets = [(p, self._columns.get(name)) for name, p in new.items()]
         scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, decoupled)
-        self._watched |= {id(p): weakref.ref(optimizer) for p in mine.values()}
+        self._watched |= {id(p): weakref.ref(optimizer) for p in new.values()}
         self._updates.append(scaled)
 
     def watcher(self, parameter: torch.Tensor) -> torch.optim.Optimizer | None:

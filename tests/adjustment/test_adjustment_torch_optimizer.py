@@ -128,16 +128,13 @@ def test_each_of_several_optimizers_is_scaled_on_its_own_parameters():
         gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
         groups = [policy["head"].parameters(), policy["state"].parameters()] if split else [policy.parameters()]
         optimizers = [torch.optim.AdamW(list(group), lr=0.1) for group in groups]
-        for optimizer in optimizers[-1:]:
+        for optimizer in optimizers:
             gap.watch(optimizer)
         with gap.adjusting(None, 0):
             backward(policy)
         for optimizer in optimizers:
             optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), twice.parameters()))
-    gap.detach()
-    with pytest.raises(ValueError, match=r"does not train state\.weight"):
-        attach(twice, "state", LAM_ONLY[1.0], total_steps=2).watch(optimizers[0])
 
 
 def test_an_optimizer_resumes_from_a_checkpoint_made_without_gap():

@@ -14,9 +14,24 @@ def test_lambda_without_a_watched_optimizer_is_an_error_at_the_first_step():
     gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
     with pytest.raises(ValueError, match=r"state\.weight is watched: call gap\.watch"), gap.adjusting(None, 0):
         backward(policy)
-    optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=0.1))
-    with pytest.raises(ValueError, match="watched already"):
-        gap.watch(optimizer)
+    gap.watch(torch.optim.SGD(policy["head"].parameters(), lr=0.1))  # trains nothing that is adjusted
+    with pytest.raises(ValueError, match=r"state\.weight is watched: call gap\.watch"), gap.adjusting(None, 0):
+        backward(policy)
+
+
+def test_an_optimizer_that_is_watched_again_is_scaled_once():
+    once, thrice = make_policy(), make_policy()
+    for policy, times in ((once, 1), (thrice, 3)):
+        gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
+        for _ in range(times):
+            assert gap.watch(optimizer) is optimizer
+        with gap.adjusting(None, 0):
+            backward(policy)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(once.parameters(), thrice.parameters()))
+    with pytest.raises(ValueError, match="is watched already; say decoupled when it is watched first"):
+        gap.watch(optimizer, decoupled=False)
 
 
 def test_a_step_of_an_optimizer_that_is_not_watched_is_refused_while_lambda_acts():
