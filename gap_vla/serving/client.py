@@ -217,7 +217,8 @@ class RemotePolicy:
             advice = "episodes that are played at once (--workers times --slots) need a connection each"
             return f"{self.address} has no place left ({error.rcvd.reason}): {advice}"
         advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
-        return f"no policy server at {self.address} ({error}); {advice}"
+        found = f"{error}: {error.__cause__}" if error.__cause__ else f"{error}"  # which names the status of HTTP/1.0
+        return f"no policy server at {self.address} ({one_line(found, 200)}); {advice}"
 
 
 def _check_address(address: str) -> None:

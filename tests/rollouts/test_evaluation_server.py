@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgpack
@@ -438,6 +439,22 @@ def test_nobody_there_is_said_after_the_patience_is_over():
     with pytest.raises(PolicyUnavailable, match=r"no policy server at ws://127\.0\.0\.1:9 .*; start one"):
         RemotePolicy("ws://127.0.0.1:9", patience=1)
     assert 1 <= time.monotonic() - started < 60
+
+
+def test_what_answers_in_an_older_http_is_named_by_its_status():
+    class Gate(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as gate:
+        threading.Thread(target=gate.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(PolicyUnavailable, match=r"no policy server at .*: HTTP/1\.0 401 Unauthorized\); start one"):
+            RemotePolicy(f"ws://127.0.0.1:{gate.server_port}", patience=0)
+        gate.shutdown()
 
 
 def test_a_server_without_a_place_is_said_to_have_none_and_how_many_are_needed():
