@@ -77,10 +77,14 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     """The parameters, a tree of numpy arrays, and their step; the latest unless `step` is given."""
     steps = available_steps(root)
     if step is None:
+        latest = max(_numbered(root), default=0)
         if not steps:
-            where = params_path(root, max(_numbered(root), default=0))
+            where = params_path(root, latest)
             raise CheckpointError(f"{root}: no step with parameters (such as {where}); copy it again")
         step = steps[-1]
+        if step < latest:
+            advice = f"copy it again, or name a step that is whole ({', '.join(map(str, steps))})"
+            raise CheckpointError(f"{params_path(root, latest)}: the latest step lacks its parameters; {advice}")
     path = params_path(root, step)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")

@@ -108,11 +108,15 @@ def test_steps_for_other_inputs_do_not_go_into_a_models_folder(tmp_path: Path, c
     model.replace(example_batch=more).save_pretrained(2, tmp_path)
 
 
-def test_a_numbered_folder_without_parameters_is_no_step(tmp_path: Path) -> None:
+def test_a_numbered_folder_without_parameters_is_no_step_and_nobody_takes_an_earlier_one_in_its_place(
+    tmp_path: Path,
+) -> None:
     shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
     (tmp_path / "copy" / "12" / "default").mkdir(parents=True)
     assert checkpoint.available_steps(tmp_path / "copy") == [5, 9]
-    assert checkpoint.read_params(tmp_path / "copy")[1] == 9
+    with pytest.raises(CheckpointError, match=r"12/default/checkpoint: the latest step lacks .*is whole \(5, 9\)"):
+        OctoModel.load_pretrained(tmp_path / "copy")
+    assert checkpoint.read_params(tmp_path / "copy", step=9)[1] == 9
     with pytest.raises(CheckpointError, match=r"12/default/checkpoint: no such file; steps in .*: \[5, 9\]"):
         checkpoint.read_params(tmp_path / "copy", step=12)
 

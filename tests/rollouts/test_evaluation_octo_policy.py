@@ -353,6 +353,18 @@ def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, cap
         OctoPolicy.load(tmp_path)
 
 
+def test_a_checkpoint_without_its_run_says_that_nobody_knows_how_many_actions_it_executed(recorded, capsys):
+    def noted(**how):
+        policy = load_checkpoint(recorded[1], **how).policy
+        note = f"note: {recorded[1]} does not say how many of the 4 actions of a chunk its training executed: 1 is, "
+        return policy.identity["execute"], note in capsys.readouterr().err
+
+    assert [noted(), noted(execute=2), noted(ensemble=True)] == [(1, True), (2, False), ("ensemble", False)]
+    settings = {"task": "assembly", "method": "vp", "data": {"normalization": "bounds"}, "eval": {"execute": 3}}
+    (recorded[1].parent / "config.json").write_text(json.dumps(settings))
+    assert noted() == (3, False)
+
+
 def test_a_checkpoint_of_ours_beside_an_example_of_another_window_is_refused(recorded):
     other = serialization.msgpack_serialize(example_batch(**SIZES | {"window_size": 1}))
     (recorded[1] / "example_batch.msgpack").write_bytes(other)
