@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import current_process, get_context, resource_tracker
+from multiprocessing import current_process, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,19 @@ class CellProcess:
                 setattr(self, what, value)
 
 
+def ending_with_parent(work: Callable[..., Any], *arguments: Any) -> None:
+    """Calls `work` in a new process, which ends when its parent does, also in the middle of something long."""
+    if parent := parent_process():
+        _end_with(parent.pid or 0)
+    work(*arguments)
+
+
 def _begin(parent: int) -> None:
     start_quietly()
+    _end_with(parent)
+
+
+def _end_with(parent: int) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched

@@ -2,7 +2,7 @@
 
 A process holds environments, obeys one command at a time and knows nothing of policies. It is spawned, never forked,
 and makes its renderers itself: a forked child of a process that has made a GL context hangs for ever. It ends when its
-parent does (the pipe closes).
+parent does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gap_vla.core.foreign import finite
-from gap_vla.core.processes import starting_workers
+from gap_vla.core.processes import ending_with_parent, starting_workers
 from gap_vla.rollouts.policy import EXPERT_ACTION
 from gap_vla.rollouts.record import SIMULATOR, EvaluationError
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher
@@ -165,8 +165,8 @@ class _Worker:
         self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments, name = (theirs, self._task, self._privilege), f"simulator-{self._number}"
-        self.process = context.Process(target=serve, args=arguments, daemon=True, name=name)
+        arguments, name = (serve, theirs, self._task, self._privilege), f"simulator-{self._number}"
+        self.process = context.Process(target=ending_with_parent, args=arguments, daemon=True, name=name)
         with starting_workers():
             self.process.start()
         theirs.close()

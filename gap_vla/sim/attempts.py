@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.processes import starting_workers
+from gap_vla.core.processes import ending_with_parent, starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import demonstrate
@@ -139,7 +139,7 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
         with starting_workers():
             for _ in range(n):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
+                process = context.Process(target=ending_with_parent, args=(_work, theirs, *arguments), daemon=True)
                 process.start()
                 theirs.close()
                 processes.append(process)

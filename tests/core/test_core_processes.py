@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from scripts_under_test import ROOT
@@ -70,6 +72,37 @@ def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_lef
     with pytest.raises(UserError), alone(tmp_path / "a" / "b" / ".toy.making", "the store", wait=True):
         raise UserError("refused")
     assert not (tmp_path / "a").exists()
+
+
+ORPHANS = """
+import multiprocessing, os, time
+from gap_vla.core.processes import ending_with_parent
+
+def busy():
+    time.sleep(600)
+
+if __name__ == "__main__":
+    work = multiprocessing.get_context("spawn").Process(target=ending_with_parent, args=(busy,), daemon=True)
+    work.start()
+    print(work.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_simulators_process_ends_with_a_parent_that_is_killed_also_in_the_middle_of_a_step(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    command = [sys.executable, str(tmp_path / "orphans.py")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    stat, until = Path(f"/proc/{worker}/stat"), time.monotonic() + 60
+    while runs := stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    assert not runs
 
 
 DEAF = """
