@@ -214,22 +214,20 @@ def scale_group_updates(
     before `add_decayed_weights`, so that weight decay is not scaled.
 
     Args:
-        group: {path: …} of the leaves, from `match_group`.
+        group: {path: …} of the leaves, from `match_group`; paths are compared, shapes are not (those of an ensemble or
+            of replicated parameters differ).
         schedule: factor as a function of the number of updates. Without it the training step passes the factor:
             `tx.update(gradients, state, params, update_factor=λ)`.
         may_be_empty: whether the group may name no leaf, as that of a policy without proprioception.
 
     Raises:
-        GroupError: when it is initialised: the group names a leaf that is not there or has another shape, or none.
+        GroupError: when it is initialised: the group names a leaf that is not there, or none.
         AdjustmentError: in a step: a factor is passed beside a schedule, neither is there, or it is NaN, infinite or
             below 0 where it is known before compilation.
     """
 
     def init(params: Any) -> ScaleGroupState:
         _require_leaves(group, params, may_be_empty)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-            if isinstance(shape := group.get(name := path_of(path)), tuple) and shape != jnp.shape(leaf):
-                raise GroupError(f"{name} has shape {jnp.shape(leaf)}, the group says {shape}: match it again")
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):

@@ -55,6 +55,7 @@ class Adjustment:
         self._forward = ForwardHooks(places, differs)
         self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
+        self._begun = False
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -89,10 +90,10 @@ class Adjustment:
 
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
-                act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
-                one with another part; in the
-                schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
-                says so: `with gap.adjusting(rho, step), gap.plain():`).
+                act and no optimizer is watched; a submodule is another one by now, or trains other parameters; at the
+                first step, it shares some with another part; in the schedule's window, no forward pass went through
+                one of the submodules (a step that is to leave it out says so:
+                `with gap.adjusting(rho, step), gap.plain():`).
         """
         active = self.schedule.active(step, self.total_steps)
         if step >= self.total_steps:
@@ -124,8 +125,9 @@ class Adjustment:
                 f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "
                 "call detach(), and attach again"
             )
-        if active:  # tied since
+        if not self._begun:  # weights that were tied since GAP was attached; to look at every step costs more than GAP
             refuse_shared(self._policy, self._places)
+            self._begun = True
         missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(

@@ -163,12 +163,17 @@ class OptimizerWatch:
         self.parameters, self._columns, self._finished = parameters, columns, finished
         self.update = 1.0
         self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
+        self._told: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool | None] = weakref.WeakKeyDictionary()
         self._updates: list[ScaledUpdates] = []
         _ATTACHED.add(self)
         _watch_over_all_optimizers()
 
     def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
         """See `Adjustment.watch`."""
+        held = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
+        if held and not mine:
+            return
         hooked = hasattr(optimizer, "_optimizer_step_pre_hooks") and getattr(type(optimizer).step, "hooked", False)
         if not hooked:
             raise AdjustmentError(
@@ -180,17 +185,16 @@ class OptimizerWatch:
                 f"{type(optimizer).__name__} keeps weights of its own (schedule-free), and would take back what "
                 "λ does; choose another optimizer, or lam=1, which needs none watched"
             )
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
         new = {name: p for name, p in mine.items() if self.watcher(p) is not optimizer}
         if twice := [name for name, p in new.items() if self.watcher(p)]:
             raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
-        if mine and not new and decoupled is not None:
-            raise AdjustmentError("this optimizer is watched already; say decoupled when it is watched first")
+        told = self._told.setdefault(optimizer, decoupled)
+        if decoupled not in (None, told):
+            raise AdjustmentError(f"this optimizer is watched already, with decoupled={told}; say it the first time")
         if not new:
             return
         targets = [(p, self._columns.get(name)) for name, p in new.items()]
-        scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, decoupled)
+        scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, told)
         self._watched |= {id(p): weakref.ref(optimizer) for p in new.values()}
         self._updates.append(scaled)
 

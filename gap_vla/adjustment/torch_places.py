@@ -138,17 +138,13 @@ def _submodule(policy: nn.Module, name: str) -> nn.Module:
 def refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
     """Raises AdjustmentError: a parameter of these places belongs to another module of the policy too."""
     own = {id(p): place.name for place in places for p in place.parameters().values()}
-    outside, passed = [("", policy)], {id(place.module) for place in places}
-    while outside:  # the names of all parameters would take ten times as long, and this is asked at every step
-        path, module = outside.pop()
-        passed.add(id(module))
-        for name, parameter in module._parameters.items():
-            if id(parameter) in own:
-                raise AdjustmentError(
-                    f"{path}{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside of the branch"
-                )
-        parts = ((key, part) for key, part in module._modules.items() if part is not None and id(part) not in passed)
-        outside += [(f"{path}{key}.", part) for key, part in parts]
+    hooked = {id(place.module) for place in places}
+    prefixes = [n for n, m in policy.named_modules(remove_duplicate=False) if id(m) in hooked and n]
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not any(name.startswith(f"{prefix}.") for prefix in prefixes):
+            raise AdjustmentError(
+                f"{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside the proprio branch"
+            )
 
 
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import current_process, get_context, parent_process, resource_tracker
+from multiprocessing import current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,21 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def spawned(work: Callable[..., Any], *arguments: Any, name: str | None = None) -> Any:
+    """Starts a process that calls `work` and hears no Ctrl-C. It ends with its parent (on Linux with the thread that
+    calls this), also in the middle of something long."""
+    context = get_context("spawn")
+    process = context.Process(target=_spawned, args=(os.getpid(), work, arguments), daemon=True, name=name)
+    with starting_workers():
+        process.start()
+    return process
+
+
+def _spawned(parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    _end_with(parent)
+    work(*arguments)
 
 
 @contextlib.contextmanager
@@ -155,13 +170,6 @@ class CellProcess:
             while self._answers.poll():
                 what, value = self._answers.recv()
                 setattr(self, what, value)
-
-
-def ending_with_parent(work: Callable[..., Any], *arguments: Any) -> None:
-    """Calls `work` in a new process, which ends when its parent does, also in the middle of something long."""
-    if parent := parent_process():
-        _end_with(parent.pid or 0)
-    work(*arguments)
 
 
 def _begin(parent: int) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import collections
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,10 @@ def params_path(root: Path, step: int) -> Path:
 
 
 def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], int]:
-    """The parameters, a tree of numpy arrays, and their step; the latest unless `step` is given."""
+    """The parameters, a tree of numpy arrays, and their step; the latest unless `step` is given.
+
+    Raises CheckpointError: no such step, one that is damaged or lies elsewhere, or the latest lacks its parameters.
+    """
     steps = available_steps(root)
     if step is None:
         latest = max(_numbered(root), default=0)
@@ -83,7 +88,8 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
             raise CheckpointError(f"{root}: no step with parameters (such as {where}); copy it again")
         step = steps[-1]
         if step < latest:
-            advice = f"copy it again, or name a step that is whole ({', '.join(map(str, steps))})"
+            whole_ones = f"name a step that is whole ({', '.join(map(str, steps))})"
+            advice = f"copy it again, remove folder {latest} if its saving was stopped, or {whole_ones}"
             raise CheckpointError(f"{params_path(root, latest)}: the latest step lacks its parameters; {advice}")
     path = params_path(root, step)
     if not path.exists():
@@ -269,7 +275,7 @@ def write_checkpoint(
     for name, said in described.items():
         if not (root / name).exists():
             _write(root / name, said)
-    _write(target, serialization.msgpack_serialize(_to_numpy(params)))
+    _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
     marks = {name: file_mark(root / name) for name in _DESCRIBING}
     _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
@@ -289,6 +295,17 @@ def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]
 
 def _to_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, serialization.to_state_dict(tree))
+
+
+def _write_step(folder: Path, content: bytes) -> None:
+    """The folder appears with its parameters: one without them is a step that was damaged."""
+    made = folder if folder.exists() else folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        _write(made / "default" / "checkpoint", content)
+        os.rename(made, folder)  # or itself, which changes nothing
+    finally:
+        if made != folder:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import time
 import traceback
 from collections.abc import Sequence
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 import numpy as np
 
 from gap_vla.core.foreign import finite
-from gap_vla.core.processes import ending_with_parent, starting_workers
+from gap_vla.core.processes import spawned
 from gap_vla.rollouts.policy import EXPERT_ACTION
 from gap_vla.rollouts.record import SIMULATOR, EvaluationError
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher
@@ -163,12 +163,8 @@ class _Worker:
     def start(self) -> None:
         self.owed: list[int] = []
         self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        arguments, name = (serve, theirs, self._task, self._privilege), f"simulator-{self._number}"
-        self.process = context.Process(target=ending_with_parent, args=arguments, daemon=True, name=name)
-        with starting_workers():
-            self.process.start()
+        self.connection, theirs = Pipe()
+        self.process = spawned(serve, theirs, self._task, self._privilege, name=f"simulator-{self._number}")
         theirs.close()
         self.heard = time.monotonic()
 

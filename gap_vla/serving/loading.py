@@ -113,8 +113,8 @@ def load_checkpoint(
         how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
         policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
     if run.task is None and execute is ensemble is None and policy.action_horizon > 1:
-        what = f"how many of the {policy.action_horizon} actions of a chunk its training executed"
-        print(f"note: {path} does not say {what}: 1 is, unless `execute` names more", file=sys.stderr, flush=True)
+        what = f"how many of the {policy.action_horizon} actions of a chunk to execute"
+        print(f"note: {path} does not say {what}: 1, unless `execute` names more", file=sys.stderr, flush=True)
     for key, digest in run.acted.items() if step is None else ():
         if policy.identity.get(key, digest) != digest:
             raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.processes import ending_with_parent, starting_workers
+from gap_vla.core.processes import spawned
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import demonstrate
@@ -133,17 +133,13 @@ def _alive(attempt: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
     """Starts `n` processes and gives the connections to them; none is left when the block ends, however it ends."""
-    context = multiprocessing.get_context("spawn")  # a fork after an OpenGL context exists would hang
     processes, connections = [], []
     try:
-        with starting_workers():
-            for _ in range(n):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=ending_with_parent, args=(_work, theirs, *arguments), daemon=True)
-                process.start()
-                theirs.close()
-                processes.append(process)
-                connections.append(ours)
+        for _ in range(n):
+            ours, theirs = Pipe()
+            processes.append(spawned(_work, theirs, *arguments))  # a fork after an OpenGL context exists would hang
+            theirs.close()
+            connections.append(ours)
         yield connections
         for connection in connections:
             connection.send(None)

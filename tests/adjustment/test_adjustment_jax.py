@@ -177,12 +177,6 @@ def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, 
         scale_group_gradients(GRADIENTS, group, 0.3)
 
 
-def test_a_group_of_another_models_shapes_is_noticed_when_the_optimizer_is_made():
-    with pytest.raises(GroupError, match=r"own has shape \(2,\), the group says \(2, 1\): match it again"):
-        scale_group_updates({"own": (2, 1)}).init(PARAMS)
-    scale_group_updates({"own": None}).init(PARAMS)  # who names paths alone
-
-
 def test_a_policy_without_proprioception_says_that_its_group_is_empty():
     tx = scale_group_updates({}, may_be_empty=True)
     found, _ = tx.update(GRADIENTS, tx.init(PARAMS), update_factor=0.3)

@@ -30,8 +30,25 @@ def test_an_optimizer_that_is_watched_again_is_scaled_once():
             backward(policy)
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), thrice.parameters()))
-    with pytest.raises(ValueError, match="is watched already; say decoupled when it is watched first"):
+    with pytest.raises(ValueError, match="is watched already, with decoupled=None; say it the first time"):
         gap.watch(optimizer, decoupled=False)
+
+
+def test_parameters_that_an_optimizer_gets_later_have_the_decay_that_was_said_of_it():
+    at_once, later = make_policy(), make_policy()
+    for policy, grows in ((at_once, False), (later, True)):
+        gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+        first, *further = policy["state"].parameters()
+        optimizer = torch.optim.SGD([first] if grows else [first, *further], lr=0.5, weight_decay=0.5)
+        gap.watch(optimizer, decoupled=True)
+        if grows:
+            optimizer.add_param_group({"params": further})
+            gap.watch(optimizer)
+            gap.watch(optimizer, decoupled=True)
+        with gap.adjusting(None, 0):
+            backward(policy)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(at_once.parameters(), later.parameters()))
 
 
 def test_a_step_of_an_optimizer_that_is_not_watched_is_refused_while_lambda_acts():

@@ -75,16 +75,11 @@ def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_lef
 
 
 ORPHANS = """
-import multiprocessing, os, time
-from gap_vla.core.processes import ending_with_parent
-
-def busy():
-    time.sleep(600)
+import time
+from gap_vla.core.processes import spawned
 
 if __name__ == "__main__":
-    work = multiprocessing.get_context("spawn").Process(target=ending_with_parent, args=(busy,), daemon=True)
-    work.start()
-    print(work.pid, flush=True)
+    print(spawned(time.sleep, 600).pid, flush=True)
     time.sleep(600)
 """
 

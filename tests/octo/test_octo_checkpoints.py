@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
     restored = orbax.CheckpointManager(tmp_path, orbax.PyTreeCheckpointer()).restore(7, items=target)
     for ours, theirs in zip(jax.tree.leaves(case.model.params), jax.tree.leaves(restored)):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_step_that_is_being_saved_is_not_there_until_it_is_whole(tmp_path, monkeypatch) -> None:
+    model, rename, seen = golden.load("a").model, os.rename, []
+    model.save_pretrained(7, tmp_path)
+
+    def looking(made: Path, folder: Path) -> None:
+        seen.append((checkpoint.read_params(tmp_path)[1], folder.exists()))
+        rename(made, folder)
+
+    monkeypatch.setattr(os, "rename", looking)
+    model.save_pretrained(8, tmp_path)
+    assert seen == [(7, False)] and checkpoint.read_params(tmp_path)[1] == 8
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_a_step_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

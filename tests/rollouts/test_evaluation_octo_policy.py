@@ -356,7 +356,7 @@ def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, cap
 def test_a_checkpoint_without_its_run_says_that_nobody_knows_how_many_actions_it_executed(recorded, capsys):
     def noted(**how):
         policy = load_checkpoint(recorded[1], **how).policy
-        note = f"note: {recorded[1]} does not say how many of the 4 actions of a chunk its training executed: 1 is, "
+        note = f"note: {recorded[1]} does not say how many of the 4 actions of a chunk to execute: 1, "
         return policy.identity["execute"], note in capsys.readouterr().err
 
     assert [noted(), noted(execute=2), noted(ensemble=True)] == [(1, True), (2, False), ("ensemble", False)]
