@@ -1,9 +1,7 @@
 """What the tests of rollouts share."""
 
-import multiprocessing
 import os
 import threading
-import types
 from multiprocessing.connection import Connection
 
 import pytest
@@ -16,9 +14,9 @@ class Thread(threading.Thread):
 
     exitcode = None
 
-    def __init__(self, target, args, daemon, name):
-        theirs, *others = args
-        super().__init__(target=target, args=(Connection(os.dup(theirs.fileno())), *others), daemon=daemon)
+    def __init__(self, work, theirs, *others, name):
+        super().__init__(target=work, args=(Connection(os.dup(theirs.fileno())), *others), daemon=True)
+        self.start()
 
     def kill(self):
         pass
@@ -32,8 +30,7 @@ def processes():
 @pytest.fixture(autouse=True)
 def _threads(request, monkeypatch):
     if "processes" not in request.fixturenames:
-        context = types.SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Thread)
-        monkeypatch.setattr(workers, "multiprocessing", types.SimpleNamespace(get_context=lambda _: context))
+        monkeypatch.setattr(workers, "spawned", Thread)
 
 
 @pytest.fixture(scope="session")
