@@ -30,6 +30,7 @@ def rows(seed=0):
     return state, goal, actions, transition, number
 
 
+@pytest.mark.slow
 def test_the_error_is_small_for_the_input_that_the_actions_follow_from():
     state, goal, actions, transition, number = rows()
     inputs = {"state": state, "goal": goal, "both": np.concatenate([state, goal], 1), "noise": goal[::-1].copy()}

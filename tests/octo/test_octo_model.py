@@ -186,6 +186,7 @@ def test_layers_are_looped_over_where_that_pays() -> None:
     assert Compute(remat=True).scans(12) and not Compute(remat=True, scan_layers=False).scans(24)
 
 
+@pytest.mark.slow
 def test_looped_layers_drop_out_different_units() -> None:
     grads, _ = _transformer_gradients(Compute(scan_layers=True), train=True)
     first, second = (grads["params"][f"encoderblock_{layer}"]["MlpBlock_0"]["Dense_1"]["bias"] == 0 for layer in (0, 2))

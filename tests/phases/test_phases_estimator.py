@@ -115,6 +115,7 @@ def test_long_fits_say_how_far_they_are_and_short_ones_are_quiet(capsys, monkeyp
     assert all(a.tobytes() == b.tobytes() for a, b in zip(quiet.weights, loud.weights))
 
 
+@pytest.mark.slow
 def test_where_the_data_allow_few_epochs_recordings_are_learnt_in_pieces_and_better_for_it(monkeypatch):
     recordings, points = zip(*(zigzag(seed, steps=150) for seed in range(20)))
     losses = {}

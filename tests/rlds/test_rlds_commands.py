@@ -245,6 +245,7 @@ runpy.run_module("tensorflow_datasets.scripts.cli.main", run_name="__main__", al
     assert len(list(read_rlds(tmp_path / "threading" / "1.0.0", "train"))) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
 def test_beam_writes_the_same_bytes(file: Path, made: Path, tmp_path: Path) -> None:
     from gap_vla.rlds import BeamRunner
