@@ -168,8 +168,8 @@ class Adjustment:
                 and of every class with AdamW in its name; say it of others.
 
         Raises:
-            AdjustmentError: another one that trains the same parameters is watched already; it is a wrapper that takes
-                no hooks; or GAP is detached.
+            AdjustmentError: another one that trains the same parameters is watched already, or this one with another
+                `decoupled`; it is a wrapper that takes no hooks, or schedule-free; or GAP is detached.
         """
         if not self._attached:
             raise AdjustmentError("GAP is detached from this policy; attach it again before watching an optimizer")

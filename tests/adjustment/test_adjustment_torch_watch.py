@@ -34,6 +34,21 @@ def test_an_optimizer_that_is_watched_again_is_scaled_once():
         gap.watch(optimizer, decoupled=False)
 
 
+def test_an_optimizer_that_trains_nothing_of_the_state_is_left_alone_whatever_it_is():
+    class ScheduleFree(torch.optim.SGD):
+        def train(self):
+            pass
+
+        def eval(self):
+            pass
+
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+    gap.watch(ScheduleFree(policy["head"].parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="keeps weights of its own"):
+        gap.watch(ScheduleFree(policy["state"].parameters(), lr=0.1))
+
+
 def test_parameters_that_an_optimizer_gets_later_have_the_decay_that_was_said_of_it():
     at_once, later = make_policy(), make_policy()
     for policy, grows in ((at_once, False), (later, True)):
