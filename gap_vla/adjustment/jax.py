@@ -87,6 +87,7 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
     _require_factors("sample", sample)
+    sample = jnp.asarray(sample)
     if token_group in (around := _ADJUSTED.get()):
         raise GroupError(f"{token_group} is adjusted by a context around this one already, and GAP would act twice")
     hits = 0
@@ -222,9 +223,15 @@ def scale_group_updates(
 
     Raises:
         GroupError: when it is initialised: the group names a leaf that is not there, or none.
-        AdjustmentError: in a step: a factor is passed beside a schedule, neither is there, or it is NaN, infinite or
-            below 0 where it is known before compilation.
+        AdjustmentError: no group, or a schedule that is no function; in a step: a factor is passed beside a schedule,
+            neither is there, or it is NaN, infinite or below 0 where it is known before compilation.
     """
+
+    if not isinstance(group, Mapping) or not (schedule is None or callable(schedule)):
+        raise AdjustmentError(
+            f"scale_group_updates({group!r:.60}, {schedule!r:.60}): give the group that match_group returns, and a "
+            "function of the number of updates as schedule (or none, and update_factor to each tx.update)"
+        )
 
     def init(params: Any) -> ScaleGroupState:
         _require_leaves(group, params, may_be_empty)

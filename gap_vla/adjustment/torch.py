@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import nn
 
 from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
-from gap_vla.adjustment.torch_forward import ForwardHooks, Hook
+from gap_vla.adjustment.torch_forward import ForwardHooks
 from gap_vla.adjustment.torch_gradients import scale_gradient
-from gap_vla.adjustment.torch_optimizer import OptimizerWatch
-from gap_vla.adjustment.torch_places import Place, find_columns, find_places, refuse_shared
+from gap_vla.adjustment.torch_optimizer import OptimizerWatch, refuse_attached
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places, refuse_shared, registrations
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import STEPS
 
@@ -52,10 +52,10 @@ class Adjustment:
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
         differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
-        self._forward = ForwardHooks(places, differs)
         self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
+        self._forward = ForwardHooks(places, differs, self._steps.end)
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
-        self._begun = False
+        self._repeated = self._registered = 0
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -67,6 +67,9 @@ class Adjustment:
             for n, p in self.parameters.items()
         )
         return f"GAP ({self.schedule.mode}, lam {self.schedule.lam}) on {count:,} values:{listed}"
+
+    def __reduce__(self) -> Any:  # a copy of what holds this, and a file of it, have None in its place
+        return type(None), ()
 
     def __enter__(self) -> Adjustment:
         return self
@@ -90,8 +93,8 @@ class Adjustment:
 
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
-                act and no optimizer is watched; a submodule is another one by now, or trains other parameters; at the
-                first step, it shares some with another part; in the schedule's window, no forward pass went through
+                act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
+                some with another part; this is within `plain()`; in the schedule's window, no forward pass went through
                 one of the submodules (a step that is to leave it out says so:
                 `with gap.adjusting(rho, step), gap.plain():`).
         """
@@ -108,7 +111,19 @@ class Adjustment:
                 "too long; was a batch's number within its epoch given?",
                 stacklevel=3,
             )
+        self._repeated = self._repeated + 1 if self._stepped and step == self._latest else 0
+        if self._repeated == 100:
+            warnings.warn(
+                f"training step {step} for the 100th time, after steps of the optimizer: steps count over the whole "
+                "training, or GAP acts for too long; was the number of the epoch given, or one that stays?",
+                stacklevel=3,
+            )
         self._latest = int(step)
+        if active and self._forward.is_plain:
+            raise AdjustmentError(
+                "adjusting within `gap.plain()` adjusts no gradient, and lam would act: write "
+                "`with gap.adjusting(rho, step), gap.plain():`, or detach() for a training without GAP"
+            )
         if rho is None and active and self.schedule.needs_rho:
             raise AdjustmentError(
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
@@ -117,17 +132,22 @@ class Adjustment:
         values: Any = np.zeros((1, 1)) if rho is None else rho
         if isinstance(rho, torch.Tensor):  # numpy has no bfloat16
             values = (rho.float() if rho.is_floating_point() else rho).numpy(force=True)
+        if isinstance(rho, (list, tuple)) and any(getattr(part, "ndim", hasattr(part, "__len__")) for part in rho):
+            raise AdjustmentError(
+                f"rho is a {type(rho).__name__} of {len(rho)} parts: torch's default_collate makes one for each window "
+                "step of samples that hold lists; give one array, [B] or [B, W], as torch.stack(rho, 1) of those"
+            )
         if (values := np.asanyarray(values)).dtype.kind in "biuf":
             values = values.astype(np.float32)
-        factors = self.schedule.factors(values, step, self.total_steps)
+        factors = self.schedule.factors(values, min(step, self.total_steps), self.total_steps)
         if active and (changed := [place.name for place in self._places if place.changed(self._policy)]):
             raise AdjustmentError(
                 f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "
                 "call detach(), and attach again"
             )
-        if not self._begun:  # weights that were tied since GAP was attached; to look at every step costs more than GAP
+        if self._registered != (now := registrations()):  # only then were weights tied; a look at each step costs more
             refuse_shared(self._policy, self._places)
-            self._begun = True
+            self._registered = now
         missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(
@@ -137,7 +157,8 @@ class Adjustment:
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
-        self._steps.update, self._stepped = float(factors.update), False
+        self._steps.begin(float(factors.update))
+        self._stepped = False
         with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
             yield
 
@@ -145,8 +166,7 @@ class Adjustment:
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ. The optimizer's next step
         is still scaled by the λ of the last `adjusting`, if none was since."""
-        if self._stepped:
-            self._steps.update = 1.0
+        self._steps.end()
         with self._forward.plain():
             yield
 
@@ -207,14 +227,7 @@ def attach(
 
 
 def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
-    """Raises AdjustmentError: GAP is attached to one of the parameters already."""
-    hooks = [hook for part in module.modules() for hook in part._forward_hooks.values() if isinstance(hook, Hook)]
-    held = {id(p) for hook in hooks for p in hook.place.parameters().values()}
-    for place in places:
-        if twice := [name for name, p in place.parameters().items() if id(p) in held]:
-            raise AdjustmentError(
-                f"GAP is attached to {twice[0]} already, and would act twice: call detach() of that one first"
-            )
+    refuse_attached({n: p for place in places for n, p in place.parameters().items()})
     _let_compilers_see_hooks()
     return Adjustment(module, places, schedule, total_steps)
 

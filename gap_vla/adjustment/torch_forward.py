@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scaled
 from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, require_no_gradient, tensors_in
+
+_PLAIN, _FORGOTTEN = torch.ones(()), torch.ones(())  # in the place of factors: of a plain pass, and of one without rho
+
+
+def _checkpoints(method: Any) -> list[Any]:
+    """The contexts of torch's reentrant activation checkpointing in whose `forward` or `backward` this is called, the
+    innermost first."""
+    frame: types.FrameType | None = sys._getframe()
+    found = []
+    while frame is not None and (frame := frame.f_back):
+        if frame.f_code is method.__code__:
+            found.append(frame.f_locals["ctx"])
+    return found
 
 
 class Hook:
@@ -36,9 +52,10 @@ class ForwardHooks:
     Args:
         places: where.
         differs: whether the factors differ over the window.
+        outside: called at a pass in eval mode that has a graph and no rho.
     """
 
-    def __init__(self, places: Sequence[Place], differs: bool):
+    def __init__(self, places: Sequence[Place], differs: bool, outside: Callable[[], None]):
         self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
         self._identity = False
         self._plain = False
@@ -47,6 +64,7 @@ class ForwardHooks:
         # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
         self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
         self._differs = differs
+        self._outside = outside
         self._hooks = [Hook(self, place) for place in places]
         self._handles = [  # first of all hooks: what others make of the output is no part of the place
             hook.place.module.register_forward_hook(hook, prepend=True, with_kwargs=True) for hook in self._hooks
@@ -77,6 +95,10 @@ class ForwardHooks:
                 "leave it out says so: `with gap.adjusting(rho, step), gap.plain():`"
             )
 
+    @property
+    def is_plain(self) -> bool:
+        return self._plain
+
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """Within this context passes carry no factors, and need none; nor need there be any."""
@@ -89,8 +111,9 @@ class ForwardHooks:
             self._plain = before
 
     def step_is_over(self) -> None:
-        """What was not recomputed by now will not be."""
-        self._unrecorded.clear()
+        """What was not recomputed by now will not be, unless an optimizer steps within the backward pass."""
+        if not in_backward():
+            self._unrecorded.clear()
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -101,11 +124,19 @@ class ForwardHooks:
         place = hook.place
         if self._sample is not None:
             hook.called = True
-        if self._plain:
-            return None
         if not torch.is_grad_enabled():
-            if self._sample is not None:
+            if not torch.compiler.is_compiling() and (contexts := _checkpoints(checkpoint.CheckpointFunction.forward)):
+                forgotten = _FORGOTTEN if module.training else _PLAIN
+                now = _PLAIN if self._plain else forgotten if self._sample is None else self._sample
+                around = _checkpoints(checkpoint.CheckpointFunction.backward) if in_backward() else []
+                known = around[0].__dict__.get("of_gap", {}) if around else {id(self): now}
+                for context in contexts:
+                    context.of_gap = context.__dict__.get("of_gap", {}) | known
+            elif self._sample is not None and not self._plain:
                 self._remember(self._sample)
+            return None
+        if self._plain and (torch.compiler.is_compiling() or not in_backward()):
+            self._scaled = False
             return None
         sample, identity = self._sample, self._identity
         if sample is None or (not torch.compiler.is_compiling() and in_backward()):
@@ -149,7 +180,13 @@ class ForwardHooks:
         """The factors of a pass with a graph of which the ρ that is set is not, or none is: recomputation, inference,
         or a mistake.
         """
-        if in_backward():
+        if not torch.compiler.is_compiling() and in_backward():
+            around = _checkpoints(checkpoint.CheckpointFunction.backward)
+            known = around[0].__dict__.get("of_gap", {}).get(id(self)) if around else None
+            if known is not None:
+                if known is _FORGOTTEN and any(p.requires_grad for p in module.parameters()):
+                    self._refuse_without_rho(place)
+                return None if known is _PLAIN or known is _FORGOTTEN else known
             if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
                 raise AdjustmentError(
                     "reentrant activation checkpointing recomputes one of several forward passes, and GAP cannot tell "
@@ -161,8 +198,13 @@ class ForwardHooks:
             # not reentrant: the first pass's nodes hold its factors; the same tensors must be saved once more
             return torch.ones(()) if place.columns is not None and self._scaled else None
         if module.training and any(p.requires_grad for p in module.parameters()):
-            raise AdjustmentError(
-                f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
-                "`with gap.adjusting(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
-            )
+            self._refuse_without_rho(place)
+        self._scaled = False
+        self._outside()
         return None
+
+    def _refuse_without_rho(self, place: Place) -> None:
+        raise AdjustmentError(
+            f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
+            "`with gap.adjusting(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
+        )

@@ -6,6 +6,7 @@ a node saved, at a time when another batch's ρ may be set, and must not replace
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         features: part of the last axis that is scaled; the rest of the gradient stays. Default: all.
 
     Raises:
-        AdjustmentError: the last axis has no such part, or the factor is not of x's first axes; it is NaN, infinite or
-            below 0 (not noticed while this is being compiled).
+        AdjustmentError: the last axis has no such part, or the factor is no tensor of x's first axes; it is NaN,
+            infinite or below 0 (not noticed while this is being compiled).
 
     Example:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -49,6 +50,13 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         >>> x.grad.tolist()
         [[1.0, 1.0, 1.0], [0.25, 1.0, 1.0]]
     """
+    if not isinstance(factor, torch.Tensor):
+        raise AdjustmentError(f"factor is a {type(factor).__name__}; give a tensor, [B] or [B, T]")
+    if torch.is_grad_enabled() and not x.requires_grad:
+        warnings.warn(
+            "x has no gradient that could be scaled: give what the encoder of the state gives, not what it reads",
+            stacklevel=2,
+        )
     same = factor.ndim == x.ndim and all(size in (1, whole) for size, whole in zip(factor.shape, x.shape))
     if not (same or factor.shape == x.shape[: factor.ndim]) or factor.is_complex():
         raise AdjustmentError(

@@ -57,23 +57,25 @@ class ScaledUpdates:
     Args:
         optimizer: any `torch.optim.Optimizer`.
         targets: parameters, each with the columns that are meant (None: all of it).
-        update: gives λ of the step that is taken; asked after it, for a closure may set it.
         finished: called after every step.
         decoupled: overrides `unscaled_decay`.
+
+    Attributes:
+        update: λ of the step that is taken; looked at after it, for a closure may set it.
+        over: whether a step was taken with it.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         targets: Sequence[tuple[torch.Tensor, Columns]],
-        update: Callable[[], float],
         finished: Callable[[], None],
         decoupled: bool | None = None,
     ):
-        self._targets = targets
-        self._update, self._finished, self._decoupled = update, finished, decoupled
+        self._targets, self._finished, self._decoupled = targets, finished, decoupled
+        self.update, self.over = 1.0, False
         self._frame: types.FrameType | None = None  # of the step that is taken, the outermost one
-        self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]] = []
+        self._before: list[tuple[torch.Tensor, Any, torch.Tensor, Any]] = []
         self.handles = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._scale),
@@ -95,7 +97,7 @@ class ScaledUpdates:
         self._before = []
         self._frame = _frame_of_step()  # no flag: a step that raises leaves it, and does not come to `_scale`
         closure = _has_closure(given, named)
-        if self._update() == 1 and not closure:
+        if self.update == 1 and not closure:
             return
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for parameter, columns in self._targets:
@@ -109,17 +111,18 @@ class ScaledUpdates:
                     found = f"{type(optimizer).__name__} has no lr of its own, by which its weight decay is known"
                     raise AdjustmentError(f"{found}; give it one, or weight_decay=0")
                 decay = group["lr"] * group["weight_decay"]
-            regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
-            self._before += [(parameter, region, region.clone(), decay) for region in regions]
+            for c in [...] if columns is None else [(slice(None), c) for c in columns]:
+                self._before.append((parameter, c, parameter.detach()[c].clone(), decay))
 
     @torch.no_grad()
     def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if _frame_of_step() is not self._frame:
             return
-        starts, moved, lam = [], [], self._update()
-        for parameter, region, before, decay in self._before:
+        starts, moved, lam = [], [], self.update
+        for parameter, part, before, decay in self._before:
             if lam == 1:
                 continue
+            region = parameter.detach()[part]  # not that of before the step, which may have given it other storage
             start = before if decay is None else before * (1 - decay)
             # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing; so does a step
             # after whose closure there is no gradient, if it was not the step that cleared it
@@ -128,7 +131,7 @@ class ScaledUpdates:
             moved.append(region)
         if starts:
             torch._foreach_lerp_(moved, starts, 1 - lam)
-        self._before, self._frame = [], None
+        self._before, self._frame, self.over = [], None, True
         self._finished()
 
 
@@ -144,6 +147,15 @@ def _watch_over_all_optimizers() -> None:
             watch.refuse_unwatched(optimizer, _has_closure(given, named))
 
     register_optimizer_step_pre_hook(refuse)
+
+
+def refuse_attached(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Raises AdjustmentError: GAP is attached to one of these already, by whatever name."""
+    held = {id(p) for watch in list(_ATTACHED) for p in watch.parameters.values()}
+    if twice := [name for name, p in parameters.items() if id(p) in held]:
+        raise AdjustmentError(
+            f"GAP is attached to {twice[0]} already, and would act twice: call detach() of that one first"
+        )
 
 
 class OptimizerWatch:
@@ -167,6 +179,19 @@ class OptimizerWatch:
         self._updates: list[ScaledUpdates] = []
         _ATTACHED.add(self)
         _watch_over_all_optimizers()
+
+    def begin(self, update: float) -> None:
+        """λ of the next steps."""
+        self.update = update
+        for scaled in self._updates:
+            scaled.update, scaled.over = update, False
+
+    def end(self) -> None:
+        """Further steps of an optimizer that has taken one since `begin` are its own."""
+        for scaled in self._updates:
+            scaled.update = 1.0 if scaled.over else scaled.update
+        if all(scaled.over for scaled in self._updates):
+            self.update = 1.0
 
     def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
         """See `Adjustment.watch`."""
@@ -194,7 +219,8 @@ class OptimizerWatch:
         if not new:
             return
         targets = [(p, self._columns.get(name)) for name, p in new.items()]
-        scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, told)
+        scaled = ScaledUpdates(optimizer, targets, self._finished, told)
+        scaled.update = self.update
         self._watched |= {id(p): weakref.ref(optimizer) for p in new.values()}
         self._updates.append(scaled)
 

@@ -22,7 +22,7 @@ class InUseError(UserError, RuntimeError):
 
 
 @contextlib.contextmanager
-def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
+def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = None) -> Iterator[None]:
     """Holds the lock file for the duration of the block; afterwards it is removed, and so are the folders that were
     made for it, if they are empty.
 
@@ -30,12 +30,16 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
         lock: the file.
         what: what is held, for the error.
         wait: until another process that holds it is done; a line says so.
+        there: what is made under the lock. Where it is there, and nothing may be written beside it, nothing is held.
 
     Raises:
         InUseError: another process holds it, and not `wait`; its number and host are named. Or it is somebody's file.
         ResourceError: its folder is a link that leads nowhere.
     """
     existing_parent(Path(lock).parent)
+    if there is not None and there.exists() and not os.access(Path(lock).parent, os.W_OK):
+        yield
+        return
     new = [folder for folder in Path(lock).parents if not folder.exists()]
     with _opened(Path(lock), what, wait) as stream:
         stream.truncate(0)

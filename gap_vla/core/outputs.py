@@ -123,7 +123,7 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[
 def write_output(path: str | Path, kind: str, text: str) -> Path:
     """Writes a text file, see `writing`; returns its path."""
     with writing(path, kind) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half of a pair, as JSON may hold
     return Path(path)
 
 

@@ -142,7 +142,8 @@ def create_optimizer(
         optax.scale_by_learning_rate(schedule),
     )
     if (grad_accumulation_steps or 1) > 1:
-        tx = optax.MultiSteps(tx, grad_accumulation_steps).gradient_transformation()
+        steps = optax.MultiSteps(tx, grad_accumulation_steps)
+        tx = optax.GradientTransformationExtraArgs(steps.init, steps.update)  # its own drops them: λ would not arrive
     if clip_gradient is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)
 

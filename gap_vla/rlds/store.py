@@ -119,8 +119,9 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         require_apart(directory, version_dir)
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
-        lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
-        with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
+        lock = directory.with_name(f".{directory.name}.lock")
+        held = alone(lock, f"{directory}", wait=True, there=directory / "store.json")
+        with held, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
             unchanged = Unchanged(version_dir)
             source_hash = source_hash_of(version_dir, resize, keys)
             require_unchanged(version_dir, but=STATISTICS)

@@ -195,7 +195,7 @@ def open_store(config: Experiment, stages: Stages) -> EpisodeStore:
     """The episode store of a configuration, made if it is missing; see `prepare_data`."""
     from gap_vla.rlds import EpisodeStore
 
-    with alone(stages.lock, f"{stages.store}", wait=True):
+    with alone(stages.lock, f"{stages.store}", wait=True, there=stages.store / "store.json"):
         prepare_data(config, stages)
         if not stages.rlds.exists():
             return EpisodeStore.open(stages.store, verify=True)

@@ -209,6 +209,23 @@ def test_a_later_backward_pass_uses_the_rho_of_its_own_forward_pass(policy):
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
 
 
+class ForeignCheckpoint(torch.autograd.Function):
+    """Reentrant activation checkpointing of others than torch."""
+
+    @staticmethod
+    def forward(ctx, function, *tensors):
+        ctx.function, ctx.tensors = function, tensors
+        with torch.no_grad():
+            return function(*tensors)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        tensors = [t.detach().requires_grad_(t.requires_grad) for t in ctx.tensors]
+        with torch.enable_grad():
+            ctx.function(*tensors).backward(cotangent)
+        return None, *[t.grad for t in tensors]
+
+
 class Checkpointed(Policy):
     """The whole policy is computed again in the backward pass."""
 
@@ -217,11 +234,13 @@ class Checkpointed(Policy):
     def forward(self, image, proprio):
         from torch.utils.checkpoint import checkpoint
 
+        if self.reentrant == "foreign":
+            return ForeignCheckpoint.apply(super().forward, image, proprio)
         return checkpoint(super().forward, image, proprio, use_reentrant=self.reentrant)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True, "foreign"])
 def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reentrant, training):
     whole = adjusted(policy)
     again = Checkpointed()
@@ -241,7 +260,7 @@ def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reen
         for half in (slice(0, 2), slice(2, 4)):
             with gap.adjusting(RHO[half], 0):
                 losses.append(((again(image[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
-        if reentrant:
+        if reentrant == "foreign":
             for around in (contextlib.nullcontext(), gap.adjusting(RHO[half], 0)):
                 with pytest.raises(AdjustmentError, match="use_reentrant=False"), around:
                     sum(losses).backward(retain_graph=True)
@@ -249,6 +268,27 @@ def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reen
         sum(losses).backward()
     for name, parameter in again.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_plain_pass_beside_an_adjusted_one_stays_plain_where_it_is_computed_again(policy, reentrant):
+    plain, whole = gradients(policy), adjusted(policy)
+    again = Checkpointed()
+    again.load_state_dict(policy.state_dict())
+    again.train().reentrant = reentrant
+    image = IMAGE.clone().requires_grad_()
+    with attach(again, "state", ONLY_RHO, total_steps=10) as gap:
+        with gap.adjusting(RHO, 0):
+            loss = ((again(image, PROPRIO) - TARGET) ** 2).mean()
+        with gap.plain():
+            loss = loss + ((again(image, PROPRIO) - TARGET) ** 2).mean()
+        with torch.no_grad():  # a look at a validation batch in between
+            again(image, PROPRIO)
+        loss.backward()
+        for name, parameter in again.named_parameters():
+            torch.testing.assert_close(parameter.grad, whole[name] + plain[name], rtol=1e-5, atol=1e-7)
+        with pytest.raises(AdjustmentError, match="without rho"):
+            again(image, PROPRIO).sum().backward()
 
 
 def test_plain_gradients_need_no_rho(policy):

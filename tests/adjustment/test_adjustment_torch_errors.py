@@ -231,11 +231,15 @@ def test_a_submodule_that_is_another_one_by_now_or_trains_more_has_to_be_attache
         policy(IMAGE, PROPRIO)
 
 
-def test_weights_that_are_tied_after_gap_was_attached_are_refused_at_the_first_step(policy):
-    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_weights_that_are_tied_after_gap_was_attached_are_refused_at_the_next_step(policy, steps):
+    gap = attach(policy, "state", ONLY_RHO, total_steps=9)
+    for step in range(steps):
+        with gap.adjusting(RHO, step):
+            policy(IMAGE, PROPRIO)
     policy.tied = nn.Linear(*reversed(policy.state[0].weight.shape))
     policy.tied.weight = policy.state[0].weight
-    with pytest.raises(AdjustmentError, match=r"tied\.weight is shared with 'state'"), gap.adjusting(RHO, 0):
+    with pytest.raises(AdjustmentError, match=r"tied\.weight is shared with 'state'"), gap.adjusting(RHO, steps):
         policy(IMAGE, PROPRIO)
 
 

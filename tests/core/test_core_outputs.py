@@ -535,3 +535,9 @@ def test_a_folder_of_results_is_new_empty_or_ours(tmp_path):
             claim_folder(other, "check")
     with pytest.raises(OutputError, match="lies in"):
         claim_folder(tmp_path / "theirs" / "deeper", "check", sources=[tmp_path / "theirs"])
+
+
+def test_half_of_a_pair_of_characters_as_json_may_hold_is_written_as_its_number(tmp_path: Path) -> None:
+    text = json.loads(r'"half \ud83d"')
+    page = write_output(tmp_path / "page.html", "runs_report", f"<html>{text}</html>")
+    assert r"half \ud83d</html>" in page.read_text(encoding="utf-8")

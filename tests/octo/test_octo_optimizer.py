@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import octo_golden as golden
 import optax
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from gap_vla.adjustment.jax import scale_group_updates
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import create_optimizer, merge_params
 from gap_vla.octo.optimizer import create_schedule, join_frozen, split_frozen
@@ -151,3 +153,25 @@ def test_splitting_off_frozen_parameters_changes_no_update() -> None:
     joined = join_frozen(optax.apply_updates(trainable, updates), frozen)
     for key, leaf in golden.flat(whole).items():
         np.testing.assert_array_equal(leaf, golden.flat(joined)[key])
+
+
+def test_a_factor_reaches_what_acts_after_normalization_through_accumulation_clipping_and_frozen_leaves():
+    params = {"state": {"kernel": jnp.ones(3)}, "head": {"kernel": jnp.ones(3)}, "t5": {"kernel": jnp.ones(3)}}
+    moved = {}
+    for factor in (1.0, 0.25):
+        tx, _, _ = create_optimizer(
+            params,
+            1e-3,
+            clip_gradient=1.0,
+            frozen_keys=["t5.*"],
+            grad_accumulation_steps=2,
+            after_normalization=scale_group_updates({"state/kernel": (3,)}),
+        )
+        state = tx.init(params)
+        for _ in range(2):
+            zero = {**params, "state": {"kernel": jnp.zeros(3)}}  # where no decay is added
+            updates, state = tx.update(params, state, zero, update_factor=factor)
+        moved[factor] = updates
+    ratio = jax.tree.map(lambda a, b: float(a[0] / b[0]) if b[0] else 0.0, moved[0.25], moved[1.0])
+    assert ratio["state"]["kernel"] == pytest.approx(0.25) and ratio["head"]["kernel"] == 1.0
+    assert ratio["t5"]["kernel"] == 0.0

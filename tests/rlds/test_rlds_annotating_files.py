@@ -315,6 +315,21 @@ def test_a_damaged_picture_is_not_copied(hdf5, tmp_path):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
 
 
+def test_an_array_behind_a_filter_that_is_not_installed_is_copied_and_named(hdf5, tmp_path, capsys):
+    with h5py.File(hdf5, "r+") as file:
+        steps = len(file["data/demo_1/actions"])
+        by_zstd = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        by_zstd.set_chunk((steps, 7))
+        by_zstd.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+        where, space = file["data/demo_1/obs"].id, h5py.h5s.create_simple((steps, 7))
+        made = h5py.h5d.create(where, b"force", h5py.h5t.NATIVE_DOUBLE, space, by_zstd)
+        made.write_direct_chunk((0, 0), b"what only zstd could read")
+    out = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian").path
+    assert "note: demo_1/obs/force and its like are copied unread: HDF5 filter 32015 is not" in capsys.readouterr().out
+    with h5py.File(out) as file:
+        assert file["data/demo_1/obs/force"].id.read_direct_chunk((0, 0))[1] == b"what only zstd could read"
+
+
 def test_marks_of_lost_measurements_in_further_columns_are_refused(hdf5, tmp_path):
     with h5py.File(hdf5, "r+") as file:
         for name, demo in file["data"].items():

@@ -48,6 +48,19 @@ def test_a_finished_store_is_reused_and_another_datasets_is_rebuilt(tmp_path: Pa
     assert rebuilt.split("train").steps + rebuilt.split("val").steps == sum(len(e) for e in episodes[2:5])
 
 
+def test_a_finished_store_on_a_disk_that_may_only_be_read_is_used(
+    version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(version_dir, tmp_path / "1.0.0")
+    built = EpisodeStore.build(tmp_path / "1.0.0", tmp_path / "store")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("gap_vla.core.locks.os.access", lambda *_: False)  # the tests may be root's, who may all
+    monkeypatch.setattr("gap_vla.core.locks._made", lambda *_: pytest.fail("a lock was made"))
+    again = EpisodeStore.build(tmp_path / "1.0.0", tmp_path / "store")
+    assert again.source_hash == built.source_hash
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes: list[Episode]) -> None:
     golden = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
     frames = np.repeat(golden["resize/in"][None], len(episodes[0]), 0)

@@ -105,17 +105,23 @@ def _require_replaceable(demos: RobomimicHDF5) -> None:
 
 
 def _require_readable(demos: RobomimicHDF5) -> None:
-    """Raises EpisodeError: what is compressed, and would be copied unseen, is damaged. Of filters that are not
-    installed nothing is known."""
+    """Raises EpisodeError: what is compressed, and would be copied unseen, is damaged. A note names the filters that
+    are not installed."""
+    unread: dict[int, str] = {}
     for place in demos.places:
         with opened(demos.path, f", episode {place}") as file:
             group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
             for name in lengths_in(group, where, "obs", "next_obs"):
-                if (filters := filters_of(group[name])) and all(map(h5py.h5z.filter_avail, filters)):
+                filters = filters_of(group[name])
+                if lacking := [number for number in filters if not h5py.h5z.filter_avail(number)]:
+                    unread.setdefault(lacking[0], f"{place}/{name}")
+                elif filters:
                     for chunk in chunks_of(group[name]):
                         group[name][
                             tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, group[name].chunks)))
                         ]
+    for number, name in unread.items():
+        print(f"note: {name} and its like are copied unread: HDF5 filter {number} is not installed", flush=True)
 
 
 def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:
