@@ -30,8 +30,12 @@ def create_tasks(
     """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
     if goals is None and texts is None:
         raise BatchError("there is nothing to do: give goals, texts or both")
-    if isinstance(texts, str | bytes):
+    if texts is not None and not np.ndim(texts):
         raise BatchError(f"texts is the one text {shown(texts)}; give a list with one for each task")
+    if texts is not None and (
+        odd := [text for text in np.ravel(np.asarray(texts, object)) if not isinstance(text, str)]
+    ):
+        raise BatchError(f"texts hold {shown(odd[0])}, which is no text; give str (bytes: .decode())")
     if goals is not None:
         if not isinstance(goals, Mapping):
             raise BatchError(f"goals is {shown(goals)}; give a mapping of names to arrays, such as image_primary")
@@ -96,7 +100,7 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
 
     Raises:
         BatchError: an entry has another shape, is a dictionary where the example has an array, a picture that is not
-            uint8, or a numpy array of numbers that are not all finite.
+            uint8, or numbers that are masked, or not finite as float32 (those that are traced are not looked at).
     """
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
@@ -124,9 +128,9 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
             what = f"expected (B, {length}, E), an embedding of each word piece"
             wrong.append(f"{kind}/language_instruction is {np.shape(embedded)}, {what}")
     wrong += [
-        f"{kind}/{key} is NaN or infinite in places"
-        for key in sorted(set(found) & set(expected))
-        if isinstance(found[key], np.ndarray) and found[key].dtype.kind == "f" and not np.isfinite(found[key]).all()
+        f"{kind}/{key} is {odd} in places"
+        for key in sorted(set(found) & {*expected, "language_instruction"})
+        if (odd := _oddity(found[key]))
     ]
     wrong += [
         f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8"
@@ -135,6 +139,22 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     ]
     if wrong:
         raise BatchError("; ".join(wrong))
+
+
+def _oddity(value: Any) -> str:
+    if np.ma.is_masked(value):
+        return "masked"
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if isinstance(value, jax.core.Tracer) or not jax.dtypes.issubdtype(dtype, np.floating):
+        return ""
+    with np.errstate(over="ignore"):
+        return "" if np.isfinite(np.asarray(value).astype(np.float32)).all() else "NaN or infinite"
+
+
+def with_percentiles(statistics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With Octo's names of the 1st and 99th percentile, where only OpenVLA's are there."""
+    names = {"p01": "q01", "p99": "q99"}
+    return {**{own: statistics[other] for own, other in names.items() if other in statistics}, **statistics}
 
 
 def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) -> None:

@@ -15,6 +15,7 @@ import collections
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
     said = _checksums(root)
+    if said and str(step) not in said:
+        warnings.warn(f"{root / CHECKSUMS} says nothing of step {step}: damage to {path} is not noticed", stacklevel=3)
     for name, file in {str(step): path, **{name: root / name for name in _DESCRIBING}}.items():
         if name in said and (found := file_mark(file.resolve())) != said[name]:
             advice = f"copy both again, or remove {CHECKSUMS} if you changed it"

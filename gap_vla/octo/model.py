@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.foreign import blaming, whole
 from gap_vla.core.hub import local_directory
+from gap_vla.core.typed_config import choose
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
 from gap_vla.octo.heads.discrete import DiscreteActionHead
@@ -199,12 +200,17 @@ class OctoModel:
         if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
             batches.check_temperature(temperature)
         statistics = unnormalization_statistics
-        if statistics is not None and "action" in self.module.heads:
-            kind = NormalizationType(normalization_type).value
-            batches.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
-        dims = embodiment_action_dim
-        if dims is not None and "action" in self.module.heads:
-            whole("embodiment_action_dim", dims, 1, self.module.heads["action"].action_dim, batches.BatchError)
+        own = self.config.get("normalization")
+        if statistics is not None and own not in (None, str(normalization_type)):
+            what = f"the model was trained with normalization {own}, its actions are taken as {normalization_type}"
+            warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own!r})", stacklevel=2)
+        kind = choose(str(normalization_type), [*NormalizationType], "normalization_type", batches.BatchError)
+        dims, head = embodiment_action_dim, self.module.heads.get("action")
+        if statistics is not None and head is not None:
+            statistics = batches.with_percentiles(statistics)
+            batches.check_statistics(statistics, kind, head.action_dim)
+        if dims is not None and head is not None:
+            whole("embodiment_action_dim", dims, 1, head.action_dim, batches.BatchError)
         elif statistics is not None:
             dims = len(statistics["mean"])
         tasks = recall_language(self.module, self.params, tasks)

@@ -30,6 +30,13 @@ def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
     return _concatenate(batches, order)
 
 
+def _changed(change: Callable[[int, Batch], Batch], number: int, batch: Batch) -> Batch:
+    found = change(number, batch)
+    if found is None:  # which grain would leave out, without an end
+        raise ConfigError("change returned None; let it return the batch")
+    return found
+
+
 def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], keys: Sequence[str]) -> None:
     """Raises ConfigError: the datasets of a mixture have not these fields in one shape, given the shapes of each."""
     (first, expected), *others = datasets.items()
@@ -95,7 +102,7 @@ class WindowLoader:
         import grain
 
         stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
-        if not stores or not all(np.isfinite(weight) and weight > 0 for _, weight in stores):
+        if not stores or not all(isinstance(w, int | float | np.number) and 0 < w < np.inf for _, w in stores):
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
         require_sizes(batch_size=batch_size, process_count=process_count)
@@ -134,7 +141,7 @@ class WindowLoader:
             order = grain.MapDataset.concatenate(orders)
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
         batches = batches.map(functools.partial(gathered, parts))
-        batches = batches if change is None else batches.map_with_index(change)
+        batches = batches if change is None else batches.map_with_index(functools.partial(_changed, change))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)

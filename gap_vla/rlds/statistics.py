@@ -58,7 +58,7 @@ def dataset_statistics(
     Raises:
         StatisticsError: no steps, other steps of the one than of the other, or values that are no finite numbers.
     """
-    actions, proprios = ([np.asarray(one) for one in of_field] for of_field in (actions, proprios))
+    actions, proprios = ([_whole(one) for one in of_field] for of_field in (actions, proprios))
     if [*map(len, actions)] != [*map(len, proprios)] or not sum(map(len, actions)):
         steps = " and ".join(f"{sum(map(len, one))} steps in {len(one)} episodes" for one in (actions, proprios))
         raise StatisticsError(f"actions and proprioception have {steps}; give those of the same steps, one or more")
@@ -68,8 +68,9 @@ def dataset_statistics(
                 raise StatisticsError(
                     f"{name} of episode {place} is {one.dtype}{[*one.shape]}; give numbers [T, width]"
                 )
-            if not np.isfinite(one).all():
-                raise StatisticsError(f"{name} of episode {place} is NaN or infinite; repair or drop the episode")
+            with np.errstate(over="ignore"):
+                if not np.isfinite(one.astype(np.float32)).all():
+                    raise StatisticsError(f"{name} of episode {place} is NaN or infinite; repair or drop the episode")
     action, proprio = np.concatenate(actions), np.concatenate(proprios)
     mask = np.ones(action.shape[1], bool)
     if action.shape[1] % 7 == 0:
@@ -80,6 +81,12 @@ def dataset_statistics(
         "num_transitions": len(action),
         "num_trajectories": len(actions),
     }
+
+
+def _whole(values: Any) -> np.ndarray:
+    if np.ma.is_masked(values):
+        raise StatisticsError("values are masked in places; fill or drop them")
+    return np.asarray(values)
 
 
 def _describe(values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -287,7 +294,7 @@ def mask_of(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
         raise StatisticsError(
             f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
         )
-    if np.asarray(x).dtype.kind not in "fiub":
+    if _whole(x).dtype.kind not in "fiub":
         raise StatisticsError(f"array is {np.asarray(x).dtype}, not of numbers")
     mask = np.asarray(statistics.get("mask", np.ones(width, bool)))
     mask = mask if mask.dtype == bool else as_truths(mask)

@@ -129,6 +129,8 @@ def chunk(
     """
     require_sizes(window_size=window_size, action_horizon=action_horizon)
     action = trajectory["action"]
+    if len(action.shape) not in (2, 3):
+        raise ConfigError(f"actions have {len(action.shape)} axes; give [T, A], or [T, H, A] of chunks")
     if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
         raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
     steps = tf.shape(action)[0]
@@ -147,7 +149,10 @@ def chunk(
     observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])
     observation["timestep_pad_mask"] = raw >= 0
     observation["task_completed"] = ~valid
-    kept = {key: tf.gather(trajectory[key], index) for key in STEP_KEYS if key in trajectory}
+    labels = {key: trajectory[key] for key in STEP_KEYS if key in trajectory}
+    for key, value in labels.items():
+        tf.debugging.assert_equal(tf.shape(value)[0], steps, f"{key} has not one value for each action")
+    kept = {key: tf.gather(value, index) for key, value in labels.items()}
     return {
         **trajectory,
         **kept,

@@ -173,8 +173,17 @@ class Windows:
         return self.data.steps
 
     def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
-        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
-        windows = np.asarray(windows, np.int64)
+        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window.
+
+        Raises:
+            ConfigError: there are no such windows, or they are no whole numbers.
+        """
+        windows = np.asarray(windows)
+        if windows.dtype.kind not in "iu" or not ((windows >= 0) & (windows < len(self))).all():
+            raise ConfigError(
+                f"windows are {windows.dtype}{windows.tolist()!s:.60}; give their numbers, below {len(self)}"
+            )
+        windows = windows.astype(np.int64)
         epoch = np.zeros_like(windows) if epoch is None else np.asarray(epoch)
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1

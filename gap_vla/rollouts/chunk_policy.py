@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, whole
 from gap_vla.core.identity import digest
 from gap_vla.demos.fields import resized
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
 from gap_vla.rollouts.policy import PolicyError
+
+MAX_BATCH = 4096
+"""Episodes that a policy is asked about at once: environments per process times processes."""
 
 
 class RecedingHorizon:
@@ -139,8 +142,17 @@ class ChunkPolicy(abc.ABC):
         details: Mapping[str, Any] | None = None,
         source: str | None = None,
     ) -> None:
-        if not 1 <= execute <= horizon:
+        for what, value, least, most in (
+            ("batch_size", batch_size, 1, MAX_BATCH),
+            ("seed", seed, 0, 2**32 - 1),
+            ("execute", execute, 1, 100_000),
+        ):
+            whole(what, value, least, most, PolicyError)
+        if execute > horizon:
             raise PolicyError(f"execute={execute}: the model predicts {horizon} actions at a time")
+        if not isinstance(ensemble, bool) or (ensemble and execute != 1):
+            what = f"ensemble is {ensemble!r:.60}, execute {execute}"
+            raise PolicyError(f"{what}; an ensemble, which is True or False, predicts anew at every step")
         where = f"{source or name}/dataset_statistics.json"
         widths = {
             "action": check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
@@ -236,6 +248,8 @@ class ChunkPolicy(abc.ABC):
         if texts is None:
             raise PolicyError(f"the policy reads an instruction, it is given {', '.join(sorted(observations))} alone")
         texts = np.atleast_1d(texts)
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            raise PolicyError(f"language_instruction is {odd[0]!r:.60}, no text; give str (bytes: .decode())")
         rows = {key: len(value) for key, value in prepared.items()} | {"language_instruction": len(texts)}
         if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
             raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import pickle
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from gap_vla.core.foreign import Section, whole
+from gap_vla.core.foreign import Section, refusing, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
@@ -19,7 +21,7 @@ from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyU
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, summarize, title
-from gap_vla.rollouts.task import STEPS, Task, sim_task
+from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
 SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
@@ -107,6 +109,13 @@ def evaluate(
     for part in ("name", "instruction", "horizon", "action_dim", "phases", "make", "identity"):
         if not hasattr(chosen, part):
             raise EvaluationError(f"the task has no `{part}`; `gap_vla.rollouts.Task` says what it is to be")
+    if chosen.phases and watch and not callable(getattr(chosen, "make_watcher", None)):
+        raise EvaluationError(
+            "the task names phases and has no `make_watcher` that tells them; give it one, or phases = ()"
+        )
+    _require_sent(chosen)
+    if lacks := [part for part in ("name", "reset", "act") if not hasattr(policy, part)]:
+        raise EvaluationError(f"the policy has no `{lacks[0]}`; `gap_vla.rollouts.Policy` says what it is to be")
     told = Section({"name": chosen.name, "instruction": chosen.instruction}, "the task", EvaluationError)
     for name in told.values:
         told.text(name)
@@ -120,6 +129,12 @@ def evaluate(
     if len(known) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
 
+    if isinstance(chosen, SimTask):
+        shown = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
+        trained = {key: getattr(policy, key, None) for key in shown}
+        if others := [key for key in shown if trained[key] not in (None, shown[key])]:
+            said = ", ".join(f"{key} {trained[key]}, not {shown[key]} as here" for key in others)
+            warnings.warn(f"{policy.name} was trained with {said}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):
@@ -198,3 +213,16 @@ def _require_of(what: Mapping[str, Any], log: EpisodeLog, summary: Section, phas
         raise EvaluationError(
             f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"
         )
+
+
+def _require_sent(task: Task) -> None:
+    """Raises EvaluationError: a task that does not arrive in other processes."""
+    main = sys.modules["__main__"]
+    if type(task).__module__ == "__main__" and not hasattr(main, "__file__"):
+        raise EvaluationError(
+            f"{type(task).__name__} is written where no other process can import it, as a notebook or a pipe; "
+            "simulators are processes of their own: put it into a module"
+        )
+    advice = "it is sent to the simulators' processes, so it must pickle"
+    with refusing(f"the task {type(task).__name__}", advice, EvaluationError):
+        pickle.dumps(task)

@@ -44,6 +44,9 @@ class OctoPolicy(ChunkPolicy):
     """
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
+        own = model.config.get("normalization")
+        if own is not None and options.setdefault("normalization", own) != own:
+            raise CheckpointError(f"the model was trained with normalization {own}, not {options['normalization']}")
         example = model.example_batch["observation"]
         seen, told = _read(model)
         inputs = {key: example[key].shape[2:] for key in seen if key == "proprio" or key.startswith("image_")}

@@ -35,6 +35,9 @@ _GREETING = 10.0
 MAX_LOST = 3
 """Connections that a server may close within one episode; each time it forgets what it was shown."""
 
+MOST_WAITING = 32
+"""Connections of episodes that others act beside; half of those that a server of ours takes."""
+
 MAX_ANSWER = 64 * 2**20
 """Bytes of a server's answer; a chunk of actions has some thousand."""
 
@@ -123,12 +126,19 @@ class RemotePolicy:
         """Ends the connections of episodes that are over."""
         for episode in episode_ids:
             self._drop(episode)
+            self._waited.pop(episode, None)
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
+        rows = {key: len(value) for key, value in observations.items()}
+        if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
+            raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
+        if {*episode_ids} - {*self._waited} or len({*episode_ids}) < len(episode_ids):
+            raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
         self._turn += 1
-        for over in set(self._links) - set(episode_ids):
-            self._drop(over)
+        others = [episode for episode in self._links if episode not in episode_ids]  # the oldest first
+        for over in others[: max(0, len(others) - MOST_WAITING)]:
+            self.forget([over])
         actions = []
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)

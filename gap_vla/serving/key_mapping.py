@@ -84,7 +84,9 @@ class KeyMapping:
                 continue
             value = observation[key]
             if key == "language_instruction":
-                value = str(value)
+                if not isinstance(value := value.item() if isinstance(value, np.ndarray) else value, str):
+                    raise PolicyError(f"language_instruction is {value!r:.60}, no text; give str (bytes: .decode())")
+                value = str(value)  # numpy's is none of msgpack
             elif key.startswith("image_") and self.image_size:
                 value = resized(value[None], (self.image_size, self.image_size))[0]
             message[theirs] = value

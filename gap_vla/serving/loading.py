@@ -17,16 +17,13 @@ from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import DIGESTS, EXPORTED, require_as_exported, require_sealed
 from gap_vla.core.typed_config import STEPS, choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
-from gap_vla.rollouts.chunk_policy import ChunkPolicy
+from gap_vla.rollouts.chunk_policy import MAX_BATCH, ChunkPolicy
 from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 if TYPE_CHECKING:
     from gap_vla.serving.client import RemotePolicy
     from gap_vla.serving.key_mapping import KeyMapping
-
-MAX_BATCH = 4096
-"""Episodes that a policy is asked about at once: environments per process times processes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +83,8 @@ def load_checkpoint(
     for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
         if value is not None:
             whole(what, value, 1, greatest, PolicyError)
+    if not isinstance(ensemble, bool | None):
+        raise PolicyError(f"ensemble is {ensemble!r:.60}; it must be True, False or None")
     if ensemble and execute not in (None, 1):
         raise PolicyError(f"execute is {execute} with an ensemble, which predicts anew at every step; leave one out")
     on_hub = str(path).startswith(PREFIX)

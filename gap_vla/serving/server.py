@@ -92,6 +92,8 @@ class PolicyServer:
         limits: ServerLimits | None = None,
         origins: Sequence[str] = (),
     ) -> None:
+        if keys is not None and keys != KeyMapping(keys.observation):
+            raise PolicyError("a server takes observation of keys alone; leave its other entries to clients")
         self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_a_finished_store_on_a_disk_that_may_only_be_read_is_used(
     shutil.copytree(version_dir, tmp_path / "1.0.0")
     built = EpisodeStore.build(tmp_path / "1.0.0", tmp_path / "store")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr("gap_vla.core.locks.os.access", lambda *_: False)  # the tests may be root's, who may all
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)  # the tests may be root's, who may all
     monkeypatch.setattr("gap_vla.core.locks._made", lambda *_: pytest.fail("a lock was made"))
     again = EpisodeStore.build(tmp_path / "1.0.0", tmp_path / "store")
     assert again.source_hash == built.source_hash
