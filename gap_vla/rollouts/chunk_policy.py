@@ -188,7 +188,7 @@ class ChunkPolicy(abc.ABC):
         scales = {
             key: unnormalize(np.eye(2)[:, :1] * np.ones(n), statistics[key], normalization) for key, n in widths.items()
         }
-        self.identity: dict[str, Any] = {
+        self._identity: dict[str, Any] = {
             "execute": "ensemble" if ensemble else execute,
             "normalization": normalization,
             "statistics": digest({key: scale.tobytes().hex() for key, scale in scales.items()}, 16),  # by what they do
@@ -236,6 +236,11 @@ class ChunkPolicy(abc.ABC):
     def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
         """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
         return np.stack(self._predict(self._show(observations, episode_ids)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an evaluation compares, to notice another policy."""
+        return self._identity
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         """These episodes are over."""

@@ -73,9 +73,9 @@ class IntervenedPolicy:
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
-        for of_a_server in ("patience", "warm_up"):  # how long it may take, and what it needs before the first answer
-            if hasattr(policy, of_a_server):
-                setattr(self, of_a_server, getattr(policy, of_a_server))
+        for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
+            if hasattr(policy, asked):
+                setattr(self, asked, getattr(policy, asked))
         self._first: dict[int, dict[str, np.ndarray]] = {}
         self._step: dict[int, int] = {}
 

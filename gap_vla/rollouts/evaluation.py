@@ -17,7 +17,15 @@ from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
-from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, as_json, identity
+from gap_vla.rollouts.policy import (
+    FIRST_ANSWER,
+    ExpertPolicy,
+    GuardedPolicy,
+    Policy,
+    PolicyUnavailable,
+    as_json,
+    identity,
+)
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, summarize, title
@@ -156,7 +164,7 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
-        if log.records and not getattr(policy, "identity", None) and not getattr(policy, "privileged", False):
+        if log.records and not getattr(policy, "identity", None) and type(policy) is not ExpertPolicy:
             there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, which has no `identity`"
             warnings.warn(f"{there}; were they another policy's, give another folder", stacklevel=2)
         todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]

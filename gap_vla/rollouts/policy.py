@@ -93,7 +93,11 @@ def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
 
 def identity(policy: Policy) -> dict[str, Any]:
     """What an evaluation writes down about its policy, to notice on resume that it is another one."""
-    return as_json(policy.name, {"name": policy.name, **getattr(policy, "identity", {})})
+    kind, own = type(policy), {"name": policy.name, **getattr(policy, "identity", {})}
+    bases = {base.__module__.partition(".")[0] for base in kind.__mro__ if base is not Policy}
+    if "gap_vla" in bases and not kind.__module__.startswith("gap_vla."):
+        own.setdefault("class", kind.__qualname__)  # its changes are no part of what it inherits
+    return as_json(policy.name, own)
 
 
 def as_json(whose: str, said: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +162,8 @@ class ReplayPolicy:
         self.variant: Any = None  # of the scene, as far as its recordings say
         self.succeeded: Sequence[bool] = ()  # of each, when it was recorded
         for place, one in enumerate(map(np.asarray, actions)):
-            if one.ndim != 2 or not one.size or one.dtype.kind not in "fiu" or not np.isfinite(one).all():
+            odd = np.ma.is_masked(actions[place]) or one.dtype.kind not in "fiu" or not np.isfinite(one).all()
+            if odd or one.ndim != 2 or not one.size:
                 raise PolicyError(f"recording {place} is {one.dtype}{[*one.shape]}; give finite numbers [T, A]")
         widths = {np.shape(one)[1] for one in actions}
         if len(widths) != 1:

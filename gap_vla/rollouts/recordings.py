@@ -68,7 +68,8 @@ class Recording:
         numbers = {"proprio": self.proprio, "action": self.action}
         for kind, axes, told in ((np.uint8, 4, self.pictures), (np.bool_, 1, steps), (np.number, 2, numbers)):
             for key, values in {key: values for key, values in told.items() if values is not None}.items():
-                if np.ndim(values) != axes or not np.issubdtype(getattr(values, "dtype", object), kind):
+                alike = np.issubdtype(getattr(values, "dtype", object), kind) and not np.iscomplexobj(values)
+                if np.ndim(values) != axes or not alike or np.ma.is_masked(values):
                     needed = f"make {kind.__name__} of {axes} axes of it"
                     raise EvaluationError(
                         f"{self.name}: {key} is {np.asarray(values).dtype}{[*np.shape(values)]}; {needed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import GuardedPolicy, PolicyUnavailable
 from gap_vla.rollouts.record import SIMULATOR, EpisodeLog, EpisodeRecord, EvaluationError, VideoShelf
-from gap_vla.rollouts.task import Task
+from gap_vla.rollouts.task import SimTask, Task
 from gap_vla.rollouts.workers import Crash, Frame, Reset, Step, WorkerPool
 
 MAX_LOST_IN_A_ROW = 3
@@ -27,8 +28,9 @@ MAX_SILENT_IN_A_ROW = 3
 def not_finite(observation: Mapping[str, Any]) -> str | None:
     """Which array of an observation holds NaN or infinity, and where; None if none does. Others are words."""
     for key, value in observation.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
-            return f"{key} is NaN or infinite at index {int(np.argmin(np.isfinite(value)))}"
+        with contextlib.suppress(ValueError):  # what is no array is named where it becomes one
+            if (found := np.asarray(value)).dtype.kind in "fc" and not np.isfinite(found).all():
+                return f"{key} is NaN or infinite at index {int(np.argmin(np.isfinite(found)))}"
     return None
 
 
@@ -144,7 +146,12 @@ class Rollout:
         keys = episodes[0].observation
         with refusing("what the simulators show", "let all of them show the same arrays", EvaluationError):
             batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
-        batch["language_instruction"] = np.array([self.task.instruction] * len(slots))
+        texts = [self.task.instruction] * len(slots)
+        if "language_instruction" in batch and not isinstance(self.task, SimTask):  # of each layout its own
+            texts = batch["language_instruction"].tolist()
+            if odd := [text for text in texts if not isinstance(text, str)]:
+                raise EvaluationError(f"{self.task.name}: language_instruction is {odd[0]!r:.60}; let it be a text")
+        batch["language_instruction"] = np.array(texts)
         started = time.perf_counter()
         actions, faults = self.policy.act(batch, [episode.number for episode in episodes])
         share = (time.perf_counter() - started) / len(slots)

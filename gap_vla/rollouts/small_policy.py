@@ -99,7 +99,6 @@ class SmallTorchPolicy(ChunkPolicy):
             action_dim=policy.action_dim,
             samples=policy.head.samples,
             name=name or policy.method,
-            details={"parameters": parameter_digest(policy)},
             **options,
         )
         if self.action_dim != policy.action_dim:
@@ -133,6 +132,10 @@ class SmallTorchPolicy(ChunkPolicy):
         require_own_statistics(directory, statistics, normalization)
         loaded.camera = policy.view
         return loaded
+
+    @property
+    def identity(self) -> dict[str, Any]:  # its parameters as they are now: they may be trained on
+        return {**self._identity, "parameters": parameter_digest(self.model)}
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:

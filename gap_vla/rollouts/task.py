@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 
 from gap_vla import sim
-from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers, choose
 from gap_vla.rollouts.record import EvaluationError
 
 STEPS = Bounds(1, 100_000, "control steps of an episode")
@@ -83,6 +83,13 @@ class SimTask:
 
     def __post_init__(self) -> None:
         check_numbers(self, "", EvaluationError)
+        spec = sim.task_spec(self.name)
+        if self.horizon > spec.horizon:
+            raise EvaluationError(
+                f"horizon is {self.horizon}, an episode of {self.name} ends at step {spec.horizon}; lower it"
+            )
+        if self.disturbance is not None:
+            choose(self.disturbance, ["objects_moved"], "disturbance", EvaluationError)
 
     def make(self) -> Any:
         from gap_vla.sim.disturbance import ObjectMover
@@ -101,7 +108,8 @@ class SimTask:
         return PhaseWatcher(env.unwrapped.world)
 
     def identity(self) -> dict[str, Any]:
-        pictures = sim.task_spec(self.name).pictures_version if self.cameras else 1
+        spec = sim.task_spec(self.name)
+        pictures = spec.pictures_version if self.cameras else 1
         return {
             "task": self.name,
             "image_size": int(self.image_size),
@@ -110,6 +118,7 @@ class SimTask:
             "camera": self.camera,
             **({"pictures_version": pictures} if pictures > 1 else {}),
             **({"disturbance": self.disturbance} if self.disturbance else {}),
+            **({"instruction": self.instruction} if self.instruction != spec.instruction else {}),
         }
 
 
@@ -130,8 +139,6 @@ def sim_task(
         EvaluationError: an impossible `horizon` or `image_size`.
     """
     spec = sim.task_spec(name)
-    if horizon is not None and horizon > spec.horizon:
-        raise EvaluationError(f"horizon is {horizon}, an episode of {spec.name} ends at step {spec.horizon}; lower it")
     length = spec.horizon if horizon is None else horizon
     task = SimTask(spec.name, spec.instruction, length, spec.action_dim, spec.phases, cameras=tuple(cameras), **scene)
     sim.variant_spec(task.variant).require_view(task.camera)

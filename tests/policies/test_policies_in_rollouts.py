@@ -150,3 +150,12 @@ def test_every_frame_is_encoded_once_and_seen_as_long_as_the_window_shows_it(run
     for step in range(3):
         late.act(observation([0], step), [0])
     np.testing.assert_allclose(late.predict(observation([0], 3), [0])[0], chunks[3], atol=1e-5)
+
+
+def test_a_policy_that_was_trained_on_is_another_one(run):
+    policy = SmallTorchPolicy.load(run)
+    before = policy.identity
+    with torch.no_grad():
+        next(policy.model.parameters()).mul_(2)
+    assert before["parameters"] != policy.identity["parameters"]
+    assert {**before, "parameters": ""} == {**policy.identity, "parameters": ""}

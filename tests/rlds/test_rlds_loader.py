@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from synthetic_demos import same
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.loader import gathered
 from gap_vla.rlds.windows import Windows
@@ -55,3 +57,18 @@ def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
     same(mixed, single)
     ordered = WindowLoader([(store, 1.0), (store, 1.0)], **{**OPTIONS, "train": False})
     assert sum(len(b["rho"]) for b in ordered) == 2 * store.split("train").steps
+
+
+def test_a_change_that_returns_nothing_is_refused(store: EpisodeStore) -> None:
+    with pytest.raises(ConfigError, match="change returned None; let it return the batch"):
+        next(WindowLoader(store, **OPTIONS, change=lambda _, batch: batch.update(rho=0)))
+
+
+@pytest.mark.parametrize("windows", [[True, False], [1.7], [10**6], [-1]])
+def test_windows_that_are_no_numbers_of_windows_are_refused(
+    store: EpisodeStore, windows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Windows(store, split="train", window_size=2, action_horizon=3)
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # as outside of the tests
+    with pytest.raises(ConfigError, match="give their numbers, below"):
+        part.gather(np.array(windows))

@@ -7,9 +7,11 @@ import pytest
 
 from gap_vla.core.errors import UserError
 from gap_vla.rlds.statistics import (
+    StatisticsError,
     check_statistics,
     dataset_statistics,
     load_statistics,
+    normalize,
     save_statistics,
     statistics_digest,
 )
@@ -96,3 +98,14 @@ def test_counts_below_one_are_refused(key):
     with pytest.raises(UserError, match=rf"dataset_statistics\.json: {key} is 0; it must be a number from 1 to"):
         checked({**of_data(), key: 0})
     checked({**of_data(), key: np.array(1)})  # as Octo's checkpoints are read
+
+
+@pytest.mark.parametrize("odd, said", [(np.ma.masked, "masked in places"), (1e300, "NaN or infinite")])
+def test_values_that_are_masked_or_infinite_in_float32_have_no_statistics(odd, said):
+    actions = np.ma.array(np.random.default_rng(0).normal(size=(9, 7)))
+    actions[3, 2] = odd
+    with pytest.raises(StatisticsError, match=said):
+        dataset_statistics([actions], [np.zeros((9, 2))])
+    if odd is np.ma.masked:
+        with pytest.raises(StatisticsError, match=said):
+            normalize(actions, dataset_statistics([actions.data], [np.zeros((9, 2))])["action"])

@@ -94,6 +94,7 @@ def statistics_with(**action: Any) -> dict[str, Any]:
         lambda given: tr.normalize_trajectory(given, statistics_with(std=-np.ones_like(GOLDEN["in/action"][0]))),
         lambda given: tr.chunk(given, 0, 0),
         lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 7))}, 2, 4),
+        lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 2, 7))}, 2, 2),
         lambda given: tr.relabel_goals(given, max_goal_distance=-1),
     ],
 )
@@ -101,6 +102,11 @@ def test_what_no_trajectory_can_be_made_of_is_refused(asked: Any) -> None:
     tr.normalize_trajectory(trajectory(), statistics_with())
     with pytest.raises(UserError):
         asked(trajectory())
+
+
+def test_labels_of_another_number_of_steps_than_the_actions_are_refused() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="rho has not one value for each action"):
+        tr.chunk({**trajectory(), "rho": tf.ones(99)}, 2, 2)
 
 
 def test_goals_lie_ahead_and_bring_their_whole_observation() -> None:

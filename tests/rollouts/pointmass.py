@@ -114,3 +114,17 @@ class PointTask:
 
     def identity(self) -> dict[str, Any]:
         return {"task": self.name, "size": self.size, "disturbance": self.disturbance}
+
+
+class Told(PointMass):
+    """Says what to do in each layout, and its speed as a list."""
+
+    def _observe(self):
+        text = f"go to the spot of layout {self.seed_value}" if self.seed_value < 100 else b"go"
+        speed = [float("nan") if self.seed_value == 3 and self.steps == 2 else 0.5]
+        return {**super()._observe(), "language_instruction": text, "speed": speed}
+
+
+class ToldTask(PointTask):
+    def make(self):
+        return Told(self.size, self.faults)

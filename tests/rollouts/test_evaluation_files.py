@@ -1,6 +1,7 @@
 """Files that hold no measurement: demonstrations, key files, episodes and summaries are refused, by their names."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -26,8 +27,8 @@ from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord, read_episodes
-from gap_vla.rollouts.recordings import require_scene, view_of
-from gap_vla.rollouts.summary import read_outcomes, summarize
+from gap_vla.rollouts.recordings import Recording, require_scene, view_of
+from gap_vla.rollouts.summary import cannot_end_so, read_outcomes, summarize
 from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_checkpoint, load_policy
@@ -742,3 +743,24 @@ def test_a_checkpoint_without_the_file_that_says_what_it_is_is_named(tmp_path):
         CheckpointError, match=r"holds neither a small policy's policy\.json, nor an Octo's config\.json"
     ):
         load_checkpoint(tmp_path)
+
+
+def test_a_task_that_was_changed_is_another_one_or_refused():
+    task = sim_task("assembly")
+    told = dataclasses.replace(task, instruction="put it away")
+    assert told.identity() == {**task.identity(), "instruction": "put it away"}
+    for change, said in (({"horizon": 1000}, "horizon is 1000"), ({"disturbance": "object_moved"}, "object_moved")):
+        with pytest.raises(EvaluationError, match=said):
+            dataclasses.replace(task, **change)
+    own = {"task": "assembly", "horizon": 200}  # another's task of this name, which may end early
+    early = EpisodeRecord(0, 5, False, 3, None)
+    assert cannot_end_so(early, task.identity() | {"horizon": 200}) and not cannot_end_so(early, own)
+
+
+def test_masked_and_complex_recordings_are_refused():
+    masked = np.ma.masked_less(np.zeros((3, 7)), 1)
+    with pytest.raises(PolicyError, match="recording 0 is float64"):
+        ReplayPolicy([masked], [3])
+    for action in (masked, np.zeros((3, 7), complex)):
+        with pytest.raises(EvaluationError, match="action is"):
+            Recording({}, np.zeros((3, 9)), action)

@@ -142,13 +142,16 @@ def test_episodes_that_were_all_cut_short_are_no_success_rate(tmp_path):
 
 
 def test_a_summary_of_another_program_that_comes_while_episodes_are_played_stays(tmp_path):
-    class Slow(RandomPolicy):
-        def act(self, observations, episode_ids):
-            (tmp_path / "summary.json").write_text("{}")
-            return super().act(observations, episode_ids)
+    policy = RandomPolicy(7)
+    act = policy.act
 
+    def slow(observations, episode_ids):
+        (tmp_path / "summary.json").write_text("{}")
+        return act(observations, episode_ids)
+
+    policy.act = slow
     with pytest.raises(EvaluationError, match=r"summary\.json came while the episodes were played; move it away"):
-        evaluate(Slow(7), tmp_path, episodes=2)
+        evaluate(policy, tmp_path, episodes=2)
     assert (tmp_path / "summary.json").read_text() == "{}"
     (tmp_path / "summary.json").unlink()
     assert evaluate(RandomPolicy(7), tmp_path, episodes=2)["episodes"] == 2

@@ -5,12 +5,14 @@ import shutil
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import serialization
 
 from gap_vla.cli import serve_policy
 from gap_vla.octo import CheckpointError, OctoModel, small_config
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.presets import example_batch
 from gap_vla.octo.spec import ModuleSpec
@@ -486,3 +488,56 @@ def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):
     (tmp_path / "checkpoint" / "dataset_statistics.json").unlink()
     with pytest.raises(CheckpointError, match=r"dataset_statistics\.json"):
         load_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("text", [b"go", None, 3.0])
+def test_an_instruction_that_is_no_text_is_refused(drawing, text):
+    drawing.reset([0])
+    with pytest.raises(PolicyError, match=r"language_instruction is .*, no text; give str \(bytes: \.decode\(\)\)"):
+        drawing.act({**observations(1), "language_instruction": np.array([text], object)}, [0])
+
+
+def test_a_model_that_says_its_normalization_acts_by_that_one():
+    ends = {"p01": np.full(7, -0.8), "p99": np.full(7, 1.2)}
+    of_proprio = {"p01": np.full(9, -4.0), "p99": np.full(9, 6.0)}
+    model = build(
+        statistics={"action": {**STATISTICS["action"], **ends}, "proprio": {**STATISTICS["proprio"], **of_proprio}}
+    )
+    assert OctoPolicy(model).identity["normalization"] == "normal"
+    said = model.replace(config={**model.config, "normalization": "bounds"})
+    assert OctoPolicy(said).identity["normalization"] == "bounds"
+    with pytest.raises(CheckpointError, match="was trained with normalization bounds, not normal"):
+        OctoPolicy(said, normalization="normal")
+    batch = said.example_batch
+    with pytest.warns(UserWarning, match=r"trained with normalization bounds, .*unnormalize\(actions"):
+        said.sample_actions(batch["observation"], batch["task"], said.dataset_statistics["action"])
+    only_openvlas = {"mean": ends["p01"] + 1, "q01": ends["p01"], "q99": ends["p99"]}
+    own, others = (
+        said.sample_actions(batch["observation"], batch["task"], statistics, "bounds")
+        for statistics in (said.dataset_statistics["action"], {**only_openvlas, "mask": STATISTICS["action"]["mask"]})
+    )
+    np.testing.assert_array_equal(own, others)
+
+
+@pytest.mark.parametrize(
+    "put, said", [(np.ma.masked, "masked"), (1e300, "NaN or infinite"), (np.nan, "NaN or infinite")]
+)
+@pytest.mark.parametrize("kind", [np.asarray, jax.numpy.asarray])
+def test_numbers_that_no_network_can_read_are_refused(diffusion, put, said, kind):
+    batch = diffusion.example_batch
+    proprio = np.ma.array(np.zeros((1, 2, 9)))
+    proprio[0, 1, 3] = put
+    if put is not np.ma.masked:
+        proprio = kind(proprio.data)
+    with pytest.raises(BatchError, match=f"observation/proprio is {said}"):
+        diffusion.sample_actions({**batch["observation"], "proprio": proprio}, batch["task"])
+    with pytest.raises(BatchError, match="normalization_type 'nonsense' is unknown"):
+        diffusion.sample_actions(batch["observation"], batch["task"], normalization_type="nonsense")
+
+
+@pytest.mark.parametrize(
+    "options", [{"ensemble": "no"}, {"ensemble": True, "execute": 3}, {"execute": 1.5}, {"batch_size": 0}, {"seed": -1}]
+)
+def test_options_of_a_policy_that_mean_nothing_are_refused(diffusion, options):
+    with pytest.raises(PolicyError, match=next(iter(options))):
+        OctoPolicy(diffusion, **options)

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pointmass import PointTask
+from pointmass import PointTask, ToldTask
 
 from gap_vla.rollouts import (
     EvaluationError,
@@ -217,14 +218,17 @@ import sys, time
 from pointmass import PointTask
 from gap_vla.rollouts import RandomPolicy, evaluate
 
-class Slow(RandomPolicy):
-    def act(self, observations, episode_ids):
-        if max(episode_ids) >= 6:
-            time.sleep(3600)  # here it is killed
-        return super().act(observations, episode_ids)
+policy = RandomPolicy(7)
+act = policy.act
+
+def slow(observations, episode_ids):
+    if max(episode_ids) >= 6:
+        time.sleep(3600)  # here it is killed
+    return act(observations, episode_ids)
 
 if __name__ == "__main__":
-    evaluate(Slow(7), PointTask(), episodes=12, seed=0, out_dir=sys.argv[1], workers=2, slots_per_worker=1,
+    policy.act = slow
+    evaluate(policy, PointTask(), episodes=12, seed=0, out_dir=sys.argv[1], workers=2, slots_per_worker=1,
     videos=2, progress=False)
 """
 
@@ -295,3 +299,62 @@ def test_failures_are_filmed_before_successes(tmp_path):
     fewer = evaluate(Misbehaving("nan"), tmp_path, episodes=2, workers=1, slots_per_worker=1, videos=2)
     assert fewer["videos"] == of_these and (tmp_path / summary["videos"][0]).exists()
     assert all((tmp_path / name).stat().st_size > 500 for name in summary["videos"])
+
+
+def test_a_task_that_cannot_be_watched_or_sent_is_refused_before_a_simulator_starts(tmp_path, monkeypatch):
+    class Local(PointTask):
+        pass
+
+    class Unwatched(PointTask):
+        make_watcher = None
+
+    nothing = types.SimpleNamespace(name="x", act=None)
+    for policy, task, said in (
+        (RandomPolicy(7), Unwatched(), "names phases and has no `make_watcher`"),
+        (RandomPolicy(7), Local(), r"the task Local: .* it is sent to the simulators' processes, so it must pickle"),
+        (nothing, PointTask(), "the policy has no `reset`"),
+    ):
+        with pytest.raises(EvaluationError, match=said):
+            evaluate(policy, tmp_path, task=task)
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook, and in `python -`
+    monkeypatch.setattr(PointTask, "__module__", "__main__")
+    with pytest.raises(EvaluationError, match="PointTask is written where no other process can import it"):
+        evaluate(RandomPolicy(7), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_subclass_changes_is_another_policy(tmp_path):
+    class Noisy(RandomPolicy):
+        name = "random"
+
+    class Halting(ExpertPolicy):
+        def act(self, observations, episode_ids):
+            return super().act(observations, episode_ids) * 0
+
+    evaluate(RandomPolicy(7), tmp_path / "a", episodes=1)
+    with pytest.raises(EvaluationError, match="another evaluation"):
+        evaluate(Noisy(7), tmp_path / "a", episodes=1)
+    evaluate(Halting(), tmp_path / "b", episodes=1)
+    with pytest.raises(EvaluationError, match="another evaluation"):
+        evaluate(ExpertPolicy(), tmp_path / "b", episodes=1)
+
+
+class Listening(ExpertPolicy):
+    name = "listening"
+
+    def __init__(self):
+        super().__init__()
+        self.told = set()
+
+    def act(self, observations, episode_ids):
+        self.told |= {*observations["language_instruction"].tolist()}
+        return super().act(observations, episode_ids)
+
+
+def test_the_instruction_of_each_layout_is_the_simulators_own_and_no_list_hides_a_nan(tmp_path):
+    policy = Listening()
+    summary = evaluate(policy, tmp_path / "a", task=ToldTask(), episodes=4)
+    assert policy.told == {f"go to the spot of layout {seed}" for seed in range(4)}
+    assert ["speed is NaN or infinite at index 0" in one["error"] for one in summary["errors"]] == [True]
+    with pytest.raises(EvaluationError, match="pointmass: language_instruction is b'go'; let it be a text"):
+        evaluate(Listening(), tmp_path / "b", task=ToldTask(), episodes=1, seed=100)

@@ -555,3 +555,34 @@ def test_a_handshake_that_noise_breaks_off_is_a_server_that_is_not_there(monkeyp
     monkeypatch.setattr("gap_vla.serving.client.connect", connecting)
     with pytest.raises(PolicyUnavailable, match=r"no policy server at ws://localhost:8000 .*; start one"):
         RemotePolicy("ws://localhost:8000", patience=0)
+
+
+def test_episodes_that_act_in_turns_keep_what_they_were_shown():
+    with serving(Counting(), whole_chunks=False) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset(range(40))
+        seen = {"proprio": STATE[None]}
+        steps = [float(policy.act(seen, [episode])[0, 0]) for episode in (0, 1, 0, 1, 0)]
+        assert steps == [0, 0, 1, 1, 2]
+        for wrong, ids in ((seen, [0, 1]), (seen, [99]), ({"proprio": np.stack([STATE, STATE])}, [0, 0])):
+            with pytest.raises(PolicyError, match=r"give one for each|reset each of them once before it acts"):
+                policy.act(wrong, ids)
+        for episode in range(2, 40):  # more than a client keeps connections for: the oldest have to be reset
+            policy.act(seen, [episode])
+        with pytest.raises(PolicyError, match="reset each of them once before it acts"):
+            policy.act(seen, [0])
+        policy.close()
+
+
+def test_an_instruction_that_is_no_text_is_not_sent():
+    with pytest.raises(PolicyError, match=r"language_instruction is b'go', no text"):
+        KeyMapping({"language_instruction": "prompt"}).to_wire({"language_instruction": b"go"})
+    for text in ("go", np.str_("go"), np.array("go")):
+        assert KeyMapping({"language_instruction": "prompt"}).to_wire({"language_instruction": text}) == {
+            "prompt": "go"
+        }
+
+
+def test_entries_of_keys_that_a_server_does_not_apply_are_refused():
+    with pytest.raises(PolicyError, match="takes observation of keys alone"):
+        PolicyServer(Counting(), whole_chunks=True, keys=KeyMapping({"proprio": "my/state"}, action_signs=(1,) * 7))
