@@ -130,7 +130,11 @@ class RemotePolicy:
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
+        if isinstance(text := observations.get("language_instruction"), str):  # of one row
+            observations = {**observations, "language_instruction": np.atleast_1d(text)}
         rows = {key: len(value) for key, value in observations.items()}
+        if odd := [key for key, value in observations.items() if np.ma.is_masked(value)]:
+            raise PolicyError(f"{odd[0]} is masked in places; fill them in")
         if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
             raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
         if {*episode_ids} - {*self._waited} or len({*episode_ids}) < len(episode_ids):
@@ -139,15 +143,15 @@ class RemotePolicy:
         others = [episode for episode in self._links if episode not in episode_ids]  # the oldest first
         for over in others[: max(0, len(others) - MOST_WAITING)]:
             self.forget([over])
-        actions = []
+        links = []
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
             if link is None or not link.left:
                 link = self._ask(episode, {key: value[row] for key, value in observations.items()})
-            actions.append(link.left.popleft())
-        if len(widths := {len(action) for action in actions}) > 1:
+            links.append(link)
+        if len(widths := {len(link.left[0]) for link in links}) > 1:
             raise PolicyError(f"{self.address} answered with actions of widths {sorted(widths)}; let them have one")
-        return np.stack(actions)
+        return np.stack([link.left.popleft() for link in links])
 
     def close(self) -> None:
         """Ends all connections."""

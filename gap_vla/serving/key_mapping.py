@@ -60,6 +60,9 @@ class KeyMapping:
         given = {name: value for name, value in vars(self).items() if value is not None}
         plain = {name: [*value] if isinstance(value, tuple) else value for name, value in given.items()}
         _require_mapping(Section(plain, "KeyMapping", PolicyError))
+        object.__setattr__(self, "observation", dict(self.observation))  # not the caller's, which may change
+        for name in {"action_columns", "action_signs"} & given.keys():
+            object.__setattr__(self, name, tuple(given[name]))
 
     @classmethod
     def read(cls, path: Path) -> KeyMapping:

@@ -161,6 +161,8 @@ def load_policy(
     """
     if keys is not None and not name.startswith(("ws://", "wss://")):
         raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
+    if execute not in (None, 1) and not name.startswith(("ws://", "wss://")):
+        raise PolicyError(f"execute={execute} is for the answers of servers; {name} acts at every step")
     if name == "expert":
         return LoadedPolicy(ExpertPolicy())
     if name == "random":

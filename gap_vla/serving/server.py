@@ -59,6 +59,9 @@ class ServerLimits:
         check_numbers(self, "", PolicyError)
 
 
+_EPISODES = itertools.count()
+"""Numbers of connections, of all servers of this process: several may serve one policy."""
+
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
 
@@ -105,7 +108,6 @@ class PolicyServer:
             **(metadata or {}),
         }
         self._greeting = pack(greeting)
-        self._numbers = itertools.count()
         self._open = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
 
@@ -139,7 +141,7 @@ class PolicyServer:
             return await connection.close(CloseCode.TRY_AGAIN_LATER, reason)
         self._open += 1
         try:
-            await self._converse(connection, next(self._numbers))
+            await self._converse(connection, next(_EPISODES))
         except ConnectionClosed:
             pass  # clients come and go
         except TimeoutError:

@@ -81,6 +81,8 @@ def unpack(message: bytes) -> Any:
 
 
 def _encode(value: Any) -> Any:
+    if np.ma.is_masked(value):
+        raise TypeError("an array is masked in places; fill them in")
     if isinstance(value, np.ndarray):
         _checked_dtype(value.dtype.str)
         return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}

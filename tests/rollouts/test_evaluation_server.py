@@ -586,3 +586,51 @@ def test_an_instruction_that_is_no_text_is_not_sent():
 def test_entries_of_keys_that_a_server_does_not_apply_are_refused():
     with pytest.raises(PolicyError, match="takes observation of keys alone"):
         PolicyServer(Counting(), whole_chunks=True, keys=KeyMapping({"proprio": "my/state"}, action_signs=(1,) * 7))
+
+
+def test_a_mapping_is_not_changed_by_its_caller_and_lists_are_tuples():
+    names, columns = {"proprio": "my/state"}, [0, 2]
+    keys = KeyMapping(names, action_columns=columns)
+    names["proprio"], columns[0] = "other", 5
+    assert keys == KeyMapping({"proprio": "my/state"}, action_columns=(0, 2))
+
+
+def test_what_would_be_sent_as_something_else_is_refused():
+    with pytest.raises(WireError, match="masked in places"):
+        pack({"state": np.ma.masked_less(STATE, STATE.max() + 1)})
+    with serving(Counting(), whole_chunks=False) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset([0, 1])
+        seen = {"proprio": np.stack([STATE, STATE])}
+        with pytest.raises(PolicyError, match="proprio is masked in places; fill them in"):
+            policy.act({"proprio": np.ma.masked_less(seen["proprio"], STATE.max() + 1)}, [0, 1])
+        with pytest.raises(PolicyError, match="language_instruction has 1 rows for 2 episodes"):
+            policy.act({**seen, "language_instruction": "go"}, [0, 1])
+
+
+def test_servers_of_one_policy_do_not_mix_their_episodes():
+    policy = Counting()
+    with serving(policy, whole_chunks=False) as first, serving(policy, whole_chunks=False) as second:
+        clients = [RemotePolicy(f"ws://127.0.0.1:{port}") for port in (first, second)]
+        for client in clients:
+            client.reset([0])
+        steps = [float(client.act({"proprio": STATE[None]}, [0])[0, 0]) for client in (*clients, *clients)]
+        assert steps == [0, 0, 1, 1]
+
+
+def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):
+    with serving(Counting(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=3))
+        policy.reset([0, 1])
+        seen = {"proprio": np.stack([STATE, STATE])}
+        with pytest.raises(PolicyError), monkeypatch.context() as patch:
+            ask = policy._ask
+            patch.setattr(policy, "_ask", lambda row, one: ask(row, one if row == 0 else {"proprio": STATE[None]}))
+            policy.act(seen, [0, 1])
+        assert policy.act(seen, [0, 1])[:, 0].tolist() == [0, 0]
+
+
+def test_executing_parts_of_answers_is_for_servers():
+    with pytest.raises(PolicyError, match="execute=4 is for the answers of servers; random acts at every step"):
+        load_policy("random", action_dim=7, execute=4)
+    load_policy("random", action_dim=7, execute=1)
