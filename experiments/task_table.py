@@ -209,9 +209,16 @@ def as_markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shown_tasks(text: str) -> set[str]:
-    """Tasks that have a row in the tables of `as_markdown`."""
-    return {*re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)}
+def shown_cells(text: str) -> set[tuple[str, str]]:
+    """(task, variant) whose success stands in the tables of `as_markdown`."""
+    found, heading = set(), list[str]()
+    for row in re.findall(r"^\| (.*) \|$", text, re.MULTILINE):
+        first, *cells = row.split(" | ")
+        if first == "task":
+            heading = ["default" if name.startswith("success") else name for name in cells]
+        elif task := re.fullmatch(r"`(\w+)`", first):
+            found |= {(task[1], name) for name, cell in zip(heading, cells) if name in VARIANT_NAMES and cell != "–"}
+    return found
 
 
 def _success(cell: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Functions refuse what would give a wrong policy or figure in silence: shapes that broadcast, flags, NaN."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ from gap_vla.phases import (
 from gap_vla.phases.targets import soft_targets
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
+from gap_vla.report.page import write_report
+from gap_vla.report.runs import ReportError
 from gap_vla.rlds import dataset_statistics, normalize, unnormalize
 from gap_vla.rlds.reader import pick_fields
 from gap_vla.rlds.statistics import StatisticsError
@@ -204,6 +207,12 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "no seed": (OutcomesError, "0 seeds", lambda: mean_rate([])),
     "rates for pairs": (OutcomesError, "0 or 1", lambda: paired_difference([0.4, 0.9], [0, 0])),
     "outcomes in words": (OutcomesError, "outcomes are <U3", lambda: paired_difference(["yes"], ["no"])),
+    "a bootstrap of one draw": (OutcomesError, "draws is 1; ", lambda: paired_difference([1, 0], [0, 0], draws=1)),
+    "fewer films than none": (
+        ReportError,
+        "videos is -1",
+        lambda: write_report(["x"], Path("x.html"), command="", videos=-1),
+    ),
     "an interval of NaN": (OutcomesError, "finite", lambda: over_seeds([0.1, 0.2], (np.nan, 1))),
     "an episode that is counted twice": (
         EvaluationError,

@@ -7,6 +7,7 @@ about 20 minutes:
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
     from experiments.pages import around, between, replace_between
-    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, read_results, shown_tasks, update_results
+    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, read_results, shown_cells, update_results
 
     tasks = [task_spec(name).name for name in options.tasks]
     looks = {variant_spec(variant).only_looks for variant in options.variants}
@@ -50,8 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     around(page, PAGE_PART, if_missing="refuse")
     kept = keeping("what was measured is kept, the same command continues")
     with alone(table.with_name(f".{table.name}.lock"), f"{table}"), kept:
-        if lost := sorted(shown_tasks(between(page, PAGE_PART)) - {*read_results(table), *tasks}):
-            raise UserError(f"{page} has measurements of {lost[0]}, {table} has none; put the page's own file there")
+        held = {(task, name) for task, cells in read_results(table).items() for name in cells if task != "made_by"}
+        held |= {*itertools.product(tasks, options.variants)}
+        if lost := sorted(shown_cells(between(page, PAGE_PART)) - held):
+            where = " on ".join(lost[0])
+            raise UserError(f"{page} has measurements of {where}, {table} has none; put the page's own file there")
         results = update_results(
             table,
             tasks=tasks,

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.looks.takeover import window_folder
 from gap_vla.core.foreign import Section, finite, one_line, refusing
 from gap_vla.core.measurements import require_losses
+from gap_vla.core.seals import EXPORTED
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.record import EPISODES_FILE, IDENTITY_FILE, read_episodes
 
@@ -27,7 +28,7 @@ BOUNDS = {
 
 def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
     """What an earlier call found out about these runs, if there was one. Raises ReportError: it is damaged, holds
-    values that cannot be, or is of other runs.
+    values that cannot be, or is of other runs, or of ones that were trained again since.
     """
     if not file.exists():
         return None
@@ -42,6 +43,10 @@ def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
     for label, path in found.section("runs", {}).values.items():
         if folders.get(label) != Path(str(path)).resolve().name:
             raise ReportError(f"{file} is a probe of other runs, such as {path}; {AGAIN}, or move it away")
+    exported = {run.label: run.summary[EXPORTED] for run in runs if EXPORTED in run.summary}
+    for label, probed in found.section("of", {}).values.items():
+        if exported.get(label, probed) != probed:
+            raise ReportError(f"{file} is a probe of another training of {label}; {AGAIN}, or move it away")
     return dict(found.values)
 
 
@@ -67,19 +72,24 @@ def require_branches(found: Section, config: Mapping[str, Any], advice: str) -> 
                 raise found.error(f"{found.name(heard)}.all is {whole:g}, not between those of its parts; {advice}")
 
 
-def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
-    """Raises ReportError for what a `takeover.json` says if it is of another run, or its windows are not what their
-    rollouts, in its `folder`, give.
+def require_takeover(found: Mapping[str, Any], folder: Path, run: Run, shown: Sequence[Run] = ()) -> None:
+    """Raises ReportError for what a `takeover.json` says if it is of another run, of other weights than those of the
+    runs `shown` beside it, or its windows are not what their rollouts, in its `folder`, give.
     """
     for key, own in (("main", run.label), ("task", run.task)):
         if found[key] != own:
             said = f"its {key} is {one_line(found[key], 60)}, the run's {own}"
             raise ReportError(f"{folder}: a takeover of another run ({said}); move it away, and look again")
     if (kept := folder / window_folder(0, "never") / IDENTITY_FILE).exists():
-        played = Section.read(kept, ReportError).section("policy").section("main", {}).values.get("parameters")
-        weights = {one.get("policy", {}).get("parameters", played) for one in run.evaluations.values()}
-        if played and weights - {played}:
-            raise ReportError(f"{folder}: a takeover of other weights than the run's; move it away, and look again")
+        both = Section.read(kept, ReportError).section("policy")
+        others = [one for one in shown if folder.name.endswith(f"-{one.path.resolve().name}")]
+        for part, own in (("main", run), *(("other", other) for other in others)):
+            played = both.section(part, {}).values.get("parameters")
+            weights = {one.get("policy", {}).get("parameters", played) for one in own.evaluations.values()}
+            if played and weights - {played}:
+                raise ReportError(
+                    f"{folder}: a takeover of other weights than those of {own.path}; move it away, and look again"
+                )
     windows, episodes = found["windows"], found["episodes"]
     for number, window in enumerate(windows):
         one = Section(window, f"{folder}: window {window['window']}", ReportError)

@@ -95,7 +95,7 @@ def takeovers_section(runs: Sequence[Run]) -> str:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
             with refusing(f"{path.parent}: a takeover that cannot be read", "move it away, and look again"):
                 found, settings = (parsed(content(file)) for file in (path, path.parent / "settings.json"))
-                require_takeover(found, path.parent, run)
+                require_takeover(found, path.parent, run, runs)
                 title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
                 told = note(
                     f"{found['episodes']} rollouts per window on the same layouts; without any takeover "

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from experiments.looks.linear_probe import probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
+from gap_vla.core.seals import EXPORTED
 from gap_vla.demos.fields import resized
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.recordings import require_scene
@@ -206,7 +207,8 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
 
     Returns:
         `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `still` (objects that do not move),
-        `branch_losses`, `labels` and `command`. The last label is an untrained network of the first run's architecture.
+        `branch_losses`, `labels`, `of` (label to digests of the checkpoint that was probed, where the run has them) and
+        `command`. The last label is an untrained network of the first run's architecture.
 
     Raises:
         ReportError: no run has visual features.
@@ -245,6 +247,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
         "still": still,
         "branch_losses": branches,
         "labels": labels,
+        "of": {run.label: run.summary[EXPORTED] for run in runs if EXPORTED in run.summary},
         "command": command,
     }
     write_output(out, "probe", json.dumps(result, indent=2))

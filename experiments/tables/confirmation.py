@@ -13,7 +13,7 @@ from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import in_points
-from gap_vla.rollouts.statistics import PairedDifference
+from gap_vla.rollouts.statistics import OutcomesError, PairedDifference
 
 BLOCKS = 4
 """Cells of the confirmation. Those that have not run yet count in the correction, so that it only becomes milder."""
@@ -101,11 +101,13 @@ def p_of_seeds(per_seed: Sequence[float]) -> float:
 
 def holm(p: Sequence[float], family: int) -> list[float]:
     """Holm's corrected p-values, in the order given, where `family` comparisons will be made; those that are missing
-    count as if they showed nothing.
+    count as if they showed nothing. Raises OutcomesError: there are more than those.
 
     >>> holm([0.01, 0.04, 0.03], family=4)
     [0.04, 0.09, 0.09]
     """
+    if len(p) > family:
+        raise OutcomesError(f"{len(p)} comparisons of a family of {family}; count all that are made")
     corrected, highest = [0.0] * len(p), 0.0
     for rank, place in enumerate(np.argsort(p, kind="stable")):
         highest = max(highest, min(1.0, p[place] * (family - rank)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.pages import FRONT, replace_between
 from experiments.tables.confirmation import COLUMNS, Judgement, corrected_comparisons, judged
-from experiments.tables.results import BlockResult
+from experiments.tables.results import BlockResult, unlike
 from experiments.tables.tables import IN, ON_FRONT_PAGE, Table
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import in_points, percents
@@ -50,11 +50,11 @@ def front_rows(table: Table, results: Sequence[BlockResult]) -> list[Row]:
 
 
 def write_front_page(rows: Sequence[Row], page: Path) -> None:
-    """A line for each block of `front_rows` in which GAP can be compared, once all its seeds are trained; a page
-    without the markers stays as it is.
+    """A line for each block of `front_rows` in which GAP can be compared, once all its seeds are trained, each on
+    the same demonstrations; a page without the markers stays as it is.
     """
     lines = [list(HEADINGS)]
-    for result, judgements in rows:
+    for result, judgements in (row for row in rows if not unlike(row[0].finished)):
         waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
         waiting |= {entry.arm for entry in result.failed}
         differences, success = result.found.differences, result.found.success

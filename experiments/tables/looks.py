@@ -96,7 +96,8 @@ class Looks:
 
 
 def look(cells: Sequence[Cell], ledger: Ledger, kind: Kind, what: Sequence[str], command: str) -> None:
-    """Looks into every finished cell that has not been looked into, and whose run is still here.
+    """Looks into every finished cell that has not been looked into, and whose run is still here. A run that measured
+    other than was recorded is another training, and left out with a note.
 
     Args:
         what: of `LOOKS`: `probe` (of an Octo only what it relies on); `takeover` for `concat` where `vision` of the
@@ -128,7 +129,7 @@ def look(cells: Sequence[Cell], ledger: Ledger, kind: Kind, what: Sequence[str],
         )
     if "probe" in what:
         for cell, entry in here:
-            if "probe_episodes" not in looks.of(entry):
+            if "probe_episodes" not in looks.of(entry) and _is_training_of(cell, entry, kind):
                 of_block = [other for one, other in found if one.block.name == cell.block.name]
                 _probe(cell, entry, of_block, looks, kind, command)
     if "predict" in what:
@@ -146,13 +147,28 @@ def look(cells: Sequence[Cell], ledger: Ledger, kind: Kind, what: Sequence[str],
         seeing = {(c.block.name, c.seed): c for c, _ in here if c.arm.name == TAKES_OVER}
         for cell, entry in here:
             other = seeing.get((cell.block.name, cell.seed))
-            if cell.arm.name == ACTS and other is not None and "takeover" not in looks.of(entry):
+            if cell.arm.name != ACTS or other is None or "takeover" in looks.of(entry):
+                continue
+            if all(_is_training_of(one, recorded, kind) for one, recorded in here if one in (cell, other)):
                 print(f"{cell.name}: {other.name} takes over in windows", flush=True)
                 runs = (kind.run_directory(one.config) for one in (cell, other))
                 played = take_over_runs(*runs, episodes=TAKEOVER_ROLLOUTS)
                 outcomes = {window["window"]: window["outcomes"] for window in played["windows"]}
                 told = {"other": other.name, "first_layout": played["seed"], "outcomes": outcomes, "command": command}
                 looks.add(entry, takeover=told)
+
+
+def _is_training_of(cell: Cell, entry: Entry, kind: Kind) -> bool:
+    """Whether the cell's run ended as was recorded; says so if not."""
+    from gap_vla.report.runs import Run
+
+    run = Run.read(kind.run_directory(cell.config))
+    measured = run.summary.get("validation", {})
+    unlike = [key for key, value in entry.validation.items() if abs(measured.get(key, value) - value) > 1e-6]
+    if alike := run.rollouts == entry.variants and not unlike:
+        return alike
+    print(f"{cell.name}: its run is another training ({run.path}); nothing is looked into", flush=True)
+    return alike
 
 
 def _probe(cell: Cell, entry: Entry, of_block: Sequence[Entry], looks: Looks, kind: Kind, command: str) -> None:

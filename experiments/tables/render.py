@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from experiments.tables.ledger import Entry, Ledger, LedgerError
 from experiments.tables.looks import Looks, looks_text
 from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
 from experiments.tables.proprio_map import map_summary, map_text, places_of
-from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
+from experiments.tables.results import BlockResult, analyse, demonstrations, pairs_of, unlike, verdicts
 from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.seeds import seed_text
 from experiments.tables.tables import IN, OUT, Block, Table
@@ -222,13 +221,10 @@ def notes(result: BlockResult) -> list[str]:
 
 def _doubts(result: BlockResult) -> list[str]:
     """What failed, whether methods saw the same demonstrations, and what counts no more."""
-    contents: dict[int, set[Any]] = defaultdict(set)
-    for entry in result.finished:
-        contents[entry.seed].add(entry.origin.get("episodes"))
     seen = []
-    if any(len(of_seed) > 1 for of_seed in contents.values()):
+    if unlike(result.finished):
         seen = ["Cells of one seed were not all trained on the same demonstrations: their content differs."]
-    elif len(set().union(*contents.values())) > 1:
+    elif len(set().union(*demonstrations(result.finished))) > 1:
         seen = ["Each seed has demonstrations of its own, the same for every method."]
     return [*_failures(result), *seen, *_stale_notes(result)]
 

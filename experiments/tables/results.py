@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.tables.cells import Cell
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, LedgerError, Stale
@@ -42,12 +43,23 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
     return BlockResult(
         block=block,
-        found=compare(by_arm, pairs_of(block)),
+        found=compare(by_arm, [pair for pair in pairs_of(block) if {*pair} <= by_arm.keys()]),
         failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
         missing=tuple(cell for cell, entry in found if entry is None and cell.name not in outdated),
         stale=tuple(stale),
         finished=tuple(finished),
     )
+
+
+def demonstrations(entries: Sequence[Entry]) -> list[set[Any]]:
+    """Of each training seed, the contents of the demonstrations that its cells were trained on."""
+    seeds = dict.fromkeys(entry.seed for entry in entries)
+    return [{entry.origin.get("episodes") for entry in entries if entry.seed == seed} for seed in seeds]
+
+
+def unlike(entries: Sequence[Entry]) -> bool:
+    """Whether cells of one seed were trained on different demonstrations."""
+    return any(len(of_seed) > 1 for of_seed in demonstrations(entries))
 
 
 def pairs_of(block: Block) -> list[tuple[str, str]]:

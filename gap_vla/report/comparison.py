@@ -13,7 +13,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, one_line
 from gap_vla.core.run_settings import of_result
 from gap_vla.core.seals import DIGESTS
-from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+from gap_vla.rollouts.statistics import OutcomesError, PairedDifference, as_outcomes, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import variant_spec
 
@@ -246,11 +246,23 @@ def compare(
 
     Args:
         outcomes: method to training seed to variant to outcomes.
-        pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
-            no rollouts are left out.
+        pairs: which to subtract, (first, second); default: every method from every later one. Those of which a method
+            of `outcomes` has no rollouts are left out.
         configs: of the runs, where they are known.
         summaries: of every run, which tell its data, versions of the code, and how it was rolled out.
+
+    Raises:
+        OutcomesError: an outcome is not 0 or 1, a variant has none, or a pair names a method that is not there.
     """
+    outcomes = {
+        method: {
+            seed: {v: _as_bool(one, f"{method}, seed {seed}, {v}") for v, one in of_seed.items()}
+            for seed, of_seed in by_seed.items()
+        }
+        for method, by_seed in outcomes.items()
+    }
+    if unknown_names := {name for pair in pairs or () for name in pair} - {*outcomes}:
+        raise OutcomesError(f"pairs name {min(unknown_names)}; there is {', '.join(outcomes)}")
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
     differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
@@ -260,10 +272,17 @@ def compare(
     return Comparison(success, differences, differing, unknown, sum(DIGESTS not in one for one in summaries))
 
 
+def _as_bool(rollouts: Mapping[int, Any], where: str) -> Rollouts:
+    if not rollouts:
+        raise OutcomesError(f"{where} has no rollouts; leave it out")
+    return dict(zip(rollouts, as_outcomes([*rollouts.values()]).tolist()))
+
+
 def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's summary says of its data and versions, and of how it was rolled out."""
     first = next(iter(summary.get("variants", {}).values()), summary.get("rollouts", {}))
     told = {key: first.get(part, {}) for part, keys in SCENE.items() for key in keys}
+    told["horizon"] = first.get("task", {})
     return {"origin": summary.get("origin", {}), "rollouts": {key: of[key] for key, of in told.items() if key in of}}
 
 

@@ -163,8 +163,8 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
             `evaluate` returns them).
 
     Raises:
-        EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts, or what
-            `require_comparable` refuses.
+        EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts,
+            beside the settings of another run, or what `require_comparable` refuses.
         OutputError: a file with such a name lies there that is none of ours.
         ResourceError: `out_dir` is a file, or nothing can be written there.
     """
@@ -184,7 +184,7 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
     folders = [RunDirectory(Path(path).parent) for path in summaries]
     for folder, run in zip(folders, runs):
         require_sealed(folder, run)
-    settings = [folder.read_config(EvaluationError) for folder in folders if folder.config.exists()]
+    settings = [_settings_of(run, folder) for folder, run in zip(folders, runs) if folder.config.exists()]
     comparison = compare(outcomes, None, settings, [run.values for run in runs])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
@@ -209,6 +209,17 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
     with writing(out / "table.png", "comparison") as temporary:
         save_picture(draw_comparison(comparison, title=title, name=label), temporary)
     return as_text(comparison), content
+
+
+def _settings_of(run: Section, folder: RunDirectory) -> Mapping[str, Any]:
+    """The settings beside a summary. Raises EvaluationError: they are of another run."""
+    config = folder.read_config(EvaluationError)
+    train = Section(config, str(folder.config), EvaluationError).section("train", {}).values
+    own: dict[str, Any] = {key: config[key] for key in ("task", "method") if key in config}
+    own |= {"seed": train["seed"]} if "seed" in train else {}
+    if others := [key for key, value in own.items() if run.values[key] != value]:
+        raise EvaluationError(f"{run.where} is of another {others[0]} than {folder.config}; copy the run again")
+    return config
 
 
 def _outcomes(runs: Sequence[Section]) -> dict[str, dict[int, dict[str, Rollouts]]]:

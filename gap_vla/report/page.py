@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gap_vla.core.foreign import whole
 from gap_vla.core.outputs import require_apart, write_output
 from gap_vla.drawing.markup import page
 from gap_vla.report import sections as parts
-from gap_vla.report.runs import by_method, read_runs
+from gap_vla.report.runs import ReportError, by_method, read_runs
 
 STYLE = "h2 { margin-top: 44px; padding-top: 14px; border-top: 1px solid #e3e8ee; }"
 
@@ -31,8 +32,9 @@ def write_report(
         rho_of: ρ that a run was trained with, `gap_vla.training.data.training_rho`; default: none is shown.
 
     Raises:
-        ReportError: no runs, runs of several tasks, or two of a method and seed.
+        ReportError: no runs, runs of several tasks, or two of a method and seed, or fewer than no `videos`.
     """
+    whole("videos", videos, 0, 2**53, ReportError)
     found = read_runs(runs)
     require_apart(out, *(run.store for run in found))
     sections = [

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from scipy import special
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import whole
 
 LEVEL = 0.95
 """Of every interval."""
@@ -26,9 +27,11 @@ class OutcomesError(UserError, ValueError):
     """Outcomes that cannot be counted or paired; the message says what was found."""
 
 
-def _check(successes: int, n: int) -> None:
+def _checked(successes: int, n: int) -> tuple[int, int]:
+    """Both as int: numpy's small ones overflow in sums and squares. Raises OutcomesError: they are no such counts."""
     if not all(isinstance(one, numbers.Integral) for one in (successes, n)) or not 0 <= successes <= n:
         raise OutcomesError(f"{successes} successes of {n} episodes; need whole numbers, 0 <= successes <= episodes")
+    return int(successes), int(n)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -39,7 +42,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     >>> [round(x, 3) for x in wilson(7, 30)]
     [0.118, 0.409]
     """
-    _check(successes, n)
+    successes, n = _checked(successes, n)
     if n == 0:
         return 0.0, 1.0
     z = float(special.ndtri(0.5 + LEVEL / 2))
@@ -57,7 +60,7 @@ def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
     >>> [round(x, 3) for x in clopper_pearson(7, 30)]
     [0.099, 0.423]
     """
-    _check(successes, n)
+    successes, n = _checked(successes, n)
     tail = (1 - LEVEL) / 2
     low = float(special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
     high = float(special.betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
@@ -72,8 +75,7 @@ def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
     >>> [round(x, 2) for x in mean_rate([(81, 100), (93, 100), (94, 100)])]
     [0.71, 1.0]
     """
-    for won, played in counts:
-        _check(won, played)
+    counts = [_checked(won, played) for won, played in counts]
     if not len(counts) or not all(played for _, played in counts):
         raise OutcomesError(f"{len(counts)} seeds, of which {sum(not n for _, n in counts)} have no episode")
     wins, episodes = (sum(column) for column in zip(*counts))
@@ -169,8 +171,10 @@ def paired_difference(
             seed and layout.
 
     Raises:
-        OutcomesError: shapes differ, are not 1-D or 2-D, or are empty, or an outcome is not 0 or 1.
+        OutcomesError: shapes differ, are not 1-D or 2-D, or are empty, an outcome is not 0 or 1, or `draws` is
+            below 100.
     """
+    whole("draws", draws, 100, 10**9, OutcomesError)
     first, second = (np.atleast_2d(as_outcomes(one)).astype(float) for one in (a, b))
     if np.shape(a) != np.shape(b) or np.ndim(a) not in (1, 2) or first.size == 0:
         raise OutcomesError(

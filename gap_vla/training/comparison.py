@@ -16,7 +16,7 @@ from typing import Any
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
-from gap_vla.core.marks import suffix_of
+from gap_vla.core.marks import made_by, suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.run_settings import of_result
@@ -25,6 +25,8 @@ from gap_vla.training.config import Experiment
 from gap_vla.training.preflight import require_ready
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import prepare_data
+
+TABLES = ("table.md", "table.json", "table.png")
 
 
 def cell_config(config: Experiment, method: str, seed: int) -> Experiment:
@@ -45,8 +47,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
 
     Returns:
         The final table of these cells as text, the names of those that failed, and the table as numbers (empty while
-        none has finished); `table.md`, `table.json`, `table.png` and `cells.json` lie in `comparison_directory`, where
-        another call, with other methods or seeds, may write its own.
+        none has finished); `cells.json`, and `table.md`, `table.json` and `table.png` once a cell has finished, lie in
+        `comparison_directory`, where another call, with other methods or seeds, may write its own.
     """
     from gap_vla.report.comparison_render import render
     from gap_vla.report.runs import Run as Finished
@@ -57,7 +59,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     if len({(cell.method, cell.train.seed) for cell in cells}) < len(cells):
         raise ConfigError(f"methods {','.join(methods)}: two of them are names of one; name each once")
     out = comparison_directory(config)
-    for name in ("table.md", "table.json", "table.png", "cells.json"):
+    for name in (*TABLES, "cells.json"):
         claim(out / name, "comparison", suffixes=(suffix_of(name),), named=False)
     failures: list[dict[str, str]] = []
     runs = [Run(cell) for cell in cells]
@@ -86,6 +88,9 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
             write_output(out / "cells.json", "comparison", json.dumps(account))
             if finished:
                 text, content = render(finished, out)
+            for path in [] if finished else [out / name for name in TABLES]:
+                if made_by(path) == "comparison":
+                    path.unlink()
     return text, [failure["cell"] for failure in failures], content
 
 

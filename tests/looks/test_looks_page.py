@@ -135,6 +135,20 @@ def test_a_takeover_of_other_weights_is_on_no_page(tmp_path):
             sections([Run.read(path)], None)
 
 
+def test_a_takeover_by_a_run_that_was_trained_again_is_on_no_page(tmp_path):
+    path, taking = (make_run(tmp_path, method, 0, [1, 0, 0, 1]) for method in ("gap", "vision"))
+    evaluation = {"policy": {"name": "vision", "parameters": "own"}}
+    other = dataclasses.replace(Run.read(taking), evaluations={"default": evaluation})
+    add_takeover(path)
+    folder = (path / "takeover" / "phase-default-vision").rename(path / "takeover" / "phase-default-vision-seed0")
+    played = folder / "00-never" / "evaluation.json"
+    played.parent.mkdir()
+    for parameters in ("own", "others"):
+        played.write_text(json.dumps({"policy": {"main": {}, "other": {"parameters": parameters}}}))
+        with pytest.raises(UserError, match=r"those of .*vision-seed0") if parameters == "others" else nullcontext():
+            sections([Run.read(path), other], None)
+
+
 def test_a_takeover_whose_rollouts_ended_otherwise_is_on_no_page(tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
     add_takeover(path)
@@ -195,6 +209,15 @@ def test_a_kept_probe_is_shown_with_its_own_runs_and_says_what_stands_still(runs
     for others in ([], [Run.read(make_run(tmp_path, "concat", 1, [1, 0])), shown[1]]):
         with pytest.raises(UserError, match=r"probe\.json is a probe of other runs, such as .*; look again"):
             kept_probe(file, others)
+
+
+def test_a_kept_probe_of_an_earlier_training_is_not_shown(runs, tmp_path):
+    shown, file = [dataclasses.replace(Run.read(runs[0]), summary={"exported": {"model.pt": "a"}})], tmp_path / "p.json"
+    for digest in ("a", "b"):
+        of = {"runs": {shown[0].label: str(runs[0])}, "of": {shown[0].label: {"model.pt": digest}}}
+        file.write_text(json.dumps(PROBE | {"branch_losses": {}} | of))
+        with pytest.raises(UserError, match="of another training of concat") if digest == "b" else nullcontext():
+            kept_probe(file, shown)
 
 
 def test_what_a_probe_cannot_do_is_found_before_the_takeovers(runs, tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ from gap_vla.core.seals import sealed
 from gap_vla.report.comparison import apart, compare, label
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.statistics import OutcomesError
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import VARIANT_NAMES
 
@@ -50,7 +51,21 @@ def test_every_method_is_subtracted_from_every_later_one_unless_pairs_are_given(
     found = compare(some)
     assert list(found.success) == ["v", "vp", "vp_gap", "aux"]
     assert ("vp_gap", "vp") in found.differences and len(found.differences) == 6 and not found.notes()
-    assert list(compare(some, [("aux", "v"), ("gap", "v")]).differences) == [("aux", "v")]
+    assert list(compare({**some, "gap": {}}, [("aux", "v"), ("gap", "v")]).differences) == [("aux", "v")]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "pairs", "named"),
+    [
+        ({"v": one({1: 2})}, None, "must be 0 or 1"),
+        ({"v": one({1: "yes"})}, None, "must be 0 or 1"),
+        ({"v": one({})}, None, "v, seed 0, default has no rollouts"),
+        ({"v": one({1: 1})}, [("vp", "v")], "pairs name vp; there is v"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(outcomes, pairs, named):
+    with pytest.raises(OutcomesError, match=named):
+        compare(outcomes, pairs)
 
 
 def test_a_real_difference_excludes_zero_and_equal_methods_do_not():
@@ -218,7 +233,7 @@ def beside_settings(folder):
         (folder / f"{number}").mkdir()
         path = summary.rename(folder / f"{number}" / "summary.json")
         paths.append(path)
-        settings = {"method": f"m{number}", "train": {"seed": number, "log_every": number}, "runs": f"{number}"}
+        settings = {"method": ("v", "vp")[number], "train": {"seed": 0, "log_every": number}, "runs": f"{number}"}
         (path.parent / "config.json").write_text(json.dumps(settings))
     return paths
 
@@ -228,13 +243,24 @@ def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path)
     text = render(paths, tmp_path / "out")[0]
     assert "differ in settings" not in text
     assert "The summary of 2 runs holds no digests (version 0.1.0): edits of the files are not seen." in text
-    settings = json.loads((paths[1].parent / "config.json").read_text())
     for number, rate in ((0, 1e-3), (1, 3e-4)):
+        settings = json.loads((paths[number].parent / "config.json").read_text())
         settings["optimizer"] = {"learning_rate": rate}
         (paths[number].parent / "config.json").write_text(json.dumps(settings))
     said = "Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003)."
     assert said in render(iter(paths), tmp_path / "out")[0]
     assert said in json.loads((tmp_path / "out" / "table.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize(
+    ("other", "key"), [({"task": "stack"}, "task"), ({"method": "aux"}, "method"), ({"train": {"seed": 7}}, "seed")]
+)
+def test_a_summary_beside_the_settings_of_another_run_is_refused(tmp_path, other, key):
+    paths = beside_settings(tmp_path)
+    file = paths[1].parent / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | other))
+    with pytest.raises(EvaluationError, match=rf"summary\.json is of another {key} than .*config\.json; copy the run"):
+        render(paths, tmp_path / "out")
 
 
 def test_what_one_run_alone_has_set_is_noted_and_not_a_page_of_it():
@@ -288,8 +314,9 @@ def test_other_pictures_or_actions_in_rollouts_are_noted_where_no_settings_say_s
     for path, size, execute in ((paths[0], 64, 1), (paths[1], 32, 5)):
         found = json.loads(path.read_text())
         found["rollouts"] |= {"task": {"image_size": size}, "policy": {"execute": execute}}
+        found["rollouts"]["task"] |= {"horizon": 200} if size == 64 else {}
         path.write_text(json.dumps(found))
-    said = "the runs also differ in settings (rollouts.image_size 64, 32; rollouts.execute 1, 5)."
+    said = "(rollouts.image_size 64, 32; rollouts.execute 1, 5; rollouts.horizon 200, not given)."
     assert said in render(paths, tmp_path / "out")[0]
 
 

@@ -47,6 +47,12 @@ def test_wilson_agrees_with_scipy():
     assert wilson(7, 30) == pytest.approx((expected.low, expected.high))
 
 
+def test_counts_of_small_whole_numbers_do_not_overflow():
+    assert wilson(np.uint8(100), np.uint8(200)) == wilson(100, 200)
+    assert clopper_pearson(np.uint8(0), np.uint8(255)) == clopper_pearson(0, 255)
+    assert mean_rate([(np.uint8(100), np.uint8(200))] * 3) == mean_rate([(100, 200)] * 3)
+
+
 @pytest.mark.parametrize("arguments", [(5, 4), (-1, 4), (0, -1)])
 def test_impossible_counts_are_refused(arguments):
     with pytest.raises(ValueError, match="successes"):

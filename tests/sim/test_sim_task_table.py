@@ -111,8 +111,17 @@ def test_what_the_page_shows_and_the_file_has_not_is_not_replaced(tmp_path, caps
     words = ["--docs", str(tmp_path), "--tasks", "assembly", "--variants"]
     shutil.copy(DOCS / "TASKS.md", tmp_path)
     assert main([*words, "positions_wide"]) == USER_ERROR
-    assert "TASKS.md has measurements of bin_picking, " in capsys.readouterr().err
+    assert "TASKS.md has measurements of assembly on camera" in capsys.readouterr().err
+    held = json.loads((DOCS / "task_table.json").read_text())
+    lost = held["assembly"].pop("light")
+    (tmp_path / "task_table.json").write_text(json.dumps(held))
+    assert main([*words, "default", "--episodes", "1"]) == USER_ERROR
+    assert "TASKS.md has measurements of assembly on light, " in capsys.readouterr().err
     assert (tmp_path / "TASKS.md").read_text() == (DOCS / "TASKS.md").read_text()
+    held["assembly"]["light"] = lost
+    (tmp_path / "task_table.json").write_text(json.dumps(held))
+    assert main([*words, "default", "--episodes", "1"]) == 0
+    (tmp_path / "task_table.json").unlink()
     part = f"<!-- begin: {PAGE_PART} -->\n<!-- end: {PAGE_PART} -->\n"
     (tmp_path / "TASKS.md").write_text(part)
     assert main([*words, "positions_wide", "--episodes", "2"]) == 0

@@ -27,7 +27,7 @@ from experiments.tables.render import render
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import IN, TABLES
 from gap_vla.report.comparison import Comparison
-from gap_vla.rollouts.statistics import paired_difference
+from gap_vla.rollouts.statistics import OutcomesError, paired_difference
 
 LAYOUTS = range(600_000, 600_100)
 SUCCESSES = {  # of 100, for each of five seeds
@@ -67,6 +67,8 @@ def test_holms_correction_counts_what_has_not_run():
     assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.005], 4) == pytest.approx([0.02])
     assert holm([0.9, 0.5], 8) == [1.0, 1.0] and holm([], 4) == []
+    with pytest.raises(OutcomesError, match="3 comparisons of a family of 2"):
+        holm([0.01, 0.02, 0.03], 2)
 
 
 @pytest.mark.parametrize(

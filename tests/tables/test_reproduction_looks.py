@@ -35,12 +35,18 @@ def trained(tmp_path_factory):
     return root
 
 
+def run_of(path, small=True):
+    """A run that ended as the cells were recorded."""
+    rollouts = {"default": {layout: layout >= 4 for layout in range(10)}}
+    return SimpleNamespace(path=path, small=small, rollouts=rollouts, summary={"validation": {"val/loss": 0.5}})
+
+
 @pytest.fixture
 def finished(trained, tmp_path, monkeypatch):
     """Two finished cells, and probes and takeovers that take no time."""
     made = []
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=True))
+    monkeypatch.setattr("gap_vla.report.runs.Run.read", run_of)
     monkeypatch.setattr("experiments.looks.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
     monkeypatch.setattr("experiments.looks.probe_data.read_probe_data", lambda path: None)
     monkeypatch.setattr(
@@ -77,7 +83,7 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
 
 def test_of_an_octo_only_what_it_relies_on_is_looked_at(finished, monkeypatch):
     cells, ledger, kind, made = finished
-    monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=False))
+    monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: run_of(path, small=False))
     costs = {"images_swapped": {"cost": 1.5, "cost_interval": [1.4, 1.6]}}
     monkeypatch.setattr("experiments.looks.probing.reliance", lambda run, demos, episodes: costs)
     look(cells, ledger, kind, ["probe"], "")
@@ -117,6 +123,19 @@ def test_a_run_that_is_not_here_is_named(finished, tmp_path, capsys):
     assert not made and "assembly-concat-seed0: its run is not here" in capsys.readouterr().out
     look(cells, ledger, kind, ["probe"], "")
     assert made == ["assembly-vision-0"] and len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("measured", [{"summary": {"validation": {"val/loss": 0.25}}}, {"rollouts": {}}])
+def test_a_run_of_another_training_is_not_looked_into(finished, monkeypatch, capsys, measured):
+    cells, ledger, kind, made = finished
+    others = {"assembly-concat-0": measured}
+    monkeypatch.setattr(
+        "gap_vla.report.runs.Run.read",
+        lambda path: SimpleNamespace(**{**vars(run_of(path)), **others.get(path.name, {})}),
+    )
+    look(cells, ledger, kind, ["probe", "takeover"], "")
+    assert made == ["assembly-vision-0"] and Looks(ledger).of(ledger.matching(cells[0])) == {}
+    assert "assembly-concat-seed0: its run is another training (" in capsys.readouterr().out
 
 
 def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):

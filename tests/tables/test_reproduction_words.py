@@ -1,9 +1,10 @@
 """What is written about differences and looks fits what was measured."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
-from fake_cells import cells_of, fake_kind, fake_table
+from fake_cells import ORIGIN, cells_of, fake_kind, fake_table
 from test_reproduction_tables import entry_of, rendered
 
 from experiments.pages import FRONT, markers
@@ -89,6 +90,12 @@ def test_the_front_page_speaks_only_of_cells_that_count(tmp_path):
     ledger.write(more[-2], entry_of(more[-2], [True] * 40))
     write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
     assert NOTHING not in page.read_text()
+    other_demos = dataclasses.replace(entry_of(more[-2], [True] * 40), origin={**ORIGIN, "episodes": "others"})
+    ledger.write(more[-2], other_demos)
+    mixed = [*more[:-2], dataclasses.replace(more[-2], origin=other_demos.origin), more[-1]]
+    assert not analyse(table.blocks[0], mixed, ledger).stale
+    write_front_page([(analyse(table.blocks[0], mixed, ledger), ())], page)
+    assert NOTHING in page.read_text(), "cells of one seed saw other demonstrations"
     ledger.write(more[-2], entry_of(more[-2], [], FAILED, "DivergedError"))
     write_front_page([(analyse(table.blocks[0], more, ledger), ())], page)
     assert NOTHING in page.read_text(), "a seed has failed"
