@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=seed, help="of the annotator (default: 0)")
     add("--val-fraction", type=real(0, 0.9), help="default: 0.1")
     add("--reader", action=Pairs, help="option of the reader")
-    add("--option", action=Pairs, help="option of the annotator")
+    add("--option", action=Pairs, help="option of the annotator, on top of those of the builder of this name")
     add("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     add("--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)")
     add("--workers", type=processes, default=2, help="processes (default: 2)")

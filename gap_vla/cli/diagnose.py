@@ -189,7 +189,7 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
             source = cast("RobomimicHDF5", demos.open_source(options.demos))
             episodes = (labelled(source, index) for index in range(len(source)))
         else:
-            episodes = rlds.read_rlds(options.rlds, "val")
+            episodes = rlds.read_rlds(options.rlds, "val", compared=True)
         found = list(map(from_episode, itertools.islice(episodes, options.episodes), itertools.count()))
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")

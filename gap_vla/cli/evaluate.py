@@ -124,7 +124,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
     require_unchanged(options.rlds, but=STATISTICS)
-    episodes = read_rlds(options.rlds, options.split)
+    episodes = read_rlds(options.rlds, options.split, compared=True)
     found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)

@@ -74,10 +74,20 @@ class Augmentation:
             windows: pictures.
             real: False for padding, which stays as it is.
             draws: `DRAWS` numbers in [0, 1) per window.
+
+        Raises:
+            ConfigError: arrays of other kinds or shapes, or this has impossible numbers.
         """
         from gap_vla.rlds.pixels import change_frames
 
-        out = np.array(windows)
+        self.check()
+        out, real, draws = np.array(windows), np.asarray(real), np.asarray(draws)
+        if out.dtype != np.uint8 or out.ndim != 5 or out.shape[-1] != 3:
+            raise ConfigError(f"windows are {out.dtype}{[*out.shape]}; give pictures as uint8[B, W, h, w, 3]")
+        if real.dtype != np.bool_ or real.shape != out.shape[:2]:
+            raise ConfigError(f"real is {real.dtype}{[*real.shape]}; give bool{[*out.shape[:2]]}, one for each picture")
+        if draws.shape != (len(out), DRAWS) or not ((draws >= 0) & (draws < 1)).all():
+            raise ConfigError(f"draws are {[*draws.shape]}; give [{len(out)}, {DRAWS}], numbers from 0 to below 1")
         change_frames(out, np.ascontiguousarray(real), self.parameters(draws).astype(np.float32))
         return out
 

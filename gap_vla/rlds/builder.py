@@ -69,7 +69,8 @@ def write_rlds(
         The version directory. An existing dataset with the same identity is returned as it is.
 
     Raises:
-        DatasetError: a different dataset of this name and version exists (says what differs), or the disk is full.
+        DatasetError: a different dataset of this name and version exists (says what differs), the disk is full, or
+            there is an annotator, but no ρ.
         EpisodeError: an episode that cannot be used; nothing appears under the final name.
         ResourceError: the disk has less room than the episodes will take.
     """
@@ -81,7 +82,7 @@ def write_rlds(
     elif identity is None:
         with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):
             identity = {"content": content_hash(episodes)}
-    if labels is not None and not annotator:
+    if labels is not None and "hash" not in (annotator or {}):
         identity = {**identity, "labels_hash": labels_hash(labels)}
     stated = {
         "name": name,
@@ -128,6 +129,8 @@ def _write_all(
     first = episodes[0].validate()
     if labels is not None:
         first = first.replace(**labels[0])
+    if settings["annotator"] and first.rho is None:
+        raise DatasetError("an annotator is given, but no rho; give its labels, too, or leave it out")
     schema = Schema.of(first)
     if not (schema.proprio_dim and schema.action_dim):
         raise EpisodeError(

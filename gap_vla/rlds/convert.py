@@ -56,11 +56,12 @@ def build_dataset(
         kind: reader name, if `source` is a path.
         method, seed, options: of `gap_vla.phases.annotate`; the method `"none"` writes a dataset without ρ.
         identity: what the data are made from; default: reader, options and a hash of the files' content.
-        annotator: folder of a saved annotator: label with it, fit nothing (`method`, `seed`, `options` are its own).
+        annotator: folder of a saved annotator: label with it, fit nothing (`method`, `seed`, `options` are its own, and
+            others are refused).
         fit_episodes: fit the annotator on this many episodes of `train`, spread evenly, and label the rest where they
             are written; for data whose proprioception does not fit into memory. Default: on the whole split.
         workers: processes.
-        **write_options: of `write_rlds`.
+        **write_options: of `write_rlds`, but `episodes`, `labels` and `companion`.
 
     Returns:
         The version directory; it holds the annotator in `annotator/` and its report in `metadata.json`. An existing
@@ -70,6 +71,8 @@ def build_dataset(
         DatasetError, EpisodeError: as `write_rlds`.
     """
     inspect.signature(write_rlds).bind_partial(**write_options)  # TypeError: misspelt, also of a finished dataset
+    if own := sorted({"episodes", "labels", "companion"} & {*write_options}):
+        raise DatasetError(f"{own[0]} is made by build_dataset itself; leave it out, or call write_rlds with it")
     whole("workers", workers, 1, 1024, DatasetError)
     if not isinstance(source, Source):
         source = open_source(source, kind)
@@ -81,6 +84,7 @@ def build_dataset(
     if fit_episodes is not None:
         whole("fit_episodes", fit_episodes, 1, 2**31, DatasetError)
     idle = {"fit_episodes": fit_episodes is not None, "seed": seed != 0, "options": bool(options)}
+    idle["method"] = fitted is not None and method not in ("lstm", fitted.method)
     if job is None and any(idle.values()):
         name_of = next(name for name, given in idle.items() if given)
         raise DatasetError(f"{name_of} has no effect with {'an annotator' if fitted else 'method none'}; leave it out")

@@ -106,10 +106,11 @@ class WindowLoader:
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
         require_sizes(batch_size=batch_size, process_count=process_count)
+        batch_size, process_count = int(batch_size), int(process_count)  # JSON knows no numbers of numpy
         require_truths(train=train)
-        whole("seed", seed, 0, 2**63 - 1, ConfigError)
+        seed = whole("seed", seed, 0, 2**63 - 1, ConfigError)
         whole("threads", threads, 0, 1024, ConfigError)
-        whole("process_index", process_index, 0, process_count - 1, ConfigError)
+        process_index = whole("process_index", process_index, 0, process_count - 1, ConfigError)
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
         shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}

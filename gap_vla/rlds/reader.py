@@ -33,7 +33,7 @@ from gap_vla.demos.fields import (
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, stacked
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
-from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
+from gap_vla.rlds.version_files import dataset_metadata, examples, open_version, require_split_unchanged
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -54,6 +54,7 @@ def read_rlds(
     workers: int = 2,
     resize: Mapping[str, tuple[int, int]] | None = None,
     keys: Mapping[str, str] | None = None,
+    compared: bool = False,
 ) -> Iterator[Episode]:
     """Yields the episodes of a split in file order.
 
@@ -64,10 +65,14 @@ def read_rlds(
         resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
         keys: for datasets of others: field of the episode (`image_primary`, `proprio`, `action`,
             `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
+        compared: the files were compared with what was written (`require_unchanged`), and are not once more.
 
     Raises:
-        EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
+        EpisodeError: not a finished dataset, unknown split, a file of ours that was changed since it was written, or a
+            damaged shard (names the shard and what to do).
     """
+    if not compared:
+        require_split_unchanged(Path(version_dir), split)
     tell_unread(Path(version_dir), split, keys or {})
     limit = declared_limit(Path(version_dir), None)
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}

@@ -138,7 +138,7 @@ class EpisodeStore:
                 splits = open_version(version_dir).info.splits
                 write_store(
                     new,
-                    {name: read_rlds(version_dir, name, resize=resize, keys=keys) for name in splits},
+                    {name: read_rlds(version_dir, name, resize=resize, keys=keys, compared=True) for name in splits},
                     source=str(version_dir),
                     source_hash=source_hash,
                     metadata=dataset_metadata(version_dir),

@@ -32,6 +32,9 @@ BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
+_BESIDE = (".mp4", ".png", ".annotator")
+"""What `collect-demos` and `annotate` leave beside demonstrations."""
+
 
 class _LocalInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
@@ -80,7 +83,11 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         Args:
             source: `gap_vla.demos.open_source(...)`, or a path of this builder's KIND.
             reader: options of the reader, on top of READER_OPTIONS; for a path.
-            **settings: of `build_dataset`, on top of the class's attributes.
+            **settings: of `build_dataset`, on top of the class's attributes; `options` on top of OPTIONS, if the method
+                is the class's own, unless they are `{}` or an `identity` is given, too.
+
+        Raises:
+            DatasetError: options of the reader for a source that is open, or as `build_dataset`.
         """
         demos = self.open(source, reader)
         about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
@@ -90,6 +97,8 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def open(self, source: Source | str | Path, reader: Mapping[str, Any] | None = None) -> Source:
         """The demonstrations as `convert` reads them."""
         if isinstance(source, Source):
+            if reader:
+                raise DatasetError(f"reader has no effect on {source.path}, which is open; give it to open_source")
             return source
         options = {**self.READER_OPTIONS, **(reader or {})}
         check_options(self.KIND, options)  # `path` and `kind` are no options
@@ -103,9 +112,13 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     def _settings(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """What is said, and the class's own where nothing is; its seed and options are those of its method."""
-        own: dict[str, Any] = {"method": self.METHOD, "val_fraction": self.VAL_FRACTION}
-        if said.get("annotator") is None and said.get("method", self.METHOD) == self.METHOD:
-            own |= {"seed": self.SEED, "options": self.OPTIONS}
+        own: dict[str, Any] = {"val_fraction": self.VAL_FRACTION}
+        if said.get("annotator") is None:
+            own["method"] = self.METHOD
+            if said.get("method", self.METHOD) == self.METHOD:
+                own |= {"seed": self.SEED, "options": self.OPTIONS}
+                if said.get("options") and said.get("identity") is None:  # the main job states all of its options
+                    said = {**said, "options": {**self.OPTIONS, **said["options"]}}
         return {**own, **said}
 
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
@@ -131,8 +144,9 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             return Path(self.SOURCE)
         if manual_dir is not None:
             folder = Path(manual_dir)
-            named = [p for p in folder.glob(f"{self.name}*") if p.stem == self.name]
-            every = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+            found = folder.iterdir() if folder.is_dir() else ()
+            every = [p for p in found if not p.name.startswith(".") and p.suffix not in _BESIDE]
+            named = [p for p in every if p.stem == self.name]
             for candidates in (named, every):
                 if len(candidates) == 1:
                     return candidates[0]
@@ -175,6 +189,10 @@ def dataset_builder(
     check_names(name, str(DemosBuilder.VERSION if version is None else version))
     found = _class_in_folder(name)
     if found is None or kind not in (None, found.KIND):
+        if found is not None:
+            print(
+                f"note: rlds_builders/{name} reads {found.KIND}; its settings do not hold for kind {kind}", flush=True
+            )
         base = DemosBuilder
         found = _derived(base, name, version or str(base.VERSION), KIND=kind or base.KIND, __doc__=None)
     elif version not in (None, str(found.VERSION)):

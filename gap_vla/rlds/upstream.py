@@ -28,14 +28,17 @@ def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
 
     The first action of a chunk is the one of the chunk's own step, so that is the step's ρ. Raises ConfigError: the
-    actions are not chunked yet.
+    actions are not chunked yet; when it is run, InvalidArgumentError: the last column is no ρ.
     """
     packed = trajectory["action"]
     if len(packed.shape) != 4:
         raise ConfigError(
             f"action has shape {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking"
         )
-    changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
+    rho = packed[..., 0, -1]
+    said = "the last action is not from 0 to 1, so it is no rho; standardize with pack_rho, masked by mask_with_rho"
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all((rho >= 0) & (rho <= 1)), [said])]):
+        changed = {**trajectory, "action": packed[..., :-1], "rho": tf.identity(rho)}
     if "action_pad_mask" in trajectory:
         changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
     return changed

@@ -279,6 +279,19 @@ def require_unchanged(version_dir: Path, but: str = "") -> None:
             raise EpisodeError(f"{version_dir / name} {how}; copy it again, or move {version_dir} away")
 
 
+def require_split_unchanged(version_dir: Path, split: str) -> None:
+    """Raises EpisodeError if a file of a marked version that this split is read from is not as it was written."""
+    if not (version_dir / FOLDER_MARK).is_file():
+        return
+    written = Section.read(version_dir / FOLDER_MARK, EpisodeError).section("files").values
+    splits = open_version(version_dir, shards=False).info.splits
+    shards = splits[split].filenames if split in splits else ()
+    for file in (version_dir / name for name in ("features.json", "metadata.json", *sorted(shards)) if name in written):
+        if file_mark(Path(os.path.realpath(file))) != written[file.name]:
+            how = "was changed since it was written" if file.exists() else "is missing"
+            raise EpisodeError(f"{file} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours")
+
+
 def read_back(version_dir: Path) -> None:
     """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole, or was
     changed since. Files that were put beside them are nobody's business."""

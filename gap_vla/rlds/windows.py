@@ -160,7 +160,7 @@ class Windows:
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
         self._upstream_mask = upstream_action_mask
-        self._seed = seed
+        self._seed = whole("seed", seed, 0, 2**63 - 1, ConfigError)
         self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}

@@ -98,3 +98,17 @@ def test_a_process_that_compiles_and_one_that_finds_it_compiled_make_the_same_pi
     command = [sys.executable, "-c", CHANGE]
     made = [subprocess.run(command, env=environment, capture_output=True, check=True).stdout for _ in range(2)]
     assert made[0] == made[1] and list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"windows": np.zeros((3, 2, 8, 8, 3), np.float32)}, "windows are float32"),
+        ({"real": np.ones((3, 1), bool)}, r"real is bool\[3, 1\]"),
+        ({"draws": np.full((3, DRAWS), 2.0)}, "draws are"),
+    ],
+)
+def test_arrays_of_other_kinds_are_refused(change: dict[str, np.ndarray], said: str) -> None:
+    sound = {"windows": np.zeros((3, 2, 8, 8, 3), np.uint8), "real": np.ones((3, 2), bool)}
+    with pytest.raises(ConfigError, match=said):
+        EVERYTHING(**{**sound, "draws": np.zeros((3, DRAWS)), **change})

@@ -218,6 +218,27 @@ def test_errors_of_somebodys_builder_name_its_file_and_line(
         dataset_builder("mine", tmp_path)
 
 
+def test_settings_of_a_class_that_would_be_lost_are_kept_or_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = dataset_builder("threading", tmp_path)
+    monkeypatch.setattr(type(builder), "OPTIONS", {"epochs": 5})
+    assert builder._settings({"options": {"smooth": 3}})["options"] == {"epochs": 5, "smooth": 3}
+    assert builder._settings({"options": {}})["options"] == {}
+    assert builder._settings({"options": {"sigma": 3}, "method": "gaussian"})["options"] == {"sigma": 3}
+    assert "method" not in builder._settings({"annotator": "folder"})
+    with pytest.raises(DatasetError, match=r"reader has no effect on .* which is open; give it to open_source"):
+        builder.convert(open_source(file), reader={"layout": "gap"})
+    assert "note" not in capsys.readouterr().out
+    dataset_builder("threading", tmp_path, kind="npz")
+    assert "rlds_builders/threading reads robomimic_hdf5; its settings do not hold for kind npz" in (
+        capsys.readouterr().out
+    )
+    for left in ("mine.hdf5", "mine.mp4", "mine.png"):
+        (tmp_path / left).touch()
+    assert builder._source(tmp_path) == tmp_path / "mine.hdf5"
+
+
 def test_every_builder_folder_holds_a_builder_of_its_name(tmp_path: Path) -> None:
     folders = sorted(p.name for p in (ROOT / "rlds_builders").iterdir() if p.is_dir() and p.name[0] not in "._")
     for name in folders:

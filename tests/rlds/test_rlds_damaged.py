@@ -159,7 +159,7 @@ def test_damage_is_refused_by_every_reader(sound: Path, tmp_path: Path, damage: 
     version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
     damage(version)
     with pytest.raises(UserError, match=said):
-        list(read_rlds(version, "train", workers=1))
+        list(read_rlds(version, "train", workers=1, compared=True))
     with pytest.raises(UserError, match=said):  # of labels, which reads no pictures
         read_all(version, AnnotationJob())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from jaxtyping import config
 from synthetic_demos import same
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.loader import gathered
 from gap_vla.rlds.windows import Windows
 
@@ -72,3 +75,17 @@ def test_windows_that_are_no_numbers_of_windows_are_refused(
     monkeypatch.setattr(config, "jaxtyping_disable", True)  # as outside of the tests
     with pytest.raises(ConfigError, match="give their numbers, below"):
         part.gather(np.array(windows))
+
+
+@pytest.mark.parametrize("seed", [True, 1.7, "1"])
+def test_a_seed_of_windows_is_a_whole_number(store: EpisodeStore, seed: object) -> None:
+    with pytest.raises(ConfigError, match=r"seed is .*; it must be a whole number"):
+        Windows(store, split="train", window_size=1, action_horizon=1, seed=seed)
+    size, wanted = np.int64(2), {"split": "train", "seed": 0, "window_size": 1, "action_horizon": 1}
+    assert WindowLoader(store, batch_size=size, **wanted).state() == WindowLoader(store, batch_size=2, **wanted).state()
+
+
+@pytest.mark.parametrize("given", [{"max_episodes": -1}, {"pictures": -1}, {"pictures": True}])
+def test_numbers_of_the_checker_are_whole(version_dir: Path, given: dict[str, int]) -> None:
+    with pytest.raises(EpisodeError, match=f"{next(iter(given))} is .*; it must be a whole number"):
+        check_dataset(version_dir, **given)

@@ -158,3 +158,23 @@ def test_an_episode_that_the_annotator_refuses_leaves_nothing(npz: Path, tmp_pat
     with pytest.raises(MotionError, match=r"quaternion of arm 0 has length 1\.5 at step 7"):
         build_dataset(source, tmp_path / "a", "toy", kind="npz", method="gaussian", fit_episodes=1)
     assert not [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+
+
+def test_what_would_be_ignored_beside_other_arguments_is_refused(npz: Path, tmp_path: Path) -> None:
+    annotate([make_episode(0)], method="gaussian").annotator.save(tmp_path / "annotator")
+    build_dataset(npz, tmp_path, "toy", kind="npz", method="none")
+    with pytest.raises(DatasetError, match="labels is made by build_dataset itself; leave it out, or call write_rlds"):
+        build_dataset(npz, tmp_path, "toy", kind="npz", method="none", labels=[])
+    with pytest.raises(DatasetError, match="method has no effect with an annotator; leave it out"):
+        build_dataset(npz, tmp_path, "other", kind="npz", method="none", annotator=tmp_path / "annotator")
+    with pytest.raises(DatasetError, match="an annotator is given, but no rho; give its labels, too"):
+        write_rlds([make_episode(0, annotated=False)], tmp_path, "mine", annotator={"method": "mine"})
+
+
+def test_other_labels_of_an_annotator_without_a_hash_make_another_dataset(tmp_path: Path) -> None:
+    episodes = [make_episode(0, annotated=False)]
+    labels = [{"rho": np.full(len(episodes[0]), 0.5), "change_point": np.zeros(len(episodes[0]), bool)}]
+    write_rlds(episodes, tmp_path, "toy", annotator={"method": "mine"}, labels=labels)
+    with pytest.raises(DatasetError, match="labels_hash"):
+        other = [{**labels[0], "rho": labels[0]["rho"] / 2}]
+        write_rlds(episodes, tmp_path, "toy", annotator={"method": "mine"}, labels=other)

@@ -12,7 +12,7 @@ from synthetic_demos import make_episode, write_robomimic
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
-from gap_vla.rlds import build_dataset, write_rlds
+from gap_vla.rlds import build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.target import DatasetError
 
@@ -149,3 +149,13 @@ def test_a_finished_dataset_with_a_changed_file_is_neither_found_nor_replaced(
             build_dataset(source, tmp_path / "data", "toy", overwrite=True, **BUILD, **changed)
     del there["dataset_statistics_0123.json"]
     assert content(version) == there
+
+
+def test_a_shard_of_another_dataset_is_not_read_as_ours(tmp_path: Path) -> None:
+    version = write_rlds(EPISODES, tmp_path, "toy")
+    other_shard(version)
+    with pytest.raises(EpisodeError, match=r"toy-train.* was changed since it was written; .* remove made_by\.json"):
+        next(read_rlds(version))
+    assert len(list(read_rlds(version, "val"))) == 1
+    (version / "made_by.json").unlink()
+    assert len(list(read_rlds(version))) == 2

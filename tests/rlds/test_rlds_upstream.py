@@ -79,3 +79,9 @@ def test_rho_is_unpacked_after_the_chunking() -> None:
         ConfigError, match=r"action has shape \[5, 8\], not \[T, W, H, A \+ 1\]; unpack_rho comes after"
     ):
         unpack_rho({"action": tf.zeros([5, 8])})
+
+
+def test_actions_that_were_never_packed_are_not_unpacked() -> None:
+    chunks = tf.data.Dataset.from_tensors({"action": -tf.ones([5, 1, 2, 7])})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="it is no rho; standardize with pack_rho"):
+        next(iter(chunks.map(unpack_rho)))

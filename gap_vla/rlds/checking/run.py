@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import LABELS, EpisodeError, label_problems
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.foreign import one_line, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.fields import checked_limit
@@ -50,16 +50,19 @@ def check_dataset(
             `observation/{proprio, state, …}`.
         layout: columns of the state (`gap_vla.demos.layout.LAYOUTS`); default: by its width (9 per arm: this
             library's). Without a layout the checks of poses and conventions are left out, and that is said.
-        pictures: episodes in the report.
-        max_episodes: per split; default all.
+        pictures: episodes in the report, 0 or more.
+        max_episodes: per split, 1 or more; default all.
         action_limit: the largest action; default: what the dataset says that it was converted with, else 1.
 
     Returns:
         The report; see `Report.exit_status`.
 
     Raises:
-        EpisodeError: not a finished dataset, unreadable, or without the field `state_key`.
+        EpisodeError: not a finished dataset, unreadable, without the field `state_key`, or numbers that count nothing.
     """
+    whole("pictures", pictures, 0, 2**31, EpisodeError)
+    if max_episodes is not None:
+        whole("max_episodes", max_episodes, 1, 2**31, EpisodeError)
     version_dir = Path(version_dir)
     builder = open_version(version_dir)
     findings: list[Finding] = []
