@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
@@ -11,7 +12,7 @@ from gap_vla.core.typed_config import ConfigError, all_number_fields, number_fie
 from gap_vla.phases.estimator import EstimatorSettings
 from gap_vla.phases.methods import Options
 from gap_vla.training.config import PhasesConfig
-from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo import FinetuneConfig, OctoOptimizerConfig
 from gap_vla.training.torch import SmallConfig
 
 CONFIGS = {"octo": FinetuneConfig, "small": SmallConfig}
@@ -79,6 +80,17 @@ def test_numbers_are_checked_however_a_configuration_is_made():
     config = FinetuneConfig("threading")
     with pytest.raises(ConfigError, match=r"train\.seed is -1"):
         dataclasses.replace(config, train=dataclasses.replace(config.train, seed=-1))
+    for wrong in ("false", 0, None):
+        with pytest.raises(ConfigError, match=r"eval\.ensemble is .*; it must be True or False"):
+            dataclasses.replace(config.eval, ensemble=wrong)
+    assert dataclasses.replace(config.eval, ensemble=np.bool_(True)).ensemble is True
+
+
+def test_a_section_of_the_other_backend_is_refused():
+    with pytest.raises(ConfigError, match="optimizer is of the class OctoOptimizerConfig; SmallConfig takes"):
+        SmallConfig("assembly", optimizer=OctoOptimizerConfig(frozen_keys=("*",)))
+    with pytest.raises(ConfigError, match="train is of the class dict; SmallConfig takes SmallTrainConfig"):
+        SmallConfig("assembly", train={"steps": 3})
 
 
 @pytest.mark.parametrize(

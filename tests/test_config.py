@@ -201,6 +201,10 @@ IDLE = {
     "octo data.rlds=d demos.path=e": "with data.rlds",
     "octo data.rlds=d phases.method=gaussian": "with data.rlds",
     "octo data.rlds=d phases.options.penalty=3": "with data.rlds",
+    "small method=gap_gaussian data.rlds=d phases.method=gaussian": "with data.rlds",
+    "small method=gap_gaussian data.rlds=d phases.seed=0": (
+        "with data.rlds and method gap_gaussian, which draws nothing"
+    ),
     "octo demos.path=d demos.episodes=9": "with demos.path",
     "octo demos.kind=npz": "without demos.path",
     "octo data.augment.cameras=() data.augment.wrist.hue=0.1": "unless data.augment.cameras names it",
@@ -263,7 +267,8 @@ def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_
         "octo eval.episodes=0 eval.workers=2",
         "small demos.cameras=('wrist',) data.rlds=d demos.camera=corner",
         "small method=proprio demos.camera=corner",
-        "small method=gap_gaussian data.rlds=d phases.seed=0",
+        "small method=gap_gaussian data.rlds=d phases.method=gaussian phases.options.sigma=3",
+        "small method=gap_hdbscan data.rlds=d phases.method=hdbscan phases.options.rho=lstm phases.seed=0",
         "small method=fixed_rho adjustment.fixed_rho=0.2 adjustment.lam=0.2",
         "small method=dropout_noise rivals.dropout=0.1 rivals.noise=0.2",
         "small method=ogm_ge rivals.ogm_alpha=0.1",

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 from evaluations import finish
 
@@ -67,6 +69,22 @@ def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):
     assert first.demos == path and first.rlds != changed(demos=demos).rlds
 
 
+def test_demonstrations_that_change_after_they_were_named_make_no_dataset(tmp_path):
+    path, words = tmp_path / "demos.hdf5", "was changed meanwhile; start again"
+    shutil.copy("tests/data/robomimic/lift.hdf5", path)
+    data = dataclasses.replace(CONFIG.data, root=str(tmp_path / "data"))
+    config = dataclasses.replace(CONFIG, data=data, demos=DemosConfig(path=str(path)), phases=PhasesConfig("none"))
+    made = stages.stages_of(config)
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/actions"][0] += 0.1
+    with pytest.raises(ConfigError, match=words):
+        stages.prepare_data(config, made)
+    assert not made.rlds.exists()
+    made = stages.stages_of(config)
+    stages.prepare_data(config, made)
+    assert made.rlds.exists()
+
+
 def test_another_view_is_another_dataset_and_near_is_what_it_always_was():
     near, stock = changed(demos=DemosConfig(camera="near")), changed(demos=DemosConfig(camera="agentview"))
     assert near == stages.stages_of(CONFIG) and "camera" not in near.demos_identity
@@ -74,8 +92,6 @@ def test_another_view_is_another_dataset_and_near_is_what_it_always_was():
 
 
 def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_path):
-    import h5py
-
     path = tmp_path / "demos.hdf5"
     with h5py.File(path, "w") as file:
         file.create_group("data").attrs["env_args"] = json.dumps({"env_kwargs": {"camera": "agentview"}})

@@ -201,7 +201,7 @@ class NumberField:
 
 
 def check_numbers(config: Any, section: str, error: type[Exception] | None = None) -> None:
-    """Refuses numbers of another type, NaN, infinities, and what lies outside the `Bounds` of its field.
+    """Refuses numbers and truth values of another type, NaN, infinities, and what lies outside a field's `Bounds`.
 
     A configuration's `__post_init__` calls it, so that nothing made with impossible numbers exists.
 
@@ -210,6 +210,12 @@ def check_numbers(config: Any, section: str, error: type[Exception] | None = Non
         error: what to raise instead of ConfigError.
     """
     cls: Any = type(config)
+    for name in (name for name, hint in _hints(cls).items() if hint is bool):
+        value = getattr(config, name)
+        if not isinstance(value, bool) and not (str(getattr(value, "dtype", "")) == "bool" and value.ndim == 0):
+            key = f"{section}.{name}" if section else name
+            raise (error or ConfigError)(f"{key} is {_found(value)}; it must be True or False")
+        object.__setattr__(config, name, bool(value))
     for name, field in number_fields(cls).items():
         value = getattr(config, name)
         if problem := field.problem(value):
@@ -217,6 +223,17 @@ def check_numbers(config: Any, section: str, error: type[Exception] | None = Non
             raise (error or ConfigError)(f"{key} is {_found(value)}; {problem}")
         if hasattr(value, "item"):  # a number of numpy's, which JSON does not take
             object.__setattr__(config, name, value.item())
+
+
+def require_own_sections(config: Any) -> None:
+    """Raises ConfigError: a section is none, or is another configuration's, with other fields."""
+    cls: Any = type(config)
+    for name, hint in _hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            value, wanted = getattr(config, name), {field.name for field in dataclasses.fields(hint)}
+            if not dataclasses.is_dataclass(value) or {field.name for field in dataclasses.fields(value)} != wanted:
+                found = f"{name} is of the class {type(value).__name__}"
+                raise ConfigError(f"{found}; {cls.__name__} takes {getattr(hint, '__name__', hint)}")
 
 
 @functools.cache

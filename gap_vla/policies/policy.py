@@ -115,10 +115,11 @@ class SmallPolicy(nn.Module):
         for camera in self.cameras:
             frames = images[f"image_{camera}"]
             tensor = isinstance(frames, torch.Tensor)
-            if not tensor or frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+            shape = tuple(self.image_shape)
+            if not tensor or frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[2:] != shape:
                 kind = f"{frames.dtype}{[*frames.shape]}" if tensor else type(frames).__name__
-                wanted = "give pictures as uint8 tensors [B, W, h, w, 3], the policy scales them"
-                raise ConfigError(f"image_{camera} is {kind}; {wanted}")
+                wanted = f"give pictures as uint8 tensors [B, W, h, w, 3] of {shape[0]} × {shape[1]} pixels"
+                raise ConfigError(f"image_{camera} is {kind}; {wanted}, the policy scales their values")
             batch, window = frames.shape[:2]
             pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().contiguous()
             enabled = self.autocast_dtype is not None
@@ -134,17 +135,31 @@ class SmallPolicy(nn.Module):
     def embed(
         self, vision: Float[torch.Tensor, "b w v"] | None, proprio: Float[torch.Tensor, "b w p"] | None
     ) -> Float[torch.Tensor, "b d"]:
-        """The head's input from the branches' features."""
+        """The head's input from the branches' features.
+
+        Raises:
+            ConfigError: features of other samples or steps beside each other.
+        """
         if vision is not None and proprio is not None:
+            if vision.shape[:2] != proprio.shape[:2]:
+                given = f"{[*vision.shape[:2]]} and {[*proprio.shape[:2]]}"
+                raise ConfigError(f"vision and proprio have {given} samples and steps; give the same of both")
             return self.temporal(self.fusion(vision, proprio))
         tokens = vision if vision is not None else proprio
         assert tokens is not None
         return self.temporal(tokens)
 
+    def _encoded(self, proprio: torch.Tensor) -> Float[torch.Tensor, "b w d"]:
+        """Features of the states; raises ConfigError for other than float[B, P, D] of this policy."""
+        wanted = (self.config.proprio_history, self.proprio_dim)
+        if proprio.shape[1:] != wanted:
+            raise ConfigError(f"proprio is {[*proprio.shape]}; give [B, P, D] = [B, {wanted[0]}, {wanted[1]}]")
+        return self.proprio_encoder(proprio)
+
     def branch_features(self, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Features of both branches; None where the method has no such branch."""
         vision = self._as_tokens(self.features(batch)) if self.uses_vision else None
-        proprio = self.proprio_encoder(batch["proprio"]) if self.uses_proprio else None
+        proprio = self._encoded(batch["proprio"]) if self.uses_proprio else None
         return vision, proprio
 
     def forward(self, batch: Batch, generator: Generators = None) -> Float[torch.Tensor, "b h a"]:
@@ -159,5 +174,5 @@ class SmallPolicy(nn.Module):
     ) -> Float[torch.Tensor, "b h a"]:
         """As `forward`, from image features that are known already (`features`); None for a branch that is absent."""
         vision = None if features is None else self._as_tokens(features)
-        encoded = None if proprio is None else self.proprio_encoder(proprio)
+        encoded = None if proprio is None else self._encoded(proprio)
         return self.head.predict(self.embed(vision, encoded), generator)

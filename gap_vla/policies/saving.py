@@ -15,13 +15,19 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits, regular
 from gap_vla.core.identity import digest
-from gap_vla.core.typed_config import build_config
+from gap_vla.core.typed_config import ConfigError, build_config, choose
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import odd_weights
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics, statistics_digest
+from gap_vla.rlds.statistics import (
+    NORMALIZATIONS,
+    check_statistics,
+    load_statistics,
+    save_statistics,
+    statistics_digest,
+)
 
 FORMAT = 1
 
@@ -35,9 +41,22 @@ def save_policy(
         statistics: of the dataset, for proprioception in and actions out.
         normalization: of both, in training.
         camera: the view of the primary camera in training.
+
+    Raises:
+        ConfigError: what could not be loaded, such as NaN weights or statistics of another width. Nothing is written.
     """
     directory = Path(directory)
     tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    if odd := odd_weights(tensors, tensors):
+        raise ConfigError(f"the policy's {odd}; the training diverged, save an earlier one")
+    choose(normalization, NORMALIZATIONS, "normalization")
+    if not isinstance(camera, str):
+        raise ConfigError(f"camera is {camera!r}; give the name of a view")
+    widths = {"action": policy.action_dim} | ({"proprio": policy.proprio_dim} if policy.uses_proprio else {})
+    for field, width in widths.items():
+        found = check_statistics(statistics, field, normalization, "statistics", ConfigError, widest=width)
+        if found < width:
+            raise ConfigError(f"statistics: {field}.mean is {found} wide, the policy's {field} {width}")
     with replacing(directory / "policy.safetensors") as temporary:
         save_file(tensors, temporary)
     save_statistics(statistics, directory / "dataset_statistics.json")

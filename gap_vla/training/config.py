@@ -28,6 +28,7 @@ from gap_vla.core.typed_config import (
     build_config,
     check_numbers,
     choose,
+    require_own_sections,
     to_plain,
 )
 from gap_vla.demos import READERS
@@ -203,6 +204,7 @@ class Experiment(abc.ABC):
     eval: EvalConfig = EvalConfig()
 
     def __post_init__(self) -> None:
+        require_own_sections(self)
         choose(self.task, TASK_NAMES, "task")
         object.__setattr__(self, "method", method_name(self.method, self.methods))
         choose(self.demos.camera, task_spec(self.task).views, "demos.camera")

@@ -26,6 +26,11 @@ def _draws_nothing(config: Any, key: str) -> bool:
     return config.phases.method != "lstm" and config.phases.options.get("rho") != "lstm"
 
 
+def _labels_undrawn(config: Any, key: str) -> bool:
+    """None of the `RHO_SOURCES` draws by itself."""
+    return config.data.rlds and config.phases.options.get("rho") != "lstm"
+
+
 def _unchanged_camera(config: Any, key: str) -> bool:
     return key.split(".")[2] not in config.data.augment.cameras
 
@@ -68,8 +73,10 @@ def _no_adjustment(config: Any, key: str) -> bool:
 
 _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"demos\.(path|kind|episodes|seed|action_noise)", "with data.rlds", lambda c, _: c.data.rlds),
-    (r"data\.val_fraction|phases\.method", "with data.rlds", lambda c, _: c.data.rlds),
+    (r"data\.val_fraction", "with data.rlds", lambda c, _: c.data.rlds),
     (r"phases\..*", "with data.rlds", _stored_rho),
+    (r"phases\.method", "with data.rlds", lambda c, _: c.data.rlds and not c.phases.options),  # it says which there are
+    (r"phases\.seed", "with data.rlds and method {0.method}, which draws nothing", _labels_undrawn),
     (r"phases\.seed", "with phases.method {0.phases.method}, which draws nothing", _draws_nothing),
     (r"model\.fusion", "with method {0.method}", lambda c, _: c.method in ("vision", "proprio", "msbot")),
     (r"demos\.(episodes|seed|action_noise)", "with demos.path", lambda c, _: c.demos.path),

@@ -123,6 +123,9 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
 
     Args:
         collect_only: the demonstrations alone, which takes no extra but the simulators, also beside a dataset of them.
+
+    Raises:
+        ConfigError: demonstrations of `demos.path` are no longer those that the stages are named after.
     """
     if stages.rlds.exists() and (config.data.rlds or not collect_only):
         print(f"dataset: reusing {stages.rlds}", flush=True)
@@ -151,7 +154,10 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
-    builder.convert(stages.demos, **how, identity=stages.rlds_identity)
+    source = builder.open(stages.demos)  # from here on it refuses files that change
+    if config.demos.path and content_digest(stages.demos) != stages.demos_identity["content"]:
+        raise ConfigError(f"{stages.demos} was changed meanwhile; start again")
+    builder.convert(source, **how, identity=stages.rlds_identity)
 
 
 def require_own_stages(config: Experiment, stages: Stages) -> None:

@@ -67,6 +67,34 @@ def test_features_of_every_camera_stand_side_by_side_and_are_of_tensors(monkeypa
             policy.features(wrong)
 
 
+def test_inputs_that_would_be_broadcast_or_misread_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    config = SmallModelConfig(**TINY | STEPWISE, fusion="sum")
+    policy, batch = build_policy(config, "concat", (SIZE, SIZE, 3), 9, 7), a_batch(config)
+    proprio, images = batch["proprio"], batch["image_primary"]
+    for odd in (proprio.mT, proprio.flatten(1), proprio[:, :1]):
+        with pytest.raises(ConfigError, match=r"proprio is \[2, .*; give \[B, P, D\] = \[B, 4, 9\]"):
+            policy({**batch, "proprio": odd})
+        with pytest.raises(ConfigError, match="proprio is"):
+            policy.predict(policy.features(batch), odd)
+    with pytest.raises(ConfigError, match=r"of 32 × 32 pixels"):
+        policy({**batch, "image_primary": images[:, :, ::2, ::2]})
+    for odd in (images[:1], images[:, :1]):
+        with pytest.raises(ConfigError, match=r"vision and proprio have .* and \[2, 4\] samples and steps"):
+            policy({**batch, "image_primary": odd})
+    with pytest.raises(ConfigError, match="the history has 1 frames; give 4"):
+        build_policy(config, "vision", (SIZE, SIZE, 3), 9, 7)({"image_primary": images[:, :1]})
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_actions_of_another_shape_are_no_targets(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    head = registry.find(HEADS, name)(SmallModelConfig(**TINY, head=name), 5, 7)
+    for odd in (torch.zeros(2, 1, 7), torch.zeros(3, 7), torch.zeros(1, 3, 7)):
+        with pytest.raises(ConfigError, match=r"action is .*; give \[B, H, A\] = \[2, 3, 7\]"):
+            head.loss(torch.ones(2, 5), odd, None)
+
+
 def test_spatial_softmax_finds_the_brightest_place():
     maps = torch.full((1, 2, 5, 9), -50.0)
     maps[0, 0, 0, 8] = maps[0, 1, 4, 4] = 50.0
@@ -160,6 +188,22 @@ class TestSaving:
         assert torch.equal(policy(batch), loaded(batch))
         assert (loaded.method, normalization) == (method, "normal")
         assert np.array_equal(found["action"]["mean"], statistics["action"]["mean"])
+
+    def test_what_could_not_be_loaded_is_not_written(self, tmp_path):
+        policy = build_policy(SmallModelConfig(**TINY), "gap", (SIZE, SIZE, 3), 9, 7)
+        statistics = write_store(tmp_path / "store").statistics
+        narrow = {**statistics, "proprio": {name: value[:8] for name, value in statistics["proprio"].items()}}
+        for given, words in (
+            ((statistics, "bound"), "normalization 'bound' is unknown"),
+            ((narrow, "normal"), "proprio.mean is 8 wide, the policy's proprio 9"),
+            ((statistics, "normal", None), "camera is None"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                save_policy(policy, tmp_path / "c", *given)
+        next(policy.head.parameters()).data.fill_(float("nan"))
+        with pytest.raises(ConfigError, match=r"the policy's head\.\S+ holds NaN or infinity"):
+            save_policy(policy, tmp_path / "c", statistics, "normal")
+        assert not (tmp_path / "c").exists()
 
     def test_a_folder_without_a_policy_and_damaged_weights_are_refused(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"no policy.json"):
