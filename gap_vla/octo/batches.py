@@ -47,6 +47,8 @@ def create_tasks(
         batch = len(next(iter(goals.values())))
         task: dict[str, Any] = dict(goals)
         masks = {key: np.ones(batch, bool) for key in goals}
+        if texts is not None and "language_instruction" in goals:
+            raise BatchError("texts and the goal language_instruction are both instructions; give one of them")
     else:
         assert texts is not None
         batch = len(texts)
@@ -57,14 +59,15 @@ def create_tasks(
     if texts is not None:
         if text_processor is None:
             raise BatchError(
-                "this model has no text processor, so it takes no texts; pass goals, or put embeddings into "
-                "task['language_instruction'] yourself"
+                "this model has no text processor, so it takes no texts; pass goals, an instruction's embedding as "
+                "their language_instruction"
             )
         if len(texts) != batch:
             raise BatchError(f"{len(texts)} texts for {batch} goals; give one for each")
-    if text_processor is not None:
-        task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))
-    masks["language_instruction"] = np.full(batch, texts is not None)
+    if "language_instruction" not in masks:  # an embedding
+        if text_processor is not None:
+            task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))
+        masks["language_instruction"] = np.full(batch, texts is not None)
     task["pad_mask_dict"] = masks
     check_batch("task", task, example, leading=1)
     return task
@@ -84,6 +87,34 @@ def check_inputs(observations: Mapping[str, Any], tasks: Mapping[str, Any], exam
         if (key in known or key.startswith("language_instruction")) and np.shape(leaf)[:1] not in rows:
             found = f"task/{key} is {np.shape(leaf)}, the observations begin with {max(rows, default=())}"
             raise BatchError(f"{found}; give a task for each observation")
+    _warn_of_unread_embedding(tasks)
+
+
+def _warn_of_unread_embedding(task: Mapping[str, Any]) -> None:
+    embedded, masks = task.get("language_instruction"), task.get("pad_mask_dict")
+    mask = masks.get("language_instruction") if isinstance(masks, Mapping) else None
+    traced = any(isinstance(one, jax.core.Tracer) for one in (embedded, mask))
+    if mask is None or embedded is None or isinstance(embedded, Mapping) or traced or np.any(mask):
+        return
+    if np.any(embedded):  # zeros are none
+        what = 'task["language_instruction"] is not read: task["pad_mask_dict"]["language_instruction"] is False'
+        warnings.warn(f"{what} throughout; set it to True, or give the embedding among the goals", stacklevel=4)
+
+
+def check_pad_mask(mask: Any) -> None:
+    """Raises BatchError: a timestep_pad_mask that holds other than 0 and 1, or leaves the present step out.
+
+    One that is traced, or of another shape than (B, W), is not looked at.
+    """
+    if isinstance(mask, jax.core.Tracer) or np.ndim(mask) != 2:
+        return
+    found = np.asarray(mask)
+    if (odd := found[(found != 0) & (found != 1)]).size:
+        raise BatchError(f"timestep_pad_mask holds {odd[0]}; give True for a step that was seen, False for padding")
+    wrong = (found.any(1) | (not found.any())) & (found[:, -1] == 0)  # single rows may fill a batch up
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise BatchError(f"timestep_pad_mask marks the present step of row {row} as padding; True is what was seen")
 
 
 def check_temperature(temperature: Any) -> None:

@@ -184,6 +184,13 @@ def _check_config(value: Any, where: str, name: str) -> None:
         finite(where, value, -GREATEST, GREATEST, CheckpointError)
 
 
+def stated_normalization(config: Mapping[str, Any]) -> Any:
+    """How a config says that actions were normalised: ours by itself, upstream's among its data's options."""
+    data = config.get("dataset_kwargs")
+    upstreams = data.get("action_proprio_normalization_type") if isinstance(data, Mapping) else None
+    return config.get("normalization", upstreams)
+
+
 def read_example_batch(root: Path) -> dict[str, Any]:
     """The example batch, with names of older releases replaced by today's.
 
@@ -256,8 +263,9 @@ def write_checkpoint(
     config: Mapping[str, Any],
     example_batch: Mapping[str, Any],
     statistics: Mapping[str, Any] | None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write the parameters of `step`, and the other files where they do not exist yet.
+    """Write the parameters of `step`, and the other files (`beside`: more, by name) where they do not exist yet.
 
     Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten. So are a
     config, statistics and an example batch of another model, which its steps would be read with.
@@ -274,6 +282,10 @@ def write_checkpoint(
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
         _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), example_batch)
+    for name, said in (beside or {}).items():
+        if (root / name).exists() and (root / name).read_bytes() != said:
+            raise CheckpointError(f"{root / name} is not the one of this model; choose another directory")
+    described |= beside or {}
     described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
     for name, said in described.items():
         if not (root / name).exists():

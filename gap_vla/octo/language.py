@@ -50,6 +50,8 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
     weights = jax.tree.leaves(tree)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (*weights, *words)):
         return task
+    if not all(isinstance(leaf, jax.Array) for leaf in weights):  # numpy's may change where they lie
+        return task
     arrays = [np.asarray(array) for array in words]
     key = (
         tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import functools
@@ -89,8 +90,8 @@ class OctoModel:
             params=params,
             text_processor=text_processor,
             example_batch=example,
-            config=config,
-            dataset_statistics=dataset_statistics,
+            config=copy.deepcopy(config),
+            dataset_statistics=copy.deepcopy(dataset_statistics),
         )
 
     @classmethod
@@ -117,7 +118,7 @@ class OctoModel:
             text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
             if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
                 words = vocabulary(module)
-                text_processor = dataclasses.replace(text_processor, directory=str(root), vocab_size=words)
+                text_processor = dataclasses.replace(text_processor, directory=str(root.absolute()), vocab_size=words)
         head, held = module.heads.get("action"), np.shape(example.get("action", ()))[2:]
         says = getattr(head, "action_horizon", 0), getattr(head, "action_dim", 0)
         if all(says) and len(held) == 2 and held != says:  # upstream's example batch holds a chunk since 1.5
@@ -135,9 +136,17 @@ class OctoModel:
         )
 
     def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:
-        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet."""
+        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet.
+
+        So is the tokenizer that the model's checkpoint carried.
+
+        Raises:
+            CheckpointError: the step is there already, or other files that are there are of another model.
+        """
         root = Path(checkpoint_path).expanduser()  # as `load_pretrained`
-        checkpoint.write_checkpoint(root, step, self.params, self.config, self.example_batch, self.dataset_statistics)
+        words = self.text_processor.carried() if isinstance(self.text_processor, HFTokenizer) else {}
+        described = (self.config, self.example_batch, self.dataset_statistics)
+        checkpoint.write_checkpoint(root, step, self.params, *described, beside=words)
 
     def create_tasks(
         self, goals: Mapping[str, Any] | None = None, texts: Sequence[str] | None = None
@@ -183,7 +192,8 @@ class OctoModel:
         Args:
             unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
                 normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
-            timestep_pad_mask: bool[B, W]; the observations' own by default.
+            timestep_pad_mask: bool[B, W], True where a step was seen, as the present one was; the observations' own by
+                default.
             argmax, temperature: how the discrete head samples; the other heads ignore them.
             embodiment_action_dim: dimensions of the robot's actions, for a diffusion head that predicts more; those of
                 the statistics by default.
@@ -197,10 +207,11 @@ class OctoModel:
             )
         if timestep_pad_mask is None:
             timestep_pad_mask = observations["timestep_pad_mask"]
+        batches.check_pad_mask(timestep_pad_mask)
         if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
             batches.check_temperature(temperature)
         statistics = unnormalization_statistics
-        own = self.config.get("normalization")
+        own = checkpoint.stated_normalization(self.config)
         if statistics is not None and own not in (None, str(normalization_type)):
             what = f"the model was trained with normalization {own}, its actions are taken as {normalization_type}"
             warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own!r})", stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,13 @@ class HFTokenizer:
         Raises:
             CheckpointError: the file is none of a tokenizer, or of another vocabulary than the encoder's.
         """
-        return _load(self.tokenizer_name, self.directory, self.vocab_size)
+        directory = None if self.directory is None else os.path.abspath(self.directory)  # of this present folder
+        return _load(self.tokenizer_name, directory, self.vocab_size)
+
+    def carried(self) -> dict[str, bytes]:
+        """By name, the file that lies in `directory`, if one does."""
+        path = Path(self.directory or "", _FILE)
+        return {_FILE: path.read_bytes()} if self.directory is not None and path.is_file() else {}
 
 
 _END = 1

@@ -44,8 +44,12 @@ class OctoPolicy(ChunkPolicy):
     """
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
+        from gap_vla.octo.checkpoint import stated_normalization
+
         own = model.config.get("normalization")
-        if own is not None and options.setdefault("normalization", own) != own:
+        if (stated := stated_normalization(model.config)) is not None:
+            options.setdefault("normalization", stated)
+        if own is not None and options["normalization"] != own:
             raise CheckpointError(f"the model was trained with normalization {own}, not {options['normalization']}")
         example = model.example_batch["observation"]
         seen, told = _read(model)

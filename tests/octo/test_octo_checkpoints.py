@@ -16,6 +16,7 @@ from flax import serialization
 
 from gap_vla.core.marks import file_mark
 from gap_vla.octo import CheckpointError, OctoModel, checkpoint
+from gap_vla.octo.text import HFTokenizer
 
 
 @pytest.mark.parametrize("name", ["a", "c", *(pytest.param(name, marks=pytest.mark.slow) for name in "bd")])
@@ -233,3 +234,29 @@ def test_a_download_that_fails_without_a_reason_is_a_line_too(monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     with pytest.raises(CheckpointError, match=r"could not be downloaded \(OSError\); without a network"):
         OctoModel.load_pretrained("hf://lab/mine")
+
+
+def test_the_tokenizer_that_a_checkpoint_carries_goes_along_and_is_that_of_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer, models
+
+    def write(folder: Path, cup: int) -> bytes:
+        words = {"[UNK]": 2, "</s>": 1, "cup": cup}
+        Tokenizer(models.WordLevel(words, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+        return (folder / "tokenizer.json").read_bytes()
+
+    monkeypatch.chdir(golden.DATA / "c")  # where its encoder is
+    shutil.copytree("checkpoint", tmp_path / "a")
+    carried = write(tmp_path / "a", 7)
+    model = OctoModel.load_pretrained(tmp_path / "a")
+    assert model.create_tasks(texts=["cup"])["language_instruction"]["input_ids"][0, 0] == 7
+    model.save_pretrained(1, tmp_path / "b")
+    assert (tmp_path / "b" / "tokenizer.json").read_bytes() == carried
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == model.config
+    write(tmp_path / "b", 8)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not the one of this model"):
+        model.save_pretrained(2, tmp_path / "b")
+    for folder, piece in (("a", 7), ("b", 8)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert HFTokenizer("t5-base", directory=".").encode(["cup"])["input_ids"][0, 0] == piece

@@ -16,7 +16,17 @@ import pytest
 
 from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, language, merge_params, presets
+from gap_vla.octo import (
+    BatchError,
+    Compute,
+    ModuleSpec,
+    OctoModel,
+    OctoModule,
+    batches,
+    language,
+    merge_params,
+    presets,
+)
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.encoders import convolve
 from gap_vla.octo.language import embed_language
@@ -306,3 +316,43 @@ def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: C
     assert changed == {"obs_proprio_projection", "obs_proprio_pos_embedding"}
     kernel = "octo_transformer/obs_proprio_projection/kernel"
     np.testing.assert_allclose(half[kernel], plain[kernel] / 2, rtol=1e-5)
+
+
+def test_an_embedding_among_the_goals_is_read_and_one_that_is_not_is_told() -> None:
+    case = golden.load("c")
+    model, observation = case.model, case.batch["observation"]
+    with golden.upstream_randomness(case):  # where its encoder is
+        task = embed_language(model.module, model.params, case.batch["task"])
+        embedded = np.asarray(task["language_instruction"])
+    goals = {key: value for key, value in case.batch["task"].items() if key.startswith("image_")}
+    task = model.create_tasks(goals={**goals, "language_instruction": embedded})
+    assert task["language_instruction"] is embedded and task["pad_mask_dict"]["language_instruction"].all()
+    task["pad_mask_dict"]["language_instruction"] = np.zeros(len(embedded), bool)
+    with pytest.warns(UserWarning, match=r'task\["language_instruction"\] is not read: .* set it to True'):
+        batches.check_inputs(observation, task, model.example_batch)
+    with pytest.raises(BatchError, match="are both instructions; give one of them"):
+        model.create_tasks(goals={"language_instruction": embedded}, texts=["go"] * len(embedded))
+
+
+def test_a_pad_mask_that_leaves_the_present_step_out_is_refused() -> None:
+    case = golden.load("b")
+    mask = case.batch["observation"]["timestep_pad_mask"]
+    for odd, said in ((~mask, "present step of row 0 as padding; True is what was seen"), (mask * 255, "holds 255")):
+        with pytest.raises(BatchError, match=said):
+            case.model.sample_actions(case.batch["observation"], case.batch["task"], timestep_pad_mask=odd)
+
+
+def test_a_model_keeps_no_dictionary_of_its_caller() -> None:
+    config = presets.small_config(image_size=32, token_embedding_size=32, stem_features=(32,))
+    statistics = {"action": {"mean": np.zeros(7), "std": np.ones(7)}}
+    example = presets.example_batch(image_size=32)
+    model = OctoModel.from_config(config, example, dataset_statistics=statistics)
+    config["normalization"] = "bounds"
+    statistics["action"]["mean"][:] = 1
+    assert "normalization" not in model.config and not model.dataset_statistics["action"]["mean"].any()
+
+
+def test_weights_that_may_change_where_they_lie_are_not_remembered() -> None:
+    case = golden.load("c")
+    params = jax.tree.map(np.array, case.model.params)
+    assert language.recall_language(case.model.module, params, case.batch["task"]) is case.batch["task"]

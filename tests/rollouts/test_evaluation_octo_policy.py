@@ -541,3 +541,12 @@ def test_numbers_that_no_network_can_read_are_refused(diffusion, put, said, kind
 def test_options_of_a_policy_that_mean_nothing_are_refused(diffusion, options):
     with pytest.raises(PolicyError, match=next(iter(options))):
         OctoPolicy(diffusion, **options)
+
+
+def test_a_model_in_memory_is_normalised_as_its_upstream_config_says(model):
+    said = {"dataset_kwargs": {"action_proprio_normalization_type": "bounds"}}
+    upstreams = model.replace(config={**model.config, **said}, dataset_statistics=BOUNDED)
+    assert OctoPolicy(upstreams).identity["normalization"] == "bounds"
+    batch = upstreams.example_batch
+    with pytest.warns(UserWarning, match="trained with normalization bounds, its actions are taken as normal"):
+        upstreams.sample_actions(batch["observation"], batch["task"], BOUNDED["action"])
