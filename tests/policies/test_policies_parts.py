@@ -189,7 +189,8 @@ class TestSaving:
         assert (loaded.method, normalization) == (method, "normal")
         assert np.array_equal(found["action"]["mean"], statistics["action"]["mean"])
 
-    def test_what_could_not_be_loaded_is_not_written(self, tmp_path):
+    def test_what_could_not_be_loaded_is_not_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
         policy = build_policy(SmallModelConfig(**TINY), "gap", (SIZE, SIZE, 3), 9, 7)
         statistics = write_store(tmp_path / "store").statistics
         narrow = {**statistics, "proprio": {name: value[:8] for name, value in statistics["proprio"].items()}}
