@@ -83,12 +83,12 @@ def require_takeover(found: Mapping[str, Any], folder: Path, run: Run, shown: Se
     if (kept := folder / window_folder(0, "never") / IDENTITY_FILE).exists():
         both = Section.read(kept, ReportError).section("policy")
         others = [one for one in shown if folder.name.endswith(f"-{one.path.resolve().name}")]
-        for part, own in (("main", run), *(("other", other) for other in others)):
+        for part, of in (("main", run), *(("other", other) for other in others)):
             played = both.section(part, {}).values.get("parameters")
-            weights = {one.get("policy", {}).get("parameters", played) for one in own.evaluations.values()}
+            weights = {one.get("policy", {}).get("parameters", played) for one in of.evaluations.values()}
             if played and weights - {played}:
                 raise ReportError(
-                    f"{folder}: a takeover of other weights than those of {own.path}; move it away, and look again"
+                    f"{folder}: a takeover of other weights than those of {of.path}; move it away, and look again"
                 )
     windows, episodes = found["windows"], found["episodes"]
     for number, window in enumerate(windows):

@@ -65,7 +65,7 @@ def change_record(draw: random.Random, path: Path) -> None:
 def _read(path: Path) -> list[int]:
     from gap_vla.rlds import read_rlds
 
-    return [len(episode) for episode in read_rlds(path, "train", workers=1)]
+    return [len(episode) for episode in read_rlds(path, "train", workers=1, compared=True)]
 
 
 def _read_for_labels(path: Path) -> list[int]:
