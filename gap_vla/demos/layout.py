@@ -29,10 +29,16 @@ _NO_POSITION = re.compile(
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
 
+_QUATERNION_R = re.compile(r"(?:^|[^a-z])[ro]([wxyz])$")
+"""The parts of a quaternion as rx … rw or ox … ow; without a `w` among them, rx is an angle."""
 _QUATERNION = re.compile(r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])")
 
-_TURN = re.compile(r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])$")
-_AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])$")
+_TURN = re.compile(
+    r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])(?:[^a-z0-9]rad)?$"
+)
+_AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])(?:[^a-z0-9](?:pos|m))?$")
+_UNIT = re.compile(r"(?:^|[^a-z])(?:mm|cm|deg|degrees?)\W*$")
+_ROTVEC = re.compile(r"rot(?:ation)?_?vec|axis.?angle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +107,11 @@ class StateLayout:
         return f"xyz in m from column {self.position}, {turned}, gripper {opening} {unit}"
 
     @property
+    def takes_all(self) -> bool:
+        """Whether each of an arm's columns is position, rotation or gripper."""
+        return 3 + ROTATIONS[self.rotation_kind] + len(self.gripper) == self.width
+
+    @property
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
@@ -109,8 +120,8 @@ class StateLayout:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
-        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or joints,
-        velocities or forces for positions.
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or what
+        `require_positions` refuses.
         """
         self._require_quaternions(names, where)
         self.require_positions(names, where)
@@ -125,7 +136,20 @@ class StateLayout:
 
     def require_positions(self, names: Sequence[str], where: str) -> None:
         """Raises EpisodeError: the columns that are taken as positions are called otherwise, each of them, or the array
-        that holds them is."""
+        that holds them is; or by the names positions or angles are in mm, cm or degrees, or Euler angles a rotation
+        vector."""
+        turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
+        angles = turn if len(turn) == 3 else range(0)
+        for column, name in enumerate(map(str.lower, names)):
+            own = column % self.width
+            if (own in angles or own - self.position in range(3)) and _UNIT.search(name):
+                called = one_line(names[column], 60)
+                raise EpisodeError(f"{where}: the layout takes {called!r} in m or rad; convert it, and call it so")
+            if self.rotation_kind == "euler_xyz" and own in angles and _ROTVEC.search(name):
+                called = one_line(names[column], 60)
+                raise EpisodeError(
+                    f"{where}: the layout takes {called!r} as roll, pitch, yaw; give one with rotation_kind rotvec"
+                )
         for first in range(self.position, len(names), self.width):
             placed = names[first : first + 3]
             if all(_NO_POSITION.search(name.lower()) for name in placed):
@@ -134,7 +158,11 @@ class StateLayout:
                 raise EpisodeError(f"{where}: {said}; name the columns of the pose")
 
     def _require_quaternions(self, names: Sequence[str], where: str) -> None:
+        of_turn = [i % self.width in range(self.rotation, self.rotation + 4) for i in range(len(names))]
         found = [_QUATERNION.search(name.lower()) for name in names]
+        of_r = [_QUATERNION_R.search(name.lower()) if own else None for name, own in zip(names, of_turn)]
+        if any(match and match[1] == "w" for match in of_r):
+            found = [match or other for match, other in zip(found, of_r)]
         letters = "".join(match[1] if match else " " for match in found)
         if not {"w", "x"} <= {*letters}:
             return

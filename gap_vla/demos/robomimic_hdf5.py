@@ -5,6 +5,7 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,12 +68,12 @@ class RobomimicHDF5(Source):
     ) -> None:
         self.path = Path(path)
         self.options: dict[str, Any] = {
-            "image_keys": image_keys,
+            "image_keys": None if image_keys is None else dict(image_keys),
             "language_instruction": language_instruction,
             "filter_key": filter_key,
             "action_key": action_key,
             **self.stated_limit(action_limit),
-            **({} if layout is None else {"layout": layout}),
+            **({} if layout is None else {"layout": copy.deepcopy(layout)}),
         }
         self._layout = own = StateLayout.of("robomimic" if layout is None else layout)
         if (own.position, own.rotation, own.rotation_kind) != (0, 3, "quat_xyzw"):
@@ -80,7 +81,7 @@ class RobomimicHDF5(Source):
                 f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says {own.position}, "
                 f"{own.rotation}, {own.rotation_kind!r}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
             )
-        self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
+        self._image_keys = IMAGE_KEYS if image_keys is None else dict(image_keys)
         members.require_sound(self.path)
         with members.opened(self.path) as file:
             self.places = demonstrations(file, self.path, filter_key, action_key)

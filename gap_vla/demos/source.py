@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import json
 import pkgutil
 import types
@@ -144,7 +145,7 @@ class NamedArrays(Source):
             "state_key": self.STATE_KEY if state_key is None else state_key,
             "action_key": action_key,
             "image_keys": None if image_keys is None else dict(image_keys),
-            "layout": layout if isinstance(layout, str) else dict(layout),
+            "layout": layout if isinstance(layout, str) else copy.deepcopy(dict(layout)),
             "language_instruction": language_instruction,
             **self.stated_limit(action_limit),
         }

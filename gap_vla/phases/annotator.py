@@ -40,6 +40,8 @@ class Annotator:
     """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
     unit: str = ""
     """Of the openings that it was fitted on, "m" or "1"; empty: not known."""
+    extra: tuple[str, ...] = ()
+    """What the extra columns that it was fitted on are called, if they are of files; empty: not known, or none."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -83,7 +85,8 @@ class Annotator:
         if self.estimator is not None:
             self.estimator.save(directory)
         unit = {OPENING_UNIT: self.unit} if self.unit else {}
-        write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns), **unit})
+        beside = {"columns": dict(self.columns), **unit, **({"extra": list(self.extra)} if self.extra else {})}
+        write_json(directory / "annotator.json", {"format": 1, **self.identity, **beside})
         return directory
 
     def annotation(
@@ -198,7 +201,8 @@ def load_annotator(directory: str | Path) -> Annotator:
         own = record.section("columns", {})
         columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
         unit = record.choice(OPENING_UNIT, ["m", "1"]) if OPENING_UNIT in record else ""
-        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns, unit)
+        extra = tuple(map(str, record.values.get("extra", ())))
+        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns, unit, extra)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))

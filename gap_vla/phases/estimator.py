@@ -105,11 +105,8 @@ class PhaseEstimator:
 
         Raises:
             MotionError: no steps at all, different columns, change points that are none of these recordings, or a
-                `lookahead` of more than two samples that is as long as the longest recording.
+                `lookahead` of more than two samples that is as long as the longest recording. It stays as it was.
         """
-        from gap_vla.phases.lstm import Weights
-        from gap_vla.phases.training import train
-
         if len(motions) != len(change_points):
             raise MotionError(f"{len(motions)} recordings but change points for {len(change_points)}")
         change_points = [
@@ -121,6 +118,17 @@ class PhaseEstimator:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")
         if (ahead := self.settings.lookahead) >= max(most := max(map(len, motions)), 3):
             raise MotionError(f"lookahead is {ahead}, the longest recording has {most} steps; lower it")
+        before = self.columns, self._weights, self.report
+        try:
+            return self._fit(motions, change_points, usable)
+        except BaseException:
+            self.columns, self._weights, self.report = before
+            raise
+
+    def _fit(self, motions: Sequence[Motion], change_points: Sequence[np.ndarray], usable: list[int]) -> PhaseEstimator:
+        from gap_vla.phases.lstm import Weights
+        from gap_vla.phases.training import train
+
         self.columns = motions[usable[0]].columns
         features = {i: self.features(motions[i]) for i in usable}
         kept, held = held_out_split(usable, self.settings)

@@ -214,7 +214,15 @@ def as_dead_band(
         if unknown := set(value) - set(DeadBand._fields):
             raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
         value = default_dead_band([motion], smooth=smooth)._replace(**value)
+    if motion.extra is not None:
+        require_extra_band(value)
     return checked_band(value)
+
+
+def require_extra_band(value: Any) -> None:
+    """Raises MotionError: a dead-band of three numbers, which says none of the extra columns that there are."""
+    if np.ndim(value) == 1 and len(value) == 3:
+        raise MotionError("dead_band has 3 numbers; with extra columns give a fourth, in their units")
 
 
 def checked_band(value: Any) -> DeadBand:

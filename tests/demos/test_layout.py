@@ -42,3 +42,41 @@ def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: 
 def test_a_rotation_that_is_no_text_is_refused() -> None:
     with pytest.raises(EpisodeError, match=r"rotation \['quat_wxyz'\] is unknown"):
         StateLayout.of({"rotation_kind": ["quat_wxyz"]})
+
+
+POSE = [*"xyz", "qw", "qx", "qy", "qz", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "message"),
+    [
+        (["x_mm", "y_mm", "z_mm", *POSE[3:]], "gap", "'x_mm' in m or rad; convert it"),
+        (["x [mm]", "y [mm]", "z [mm]", *POSE[3:]], "gap", r"'x \[mm\]' in m or rad"),
+        ([*"xyz", "roll_deg", "pitch_deg", "yaw_deg", "grip"], "bridge", "'roll_deg' in m or rad"),
+        ([*"xyz", "roll_rad", "pitch_rad", "yaw_rad", "grip_deg"], "bridge", None),
+        (["x.pos", "y.pos", "z.pos", *POSE[3:]], "gap", None),
+        (["x_pos", "z_pos", "y_pos", *POSE[3:]], "gap", "columns x_pos, z_pos, y_pos as x, y, z"),
+        (["x_m", "z_m", "y_m", *POSE[3:]], "gap", "columns x_m, z_m, y_m as x, y, z"),
+        ([*"xyz", "rz_rad", "ry_rad", "rx_rad", "grip"], "bridge", "columns rz_rad, ry_rad, rx_rad as roll"),
+        ([*"xyz", "rx", "ry", "rz", "rw", "a", "b"], "gap", "rx, ry, rz, rw, .* layout=robomimic"),
+        ([*"xyz", "ox", "oy", "oz", "ow", "a", "b"], "gap", "ox, oy, oz, ow, .* layout=robomimic"),
+        ([*"xyz", "rx", "ry", "rz", "rw", "a", "b"], "robomimic", None),
+        ([*"xyz", "rw", "rx", "ry", "rz", "a", "b"], "gap", None),
+        ([*"xyz", "rx", "ry", "rz", "grip"], "bridge", None),
+        ([*"xyz", "rx", "ry", "rz", "a", "b", "c"], "gap", None),
+        ([*"xyz", *(f"axis_angle_{i}" for i in range(3)), "grip"], "bridge", "'axis_angle_0' as roll, .* rotvec"),
+        ([*"xyz", *(f"axis_angle_{i}" for i in range(3)), "a", "b"], "libero", None),
+        (["shoulder_pan.pos", "wrist_roll.pos", "grip.pos", *"abcdef"], {"position": 3, "rotation_kind": "none"}, None),
+    ],
+)
+def test_columns_are_taken_for_what_they_are_called(names, layout, message) -> None:  # type: ignore[no-untyped-def]
+    if message is None:
+        StateLayout.of(layout).require_names(names, "here")
+    else:
+        with pytest.raises(EpisodeError, match=message):
+            StateLayout.of(layout).require_names(names, "here")
+
+
+def test_an_array_in_mm_is_no_state() -> None:
+    with pytest.raises(EpisodeError, match="here: the layout takes 'state_mm' in m or rad"):
+        StateLayout().require_positions(["state_mm"] * 9, "here")

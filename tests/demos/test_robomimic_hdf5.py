@@ -396,3 +396,20 @@ def test_a_file_that_its_disk_cannot_read_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("hashlib.file_digest", broken)
     with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
         content_digest(path)
+
+
+def test_a_source_stays_as_it_was_opened_whatever_becomes_of_its_options(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "d.hdf5", [make_episode(0)])
+    keys = {"agentview_image": "image_primary"}
+    opened = open_source(path, "robomimic_hdf5", image_keys=keys)
+    before = opened.identity()
+    keys["agentview_image"] = "image_wrist"
+    assert [*opened.read(0).images] == ["image_primary"] and opened.identity() == before
+
+
+def test_a_layout_is_kept_as_it_was_given(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", proprio=np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (4, 1)))
+    layout = {"gripper": [7, 8]}
+    opened = open_source(tmp_path, "npz", layout=layout)
+    layout["gripper"][0] = 3
+    assert opened.options["layout"] == {"gripper": [7, 8]}

@@ -423,3 +423,10 @@ def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on
             annotator.annotate([other])
         with pytest.raises(MotionError, match="episode 1: gripper openings are"):
             annotate([fitted, other], method="gaussian")
+
+
+def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
+    extra = [np.zeros((len(one), 1)) for one in DEMOS[:1]]
+    with pytest.raises(MotionError, match="dead_band has 3 numbers; with extra columns give a fourth"):
+        annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3))
+    assert annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3, 0))

@@ -321,3 +321,11 @@ def test_importing_is_light_and_the_compiled_search_is_kept_between_processes():
     took, numpy_took, rest = out.split(" ", 2)
     assert float(took) < max(1, 8 * float(numpy_took)), "a second, on a machine that imports numpy in an eighth of one"
     assert rest.strip() == "[] 1 False"
+
+
+def test_after_a_fit_that_failed_it_is_as_before():
+    new, two = PhaseEstimator(), [Motion.of(np.zeros((9, 3))), Motion.of(np.zeros((9, 6)))]
+    with pytest.raises(MotionError, match="the annotator was fitted on"):
+        new.fit(two, [np.zeros(0, int)] * 2)
+    with pytest.raises(MotionError, match="not trained"):
+        new.features(two[0])

@@ -580,3 +580,61 @@ def test_an_older_report_is_replaced_only_if_that_is_allowed(hdf5, tmp_path, cap
     assert page.read_bytes() == before and not (tmp_path / "b.hdf5").exists()
     assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "b.hdf5"), *words, "--overwrite"]) == 0
     assert page.read_bytes() != before
+
+
+def test_an_annotator_knows_what_its_extra_columns_are_called(tmp_path):
+    folder = write_npz(tmp_path / "npz", demos(1))
+    hands = {name: np.linspace(0, 1, 80) for name in ("joint_pos", "joint_vel", "robot0_joint_pos")}
+    np.savez(folder / "episode_0.npz", proprio=demos(1)[0].proprio, **hands)
+    made = annotate_files(folder, tmp_path / "a", method="gaussian", extra="joint_pos").annotator
+    with pytest.raises(AnnotationError, match="was fitted with extra joint_pos, not joint_vel; name the same"):
+        annotate_files(folder, tmp_path / "b", annotator=made, extra="joint_vel")
+    again = annotate_files(folder, tmp_path / "c", annotator=made, extra="robot0_joint_pos").annotator
+    assert json.loads((again / "annotator.json").read_text())["extra"] == ["joint_pos"]
+    record = json.loads((made / "annotator.json").read_text())
+    del record["extra"]
+    (made / "annotator.json").write_text(json.dumps(record))
+    assert annotate_files(folder, tmp_path / "d", annotator=made, extra="joint_vel").path.is_dir()
+
+
+def test_an_opening_beside_position_and_quaternion_has_no_unit(tmp_path, capsys):
+    state = demos(1)[0].proprio
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    parts = {"position": state[:, :3], "quaternion": state[:, 3:7], "gripper": np.linspace(0, 1, 80)}
+    np.savez(folder / "0.npz", **parts)
+    assert read_episode(folder, 0).metadata["opening_unit"] == "1"
+    np.savez(folder / "1.npz", proprio=state)
+    capsys.readouterr()
+    with pytest.raises(MotionError, match="gripper openings are in m"):
+        annotate_files(folder, tmp_path / "out", method="gaussian")
+    said = capsys.readouterr().out
+    assert "or position, quaternion wxyz, gripper" in said and "not read: nothing" in said
+
+
+def test_what_has_no_effect_is_refused(hdf5, tmp_path):
+    made = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian").annotator
+    for idle in ({"method": "gaussian"}, {"options": {"sigma": 2}}, {"seed": 1}):
+        with pytest.raises(AnnotationError, match="method, options, seed: no effect with an annotator"):
+            annotate_files(hdf5, tmp_path / "b.hdf5", annotator=made, **idle)
+    with pytest.raises(AnnotationError, match="method: no effect with an annotator"):
+        show_episode(hdf5, tmp_path / "e.png", method="lstm", annotator=made)
+    with pytest.raises(AnnotationError, match="state has no effect, only of RLDS"):
+        annotate_files(hdf5, tmp_path / "b.hdf5", state="observation/state")
+
+
+@pytest.mark.parametrize("name", ["rho", "obs/is_first", "Reward"])
+def test_columns_that_are_no_joints_are_no_extra(name):
+    with pytest.raises(AnnotationError, match=f"extra: '{name}' is no joint"):
+        AnnotationJob(extra=name)
+
+
+def test_the_state_itself_is_no_extra(hdf5, npz, tmp_path):
+    for source, name in ((hdf5, "robot0_eef_pos"), (hdf5, "robot0_gripper_qpos"), (npz, "proprio")):
+        with pytest.raises(AnnotationError, match=f"extra names '{name}', which is the state itself; leave it out"):
+            annotate_files(source, tmp_path / f"out{source.suffix}", method="gaussian", extra=name)
+
+
+@pytest.mark.usefixtures("blank_charts")
+def test_paths_may_be_text(npz, tmp_path):
+    assert show_episode(f"{npz}", f"{tmp_path / 'e.png'}").is_file()

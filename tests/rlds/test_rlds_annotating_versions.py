@@ -13,6 +13,7 @@ import gap_vla
 from gap_vla.core.episode import EpisodeError
 from gap_vla.phases import annotate, load_annotator
 from gap_vla.rlds.annotating import AnnotationError, annotate_files
+from gap_vla.rlds.annotating.files import show_episode
 
 
 @pytest.fixture(scope="module")
@@ -314,3 +315,17 @@ def test_what_labels_are_called_does_not_depend_on_the_version_of_the_package(mo
     assert annotate(demos(2), method="gaussian").identity == before.identity
     assert load_annotator(tmp_path / "saved").identity == before.identity
     assert gap_vla.__version__ not in json.dumps(before.identity)
+
+
+@pytest.mark.usefixtures("blank_charts")
+def test_a_dataset_that_was_changed_is_shown_with_a_note(corners, tmp_path, capsys):
+    show_episode(corners, tmp_path / "e.png")
+    assert "note:" not in capsys.readouterr().out
+    (corners / "metadata.json").write_text((corners / "metadata.json").read_text() + " ")
+    show_episode(corners, tmp_path / "e.png")
+    assert f"note: {corners / 'metadata.json'} was changed since it was written; where" in capsys.readouterr().out
+
+
+def test_the_state_of_a_dataset_is_no_extra(corners):
+    with pytest.raises(AnnotationError, match="extra names 'observation/proprio', which is the state itself"):
+        annotate_files(corners, corners.parent / "1.1.0", method="gaussian", extra="observation/proprio")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import regular
 from gap_vla.core.marks import HDF5, suffix_of
@@ -19,7 +20,8 @@ from gap_vla.demos.fields import files_in, resized
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 from gap_vla.rlds.checking.dataset_checks import tell_duplicates
-from gap_vla.rlds.version_files import naming_a_full_disk
+from gap_vla.rlds.statistics import STATISTICS
+from gap_vla.rlds.version_files import naming_a_full_disk, unlike_written
 
 KINDS = {"rlds": rlds_files, "robomimic_hdf5": hdf5_files, "npz": npz_files}
 """Kind of source: the module that knows it."""
@@ -66,7 +68,8 @@ def annotate_files(
         What was written, with the annotation.
 
     Raises:
-        AnnotationError: unknown kind, or the copy cannot be read back. DatasetError: the disk is full.
+        AnnotationError: unknown kind, a field that has no effect, or the copy cannot be read back. DatasetError: the
+            disk is full.
         OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
         MotionError, EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
     """
@@ -74,6 +77,8 @@ def annotate_files(
     job = dataclasses.replace(job, **job_fields) if job else AnnotationJob(**job_fields)
     kind = kind_of(source)
     _ = job.columns  # a typo is one for every kind of source
+    if kind != "rlds" and job.state != AnnotationJob.state:
+        raise AnnotationError(f"{source}: state has no effect, only of RLDS; leave it out")
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
     if not suffixes and (suffix_of(out) in FILES or not out.name):
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
@@ -113,8 +118,8 @@ def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
 
 
 def show_episode(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     episode: int = 0,
     split: str = "train",
@@ -128,15 +133,20 @@ def show_episode(
     """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).
 
     With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
-    `layout` and `state` are those of `AnnotationJob`. Raises as `annotate_files`, also for an unknown episode.
+    `layout` and `state` are those of `AnnotationJob`. Raises as `annotate_files`, also for an unknown episode, or for a
+    method beside an annotator.
     """
     from gap_vla.drawing.episode import write_episode_video, write_picture
     from gap_vla.drawing.episode_page import episodes_page
     from gap_vla.phases.pages import view_of
 
+    source, out = Path(source), Path(out)
+    if method is not None and annotator is not None:
+        raise AnnotationError("method: no effect with an annotator, which knows its own; leave one out")
     claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
     job = AnnotationJob(method or "lstm", annotator=annotator, layout=layout, state=state)
     chosen = KINDS[kind_of(source)].read(source, episode, job, split)
+    _tell_changed(source)
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
         labels = job.run([chosen])
@@ -148,3 +158,16 @@ def show_episode(
     if suffix_of(out) == ".png":
         return write_picture(view, out)
     return write_output(out, "episode", episodes_page(view.title, [view]))
+
+
+def _tell_changed(folder: Path) -> None:
+    """A note, if what is shown is a folder of ours that is not as it was written."""
+    try:
+        found = unlike_written(folder)
+    except EpisodeError as problem:  # of the mark, which nothing is read from here
+        print(f"note: {problem}", flush=True)
+        return
+    for name, how in found.items():
+        if name != STATISTICS:
+            print(f"note: {folder / name} {how}; where its states were, annotate again", flush=True)
+            return

@@ -20,6 +20,8 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
+from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.robomimic_groups import arms_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.demos.source import account
 from gap_vla.phases import Annotation, load_annotator
@@ -144,5 +146,9 @@ def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
         for name in demos.places if job.extra_names else ():
             where = f"{demos.path}, episode {name}"
             observations = group_at(file, f"data/{name}/obs", where)
+            whole = StateLayout.of(job.layout or "robomimic").takes_all  # else there are fingers that are not read
+            parts = ("eef_pos", "eef_quat", *(["gripper_qpos"] if whole else []))
+            arms = range(arms_of(group_at(file, f"data/{name}", where), where))
+            job.require_apart([f"robot{arm}_{part}" for arm in arms for part in parts], where)
             found.append(joined(job.extra_names, functools.partial(numbers_at, observations, where=where), where))
     return found or None

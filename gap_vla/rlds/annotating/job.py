@@ -12,9 +12,11 @@ import numpy as np
 from gap_vla.core.episode import LARGEST_STATE, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, parsed, refusing
+from gap_vla.demos.fields import PER_STEP
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
+from gap_vla.phases.annotator import Annotator
 from gap_vla.rlds.reader import column_names
 from gap_vla.rlds.schema import Schema
 
@@ -53,13 +55,17 @@ class AnnotationJob:
         if self.annotator is None:
             checked_options(self.method, self.options, self.seed)
         else:
-            load_annotator(self.annotator)
+            if self.method != "lstm" or self.options or self.seed:
+                raise AnnotationError("method, options, seed: no effect with an annotator; leave them out")
+            self._require_extra(load_annotator(self.annotator))
             _require_of_file(Path(self.annotator))
         if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
             raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
         column_names("state", self.state, AnnotationError)
         if self.extra:
             column_names("extra", self.extra, AnnotationError)
+        if odd := [name for name in self.extra_names if name.rpartition("/")[2].lower() in PER_STEP]:
+            raise AnnotationError(f"extra: {odd[0]!r} is no joint and no channel of a hand; leave it out")
 
     @property
     def columns(self) -> StateLayout:
@@ -69,6 +75,21 @@ class AnnotationJob:
     @property
     def extra_names(self) -> list[str]:
         return self.extra.split("+") if self.extra else []
+
+    def _require_extra(self, annotator: Annotator) -> None:
+        """Raises AnnotationError: as many extra columns were called otherwise when it was fitted. What is `joint_pos`
+        in one kind of file may be `robot0_joint_pos` in another."""
+        asked, fitted = ([name.rpartition("/")[2] for name in names] for names in (self.extra_names, annotator.extra))
+        if len(asked) == len(fitted) and not all(a.endswith(b) or b.endswith(a) for a, b in zip(asked, fitted)):
+            raise AnnotationError(
+                f"{self.annotator} was fitted with extra {'+'.join(annotator.extra)}, not {self.extra}; name the same, "
+                "or fit another"
+            )
+
+    def require_apart(self, state: Sequence[str], where: str) -> None:
+        """Raises AnnotationError: what `extra` names is already in the state."""
+        if twice := [name for name in self.extra_names if name in state]:
+            raise AnnotationError(f"{where}: extra names {twice[0]!r}, which is the state itself; leave it out")
 
     def run(
         self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
@@ -85,9 +106,11 @@ class AnnotationJob:
                 raise EpisodeError(f"{episode.name}: {self.extra} has {widths}; drop the episode, or name others")
         if self.annotator is not None:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
-        return annotate(
+        annotation = annotate(
             episodes, method=self.method, seed=self.seed, workers=self.workers, extra=extra, fit=fit, **self.options
         )
+        named = dataclasses.replace(annotation.annotator, extra=tuple(self.extra_names))
+        return dataclasses.replace(annotation, annotator=named)
 
 
 def labelled_by(file: Path) -> str | None:

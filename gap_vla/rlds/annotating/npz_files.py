@@ -35,7 +35,9 @@ from gap_vla.rlds.annotating.job import (
     require_replaceable,
 )
 
-READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
+PARTS = ("position", "quaternion", "gripper")
+"""What a state is made of where there is no `proprio`."""
+READ = ("proprio", *PARTS, "action", "phase")
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
@@ -86,7 +88,7 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
     )
     with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
-        facts = job.columns.facts if "proprio" in arrays else {}
+        facts = (job.columns if "proprio" in arrays else _parts_layout(arrays)).facts
         known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
         if "phase" in arrays:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
@@ -103,7 +105,7 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -
         return job.columns.to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
     if job.layout is not None:
         raise AnnotationError(f"{file}: no 'proprio' that the layout could name the columns of; leave the layout out")
-    names = ("position", "quaternion", "gripper")
+    names = PARTS
     if missing := [name for name in names if name not in arrays]:
         found = ", ".join(arrays) or "nothing"
         raise AnnotationError(f"{file}: neither 'proprio' nor {', '.join(map(repr, missing))} (found: {found})")
@@ -111,13 +113,21 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -
     widths = [arrays[name].shape[1:] for name in names]
     if widths[:2] != [(3,), (4,)] or widths[2] not in ((), (1,), (2,)):
         raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[arrays[n].shape for n in names]}")
-    return StateLayout.of("gap" if widths[2] == (2,) else "quaternion_wxyz").to_proprio(state, str(file))
+    return _parts_layout(arrays).to_proprio(state, str(file))
+
+
+def _parts_layout(arrays: Mapping[str, np.ndarray]) -> StateLayout:
+    """Of position, quaternion and gripper side by side."""
+    return StateLayout.of("gap" if arrays["gripper"].shape[1:] == (2,) else "quaternion_wxyz")
 
 
 def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Collection[str] = ()) -> str:
-    names = {name for file in files for name in read_arrays(file, lambda _: False, AnnotationError)}
-    state = f"proprio ({job.columns})" if "proprio" in names else "position, quaternion wxyz, gripper"
-    parts = {"proprio"} if "proprio" in names else {"position", "quaternion", "gripper"}
+    held = [{*read_arrays(file, lambda _: False, AnnotationError)} for file in files]
+    names = {name for found in held for name in found}
+    ways = {f"proprio ({job.columns})": {"proprio"}, "position, quaternion wxyz, gripper": {*PARTS}}
+    stated = {"proprio" in found for found in held}
+    used = {way: parts for way, parts in ways.items() if ("proprio" in parts) in stated}
+    parts, state = {name for one in used.values() for name in one}, " or ".join(used)
     taken = {name: name for name in sorted(names) if name in ("action", "phase") or name.startswith("image_")}
     return account(source, {"proprio": state} | taken, names - parts - {*taken, *job.extra_names, *read_too})
 
@@ -126,6 +136,8 @@ def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
     arrays = read_arrays(file, lambda name: name in job.extra_names, AnnotationError)
     if missing := [name for name in job.extra_names if name not in arrays]:
         raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {', '.join(arrays)})")
+    if "proprio" not in arrays or job.columns.takes_all:
+        job.require_apart(("proprio",) if "proprio" in arrays else PARTS, str(file))
     return joined(job.extra_names, arrays.__getitem__, str(file))
 
 

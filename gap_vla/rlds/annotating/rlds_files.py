@@ -47,6 +47,8 @@ def episodes_of(
     of_ours = dict(flat(dataset_metadata(source))).get("identity.data.kind") in list(READERS)
     if of_ours and job.state == AnnotationJob.state and layout.columns != StateLayout().columns:
         raise AnnotationError(f"{source}: its columns are those of 'gap', whatever it was made of; leave layout out")
+    if layout.takes_all:
+        job.require_apart(job.state.split("+"), str(source))
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
         with refusing(where, "convert the source again", AnnotationError):
