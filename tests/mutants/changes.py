@@ -299,8 +299,8 @@ WHERE = (
     Mutant(
         "torch: λ is one",
         "adjustment/torch.py",
-        "self._steps.update, self._stepped = float(factors.update), False",
-        "self._steps.update, self._stepped = 1.0, False",
+        "self._steps.begin(float(factors.update))",
+        "self._steps.begin(1.0)",
         f"{SMALL_STEP}[lambda_only-sample-current]",
     ),
     Mutant(

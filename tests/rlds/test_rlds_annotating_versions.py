@@ -149,7 +149,7 @@ def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
         with pytest.raises(kind, match=message):
             annotate_files(old, new, method="gaussian")
         with pytest.raises(EpisodeError, match=message):
-            list(read_rlds(old, "train"))
+            list(read_rlds(old, "train", compared=True))
         assert not new.exists()
 
     shard.write_bytes(b"")
@@ -245,7 +245,7 @@ def test_a_split_without_episodes_is_refused_in_one_line(corners, caplog):
     (old / "dataset_info.json").write_text(json.dumps(info))
     next(old.glob("*-val.tfrecord*")).write_bytes(b"")
     with pytest.raises(EpisodeError, match="split val: it holds no episodes; convert the dataset again, with some"):
-        next(iter(read_rlds(old, "val")))
+        next(iter(read_rlds(old, "val", compared=True)))
     assert not caplog.records
 
 
