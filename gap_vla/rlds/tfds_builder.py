@@ -41,6 +41,10 @@ class _LocalInfo(tfds.core.DatasetInfo):
         """Not asked for over the network: these datasets are made from files on this machine."""
 
 
+_OWN = {"READER_OPTIONS", "METHOD", "SEED", "OPTIONS", "VAL_FRACTION"}
+"""What a builder class may settle beside its kind."""
+
+
 class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of one set of demonstrations.
 
@@ -118,7 +122,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             if said.get("method", self.METHOD) == self.METHOD:
                 own |= {"seed": self.SEED, "options": self.OPTIONS}
                 if said.get("options") and said.get("identity") is None:  # the main job states all of its options
-                    said = {**said, "options": {**self.OPTIONS, **said["options"]}}
+                    said = {**said, "options": {**self.OPTIONS, **dict(said["options"])}}
         return {**own, **said}
 
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
@@ -189,7 +193,7 @@ def dataset_builder(
     check_names(name, str(DemosBuilder.VERSION if version is None else version))
     found = _class_in_folder(name)
     if found is None or kind not in (None, found.KIND):
-        if found is not None:
+        if found is not None and _OWN & {key for c in found.__mro__ if c is not DemosBuilder for key in vars(c)}:
             print(
                 f"note: rlds_builders/{name} reads {found.KIND}; its settings do not hold for kind {kind}", flush=True
             )

@@ -179,7 +179,7 @@ class Windows:
             ConfigError: there are no such windows, or they are no whole numbers.
         """
         windows = np.asarray(windows)
-        if windows.dtype.kind not in "iu" or not ((windows >= 0) & (windows < len(self))).all():
+        if (windows.size and windows.dtype.kind not in "iu") or not ((windows >= 0) & (windows < len(self))).all():
             raise ConfigError(
                 f"windows are {windows.dtype}{windows.tolist()!s:.60}; give their numbers, below {len(self)}"
             )

@@ -88,9 +88,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
             write_output(out / "cells.json", "comparison", json.dumps(account))
             if finished:
                 text, content = render(finished, out)
-            for path in [] if finished else [out / name for name in TABLES]:
-                if made_by(path) == "comparison":
-                    path.unlink()
+            elif kept := [name for name in TABLES if made_by(out / name) == "comparison"]:
+                print(f"note: {', '.join(kept)} in {out} are of an earlier call; none finished in this one", flush=True)
     return text, [failure["cell"] for failure in failures], content
 
 

@@ -610,11 +610,15 @@ def test_an_opening_beside_position_and_quaternion_has_no_unit(tmp_path, capsys)
         annotate_files(folder, tmp_path / "out", method="gaussian")
     said = capsys.readouterr().out
     assert "or position, quaternion wxyz, gripper" in said and "not read: nothing" in said
+    (folder / "1.npz").unlink()
+    in_metres = annotate_files(write_npz(tmp_path / "m", demos(2)), tmp_path / "of_m", method="gaussian").annotator
+    annotate_files(folder, tmp_path / "parts", annotator=in_metres)  # as those of before 0.2, which said so of parts
+    assert "gripper (in m, as the annotator was fitted on)" in capsys.readouterr().out
 
 
 def test_what_has_no_effect_is_refused(hdf5, tmp_path):
     made = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian").annotator
-    for idle in ({"method": "gaussian"}, {"options": {"sigma": 2}}, {"seed": 1}):
+    for idle in ({"method": "change_points"}, {"options": {"sigma": 2}}, {"seed": 1}):
         with pytest.raises(AnnotationError, match="method, options, seed: no effect with an annotator"):
             annotate_files(hdf5, tmp_path / "b.hdf5", annotator=made, **idle)
     with pytest.raises(AnnotationError, match="method: no effect with an annotator"):

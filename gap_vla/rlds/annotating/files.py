@@ -160,8 +160,14 @@ def show_episode(
     return write_output(out, "episode", episodes_page(view.title, [view]))
 
 
+_COMPARED = 2 << 30
+"""Bytes of a folder that is compared with its checksums for one episode, which takes about two seconds."""
+
+
 def _tell_changed(folder: Path) -> None:
     """A note, if what is shown is a folder of ours that is not as it was written."""
+    if folder.is_dir() and sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) > _COMPARED:
+        return
     try:
         found = unlike_written(folder)
     except EpisodeError as problem:  # of the mark, which nothing is read from here

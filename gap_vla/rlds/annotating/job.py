@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,9 +56,10 @@ class AnnotationJob:
         if self.annotator is None:
             checked_options(self.method, self.options, self.seed)
         else:
-            if self.method != "lstm" or self.options or self.seed:
+            fitted = load_annotator(self.annotator)
+            if self.method not in ("lstm", fitted.method) or self.options or self.seed:
                 raise AnnotationError("method, options, seed: no effect with an annotator; leave them out")
-            self._require_extra(load_annotator(self.annotator))
+            self._require_extra(fitted)
             _require_of_file(Path(self.annotator))
         if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
             raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
@@ -71,6 +73,12 @@ class AnnotationJob:
     def columns(self) -> StateLayout:
         """Of states that have no names of their own."""
         return StateLayout.of(self.layout or "gap")
+
+    @functools.cached_property
+    def fitted_unit(self) -> Literal["m", "1"] | None:
+        """Of openings, as the annotator was fitted on them; None: there is none, or it does not say."""
+        unit = "" if self.annotator is None else load_annotator(self.annotator).unit
+        return "m" if unit == "m" else "1" if unit else None
 
     @property
     def extra_names(self) -> list[str]:

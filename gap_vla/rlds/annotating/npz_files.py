@@ -7,6 +7,7 @@ and `gripper` (T or T×1 or T×2); `phase` is optional. Other arrays are copied 
 from __future__ import annotations
 
 import copy as copies
+import dataclasses
 import io
 import shutil
 import zipfile
@@ -88,14 +89,16 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
     )
     with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
-        facts = (job.columns if "proprio" in arrays else _parts_layout(arrays)).facts
+        layout = job.columns if "proprio" in arrays else _parts_layout(arrays)
+        if "proprio" not in arrays and job.fitted_unit:  # no layout could name it, and once it was "m"
+            layout = dataclasses.replace(layout, opening_unit=job.fitted_unit)
         known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
         if "phase" in arrays:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
         others = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
         films = {name: as_frames(value) for name, value in others.items()}
         pictures = {name: film for name, film in films.items() if film.ndim == 4 and film.shape[3] == 3}
-        metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
+        metadata = {"file_path": str(file), "episode_id": file.stem, **layout.facts}
         action = as_rows(arrays["action"], f"{file}: 'action'") if "action" in arrays else proprio[:, :0]
         return Episode(pictures, proprio, action, metadata=metadata, **known).validate()
 
@@ -124,7 +127,8 @@ def _parts_layout(arrays: Mapping[str, np.ndarray]) -> StateLayout:
 def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Collection[str] = ()) -> str:
     held = [{*read_arrays(file, lambda _: False, AnnotationError)} for file in files]
     names = {name for found in held for name in found}
-    ways = {f"proprio ({job.columns})": {"proprio"}, "position, quaternion wxyz, gripper": {*PARTS}}
+    unit = " (in m, as the annotator was fitted on)" if job.fitted_unit == "m" else ""
+    ways = {f"proprio ({job.columns})": {"proprio"}, f"position, quaternion wxyz, gripper{unit}": {*PARTS}}
     stated = {"proprio" in found for found in held}
     used = {way: parts for way, parts in ways.items() if ("proprio" in parts) in stated}
     parts, state = {name for one in used.values() for name in one}, " or ".join(used)
