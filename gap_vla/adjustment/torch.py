@@ -30,7 +30,7 @@ from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch_forward import ForwardHooks
 from gap_vla.adjustment.torch_gradients import scale_gradient
 from gap_vla.adjustment.torch_optimizer import OptimizerWatch, refuse_attached
-from gap_vla.adjustment.torch_places import Place, find_columns, find_places, refuse_shared, registrations
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places, refuse_shared
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import STEPS
 
@@ -45,8 +45,6 @@ class Adjustment:
     """
 
     def __init__(self, policy: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
-        if not isinstance(schedule, AdjustmentSchedule):
-            raise AdjustmentError(f"schedule is {schedule!r:.60}; give an AdjustmentSchedule")
         self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
         self._policy, self._places = policy, places
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
@@ -55,7 +53,7 @@ class Adjustment:
         self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
         self._forward = ForwardHooks(places, differs, self._steps.end)
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
-        self._repeated = self._registered = 0
+        self._repeated = 0
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -132,7 +130,7 @@ class Adjustment:
         values: Any = np.zeros((1, 1)) if rho is None else rho
         if isinstance(rho, torch.Tensor):  # numpy has no bfloat16
             values = (rho.float() if rho.is_floating_point() else rho).numpy(force=True)
-        if isinstance(rho, (list, tuple)) and any(getattr(part, "ndim", hasattr(part, "__len__")) for part in rho):
+        if isinstance(rho, (list, tuple)) and any(getattr(part, "ndim", 0) for part in rho):
             raise AdjustmentError(
                 f"rho is a {type(rho).__name__} of {len(rho)} parts: torch's default_collate makes one for each window "
                 "step of samples that hold lists; give one array, [B] or [B, W], as torch.stack(rho, 1) of those"
@@ -145,9 +143,9 @@ class Adjustment:
                 f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "
                 "call detach(), and attach again"
             )
-        if self._registered != (now := registrations()):  # only then were weights tied; a look at each step costs more
+        if self._steps.shared:  # perhaps; to look at each step costs more than GAP
             refuse_shared(self._policy, self._places)
-            self._registered = now
+            self._steps.shared = False
         missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(
@@ -227,6 +225,14 @@ def attach(
 
 
 def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
+    if not isinstance(schedule, AdjustmentSchedule):
+        raise AdjustmentError(f"schedule is {schedule!r:.60}; give an AdjustmentSchedule")
+    if schedule.needs_rho and (odd := [place for place in places if isinstance(place.module, nn.RNNBase)]):
+        kind = type(odd[0].module).__name__
+        raise AdjustmentError(
+            f"submodule {odd[0].name!r} is a {kind}, whose hidden state has no batch first; let a module of your own "
+            "hold it, and give only its output [B, W, …]"
+        )
     refuse_attached({n: p for place in places for n, p in place.parameters().items()})
     _let_compilers_see_hooks()
     return Adjustment(module, places, schedule, total_steps)

@@ -136,7 +136,6 @@ class ForwardHooks:
                 self._remember(self._sample)
             return None
         if self._plain and (torch.compiler.is_compiling() or not in_backward()):
-            self._scaled = False
             return None
         sample, identity = self._sample, self._identity
         if sample is None or (not torch.compiler.is_compiling() and in_backward()):
@@ -199,7 +198,6 @@ class ForwardHooks:
             return torch.ones(()) if place.columns is not None and self._scaled else None
         if module.training and any(p.requires_grad for p in module.parameters()):
             self._refuse_without_rho(place)
-        self._scaled = False
         self._outside()
         return None
 

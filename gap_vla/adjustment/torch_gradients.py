@@ -52,7 +52,7 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
     """
     if not isinstance(factor, torch.Tensor):
         raise AdjustmentError(f"factor is a {type(factor).__name__}; give a tensor, [B] or [B, T]")
-    if torch.is_grad_enabled() and not x.requires_grad:
+    if torch.is_grad_enabled() and not x.requires_grad and not torch.compiler.is_compiling():
         warnings.warn(
             "x has no gradient that could be scaled: give what the encoder of the state gives, not what it reads",
             stacklevel=2,

@@ -16,6 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gap_vla.adjustment.schedule import AdjustmentError
@@ -74,6 +79,7 @@ class ScaledUpdates:
     ):
         self._targets, self._finished, self._decoupled = targets, finished, decoupled
         self.update, self.over = 1.0, False
+        self.optimizer = weakref.ref(optimizer)
         self._frame: types.FrameType | None = None  # of the step that is taken, the outermost one
         self._before: list[tuple[torch.Tensor, Any, torch.Tensor, Any]] = []
         self.handles = [
@@ -140,13 +146,21 @@ _ATTACHED: weakref.WeakSet[OptimizerWatch] = weakref.WeakSet()  # what all optim
 
 @functools.cache
 def _watch_over_all_optimizers() -> None:
-    """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
+    """One hook for all, as those on what modules are given, and for good: one that went with its policy would go while
+    an optimizer walks over its hooks."""
 
     def refuse(optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         for watch in list(_ATTACHED):
             watch.refuse_unwatched(optimizer, _has_closure(given, named))
 
+    def shares(_: nn.Module, __: str, given: Any) -> None:
+        parts = {id(p) for p in (given.parameters() if isinstance(given, nn.Module) else [given])}
+        for watch in list(_ATTACHED):
+            watch.shared |= any(id(p) in parts for p in watch.parameters.values())
+
     register_optimizer_step_pre_hook(refuse)
+    register_module_parameter_registration_hook(shares)
+    register_module_module_registration_hook(shares)
 
 
 def refuse_attached(parameters: Mapping[str, torch.Tensor]) -> None:
@@ -161,6 +175,9 @@ def refuse_attached(parameters: Mapping[str, torch.Tensor]) -> None:
 class OptimizerWatch:
     """The optimizers that train a policy's adjusted parameters: λ, `update`, acts on their steps, and on those alone.
 
+    Attributes:
+        shared: whether a module was given one of these since that was set to False, as one that is to share it is.
+
     Args:
         parameters, columns: by full name; columns of those of which a part is adjusted.
         finished: called after every watched step.
@@ -174,6 +191,7 @@ class OptimizerWatch:
     ):
         self.parameters, self._columns, self._finished = parameters, columns, finished
         self.update = 1.0
+        self.shared = True
         self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
         self._told: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool | None] = weakref.WeakKeyDictionary()
         self._updates: list[ScaledUpdates] = []
@@ -188,6 +206,7 @@ class OptimizerWatch:
 
     def end(self) -> None:
         """Further steps of an optimizer that has taken one since `begin` are its own."""
+        self._updates = [scaled for scaled in self._updates if scaled.optimizer() is not None]
         for scaled in self._updates:
             scaled.update = 1.0 if scaled.over else scaled.update
         if all(scaled.over for scaled in self._updates):

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 from torch.utils._pytree import tree_flatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
@@ -61,8 +56,8 @@ def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
     """The submodules of these names.
 
     Raises:
-        AdjustmentError: no such submodule, nothing trainable in it, a recurrent network by itself, parameters that are
-            used outside of it too, or one that lies in another.
+        AdjustmentError: no such submodule, nothing trainable in it, parameters that are used outside of it too, or one
+            that lies in another.
     """
     if not names:
         raise AdjustmentError("no submodule is named, so GAP would adjust nothing")
@@ -70,11 +65,6 @@ def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
     for place in places:
         if not place.parameters():
             raise AdjustmentError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
-        if isinstance(place.module, nn.RNNBase):
-            raise AdjustmentError(
-                f"submodule {place.name!r} is a {type(place.module).__name__}, whose hidden state has no batch first; "
-                "let a module of your own hold it, and give only its output [B, W, …]"
-            )
     for one, other in itertools.permutations(places, 2):
         if other.module in set(one.module.modules()):
             raise AdjustmentError(f"{other.name!r} is part of {one.name!r}, and GAP would act twice; name one of them")
@@ -144,25 +134,6 @@ def _submodule(policy: nn.Module, name: str) -> nn.Module:
         raise AdjustmentError(f"the policy has no submodule {name!r}; near that: {', '.join(near[:8])}")
     known = ", ".join(n for n in names if n.count(".") <= 1)
     raise AdjustmentError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
-
-
-_REGISTERED = [1]
-
-
-def _registers(*_: object) -> None:
-    _REGISTERED[0] += 1
-
-
-@functools.cache
-def _watch_over_registrations() -> None:
-    register_module_parameter_registration_hook(_registers)
-    register_module_module_registration_hook(_registers)
-
-
-def registrations() -> int:
-    """A number that changes when any module is given a parameter or a module, as it is to share one."""
-    _watch_over_registrations()
-    return _REGISTERED[0]
 
 
 def refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:

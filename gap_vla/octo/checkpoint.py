@@ -284,7 +284,7 @@ def write_checkpoint(
         _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), example_batch)
     for name, said in (beside or {}).items():
         if (root / name).exists() and (root / name).read_bytes() != said:
-            raise CheckpointError(f"{root / name} is not the one of this model; choose another directory")
+            warnings.warn(f"{root / name} is not the one of this model, and is kept", stacklevel=3)
     described |= beside or {}
     described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
     for name, said in described.items():

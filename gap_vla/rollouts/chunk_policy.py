@@ -240,7 +240,16 @@ class ChunkPolicy(abc.ABC):
     @property
     def identity(self) -> dict[str, Any]:
         """What an evaluation compares, to notice another policy."""
+        self._identity |= self._parameters()
         return self._identity
+
+    @identity.setter
+    def identity(self, said: dict[str, Any]) -> None:
+        self._identity = said
+
+    def _parameters(self) -> dict[str, Any]:
+        """Of an identity, what may change while a policy lives."""
+        return {}
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         """These episodes are over."""

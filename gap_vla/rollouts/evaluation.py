@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from gap_vla.core.foreign import Section, refusing, whole
+from gap_vla.core.foreign import Section, one_line, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
+from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import (
     FIRST_ANSWER,
     ExpertPolicy,
@@ -137,7 +138,7 @@ def evaluate(
     if len(known) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
 
-    if isinstance(chosen, SimTask):
+    if isinstance(chosen, SimTask) and isinstance(policy, ChunkPolicy):  # others may resize by themselves
         shown = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
         trained = {key: getattr(policy, key, None) for key in shown}
         if others := [key for key in shown if trained[key] not in (None, shown[key])]:
@@ -231,6 +232,10 @@ def _require_sent(task: Task) -> None:
             f"{type(task).__name__} is written where no other process can import it, as a notebook or a pipe; "
             "simulators are processes of their own: put it into a module"
         )
-    advice = "it is sent to the simulators' processes, so it must pickle"
-    with refusing(f"the task {type(task).__name__}", advice, EvaluationError):
+    try:
         pickle.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        what = f"the task {type(task).__name__}: {one_line(error)}"
+        raise EvaluationError(f"{what}; it is sent to the simulators' processes, so it must pickle") from error
+    except RuntimeError:  # what processes share, as locks, goes to new ones alone
+        pass

@@ -28,7 +28,7 @@ MAX_SILENT_IN_A_ROW = 3
 def not_finite(observation: Mapping[str, Any]) -> str | None:
     """Which array of an observation holds NaN or infinity, and where; None if none does. Others are words."""
     for key, value in observation.items():
-        with contextlib.suppress(ValueError):  # what is no array is named where it becomes one
+        with contextlib.suppress(ValueError, TypeError, RuntimeError):  # what is no array is named where it becomes one
             if (found := np.asarray(value)).dtype.kind in "fc" and not np.isfinite(found).all():
                 return f"{key} is NaN or infinite at index {int(np.argmin(np.isfinite(found)))}"
     return None

@@ -133,9 +133,8 @@ class SmallTorchPolicy(ChunkPolicy):
         loaded.camera = policy.view
         return loaded
 
-    @property
-    def identity(self) -> dict[str, Any]:  # its parameters as they are now: they may be trained on
-        return {**self._identity, "parameters": parameter_digest(self.model)}
+    def _parameters(self) -> dict[str, Any]:
+        return {"parameters": parameter_digest(self.model)}
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -142,7 +143,8 @@ class RemotePolicy:
         self._turn += 1
         others = [episode for episode in self._links if episode not in episode_ids]  # the oldest first
         for over in others[: max(0, len(others) - MOST_WAITING)]:
-            self.forget([over])
+            self._drop(over)
+            warnings.warn(f"more than {MOST_WAITING} episodes wait; a server begins the oldest anew", stacklevel=2)
         links = []
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)

@@ -284,7 +284,7 @@ def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> 
     from gap_vla.rollouts import evaluate
     from gap_vla.serving import load_checkpoint
 
-    how = {"execute": config.eval.execute, "ensemble": config.eval.ensemble}
+    how = {"execute": None if config.eval.ensemble else config.eval.execute, "ensemble": config.eval.ensemble}
     loaded = load_checkpoint(run.path, step=step, device=getattr(config.train, "device", "cpu"), **how)
     found = {}
     for variant, first_seed, folder in config.eval.layouts():

@@ -43,11 +43,11 @@ def test_a_rho_that_collate_turned_into_a_list_of_window_steps_is_refused(unchec
     samples = [{"rho": [0.0, float(r)]} for r in RHO]
     rho = torch.utils.data.default_collate(samples)["rho"]  # two tensors of shape [4]
     with attach(policy, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=9) as gap:
-        for wrong in (rho, [*rho[1:]], [[0.0, 0.1], [0.2]]):
+        for wrong in (rho, [*rho[1:]]):
             with pytest.raises(AdjustmentError, match=r"rho is a list of \d parts: torch's default_collate"):
                 with gap.adjusting(wrong, 0):
                     policy(IMAGE, PROPRIO)
-        for right in (torch.stack(rho, 1), [*RHO], RHO.tolist()):
+        for right in (torch.stack(rho, 1), [*RHO], RHO.tolist(), torch.stack(rho, 1).tolist()):
             with gap.adjusting(right, 0):
                 policy(IMAGE, PROPRIO)
 
@@ -142,6 +142,7 @@ def test_a_recurrent_network_by_itself_is_refused():
     policy = nn.ModuleDict({"state": nn.LSTM(3, 4, num_layers=2, batch_first=True)})  # of a batch of 2, [2, 2, 4]
     with pytest.raises(AdjustmentError, match="'state' is a LSTM, whose hidden state has no batch first"):
         attach(policy, "state", ONLY_RHO, total_steps=2)
+    attach(policy, "state", LAM_ONLY[0.25], total_steps=2)  # which needs no rho
 
 
 def test_columns_of_a_weight_that_pruning_computes_have_to_be_attached_again(policy):

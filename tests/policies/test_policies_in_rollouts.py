@@ -154,8 +154,16 @@ def test_every_frame_is_encoded_once_and_seen_as_long_as_the_window_shows_it(run
 
 def test_a_policy_that_was_trained_on_is_another_one(run):
     policy = SmallTorchPolicy.load(run)
-    before = policy.identity
+    before = {**policy.identity}
+    policy.identity = {**before, "adapter": "x"}
+    policy.identity["wheels"] = 4
     with torch.no_grad():
         next(policy.model.parameters()).mul_(2)
     assert before["parameters"] != policy.identity["parameters"]
-    assert {**before, "parameters": ""} == {**policy.identity, "parameters": ""}
+    assert {**before, "adapter": "x", "wheels": 4, "parameters": ""} == {**policy.identity, "parameters": ""}
+
+
+def test_an_ensemble_takes_the_place_of_the_actions_that_the_run_executes_at_once(run):
+    assert load_checkpoint(run).policy.identity["execute"] == 2
+    assert load_checkpoint(run, ensemble=True).policy.identity["execute"] == "ensemble"
+    assert load_checkpoint(run, ensemble=False).policy.identity["execute"] == 2
