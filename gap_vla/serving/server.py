@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -17,6 +18,7 @@ import itertools
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -59,8 +61,8 @@ class ServerLimits:
         check_numbers(self, "", PolicyError)
 
 
-_EPISODES = itertools.count()
-"""Numbers of connections, of all servers of this process: several may serve one policy."""
+_EPISODES: weakref.WeakKeyDictionary[Policy, itertools.count[int]] = weakref.WeakKeyDictionary()
+"""Numbers of connections: several servers may serve one policy."""
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
@@ -99,6 +101,7 @@ class PolicyServer:
             raise PolicyError("a server takes observation of keys alone; leave its other entries to clients")
         self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
+        self._episodes = itertools.count()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         self._shape = "[1, H, A]" if whole_chunks else "[1, A]"
         greeting = {
@@ -109,6 +112,8 @@ class PolicyServer:
         }
         self._greeting = pack(greeting)
         self._open = 0
+        with contextlib.suppress(TypeError):  # a policy that cannot be a key has a server's own
+            self._episodes = _EPISODES.setdefault(policy, self._episodes)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
 
     async def start(self, host: str, port: int) -> Server:
@@ -141,7 +146,7 @@ class PolicyServer:
             return await connection.close(CloseCode.TRY_AGAIN_LATER, reason)
         self._open += 1
         try:
-            await self._converse(connection, next(_EPISODES))
+            await self._converse(connection, next(self._episodes))
         except ConnectionClosed:
             pass  # clients come and go
         except TimeoutError:
