@@ -105,7 +105,7 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
             raise AdjustmentError(f"{slices!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)") from None
         columns_read = [column for some in read for column in some]
         whole = [len(some) for some in read] == [stop - start for start, stop in ends]
-        if not (columns_read and whole) or len({*columns_read}) < len(columns_read):
+        if not (all(read) and whole) or len({*columns_read}) < len(columns_read):
             raise AdjustmentError(
                 f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
                 "that do not overlap, one for each step of the window"
@@ -159,11 +159,19 @@ def tensors_in(tree: object) -> Iterator[torch.Tensor]:
 def require_no_gradient(name: str, inputs: Iterable[torch.Tensor]) -> None:
     """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
     for value in inputs:
-        if value.grad_fn is not None or (isinstance(value, nn.Parameter) and value.requires_grad):
+        if _is_learned(value):
             raise AdjustmentError(
                 f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
                 "before it too; attach to the part that reads the raw state, or to columns with attach_columns"
             )
+
+
+def _is_learned(value: torch.Tensor) -> bool:
+    node, place = value.grad_fn, value.output_nr
+    while node is not None and node.name() == "BackwardHookFunctionBackward":  # of others, on the module's inputs
+        node, place = node.next_functions[place]
+    leaf = value if node is None else getattr(node, "variable", None)
+    return leaf is None or (isinstance(leaf, nn.Parameter) and leaf.requires_grad)
 
 
 def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs: bool) -> torch.Tensor:

@@ -184,3 +184,25 @@ def test_optimizers_that_step_in_the_backward_pass_leave_what_is_computed_again_
                 x = checkpoint(lambda x, name=name: x * policy[name](state), x, use_reentrant=reentrant)
             x.sum().backward()
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_a_slice_without_a_column_is_refused(policy):
+    with pytest.raises(AdjustmentError, match=r"slice\(6, 6, None\)\] is no choice of columns of 'head'"):
+        attach_columns(policy, {"head": [slice(4, 6), slice(6, 6)]}, ONLY_RHO, total_steps=2)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_hooks_of_others_on_what_a_submodule_reads_are_no_gradient_of_its_own(policy, learned):
+    policy.state.register_full_backward_hook(lambda module, before, behind: None)
+    state = PROPRIO.clone().requires_grad_()  # as for a map of what it looks at
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
+        if not learned:
+            with gap.adjusting(RHO, 0):
+                policy(IMAGE, state).sum().backward()
+            assert state.grad is not None and not state.grad[3].any()
+            return
+        with (
+            pytest.raises(AdjustmentError, match="reads a tensor that has a gradient of its own"),
+            gap.adjusting(RHO, 0),
+        ):
+            policy(IMAGE, nn.Linear(3, 3)(state))
