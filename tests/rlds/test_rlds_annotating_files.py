@@ -1,12 +1,15 @@
 """annotate_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
 
 import base64
+import errno
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,6 +18,7 @@ from annotating_demos import demos, read_episode, write_hdf5, write_npz
 from PIL import Image
 
 import gap_vla.cli.annotate
+from gap_vla.core import whole
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
@@ -267,6 +271,27 @@ def test_a_file_that_comes_into_the_place_of_the_copy_meanwhile_stays_and_so_doe
         annotate_files(hdf5, out, method="fixed", options={"value": 0.25}, overwrite=True)
     assert out.read_bytes() == b"a colleague's"
     assert {path: path.read_bytes() for path in annotator.glob("*")} == before and annotator.exists() == replaced
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_where_the_file_cannot_be_replaced_its_annotator_stays_too(hdf5, tmp_path, monkeypatch, at_once):
+    out, annotator = tmp_path / "out.hdf5", tmp_path / "out.hdf5.annotator"
+    annotate_files(hdf5, out, method="gaussian")
+    before = {path: path.read_bytes() for path in [out, *annotator.glob("*")]}
+    if not at_once:
+        monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+    replace = os.replace
+
+    def mounted(old, new):
+        if Path(new) == out:
+            raise OSError(errno.EBUSY, "Device or resource busy", str(out))
+        replace(old, new)
+
+    monkeypatch.setattr(whole.os, "replace", mounted)
+    with pytest.raises(OSError, match="busy"):
+        annotate_files(hdf5, out, method="fixed", options={"value": 0.25}, overwrite=True)
+    assert {path: path.read_bytes() for path in [out, *annotator.glob("*")]} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos.hdf5", "out.hdf5", "out.hdf5.annotator"]
 
 
 def killed_between(hdf5, out, monkeypatch, **job):

@@ -16,7 +16,7 @@ from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.marks import HDF5, made_by
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
-from gap_vla.core.whole import workplace
+from gap_vla.core.whole import OLD, put, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
@@ -68,7 +68,14 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         # the annotator first: where the annotated file is, its annotator is too
         again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
         deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
-        deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
+        try:
+            deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
+        except BaseException:  # as of a place that is mounted, where nothing can take it
+            if (old := folder / (OLD + saved.name)).exists():
+                old.rename(new_annotator)
+            if new_annotator.exists():
+                put(new_annotator, saved)
+            raise
     return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
 
