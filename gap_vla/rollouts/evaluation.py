@@ -226,8 +226,8 @@ def _require_of(what: Mapping[str, Any], log: EpisodeLog, summary: Section, phas
 
 def _require_sent(task: Task) -> None:
     """Raises EvaluationError: a task that does not arrive in other processes."""
-    main = sys.modules["__main__"]
-    if type(task).__module__ == "__main__" and not hasattr(main, "__file__"):
+    program = getattr(sys.modules["__main__"], "__file__", None)  # "<stdin>" of `python -`
+    if type(task).__module__ == "__main__" and not (program and Path(program).is_file()):
         raise EvaluationError(
             f"{type(task).__name__} is written where no other process can import it, as a notebook or a pipe; "
             "simulators are processes of their own: put it into a module"

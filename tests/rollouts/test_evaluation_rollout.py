@@ -316,10 +316,11 @@ def test_a_task_that_cannot_be_watched_or_sent_is_refused_before_a_simulator_sta
     ):
         with pytest.raises(EvaluationError, match=said):
             evaluate(policy, tmp_path, task=task)
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook, and in `python -`
     monkeypatch.setattr(PointTask, "__module__", "__main__")
-    with pytest.raises(EvaluationError, match="PointTask is written where no other process can import it"):
-        evaluate(RandomPolicy(7), tmp_path)
+    for program in (None, "<stdin>"):  # in a notebook, and in `python -`
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", program, raising=False)
+        with pytest.raises(EvaluationError, match="PointTask is written where no other process can import it"):
+            evaluate(RandomPolicy(7), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
