@@ -92,9 +92,9 @@ def load_checkpoint(
     if task is not None and run.task not in (None, task):
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
     require_as_exported(Path(directory), run.exported, CheckpointError)
-    ensemble = run.ensemble and execute is None if ensemble is None else ensemble
-    execute = 1 if ensemble else run.execute if execute is None else execute
-    how: dict[str, Any] = {"execute": execute, "ensemble": ensemble, "batch_size": batch_size}
+    averaged = run.ensemble and execute is None if ensemble is None else ensemble
+    executed = 1 if averaged else run.execute if execute is None else execute
+    how: dict[str, Any] = {"execute": executed, "ensemble": averaged, "batch_size": batch_size}
     if (Path(directory) / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy
 
