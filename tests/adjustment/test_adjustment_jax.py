@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxtyping import config
 
 from gap_vla.adjustment import AdjustmentError
 from gap_vla.adjustment.jax import (
@@ -226,10 +225,6 @@ def test_a_factor_that_scales_no_gradient_is_refused_where_it_is_known(odd):
 
 
 @pytest.mark.parametrize("group, schedule", [({"a": (1,)}, 0.3), ({"a": (1,)}, {}), (None, None)])
-def test_what_is_no_group_or_no_schedule_is_refused_when_it_is_given(group, schedule):
-    config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(AdjustmentError, match="give the group that match_group returns, and a function"):
-            scale_group_updates(group, schedule)
-    finally:
-        config.update("jaxtyping_disable", False)
+def test_what_is_no_group_or_no_schedule_is_refused_when_it_is_given(unchecked, group, schedule):
+    with pytest.raises(AdjustmentError, match="give the group that match_group returns, and a function"):
+        scale_group_updates(group, schedule)

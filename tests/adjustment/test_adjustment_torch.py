@@ -14,12 +14,6 @@ from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, scale_gradient
 
 
-@pytest.fixture
-def policy():
-    torch.manual_seed(0)
-    return Policy()
-
-
 def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
     policy.zero_grad()
     ((policy(image, proprio) - target) ** 2).mean().backward()

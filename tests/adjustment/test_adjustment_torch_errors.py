@@ -7,27 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 from torch import nn
-from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, Policy
+from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, attach_columns, scale_gradient
-
-
-@pytest.fixture
-def policy():
-    torch.manual_seed(0)
-    return Policy()
-
-
-@pytest.fixture
-def unchecked():
-    """As outside of the tests, in which annotations are checked first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def test_names_that_are_nearly_right_are_answered_with_the_right_ones(policy):

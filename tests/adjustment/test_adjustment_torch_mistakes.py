@@ -7,29 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 from test_adjustment_torch_optimizer import LAM_ONLY, backward, make_policy
 from torch import nn
 from torch.nn.utils import prune
-from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, Policy
+from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, attach_columns, scale_gradient
-
-
-@pytest.fixture
-def policy():
-    torch.manual_seed(0)
-    return Policy()
-
-
-@pytest.fixture
-def unchecked():
-    """As outside of the tests, in which annotations are checked first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def moved_by_a_step(policy, optimizers):
