@@ -190,6 +190,7 @@ class OctoModel:
         """float32[*sample_shape, B, H, A]: what to do from the last window step on.
 
         Args:
+            observations: as in training: `proprio` is normalised (`gap_vla.rlds.normalize`), pictures are uint8.
             unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
                 normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
             timestep_pad_mask: bool[B, W], True where a step was seen, as the present one was; the observations' own by

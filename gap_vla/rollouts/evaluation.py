@@ -132,14 +132,15 @@ def evaluate(
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
     named = getattr(policy, "layout_seeds", None)
     seed = int(seed)  # numpy's goes into no JSON
-    layouts = named or {e: seed + e for e in range(episodes)}
+    layouts = {e: seed + e for e in range(episodes)} if named is None else named
     seeds = [layouts[e] for e in range(episodes) if e in layouts]
     known = {whole(f"{policy.name}: layout_seeds", one, 0, 2**32 - 1, EvaluationError) for one in seeds}
     if len(known) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
 
     if isinstance(chosen, SimTask) and isinstance(policy, ChunkPolicy):  # others may resize by themselves
-        shown = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
+        looks = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
+        shown = {"task": chosen.name, **looks}
         trained = {key: getattr(policy, key, None) for key in shown}
         if others := [key for key in shown if trained[key] not in (None, shown[key])]:
             said = ", ".join(f"{key} {trained[key]}, not {shown[key]} as here" for key in others)
@@ -158,7 +159,7 @@ def evaluate(
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
             odd = {
                 "steps": r.steps > chosen.horizon,
-                "layout_seed": r.layout_seed != (layouts.get(e) if named else seed + e),
+                "layout_seed": r.layout_seed != (seed + e if named is None else layouts.get(e)),
             }
             odd["phase"] = r.phase not in (None, *(chosen.phases or [r.phase]))
             if said := ", ".join(f"{key} {getattr(r, key)!r:.60}" for key, other in odd.items() if other):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -281,6 +282,8 @@ class GuardedPolicy:
             what = "NaN or infinity" if not np.isfinite(actions[row]).all() else f"{actions[row][odd[row]][0]:g}"
             entries = np.flatnonzero(odd[row]).tolist()
             faults[int(row)] = f"the policy returned {what} in action entries {entries}; actions lie in -1 to 1"
+        if (np.abs(actions[~odd]) > 2).any():  # networks overshoot a little
+            warnings.warn(f"{self._policy.name} returned actions beyond ±2, which are cut to -1 to 1", stacklevel=2)
         return np.clip(np.where(odd.any(1)[:, None], 0, actions), -1, 1), faults
 
     def forget(self, episode_ids: Sequence[int]) -> None:

@@ -141,10 +141,19 @@ class SmallTorchPolicy(ChunkPolicy):
             self._features.forget(episode)
         super().forget(episode_ids)
 
-    @torch.inference_mode()
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()  # of a policy in training, batch normalisation would learn from what is rolled out
+        try:
+            return self._predicted(episodes)
+        finally:
+            for module in training:
+                module.training = True
+
+    @torch.inference_mode()
+    def _predicted(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]
         features = self._features.of(episodes, inputs) if self.model.uses_vision else None
         proprio = None

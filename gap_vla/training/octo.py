@@ -112,7 +112,7 @@ class OctoTrainConfig(TrainConfig):
 class OctoEvalConfig(EvalConfig):
     """Rollouts on one variant of the task."""
 
-    seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout; demonstrations draw theirs from demos.seed
+    seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout, of any variant; demonstrations draw by demos.seed
     workers: Annotated[int, WORKERS] = 2
     execute: Annotated[int, HORIZON] = 4  # actions executed of each predicted chunk
     videos: Annotated[int, EPISODES] = 4

@@ -12,6 +12,7 @@ from gap_vla.policies.saving import load_saved_policy
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import open_loop
+from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import Policy
 from gap_vla.rollouts.recordings import from_episode
@@ -167,3 +168,24 @@ def test_an_ensemble_takes_the_place_of_the_actions_that_the_run_executes_at_onc
     assert load_checkpoint(run).policy.identity["execute"] == 2
     assert load_checkpoint(run, ensemble=True).policy.identity["execute"] == "ensemble"
     assert load_checkpoint(run, ensemble=False).policy.identity["execute"] == 2
+
+
+def test_a_policy_in_training_is_rolled_out_as_it_will_act_and_goes_on_in_training(run, monkeypatch):
+    policy = SmallTorchPolicy.load(run)
+    policy.model.train()
+    policy.model.head.eval()  # frozen by hand
+    before, predict, modes = [m.training for m in policy.model.modules()], policy.model.predict, []
+    monkeypatch.setattr(
+        policy.model, "predict", lambda *x, **y: modes.append(policy.model.training) or predict(*x, **y)
+    )
+    policy.reset([0])
+    policy.act(observation([0]), [0])
+    assert modes == [False] and [m.training for m in policy.model.modules()] == before
+
+
+def test_another_task_than_that_of_training_is_warned_of(run, tmp_path, monkeypatch):
+    policy = load_checkpoint(run).policy
+    monkeypatch.setattr("gap_vla.rollouts.evaluation.evaluated", lambda *_: 1 / 0)  # the work would begin
+    with pytest.warns(UserWarning, match="was trained with task assembly, not threading as here"):
+        with pytest.raises(ZeroDivisionError):
+            evaluate(policy, "threading", episodes=1, seed=0, image_size=SIZE, camera=policy.camera, out_dir=tmp_path)

@@ -296,6 +296,20 @@ def test_layouts_of_a_policy_that_no_simulator_has_are_refused(tmp_path, seeds):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_policy_that_knows_no_layouts_is_given_none_of_others(tmp_path):
+    policy = RandomPolicy(7)
+    policy.layout_seeds = {}
+    with pytest.raises(EvaluationError, match="random knows 0 layouts, 1 episodes are asked for"):
+        evaluate(policy, tmp_path, episodes=1)
+
+
+def test_actions_that_are_cut_are_warned_of(tmp_path, monkeypatch):
+    policy = RandomPolicy(7)
+    monkeypatch.setattr(policy, "act", lambda seen, ids: np.full((len(ids), 7), 2.5, np.float32))
+    with pytest.warns(UserWarning, match="random returned actions beyond ±2, which are cut to -1 to 1"):
+        evaluate(policy, tmp_path, episodes=1)
+
+
 @pytest.mark.parametrize("value", [np.int64(3), NAN, Path("x")])
 def test_what_a_policy_says_of_itself_is_json(value):
     policy = RandomPolicy(7)
