@@ -126,6 +126,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         playing = load_policy(options).policy
         require_place(out / "none", evaluated(playing, task, options.seed))
     recordings = _recordings(options, task)
+    if before.exists() and (more := Section.read(before, PolicyError).whole("episodes", 2, MANY)) > len(recordings):
+        raise PolicyError(f"{before} is of {more} recordings, and here are {len(recordings)}; give another --out")
     if options.keys:
         require_shown(options.keys, recordings[0].images if recordings else ())
     if playing is not None and task is not None:
@@ -180,13 +182,14 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos, rlds
-    from gap_vla.rlds.annotating.hdf5_files import labelled
+    from gap_vla.rlds.annotating.hdf5_files import labelled, tell_changed
     from gap_vla.rollouts.recordings import from_episode, from_simulator
 
     if options.demos or options.rlds:
         episodes: Iterator[Episode]
         if options.demos:
             source = cast("RobomimicHDF5", demos.open_source(options.demos))
+            tell_changed(source.path)
             episodes = (labelled(source, index) for index in range(len(source)))
         else:
             episodes = rlds.read_rlds(options.rlds, "val", compared=True)

@@ -14,7 +14,7 @@ from gap_vla.phases.annotator import Annotation, Annotator, find_points, motions
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.methods import METHODS, OPTIONS, USED, Options, method_parts, resolved
 from gap_vla.phases.motion import MotionError, require_columns
-from gap_vla.phases.noise import require_extra_band
+from gap_vla.phases.noise import FLOOR, require_extra_band
 
 LABEL_LOOKAHEAD = 2
 """Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
@@ -65,6 +65,8 @@ def annotate(
         raise MotionError("extra_weight: no effect without extra columns; leave it out")
     if extra is not None and options.get("dead_band") is not None:
         require_extra_band(options["dead_band"])
+    if extra is None and own.dead_band is not None and own.dead_band[3] > FLOOR[3]:  # identities say it
+        raise MotionError("dead_band has a fourth number: no effect without extra columns; leave it out")
     motions = motions_of(episodes, extra)
     last = len(episodes) - 1
     chosen = [whole("an episode of fit", i, 0, last, MotionError) for i in (range(last + 1) if fit is None else fit)]

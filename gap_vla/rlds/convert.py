@@ -16,7 +16,7 @@ from gap_vla.core.foreign import whole
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
-from gap_vla.rlds.annotating.job import AnnotationJob
+from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
@@ -64,11 +64,12 @@ def build_dataset(
         **write_options: of `write_rlds`, but `episodes`, `labels` and `companion`.
 
     Returns:
-        The version directory; it holds the annotator in `annotator/` and its report in `metadata.json`. An existing
-        dataset made from the same data with the same settings is returned without annotating again.
+        The version directory; it holds the annotator in `annotator/`. An existing dataset made from the same data with
+        the same settings is returned without annotating again.
 
     Raises:
         DatasetError, EpisodeError: as `write_rlds`.
+        AnnotationError: the annotator is not what made the labels that it lies beside.
     """
     inspect.signature(write_rlds).bind_partial(**write_options)  # TypeError: misspelt, also of a finished dataset
     if own := sorted({"episodes", "labels", "companion"} & {*write_options}):
@@ -80,6 +81,8 @@ def build_dataset(
         raise DatasetError(f"{source.path}: no episodes")
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
+    if annotator is not None:
+        require_of_labels(Path(annotator))
     job = _job(method, seed, options, workers) if fitted is None and method != "none" else None
     if fit_episodes is not None:
         whole("fit_episodes", fit_episodes, 1, 2**31, DatasetError)
@@ -120,7 +123,9 @@ def build_dataset(
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
-        fitted = job.run([source.read(train[i], images=False) for i in chosen]).annotator
+        found = job.run([source.read(train[i], images=False) for i in chosen])
+        print(f"fitted on {len(chosen)} of {len(source)} episodes:", *describe(found.report), sep="\n", flush=True)
+        fitted = found.annotator
     made: Annotation | Annotator | None = fitted
     labels = None
     if fitted is not None:
@@ -171,9 +176,11 @@ def dry_run(
     source.look()
     first, episodes = source.read(0), source.without_images()
     Schema.of(episodes[0]).check(*episodes)
+    told: list[str] = []
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
-        first = first.replace(**_job(method, seed, options, workers).run(episodes, fit=train).labels(0))
+        annotation = _job(method, seed, options, workers).run(episodes, fit=train)
+        first, told = first.replace(**annotation.labels(0)), describe(annotation.report)
     lengths = [len(e) for e in episodes]
     mapping = source.mapping()
     lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]
@@ -186,7 +193,7 @@ def dry_run(
     missing = '  (none; give one with --reader language_instruction="…")' if known else "  (none)"
     missing = "" if first.language_instruction else missing
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
-    lines.append(source.account())
+    lines += [source.account(), *told]
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 

@@ -430,3 +430,11 @@ def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
     with pytest.raises(MotionError, match="dead_band has 3 numbers; with extra columns give a fourth"):
         annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3))
     assert annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3, 0))
+
+
+def test_a_fourth_number_of_a_dead_band_is_of_extra_columns():
+    with pytest.raises(MotionError, match="dead_band has a fourth number: no effect without extra columns; leave it"):
+        annotate(DEMOS[:1], method="gaussian", dead_band=(1e-3, 1e-2, 1e-3, 5))
+    own = annotate(DEMOS[:1], method="gaussian").identity["options"]
+    for last in (0, own["dead_band"][3]):
+        assert annotate(DEMOS[:1], method="gaussian", dead_band=(*own["dead_band"][:3], last)).rho

@@ -324,8 +324,23 @@ def test_an_annotator_beside_the_labels_of_another_is_not_used(hdf5, tmp_path, m
     killed_between(hdf5, done.path, monkeypatch, method="fixed", options={"value": 0.25}, overwrite=True)
     with pytest.raises(AnnotationError, match=r"out\.hdf5\.annotator is not what made the labels of .*out\.hdf5; ano"):
         AnnotationJob(annotator=done.annotator)
+    with pytest.raises(AnnotationError, match="is not what made the labels"):
+        build_dataset(hdf5, tmp_path / "data", "toy", annotator=done.annotator)
     moved = done.annotator.rename(tmp_path / "kept")
     assert AnnotationJob(annotator=moved).annotator == moved
+
+
+def test_an_annotator_that_was_not_written_with_its_folder_is_not_used(tmp_path):
+    folder = write_npz(tmp_path / "npz", demos(3))
+    done = annotate_files(folder, tmp_path / "out", method="gaussian")
+    other = annotate_files(folder, tmp_path / "other", method="gaussian", options={"sigma": 5.0}).annotator
+    AnnotationJob(annotator=done.annotator)
+    kept = shutil.copytree(done.annotator, tmp_path / "free" / "annotator")
+    shutil.rmtree(done.annotator)
+    shutil.copytree(other, done.annotator)
+    with pytest.raises(AnnotationError, match=r"out/annotator is not what was written with .*out: annotator/annotator"):
+        AnnotationJob(annotator=done.annotator)
+    assert AnnotationJob(annotator=kept).annotator == kept
 
 
 def test_a_damaged_picture_is_not_copied(hdf5, tmp_path):
@@ -617,6 +632,7 @@ def test_an_annotator_knows_what_its_extra_columns_are_called(tmp_path):
         annotate_files(folder, tmp_path / "b", annotator=made, extra="joint_vel")
     again = annotate_files(folder, tmp_path / "c", annotator=made, extra="robot0_joint_pos").annotator
     assert json.loads((again / "annotator.json").read_text())["extra"] == ["joint_pos"]
+    made = made.rename(tmp_path / "older")
     record = json.loads((made / "annotator.json").read_text())
     del record["extra"]
     (made / "annotator.json").write_text(json.dumps(record))

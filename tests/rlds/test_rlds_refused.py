@@ -12,10 +12,12 @@ import pytest
 from synthetic_demos import make_episode
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.demos import open_source
 from gap_vla.phases import annotate
 from gap_vla.phases.motion import MotionError
 from gap_vla.rlds import build_dataset, read_rlds, write_rlds
-from gap_vla.rlds.annotating.files import annotate_files
+from gap_vla.rlds.annotating.files import annotate_files, show_episode
+from gap_vla.rlds.convert import dry_run
 from gap_vla.rlds.version_files import DatasetError, open_version
 
 
@@ -178,3 +180,28 @@ def test_other_labels_of_an_annotator_without_a_hash_make_another_dataset(tmp_pa
     with pytest.raises(DatasetError, match="labels_hash"):
         other = [{**labels[0], "rho": labels[0]["rho"] / 2}]
         write_rlds(episodes, tmp_path, "toy", annotator={"method": "mine"}, labels=other)
+
+
+@pytest.mark.usefixtures("blank_charts")
+@pytest.mark.parametrize("way", ["annotator", "fit_episodes", "dry run", "show"])
+def test_positions_that_no_arm_reaches_are_asked_about_whoever_labels(
+    way: str, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, annotator = tmp_path / "npz", tmp_path / "annotator"
+    source.mkdir()
+    for file in npz.iterdir():
+        held = dict(np.load(file))
+        np.savez(source / file.name, **held | {"proprio": held["proprio"] * np.float32([1000] * 3 + [1] * 6)})
+    annotate([make_episode(0)], method="gaussian").annotator.save(annotator)
+    said = ""
+    if way == "dry run":
+        said = dry_run(open_source(source, "npz"), tmp_path / "look.png", method="gaussian", workers=1)
+    elif way == "show":
+        show_episode(source, tmp_path / "e.png", method="gaussian")
+    elif way == "annotator":
+        build_dataset(source, tmp_path, "toy", kind="npz", annotator=annotator)
+    else:
+        build_dataset(source, tmp_path, "toy", kind="npz", method="gaussian", fit_episodes=1)
+    said += capsys.readouterr().out
+    assert "note: a position " in said and "m away from the origin; are these metres?" in said
+    assert ("fitted on 1 of 3 episodes:\n1 episodes, " in said) == (way == "fit_episodes")

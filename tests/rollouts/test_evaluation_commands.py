@@ -24,6 +24,7 @@ import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.marks import stamp
 from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError, RandomPolicy
@@ -168,7 +169,7 @@ def test_a_dataset_that_was_changed_since_it_was_written_is_refused(run, dataset
         assert f"{shard} was changed since it was written; copy it again" in capsys.readouterr().err
 
 
-def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path):
+def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path, capsys):
     demos = tmp_path / "demos.hdf5"
     with h5py.File(demos, "w") as file:
         for number in range(2):
@@ -182,6 +183,13 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path)
     asked = script("diagnose").parse(["--checkpoint", "x", "--demos", str(demos)])
     for recording in gap_vla.cli.diagnose._recordings(asked, None):
         assert recording.transition.nonzero()[0].tolist() == [5, 6, 7, 8]
+    stamp(demos, "labelled_demos")
+    gap_vla.cli.diagnose._recordings(asked, None)
+    assert "was changed" not in capsys.readouterr().out
+    with h5py.File(demos, "a") as file:
+        file["data/demo_0/obs/robot0_eef_pos"][3] = 0.25
+    gap_vla.cli.diagnose._recordings(asked, None)
+    assert f"note: {demos} was changed after it was annotated; where its states were" in capsys.readouterr().out
     with h5py.File(demos, "a") as file:
         del file["data/demo_1/rho"]
     with pytest.raises(UserError, match="episode demo_1: no rho, which other episodes have; annotate again"):
@@ -216,6 +224,18 @@ def test_a_folder_of_another_diagnosis_is_named_before_anything_is_recorded(tmp_
         assert script("diagnose").main([*words[:4], *asked, "--out", str(tmp_path / "out")]) == 2
         said = "diagnosis.json has 2 rollouts of images_black; give --closed-loop 2 or more with images_black"
         assert said in capsys.readouterr().err
+
+
+def test_a_diagnosis_is_not_replaced_by_one_of_a_file_with_fewer_recordings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gap_vla.cli.diagnose, "_recordings", lambda *_: [None] * 3)
+    words = ["--policy", "random", "--task", "assembly", "--out", str(tmp_path / "out")]
+    asked = script("diagnose").parse(words)
+    own = {"policy": identity(RandomPolicy(7)), "recordings": gap_vla.cli.diagnose._told(asked, sim_task("assembly"))}
+    claim_folder(tmp_path / "out", "diagnosis")
+    content = json.dumps(own | {"episodes": 5, "closed_loop": []})
+    write_output(tmp_path / "out" / "diagnosis.json", "diagnosis", content)
+    assert script("diagnose").main(words) == 2
+    assert "diagnosis.json is of 5 recordings, and here are 3; give another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

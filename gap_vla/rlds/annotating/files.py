@@ -17,6 +17,7 @@ from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import files_in, resized
+from gap_vla.phases.measures import beyond_reach
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 from gap_vla.rlds.checking.dataset_checks import tell_duplicates
@@ -150,6 +151,8 @@ def show_episode(
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
         labels = job.run([chosen])
+        if asked := beyond_reach(labels.report.get("reach", 0)):
+            print(f"note: {asked}", flush=True)
         chosen = labels.apply([chosen])[0]
         facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
     view = view_of(chosen, camera=camera, facts=facts)

@@ -83,11 +83,16 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     """Demonstration `index`, as `labelled`. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     print(account(demos.path, demos.mapping(), {*demos.dropped()} - {*LABELS}), flush=True)
-    if made_by(source) == "labelled_demos" and is_changed(source):
-        print(f"note: {source} was changed after it was annotated; where its states were, annotate again", flush=True)
+    tell_changed(source)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
     return labelled(demos, index)
+
+
+def tell_changed(path: Path) -> None:
+    """A note, if a labelled file of ours is not as it was written. Reads all of it."""
+    if made_by(path) == "labelled_demos" and is_changed(path):
+        print(f"note: {path} was changed after it was annotated; where its states were, annotate again", flush=True)
 
 
 def labelled(demos: RobomimicHDF5, index: int) -> Episode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import numpy as np
 from gap_vla.core.episode import LARGEST_STATE, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, parsed, refusing
+from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
 from gap_vla.demos.fields import PER_STEP
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
@@ -60,7 +62,7 @@ class AnnotationJob:
             if self.method not in ("lstm", fitted.method) or self.options or self.seed:
                 raise AnnotationError("method, options, seed: no effect with an annotator; leave them out")
             self._require_extra(fitted)
-            _require_of_file(Path(self.annotator))
+            require_of_labels(Path(self.annotator))
         if self.extra and self.annotator is None and self.method == "column" and self.options.get("rho") != "lstm":
             raise AnnotationError("extra has no effect with method column, which reads change points; leave it out")
         column_names("state", self.state, AnnotationError)
@@ -131,8 +133,17 @@ def labelled_by(file: Path) -> str | None:
         return None if said is None else Section(parsed(said), "it", EpisodeError).text("hash")
 
 
-def _require_of_file(annotator: Path) -> None:
-    """Raises AnnotationError: the HDF5 file beside it has the labels of another annotator."""
+def require_of_labels(annotator: Path) -> None:
+    """Raises AnnotationError: the HDF5 file beside it has the labels of another annotator, or the folder of ours that
+    it is in was written with another."""
+    if annotator.name == "annotator" and made_by(annotator.parent):
+        written = Section.read(annotator.parent / FOLDER_MARK, AnnotationError).section("files", {}).values
+        for name, mark in written.items():
+            if name.startswith("annotator/") and file_mark(Path(os.path.realpath(annotator.parent / name))) != mark:
+                raise AnnotationError(
+                    f"{annotator} is not what was written with {annotator.parent}: {name} differs; copy it again, or "
+                    "use your own from another place"
+                )
     file = Path(str(annotator).removesuffix(".annotator"))
     if (made := labelled_by(file)) and made != Section.read(annotator / "annotator.json", AnnotationError).text("hash"):
         raise AnnotationError(
