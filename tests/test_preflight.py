@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
-from gap_vla.core.resources import ResourceError
+from gap_vla.core.resources import ResourceError, _memory_groups
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
@@ -526,6 +527,21 @@ def test_a_collection_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ResourceError, match=r"of disk in .* are needed \(100000 demonstrations"):
         require_space("threading", 100_000, 1024, 2, 1, tmp_path)
     require_space("threading", 100, 64, 1, 2, tmp_path)
+
+
+def test_the_memory_of_a_job_is_that_of_its_group_and_of_those_above(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu,memory:/job/1\n0::/slice\n")
+    found = [(folder.relative_to(tmp_path / "sys/fs/cgroup"), *files) for folder, *files in _memory_groups(tmp_path)]
+    v1, v2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+    assert found == [(Path("slice"), *v2), (Path(), *v2)] + [
+        (Path(name), *v1) for name in ("memory/job/1", "memory/job", "memory")
+    ]
+
+
+def test_a_file_system_that_counts_no_blocks_is_not_a_full_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: types.SimpleNamespace(total=0, used=0, free=0))
+    require_space("threading", 100_000, 1024, 2, 1, tmp_path)
 
 
 def test_a_training_state_that_does_not_fit_on_the_disk_of_runs_is_refused(folders, monkeypatch):

@@ -47,11 +47,11 @@ def write_check(path: Path, place: int) -> None:
         stream.write(check)
 
 
-def read_mark(path: Path) -> str:
-    """What `made_by` says; empty if there is none that can be read."""
+def read_mark(path: Path, *, sound: bool = False) -> str:
+    """What `made_by` says; empty if there is none that can be read. Reads all, if not known to be `sound`."""
     import h5py
 
-    if damaged_heap(path) is None:
+    if sound or damaged_heap(path) is None:
         with contextlib.suppress(*_UNREADABLE), h5py.File(path) as file:
             return str(file.attrs.get("made_by", ""))
     return ""

@@ -49,7 +49,7 @@ def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable
 def start_quietly(refused: type[Exception] = ValueError) -> None:
     """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
 
-    Flags that XLA does not know, which would end the process with status 1, are `refused` when it is loaded.
+    Flags that XLA does not know, and a missing /proc, which would end the process, are `refused` when it is loaded.
     Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
@@ -73,7 +73,10 @@ _FLAGS = {
 
 
 def require_flags(module: str) -> None:
-    """Raises what loading this module would raise for flags that it does not know; for the time before work begins."""
+    """Raises what loading this module would raise for flags that it does not know, or on a machine where it would end
+    the process; for the time before work begins."""
+    if module == "tensorflow" and sys.platform == "linux" and not os.path.lexists("/proc/self/exe"):
+        raise _Imports.refused("TensorFlow needs /proc, which is not mounted here; mount it: mount -t proc proc /proc")
     variable, program = _FLAGS[module]
     if os.environ.get(variable, "") in ("", os.environ.get(known := f"GAP_VLA_KNOWN_{variable}")):
         return  # looked at by this process, or by the one that started it
@@ -114,6 +117,8 @@ class _Imports:
         if name == "tensorflow":
             with contextlib.suppress(ImportError):
                 import_module("triton")
+            if os.path.expanduser("~") == "~":  # Keras would make a folder of that name here
+                os.environ.setdefault("KERAS_HOME", os.devnull)
         quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
         with quiet() if quiet else contextlib.nullcontext():
             yield

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
@@ -19,7 +19,7 @@ class ResourceError(UserError, RuntimeError):
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, and of the container that it runs in (cgroup 1 and 2).
+    """Bytes that this process may still take: of the machine, and of its container or job (cgroup 1 and 2).
 
     None where the system does not say.
     """
@@ -27,10 +27,7 @@ def available_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for folder, limit, used in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
+    for folder, limit, used in _memory_groups():
         with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
             entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             dropped_first = int(entries.get("inactive_file", 0))  # cached files give way
@@ -38,9 +35,28 @@ def available_memory() -> int | None:
     return max(min(found), 0) if found else None
 
 
-def free_disk(folder: Path | str) -> int:
-    """Bytes that may still be written to a folder, which need not exist yet."""
-    return shutil.disk_usage(existing_parent(folder)).free
+def _memory_groups(root: Path = Path("/")) -> Iterator[tuple[Path, str, str]]:
+    """Folder of this process's group and of each above it, and its files with limit and use; a container sees its own
+    group as the root."""
+    own: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own |= dict.fromkeys(controllers.split(","), path.lstrip("/"))
+    for name, limit, used in (
+        ("", "memory.max", "memory.current"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        top = root / "sys/fs/cgroup" / name
+        folder = top / own.get(name, "")
+        yield from ((place, limit, used) for place in (folder, *folder.parents) if place.is_relative_to(top))
+
+
+def free_disk(folder: Path | str) -> int | None:
+    """Bytes that may still be written to a folder, which need not exist yet; None on a file system that counts none,
+    such as a ramfs."""
+    place = shutil.disk_usage(existing_parent(folder))
+    return place.free if place.total else None
 
 
 def existing_parent(path: Path | str) -> Path:

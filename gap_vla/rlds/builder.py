@@ -163,8 +163,9 @@ def _write_all(
     named = ((f"{split}[{i}]", *one) for split, pairs in written.items() for i, one in enumerate(pairs))
     tell_duplicates(named, ", gap-vla check-dataset lists them")
     if labels is None and schema.rho and schema.proprio_dim % PROPRIO_PER_ARM == 0:  # else asked with the labels
-        arms = (p.reshape(-1, PROPRIO_PER_ARM).astype(np.float64) for pairs in written.values() for _, p in pairs)
-        if asked := beyond_reach(max(float(np.linalg.norm(arm[:, :3], axis=1).max()) for arm in arms)):
+        states = [p.reshape(-1, PROPRIO_PER_ARM).astype(np.float64) for pairs in written.values() for _, p in pairs]
+        poses = [arm[np.abs(np.linalg.norm(arm[:, 3:7], axis=1) - 1) < 0.01, :3] for arm in states]  # no joints
+        if asked := beyond_reach(max(float(np.linalg.norm(xyz, axis=1).max(initial=0)) for xyz in poses)):
             print(f"note: {asked}", flush=True)
     actions, proprios = map(list, zip(*written["train"], strict=True))
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")

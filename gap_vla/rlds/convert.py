@@ -81,8 +81,6 @@ def build_dataset(
         raise DatasetError(f"{source.path}: no episodes")
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
-    if annotator is not None:
-        require_of_labels(Path(annotator))
     job = _job(method, seed, options, workers) if fitted is None and method != "none" else None
     if fit_episodes is not None:
         whole("fit_episodes", fit_episodes, 1, 2**31, DatasetError)
@@ -113,6 +111,8 @@ def build_dataset(
     same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
     if same and is_whole(target, overwrite):
         return target
+    if annotator is not None:
+        require_of_labels(Path(annotator))
     if target.exists() and not overwrite:
         refuse_other(target, stated)
     require_free(target, overwrite)
@@ -124,7 +124,8 @@ def build_dataset(
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
         found = job.run([source.read(train[i], images=False) for i in chosen])
-        print(f"fitted on {len(chosen)} of {len(source)} episodes:", *describe(found.report), sep="\n", flush=True)
+        said = describe({**found.report, "reach": 0.0})  # of all of them, it is asked where they are written
+        print(f"fitted on {len(chosen)} of {len(source)} episodes:", *said, sep="\n", flush=True)
         fitted = found.annotator
     made: Annotation | Annotator | None = fitted
     labels = None

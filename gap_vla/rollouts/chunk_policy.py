@@ -117,7 +117,7 @@ class ChunkPolicy(abc.ABC):
         action_horizon: actions in a predicted chunk.
         window_size: observations that the policy looks back on, the present one included.
         camera: the primary camera's view in training, where the checkpoint tells.
-        task: the name of the task of its training, where that is known.
+        trained_task: the name of the task of its training, where that is known.
         reads_instructions: whether it must be given one.
 
     Raises:
@@ -172,7 +172,7 @@ class ChunkPolicy(abc.ABC):
         self.name = name
         self.source = source
         self.camera: str | None = None
-        self.task: str | None = None
+        self.trained_task: str | None = None
         self.reads_instructions = False
         sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
         self.cameras = tuple(sizes)

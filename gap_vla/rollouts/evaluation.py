@@ -140,10 +140,10 @@ def evaluate(
 
     if isinstance(chosen, SimTask) and isinstance(policy, ChunkPolicy):  # others may resize by themselves
         looks = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
-        shown = {"task": chosen.name, **looks}
+        shown = {"trained_task": chosen.name, **looks}
         trained = {key: getattr(policy, key, None) for key in shown}
         if others := [key for key in shown if trained[key] not in (None, shown[key])]:
-            said = ", ".join(f"{key} {trained[key]}, not {shown[key]} as here" for key in others)
+            said = ", ".join(f"{key.split('_')[-1]} {trained[key]}, not {shown[key]} as here" for key in others)
             warnings.warn(f"{policy.name} was trained with {said}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)

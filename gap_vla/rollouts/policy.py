@@ -245,6 +245,7 @@ class GuardedPolicy:
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
         self.silent, self.answered = 0, False
+        self._told = False
 
     def warm_up(self) -> None:
         """Lets a policy that compiles do so."""
@@ -282,7 +283,8 @@ class GuardedPolicy:
             what = "NaN or infinity" if not np.isfinite(actions[row]).all() else f"{actions[row][odd[row]][0]:g}"
             entries = np.flatnonzero(odd[row]).tolist()
             faults[int(row)] = f"the policy returned {what} in action entries {entries}; actions lie in -1 to 1"
-        if (np.abs(actions[~odd]) > 2).any():  # networks overshoot a little
+        if not self._told and (np.abs(actions[~odd]) > 2).any():  # networks overshoot a little
+            self._told = True
             warnings.warn(f"{self._policy.name} returned actions beyond ±2, which are cut to -1 to 1", stacklevel=2)
         return np.clip(np.where(odd.any(1)[:, None], 0, actions), -1, 1), faults
 

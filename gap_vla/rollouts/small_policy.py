@@ -74,7 +74,7 @@ class SmallTorchPolicy(ChunkPolicy):
     """Runs a `SmallPolicy` for many episodes at once.
 
     Args:
-        policy: in evaluation mode.
+        policy: is asked in evaluation mode, whatever mode it is in.
         statistics: of the dataset it was trained on.
         threads: processor threads, of the whole process. Small networks gain little by a second one, and on a busy
             machine waiting for it took 27 times the processor time.
@@ -145,7 +145,8 @@ class SmallTorchPolicy(ChunkPolicy):
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         training = [module for module in self.model.modules() if module.training]
-        self.model.eval()  # of a policy in training, batch normalisation would learn from what is rolled out
+        if training:  # its batch normalisation would learn from what is rolled out
+            self.model.eval()
         try:
             return self._predicted(episodes)
         finally:

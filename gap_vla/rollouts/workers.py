@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gap_vla.core.foreign import finite
+from gap_vla.core.foreign import finite, one_line
 from gap_vla.core.processes import spawned
 from gap_vla.rollouts.policy import EXPERT_ACTION
 from gap_vla.rollouts.record import SIMULATOR, EvaluationError
@@ -149,7 +149,9 @@ def _answer(slot: _Slot, command: Reset | Step) -> Frame | Crash:
         return slot.reset(command) if isinstance(command, Reset) else slot.step(command)
     except Exception as error:
         slot.close()
-        return Crash(command.slot, f"{SIMULATOR} failed: {type(error).__name__}: {error}", traceback.format_exc())
+        return Crash(
+            command.slot, f"{SIMULATOR} failed: {type(error).__name__}: {one_line(error, 1000)}", traceback.format_exc()
+        )
 
 
 class _Worker:

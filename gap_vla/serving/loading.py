@@ -124,7 +124,7 @@ def load_checkpoint(
     if policy.cameras and run.pictures and now and run.pictures != now:
         then = f"{path} was trained on version {run.pictures} of the pictures of {run.task}"
         warnings.warn(f"{then}, this gap_vla draws version {now}; train it anew to compare it", stacklevel=2)
-    policy.task = run.task
+    policy.trained_task = run.task
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
     return LoadedPolicy(policy, run.task, size, cameras, view)
 

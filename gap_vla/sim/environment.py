@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import locale
 import os
 import string
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import whole
+from gap_vla.core.foreign import one_line, whole
 from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View
 from gap_vla.sim.rendering import FastRenderer, check_owner
@@ -225,9 +226,11 @@ def make(
     (9,)
 
     Raises:
-        UserError: `image_size` is no size, `seed` no whole number of 32 bits.
+        UserError: `image_size` is no size, `seed` no whole number of 32 bits, or the program's locale has no decimal
+            point.
         UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
-        RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
+        RenderingError: pictures are asked for and no OpenGL library is there (names the apt package), or the simulator
+            refuses a variable such as `MUJOCO_EGL_DEVICE_ID`.
     """
     spec, chosen = task_spec(name), variant_spec(variant)
     image_size, cameras = whole("image_size", image_size, 1, 4096), tuple(cameras)
@@ -242,7 +245,14 @@ def make(
         if cameras:
             raise
         os.environ["MUJOCO_GL"] = "disable"  # MuJoCo and robosuite can be imported then
-    world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
+    if (point := locale.localeconv()["decimal_point"]) != ".":  # numbers of the models are read with it
+        advice = 'locale.setlocale(locale.LC_NUMERIC, "C")'
+        raise UserError(f"numbers have a {point!r} in this program's locale, with which MuJoCo reads others: {advice}")
+    try:
+        module = importlib.import_module(spec.module)
+    except AssertionError as error:  # of robosuite: an odd variable, as of a GPU that is none of the visible ones
+        raise RenderingError(f"{name}'s simulator cannot be loaded: {one_line(error)}") from error
+    world: World = getattr(module, spec.class_name)(spec, chosen)
     view = world.near if camera == "near" else StockView(camera)
     env = SimEnv(spec, chosen, world, image_size, cameras, view)
     env.render_mode = render_mode

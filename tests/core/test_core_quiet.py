@@ -10,6 +10,7 @@ import pytest
 from scripts_under_test import ROOT
 
 from gap_vla.core.errors import command
+from gap_vla.core.lazy import _Imports, require_flags
 
 DATASET = ROOT / "tests" / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
 
@@ -161,3 +162,17 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
     assert seen == [(False, torch.float32, "cpu", True, False, None, False)]
+
+
+def test_a_machine_without_proc_is_told_before_tensorflow_would_abort(monkeypatch):
+    monkeypatch.setattr("gap_vla.core.lazy.os.path.lexists", lambda place: place != "/proc/self/exe")
+    monkeypatch.setattr("gap_vla.core.lazy.sys.platform", "linux")
+    with pytest.raises(_Imports.refused, match="TensorFlow needs /proc, which is not mounted here"):
+        require_flags("tensorflow")
+    require_flags("jax")
+
+
+def test_keras_makes_no_folder_of_the_name_of_a_home_that_is_not_known(tmp_path):
+    code = "import os; os.path.expanduser = str; import gap_vla.core.lazy, tensorflow"
+    done = run("-c", code, cwd=tmp_path, **fake_tensorflow(tmp_path, "print(os.environ.get('KERAS_HOME'))"))
+    assert done.stdout == f"{os.devnull}\n", done.stderr

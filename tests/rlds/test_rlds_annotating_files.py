@@ -338,7 +338,7 @@ def test_an_annotator_that_was_not_written_with_its_folder_is_not_used(tmp_path)
     kept = shutil.copytree(done.annotator, tmp_path / "free" / "annotator")
     shutil.rmtree(done.annotator)
     shutil.copytree(other, done.annotator)
-    with pytest.raises(AnnotationError, match=r"out/annotator is not what was written with .*out: annotator/annotator"):
+    with pytest.raises(AnnotationError, match=r"out/annotator is not what was written with .*out; copy it"):
         AnnotationJob(annotator=done.annotator)
     assert AnnotationJob(annotator=kept).annotator == kept
 

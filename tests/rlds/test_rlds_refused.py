@@ -189,7 +189,7 @@ def test_positions_that_no_arm_reaches_are_asked_about_whoever_labels(
 ) -> None:
     source, annotator = tmp_path / "npz", tmp_path / "annotator"
     source.mkdir()
-    for file in npz.iterdir():
+    for file in npz.glob("*.npz"):
         held = dict(np.load(file))
         np.savez(source / file.name, **held | {"proprio": held["proprio"] * np.float32([1000] * 3 + [1] * 6)})
     annotate([make_episode(0)], method="gaussian").annotator.save(annotator)

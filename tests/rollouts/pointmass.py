@@ -39,7 +39,7 @@ class PointMass(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         fault = self._faults.get(self.seed_value)
         if self.steps == 3 and fault == "raise":
-            raise RuntimeError("the simulation became unstable")
+            raise RuntimeError("the simulation became\n unstable \ud83d" + 300_000 * "x")
         if self.steps == 3 and fault == "hang":
             time.sleep(3600)
         if self.steps == 0 and fault == "slow start":

@@ -44,6 +44,12 @@ def test_the_views_that_a_task_names_are_those_of_its_simulator(task):
     env.close()
 
 
+def test_a_program_whose_locale_has_no_decimal_point_is_told(monkeypatch):
+    monkeypatch.setattr("locale.localeconv", lambda: {"decimal_point": ","})
+    with pytest.raises(UserError, match=r"have a ',' in this program's locale, .*: locale.setlocale\(locale.LC"):
+        sim.make("assembly", image_size=32)
+
+
 @pytest.mark.parametrize("fixture", ["assembly", "threading_env"])
 def test_observations_have_the_stated_shapes_and_units(request, fixture):
     env = request.getfixturevalue(fixture)

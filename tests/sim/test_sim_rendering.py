@@ -85,6 +85,13 @@ def test_what_mujoco_could_not_make_whole_is_one_error_and_no_traceback_when_it_
     assert not told
 
 
+def test_a_variable_that_robosuite_refuses_is_named():
+    code = "from gap_vla import sim; sim.make('stack', cameras=())"
+    odd = {"MUJOCO_GL": "egl", "CUDA_VISIBLE_DEVICES": "0", "MUJOCO_EGL_DEVICE_ID": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **odd}, capture_output=True, text=True)
+    assert "RenderingError: stack's simulator cannot be loaded: MUJOCO_EGL_DEVICE_ID needs to be" in done.stderr
+
+
 def test_use_from_another_thread_is_an_error(assembly):
     assembly.reset(seed=0)
     caught = []

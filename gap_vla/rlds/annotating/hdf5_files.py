@@ -12,8 +12,8 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
-from gap_vla.core.hdf5_mark import is_changed
-from gap_vla.core.marks import HDF5, made_by
+from gap_vla.core.hdf5_mark import is_changed, read_mark
+from gap_vla.core.marks import HDF5
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import OLD, put, workplace
@@ -90,8 +90,8 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
 
 
 def tell_changed(path: Path) -> None:
-    """A note, if a labelled file of ours is not as it was written. Reads all of it."""
-    if made_by(path) == "labelled_demos" and is_changed(path):
+    """A note, if a labelled file of ours, opened before, is not as it was written. Reads all of such a one."""
+    if read_mark(path, sound=True) == "gap_vla:labelled_demos" and is_changed(path):
         print(f"note: {path} was changed after it was annotated; where its states were, annotate again", flush=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -138,12 +137,12 @@ def require_of_labels(annotator: Path) -> None:
     it is in was written with another."""
     if annotator.name == "annotator" and made_by(annotator.parent):
         written = Section.read(annotator.parent / FOLDER_MARK, AnnotationError).section("files", {}).values
-        for name, mark in written.items():
-            if name.startswith("annotator/") and file_mark(Path(os.path.realpath(annotator.parent / name))) != mark:
-                raise AnnotationError(
-                    f"{annotator} is not what was written with {annotator.parent}: {name} differs; copy it again, or "
-                    "use your own from another place"
-                )
+        mark = written.get("annotator/annotator.json")  # which says of the others what they hold
+        if mark and file_mark((annotator / "annotator.json").resolve()) != mark:
+            raise AnnotationError(
+                f"{annotator} is not what was written with {annotator.parent}; copy it again, or use your own from "
+                "another place"
+            )
     file = Path(str(annotator).removesuffix(".annotator"))
     if (made := labelled_by(file)) and made != Section.read(annotator / "annotator.json", AnnotationError).text("hash"):
         raise AnnotationError(
