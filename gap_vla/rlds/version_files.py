@@ -109,8 +109,9 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     from google.protobuf.message import Error
 
     advice = "copy dataset_info.json and features.json again"
+    folder = os.path.realpath(version_dir) if ".." in version_dir.parts else version_dir  # tfds takes `link/..` for `.`
     with refusing(f"{version_dir}: cannot be opened", advice, EpisodeError, (Error, JsonError)):
-        builder = tfds.builder_from_directory(str(version_dir))
+        builder = tfds.builder_from_directory(str(folder))
         known = dict(getattr(builder.info.features, "items", dict)())
     steps = known.get("steps")
     if not (isinstance(steps, tfds.features.Dataset) and hasattr(steps.feature, "items")):

@@ -166,6 +166,14 @@ def test_names_of_phases_that_are_bytes_are_kept_as_text(tmp_path: Path) -> None
     assert {*found.phase} == {"reach"}
 
 
+def test_the_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path: Path, episodes: list[Episode]) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    version = write_rlds(episodes, tmp_path / "link" / ".." / "data", "toy")
+    assert len(list(read_rlds(version, "train"))) == len(list(read_rlds(tmp_path / "real/data/toy/1.0.0", "train")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_a_link_to_another_dataset_is_not_written_through(tmp_path: Path) -> None:
     episodes = [make_episode(i, steps=12) for i in range(2)]
     one = write_rlds(episodes, tmp_path, "one")
