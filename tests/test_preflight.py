@@ -19,7 +19,7 @@ from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
-from gap_vla.core.resources import ResourceError, _memory_groups
+from gap_vla.core.resources import ResourceError, available_memory
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
@@ -530,13 +530,24 @@ def test_a_collection_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_the_memory_of_a_job_is_that_of_its_group_and_of_those_above(tmp_path):
+    def group(name, limit, used, stat, **numbers):
+        (folder := tmp_path / "sys/fs/cgroup" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "memory.stat").write_text("\n".join(f"{key} {number}" for key, number in stat.items()))
+        for file, number in {limit: numbers["most"], used: numbers["taken"]}.items():
+            (folder / file).write_text(f"{number}\n")
+
     (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 90 kB\n")
+    assert available_memory(tmp_path) == 90 * 1024
     (tmp_path / "proc/self/cgroup").write_text("4:cpu,memory:/job/1\n0::/slice\n")
-    found = [(folder.relative_to(tmp_path / "sys/fs/cgroup"), *files) for folder, *files in _memory_groups(tmp_path)]
     v1, v2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
-    assert found == [(Path("slice"), *v2), (Path(), *v2)] + [
-        (Path(name), *v1) for name in ("memory/job/1", "memory/job", "memory")
-    ]
+    group("slice", *v2, {"inactive_file": 100}, most=60_000, taken=10_000)
+    assert available_memory(tmp_path) == 50_100
+    group("memory/job", *v1, {"inactive_file": 0, "total_inactive_file": 7_000}, most=20_000, taken=9_000)
+    group("memory/job/1", *v1, {"inactive_file": 0}, most=2**63 - 1, taken=9_000)
+    assert available_memory(tmp_path) == 18_000  # of the files that the groups below keep in memory, too
+    group(".", *v2, {"inactive_file": 0}, most="max", taken=10**9)
+    assert available_memory(tmp_path) == 18_000
 
 
 def test_a_file_system_that_counts_no_blocks_is_not_a_full_one(tmp_path, monkeypatch):

@@ -44,7 +44,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--variant", default="default", metavar="NAME|all", help=variants)
     add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
     add("--split", default="val", help="which episodes of --rlds (default val)")
-    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
+    place = "inside the checkpoint's folder, or runs/eval; with --rlds: none, they are printed"
+    add("--out", type=Path, help=f"folder for the results (default: {place})")
     chunks = parser.add_mutually_exclusive_group()
     executed = "actions executed of each predicted chunk (default: as trained)"
     chunks.add_argument("--execute", type=whole(1, 256), help=executed)

@@ -134,7 +134,7 @@ def refuse_too_large(where: object, declared: int, stored: int, error: type[User
     """Raises if data declare more bytes than the file can hold, or than this machine has, before any are asked for."""
     if declared > MOST_COMPRESSED * stored + 4096:
         raise error(f"{where}: declares {declared:,} bytes and stores {stored:,}; the file is damaged, get it again")
-    if (free := available_memory()) is not None and declared > free:
+    if declared > 2**16 and (free := available_memory()) is not None and declared > free:
         raise error(f"{where}: needs {declared:,} bytes of memory, {free:,} are free; use a machine with more")
 
 

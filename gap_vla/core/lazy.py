@@ -117,8 +117,8 @@ class _Imports:
         if name == "tensorflow":
             with contextlib.suppress(ImportError):
                 import_module("triton")
-            if os.path.expanduser("~") == "~":  # Keras would make a folder of that name here
-                os.environ.setdefault("KERAS_HOME", os.devnull)
+            if os.path.expanduser("~") == "~":  # TensorFlow's own Keras makes a folder ~ here, where Keras takes this
+                os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), ".keras"))
         quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
         with quiet() if quiet else contextlib.nullcontext():
             yield

@@ -18,24 +18,25 @@ class ResourceError(UserError, RuntimeError):
     """The machine has less than is needed; the message says how much of what."""
 
 
-def available_memory() -> int | None:
+def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still take: of the machine, and of its container or job (cgroup 1 and 2).
 
     None where the system does not say.
     """
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for folder, limit, used in _memory_groups():
+    for folder, limit, used in _memory_groups(root):
         with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
+            most = int((folder / limit).read_text())
             entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            dropped_first = int(entries.get("inactive_file", 0))  # cached files give way
-            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + dropped_first)
+            cached = int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))  # gives way
+            found.append(most - int((folder / used).read_text()) + cached)
     return max(min(found), 0) if found else None
 
 
-def _memory_groups(root: Path = Path("/")) -> Iterator[tuple[Path, str, str]]:
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
     """Folder of this process's group and of each above it, and its files with limit and use; a container sees its own
     group as the root."""
     own: dict[str, str] = {}

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla import phases
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import PROPRIO_PER_ARM, Episode
 from gap_vla.core.foreign import whole
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
-from gap_vla.phases.measures import describe
+from gap_vla.phases.measures import beyond_reach, describe
 from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
+from gap_vla.rlds.statistics import STATISTICS, load_statistics
 from gap_vla.rlds.target import is_whole, refuse_other, require_free
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
@@ -124,8 +125,7 @@ def build_dataset(
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
         found = job.run([source.read(train[i], images=False) for i in chosen])
-        said = describe({**found.report, "reach": 0.0})  # of all of them, it is asked where they are written
-        print(f"fitted on {len(chosen)} of {len(source)} episodes:", *said, sep="\n", flush=True)
+        print(f"fitted on {len(chosen)} of {len(source)} episodes:", *describe(found.report), sep="\n", flush=True)
         fitted = found.annotator
     made: Annotation | Annotator | None = fitted
     labels = None
@@ -136,7 +136,7 @@ def build_dataset(
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 
-    return write_rlds(
+    written = write_rlds(
         source,
         data_dir,
         name,
@@ -150,6 +150,12 @@ def build_dataset(
         companion=None if made is None else lambda folder: made.save(folder / "annotator"),
         **write_options,
     )
+    if annotator is not None:
+        seen = load_statistics(written / STATISTICS)["proprio"]
+        farthest = np.maximum(*(np.abs(seen[end]) for end in ("min", "max"))).reshape(-1, PROPRIO_PER_ARM)[:, :3]
+        if asked := beyond_reach(float(np.linalg.norm(farthest, axis=1).max())):
+            print(f"note: {asked}", flush=True)
+    return written
 
 
 def dry_run(

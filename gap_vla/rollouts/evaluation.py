@@ -143,8 +143,8 @@ def evaluate(
         shown = {"trained_task": chosen.name, **looks}
         trained = {key: getattr(policy, key, None) for key in shown}
         if others := [key for key in shown if trained[key] not in (None, shown[key])]:
-            said = ", ".join(f"{key.split('_')[-1]} {trained[key]}, not {shown[key]} as here" for key in others)
-            warnings.warn(f"{policy.name} was trained with {said}", stacklevel=2)
+            said = ", ".join(f"{key} {trained[key]}, not {shown[key]} as here" for key in others)
+            warnings.warn(f"{policy.name} was trained with {said.removeprefix('trained_')}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):

@@ -75,6 +75,10 @@ class OctoPolicy(ChunkPolicy):
             name=name,
             **options,
         )
+        taught = _taught(model.example_batch) if "action" in model.dataset_statistics else None
+        if taught not in (None, self.action_dim):
+            where = f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide"
+            raise CheckpointError(f"{where}, the example batch's actions are {taught}; copy the checkpoint again")
         self._model = model
         self._dims = self.action_dim if self.action_dim < built.action_dim else None
         self.reads_instructions = model.text_processor is not None
@@ -217,6 +221,12 @@ def parameter_digest(params: Any) -> str:
         content.update(jax.tree_util.keystr(path).encode())
         content.update(np.ascontiguousarray(leaf).tobytes())
     return content.hexdigest()[:16]
+
+
+def _taught(example: Mapping[str, Any]) -> int | None:
+    """Dimensions of the actions in an example batch, but for those that only fill up to a wider robot's."""
+    filled = example.get("action_pad_mask", np.isfinite(example["action"])) if "action" in example else None
+    return None if filled is None or not np.ndim(filled) else int(filled.reshape(-1, filled.shape[-1]).any(0).sum())
 
 
 def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import GuardedPolicy, PolicyUnavailable
 from gap_vla.rollouts.record import SIMULATOR, EpisodeLog, EpisodeRecord, EvaluationError, VideoShelf
@@ -180,7 +180,7 @@ class Rollout:
         self._unanswered.clear()
 
     def _record(self, episode: _Live, success: bool, error: str | None) -> None:
-        self.log.append(episode.record(success, error))
+        self.log.append(episode.record(success, error and one_line(error, 2000)))  # what others say may be no text
         self.shelf.add(episode.number, success, episode.pictures)
         won = sum(record.success for record in self.log.records.values())
         self.shown.advance(1, f"{won} of {len(self.log.records)} succeeded")

@@ -227,7 +227,7 @@ def make(
 
     Raises:
         UserError: `image_size` is no size, `seed` no whole number of 32 bits, or the program's locale has no decimal
-            point.
+            point, with which MuJoCo misreads the meshes of robosuite.
         UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
         RenderingError: pictures are asked for and no OpenGL library is there (names the apt package), or the simulator
             refuses a variable such as `MUJOCO_EGL_DEVICE_ID`.
@@ -245,9 +245,9 @@ def make(
         if cameras:
             raise
         os.environ["MUJOCO_GL"] = "disable"  # MuJoCo and robosuite can be imported then
-    if (point := locale.localeconv()["decimal_point"]) != ".":  # numbers of the models are read with it
+    if spec.family == "robosuite" and (point := locale.localeconv()["decimal_point"]) != ".":
         advice = 'locale.setlocale(locale.LC_NUMERIC, "C")'
-        raise UserError(f"numbers have a {point!r} in this program's locale, with which MuJoCo reads others: {advice}")
+        raise UserError(f"numbers have a {point!r} in this program's locale, with which meshes are misread: {advice}")
     try:
         module = importlib.import_module(spec.module)
     except AssertionError as error:  # of robosuite: an odd variable, as of a GPU that is none of the visible ones

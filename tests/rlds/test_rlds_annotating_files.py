@@ -330,6 +330,18 @@ def test_an_annotator_beside_the_labels_of_another_is_not_used(hdf5, tmp_path, m
     assert AnnotationJob(annotator=moved).annotator == moved
 
 
+def test_a_dataset_that_is_finished_is_returned_whatever_its_annotator_lies_beside_now(hdf5, tmp_path):
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    version = build_dataset(hdf5, tmp_path / "data", "toy", annotator=done.annotator)
+    kept = shutil.copytree(done.annotator, tmp_path / "kept")
+    again = annotate_files(hdf5, done.path, method="fixed", options={"value": 0.25}, overwrite=True)
+    shutil.rmtree(again.annotator)
+    shutil.copytree(kept, again.annotator)
+    assert build_dataset(hdf5, tmp_path / "data", "toy", annotator=again.annotator) == version
+    with pytest.raises(AnnotationError, match="is not what made the labels"):
+        build_dataset(hdf5, tmp_path / "data", "other", annotator=again.annotator)
+
+
 def test_an_annotator_that_was_not_written_with_its_folder_is_not_used(tmp_path):
     folder = write_npz(tmp_path / "npz", demos(3))
     done = annotate_files(folder, tmp_path / "out", method="gaussian")

@@ -305,9 +305,15 @@ def test_a_policy_that_knows_no_layouts_is_given_none_of_others(tmp_path):
 
 def test_actions_that_are_cut_are_warned_of(tmp_path, monkeypatch):
     policy = RandomPolicy(7)
-    monkeypatch.setattr(policy, "act", lambda seen, ids: np.full((len(ids), 7), 2.5, np.float32))
-    with pytest.warns(UserWarning, match="random returned actions beyond ±2, which are cut to -1 to 1"):
+
+    def act(seen, ids):
+        with warnings.catch_warnings():  # after which Python tells again what it has told
+            return np.full((len(ids), 7), 2.5, np.float32)
+
+    monkeypatch.setattr(policy, "act", act)
+    with pytest.warns(UserWarning) as told:
         evaluate(policy, tmp_path, episodes=1)
+    assert [str(one.message) for one in told] == ["random returned actions beyond ±2, which are cut to -1 to 1"]
 
 
 @pytest.mark.parametrize("value", [np.int64(3), NAN, Path("x")])
