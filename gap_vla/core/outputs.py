@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,8 @@ def claim(
     if path.is_symlink() and not named:
         raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
     require_apart(path, *sources)
+    if re.fullmatch("[0-9]+", path.name) and (path.parent / "example_batch.msgpack").exists():
+        raise OutputError(f"{path} would be a step of the checkpoint {path.parent}; give a name that is no number")
     for folder in Path(os.path.realpath(path)).parents:
         if made_by(folder) in _SEALED:
             raise OutputError(f"{path} lies in {folder}, which would not be as it was made; name another place")

@@ -44,7 +44,7 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _give_usual_mode(temporary)
+        _give_usual_mode(temporary, path)
         os.replace(temporary, path)
     except OSError as error:
         if temporary is None or error.filename in (None, name, temporary):
@@ -97,7 +97,7 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
 def put(new: Path, path: Path) -> None:
     """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
     path = Path(os.path.realpath(path))
-    _give_usual_mode(new)
+    _give_usual_mode(new, path)
     if not path.is_dir():
         os.replace(new, path)
     elif not _exchange(new, path):
@@ -138,8 +138,10 @@ def _clear_leftovers(path: Path) -> None:
             os.close(lock)
 
 
-def _give_usual_mode(path: Path) -> None:
+def _give_usual_mode(path: Path, old: Path) -> None:
+    """That of new files and folders here; what is hidden from others in the `old` one's place stays hidden."""
     umask = os.umask(0)
     os.umask(umask)
+    hidden = ~os.stat(old).st_mode & 0o077 if old.exists() else 0
     with contextlib.suppress(PermissionError):  # a file system without modes
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask & ~hidden)

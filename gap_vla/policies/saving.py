@@ -112,7 +112,8 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         tensors = load_file(weights)
         if odd := odd_weights(tensors, expected):
             raise CheckpointError(f"{weights}: {odd}; the training diverged or the file is damaged, take another")
-        policy = build_policy(*arguments).float()  # whatever torch's default type is
+        with torch.device("cpu"):
+            policy = build_policy(*arguments).float()  # whatever torch's default type and device are
         policy.load_state_dict(tensors)
         if (said := account.text("weights", "")) and said != (own := parameter_digest(policy)):
             raise CheckpointError(f"{weights}: its digest is {own}, policy.json says {said}; copy both again")

@@ -359,6 +359,27 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
         write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
 
 
+def test_what_was_hidden_from_others_stays_so(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        for mode, then in ((0o600, 0o600), (0o640, 0o640), (0o444, 0o644), (None, 0o644)):
+            page = tmp_path / f"{mode}.json"
+            if mode:
+                page.write_text("{}")
+                page.chmod(mode)
+            write_json(page, {"ours": 1})
+            assert page.stat().st_mode & 0o777 == then
+    finally:
+        os.umask(umask)
+
+
+def test_results_are_no_step_of_a_checkpoint(tmp_path):
+    (tmp_path / "example_batch.msgpack").touch()
+    with pytest.raises(OutputError, match=r"7 would be a step of the checkpoint .*; give a name that is no number"):
+        claim_folder(tmp_path / "7", "held_out")
+    claim_folder(tmp_path / "step 7", "held_out")
+
+
 def test_a_file_system_without_modes_is_written_to(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -92,6 +92,12 @@ def test_a_policy_acts_as_it_was_trained_in_a_program_that_has_given_torch_anoth
     np.testing.assert_allclose(*actions, atol=1e-5)
 
 
+def test_a_policy_is_loaded_where_it_is_asked_for_whatever_the_default_device_of_a_program_is(run):
+    with torch.device("meta"):
+        policy = SmallTorchPolicy.load(run)
+    assert {str(parameter.device) for parameter in policy.model.parameters()} == {"cpu"}
+
+
 def test_an_episode_does_not_depend_on_its_neighbours(run):
     alone, among = SmallTorchPolicy.load(run, execute=2), SmallTorchPolicy.load(run, execute=2)
     alone.reset([3])
