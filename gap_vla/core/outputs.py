@@ -64,9 +64,11 @@ def claim(
     if path.is_symlink() and not named:
         raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
     require_apart(path, *sources)
-    if re.fullmatch("[0-9]+", path.name) and (path.parent / "example_batch.msgpack").exists():
-        raise OutputError(f"{path} would be a step of the checkpoint {path.parent}; give a name that is no number")
-    for folder in Path(os.path.realpath(path)).parents:
+    real = Path(os.path.realpath(path))
+    for one in (real, *real.parents):
+        if re.fullmatch("[0-9]+", one.name) and (one.parent / "example_batch.msgpack").exists():
+            raise OutputError(f"{one} would be a step of the checkpoint {one.parent}; give a name that is no number")
+    for folder in real.parents:
         if made_by(folder) in _SEALED:
             raise OutputError(f"{path} lies in {folder}, which would not be as it was made; name another place")
     if os.path.exists(path):

@@ -142,6 +142,10 @@ def _give_usual_mode(path: Path, old: Path) -> None:
     """That of new files and folders here; what is hidden from others in the `old` one's place stays hidden."""
     umask = os.umask(0)
     os.umask(umask)
-    hidden = ~os.stat(old).st_mode & 0o077 if old.exists() else 0
+    hidden = 0
+    if old.exists():
+        hidden = ~os.stat(old).st_mode & 0o077
+        with contextlib.suppress(OSError):  # to a group that is not ours
+            os.chown(path, -1, os.stat(old).st_gid)
     with contextlib.suppress(PermissionError):  # a file system without modes
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask & ~hidden)

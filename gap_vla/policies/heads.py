@@ -151,6 +151,7 @@ def normal(shape: tuple[int, ...], like: torch.Tensor, generators: Generators) -
     With one generator per sample each draws its own row, whoever else is in the batch.
     """
     if generators is None or isinstance(generators, torch.Generator):
-        return torch.randn(shape, generator=generators, dtype=torch.float32).to(like.device)
-    drawn = [torch.randn(shape[1:], generator=one, dtype=torch.float32) for one in generators]
+        where = generators.device if generators else "cpu"  # whatever the default device of a program is
+        return torch.randn(shape, generator=generators, dtype=torch.float32, device=where).to(like.device)
+    drawn = [torch.randn(shape[1:], generator=one, dtype=torch.float32, device=one.device) for one in generators]
     return torch.stack(drawn).to(like.device)

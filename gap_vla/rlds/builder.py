@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from gap_vla.core.episode import LABELS, Episode, EpisodeError
+from gap_vla.core.episode import LABELS, PROPRIO_PER_ARM, Episode, EpisodeError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
+from gap_vla.phases.measures import beyond_reach
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 from gap_vla.rlds.checking.dataset_checks import tell_duplicates
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, labels_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
@@ -161,9 +164,19 @@ def _write_all(
     written = {split: [pair for job in of_split for pair in _motions(job)] for split, of_split in jobs.items()}
     named = ((f"{split}[{i}]", *one) for split, pairs in written.items() for i, one in enumerate(pairs))
     tell_duplicates(named, ", gap-vla check-dataset lists them")
+    if labels is None and schema.rho and schema.proprio_dim % PROPRIO_PER_ARM == 0:  # else asked with the labels
+        states = (p.reshape(-1, PROPRIO_PER_ARM).astype(np.float64) for pairs in written.values() for _, p in pairs)
+        if asked := beyond_reach(max(map(_farthest, states))):
+            print(f"note: {asked}", flush=True)
     actions, proprios = map(list, zip(*written["train"], strict=True))
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
     return lengths, [account["bytes"] for account in accounts], schema
+
+
+def _farthest(arms: Float[np.ndarray, "N 9"]) -> float:
+    """Distance from the origin of the position that is farthest away; of joints, which hold no quaternion, 0."""
+    poses = np.abs(np.linalg.norm(arms[:, 3:7], axis=1) - 1) <= UNIT_QUATERNION_TOLERANCE
+    return float(np.linalg.norm(arms[poses, :3], axis=1).max(initial=0))
 
 
 def _motions(job: ShardJob) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla import phases
-from gap_vla.core.episode import PROPRIO_PER_ARM, Episode
+from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
-from gap_vla.phases.measures import beyond_reach, describe
+from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.statistics import STATISTICS, load_statistics
 from gap_vla.rlds.target import is_whole, refuse_other, require_free
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
@@ -136,7 +135,7 @@ def build_dataset(
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 
-    written = write_rlds(
+    return write_rlds(
         source,
         data_dir,
         name,
@@ -150,12 +149,6 @@ def build_dataset(
         companion=None if made is None else lambda folder: made.save(folder / "annotator"),
         **write_options,
     )
-    if annotator is not None:
-        seen = load_statistics(written / STATISTICS)["proprio"]
-        farthest = np.maximum(*(np.abs(seen[end]) for end in ("min", "max"))).reshape(-1, PROPRIO_PER_ARM)[:, :3]
-        if asked := beyond_reach(float(np.linalg.norm(farthest, axis=1).max())):
-            print(f"note: {asked}", flush=True)
-    return written
 
 
 def dry_run(

@@ -75,8 +75,8 @@ class OctoPolicy(ChunkPolicy):
             name=name,
             **options,
         )
-        taught = _taught(model.example_batch) if "action" in model.dataset_statistics else None
-        if taught not in (None, self.action_dim):
+        narrow = "action" in model.dataset_statistics and self.action_dim < built.action_dim
+        if narrow and (taught := _taught(model.example_batch, built.action_dim)) > self.action_dim:
             where = f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide"
             raise CheckpointError(f"{where}, the example batch's actions are {taught}; copy the checkpoint again")
         self._model = model
@@ -223,10 +223,12 @@ def parameter_digest(params: Any) -> str:
     return content.hexdigest()[:16]
 
 
-def _taught(example: Mapping[str, Any]) -> int | None:
-    """Dimensions of the actions in an example batch, but for those that only fill up to a wider robot's."""
-    filled = example.get("action_pad_mask", np.isfinite(example["action"])) if "action" in example else None
-    return None if filled is None or not np.ndim(filled) else int(filled.reshape(-1, filled.shape[-1]).any(0).sum())
+def _taught(example: Mapping[str, Any], width: int) -> int:
+    """Dimensions of the actions in an example batch, but for those that only fill up to a wider robot's; 0: unknown."""
+    actions, mask = (np.asarray(example.get(key, 0)) for key in ("action", "action_pad_mask"))
+    if actions.ndim == 0 or actions.shape[-1] != width:
+        return 0
+    return int(mask.reshape(-1, width).any(0).sum()) if mask.shape == actions.shape else width
 
 
 def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:

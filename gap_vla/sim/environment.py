@@ -155,8 +155,9 @@ class SimEnv(gymnasium.Env):
         return self._renderer
 
     def close(self) -> None:
-        """Frees the OpenGL context and the simulator."""
+        """Frees the OpenGL context and the simulator; the episode is over."""
         check_owner(self._owner)
+        self._over = True
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

@@ -222,8 +222,7 @@ class FinetuneConfig(Experiment):
             require_weights(self.model.pretrained)
         if (self.optimizer.frozen_keys or self.model.pretrained) and not unread:
             pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(self)
-        many = "device_count" in os.environ.get("XLA_FLAGS", "") or len(glob.glob("/dev/nvidia[0-9]*")) > 1
-        if self.train.fsdp > 1 or many:
+        if self.train.fsdp > 1 or "device_count" in os.environ.get("XLA_FLAGS", ""):
             from gap_vla.training.mesh import make_mesh
 
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)

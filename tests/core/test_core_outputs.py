@@ -18,7 +18,7 @@ from PIL import Image
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, content
+from gap_vla.core.foreign import Section, content, refuse_too_large
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
 from gap_vla.core.outputs import OutputError, claim, claim_folder, deliver, write_output, writing
@@ -375,8 +375,9 @@ def test_what_was_hidden_from_others_stays_so(tmp_path):
 
 def test_results_are_no_step_of_a_checkpoint(tmp_path):
     (tmp_path / "example_batch.msgpack").touch()
-    with pytest.raises(OutputError, match=r"7 would be a step of the checkpoint .*; give a name that is no number"):
-        claim_folder(tmp_path / "7", "held_out")
+    for place in (tmp_path / "7", tmp_path / "7" / "eval", tmp_path / "x" / ".." / "7"):
+        with pytest.raises(OutputError, match=r"7 would be a step of the checkpoint .*; give a name that is no number"):
+            claim_folder(place, "held_out")
     claim_folder(tmp_path / "step 7", "held_out")
 
 
@@ -419,6 +420,13 @@ def test_a_file_for_which_there_is_no_memory_is_not_read(tmp_path):
         content(tmp_path / "policy.json")
     with pytest.raises(UserError, match=r"policy\.json: 4,398,046,511,104 bytes of settings or results; copy the file"):
         Section.read(tmp_path / "policy.json")
+
+
+def test_what_is_small_is_read_without_asking_how_much_memory_there_is(monkeypatch):
+    monkeypatch.setattr("gap_vla.core.foreign.available_memory", lambda: 0)
+    refuse_too_large("it", 2**16, 2**16)
+    with pytest.raises(UserError, match="it: needs 65,537 bytes of memory, 0 are free"):
+        refuse_too_large("it", 2**16 + 1, 2**16)
 
 
 def test_a_pipe_in_the_place_of_a_file_of_json_is_named_once(tmp_path):

@@ -93,8 +93,12 @@ def test_a_policy_acts_as_it_was_trained_in_a_program_that_has_given_torch_anoth
 
 
 def test_a_policy_is_loaded_where_it_is_asked_for_whatever_the_default_device_of_a_program_is(run):
+    expected = SmallTorchPolicy.load(run)
+    expected.reset([0])
     with torch.device("meta"):
         policy = SmallTorchPolicy.load(run)
+        policy.reset([0])
+        np.testing.assert_array_equal(policy.act(observation([0]), [0]), expected.act(observation([0]), [0]))
     assert {str(parameter.device) for parameter in policy.model.parameters()} == {"cpu"}
 
 

@@ -203,5 +203,13 @@ def test_positions_that_no_arm_reaches_are_asked_about_whoever_labels(
     else:
         build_dataset(source, tmp_path, "toy", kind="npz", method="gaussian", fit_episodes=1)
     said += capsys.readouterr().out
-    assert said.count("m away from the origin; are these metres?") == 1
+    asked = said.count("m away from the origin; are these metres?")
+    assert asked == (2 if way == "fit_episodes" else 1)  # of those that are fitted at once, of all in the end
     assert ("fitted on 1 of 3 episodes:\n1 episodes, " in said) == (way == "fit_episodes")
+
+
+def test_joints_in_degrees_are_no_positions_that_no_arm_reaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    episode = make_episode(0)
+    joints = episode.replace(proprio=np.full_like(episode.proprio, 90.0))
+    write_rlds([joints], tmp_path, "toy", val_fraction=0)
+    assert "are these metres?" not in capsys.readouterr().out

@@ -334,13 +334,15 @@ def test_a_checkpoint_of_others_records_no_normalization_and_takes_that_of_its_r
 
 def test_statistics_of_other_actions_than_those_of_the_example_batch_are_refused(model):
     def padded(true):
-        return {**model.example_batch, "action_pad_mask": np.arange(7) < true + np.zeros((1, 1, 1))}
+        actions = model.example_batch["action"]
+        return {**model.example_batch, "action_pad_mask": np.broadcast_to(np.arange(7) < true, actions.shape)}
 
     narrow = {**model.dataset_statistics, "action": {k: v[:1] for k, v in model.dataset_statistics["action"].items()}}
     with pytest.raises(CheckpointError, match=r"action\.mean is 1 wide, the example batch's actions are 7; copy"):
         OctoPolicy(model.replace(dataset_statistics=narrow))
     assert OctoPolicy(model.replace(dataset_statistics=narrow, example_batch=padded(1))).action_dim == 1
     assert OctoPolicy(model.replace(dataset_statistics={"one": narrow})).action_dim == 1  # of several robots
+    assert OctoPolicy(model.replace(example_batch=padded(4))).action_dim == 7  # another of them is in the example
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,8 @@ def test_gymnasium_makes_the_environment():
     env.step(env.action_space.sample())
     assert sim.make_expert(env, seed=0).act().shape == (7,)
     env.close()
+    with pytest.raises(RuntimeError, match=r"the episode is over; call reset\(\)"):
+        env.step(env.action_space.sample())
 
 
 @pytest.mark.parametrize("name", ["assembly", *(pytest.param(n, marks=pytest.mark.slow) for n in sim.TASK_NAMES)])
