@@ -76,6 +76,7 @@ class OctoPolicy(ChunkPolicy):
             **options,
         )
         narrow = "action" in model.dataset_statistics and self.action_dim < built.action_dim
+        narrow &= head["name"] not in ("DiffusionActionHead", "UNetDDPMActionHead")  # which may predict more
         if narrow and (taught := _taught(model.example_batch, built.action_dim)) > self.action_dim:
             where = f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide"
             raise CheckpointError(f"{where}, the example batch's actions are {taught}; copy the checkpoint again")
