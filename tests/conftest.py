@@ -34,9 +34,10 @@ QUICKLY = (
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}" for flag in QUICKLY))  # XLA_FLAGS= where it knows them not
 
 
-collect_ignore = ["conftest.py", "octo/upstream_interceptor.py", "octo/write_golden_case.py", "rlds/real_upstream.py"]
-"""--doctest-modules would import scripts for an environment in which upstream's packages are installed, and this file
-again, under the name that tests/adjustment/conftest.py has by then."""
+collect_ignore_glob = ["*conftest.py"]
+collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "rlds/real_upstream.py"]
+"""--doctest-modules would import scripts for an environment in which upstream's packages are installed, and each
+conftest.py again, under the name that another has by then."""
 
 LONGEST_FIRST = (
     "corpus/test_corpus.py",
