@@ -193,11 +193,23 @@ def test_what_cannot_work_is_refused_and_nothing_is_made(make, changes, words, f
     assert not list(tmp_path.iterdir())
 
 
-def test_a_batch_that_several_devices_cannot_share_is_refused_before_anything_is_made(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, []),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, []),
+        ({"JAX_PLATFORMS": ""}, ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2"]),
+    ],
+)
+def test_a_batch_that_several_devices_cannot_share_is_refused_before_anything_is_made(
+    variables, gpus, folders, tmp_path, monkeypatch
+):
     monkeypatch.setattr("jax.device_count", lambda: 3)
     ready(octo(**folders))  # of one device, it is not asked, which takes seconds
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    monkeypatch.setenv("GAP_VLA_KNOWN_XLA_FLAGS", os.environ["XLA_FLAGS"])
+    monkeypatch.setattr("gap_vla.training.octo.glob.glob", lambda pattern: gpus)
+    monkeypatch.setenv("GAP_VLA_KNOWN_XLA_FLAGS", variables.get("XLA_FLAGS", ""))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="it must be a multiple of the 3 devices"):
         ready(octo(**folders, train__batch_size=8))
     assert not list(tmp_path.iterdir())

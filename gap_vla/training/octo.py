@@ -184,9 +184,14 @@ class FinetuneConfig(Experiment):
         return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
 
     @property
-    def on_cpu(self) -> bool:
+    def accelerators(self) -> list[str]:
+        """The device files of the GPUs or TPUs that JAX would take; opens none."""
         there = glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*")
-        return os.environ.get("JAX_PLATFORMS") == "cpu" or not there
+        return [] if os.environ.get("JAX_PLATFORMS") == "cpu" else there
+
+    @property
+    def on_cpu(self) -> bool:
+        return not self.accelerators
 
     def memory(self) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
@@ -222,7 +227,8 @@ class FinetuneConfig(Experiment):
             require_weights(self.model.pretrained)
         if (self.optimizer.frozen_keys or self.model.pretrained) and not unread:
             pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(self)
-        if self.train.fsdp > 1 or "device_count" in os.environ.get("XLA_FLAGS", ""):
+        said = "device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ
+        if self.train.fsdp > 1 or said or len(self.accelerators) > 1:  # counting loads JAX and opens them, in seconds
             from gap_vla.training.mesh import make_mesh
 
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
