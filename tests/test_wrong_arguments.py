@@ -219,6 +219,13 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "an episode is there twice",
         lambda: summarize([EpisodeRecord(0, 5, True, 3), EpisodeRecord(0, 6, False, 3)]),
     ),
+    "a figure beyond its bounds": (
+        OutcomesError,
+        "finite ones of 0 to 1",
+        lambda: over_seeds([50, 60], (0, 1), bounds=(0, 1)),
+    ),
+    "an interval from above": (OutcomesError, "the lower end first", lambda: over_seeds([0.1], (0.3, 0.2))),
+    "an interval over no seed": (OutcomesError, "one at least", lambda: over_seeds([], (0, 1))),
     "a seed of NaN": (OutcomesError, "finite", lambda: over_seeds([np.nan, 0.1], (0, 1))),
     "actions of one number": (PolicyError, r"\[T, A\]", lambda: ReplayPolicy([np.zeros(5)], [0])),
     "actions of NaN": (PolicyError, "finite numbers", lambda: ReplayPolicy([STEPS, STEPS * np.nan], [0, 1])),

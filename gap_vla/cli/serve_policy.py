@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     policy.warm_up()
     sizes = ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size")
     said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.camera or ""}
-    metadata = said | {size: getattr(policy, size) for size in sizes} | {"identity": policy.identity}
+    metadata = said | {size: getattr(policy, size) for size in sizes}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(
         policy,

@@ -73,6 +73,7 @@ class IntervenedPolicy:
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self.wrapped = policy
         for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
             if hasattr(policy, asked):
                 setattr(self, asked, getattr(policy, asked))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import pickle
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,8 @@ class Limits:
 def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     """What an evaluation is one of, as `evaluation.json` has it."""
     scene = {"task": task.name, **task.identity(), "horizon": int(task.horizon)}
+    if not isinstance(task, SimTask):  # which says of itself where it is another one
+        scene.setdefault("instruction", task.instruction)
     return {"task": as_json(task.name, scene), "seed": int(seed), "policy": identity(policy)}
 
 
@@ -134,9 +137,9 @@ def evaluate(
     seed = int(seed)  # numpy's goes into no JSON
     layouts = {e: seed + e for e in range(episodes)} if named is None else named
     seeds = [layouts[e] for e in range(episodes) if e in layouts]
-    known = {whole(f"{policy.name}: layout_seeds", one, 0, 2**32 - 1, EvaluationError) for one in seeds}
-    if len(known) < episodes:
-        raise EvaluationError(f"{policy.name} knows {len(known)} layouts, {episodes} episodes are asked for")
+    known = [whole(f"{policy.name}: layout_seeds", one, 0, 2**32 - 1, EvaluationError) for one in seeds]
+    if len({*known}) < episodes:
+        raise EvaluationError(f"{policy.name} knows {len({*known})} layouts, {episodes} episodes are asked for")
 
     if isinstance(chosen, SimTask) and isinstance(policy, ChunkPolicy):  # others may resize by themselves
         looks = {"camera": chosen.camera, "image_size": chosen.image_size} if chosen.cameras else {}
@@ -147,7 +150,7 @@ def evaluate(
             warnings.warn(f"{policy.name} was trained with {said.removeprefix('trained_')}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
-    with alone(out / ".lock", str(out)):
+    with alone(out / ".lock", str(out)), _acting(policy):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         outcomes = {e: record.success for e, record in log.records.items()}
         if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
@@ -166,10 +169,11 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
-        if log.records and not getattr(policy, "identity", None) and type(policy) is not ExpertPolicy:
+        whose = getattr(policy, "wrapped", policy)
+        if log.records and not getattr(whose, "identity", None) and type(whose) is not ExpertPolicy:
             there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, which has no `identity`"
             warnings.warn(f"{there}; were they another policy's, give another folder", stacklevel=2)
-        todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
+        todo = [(e, known[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()
         if todo:
             workers = min(workers, len(todo))
@@ -210,6 +214,27 @@ def evaluate(
         }
         write_json(summary_file, summary)
     return summary
+
+
+_ACTING: dict[int, object] = {}
+"""By `id`, the policies that act in evaluations of this process."""
+
+
+@contextlib.contextmanager
+def _acting(policy: Policy) -> Iterator[None]:
+    """Raises EvaluationError if another thread evaluates the same object: both number their episodes from 0, and what
+    is remembered of one would be taken for the other's. Of somebody else's class, which may remember nothing, warns."""
+    token, bases = object(), {*type(policy).__mro__} - {Policy, ExpertPolicy}
+    if _ACTING.setdefault(id(policy), token) is not token and type(policy) is not ExpertPolicy:
+        told = f"{policy.name} acts in another evaluation at the same time; give each a policy object of its own"
+        if any(base.__module__.startswith("gap_vla.") for base in bases):
+            raise EvaluationError(told)
+        warnings.warn(f"{told}, if it remembers anything of an episode", stacklevel=4)
+    try:
+        yield
+    finally:
+        if _ACTING.get(id(policy)) is token:
+            del _ACTING[id(policy)]
 
 
 def _require_of(what: Mapping[str, Any], log: EpisodeLog, summary: Section, phases: Sequence[str]) -> None:

@@ -65,14 +65,22 @@ class OctoPolicy(ChunkPolicy):
             raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
         head = heads["action"]
         built = model.module.heads["action"]
+        window = example["timestep_pad_mask"].shape[1]
+        of = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
+        details = {
+            "parameters": parameter_digest(model.params),
+            "architecture": digest({**of, "window_size": window}, 16),
+            **options.pop("details", {}),
+        }
         super().__init__(
             inputs,
             _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
-            window=example["timestep_pad_mask"].shape[1] + self._states - 1,
+            window=window + self._states - 1,
             horizon=built.action_horizon,
             action_dim=built.action_dim,
             samples=head["name"] in _SAMPLING_HEADS,
             name=name,
+            details=details,
             **options,
         )
         narrow = "action" in model.dataset_statistics and self.action_dim < built.action_dim
@@ -106,12 +114,6 @@ class OctoPolicy(ChunkPolicy):
         root = local_directory(checkpoint)
         model = OctoModel.load_pretrained(root, step=step)
         window = model.example_batch["observation"]["timestep_pad_mask"].shape[1]
-        built = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
-        details = {
-            "parameters": parameter_digest(model.params),
-            "architecture": digest({**built, "window_size": window}, 16),
-            **options.pop("details", {}),
-        }
         asked, own = options.pop("normalization", None), None
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
@@ -127,7 +129,7 @@ class OctoPolicy(ChunkPolicy):
             )
         if (kind := own or asked) is not None:
             options["normalization"] = kind
-        return cls(model, details=details, source=str(checkpoint), **options)
+        return cls(model, source=str(checkpoint), **options)
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]

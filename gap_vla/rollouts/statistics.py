@@ -124,8 +124,12 @@ def over_seeds(
     >>> [round(x, 2) for x in over_seeds([0.18, 0.02, 0.05], (0.01, 0.19))]
     [-0.13, 0.29]
     """
-    if not np.isfinite([*per_seed, *within]).all():
-        raise OutcomesError(f"figures of seeds are {[*per_seed]}, within {within}; all must be finite")
+    inside = [bounds[0] - 1e-9 <= figure <= bounds[1] + 1e-9 for figure in (*per_seed, *within)]  # NaN is not
+    if not len(per_seed) or not all(inside) or within[0] > within[1]:
+        told = f"figures of seeds are {[*per_seed]}, within {within}"
+        raise OutcomesError(
+            f"{told}; give finite ones of {bounds[0]:g} to {bounds[1]:g}, one at least, the lower end first"
+        )
     if len(per_seed) < 2:
         return within
     mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))

@@ -31,7 +31,7 @@ from gap_vla.rollouts import (
 from gap_vla.rollouts import (
     evaluate as evaluate_as_asked,
 )
-from gap_vla.rollouts.diagnose import closed_loop, open_loop
+from gap_vla.rollouts.diagnose import IntervenedPolicy, closed_loop, open_loop
 from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import asked, identity
@@ -296,6 +296,12 @@ def test_layouts_of_a_policy_that_no_simulator_has_are_refused(tmp_path, seeds):
     assert not list(tmp_path.iterdir())
 
 
+def test_layouts_may_be_numbers_of_numpy(tmp_path):
+    policy = RandomPolicy(7)
+    policy.layout_seeds = dict(enumerate(np.arange(10, 12)))
+    assert evaluate(policy, tmp_path, episodes=2)["layout_seeds"] == [10, 11]
+
+
 def test_a_policy_that_knows_no_layouts_is_given_none_of_others(tmp_path):
     policy = RandomPolicy(7)
     policy.layout_seeds = {}
@@ -373,6 +379,63 @@ def test_going_on_with_a_policy_that_does_not_say_which_it_is_is_warned_of(tmp_p
             evaluate(RandomPolicy(7), tmp_path / "known", episodes=2)
     with pytest.warns(UserWarning, match="holds 2 episodes of 'random', which has no `identity`; were they another"):
         evaluate(Nameless(1), tmp_path, episodes=3)
+
+
+def test_neither_does_one_that_is_shown_something_else_know_which_it_is(tmp_path):
+    pictures, numbers = np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 7), np.float32)
+    library = [Recording({"image_primary": pictures}, numbers, numbers)]
+    evaluate(IntervenedPolicy(Nameless(0), "images_black", library), tmp_path, episodes=2)
+    with pytest.warns(UserWarning, match="which has no `identity`"):
+        evaluate(IntervenedPolicy(Nameless(1), "images_black", library), tmp_path, episodes=3)
+
+
+def test_a_task_of_ones_own_with_another_instruction_is_another_task(tmp_path):
+    evaluate(RandomPolicy(7), tmp_path, task=PointTask(), episodes=1)
+    other = dataclasses.replace(PointTask(), instruction="the blue one")
+    with pytest.raises(EvaluationError, match=r"holds another evaluation \(task.instruction: .* 'the blue one' now"):
+        evaluate(RandomPolicy(7), tmp_path, task=other, episodes=1)
+
+
+class Foreign:
+    """Somebody's policy that remembers nothing, and acts while another evaluation asks for it."""
+
+    name = "foreign"
+
+    def __init__(self, *_):
+        self.acts, self.goes_on = threading.Event(), threading.Event()
+
+    def reset(self, episode_ids):
+        pass
+
+    def act(self, observations, episode_ids):
+        self.acts.set()
+        assert self.goes_on.wait(60)
+        return np.zeros((len(episode_ids), 7))
+
+
+class Ours(Foreign, RandomPolicy):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Ours, Foreign])
+def test_a_policy_is_not_evaluated_twice_at_once(kind, tmp_path):
+    policy = kind()
+    first = threading.Thread(target=evaluate, args=(policy, tmp_path / "a"), kwargs={"episodes": 1})
+    first.start()
+    assert policy.acts.wait(60)
+    told = "acts in another evaluation at the same time; give each a policy object of its own"
+    try:
+        if kind is Ours:
+            with pytest.raises(EvaluationError, match=told):
+                evaluate(policy, tmp_path / "b", episodes=1)
+        else:
+            policy.goes_on.set()
+            with pytest.warns(UserWarning, match=f"{told}, if it remembers"):
+                evaluate(policy, tmp_path / "b", episodes=1)
+    finally:
+        policy.goes_on.set()
+        first.join()
+    assert evaluate(policy, tmp_path / "c", episodes=1)["episodes"] == 1  # one after the other
 
 
 class Wandering(RandomPolicy):

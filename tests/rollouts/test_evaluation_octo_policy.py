@@ -316,6 +316,16 @@ def test_a_checkpoint_without_its_run_acts_with_the_normalization_that_it_record
     np.testing.assert_array_equal(direct.act(observations(1), [0]), loaded.act(observations(1), [0]))
 
 
+def test_a_policy_of_a_model_in_memory_says_which_model_it_is_of(recorded):
+    model, folder = recorded
+    own, loaded = OctoPolicy(model).identity, OctoPolicy.load(folder).identity
+    assert {key: own[key] for key in ("parameters", "architecture")} == {
+        key: loaded[key] for key in ("parameters", "architecture")
+    }
+    other = jax.tree_util.tree_map(lambda leaf: leaf + 1, model.params)
+    assert OctoPolicy(model.replace(params=other)).identity["parameters"] != own["parameters"]
+
+
 def test_a_checkpoint_whose_files_are_links_as_in_the_hubs_cache_acts(recorded, tmp_path):
     snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
     blobs.mkdir()

@@ -70,6 +70,13 @@ def test_a_server_is_reached_past_the_proxies_of_the_environment(port, monkeypat
     assert RemotePolicy(f"ws://127.0.0.1:{port}").server_metadata
 
 
+def test_a_server_in_a_program_says_which_policy_it_serves():
+    policy = Counting()
+    policy.identity = {"parameters": "abc"}
+    with serving(policy, whole_chunks=True) as port:
+        assert RemotePolicy(f"ws://127.0.0.1:{port}").identity["server"]["identity.parameters"] == "abc"
+
+
 def test_messages_are_byte_for_byte_those_of_openpi_client():
     message = GOLDEN.read_bytes()
     content = unpack(message)
