@@ -226,6 +226,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     ),
     "an interval from above": (OutcomesError, "the lower end first", lambda: over_seeds([0.1], (0.3, 0.2))),
     "an interval over no seed": (OutcomesError, "one at least", lambda: over_seeds([], (0, 1))),
+    "a phase of another task": (
+        EvaluationError,
+        "^episode 0 ended in phase 'fly', none of move, grip; give the phases of its task$",
+        lambda: summarize([EpisodeRecord(0, 5, False, 3, "fly")], ("move", "grip")),
+    ),
     "a seed of NaN": (OutcomesError, "finite", lambda: over_seeds([np.nan, 0.1], (0, 1))),
     "actions of one number": (PolicyError, r"\[T, A\]", lambda: ReplayPolicy([np.zeros(5)], [0])),
     "actions of NaN": (PolicyError, "finite numbers", lambda: ReplayPolicy([STEPS, STEPS * np.nan], [0, 1])),

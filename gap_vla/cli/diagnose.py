@@ -87,7 +87,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen
-    from gap_vla.rollouts.record import require_place, require_same
+    from gap_vla.rollouts.record import EvaluationError, require_place, require_same
     from gap_vla.rollouts.recordings import require_scene
     from gap_vla.rollouts.task import sim_task
     from gap_vla.serving.key_mapping import require_shown
@@ -130,6 +130,9 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         raise PolicyError(f"{before} is of {more} recordings, and here are {len(recordings)}; give another --out")
     if options.keys:
         require_shown(options.keys, recordings[0].images if recordings else ())
+    if recordings and not recordings[0].images:
+        what = "has no pictures, and a diagnosis alters them"
+        raise EvaluationError(f"{recordings[0].name} {what}; give recordings with pictures")
     if playing is not None and task is not None:
         for name, shown, where in scenes(playing, task, recordings, chosen):
             require_place(out / name, evaluated(shown, where, options.seed))

@@ -42,15 +42,18 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     by them a little, at random), how far they move the actions, and what they cost in success.
     """
     effects = {effect.intervention: effect for effect in opened.effects}
-    pictures = effects["images_swapped"]
-    cost = pictures.cost or 0.0
-    share = (pictures.change or 0.0) / (opened.between or 1e-9)
-    looks = "It looks" if cost >= LOOKS else "It hardly looks" if cost < HARDLY else "It looks a little"
-    sentences = [
-        f"{looks}: another episode's pictures multiply its error by {_cost(pictures)}, another episode's "
-        f"proprioception by {_cost(effects['proprio_swapped'])}; the pictures move its actions {share:.0%} as far as "
-        "swapping everything does."
-    ]
+    felt = _cost(effects["proprio_swapped"])
+    if pictures := effects.get("images_swapped"):
+        cost = pictures.cost or 0.0
+        share = (pictures.change or 0.0) / (opened.between or 1e-9)
+        looks = "It looks" if cost >= LOOKS else "It hardly looks" if cost < HARDLY else "It looks a little"
+        sentences = [
+            f"{looks}: another episode's pictures multiply its error by {_cost(pictures)}, another episode's "
+            f"proprioception by {felt}; the pictures move its actions {share:.0%} as far as swapping everything does."
+        ]
+    else:
+        unknown = "Whether it looks is unknown, as the recordings have no pictures"
+        sentences = [f"{unknown}: another episode's proprioception multiplies its error by {felt}."]
     if opened.between < SAME:
         sentences.append("But it does nearly the same in every episode: it may not have learned enough to be judged.")
     success = {entry.intervention: entry for entry in closed}

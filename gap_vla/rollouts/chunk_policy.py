@@ -274,7 +274,8 @@ class ChunkPolicy(abc.ABC):
             raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
-            episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
+            now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
+            episode.see(now, str(texts[row]))
         return episodes
 
     def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:

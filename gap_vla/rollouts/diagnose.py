@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -28,8 +29,13 @@ Observation = Mapping[str, np.ndarray]
 """One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
 
 
+def _is_picture(key: str, value: Any) -> bool:
+    """Of one moment; recordings and tasks of others may call theirs as they like."""
+    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8)
+
+
 def _images(source: Observation) -> dict[str, np.ndarray]:
-    return {key: value for key, value in source.items() if key.startswith("image_")}
+    return {key: value for key, value in source.items() if _is_picture(key, value)}
 
 
 INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
@@ -95,13 +101,13 @@ class IntervenedPolicy:
         altered = {key: value.copy() for key, value in observations.items()}
         for row, episode in enumerate(episode_ids):
             now = {key: value[row] for key, value in observations.items()}
-            first = self._first.setdefault(episode, now)
+            if episode not in self._first:
+                self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
             other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
-            for key, value in self._change(now, first, other).items():
+            for key, value in self._change(now, self._first[episode], other).items():
                 if key in altered:  # a camera of the recordings may be none of the policy's
-                    shown = key.startswith("image_")
                     size = altered[key].shape[1:3]
-                    altered[key][row] = resized(value[None], size)[0] if shown else value
+                    altered[key][row] = resized(value[None], size)[0] if _is_picture(key, value) else value
             self._step[episode] += 1
         return self._policy.act(altered, episode_ids)
 
@@ -143,6 +149,7 @@ class OpenLoop:
     """Effects of all interventions on one policy.
 
     Attributes:
+        effects: of those on pictures only where the recordings have some.
         error: mean distance between its undisturbed actions and the recorded ones.
         between: mean distance between its undisturbed actions and those where everything is swapped: it is shown the
             same steps of the episode that the swaps take from.
@@ -159,7 +166,8 @@ class OpenLoop:
 def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
-    It should execute one action per prediction, otherwise a change shows only where it predicts anew.
+    It should execute one action per prediction, otherwise a change shows only where it predicts anew (and a warning
+    says so).
 
     Args:
         recordings: two or more.
@@ -175,7 +183,8 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     for one, other in itertools.pairwise([*recordings, recordings[0]]):
         if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
             raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
-    names = ["none", _EVERYTHING, *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
+    names = ["none", _EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,8 @@ def _recorded(data: Path) -> dict[str, Any]:
 def played(
     policy: Policy, episodes: Sequence[tuple[Recording, Callable[[int], dict[str, Any]]]], first_id: int = 0
 ) -> list[Float[np.ndarray, "T A"]]:
-    """The policy's actions along several episodes at once. It never acts: it sees what was recorded.
+    """The policy's actions along several episodes at once. It never acts: it sees what was recorded. Warns if it does
+    not predict anew at every step.
 
     Args:
         episodes: of each, the recording and what is observed at a step.
@@ -186,6 +188,7 @@ def played(
     Raises:
         PolicyError: the policy's actions are of another width than the recorded ones.
     """
+    _warn_of_chunks(policy)
     ids = [first_id + place for place in range(len(episodes))]
     policy.reset(ids)
     found: list[list[np.ndarray]] = [[] for _ in episodes]
@@ -195,7 +198,7 @@ def played(
         shown = [key for key in moments[0] if all(key in moment for moment in moments)]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in shown}
         for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
-            found[place].append(action)
+            found[place].append(action.copy())  # the policy may fill the same array at its next step
     forget(policy, ids)
     for (recording, _), rows in zip(episodes, found):
         if len(rows[0]) != (width := recording.action.shape[1]):
@@ -204,6 +207,21 @@ def played(
                 "recordings of the policy's own task and robot"
             )
     return [np.array(rows) for rows in found]
+
+
+def _warn_of_chunks(policy: Policy) -> None:
+    """What a policy is shown where it executes an earlier prediction changes nothing."""
+    own, server = (getattr(policy, name, None) or {} for name in ("identity", "server_metadata"))
+    served = server.get("identity") if server.get("answers") == "single actions" else None
+    for said, advice in (
+        (own, "load it with execute=1"),
+        (own.get("keys"), "give its KeyMapping execute=1"),
+        (served, "serve it with --execute 1, or with --whole-chunks"),
+    ):
+        execute = said.get("execute") if isinstance(said, Mapping) else None
+        if isinstance(execute, int) and execute > 1:
+            what = f"{policy.name} predicts at one step in {execute} and looks at no other"
+            warnings.warn(f"{what}; {advice} to measure every step", stacklevel=3)
 
 
 def require_alike(recordings: Sequence[Recording]) -> None:

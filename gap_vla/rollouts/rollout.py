@@ -143,7 +143,7 @@ class Rollout:
         if not slots:
             return
         episodes = [self._live[slot] for slot in slots]
-        keys = episodes[0].observation
+        keys = dict.fromkeys(key for episode in episodes for key in episode.observation)
         with refusing("what the simulators show", "let all of them show the same arrays", EvaluationError):
             batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
         texts = [self.task.instruction] * len(slots)

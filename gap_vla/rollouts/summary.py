@@ -28,6 +28,9 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason),
         `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`),
         `seconds_per_step` (simulation, rendering, policy).
+
+    Raises:
+        EvaluationError: no episodes, one twice, or one that ended in a phase which is none of `phases`.
     """
     ordered = sorted(records, key=lambda record: record.episode)
     if not ordered:
@@ -168,12 +171,18 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
     Returns:
         `reached`: fraction of the watched episodes that got at least to each phase, in the task's order;
         `failed_in`: how many failures ended in it. None if nobody watched.
+
+    Raises:
+        EvaluationError: an episode ended in another phase.
     """
     watched = [record for record in records if record.phase is not None]
     if not watched or not phases:
         return None
     order = {name: place for place, name in enumerate(phases)}
-    places = [len(order) if r.success else order.get(r.phase or "", 0) for r in watched]
+    if odd := [record for record in watched if record.phase not in order]:
+        what = f"episode {odd[0].episode} ended in phase {odd[0].phase!r:.60}"
+        raise EvaluationError(f"{what}, none of {', '.join(phases)}; give the phases of its task")
+    places = [len(order) if record.success else order[record.phase or ""] for record in watched]
     failures = Counter(record.phase for record in watched if not record.success)
     return {
         "reached": {name: sum(p >= order[name] for p in places) / len(places) for name in phases},

@@ -218,8 +218,35 @@ def test_recordings_without_pictures_are_judged_by_their_state(recordings):
         def act(self, observations, episode_ids):
             return super().act({**observations, "image_primary": np.zeros((len(episode_ids), 4, 4, 3))}, episode_ids)
 
-    _, found = effects(Feeling(), [dataclasses.replace(recording, images={}) for recording in recordings])
-    assert found["images_swapped"].change == 0 and found["proprio_swapped"].change > 0
+    opened, found = effects(Feeling(), [dataclasses.replace(recording, images={}) for recording in recordings])
+    assert {*found} == {"proprio_frozen", "proprio_swapped"} and found["proprio_swapped"].change > 0
+    assert "Whether it looks is unknown, as the recordings have no pictures" in report(opened)
+
+
+def test_pictures_are_altered_whatever_they_are_called(recordings):
+    class Elsewhere(Seeing):
+        def act(self, observations, episode_ids):
+            return super().act({**observations, "image_primary": observations["rgb"]}, episode_ids)
+
+    named = [dataclasses.replace(r, images={"rgb": r.images["image_primary"]}) for r in recordings]
+    assert effects(Elsewhere(), named) == effects(Seeing(), recordings)
+    shown = np.stack([named[0].images["rgb"][0]])
+    black = IntervenedPolicy(Elsewhere(), "images_black", named)
+    black._policy.act = lambda observations, episode_ids: observations["rgb"].max()
+    black.reset([0])
+    assert black.act({"rgb": shown, "proprio": np.zeros((1, 9))}, [0]) == 0 < shown.max()
+
+
+def test_frozen_pictures_stay_when_a_robot_fills_the_same_array_again(recordings):
+    seen = []
+    frozen = IntervenedPolicy(Seeing(), "images_frozen", recordings)
+    frozen._policy.act = lambda observations, episode_ids: seen.append(observations["image_primary"].max())
+    frozen.reset([0])
+    camera = {"image_primary": np.full((1, 8, 8, 3), 9, np.uint8), "proprio": np.zeros((1, 9), np.float32)}
+    for value in (9, 5):
+        camera["image_primary"][:] = value
+        frozen.act(camera, [0])
+    assert seen == [9, 9]
 
 
 def test_closed_loop_recordings_of_another_size_and_more_cameras_are_shown_as_the_policy_sees(recordings, tmp_path):

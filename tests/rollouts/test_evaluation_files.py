@@ -15,6 +15,7 @@ from evaluations import evaluation_of
 from pointmass import PointTask
 from served import Counting, serving
 
+from gap_vla.cli import diagnose
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
@@ -50,6 +51,16 @@ def demonstrations(path, seeds=(5, 6), task="assembly", width=7):
             if seed is not None:
                 demo.attrs["seed"] = seed
     return path
+
+
+def test_a_diagnosis_of_demonstrations_without_pictures_is_none(tmp_path, capsys):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            demo["actions"][:] = np.arange(21).reshape(3, 7) / 21
+    options = ["--policy", "random", "--task", "assembly", "--demos", str(path), "--out", str(tmp_path / "out")]
+    assert diagnose.main(options) == 2
+    assert "has no pictures, and a diagnosis alters them; give recordings with" in capsys.readouterr().err
 
 
 def replaying(path, task="assembly"):

@@ -1,6 +1,7 @@
 """Claims about the held-out error."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -42,6 +43,45 @@ class Playback(Seeing):
 def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
     assert held_out(Mean(recordings), recordings).error == pytest.approx(1, rel=1e-4)
     assert held_out(Playback(recordings), recordings).error == 0
+
+
+def test_a_policy_may_fill_one_array_with_its_actions_again_and_again(recordings):
+    class Reusing(Playback):
+        answer = np.zeros((8, 7), np.float32)
+
+        def act(self, observations, episode_ids):
+            self.answer[: len(episode_ids)] = super().act(observations, episode_ids)
+            return self.answer[: len(episode_ids)]
+
+    assert held_out(Reusing(recordings), recordings).error == 0
+
+
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        ({"identity": {"execute": 8}}, "load it with execute=1"),
+        ({"identity": {"keys": {"execute": 8}}}, "give its KeyMapping execute=1"),
+        (
+            {"server_metadata": {"answers": "single actions", "identity": {"execute": 8}}},
+            "serve it with --execute 1, or",
+        ),
+        ({"server_metadata": {"answers": "chunks", "identity": {"execute": 8}}, "identity": {"execute": 1}}, None),
+        (
+            {"server_metadata": {"answers": "single actions", "identity": "a"}, "identity": {"execute": "ensemble"}},
+            None,
+        ),
+        ({"identity": None}, None),
+    ],
+)
+def test_a_policy_that_does_not_predict_at_every_step_is_said_to(recordings, says, advice):
+    policy = Seeing()
+    vars(policy).update(says)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        held_out(policy, recordings)
+    said = {str(one.message) for one in told}
+    assert len(said) == (advice is not None)
+    assert all(f"seeing predicts at one step in 8 and looks at no other; {advice}" in one for one in said)
 
 
 def test_a_better_policy_has_a_smaller_error_and_the_parts_add_up(recordings):

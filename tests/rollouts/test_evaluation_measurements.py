@@ -274,6 +274,10 @@ def test_a_layout_that_says_success_before_the_first_step_is_played(tmp_path):
     ("change", "said"),
     [
         (lambda seen: {**seen, str(seen["proprio"][0]): np.zeros(3)}, "what the simulators show: no '.*; let all of"),
+        (  # the second layout alone has an instruction of its own
+            lambda seen: seen | ({"language_instruction": "go"} if seen["image_primary"][0, 0, 2] > 40 else {}),
+            "what the simulators show: no 'language_instruction'; let all of them show the same arrays",
+        ),
         (
             lambda seen: {**seen, "image_primary": seen["image_primary"] / 255},
             r"are float64\[16, 16, 3\], and a film needs",

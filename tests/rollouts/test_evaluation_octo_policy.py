@@ -109,6 +109,19 @@ def test_actions_are_the_models_own_with_proprio_normalised_and_actions_unnormal
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalization", ["normal", "none"])
+def test_a_robot_may_fill_the_same_arrays_at_every_step(model, normalization):
+    policy = OctoPolicy(model, execute=1, batch_size=1, normalization=normalization)
+    policy.reset([0, 1])
+    filled = observations(1)
+    for step in range(2):
+        seen = observations(1, seed=step)
+        for key in ("image_primary", "proprio"):
+            filled[key][:] = seen[key]
+        found, expected = policy.predict(filled, [0]), policy.predict(seen, [1])
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it(diffusion):
     narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
     model = diffusion.replace(dataset_statistics=narrow)
