@@ -49,6 +49,21 @@ def test_method_seed_and_model_share_the_data_but_not_the_run():
     assert Run(CONFIG).directory.path != Run(other).directory.path
 
 
+def test_other_options_of_the_reader_get_another_dataset_of_the_same_demonstrations(monkeypatch, tmp_path):
+    before = stages.stages_of(CONFIG)
+    monkeypatch.setattr(stages, "BUILDERS", tmp_path)
+    file = tmp_path / "threading" / "threading_dataset_builder.py"
+    file.parent.mkdir()
+    file.write_text("class Threading(DemosBuilder):\n    KIND = 'npz'\n")
+    assert stages.stages_of(CONFIG) == before
+    made = []
+    for layout in ("gap", "bridge"):
+        file.write_text(f"class Threading(DemosBuilder):\n    READER_OPTIONS = {{'layout': '{layout}'}}\n")
+        made.append(stages.stages_of(CONFIG))
+    assert {one.demos for one in made} == {before.demos}
+    assert len({one.rlds for one in (before, *made)}) == len({one.store for one in (before, *made)}) == 3
+
+
 @pytest.mark.parametrize("version", ["labels", "pictures"])
 def test_other_code_that_makes_the_data_gets_another_dataset_and_another_run(monkeypatch, version):
     before, run = stages.stages_of(CONFIG), Run(CONFIG).directory.path

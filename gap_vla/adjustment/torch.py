@@ -42,18 +42,29 @@ class Adjustment:
 
     Attributes:
         parameters: the adjusted parameters by their full name.
+        schedule: when and how strongly, from the next `adjusting` on; another may be assigned, if `attach` took it.
     """
 
     def __init__(self, policy: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
-        self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
+        self.total_steps = whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
         self._policy, self._places = policy, places
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
-        differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
         self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
-        self._forward = ForwardHooks(places, differs, self._steps.end)
+        self._forward = ForwardHooks(places, self._steps.end)
+        self.schedule = schedule
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
         self._repeated = 0
+
+    @property
+    def schedule(self) -> AdjustmentSchedule:
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: AdjustmentSchedule) -> None:
+        _require_fitting(schedule, self._places)
+        self._schedule = schedule
+        self._forward.differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -224,7 +235,7 @@ def attach(
     return _attached(module, find_places(module, names), schedule, total_steps)
 
 
-def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
+def _require_fitting(schedule: AdjustmentSchedule, places: Sequence[Place]) -> None:
     if not isinstance(schedule, AdjustmentSchedule):
         raise AdjustmentError(f"schedule is {schedule!r:.60}; give an AdjustmentSchedule")
     if schedule.needs_rho and (odd := [place for place in places if isinstance(place.module, nn.RNNBase)]):
@@ -233,6 +244,10 @@ def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSc
             f"submodule {odd[0].name!r} is a {kind}, whose hidden state has no batch first; let a module of your own "
             "hold it, and give only its output [B, W, …]"
         )
+
+
+def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
+    _require_fitting(schedule, places)
     refuse_attached({n: p for place in places for n, p in place.parameters().items()})
     _let_compilers_see_hooks()
     return Adjustment(module, places, schedule, total_steps)

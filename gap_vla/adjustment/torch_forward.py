@@ -51,11 +51,10 @@ class ForwardHooks:
 
     Args:
         places: where.
-        differs: whether the factors differ over the window.
         outside: called at a pass in eval mode that has a graph and no rho.
     """
 
-    def __init__(self, places: Sequence[Place], differs: bool, outside: Callable[[], None]):
+    def __init__(self, places: Sequence[Place], outside: Callable[[], None]):
         self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
         self._identity = False
         self._plain = False
@@ -63,7 +62,7 @@ class ForwardHooks:
         self._recomputed = False
         # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
         self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
-        self._differs = differs
+        self.differs = False  # whether the factors differ over the window
         self._outside = outside
         self._hooks = [Hook(self, place) for place in places]
         self._handles = [  # first of all hooks: what others make of the output is no part of the place
@@ -147,7 +146,7 @@ class ForwardHooks:
         if place.columns is not None:
             assert isinstance(module, nn.Linear)
             x = inputs[0] if inputs else keywords["input"]
-            factor = factor_of_columns(place, sample, x, self._differs)
+            factor = factor_of_columns(place, sample, x, self.differs)
             return None if identity else scale_columns(output, x, module, factor)
         leaves, structure = tree_flatten(output)
         missed = None
@@ -165,7 +164,7 @@ class ForwardHooks:
             )
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
-                factor = factor_of_output(place.name, sample, leaf.shape, self._differs)
+                factor = factor_of_output(place.name, sample, leaf.shape, self.differs)
                 leaves[i] = leaf if identity else scaled(leaf, factor)
         return None if identity else tree_unflatten(leaves, structure)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, label_problems
 from gap_vla.core.foreign import Section, refusing, whole
+from gap_vla.core.identity import digest as identity_digest
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
@@ -86,7 +87,8 @@ class Annotator:
             self.estimator.save(directory)
         unit = {OPENING_UNIT: self.unit} if self.unit else {}
         beside = {"columns": dict(self.columns), **unit, **({"extra": list(self.extra)} if self.extra else {})}
-        write_json(directory / "annotator.json", {"format": 1, **self.identity, **beside})
+        record = {"format": 1, **self.identity, **beside, "beside_hash": identity_digest(beside, 16)}
+        write_json(directory / "annotator.json", record)
         return directory
 
     def annotation(
@@ -151,6 +153,7 @@ class Annotation:
             "counts": np.array([len(p) for p in self.change_points], np.int64),
         }
         record = {"report": self.report, "identity": self.identity, "labelled": list(self.labelled)}
+        record["labelled_hash"] = identity_digest({"labelled": record["labelled"]}, 16)
         return write_arrays(directory, "labels", arrays, record)
 
     @classmethod
@@ -161,6 +164,9 @@ class Annotation:
             sizes = {"rho": "lengths", "change_points": "counts"}
             parts = {name: np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items()}
             rho, points = (parts[name][: len(arrays[size])] for name, size in sizes.items())  # none of no episode
+            known = identity_digest({"labelled": record["labelled"]}, 16)
+            if len(record["labelled"]) != len(rho) or record.get("labelled_hash", known) != known:
+                raise MotionError(f"{directory}: labelled is not as it was written; delete {directory}")
             annotator = load_annotator(directory)
             if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
@@ -198,6 +204,9 @@ def load_annotator(directory: str | Path) -> Annotator:
         except MotionError as problem:
             raise MotionError(f"{path}: {problem}; {advice}") from None
         method = record.choice("method", list(METHODS))
+        beside = {key: record.values[key] for key in ("columns", OPENING_UNIT, "extra") if key in record}
+        if record.values.get("beside_hash", known := identity_digest(beside, 16)) != known:
+            raise MotionError(f"{path}: {', '.join(beside)} are not as they were written; {advice}")
         own = record.section("columns", {})
         columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
         unit = record.choice(OPENING_UNIT, ["m", "1"]) if OPENING_UNIT in record else ""

@@ -102,8 +102,8 @@ def step_weights(
     >>> step_weights(np.array([4]), 6, k=0.1).round(1)
     array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
     """
-    if not k >= 0:
-        raise MotionError(f"k is {k}; weights are 0 or more")
+    if not (0 <= k < np.inf and most >= 0):
+        raise MotionError(f"k is {k} and most {most}; weights are 0 or more, and k is finite")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
 
@@ -113,8 +113,18 @@ def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
 
     >>> label_changes(np.array(["reach", "reach", "lift"]))
     array([2])
+
+    Raises MotionError: more than one label per step, or NaN, which is another one at each step.
     """
     labels = np.asarray(labels)
+    if not labels.ndim or labels.size != len(labels):
+        raise MotionError(
+            f"labels are {labels.dtype}{[*labels.shape]}; give one per step, as argmax of one-hot rows does"
+        )
+    if (labels != labels).any():
+        raise MotionError(
+            f"the label of step {(labels != labels).argmax()} is NaN; give steps without one a label, too"
+        )
     return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
 
 

@@ -23,7 +23,7 @@ from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, labels_has
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
-from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
+from gap_vla.rlds.version_files import DatasetError, dataset_metadata, naming_a_full_disk
 
 _WORTH_PROCESSES = 256 * 2**20
 """Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
@@ -85,7 +85,10 @@ def write_rlds(
     elif identity is None:
         with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):
             identity = {"content": content_hash(episodes)}
-    if labels is not None and "hash" not in (annotator or {}):
+    by_annotator = "annotation" in identity  # of `build_dataset`: data, options and annotator make the labels
+    if not overwrite and path.exists():  # once no annotator's labels were compared
+        by_annotator |= "labels_hash" not in dataset_metadata(path).get("identity", {}).get("data", {})
+    if labels is not None and not ("hash" in (annotator or {}) and by_annotator):
         identity = {**identity, "labels_hash": labels_hash(labels)}
     stated = {
         "name": name,

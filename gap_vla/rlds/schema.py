@@ -175,7 +175,7 @@ def content_hash(episodes: Sequence[Episode]) -> str:
 
 
 def labels_hash(labels: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """Hash of labels as they are written, where no annotator accounts for them."""
+    """Hash of labels as they are written, where not `build_dataset` made them."""
     total = hashlib.sha256()
     for of_episode in labels:
         for key, value in sorted(of_episode.items()):

@@ -25,10 +25,7 @@ from gap_vla.demos.source import Source, check_options
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.shards import BeamRunner
 from gap_vla.rlds.target import DESCRIPTION, check_names
-from gap_vla.rlds.version_files import DatasetError, dataset_metadata, open_version
-
-BUILDERS = Path(__file__).parents[2] / "rlds_builders"
-"""The folders of builders, where this package lies in a checkout."""
+from gap_vla.rlds.version_files import BUILDERS, DatasetError, dataset_metadata, open_version
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 

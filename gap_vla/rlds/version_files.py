@@ -26,6 +26,9 @@ from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
 
+BUILDERS = Path(__file__).parents[2] / "rlds_builders"
+"""The folders of builders, where this package lies in a checkout."""
+
 MOST = 2**40
 _OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
 

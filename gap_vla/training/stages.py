@@ -25,7 +25,7 @@ from gap_vla.demos.content import content_digest
 from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import dataset_metadata, require_unchanged
+from gap_vla.rlds.version_files import BUILDERS, dataset_metadata, require_unchanged
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
@@ -95,6 +95,9 @@ def stages_of(config: Experiment) -> Stages:
         "phases": {**dataclasses.asdict(config.phases), "labels_version": LABELS_VERSION},
         "val_fraction": config.data.val_fraction,
     }
+    builder = BUILDERS / config.task / f"{config.task}_dataset_builder.py"
+    if builder.is_file() and b"READER_OPTIONS" in (code := content(builder)):  # TFDS may be away
+        rlds_identity["builder"] = hashlib.sha256(code).hexdigest()[:16]
     name = f"{config.task}-{digest(rlds_identity)}"
     rlds_path = root / "rlds" / name / config.task / "1.0.0"
     if config.data.rlds:

@@ -216,6 +216,14 @@ def test_a_submodule_that_is_another_one_by_now_or_trains_more_has_to_be_attache
         policy(IMAGE, PROPRIO)
 
 
+def test_another_schedule_takes_effect_as_a_whole(policy):
+    current, two_steps = AdjustmentSchedule(lam=1.0, rho="current"), torch.stack([RHO, RHO], 1)
+    with attach(policy, "state", current, total_steps=2) as gap:
+        gap.schedule = AdjustmentSchedule(lam=1.0, rho="step")
+        with pytest.raises(AdjustmentError, match="differs over the window"), gap.adjusting(two_steps, 0):
+            policy(IMAGE, PROPRIO)
+
+
 @pytest.mark.parametrize("steps", [0, 2])
 def test_weights_that_are_tied_after_gap_was_attached_are_refused_at_the_next_step(policy, steps):
     gap = attach(policy, "state", ONLY_RHO, total_steps=9)

@@ -368,6 +368,18 @@ def test_a_tampered_annotator_is_refused(tmp_path):
         load_annotator(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"opening_unit": "1"}, {"columns": {}}, {"extra": ["x"]}])
+def test_what_an_annotator_was_fitted_on_is_as_it_was_written(tmp_path, change):
+    path = annotate(DEMOS, method="gaussian").save(tmp_path) / "annotator.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | change))
+    with pytest.raises(MotionError, match=r"annotator\.json: columns, opening_unit.* are not as they were written"):
+        load_annotator(tmp_path)
+    del record["beside_hash"]  # as those before it
+    path.write_text(json.dumps(record | change))
+    assert load_annotator(tmp_path).identity["hash"] == record["hash"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

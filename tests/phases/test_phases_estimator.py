@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from gap_vla.phases import Motion, MotionError, PhaseEstimator, segment
 from gap_vla.phases.estimator import EstimatorSettings, held_out_split
 from gap_vla.phases.lstm import lstm_run
-from gap_vla.phases.targets import change_targets, distance_to_change, near_boundaries, soft_targets, step_weights
+from gap_vla.phases.targets import (
+    change_targets,
+    distance_to_change,
+    label_changes,
+    near_boundaries,
+    soft_targets,
+    step_weights,
+)
 from gap_vla.phases.training import PhaseLSTM, train
 
 
@@ -62,6 +69,21 @@ def test_distance_is_that_to_the_nearest_change_point_or_first_step(length, seed
     np.testing.assert_array_equal(one_sided, [t - anchors[anchors <= t].max() for t in steps])
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.eye(3)[[0, 0, 1, 1, 2]], r"labels are float64\[5, 3\]; give one per step"),
+        (np.array([["a", "a", "b"]]), r"labels are <U1\[1, 3\]; give one per step"),
+        (np.array("reach"), r"labels are <U5\[\]; give one per step"),
+        (np.array([1, np.nan, np.nan]), "the label of step 1 is NaN"),
+    ],
+)
+def test_switches_of_what_is_no_label_per_step_are_refused(labels, said):
+    assert label_changes(np.array([[1], [1], [2]])).tolist() == [2] and not len(label_changes(np.zeros(0)))
+    with pytest.raises(MotionError, match=said):
+        label_changes(labels)
+
+
 def test_negatives_weigh_k_d_squared_up_to_the_bound():
     np.testing.assert_allclose(step_weights(np.array([4]), 8, k=0.1, most=0.5), [1, 0.1, 0.4, 0.1, 1, 0.1, 0.4, 0.5])
 
@@ -71,6 +93,10 @@ def test_weights_and_distances_below_zero_are_refused(odd):
     points = np.array([4])
     with pytest.raises(MotionError, match=r"k is .*; weights are 0 or more"):
         step_weights(points, 8, k=odd)
+    with pytest.raises(MotionError, match=r"k is 0\.1 and most .*; weights are 0 or more"):
+        step_weights(points, 8, k=0.1, most=odd)
+    with pytest.raises(MotionError, match="k is inf"):
+        step_weights(points, 8, k=float("inf"))
     with pytest.raises(MotionError, match="tolerance is -1 steps"):
         near_boundaries(points, 8, -1)
     for spread in (odd, float("inf")):

@@ -30,6 +30,11 @@ def kept(tmp_path):
         (lambda arrays, record: arrays.pop("counts"), "no labels that can be: no 'counts'; delete"),
         (lambda arrays, record: record.pop("report"), "no labels that can be: no 'report'; delete"),
         (lambda arrays, record: record.pop("labelled"), "no labels that can be: no 'labelled'; delete"),
+        (lambda arrays, record: record["labelled"].__setitem__(0, "0"), "labelled is not as it was written; delete"),
+        (
+            lambda arrays, record: [record["labelled"].pop(), record.pop("labelled_hash")],
+            "labelled is not as it was written; delete",
+        ),
     ],
 )
 def test_labels_that_cannot_be_are_refused(kept, change, said):
@@ -51,6 +56,13 @@ def test_labels_of_an_empty_episode_and_of_no_episode_are_kept_as_others_are(kep
         assert [len(rho) for rho in loaded.rho] == [len(episode) for episode in episodes]
         assert len(loaded.change_points) == len(episodes)
         assert [len(one.rho) for one in loaded.apply(episodes)] == [len(episode) for episode in episodes]
+
+
+def test_labels_kept_before_their_episodes_had_a_hash_are_read(kept):
+    arrays, record = read_arrays(kept, "labels")
+    del record["labelled_hash"]
+    write_arrays(kept, "labels", arrays, record)
+    assert len(Annotation.load(kept).labelled) == 2
 
 
 def test_kept_labels_know_their_episodes(kept):

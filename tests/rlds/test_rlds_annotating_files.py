@@ -646,7 +646,7 @@ def test_an_annotator_knows_what_its_extra_columns_are_called(tmp_path):
     assert json.loads((again / "annotator.json").read_text())["extra"] == ["joint_pos"]
     made = made.rename(tmp_path / "older")
     record = json.loads((made / "annotator.json").read_text())
-    del record["extra"]
+    del record["extra"], record["beside_hash"]
     (made / "annotator.json").write_text(json.dumps(record))
     assert annotate_files(folder, tmp_path / "d", annotator=made, extra="joint_vel").path.is_dir()
 
@@ -679,6 +679,9 @@ def test_what_has_no_effect_is_refused(hdf5, tmp_path):
         show_episode(hdf5, tmp_path / "e.png", method="lstm", annotator=made)
     with pytest.raises(AnnotationError, match="state has no effect, only of RLDS"):
         annotate_files(hdf5, tmp_path / "b.hdf5", state="observation/state")
+    for idle, only in (({"split": "val"}, "of RLDS"), ({"state": "x"}, "of RLDS"), ({"fps": 3}, "of a video, .mp4")):
+        with pytest.raises(AnnotationError, match=f"{next(iter(idle))} has no effect, only {only}; leave it out"):
+            show_episode(hdf5, tmp_path / "e.png", **idle)
 
 
 @pytest.mark.parametrize("name", ["rho", "obs/is_first", "Reward"])

@@ -182,6 +182,23 @@ def test_other_labels_of_an_annotator_without_a_hash_make_another_dataset(tmp_pa
         write_rlds(episodes, tmp_path, "toy", annotator={"method": "mine"}, labels=other)
 
 
+def test_other_labels_beside_the_same_annotator_make_another_dataset(tmp_path: Path) -> None:
+    episodes = [make_episode(0, annotated=False)]
+    annotation = annotate(episodes, method="gaussian")
+    labels, identity = [annotation.labels(0)], annotation.identity
+    other = [{**labels[0], "rho": labels[0]["rho"] / 2}]
+    made = write_rlds(episodes, tmp_path, "toy", annotator=identity, labels=labels)
+    assert write_rlds(episodes, tmp_path, "toy", annotator=identity, labels=labels) == made
+    with pytest.raises(DatasetError, match=r"made differently \(data\.labels_hash"):
+        write_rlds(episodes, tmp_path, "toy", annotator=identity, labels=other)
+    old = {"annotator": identity, "labels": labels, "identity": {"annotation": {}}}  # as `build_dataset` writes
+    built = write_rlds(episodes, tmp_path, "old", **old)
+    assert "labels_hash" not in json.loads((built / "metadata.json").read_text())["identity"]["data"]
+    assert (
+        write_rlds(episodes, tmp_path, "old", annotator=identity, labels=labels, identity={"annotation": {}}) == built
+    )
+
+
 @pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize("way", ["annotator", "fit_episodes", "dry run", "show"])
 def test_positions_that_no_arm_reaches_are_asked_about_whoever_labels(

@@ -78,8 +78,8 @@ def annotate_files(
     job = dataclasses.replace(job, **job_fields) if job else AnnotationJob(**job_fields)
     kind = kind_of(source)
     _ = job.columns  # a typo is one for every kind of source
-    if kind != "rlds" and job.state != AnnotationJob.state:
-        raise AnnotationError(f"{source}: state has no effect, only of RLDS; leave it out")
+    if kind != "rlds":
+        _refuse_idle(f"{source}", "of RLDS", state=job.state != AnnotationJob.state)
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
     if not suffixes and (suffix_of(out) in FILES or not out.name):
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
@@ -94,6 +94,12 @@ def annotate_files(
     names = (str(e.metadata["episode_id"]) if kind == "rlds" else f"episode[{i}]" for i, e in enumerate(done.episodes))
     tell_duplicates((name, e.action, e.proprio) for name, e in zip(names, done.episodes))
     return done
+
+
+def _refuse_idle(where: str, only: str, **given: bool) -> None:
+    """Raises AnnotationError for the first argument that was given, and has an effect `only` elsewhere."""
+    for name in (name for name, said in given.items() if said):
+        raise AnnotationError(f"{where}: {name} has no effect, only {only}; leave it out")
 
 
 LARGEST = 160
@@ -134,8 +140,8 @@ def show_episode(
     """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).
 
     With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
-    `layout` and `state` are those of `AnnotationJob`. Raises as `annotate_files`, also for an unknown episode, or for a
-    method beside an annotator.
+    `split` and `state` are of RLDS, `fps` of a video; `layout` and `state` are those of `AnnotationJob`. Raises as
+    `annotate_files`, also for an unknown episode, or for a method beside an annotator.
     """
     from gap_vla.drawing.episode import write_episode_video, write_picture
     from gap_vla.drawing.episode_page import episodes_page
@@ -146,7 +152,12 @@ def show_episode(
         raise AnnotationError("method: no effect with an annotator, which knows its own; leave one out")
     claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
     job = AnnotationJob(method or "lstm", annotator=annotator, layout=layout, state=state)
-    chosen = KINDS[kind_of(source)].read(source, episode, job, split)
+    kind = kind_of(source)
+    if kind != "rlds":
+        _refuse_idle(f"{source}", "of RLDS", split=split != "train", state=state != AnnotationJob.state)
+    if suffix_of(out) != ".mp4":
+        _refuse_idle(f"{out}", "of a video, .mp4", fps=fps != 20)
+    chosen = KINDS[kind].read(source, episode, job, split)
     _tell_changed(source)
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
