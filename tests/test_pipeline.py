@@ -20,6 +20,7 @@ from gap_vla.core.outputs import OutputError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.comparison_render import render
+from gap_vla.rlds import tfds_builder
 from gap_vla.sim import task_spec
 from gap_vla.training import comparison, stages
 from gap_vla.training.config import DemosConfig, PhasesConfig
@@ -49,19 +50,35 @@ def test_method_seed_and_model_share_the_data_but_not_the_run():
     assert Run(CONFIG).directory.path != Run(other).directory.path
 
 
-def test_other_options_of_the_reader_get_another_dataset_of_the_same_demonstrations(monkeypatch, tmp_path):
-    before = stages.stages_of(CONFIG)
+def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "BUILDERS", tmp_path)
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder.BUILDERS", tmp_path)
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, root=str(tmp_path / "data")))
+    made = stages.stages_of(config)
     file = tmp_path / "threading" / "threading_dataset_builder.py"
     file.parent.mkdir()
-    file.write_text("class Threading(DemosBuilder):\n    KIND = 'npz'\n")
-    assert stages.stages_of(CONFIG) == before
-    made = []
-    for layout in ("gap", "bridge"):
-        file.write_text(f"class Threading(DemosBuilder):\n    READER_OPTIONS = {{'layout': '{layout}'}}\n")
-        made.append(stages.stages_of(CONFIG))
-    assert {one.demos for one in made} == {before.demos}
-    assert len({one.rlds for one in (before, *made)}) == len({one.store for one in (before, *made)}) == 3
+    base = "class Base(DemosBuilder, skip_registration=True):\n    pass\nclass Threading(Base):\n    pass\n"
+    file.write_text(f"from gap_vla.rlds.tfds_builder import DemosBuilder\n{base}")
+    made.store.mkdir(parents=True)
+    tfds_builder._class_in_folder.cache_clear()
+    own = tfds_builder._class_in_folder("threading").__mro__[1]
+
+    def reading(options, written):
+        monkeypatch.setattr(own, "READER_OPTIONS", options)
+        said = {"identity": {"data": {**made.rlds_identity, **({"reader_options": written} if written else {})}}}
+        (made.store / "store.json").write_text(json.dumps({"metadata": said}))
+        stages.require_own_stages(config, made)
+
+    reading({}, None)
+    reading({"layout": {"gripper": [7, 8]}}, {"layout": {"gripper": [7, 8]}})
+    for now, then in [({"layout": "a"}, {"layout": "b"}), ({"layout": "a"}, None), ({}, {"layout": "b"})]:
+        with pytest.raises(UserError, match=r"was made with other READER_OPTIONS \(.*layout: .* now\); move it away"):
+            reading(now, then)
+    file.unlink()
+    tfds_builder._class_in_folder.cache_clear()
+    del sys.modules["rlds_builders.threading.threading_dataset_builder"]
+    with pytest.raises(UserError, match="was made with other READER_OPTIONS"):
+        stages.require_own_stages(config, made)
 
 
 @pytest.mark.parametrize("version", ["labels", "pictures"])

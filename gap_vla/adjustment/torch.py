@@ -52,7 +52,7 @@ class Adjustment:
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
         self._steps = OptimizerWatch(self.parameters, self._columns, self._step_is_over)
         self._forward = ForwardHooks(places, self._steps.end)
-        self.schedule = schedule
+        self._schedule = schedule
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
         self._repeated = 0
 
@@ -64,7 +64,6 @@ class Adjustment:
     def schedule(self, schedule: AdjustmentSchedule) -> None:
         _require_fitting(schedule, self._places)
         self._schedule = schedule
-        self._forward.differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -168,6 +167,7 @@ class Adjustment:
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
         self._steps.begin(float(factors.update))
         self._stepped = False
+        self._forward.differs = self.schedule.rho == "step" and self.schedule.mode in ("sample", "sample_lambda")
         with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
             yield
 

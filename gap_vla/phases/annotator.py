@@ -206,7 +206,8 @@ def load_annotator(directory: str | Path) -> Annotator:
         method = record.choice("method", list(METHODS))
         beside = {key: record.values[key] for key in ("columns", OPENING_UNIT, "extra") if key in record}
         if record.values.get("beside_hash", known := identity_digest(beside, 16)) != known:
-            raise MotionError(f"{path}: {', '.join(beside)} are not as they were written; {advice}")
+            keys = ", ".join(beside) or "columns"
+            raise MotionError(f"{path}: {keys} are not as they were written; {advice}")
         own = record.section("columns", {})
         columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
         unit = record.choice(OPENING_UNIT, ["m", "1"]) if OPENING_UNIT in record else ""

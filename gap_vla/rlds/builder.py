@@ -23,7 +23,7 @@ from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, labels_has
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
-from gap_vla.rlds.version_files import DatasetError, dataset_metadata, naming_a_full_disk
+from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
 
 _WORTH_PROCESSES = 256 * 2**20
 """Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
@@ -61,7 +61,8 @@ def write_rlds(
         val_fraction: share of episodes in the split `val`, chosen evenly over the sequence.
         annotator: identity of what computed ρ (`Annotation.identity`); kept in `metadata.json`.
         identity: what the data are made from. Default: `source.identity()`, or a hash of the episodes in memory.
-        labels: `rho` and `change_point` per episode (`Annotation.labels`), for sources that do not carry them.
+        labels: `rho` and `change_point` per episode (`Annotation.labels`), for sources that do not carry them. Other
+            labels make another dataset, but with a `companion`.
         workers: processes that write shards (only for sources on disk; a list is written in this process).
         overwrite: replace an existing different dataset.
         runner: runs the shard jobs elsewhere (see `BeamRunner`).
@@ -85,11 +86,11 @@ def write_rlds(
     elif identity is None:
         with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):
             identity = {"content": content_hash(episodes)}
-    by_annotator = "annotation" in identity  # of `build_dataset`: data, options and annotator make the labels
-    if not overwrite and path.exists():  # once no annotator's labels were compared
-        by_annotator |= "labels_hash" not in dataset_metadata(path).get("identity", {}).get("data", {})
-    if labels is not None and not ("hash" in (annotator or {}) and by_annotator):
-        identity = {**identity, "labels_hash": labels_hash(labels)}
+    if labels is not None:
+        _require_labels(labels, len(episodes))
+        if companion is None:  # which goes with the labels of `build_dataset`, that its annotator and the data make
+            with refusing("labels", "give an array of numbers and one of truth values of each episode", DatasetError):
+                identity = {**identity, "labels_hash": labels_hash(labels)}
     stated = {
         "name": name,
         "version": version,
@@ -115,6 +116,17 @@ def write_rlds(
         return finish(partial, path, overwrite)
 
 
+def _require_labels(labels: Sequence[Mapping[str, np.ndarray]], episodes: int) -> None:
+    """Raises DatasetError: not those of each episode."""
+    if len(labels) != episodes:
+        raise DatasetError(f"{len(labels)} labels for {episodes} episodes")
+    for place, one in enumerate(labels):
+        names = [*map(str, one)] if isinstance(one, Mapping) else [type(one).__name__]
+        if {*names} != {*LABELS}:
+            told = ", ".join(names) or "none"
+            raise DatasetError(f"labels of episode {place} are {told}; give {' and '.join(LABELS)} of each")
+
+
 def _write_all(
     episodes: Sequence[Episode],
     labels: Sequence[Mapping[str, np.ndarray]] | None,
@@ -126,12 +138,6 @@ def _write_all(
     """Writes shards and statistics; returns episodes per shard of each split, bytes per shard, and the layout."""
     if len(episodes) == 0:
         raise EpisodeError("no episodes to write")
-    if labels is not None and len(labels) != len(episodes):
-        raise DatasetError(f"{len(labels)} labels for {len(episodes)} episodes")
-    for place, one in enumerate(labels or ()):
-        if {*one} != {*LABELS}:
-            names = f"{', '.join(map(str, one)) or 'none'}"
-            raise DatasetError(f"labels of episode {place} are {names}; give {' and '.join(LABELS)} of each")
     first = episodes[0].validate()
     if labels is not None:
         first = first.replace(**labels[0])

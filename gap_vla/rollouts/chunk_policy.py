@@ -317,5 +317,6 @@ class ChunkPolicy(abc.ABC):
             some = episodes[start : start + self._sizes[-1]]
             size = next(size for size in self._sizes if size >= len(some))
             normalized = self._normalized_chunks([*some, *[some[0]] * (size - len(some))])[: len(some)]
-            chunks.extend(unnormalize(normalized, self._statistics["action"], self._normalization))
+            actions = unnormalize(normalized, self._statistics["action"], self._normalization)
+            chunks.extend(np.array(actions))  # a network may fill one array again
         return chunks

@@ -31,7 +31,7 @@ Observation = Mapping[str, np.ndarray]
 
 def _is_picture(key: str, value: Any) -> bool:
     """Of one moment; recordings and tasks of others may call theirs as they like."""
-    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8)
+    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] == 3)
 
 
 def _images(source: Observation) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ class IntervenedPolicy:
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
-        self.wrapped = policy
+        self.undisturbed = policy
         for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
             if hasattr(policy, asked):
                 setattr(self, asked, getattr(policy, asked))

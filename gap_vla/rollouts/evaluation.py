@@ -33,6 +33,7 @@ from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, summarize, title
 from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
+from gap_vla.sim import TASK_NAMES, task_spec
 
 SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
 BOUNDS = {
@@ -66,7 +67,7 @@ class Limits:
 def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     """What an evaluation is one of, as `evaluation.json` has it."""
     scene = {"task": task.name, **task.identity(), "horizon": int(task.horizon)}
-    if not isinstance(task, SimTask):  # which says of itself where it is another one
+    if task.name not in TASK_NAMES or task.instruction != task_spec(task.name).instruction:
         scene.setdefault("instruction", task.instruction)
     return {"task": as_json(task.name, scene), "seed": int(seed), "policy": identity(policy)}
 
@@ -150,7 +151,7 @@ def evaluate(
             warnings.warn(f"{policy.name} was trained with {said.removeprefix('trained_')}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
-    with alone(out / ".lock", str(out)), _acting(policy):
+    with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         outcomes = {e: record.success for e, record in log.records.items()}
         if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
@@ -169,9 +170,12 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
-        whose = getattr(policy, "wrapped", policy)
-        if log.records and not getattr(whose, "identity", None) and type(whose) is not ExpertPolicy:
-            there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, which has no `identity`"
+        whose = getattr(policy, "undisturbed", policy)
+        greeted = getattr(whose, "server_metadata", None)
+        names = getattr(whose, "identity", None) if greeted is None else {*greeted} - {"policy", "answers", "inputs"}
+        if log.records and not names and type(whose) is not ExpertPolicy:
+            which = "which has no" if greeted is None else "whose server says no"
+            there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, {which} `identity`"
             warnings.warn(f"{there}; were they another policy's, give another folder", stacklevel=2)
         todo = [(e, known[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()
@@ -182,20 +186,23 @@ def evaluate(
             mode: Privilege | None = (
                 "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
             )
-            line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
-            guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
-            pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)
-            try:
-                Rollout(chosen, guarded, pool, log, shelf, line).run(todo)
-            except PolicyUnavailable as error:
-                done = [record.success for record in log.records.values()]
-                kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues"
-                finished = f"{len(done)} of {episodes} episodes are finished, {kept if done else 'none is kept'}"
-                raise PolicyUnavailable(f"{error}; {finished}") from error
-            finally:
-                pool.close()
-                guarded.close()
-                line.close()
+            with _acting(whose):
+                line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
+                guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
+                pool = WorkerPool(
+                    chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first
+                )
+                try:
+                    Rollout(chosen, guarded, pool, log, shelf, line).run(todo)
+                except PolicyUnavailable as error:
+                    done = [record.success for record in log.records.values()]
+                    kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues"
+                    finished = f"{len(done)} of {episodes} episodes are finished, {kept if done else 'none is kept'}"
+                    raise PolicyUnavailable(f"{error}; {finished}") from error
+                finally:
+                    pool.close()
+                    guarded.close()
+                    line.close()
         cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
         if len(cut_short) == episodes:
             raise EvaluationError(

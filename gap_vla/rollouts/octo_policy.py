@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,7 @@ class OctoPolicy(ChunkPolicy):
         of = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
         details = {
             "parameters": parameter_digest(model.params),
-            "architecture": digest({**of, "window_size": window}, 16),
+            "architecture": digest(json.loads(json.dumps({**of, "window_size": window}, default=str)), 16),
             **options.pop("details", {}),
         }
         super().__init__(

@@ -31,7 +31,7 @@ from websockets.typing import Origin
 from gap_vla.core.episode import LARGEST_STATE
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.rollouts.policy import Policy, PolicyError, as_json, as_numbers, forget
+from gap_vla.rollouts.policy import Policy, PolicyError, as_numbers, forget, identity
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -77,7 +77,7 @@ class PolicyServer:
         whole_chunks: answer with everything that the policy predicts (it must have `predict`), for clients that
             execute chunks themselves, as openpi's do. Otherwise the server executes: every observation is answered by
             one action, and the policy keeps its own chunks and history.
-        metadata: entries of the greeting, beside the policy's `identity`.
+        metadata: entries of the greeting, beside the policy's `identity` as it is now, if it is JSON.
         keys: how clients name things; our own names are understood as well.
         limits: what a client may ask for; default: `ServerLimits()`.
         origins: web pages that may connect, such as `http://127.0.0.1:3000`. Browsers name the page that asks; programs
@@ -108,7 +108,7 @@ class PolicyServer:
             "policy": policy.name,
             "answers": "chunks" if whole_chunks else "single actions",
             "inputs": {ours: theirs for ours, theirs in self._keys.observation.items()},
-            **({"identity": as_json(policy.name, own)} if (own := getattr(policy, "identity", None)) else {}),
+            **_identity(policy),
             **(metadata or {}),
         }
         self._greeting = pack(greeting)
@@ -273,3 +273,10 @@ async def serve_forever(server: PolicyServer, host: str, port: int, ready: Calla
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave clients and loop half closed
         listening.close()
         await listening.wait_closed()
+
+
+def _identity(policy: Policy) -> dict[str, Any]:
+    with contextlib.suppress(PolicyError):
+        own = {key: value for key, value in identity(policy).items() if key != "name"}
+        return {"identity": own} if own else {}
+    return {}

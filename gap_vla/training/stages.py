@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -95,9 +96,6 @@ def stages_of(config: Experiment) -> Stages:
         "phases": {**dataclasses.asdict(config.phases), "labels_version": LABELS_VERSION},
         "val_fraction": config.data.val_fraction,
     }
-    builder = BUILDERS / config.task / f"{config.task}_dataset_builder.py"
-    if builder.is_file() and b"READER_OPTIONS" in (code := content(builder)):  # TFDS may be away
-        rlds_identity["builder"] = hashlib.sha256(code).hexdigest()[:16]
     name = f"{config.task}-{digest(rlds_identity)}"
     rlds_path = root / "rlds" / name / config.task / "1.0.0"
     if config.data.rlds:
@@ -157,10 +155,11 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
+    reader = {_READER: dict(builder.READER_OPTIONS)} if builder.READER_OPTIONS else {}
     source = builder.open(stages.demos)  # from here on it refuses files that change
     if config.demos.path and content_digest(stages.demos) != stages.demos_identity["content"]:
         raise ConfigError(f"{stages.demos} was changed meanwhile; start again")
-    builder.convert(source, **how, identity=stages.rlds_identity)
+    builder.convert(source, **how, identity={**stages.rlds_identity, **reader})
 
 
 def require_own_stages(config: Experiment, stages: Stages) -> None:
@@ -176,9 +175,31 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
     wanted = {f"identity.data.{key}": value for key, value in flat(json.loads(json.dumps(stages.rlds_identity)))}
     if stages.rlds in made and not wanted.keys() & made[stages.rlds].keys():
         raise ConfigError(f"{stages.rlds} was not made by a run, so with what settings is not known; move it away")
+    reader = _reader_options(config) if made else None
     for place, said in made.items():
         _require_alike(place, {key: value for key, value in said.items() if key in wanted}, wanted)
+        read = {key: value for key, value in said.items() if key.startswith(f"identity.data.{_READER}.")}
+        if reader is not None and (changed := differences(read, reader)):
+            raise ConfigError(f"{place} was made with other READER_OPTIONS ({in_words(changed)}); move it away")
     require_own_demos(config, stages)
+
+
+_READER = "reader_options"
+"""Key of a dataset's identity: READER_OPTIONS of the builder that it was made by, if it has some."""
+
+
+def _reader_options(config: Experiment) -> dict[str, Any] | None:
+    """As a dataset keeps them, what a class in `rlds_builders` gives to the reader of this task's demonstrations; None
+    if TFDS is away, without which no class can be asked."""
+    options: dict[str, Any] = {}
+    if (BUILDERS / config.task / f"{config.task}_dataset_builder.py").is_file():
+        if not importlib.util.find_spec("tensorflow_datasets"):
+            return None
+        from gap_vla.rlds import dataset_builder
+
+        options = dict(dataset_builder(config.task, config.data.root, kind=config.demos.kind).READER_OPTIONS)
+    kept = json.loads(json.dumps(options, default=str))
+    return {f"identity.data.{_READER}.{key}": value for key, value in flat(kept)}
 
 
 def require_own_demos(config: Experiment, stages: Stages) -> None:

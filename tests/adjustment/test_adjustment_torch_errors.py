@@ -222,6 +222,10 @@ def test_another_schedule_takes_effect_as_a_whole(policy):
         gap.schedule = AdjustmentSchedule(lam=1.0, rho="step")
         with pytest.raises(AdjustmentError, match="differs over the window"), gap.adjusting(two_steps, 0):
             policy(IMAGE, PROPRIO)
+        gap.schedule = current
+        with gap.adjusting(two_steps, 0):
+            gap.schedule = AdjustmentSchedule(lam=1.0, rho="step")  # from the next one on
+            policy(IMAGE, PROPRIO)
 
 
 @pytest.mark.parametrize("steps", [0, 2])

@@ -9,11 +9,13 @@ from experiments.looks.takeover import (
     NEVER,
     PHASE_KEY,
     TakeoverPolicy,
+    Watched,
     Window,
     phase_windows,
     take_over,
 )
-from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts import PolicyError, RandomPolicy, sim_task
+from gap_vla.rollouts.evaluation import evaluated
 
 
 class Constant:
@@ -121,3 +123,9 @@ def test_success_changes_in_the_window_where_the_other_policy_is_needed(tmp_path
         PolicyError, match=r"takeover\.json holds 4 episodes, not 3; give --episodes 4, or move it away"
     ):
         take_over(Pilot(False), Pilot(True), task, windows, episodes=3, seed=0, out_dir=out, progress=False)
+
+
+def test_a_task_of_ours_needs_no_instruction_to_be_known():
+    task = sim_task("assembly")
+    assert "instruction" not in evaluated(RandomPolicy(7), Watched(task), 0)["task"]
+    assert "instruction" in evaluated(RandomPolicy(7), PointTask(), 0)["task"]

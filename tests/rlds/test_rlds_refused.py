@@ -84,6 +84,8 @@ def test_labels_and_files_that_are_not_taken_over_are_said(
     [
         ({"rho": np.zeros(20, np.float32)}, "labels of episode 1 are rho; give rho and change_point of each"),
         ({}, "labels of episode 1 are none"),
+        (np.zeros(20, np.float32), "labels of episode 1 are ndarray; give rho and change_point of each"),
+        ({"rho": ["x"] * 20, "change_point": np.zeros(20, bool)}, "labels: .*; give an array of numbers and one of"),
         ({"rho": np.zeros(20), "change_point": np.zeros(20, bool), "action": np.zeros((20, 7))}, "labels of episode 1"),
     ],
 )
@@ -191,12 +193,10 @@ def test_other_labels_beside_the_same_annotator_make_another_dataset(tmp_path: P
     assert write_rlds(episodes, tmp_path, "toy", annotator=identity, labels=labels) == made
     with pytest.raises(DatasetError, match=r"made differently \(data\.labels_hash"):
         write_rlds(episodes, tmp_path, "toy", annotator=identity, labels=other)
-    old = {"annotator": identity, "labels": labels, "identity": {"annotation": {}}}  # as `build_dataset` writes
-    built = write_rlds(episodes, tmp_path, "old", **old)
-    assert "labels_hash" not in json.loads((built / "metadata.json").read_text())["identity"]["data"]
-    assert (
-        write_rlds(episodes, tmp_path, "old", annotator=identity, labels=labels, identity={"annotation": {}}) == built
-    )
+    with pytest.raises(DatasetError, match="made differently"):
+        write_rlds(episodes, tmp_path, "toy", annotator=identity)  # written with labels
+    kept = write_rlds(episodes, tmp_path, "built", annotator=identity, labels=labels, companion=lambda folder: None)
+    assert "labels_hash" not in json.loads((kept / "metadata.json").read_text())["identity"]["data"]
 
 
 @pytest.mark.usefixtures("blank_charts")

@@ -237,6 +237,14 @@ def test_pictures_are_altered_whatever_they_are_called(recordings):
     assert black.act({"rgb": shown, "proprio": np.zeros((1, 9))}, [0]) == 0 < shown.max()
 
 
+def test_a_mask_is_no_picture(recordings):
+    seen, black = [], IntervenedPolicy(Seeing(), "images_black", recordings)
+    black._policy.act = lambda observations, episode_ids: seen.append(observations)
+    black.reset([0])
+    black.act({"rgb": np.full((1, 4, 4, 3), 9, np.uint8), "mask": np.full((1, 4, 4, 1), 9, np.uint8)}, [0])
+    assert not seen[0]["rgb"].any() and seen[0]["mask"].all()
+
+
 def test_frozen_pictures_stay_when_a_robot_fills_the_same_array_again(recordings):
     seen = []
     frozen = IntervenedPolicy(Seeing(), "images_frozen", recordings)

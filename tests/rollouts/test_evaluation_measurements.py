@@ -391,6 +391,11 @@ def test_neither_does_one_that_is_shown_something_else_know_which_it_is(tmp_path
     evaluate(IntervenedPolicy(Nameless(0), "images_black", library), tmp_path, episodes=2)
     with pytest.warns(UserWarning, match="which has no `identity`"):
         evaluate(IntervenedPolicy(Nameless(1), "images_black", library), tmp_path, episodes=3)
+    own = RandomPolicy(7)
+    own.wrapped = Nameless  # whatever somebody calls so
+    with warnings.catch_warnings(action="error"):
+        for episodes in (1, 2):
+            evaluate(own, tmp_path / "own", episodes=episodes)
 
 
 def test_a_task_of_ones_own_with_another_instruction_is_another_task(tmp_path):
@@ -424,14 +429,21 @@ class Ours(Foreign, RandomPolicy):
 @pytest.mark.parametrize("kind", [Ours, Foreign])
 def test_a_policy_is_not_evaluated_twice_at_once(kind, tmp_path):
     policy = kind()
+    policy.goes_on.set()
+    evaluate(policy, tmp_path / "done", episodes=1)
+    policy.goes_on.clear()
+    policy.acts.clear()
     first = threading.Thread(target=evaluate, args=(policy, tmp_path / "a"), kwargs={"episodes": 1})
     first.start()
     assert policy.acts.wait(60)
     told = "acts in another evaluation at the same time; give each a policy object of its own"
+    altered = IntervenedPolicy(policy, "images_black", [])
     try:
         if kind is Ours:
-            with pytest.raises(EvaluationError, match=told):
-                evaluate(policy, tmp_path / "b", episodes=1)
+            for shown in (policy, altered):
+                with pytest.raises(EvaluationError, match=told):
+                    evaluate(shown, tmp_path / "b", episodes=1)
+            evaluate(policy, tmp_path / "done", episodes=1)  # it acts no more there
         else:
             policy.goes_on.set()
             with pytest.warns(UserWarning, match=f"{told}, if it remembers"):

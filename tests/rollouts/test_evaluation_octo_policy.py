@@ -122,6 +122,24 @@ def test_a_robot_may_fill_the_same_arrays_at_every_step(model, normalization):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("normalization", ["normal", "none"])
+def test_a_network_may_fill_the_same_array_for_every_batch(model, normalization):
+    policy = OctoPolicy(model, execute=2, batch_size=1, normalization=normalization)
+    network, filled = policy._normalized_chunks, []
+
+    def filling(episodes):
+        chunks = network(episodes)
+        filled.append(np.empty_like(chunks) if not filled else filled[0])
+        filled[0][:] = chunks
+        return filled[0]
+
+    both = observations(2)
+    expected = policy.predict({key: value.copy() for key, value in both.items()}, policy.reset([0, 1]) or [0, 1])
+    policy._normalized_chunks = filling
+    policy.reset([2, 3])
+    np.testing.assert_array_equal(policy.predict(both, [2, 3]), expected)
+
+
 def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it(diffusion):
     narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
     model = diffusion.replace(dataset_statistics=narrow)
@@ -337,6 +355,8 @@ def test_a_policy_of_a_model_in_memory_says_which_model_it_is_of(recorded):
     }
     other = jax.tree_util.tree_map(lambda leaf: leaf + 1, model.params)
     assert OctoPolicy(model.replace(params=other)).identity["parameters"] != own["parameters"]
+    numbers = model.replace(config={**model.config, "proprio_history": np.int64(1)})
+    assert OctoPolicy(numbers).identity["parameters"] == own["parameters"]
 
 
 def test_a_checkpoint_whose_files_are_links_as_in_the_hubs_cache_acts(recorded, tmp_path):

@@ -5,6 +5,7 @@ import contextlib
 import re
 import threading
 import time
+import types
 import urllib.request
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from gap_vla.cli import arguments, diagnose
-from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
+from gap_vla.rollouts import PolicyError, PolicyUnavailable, RandomPolicy, evaluate
 from gap_vla.rollouts.policy import GuardedPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.serving.client import _PAUSE, RemotePolicy
@@ -70,11 +71,32 @@ def test_a_server_is_reached_past_the_proxies_of_the_environment(port, monkeypat
     assert RemotePolicy(f"ws://127.0.0.1:{port}").server_metadata
 
 
-def test_a_server_in_a_program_says_which_policy_it_serves():
-    policy = Counting()
-    policy.identity = {"parameters": "abc"}
-    with serving(policy, whole_chunks=True) as port:
-        assert RemotePolicy(f"ws://127.0.0.1:{port}").identity["server"]["identity.parameters"] == "abc"
+class Named(RandomPolicy):
+    """Of somebody's program."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (RandomPolicy(7, seed=3), {"identity.seed": 3}),
+        (Named(7), {"identity.seed": 0, "identity.class": "Named"}),
+        (Counting(), {}),
+        (types.SimpleNamespace(**vars(Counting()), name="own", act=None, identity={"step": np.int64(3)}), {}),
+    ],
+)
+def test_a_server_in_a_program_says_which_policy_it_serves(policy, said):
+    with serving(policy, whole_chunks=False) as port:
+        policy.reset = lambda episodes: None
+        server = RemotePolicy(f"ws://127.0.0.1:{port}").identity["server"]
+    assert {key: value for key, value in server.items() if key.startswith("identity")} == said
+
+
+def test_going_on_with_a_server_that_does_not_say_what_it_serves_is_warned_of(tmp_path):
+    options = {"seed": 0, "videos": 0, "progress": False, "workers": 1, "out_dir": tmp_path}
+    with greeting(lambda number: {}) as address:
+        evaluate(RemotePolicy(address), PointTask(horizon=2), episodes=1, **options)
+        with pytest.warns(UserWarning, match="of 'remote', whose server says no `identity`; were they another"):
+            evaluate(RemotePolicy(address), PointTask(horizon=2), episodes=2, **options)
 
 
 def test_messages_are_byte_for_byte_those_of_openpi_client():

@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import regular
+from gap_vla.core.foreign import finite, regular
 from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import Unchanged
@@ -155,6 +155,7 @@ def show_episode(
     kind = kind_of(source)
     if kind != "rlds":
         _refuse_idle(f"{source}", "of RLDS", split=split != "train", state=state != AnnotationJob.state)
+    finite("fps", fps, 0.1, 1000, AnnotationError)
     if suffix_of(out) != ".mp4":
         _refuse_idle(f"{out}", "of a video, .mp4", fps=fps != 20)
     chosen = KINDS[kind].read(source, episode, job, split)
