@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import queue
 import threading
@@ -96,8 +97,9 @@ def identity(policy: Policy) -> dict[str, Any]:
     """What an evaluation writes down about its policy, to notice on resume that it is another one."""
     kind, own = type(policy), {"name": policy.name, **getattr(policy, "identity", {})}
     bases = {base.__module__.partition(".")[0] for base in kind.__mro__ if base is not Policy}
-    if "gap_vla" in bases and not kind.__module__.startswith("gap_vla."):
-        own.setdefault("class", kind.__qualname__)  # its changes are no part of what it inherits
+    borrowed = hasattr(policy, "identity") and inspect.getattr_static(policy, "identity", None) is None  # __getattr__
+    if borrowed or ("gap_vla" in bases and not kind.__module__.startswith("gap_vla.")):
+        own.setdefault("class", kind.__qualname__)  # its changes are no part of what it inherits, or hands on
     return as_json(policy.name, own)
 
 

@@ -89,12 +89,12 @@ class SimTask:
             choose(self.disturbance, ["objects_moved"], "disturbance", EvaluationError)
 
     def make(self) -> Any:
+        scene = {"image_size": self.image_size, "cameras": self.cameras, "variant": self.variant, "camera": self.camera}
+        simulator = sim.make(self.name, **scene)  # first: it settles what MuJoCo draws with, which others load
         from gap_vla.sim.disturbance import ObjectMover
         from gap_vla.sim.watching import RenderTimer
 
-        scene = {"image_size": self.image_size, "cameras": self.cameras, "variant": self.variant, "camera": self.camera}
-        env = RenderTimer(sim.make(self.name, **scene))
-        return ObjectMover(env) if self.disturbance == "objects_moved" else env
+        return ObjectMover(RenderTimer(simulator)) if self.disturbance else RenderTimer(simulator)
 
     def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
         return sim.make_expert(env, seed=seed)

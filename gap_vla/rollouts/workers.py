@@ -112,6 +112,8 @@ class _Slot:
 
     def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
         observation = dict(observation)
+        if lost := [key for key, value in observation.items() if value is None]:
+            raise ValueError(f"it shows no {lost[0]}")
         if self._expert is not None:
             observation[EXPERT_ACTION] = np.asarray(self._expert.act(), np.float32)
             self._phase = self._expert.phase

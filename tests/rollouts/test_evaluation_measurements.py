@@ -291,6 +291,17 @@ def test_a_simulator_that_shows_what_cannot_be_stacked_or_filmed_is_said_to(tmp_
         evaluate(RandomPolicy(7), tmp_path, task=Changed(horizon=2), episodes=2, videos=2)
 
 
+def lost_at_first_move(seen):
+    return seen if seen["proprio"][0] == 0 or seen["image_primary"][0, 0, 2] > 40 else {**seen, "image_primary": None}
+
+
+def test_a_picture_that_is_lost_costs_its_episode_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Changed, "change", staticmethod(lost_at_first_move))  # of the first layout, not of the second
+    summary = evaluate(RandomPolicy(7), tmp_path, task=Changed(horizon=2), episodes=2)
+    assert summary["simulator_errors"] == 1
+    assert "it shows no image_primary" in str(summary["errors"])
+
+
 @pytest.mark.parametrize("seeds", [{0: -1}, {0: 2**40}, {0: 1.5}])
 def test_layouts_of_a_policy_that_no_simulator_has_are_refused(tmp_path, seeds):
     policy = RandomPolicy(7)
@@ -396,6 +407,25 @@ def test_neither_does_one_that_is_shown_something_else_know_which_it_is(tmp_path
     with warnings.catch_warnings(action="error"):
         for episodes in (1, 2):
             evaluate(own, tmp_path / "own", episodes=episodes)
+
+
+class Reversing:
+    """Hands on whatever it does not have."""
+
+    def __init__(self, policy):
+        self._inner = policy
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def act(self, observations, episode_ids):
+        return -self._inner.act(observations, episode_ids)
+
+
+def test_what_hands_on_to_a_policy_is_another_one(tmp_path):
+    evaluate(RandomPolicy(7), tmp_path, episodes=1)
+    with pytest.raises(EvaluationError, match=r"another evaluation \(policy.class: not given then, 'Reversing' now\)"):
+        evaluate(Reversing(RandomPolicy(7)), tmp_path, episodes=2)
 
 
 def test_a_task_of_ones_own_with_another_instruction_is_another_task(tmp_path):

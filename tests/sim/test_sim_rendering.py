@@ -54,6 +54,14 @@ def test_without_pictures_a_platform_that_is_missing_is_not_needed(monkeypatch, 
     assert os.environ["MUJOCO_GL"] == "disable"  # what MuJoCo is imported with
 
 
+def test_nor_by_the_task_of_a_rollout():
+    code = (
+        "from gap_vla.sim import rendering_backend; rendering_backend._loadable = lambda platform: False\n"
+        "from gap_vla.rollouts import sim_task; sim_task('assembly', cameras=()).make()"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"MUJOCO_GL": "osmesa"}, check=True)
+
+
 @pytest.mark.parametrize("task", ["assembly", pytest.param("threading", marks=pytest.mark.slow)])
 def test_a_simulator_loads_without_a_python_of_its_own(task):
     """Such a child of a simulator that is ended while it loads prints a traceback."""
