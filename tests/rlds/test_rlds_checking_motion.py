@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,28 @@ def test_every_camera_of_a_foreign_dataset_is_looked_at(tmp_path: Path) -> None:
     looked_at = {"cameras/exterior/rgb", "cameras/wrist/rgb", "grey", "with_alpha"}
     assert {f"{camera} has one colour throughout" for camera in looked_at} <= found
     assert "cameras/other has 2 channels, and is not checked as a picture" in found
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("degrees", [0, 10, -30, 45, 60])
+def test_actions_in_a_frame_that_is_turned_are_an_error_and_unlike_gains_are_none(axis: int, degrees: int) -> None:
+    rng = np.random.default_rng(0)
+    command = rng.uniform(-1, 1, (STEPS, 3))
+    other = np.delete(np.arange(3), axis) if axis != 1 else np.array([2, 0])
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    moved = 0.01 * command * [1, 0.6, 1.2] if degrees == 0 else 0.01 * command
+    moved[:, other] = moved[:, other] @ [[cos, sin], [-sin, cos]]
+    proprio = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0.04, 0.04]), (STEPS, 1))
+    proprio[1:, :3] = np.cumsum(moved, 0)[:-1] + rng.normal(0, 0.002, (STEPS - 1, 3))
+    action = np.concatenate([command, np.zeros((STEPS, 4))], 1).astype(np.float32)
+    found = [one for one in told(check_conventions, [frozen(proprio, action=action)]) if "translation" in one]
+    if abs(degrees) == 60:  # found by the axes that it exchanges
+        assert found and all("actions and states are in different frames" in one for one in found)
+    elif abs(degrees) > 20:
+        (said,) = found
+        turned = re.match(
+            r"error: frame: arm 0 translation: it is turned against its actions by (.+) degrees (.+);", said
+        )
+        assert turned and abs(int(turned[1]) - degrees) < 4 and turned[2] == f"about {'xyz'[axis]}"
+    else:
+        assert not found

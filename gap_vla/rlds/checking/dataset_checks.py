@@ -90,7 +90,8 @@ def check_conventions(episodes: Sequence[Recording]) -> Iterator[Finding]:
         misread = [*_absolute(arm, command, states)] or [*_time_shift(arm, command, moved)]
         yield from misread
         if not misread:
-            yield from _frame_and_sign(f"arm {arm} translation", command, moved)
+            known = [*_frame_and_sign(f"arm {arm} translation", command, moved)]
+            yield from known or _turned(f"arm {arm} translation", command, moved)
             yield from _rotation(arm, states, actions)
             yield from _gripper(arm, states, actions)
 
@@ -203,6 +204,24 @@ def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray
     if -0.3 <= agreement < 0.3:
         text = f"{what}: actions hardly explain the motion (r {agreement:.2f}); wrong frame, scale or time?"
         yield Finding("warning", "frame", text)
+
+
+TURNED = 20
+"""Degrees about one axis by which actions and states of a sound arm do not differ; 2 in those of our tasks."""
+
+
+def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
+    """Actions whose frame is turned against that of the states by less than `_frame_and_sign` finds."""
+    a, b = np.concatenate([c[: len(m)] for c, m in zip(command, moved)]), np.concatenate(moved)
+    effect = np.linalg.lstsq(a, b, rcond=1e-6)[0]  # in m per unit, of all axes alike
+    explained = 1 - ((b - a @ effect) ** 2).sum(0) / np.maximum((b**2).sum(0), 1e-18)
+    for axis, other in ((0, 1), (1, 2), (2, 0)):
+        along = effect[axis, axis] + effect[other, other]
+        across, common = effect[axis, other] - effect[other, axis], effect[axis, other] + effect[other, axis]
+        angle, rotates = np.degrees(np.arctan2(across, along)), abs(common) < 0.25 * np.hypot(along, across)
+        if abs(angle) > TURNED and rotates and min(explained[axis], explained[other]) > 0.5:
+            text = f"{what}: it is turned against its actions by {angle:.0f} degrees about {'xyz'[3 - axis - other]}"
+            yield Finding("error", "frame", f"{text}; actions and states are in different frames")
 
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
