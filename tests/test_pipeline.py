@@ -57,7 +57,7 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
     made = stages.stages_of(config)
     file = tmp_path / "threading" / "threading_dataset_builder.py"
     file.parent.mkdir()
-    base = "class Base(DemosBuilder, skip_registration=True):\n    pass\nclass Threading(Base):\n    pass\n"
+    base = "class Base(DemosBuilder, skip_registration=True):\n    pass\nclass Threading(Base, skip_registration=True):\n    pass\n"
     file.write_text(f"from gap_vla.rlds.tfds_builder import DemosBuilder\n{base}")
     made.store.mkdir(parents=True)
     tfds_builder._class_in_folder.cache_clear()
@@ -70,7 +70,10 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
         stages.require_own_stages(config, made)
 
     reading({}, None)
+    assert "reader_options" not in Run(config)._made_from()
     reading({"layout": {"gripper": [7, 8]}}, {"layout": {"gripper": [7, 8]}})
+    assert Run(config)._made_from()["reader_options"] == {"layout": {"gripper": [7, 8]}}  # which a run compares
+    (tmp_path / "data" / "threading" / "1.0.0" / "of others").mkdir(parents=True)  # where no run writes
     for now, then in [({"layout": "a"}, {"layout": "b"}), ({"layout": "a"}, None), ({}, {"layout": "b"})]:
         with pytest.raises(UserError, match=r"was made with other READER_OPTIONS \(.*layout: .* now\); move it away"):
             reading(now, then)

@@ -31,7 +31,7 @@ Observation = Mapping[str, np.ndarray]
 
 def _is_picture(key: str, value: Any) -> bool:
     """Of one moment; recordings and tasks of others may call theirs as they like."""
-    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] == 3)
+    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] in (3, 4))
 
 
 def _images(source: Observation) -> dict[str, np.ndarray]:

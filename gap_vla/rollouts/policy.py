@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -95,9 +95,12 @@ def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
 
 def identity(policy: Policy) -> dict[str, Any]:
     """What an evaluation writes down about its policy, to notice on resume that it is another one."""
-    kind, own = type(policy), {"name": policy.name, **getattr(policy, "identity", {})}
+    kind, said = type(policy), getattr(policy, "identity", None) or {}
+    if not isinstance(said, Mapping):
+        raise PolicyError(f"{policy.name}: its identity is {said!r:.60}; let it be a map that says which policy it is")
+    own = {"name": policy.name, **said}
     bases = {base.__module__.partition(".")[0] for base in kind.__mro__ if base is not Policy}
-    borrowed = hasattr(policy, "identity") and inspect.getattr_static(policy, "identity", None) is None  # __getattr__
+    borrowed = said and inspect.getattr_static(policy, "identity", None) is None  # __getattr__
     if borrowed or ("gap_vla" in bases and not kind.__module__.startswith("gap_vla.")):
         own.setdefault("class", kind.__qualname__)  # its changes are no part of what it inherits, or hands on
     return as_json(policy.name, own)

@@ -39,11 +39,13 @@ from gap_vla.training.preflight import (
     require_ready,
 )
 from gap_vla.training.stages import (
+    READER,
     Stages,
     open_mixture,
     open_store,
     origin,
     prepare_data,
+    reader_options,
     require_data_of,
     require_own_demos,
     require_unchanged_data,
@@ -130,7 +132,8 @@ class Run:
         from gap_vla.rlds.store import source_hash_of
 
         held = {SOURCE_HASH: source_hash_of(self.stages.rlds)} if self.config.data.rlds else {}
-        return self.stages.made_from(self.config.backend) | held
+        reader = {READER: options} if (options := reader_options(self.config, self.stages)) else {}
+        return self.stages.made_from(self.config.backend) | held | reader
 
     def require_data(self, build: bool = True) -> None:
         """Raises ConfigError if its summary says that it was trained on other data, or from other weights; stores of

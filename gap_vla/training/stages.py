@@ -155,7 +155,7 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
-    reader = {_READER: dict(builder.READER_OPTIONS)} if builder.READER_OPTIONS else {}
+    reader = {READER: dict(builder.READER_OPTIONS)} if builder.READER_OPTIONS else {}
     source = builder.open(stages.demos)  # from here on it refuses files that change
     if config.demos.path and content_digest(stages.demos) != stages.demos_identity["content"]:
         raise ConfigError(f"{stages.demos} was changed meanwhile; start again")
@@ -175,31 +175,31 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
     wanted = {f"identity.data.{key}": value for key, value in flat(json.loads(json.dumps(stages.rlds_identity)))}
     if stages.rlds in made and not wanted.keys() & made[stages.rlds].keys():
         raise ConfigError(f"{stages.rlds} was not made by a run, so with what settings is not known; move it away")
-    reader = _reader_options(config) if made else None
+    reader = reader_options(config, stages) if made else None
     for place, said in made.items():
         _require_alike(place, {key: value for key, value in said.items() if key in wanted}, wanted)
-        read = {key: value for key, value in said.items() if key.startswith(f"identity.data.{_READER}.")}
-        if reader is not None and (changed := differences(read, reader)):
+        read = {key: value for key, value in said.items() if key.startswith(f"identity.data.{READER}.")}
+        now = dict(flat(reader, f"identity.data.{READER}.")) if reader is not None else read
+        if changed := differences(read, now):
             raise ConfigError(f"{place} was made with other READER_OPTIONS ({in_words(changed)}); move it away")
     require_own_demos(config, stages)
 
 
-_READER = "reader_options"
+READER = "reader_options"
 """Key of a dataset's identity: READER_OPTIONS of the builder that it was made by, if it has some."""
 
 
-def _reader_options(config: Experiment) -> dict[str, Any] | None:
-    """As a dataset keeps them, what a class in `rlds_builders` gives to the reader of this task's demonstrations; None
-    if TFDS is away, without which no class can be asked."""
-    options: dict[str, Any] = {}
-    if (BUILDERS / config.task / f"{config.task}_dataset_builder.py").is_file():
-        if not importlib.util.find_spec("tensorflow_datasets"):
-            return None
-        from gap_vla.rlds import dataset_builder
+def reader_options(config: Experiment, stages: Stages) -> dict[str, Any] | None:
+    """What a class in `rlds_builders` gives to the reader of this task's demonstrations, as JSON; None if TFDS is away,
+    without which no class can be asked."""
+    if config.data.rlds or not (BUILDERS / config.task / f"{config.task}_dataset_builder.py").is_file():
+        return {}
+    if not importlib.util.find_spec("tensorflow_datasets"):
+        return None
+    from gap_vla.rlds import dataset_builder
 
-        options = dict(dataset_builder(config.task, config.data.root, kind=config.demos.kind).READER_OPTIONS)
-    kept = json.loads(json.dumps(options, default=str))
-    return {f"identity.data.{_READER}.{key}": value for key, value in flat(kept)}
+    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
+    return dict(json.loads(json.dumps(builder.READER_OPTIONS, default=str)))
 
 
 def require_own_demos(config: Experiment, stages: Stages) -> None:

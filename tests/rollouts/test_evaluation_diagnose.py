@@ -241,8 +241,8 @@ def test_a_mask_is_no_picture(recordings):
     seen, black = [], IntervenedPolicy(Seeing(), "images_black", recordings)
     black._policy.act = lambda observations, episode_ids: seen.append(observations)
     black.reset([0])
-    black.act({"rgb": np.full((1, 4, 4, 3), 9, np.uint8), "mask": np.full((1, 4, 4, 1), 9, np.uint8)}, [0])
-    assert not seen[0]["rgb"].any() and seen[0]["mask"].all()
+    black.act({str(channels): np.full((1, 4, 4, channels), 9, np.uint8) for channels in (1, 3, 4)}, [0])
+    assert seen[0]["1"].all() and not seen[0]["3"].any() and not seen[0]["4"].any()
 
 
 def test_frozen_pictures_stay_when_a_robot_fills_the_same_array_again(recordings):

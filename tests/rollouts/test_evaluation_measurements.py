@@ -300,6 +300,8 @@ def test_a_picture_that_is_lost_costs_its_episode_alone(tmp_path, monkeypatch):
     summary = evaluate(RandomPolicy(7), tmp_path, task=Changed(horizon=2), episodes=2)
     assert summary["simulator_errors"] == 1
     assert "it shows no image_primary" in str(summary["errors"])
+    monkeypatch.setattr(Changed, "change", staticmethod(lambda seen: {**seen, "goal_image": None}))  # none at all
+    assert evaluate(RandomPolicy(7), tmp_path / "b", task=Changed(), episodes=2)["simulator_errors"] == 0
 
 
 @pytest.mark.parametrize("seeds", [{0: -1}, {0: 2**40}, {0: 1.5}])

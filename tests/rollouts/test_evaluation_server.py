@@ -81,6 +81,8 @@ class Named(RandomPolicy):
         (RandomPolicy(7, seed=3), {"identity.seed": 3}),
         (Named(7), {"identity.seed": 0, "identity.class": "Named"}),
         (Counting(), {}),
+        (types.SimpleNamespace(name="own", act=None, identity=None), {}),
+        (types.SimpleNamespace(name="own", act=None, identity=["a"]), {}),
         (types.SimpleNamespace(**vars(Counting()), name="own", act=None, identity={"step": np.int64(3)}), {}),
     ],
 )

@@ -206,20 +206,30 @@ def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray
         yield Finding("warning", "frame", text)
 
 
-TURNED = 20
+TURNED = 25
 """Degrees about one axis by which actions and states of a sound arm do not differ; 2 in those of our tasks."""
 
 
 def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
-    """Actions whose frame is turned against that of the states by less than `_frame_and_sign` finds."""
-    a, b = np.concatenate([c[: len(m)] for c, m in zip(command, moved)]), np.concatenate(moved)
-    effect = np.linalg.lstsq(a, b, rcond=1e-6)[0]  # in m per unit, of all axes alike
-    explained = 1 - ((b - a @ effect) ** 2).sum(0) / np.maximum((b**2).sum(0), 1e-18)
+    """Actions whose frame is turned against that of the states by less than `_frame_and_sign` finds.
+
+    What a step goes on moving by itself is taken out: on a curve, the lag of a controller looks like a turn.
+    """
+    rows = np.concatenate([np.hstack([c[1 : len(m)], m[:-1]]) for c, m in zip(command, moved)])
+    after = np.concatenate([m[1:] for m in moved])
+    if len(after) < 5 * rows.shape[1]:
+        return
+    effect = np.linalg.lstsq(rows, after, rcond=1e-6)[0]  # of the actions in m per unit, all axes alike
+    left = ((after - rows @ effect) ** 2).sum(0)
+    explained = 1 - left / np.maximum((after**2).sum(0), 1e-18)
+    spread = np.sqrt(np.outer(np.diag(np.linalg.pinv(rows.T @ rows)), left / (len(after) - rows.shape[1])))
     for axis, other in ((0, 1), (1, 2), (2, 0)):
         along = effect[axis, axis] + effect[other, other]
         across, common = effect[axis, other] - effect[other, axis], effect[axis, other] + effect[other, axis]
-        angle, rotates = np.degrees(np.arctan2(across, along)), abs(common) < 0.25 * np.hypot(along, across)
-        if abs(angle) > TURNED and rotates and min(explained[axis], explained[other]) > 0.5:
+        size, unsure = np.hypot(along, across), np.hypot(spread[axis, other], spread[other, axis])
+        angle = np.degrees(np.arctan2(across, along))
+        fits = min(explained[axis], explained[other]) > 0.5 and max(4 * abs(common), 16 * unsure) < size
+        if abs(angle) > TURNED and fits:
             text = f"{what}: it is turned against its actions by {angle:.0f} degrees about {'xyz'[3 - axis - other]}"
             yield Finding("error", "frame", f"{text}; actions and states are in different frames")
 
