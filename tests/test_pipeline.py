@@ -57,8 +57,11 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
     made = stages.stages_of(config)
     file = tmp_path / "threading" / "threading_dataset_builder.py"
     file.parent.mkdir()
-    base = "class Base(DemosBuilder, skip_registration=True):\n    pass\nclass Threading(Base, skip_registration=True):\n    pass\n"
-    file.write_text(f"from gap_vla.rlds.tfds_builder import DemosBuilder\n{base}")
+    file.write_text(
+        "from gap_vla.rlds.tfds_builder import DemosBuilder\n"
+        "class Base(DemosBuilder, skip_registration=True):\n    pass\n"
+        "class Threading(Base, skip_registration=True):\n    pass\n"
+    )
     made.store.mkdir(parents=True)
     tfds_builder._class_in_folder.cache_clear()
     own = tfds_builder._class_in_folder("threading").__mro__[1]
