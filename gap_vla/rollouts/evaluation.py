@@ -156,8 +156,6 @@ def evaluate(
         outcomes = {e: record.success for e, record in log.records.items()}
         if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
             raise EvaluationError(f"{odd_films[0]} is of an episode that ended otherwise in {log.path}; move it away")
-        if summarized := (summary_file := out / "summary.json").exists():
-            _require_of(what, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
@@ -170,6 +168,8 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
+        if summarized := (summary_file := out / "summary.json").exists():
+            _require_of(what, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
         whose = getattr(policy, "undisturbed", policy)
         greeted = getattr(whose, "server_metadata", None)
         names = getattr(whose, "identity", None) if greeted is None else {*greeted} - {"policy", "answers", "inputs"}
