@@ -213,12 +213,23 @@ TURNED = 25
 def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
     """Actions whose frame is turned against that of the states by less than `_frame_and_sign` finds.
 
-    What a step goes on moving by itself is taken out: on a curve, the lag of a controller looks like a turn.
+    Judged with and without what a step goes on moving by itself, and said where both agree: on a curve, the lag of a
+    controller looks like a turn, and where the arm moves straight on, what it goes on by looks like a command.
     """
     rows = np.concatenate([np.hstack([c[1 : len(m)], m[:-1]]) for c, m in zip(command, moved)])
     after = np.concatenate([m[1:] for m in moved])
     if len(after) < 5 * rows.shape[1]:
         return
+    alone, beside = _angles(rows[:, :3], after), _angles(rows, after)
+    for (angle, name), (other, _) in zip(alone, beside):
+        if min(abs(angle), abs(other)) > TURNED and abs(angle - other) < TURNED:
+            text = f"{what}: it is turned against its actions by {angle:.0f} degrees about {name}"
+            yield Finding("error", "frame", f"{text}; actions and states are in different frames")
+
+
+def _angles(rows: np.ndarray, after: np.ndarray) -> Iterator[tuple[float, str]]:
+    """About each axis, the angle by which motion is turned against its actions, the first three columns of `rows`; 0
+    where it is no turn, or none that is certain."""
     effect = np.linalg.lstsq(rows, after, rcond=1e-6)[0]  # of the actions in m per unit, all axes alike
     left = ((after - rows @ effect) ** 2).sum(0)
     explained = 1 - left / np.maximum((after**2).sum(0), 1e-18)
@@ -227,11 +238,8 @@ def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> It
         along = effect[axis, axis] + effect[other, other]
         across, common = effect[axis, other] - effect[other, axis], effect[axis, other] + effect[other, axis]
         size, unsure = np.hypot(along, across), np.hypot(spread[axis, other], spread[other, axis])
-        angle = np.degrees(np.arctan2(across, along))
         fits = min(explained[axis], explained[other]) > 0.5 and max(4 * abs(common), 16 * unsure) < size
-        if abs(angle) > TURNED and fits:
-            text = f"{what}: it is turned against its actions by {angle:.0f} degrees about {'xyz'[3 - axis - other]}"
-            yield Finding("error", "frame", f"{text}; actions and states are in different frames")
+        yield float(np.degrees(np.arctan2(across, along))) if fits else 0.0, "xyz"[3 - axis - other]
 
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
