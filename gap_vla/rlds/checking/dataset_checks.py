@@ -207,7 +207,7 @@ def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray
 
 
 TURNED = 25
-"""Degrees about one axis by which actions and states of a sound arm do not differ; 2 in those of our tasks."""
+"""Degrees about one axis by which actions and states of a sound arm do not differ."""
 
 
 def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
