@@ -63,7 +63,10 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
         "class Threading(Base, skip_registration=True):\n    pass\n"
     )
     made.store.mkdir(parents=True)
-    tfds_builder._class_in_folder.cache_clear()
+    monkeypatch.setattr(tfds_builder, "_class_in_folder", tfds_builder._class_in_folder.__wrapped__)
+    module = "rlds_builders.threading.threading_dataset_builder"
+    monkeypatch.setitem(sys.modules, module, None)  # the one that another test has loaded comes back afterwards
+    del sys.modules[module]
     own = tfds_builder._class_in_folder("threading").__mro__[1]
 
     def reading(options, written):
@@ -81,8 +84,6 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
         with pytest.raises(UserError, match=r"was made with other READER_OPTIONS \(.*layout: .* now\); move it away"):
             reading(now, then)
     file.unlink()
-    tfds_builder._class_in_folder.cache_clear()
-    del sys.modules["rlds_builders.threading.threading_dataset_builder"]
     with pytest.raises(UserError, match="was made with other READER_OPTIONS"):
         stages.require_own_stages(config, made)
 
