@@ -9,6 +9,7 @@ Examples:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, json_or_name, real, whole
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     from gap_vla.core.outputs import claim, claim_folder
     from gap_vla.rlds.checking import check_dataset
 
-    out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
+    version = Path(os.path.abspath(arguments.dataset))
+    out = arguments.out or Path(f"{version.parent.name}-{version.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
     for suffix in (".json", ".html"):
         claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)

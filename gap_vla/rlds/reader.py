@@ -33,7 +33,13 @@ from gap_vla.demos.fields import (
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, stacked
 from gap_vla.rlds.schema import LANGUAGE, decode_episode
-from gap_vla.rlds.version_files import dataset_metadata, examples, open_version, require_split_unchanged
+from gap_vla.rlds.version_files import (
+    dataset_metadata,
+    examples,
+    open_version,
+    require_split_unchanged,
+    without_clock,
+)
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -166,7 +172,7 @@ def read_steps(
         decoders = {"steps": each_picture(builder.info.features["steps"].feature, decode)}
         # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
         as_it_is = tf.autograph.experimental.do_not_convert
-        options = tf.data.Options()
+        options = without_clock()
         options.threading.private_threadpool_size = workers
         options.experimental_optimization.apply_default_optimizations = False
 

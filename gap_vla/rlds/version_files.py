@@ -204,12 +204,22 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
             raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
 
 
+def without_clock() -> Any:
+    """`tf.data.Options` of iterators that end at once. TensorFlow's thread that tunes them waits until a time of the
+    day, and their end waits for that thread: for an hour, where the machine's clock was set back by one."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
+
+
 def records(file: Path) -> Iterator[bytes]:
     """The bytes of the records of a shard, their checksums compared; raises EpisodeError for a damaged one."""
     import tensorflow as tf
 
     with refusing(f"{file} is truncated or damaged", "copy or write it again", EpisodeError, (tf.errors.OpError,)):
-        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+        yield from tf.data.TFRecordDataset(str(file)).with_options(without_clock()).as_numpy_iterator()
 
 
 def examples(file: Path) -> Iterator[Any]:

@@ -38,6 +38,24 @@ def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episo
         assert episode.metadata == expected.metadata
 
 
+def test_a_clock_that_is_set_back_lets_no_reader_wait(
+    version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    begin, tuned = tf.data.Dataset.as_numpy_iterator, []
+
+    def beginning(dataset: Any) -> Any:
+        tuned.append(dataset.options().autotune.enabled)  # by a thread that its end waits for, until a time of the day
+        return begin(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", beginning)
+    episodes = list(read_rlds(version_dir, "train"))
+    after_reading = len(tuned)
+    write_rlds(episodes, tmp_path, "again")
+    assert 0 < after_reading < len(tuned) and not any(one is not False for one in tuned)
+
+
 def test_a_demonstration_that_is_there_twice_is_told(episodes, tmp_path, capsys) -> None:
     write_rlds(episodes, tmp_path, "once", val_fraction=0.5)
     assert "note:" not in capsys.readouterr().out
