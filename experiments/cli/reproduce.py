@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="cells at once, one thread each if more than one (default 1; with --device cuda 4)",
     )
     add("--seeds", type=names, default=[], help="training seeds, such as 0,1 (default: the table's)")
-    add("--methods", type=names, default=[], help="only these lines of the table")
+    add("--methods", type=names, default=[], help="only these lines, by either kind's name: gap is vp_gap of an Octo")
     add("--tasks", type=names, default=[], help="only these tasks")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where small policies train (default cpu)")
     add("--retry", action="store_true", help="try failed cells again")
