@@ -83,6 +83,10 @@ def test_data_that_were_read_with_other_options_of_the_reader_are_not_reused(mon
     for now, then in [({"layout": "a"}, {"layout": "b"}), ({"layout": "a"}, None), ({}, {"layout": "b"})]:
         with pytest.raises(UserError, match=r"was made with other READER_OPTIONS \(.*layout: .* now\); move it away"):
             reading(now, then)
+    with monkeypatch.context() as away:
+        away.setitem(sys.modules, "tensorflow_datasets", None)
+        away.delitem(sys.modules, "gap_vla.rlds.tfds_builder")
+        assert stages.reader_options(config, made) is None
     file.unlink()
     with pytest.raises(UserError, match="was made with other READER_OPTIONS"):
         stages.require_own_stages(config, made)
@@ -171,6 +175,7 @@ def test_either_command_dry_runs_the_configuration_of_either_backend(command, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_demonstrations_are_collected_with_the_simulators_alone_where_a_run_finds_them(tmp_path):
     from gap_vla.cli.configured import load_config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.looks.kept import AGAIN, kept_probe
 from experiments.looks.page import sections
 from experiments.looks.probe_data import collect_probe_demos
-from experiments.looks.probing import probe_runs
+from experiments.looks.probing import policy_of, probe_runs
 from experiments.looks.takeover import take_over_runs
 from gap_vla.cli.report import claim_page
 from gap_vla.core.foreign import refusing
@@ -27,6 +27,8 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
         raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
     kept = options.out.with_suffix(".probe") / "probe.json"
     claim(kept, "probe", suffixes=(".json",), named=False)
+    for run in small if options.probe else ():
+        policy_of(run)  # one that is missing or damaged is found before demonstrations are collected
     probe = None if options.probe else kept_probe(kept, runs)
     if options.takeover:
         others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]

@@ -125,7 +125,7 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
     branch, or its data are not here).
     """
-    policy = _policy_of(run)
+    policy = policy_of(run)
     found: dict[str, Any] = {}
     if policy.uses_vision:
         found["probe"] = probe(features_of(policy, data.images), data)
@@ -176,10 +176,10 @@ def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
 
 def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
     """The same probes on an untrained network of the run's architecture."""
-    return probe(features_of(_untrained(_policy_of(run)), data.images), data)
+    return probe(features_of(_untrained(policy_of(run)), data.images), data)
 
 
-def _policy_of(run: Run) -> Any:
+def policy_of(run: Run) -> Any:
     """The run's own `SmallPolicy`: a checkpoint of another run raises CheckpointError."""
     from gap_vla.serving import load_checkpoint
 
@@ -223,7 +223,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
     branches: dict[str, Any] = {}
     first = None
     for run in runs:
-        policy = _policy_of(run)
+        policy = policy_of(run)
         if losses := _branch_losses(policy, run):
             branches[run.label] = losses
         if policy.uses_vision:

@@ -173,7 +173,7 @@ def _is_training_of(cell: Cell, entry: Entry, kind: Kind) -> bool:
 
 def _probe(cell: Cell, entry: Entry, of_block: Sequence[Entry], looks: Looks, kind: Kind, command: str) -> None:
     from experiments.looks.probe_data import collect_probe_demos, read_probe_data
-    from experiments.looks.probing import probe_policy, probe_untrained, reliance
+    from experiments.looks.probing import policy_of, probe_policy, probe_untrained, reliance
     from gap_vla.report.runs import Run
 
     run = Run.read(kind.run_directory(cell.config))
@@ -184,6 +184,7 @@ def _probe(cell: Cell, entry: Entry, of_block: Sequence[Entry], looks: Looks, ki
         looks.add(entry, reliance=relies, probe_episodes=SHOWN_EPISODES, command=command)
         return
     print(f"{cell.name}: probing its visual features", flush=True)
+    policy_of(run)  # one that is missing or damaged is found before demonstrations are collected
     demos = collect_probe_demos(run, PROBE_EPISODES)
     relies, steps = reliance(run, demos, SHOWN_EPISODES), read_probe_data(demos)
     found = probe_policy(run, steps) | {"reliance": relies}

@@ -26,7 +26,7 @@ def local_directory(path: str | Path) -> Path:
     repository = _repository(text)
     try:
         return fetched(repository)
-    except ImportError:  # a command names the extra
+    except ModuleNotFoundError:  # a command names the extra
         raise
     except Exception as error:
         raise CheckpointError(

@@ -20,6 +20,7 @@ LABEL_LOOKAHEAD = 2
 """Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
 
 
+@np.errstate(under="ignore")  # a bump far from its point is 0, also where a program lets NumPy raise
 def annotate(
     episodes: Sequence[Episode],
     *,

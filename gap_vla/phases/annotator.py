@@ -61,6 +61,7 @@ class Annotator:
                 digest.update(name.encode() + value.tobytes())
         return {**record, "hash": digest.hexdigest()[:16]}
 
+    @np.errstate(under="ignore")
     def annotate(
         self,
         episodes: Sequence[Episode],

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,22 +173,20 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
     Raises:
         PolicyError: fewer recordings, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary, or pictures that show nothing, or what the episode shows
-            that the swaps take them from.
+        EvaluationError: recorded actions that never vary, or pictures that show nothing, or what all other episodes
+            show.
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     require_alike(recordings)
-    for one, other in itertools.pairwise([*recordings, recordings[0]]):
-        if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
-            raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
+    others = [_other_than(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", _EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}
     for name in names:
-        seen = [(one, functools.partial(_moment, recordings, n, name)) for n, one in enumerate(recordings)]
+        seen = [(one, functools.partial(_moment, one, other, name)) for one, other in zip(recordings, others)]
         found = []
         for start in range(0, len(seen), AT_ONCE):  # a policy that draws does so by the recording's number
             found += played(policy, seen[start : start + AT_ONCE], first_id=start)
@@ -199,15 +196,24 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     return _measure(recordings, actions)
 
 
-def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:
-    recording = recordings[number]
+def _other_than(one: Recording, others: Sequence[Recording]) -> Recording:
+    """The next recording that a swap takes from: one with other pictures, where there are pictures."""
+    for other in others:
+        if not one.images or any(not np.array_equal(one.images[k], other.images[k]) for k in one.images):
+            return other
+    raise EvaluationError(
+        f"{one.name} has the same pictures as {others[0].name}, and as all others: a swap of them would change nothing"
+    )
+
+
+def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:
     now = recording.observation(step)
     if name == OBJECTS_MOVED:
         assert recording.moved is not None
         return {**now, **{key: pictures[step] for key, pictures in recording.moved.items()}}
     if name == "none":
         return now
-    other = recordings[(number + 1) % len(recordings)].observation(step)
+    other = source.observation(step)
     if name == _EVERYTHING:
         return other
     return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}

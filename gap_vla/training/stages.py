@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -194,10 +193,12 @@ def reader_options(config: Experiment, stages: Stages) -> dict[str, Any] | None:
     without which no class can be asked."""
     if config.data.rlds or not (BUILDERS / config.task / f"{config.task}_dataset_builder.py").is_file():
         return {}
-    if not importlib.util.find_spec("tensorflow_datasets"):
+    try:
+        from gap_vla.rlds.tfds_builder import dataset_builder
+    except ModuleNotFoundError as error:
+        if error.name not in ("tensorflow", "tensorflow_datasets"):
+            raise
         return None
-    from gap_vla.rlds import dataset_builder
-
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     return dict(json.loads(json.dumps(builder.READER_OPTIONS, default=str)))
 

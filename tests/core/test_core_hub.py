@@ -6,6 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub
 import pytest
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -100,6 +101,13 @@ def test_a_hub_that_is_silent_is_not_waited_for_long(hub, monkeypatch):
     monkeypatch.setattr("gap_vla.core.hub.PATIENCE", 0.1)
     hub["silence"] = 2  # then it answers
     with pytest.raises(CheckpointError, match=r"hf://lab/mine could not be downloaded .*[Tt]ime"):
+        local_directory("hf://lab/mine")
+
+
+def test_a_proxy_that_the_hubs_package_cannot_use_is_said(monkeypatch):
+    huggingface_hub.close_session()
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match=r"lab/mine could not be downloaded \(ImportError: Using SOCKS proxy"):
         local_directory("hf://lab/mine")
 
 

@@ -248,6 +248,17 @@ def test_runs_that_no_page_can_show_together_are_refused_before_any_work(runs, t
     assert "are both concat, seed 0; give one of them" in capsys.readouterr().err
 
 
+def test_a_run_without_its_policy_is_found_before_demonstrations_to_probe_it_with(tmp_path, capsys, monkeypatch):
+    from experiments.cli.look import main
+
+    monkeypatch.setattr("experiments.looks.command.collect_probe_demos", lambda *_, **__: pytest.fail("work was begun"))
+    run = make_run(tmp_path, "gap", 0, [1, 0])
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"model": {"encoder": "small_conv"}}))
+    assert main([str(run), "--probe", "--out", str(tmp_path / "page.html")]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+
+
 def test_a_run_does_not_take_itself_over(runs, tmp_path, capsys):
     from experiments.cli.look import main
 

@@ -45,6 +45,17 @@ DEMOS = [demo(seed) for seed in range(6)]
 FAST = {"lstm": {"epochs": 3}}
 
 
+@pytest.mark.parametrize("method", ["gaussian", "lstm", "hdbscan"])
+def test_a_program_that_lets_numpy_raise_gets_the_same_labels(method):
+    options = {"sigma": 0.5} if method == "gaussian" else FAST.get(method, {})
+    usual = annotate(DEMOS, method=method, **options)
+    with np.errstate(all="raise"):
+        strict = annotate(DEMOS, method=method, **options)
+        again = strict.annotator.annotate(DEMOS)
+    for one in (strict, again):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one.rho, usual.rho))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_labels_every_step_and_is_saved_and_loaded(method, tmp_path):
     annotation = annotate(DEMOS, method=method, **FAST.get(method, {}))

@@ -8,7 +8,7 @@ from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop, scenes
+from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, _other_than, closed_loop, open_loop, scenes
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
@@ -209,8 +209,11 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
 
 def test_equal_pictures_are_not_swapped(recordings):
     twice = [recordings[0], dataclasses.replace(recordings[0], name="its copy")]
-    with pytest.raises(EvaluationError, match="and its copy have the same pictures; leave one of them out"):
+    with pytest.raises(EvaluationError, match="has the same pictures as its copy, and as all others"):
         open_loop(Seeing(), twice)
+    assert _other_than(twice[0], [twice[1], recordings[1]]) is recordings[1]
+    _, found = effects(Seeing(), [*twice, recordings[1]])
+    assert found["images_swapped"].change > 0.5
 
 
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):
