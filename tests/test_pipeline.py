@@ -175,7 +175,6 @@ def test_either_command_dry_runs_the_configuration_of_either_backend(command, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_demonstrations_are_collected_with_the_simulators_alone_where_a_run_finds_them(tmp_path):
     from gap_vla.cli.configured import load_config
 

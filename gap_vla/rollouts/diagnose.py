@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,11 @@ def _other_than(one: Recording, others: Sequence[Recording]) -> Recording:
     for other in others:
         if not one.images or any(not np.array_equal(one.images[k], other.images[k]) for k in one.images):
             return other
+        if np.array_equal(one.action, other.action):
+            raise EvaluationError(f"{one.name} and {other.name} are the same recording; leave one of them out")
+        warnings.warn(f"{one.name} and {other.name} show the same pictures; a swap takes another's", stacklevel=3)
     raise EvaluationError(
-        f"{one.name} has the same pictures as {others[0].name}, and as all others: a swap of them would change nothing"
+        f"{one.name} has the same pictures as all others: a swap would change nothing; give other recordings"
     )
 
 

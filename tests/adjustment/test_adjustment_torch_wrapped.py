@@ -12,7 +12,7 @@ BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the former needs
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=pytest.mark.slow) for name in ("eager", "aot_eager", BACKEND)]
+    "backend", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", BACKEND))]
 )
 def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend, runner, tmp_path):
     done = runner.run(HERE / "compiled_policy.py", [backend], tmp_path, limit=900)

@@ -286,7 +286,6 @@ def test_results_that_no_picture_can_show_are_named_before_anything_is_written(
     assert not {path.suffix for path in tmp_path.rglob("*")} & {".md", ".png"}
 
 
-@pytest.mark.slow
 def test_a_stage_that_was_stopped_in_its_middle_makes_no_tables(tmp_path, capsys):
     published = Path(__file__).parents[2] / "results" / "phases"
     shutil.copytree(published, tmp_path / "out")

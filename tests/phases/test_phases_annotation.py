@@ -45,12 +45,10 @@ DEMOS = [demo(seed) for seed in range(6)]
 FAST = {"lstm": {"epochs": 3}}
 
 
-@pytest.mark.parametrize("method", ["gaussian", "lstm", "hdbscan"])
-def test_a_program_that_lets_numpy_raise_gets_the_same_labels(method):
-    options = {"sigma": 0.5} if method == "gaussian" else FAST.get(method, {})
-    usual = annotate(DEMOS, method=method, **options)
+def test_a_program_that_lets_numpy_raise_gets_the_same_labels():
+    usual = annotate(DEMOS, method="gaussian", sigma=0.5)  # 0 in float32, far from a change point
     with np.errstate(all="raise"):
-        strict = annotate(DEMOS, method=method, **options)
+        strict = annotate(DEMOS, method="gaussian", sigma=0.5)
         again = strict.annotator.annotate(DEMOS)
     for one in (strict, again):
         assert all(a.tobytes() == b.tobytes() for a, b in zip(one.rho, usual.rho))

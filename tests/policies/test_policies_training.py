@@ -168,7 +168,6 @@ def test_augmentation_changes_pictures_alone_and_follows_from_seed_and_step(stor
     assert (shown[0] == shown[1]).all()
 
 
-@pytest.mark.slow
 def test_the_command_and_its_policy_need_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
     file = str(ROOT / "finetune_configs" / "small_assembly.py:debug")
     values = load_config(file).to_dict()

@@ -525,7 +525,6 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
         show_episode(done.path, tmp_path / "page.html", episode=9)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
     from gap_vla.rlds import write_rlds

@@ -553,6 +553,9 @@ def test_the_check_of_one_dataset_is_not_replaced_by_that_of_another_of_its_name
     statuses = [run_script("check_dataset", f"{disk}/toy/1.0.0", *options) for disk in ("one", "one", "two")]
     assert statuses == [0, 0, 2]
     assert "toy-1.0.0-check holds the check of one/toy/1.0.0; name another folder with --out" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "one" / "toy" / "1.0.0")
+    assert run_script("check_dataset", ".") == 2
+    assert "toy-1.0.0-check lies in ., which is read" in capsys.readouterr().err
 
 
 def test_an_episode_is_named_by_its_place_and_by_its_name_in_the_source(tmp_path: Path) -> None:

@@ -208,12 +208,15 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
 
 
 def test_equal_pictures_are_not_swapped(recordings):
-    twice = [recordings[0], dataclasses.replace(recordings[0], name="its copy")]
-    with pytest.raises(EvaluationError, match="has the same pictures as its copy, and as all others"):
-        open_loop(Seeing(), twice)
-    assert _other_than(twice[0], [twice[1], recordings[1]]) is recordings[1]
-    _, found = effects(Seeing(), [*twice, recordings[1]])
-    assert found["images_swapped"].change > 0.5
+    one, other = recordings[:2]
+    with pytest.raises(EvaluationError, match="and its copy are the same recording; leave one of them out"):
+        open_loop(Seeing(), [one, dataclasses.replace(one, name="its copy"), other])
+    alike = dataclasses.replace(one, name="alike", action=one.action + np.float32(0.1))
+    with pytest.raises(EvaluationError, match="has the same pictures as all others"), pytest.warns(UserWarning):
+        open_loop(Seeing(), [one, alike])
+    with pytest.warns(UserWarning, match="and alike show the same pictures; a swap takes another's"):
+        _, found = effects(Seeing(), [one, alike, other])
+    assert found["images_swapped"].change > 0.5 and _other_than(other, [one, alike]) is one
 
 
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):

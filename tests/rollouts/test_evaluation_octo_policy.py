@@ -140,7 +140,6 @@ def test_a_network_may_fill_the_same_array_for_every_batch(model, normalization)
     np.testing.assert_array_equal(policy.predict(both, [2, 3]), expected)
 
 
-@pytest.mark.slow
 def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it(diffusion):
     narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
     model = diffusion.replace(dataset_statistics=narrow)
