@@ -7,6 +7,7 @@ offsets, statistics, what it was made from and a hash of every file. Delete the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -189,7 +190,12 @@ class StoreSplit:
             path = directory / f"{name}.{key}.bin"
             if np.dtype(dtype).kind not in "biuf":  # objects would be addresses in memory that a file names
                 raise EpisodeError(f"{directory / 'store.json'}: {name}.{key} is {dtype}, no numbers; {_REBUILD}")
-            self.fields[key] = np.memmap(path, dtype, "r", shape=(self.steps, *shape))
+            try:
+                self.fields[key] = np.memmap(path, dtype, "r", shape=(self.steps, *shape))
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    raise EpisodeError(f"{path}: its file system maps no files; copy the data to another") from None
+                raise
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -121,6 +121,10 @@ def _digest(library: Sequence[Recording]) -> str:
     return shown.hexdigest()[:16]
 
 
+EXACT = 1e-6
+"""Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """What one intervention does to the actions, open loop.
@@ -131,8 +135,8 @@ class Effect:
         change: mean distance between the action with and without the intervention; None where it does not apply.
         change_transition, change_consistent: the same over transition steps, and over the others.
         error: mean distance between the action under the intervention and the recorded one.
-        cost: that error as a multiple of the undisturbed one.
-        cost_interval: 95 %, bootstrapped over episodes.
+        cost: that error as a multiple of the undisturbed one; None where there is none (`EXACT`).
+        cost_interval: 95 %, bootstrapped over episodes; None also where a draw of them may be without error.
     """
 
     intervention: str
@@ -247,7 +251,7 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
                 change_transition=None if transition is None else mean_where(change, counted & transition),
                 change_consistent=None if transition is None else mean_where(change, counted & ~transition),
                 error=mean_where(error, counted) if comparable else None,
-                cost=float(error.sum() / max(undisturbed.sum(), 1e-9)) if comparable else None,
+                cost=float(error.sum() / undisturbed.sum()) if comparable and undisturbed.mean() > EXACT else None,
                 cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
             )
         )
@@ -262,12 +266,15 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
 
 def _ratio_interval(
     above: Float[np.ndarray, " T"], below: Float[np.ndarray, " T"], starts: Int[np.ndarray, " E"], draws: int = 2000
-) -> tuple[float, float]:
-    """95 % interval of sum(above) / sum(below), episodes (which begin at `starts`) drawn with replacement."""
+) -> tuple[float, float] | None:
+    """95 % interval of sum(above) / sum(below), episodes (which begin at `starts`) drawn with replacement; None if what
+    was drawn is once without error below."""
     sums = np.stack([np.add.reduceat(above, starts), np.add.reduceat(below, starts)])
     chosen = np.random.default_rng(0).integers(len(starts), size=(draws, len(starts)))
     drawn = sums[:, chosen].sum(2)
-    low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), [0.025, 0.975])
+    if (drawn[1] <= EXACT).any():
+        return None
+    low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
     return float(low), float(high)
 
 

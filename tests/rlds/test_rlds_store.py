@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -201,6 +202,17 @@ def test_a_damaged_store_is_refused_in_one_line(store: EpisodeStore, tmp_path: P
     (copy / "store.json").write_text(content)
     with pytest.raises(EpisodeError, match=r"copy: .*delete the folder and build it again"):
         EpisodeStore.open(copy)
+
+
+def test_a_whole_store_on_a_file_system_that_maps_no_files_is_not_called_damaged(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(EpisodeError, match=r"\.bin: its file system maps no files; copy the data to another$"):
+        EpisodeStore.open(store.directory)
 
 
 def test_splits_of_a_store_that_were_changed_are_refused(store: EpisodeStore, tmp_path: Path) -> None:

@@ -85,6 +85,34 @@ def test_a_policy_that_looks_is_told_from_one_that_does_not(recordings):
     assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
 
 
+class Repeating(Seeing):
+    """Does what was recorded in each place, to the last bit, and never looks."""
+
+    name = "repeating"
+
+    def __init__(self, recordings):
+        self.known = {row.tobytes(): action for one in recordings for row, action in zip(one.proprio, one.action)}
+
+    def act(self, observations, episode_ids):
+        return np.stack([self.known[row.tobytes()] for row in observations["proprio"]])
+
+
+def test_no_error_is_a_multiple_of_none(recordings):
+    rng = np.random.default_rng(0)
+    apart = [
+        dataclasses.replace(one, proprio=one.proprio + rng.normal(0, 1e-3, one.proprio.shape).astype(np.float32))
+        for one in recordings
+    ]
+    opened, found = effects(Repeating(apart), apart)
+    assert opened.error == 0 and {one.cost for one in opened.effects} == {one.cost_interval for one in found.values()}
+    assert found["images_swapped"].cost is None and found["proprio_swapped"].error > 0.1
+    assert verdict(opened).startswith("It hardly looks: another episode's pictures give it an error of 0.000, another")
+    other = [dataclasses.replace(apart[0], action=apart[0].action[::-1]), *apart[1:]]  # all but one are repeated
+    _, found = effects(Repeating(apart), other)
+    assert found["images_swapped"].cost == 1 and found["images_swapped"].cost_interval is None
+    assert "multiply its error by 1.00, another" in report(open_loop(Repeating(apart), other))
+
+
 class Idle(Seeing):
     """Knows one action."""
 
