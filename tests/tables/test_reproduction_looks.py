@@ -47,7 +47,14 @@ def finished(trained, tmp_path, monkeypatch):
     made = []
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("gap_vla.report.runs.Run.read", run_of)
-    monkeypatch.setattr("experiments.looks.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
+    opened = []
+
+    def collect(run, episodes):
+        assert not run.small or run in opened, "its policy may be missing"
+        return tmp_path
+
+    monkeypatch.setattr("experiments.looks.probing.policy_of", opened.append)
+    monkeypatch.setattr("experiments.looks.probe_data.collect_probe_demos", collect)
     monkeypatch.setattr("experiments.looks.probe_data.read_probe_data", lambda path: None)
     monkeypatch.setattr(
         "experiments.looks.probing.probe_policy",
