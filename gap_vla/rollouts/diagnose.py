@@ -238,6 +238,7 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
     transition = joined([recording.transition for recording in recordings])
     free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
     undisturbed = distance(whole["none"], recorded)
+    errs = undisturbed.mean() > EXACT
     starts = np.cumsum([0, *map(len, recordings)])[:-1]
     effects = []
     for name in [name for name in ALL_INTERVENTIONS if name in whole]:
@@ -251,8 +252,8 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
                 change_transition=None if transition is None else mean_where(change, counted & transition),
                 change_consistent=None if transition is None else mean_where(change, counted & ~transition),
                 error=mean_where(error, counted) if comparable else None,
-                cost=float(error.sum() / undisturbed.sum()) if comparable and undisturbed.mean() > EXACT else None,
-                cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
+                cost=float(error.sum() / undisturbed.sum()) if comparable and errs else None,
+                cost_interval=_ratio_interval(error, undisturbed, starts) if comparable and errs else None,
             )
         )
     return OpenLoop(
@@ -272,7 +273,8 @@ def _ratio_interval(
     sums = np.stack([np.add.reduceat(above, starts), np.add.reduceat(below, starts)])
     chosen = np.random.default_rng(0).integers(len(starts), size=(draws, len(starts)))
     drawn = sums[:, chosen].sum(2)
-    if (drawn[1] <= EXACT).any():
+    steps = np.diff([*starts, len(below)])[chosen].sum(1)
+    if (drawn[1] <= EXACT * steps).any():
         return None
     low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
     return float(low), float(high)

@@ -105,11 +105,17 @@ def test_no_error_is_a_multiple_of_none(recordings):
     ]
     opened, found = effects(Repeating(apart), apart)
     assert opened.error == 0 and {one.cost for one in opened.effects} == {one.cost_interval for one in found.values()}
+    rounding = Repeating(apart)
+    rounding.known = {place: action * np.float32(1 + 2e-7) for place, action in rounding.known.items()}
+    nearly, _ = effects(rounding, apart)
+    assert 0 < nearly.error < 1e-6 and {(one.cost, one.cost_interval) for one in nearly.effects} == {(None, None)}
     assert found["images_swapped"].cost is None and found["proprio_swapped"].error > 0.1
     assert verdict(opened).startswith("It hardly looks: another episode's pictures give it an error of 0.000, another")
     other = [dataclasses.replace(apart[0], action=apart[0].action[::-1]), *apart[1:]]  # all but one are repeated
     _, found = effects(Repeating(apart), other)
     assert found["images_swapped"].cost == 1 and found["images_swapped"].cost_interval is None
+    _, found = effects(rounding, other)
+    assert found["images_swapped"].cost == pytest.approx(1) and found["images_swapped"].cost_interval is None
     assert "multiply its error by 1.00, another" in report(open_loop(Repeating(apart), other))
 
 
