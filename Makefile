@@ -10,16 +10,12 @@ $(foreach name,python extras config,$(if $(filter command,$(firstword $(origin $
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
 # So it must be kept: without it every process compiles torch, JAX and TensorFlow again.
 unexport PYTHONDONTWRITEBYTECODE
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+INSTALL = $(BIN)/python .ci/install
 
 setup: .venv/ready-$(EXTRAS)
 
-# All that is pinned needs no resolving, and two at once share the downloads; then pip looks whether anything is missing.
-PINNED = grep -v '^\#' constraints.txt | sort -r | xargs -P 2 -n 30 $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps
-
 .venv/ready-$(EXTRAS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(if $(filter all,$(EXTRAS)),$(PINNED))
-	$(INSTALL) '.[$(EXTRAS)]'
+	$(INSTALL) $(EXTRAS)
 	@touch $@ $(if $(findstring all,$(EXTRAS)),.venv/main-ready .venv/sim-ready)
 
 # What the main job needs, without the tools of the tests and the extras of other commands. Demonstrations need only the
@@ -29,14 +25,14 @@ PINNED = grep -v '^\#' constraints.txt | sort -r | xargs -P 2 -n 30 $(BIN)/pip i
 	@touch .venv/main-ready
 
 .venv/sim-ready: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) '.[sim]'
+	$(INSTALL) sim
 	@touch .venv/sim-ready
 
 demonstrations: | .venv/sim-ready
 	@PYTHONPATH=. $(BIN)/python scripts/finetune.py --config $(CONFIG) --collect-only
 
 packages: | .venv/sim-ready
-	$(INSTALL) '.[rlds,octo,sim]'
+	$(INSTALL) rlds,octo,sim
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 (apt-get install python3.11 python3.11-venv) or pass PYTHON=…"; exit 1; }
@@ -55,7 +51,7 @@ docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .venv/docs-ready: .venv/ready-$(EXTRAS)
-	$(INSTALL) '.[docs]'
+	$(INSTALL) docs
 	@touch .venv/docs-ready
 
 # mypy keeps one core for a minute, and so does a test that waits: lint and tests run side by side.
