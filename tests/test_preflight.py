@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import types
@@ -135,6 +136,16 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
     note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
     assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()
     assert "note" not in Run(small(**folders, train__steps=50, optimizer__warmup_steps=50)).dry_run()
+
+
+def test_a_dry_run_of_a_model_that_does_not_fit_takes_no_memory_for_it(folders, monkeypatch):
+    monkeypatch.setattr(resources, "free_disk", lambda folder: None)  # of which training needs as much
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = Run(small(**folders, model__head_dim=8192, model__head_layers=32)).dry_run()
+    assert re.search(r"policy: gap, 2,\d{3},\d{3},\d{3} parameters", said)
+    assert re.search(r"about 3\d\.\d GiB .* are free here, so that a run would be refused", said)
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert taken < 2 << 20  # KiB; its parameters alone have 8 GiB
 
 
 def test_a_dry_run_says_of_a_run_that_is_there_whether_it_would_go_on(folders):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gap_vla.core.hdf5_heap import damaged_heap
+from gap_vla.core.hdf5_writing import writing_hdf5
 
 if TYPE_CHECKING:
     import h5py
@@ -22,9 +23,7 @@ _UNREADABLE = (OSError, KeyError, RuntimeError, AttributeError, TypeError)
 
 def write_mark(path: Path, mark: str) -> None:
     """Puts the mark into a finished file, and the checksum in the place of an older one."""
-    import h5py
-
-    with h5py.File(path, "r+") as file:
+    with writing_hdf5(path, "r+") as file:
         place = put_mark(file, mark)
     write_check(path, place)
 

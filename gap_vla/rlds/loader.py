@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ class WindowLoader:
         self._iterator = iter(self._batches)
         self._train = train
         self._restored = False
+        self._process = os.getpid()
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train and not self._restored:
@@ -156,10 +158,19 @@ class WindowLoader:
 
     def __next__(self) -> Batch:
         self._restored = False
+        self._here()
         return next(self._iterator)
+
+    def _here(self) -> None:
+        """Goes on in a process that was forked, where the threads that gather ahead are none."""
+        if self._process != os.getpid():
+            position, self._process = self._iterator.get_state(), os.getpid()
+            self._iterator = iter(self._batches)
+            self._iterator.set_state(position)
 
     def peek(self) -> Batch:
         """The next batch, without moving on; for shapes and pictures before training."""
+        self._here()
         position = self._iterator.get_state()
         batch = next(self._iterator)
         self._iterator.set_state(position)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.foreign import refusing
 from gap_vla.core.hdf5_mark import is_changed, put_mark, read_mark, write_check
+from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import Demonstration
 
@@ -23,10 +22,6 @@ LAYOUT_VERSION = 2
 
 _GYM_TYPE = 2
 """robomimic's number for environments made by gymnasium."""
-
-_SLACK = 2**16
-"""Bytes that a collection may have beyond those of its demonstrations' own files: settings and names."""
-
 
 _AGAIN = "remove it: the same command plays its episode again"
 
@@ -53,36 +48,33 @@ def write_demonstration(path: Path, demo: Demonstration, made: str) -> None:
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:  # on the disk it may end the process
-        group = file.create_group("demo")
-        group.attrs["num_samples"] = len(demo)
-        group.attrs["seed"] = demo.seed
-        group.attrs["success"] = demo.success
-        group["actions"] = demo.actions
-        group["executed_actions"] = demo.executed_actions
-        group["states"] = demo.states
-        group["rewards"] = demo.rewards
-        dones = np.zeros(len(demo), np.int64)
-        dones[-1] = 1
-        group["dones"] = dones
-        group.create_dataset("phase", data=demo.phases, dtype=h5py.string_dtype())
-        group["phase_switch"] = demo.switches
-        for key, value in demo.observations.items():
-            if key.startswith("image_"):
-                chunk = (min(16, len(value)), *value.shape[1:])
-                group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
-        states = demo.observations["proprio"]
-        for arm, block in enumerate(np.split(states, states.shape[1] // PROPRIO_PER_ARM, axis=1)):
-            group[f"obs/robot{arm}_eef_pos"] = block[:, :3]
-            group[f"obs/robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]  # robomimic's are xyzw
-            group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
-        group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
-        group["obs/object"].attrs["names"] = list(demo.objects)
-        place = put_mark(file, made)
-        file.flush()
-        content = file.id.get_file_image()
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        with writing_hdf5(temporary, "w") as file:
+            group = file.create_group("demo")
+            group.attrs["num_samples"] = len(demo)
+            group.attrs["seed"] = demo.seed
+            group.attrs["success"] = demo.success
+            group["actions"] = demo.actions
+            group["executed_actions"] = demo.executed_actions
+            group["states"] = demo.states
+            group["rewards"] = demo.rewards
+            dones = np.zeros(len(demo), np.int64)
+            dones[-1] = 1
+            group["dones"] = dones
+            group.create_dataset("phase", data=demo.phases, dtype=h5py.string_dtype())
+            group["phase_switch"] = demo.switches
+            for key, value in demo.observations.items():
+                if key.startswith("image_"):
+                    chunk = (min(16, len(value)), *value.shape[1:])
+                    group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
+            states = demo.observations["proprio"]
+            for arm, block in enumerate(np.split(states, states.shape[1] // PROPRIO_PER_ARM, axis=1)):
+                group[f"obs/robot{arm}_eef_pos"] = block[:, :3]
+                group[f"obs/robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]  # robomimic's are xyzw
+                group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
+            group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
+            group["obs/object"].attrs["names"] = list(demo.objects)
+            place = put_mark(file, made)
         write_check(temporary, place)
 
 
@@ -105,8 +97,7 @@ def assemble(
         shown: is given the whole file before it takes its place.
     """
     with replacing(out, follow=True) as temporary:
-        _require_room(temporary, sum(part.stat().st_size for part in parts) + _SLACK)
-        with h5py.File(temporary, "w") as file:
+        with writing_hdf5(temporary, "w") as file:
             data = file.create_group("data")
             total = 0
             for i, (part, seed) in enumerate(parts.items()):
@@ -122,13 +113,3 @@ def assemble(
                 if key != "env_kwargs":
                     data.attrs[key] = value
         shown(temporary)
-
-
-def _require_room(path: Path, size: int) -> None:
-    """Raises OSError before HDF5 meets a full disk: it prints, and may end the process."""
-    with path.open("r+b") as stream:
-        try:
-            os.posix_fallocate(stream.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
-                raise

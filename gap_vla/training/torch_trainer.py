@@ -19,6 +19,7 @@ import io
 import math
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,9 @@ class SmallTrainer(Trainer):
         self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
         if device == "cuda":
             compute_repeatably()
-        policy.to(self.device).train()
+        if not next(policy.parameters()).is_meta:
+            policy.to(self.device)
+        policy.train()
         policy.autocast_dtype = torch.bfloat16 if config.train.precision == "bfloat16" else None
         own = config.optimizer
         self.optimizer = torch.optim.AdamW(
@@ -107,9 +110,9 @@ class SmallTrainer(Trainer):
     @classmethod
     def dry_run(cls, config: SmallConfig) -> str:
         task, size = task_spec(config.task), config.demos.image_size
-        policy = build_policy(
-            config.model, config.method, (size, size, 3), task.proprio_dim, task.action_dim, config.demos.cameras
-        )
+        widths = task.proprio_dim, task.action_dim
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # takes no memory
+            policy = build_policy(config.model, config.method, (size, size, 3), *widths, config.demos.cameras)
         here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
         no_data: Any = None
         return cls(here, policy, config.train.steps, no_data, no_data).describe()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,19 @@ def test_a_seed_of_windows_is_a_whole_number(store: EpisodeStore, seed: object) 
 def test_numbers_of_the_checker_are_whole(version_dir: Path, given: dict[str, int]) -> None:
     with pytest.raises(EpisodeError, match=f"{next(iter(given))} is .*; it must be a whole number"):
         check_dataset(version_dir, **given)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_forked_process_draws_the_batch_that_its_parent_draws(store: EpisodeStore, ahead: int) -> None:
+    loader = WindowLoader(store, **OPTIONS, threads=ahead)
+    before = next(loader)["action"]
+    reading, writing = os.pipe()
+    if not (child := os.fork()):  # its parent's threads are not there
+        signal.alarm(30)
+        os.write(writing, next(loader)["action"].tobytes())
+        os._exit(0)
+    mine = next(loader)["action"]
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.read(reading, mine.nbytes + 1) == mine.tobytes() != before.tobytes()
+    os.close(reading)
+    os.close(writing)

@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.hdf5_mark import is_changed, read_mark
+from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.marks import HDF5
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
@@ -52,7 +53,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     with workplace(out) as folder:
         new = folder / out.name
         shutil.copyfile(source, new)
-        with h5py.File(new, "r+") as file:
+        with writing_hdf5(new, "r+") as file:
             for index, episode in enumerate(episodes):
                 with refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError):
                     group = file[f"data/{episode.metadata['episode_id']}"]

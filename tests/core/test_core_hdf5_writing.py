@@ -1,0 +1,69 @@
+"""HDF5 files on a disk that is full, at every place at which it can be."""
+
+import errno
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from gap_vla.core.hdf5_writing import writing_hdf5
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from gap_vla.core.hdf5_writing import writing_hdf5
+
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+old = (folder / "old.hdf5").read_bytes()
+for limit in range(0, 40_000, 500):  # of the bytes of a file
+    path = folder / f"{limit}.hdf5"
+    if mode == "r+":
+        path.write_bytes(old)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with writing_hdf5(path, mode) as file:
+            for number in range(6):
+                file.create_dataset(f"group_{number}/rho", data=np.arange(1000, dtype=np.float32))
+                if number == 3:
+                    del file["group_0/rho"]
+            file.attrs["note"] = "x" * 1000
+        said = 0
+    except OSError as error:
+        assert error.filename == str(path), error
+        said = error.errno
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(said, flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["w", "r+"])
+def test_a_full_disk_is_an_error_wherever_it_ends_and_never_ends_the_process(tmp_path, mode):
+    with h5py.File(tmp_path / "old.hdf5", "w") as file:
+        file["group_9/actions"] = np.zeros(500)
+    command = [sys.executable, "-c", FULL, str(tmp_path), mode]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    said = [int(word) for word in done.stdout.split()]
+    whole = said.index(0)
+    assert 30 < whole < len(said) == 80
+    assert said == [errno.EFBIG] * whole + [0] * (80 - whole)
+    with h5py.File(tmp_path / f"{500 * whole}.hdf5") as file:
+        assert file["group_5/rho"][999] == 999 and len(file.attrs["note"]) == 1000
+        assert mode == "w" or len(file["group_9/actions"]) == 500
+
+
+def test_what_the_caller_raises_comes_out_and_ctrl_c_waits_for_the_end(tmp_path):
+    with pytest.raises(ZeroDivisionError), writing_hdf5(tmp_path / "a.hdf5", "w"):
+        raise ZeroDivisionError
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), writing_hdf5(tmp_path / "b.hdf5", "w") as file:
+        signal.raise_signal(signal.SIGINT)
+        file["all"] = np.arange(3)
+    assert signal.getsignal(signal.SIGINT) is handler
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        assert file["all"][2] == 2
