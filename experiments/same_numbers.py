@@ -33,6 +33,7 @@ from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, UserError, command
 from gap_vla.core.hdf5_mark import CHECK
+from gap_vla.core.identity import without_git
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,6 +168,7 @@ class Checkouts:
 
 def commit_of(name: str) -> str:
     """The whole hash of a commit, branch or tag. Raises UserError: the repository has none of this name."""
+    _git("rev-parse", "--git-dir")  # else git itself says what is wrong, as with a repository of another user
     try:
         return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     except UserError:
@@ -252,7 +254,7 @@ def _run(words: Sequence[str], tree: Path) -> str:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, env=without_git())
     if done.returncode:
         raise UserError(f"git {shlex.join(words)}: {done.stderr.strip() or done.returncode}")
     return done.stdout.strip()

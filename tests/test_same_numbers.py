@@ -1,6 +1,7 @@
 """A change that changes a number is found; what is time is no number."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,15 @@ def repository(tmp_path, monkeypatch):
         commits.append(git("rev-parse", "HEAD"))
     monkeypatch.setattr(same_numbers, "ROOT", root)
     return commits
+
+
+def test_what_a_hook_of_another_repository_says_changes_nothing(repository, tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert same_numbers.commit_of("HEAD") == repository[-1]
+    shutil.move(same_numbers.ROOT / ".git" / "HEAD", tmp_path / "HEAD")
+    with pytest.raises(UserError, match="git rev-parse --git-dir: fatal: not a git repository"):
+        same_numbers.commit_of("HEAD")
 
 
 def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository):

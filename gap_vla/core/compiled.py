@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,8 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
 
     def decorate(function: Any) -> Any:
         function = inspect.unwrap(function)  # tests put checks of types around everything
+        if _homeless(function):
+            return njit(**options)(function)
         try:
             kept = njit(cache=True, **options)(function)
             if hasattr(kept, "stats"):  # NUMBA_DISABLE_JIT leaves the function as it is
@@ -42,10 +45,21 @@ def kept_where_there_is_room() -> Iterator[None]:
 
     def try_to_keep(function: Any) -> None:
         with contextlib.suppress(RuntimeError, OSError):
-            keep(function)
+            if not _homeless(function.py_func):
+                keep(function)
 
     functions.enable_caching = try_to_keep
     try:
         yield
     finally:
         functions.enable_caching = keep
+
+
+def _homeless(function: Any) -> bool:
+    """Whether numba would keep a function below a folder that it makes here and calls ~: its package may only be read,
+    and the user has no home."""
+    if os.environ.get("NUMBA_CACHE_DIR") or os.path.expanduser("~") != "~":
+        return False
+    package = os.path.dirname(inspect.getfile(function))
+    beside = os.path.join(package, "__pycache__")
+    return not os.access(beside if os.path.isdir(beside) else package, os.W_OK)

@@ -76,15 +76,19 @@ def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(told)
 
 
+def without_git() -> dict[str, str]:
+    """The environment without what it says of a repository, which is another one's where a hook of it runs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def commit() -> str:
     """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
 
     root = Path(__file__).resolve().parents[2]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another one
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=without_git())
         return done.stdout.strip()
 
     try:

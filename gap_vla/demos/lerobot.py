@@ -119,12 +119,16 @@ class LeRobot(NamedArrays):
         return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
 
     def mapping(self) -> dict[str, str]:
-        success = [key for key in SUCCESS if key in self._features][-1:]
+        success = self._success()
         found = super().mapping() | {"language_instruction": "tasks"} | dict(zip(["success"], success))
         return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
 
     def dropped(self) -> list[str]:
-        return self._unused(*SUCCESS, "task_index")
+        return self._unused(*self._success(), "task_index")
+
+    def _success(self) -> list[str]:
+        """The column that says it, or none."""
+        return [key for key in SUCCESS if key in self._features][-1:]
 
     def look(self) -> None:
         for place in self.places:

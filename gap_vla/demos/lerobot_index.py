@@ -102,7 +102,8 @@ class Description:
         """A file of the dataset. Raises EpisodeError: the template names other fields, or leads out of the folder."""
         left = _FIELD.sub("", template)
         if "{" in left or "}" in left or not set(_FIELD.findall(template)) <= set(fields):
-            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: known are {', '.join(fields)}")
+            known = f"known are {', '.join(fields)}, of at most 99 digits as {{{next(iter(fields))}:03d}}"
+            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: {known}")
         path = self.root / template.format(**fields)
         if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(self.root)):  # its files may be links
             raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100} leads out of the dataset")

@@ -76,8 +76,7 @@ class Source(Sequence[Episode], abc.ABC):
 
     def account(self) -> str:
         """What of the files was taken for what, and what was not read, on two lines."""
-        unsaid = {"language_instruction": "none", "success": "none, so true"}
-        return account(self.path, unsaid | self.mapping(), self.dropped())
+        return account(self.path, UNSAID | self.mapping(), self.dropped())
 
     def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
         """Raises EpisodeError for the option `language_instruction` if every episode has its own, not a blank one."""
@@ -206,6 +205,10 @@ class NamedArrays(Source):
                 success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
+
+
+UNSAID = {"language_instruction": "none", "success": "none, so true"}
+"""What an account says of fields that no file has."""
 
 
 def account(path: Path, taken: Mapping[str, str], unread: Iterable[str]) -> str:

@@ -59,9 +59,9 @@ ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
 DESCRIPTIONS = {
     "images_black": "all pictures black",
     "images_frozen": "pictures stay those of the first step",
-    "images_swapped": "pictures of another episode (same step)",
+    "images_swapped": "pictures of another episode (same step, or its last)",
     "proprio_frozen": "proprioception stays that of the first step",
-    "proprio_swapped": "proprioception of another episode (same step)",
+    "proprio_swapped": "proprioception of another episode (same step, or its last)",
     OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
 }
 
@@ -202,13 +202,23 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
 
 def _other_than(one: Recording, others: Sequence[Recording]) -> Recording:
-    """The next recording that a swap takes from: one with other pictures, where there are pictures."""
+    """The next recording that a swap takes from: one with other pictures, where there are pictures, and nine tenths of
+    the steps or more, else the longest."""
+    shorter = []
     for other in others:
         if not one.images or any(not np.array_equal(one.images[k], other.images[k]) for k in one.images):
-            return other
+            if len(other) >= 0.9 * len(one):
+                return other
+            shorter.append(other)
+            continue
         if np.array_equal(one.action, other.action):
             raise EvaluationError(f"{one.name} and {other.name} are the same recording; leave one of them out")
         warnings.warn(f"{one.name} and {other.name} show the same pictures; a swap takes another's", stacklevel=3)
+    if shorter:
+        longest = max(shorter, key=len)
+        moments = f"a swap into the others shows the last of {longest.name}"
+        warnings.warn(f"{one.name} has {len(one)} steps, others {len(longest)} or fewer: {moments}", stacklevel=3)
+        return longest
     raise EvaluationError(
         f"{one.name} has the same pictures as all others: a swap would change nothing; give other recordings"
     )

@@ -180,6 +180,7 @@ def evaluate(
         todo = [(e, known[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()
         if todo:
+            log.require_open()
             workers = min(workers, len(todo))
             slots = min(slots_per_worker, -(-len(todo) // workers))
             watched = watch and hasattr(chosen, "make_watcher")

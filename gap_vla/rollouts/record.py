@@ -203,6 +203,12 @@ class EpisodeLog:
         if self._place and folder.exists() and not os.path.samestat(self._place, folder.stat()):
             raise EvaluationError(f"{folder} was renamed meanwhile, and another put there; give each a name of its own")
 
+    def require_open(self) -> None:
+        """Raises OSError if episodes may not be added, as to a file that may only be read."""
+        if self.path.exists() and self.path.stat().st_nlink == 1:
+            with self.path.open("ab"):
+                pass
+
     def append(self, record: EpisodeRecord) -> None:
         self.require_there()
         if not self._marker.exists():

@@ -235,3 +235,21 @@ def test_what_is_printed_waits_for_a_pipe_that_is_full_and_does_not_block(number
     with open(reader, "rb") as stream:
         assert json.loads(stream.read()[filled:]) == {"found": 1}
     assert process.wait(60) == 0
+
+
+def test_work_goes_on_when_its_terminal_is_closed():
+    code = (
+        "import sys\nfrom gap_vla.core.errors import command\n"
+        "@command\ndef main():\n    print('begun', flush=True)\n    sys.stdin.read()\n    print('lost')\n"
+        "    print('lost too', file=sys.stderr, flush=True)\n    return 7\n"
+        "sys.exit(main())\n"
+    )
+    screen, terminal = os.openpty()
+    place = Path(__file__).parents[2]
+    streams = {"stdin": subprocess.PIPE, "stdout": terminal, "stderr": terminal}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=place, start_new_session=True, **streams)
+    os.close(terminal)
+    assert os.read(screen, 5) == b"begun"
+    os.close(screen)
+    process.stdin.close()
+    assert process.wait(60) == 7

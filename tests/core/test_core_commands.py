@@ -244,7 +244,11 @@ def test_the_help_of_every_command_needs_no_extra():
     [
         ("annotate", ["nothing", "--out", "x"], "nothing: no such file or folder"),
         ("annotate", ["nothing", "--out", "x", "--layout", '{"position"'], "is no JSON"),
-        ("build_dataset", ["nothing.hdf5", "--name", "x y"], "small letters a to z, digits and underscores"),
+        (
+            "build_dataset",
+            ["nothing.hdf5", "--name", "x y"],
+            "at most 200 small letters a to z, digits and underscores",
+        ),
         ("check_dataset", ["nothing"], "nothing"),
         ("collect_demos", ["--task", "sewing", "--out", "x.hdf5"], "sewing"),
         ("diagnose", ["--checkpoint", "nowhere"], "nowhere: no such directory"),

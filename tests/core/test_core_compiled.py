@@ -60,3 +60,19 @@ def test_packages_whose_functions_numba_cannot_keep_are_imported(monkeypatch):
         assert numba.njit(cache=True)(lambda x: 2 * x)(21) == 42
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("home", "writable", "kept"), [("~", False, False), ("~", True, True), ("/home/me", False, True)]
+)
+def test_a_user_without_a_home_gets_no_folder_of_that_name(home, writable, kept, monkeypatch):
+    asked = []
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: home)
+    monkeypatch.setattr("os.access", lambda path, mode: writable)
+    monkeypatch.setattr(compiled, "njit", lambda cache=False, **_: asked.append(cache) or (lambda function: function))
+    monkeypatch.setattr(Dispatcher, "enable_caching", lambda function: asked.append(True))
+    compiled.compiled()(lambda x: 2 * x)
+    with compiled.kept_where_there_is_room():
+        Dispatcher.enable_caching(SimpleNamespace(py_func=lambda x: 2 * x))
+    assert asked == ([True, True] if kept else [False])

@@ -238,6 +238,8 @@ def test_success_is_read_under_the_names_that_datasets_have(column: str, tmp_pat
     source = open_source(root, "lerobot")
     assert not source.read(0, images=False).success and source.mapping()["success"] == column
     assert "quality" in source.dropped() and column not in source.dropped()
+    described(root, lambda info: info["features"].update({"next.success": feature}))
+    assert column in open_source(root, "lerobot").dropped(), "another one says it"
 
 
 @pytest.mark.parametrize("said", [[2, 9], [18]])

@@ -116,7 +116,7 @@ def test_compressed_and_linked_hdf5_keeps_filters_attributes_and_stored_bytes(hd
                 assert a.id.read_direct_chunk(place) == b.id.read_direct_chunk(place)
 
 
-def test_further_columns_count_where_they_are_named(tmp_path):
+def test_further_columns_count_where_they_are_named(tmp_path, capsys):
     still = demos(1)[0]
     proprio = np.tile(still.proprio[:1], (80, 1))
     fold = np.concatenate([np.arange(40), np.arange(40)[::-1]])[:, None] * [[0.1, 0.1]]
@@ -126,14 +126,21 @@ def test_further_columns_count_where_they_are_named(tmp_path):
     assert annotate_files(folder, tmp_path / "a", method="change_points").annotation.change_points[0].tolist() == []
     done = annotate_files(folder, tmp_path / "b", method="change_points", extra="joints+hand")
     assert done.annotation.change_points[0].tolist() == [39]
+    assert "extra <- joints + hand\n  not read: nothing\n" in capsys.readouterr().out
     with pytest.raises(AnnotationError, match=r"0\.npz: no array fingers \(found: proprio, joints, hand\)"):
         annotate_files(folder, tmp_path / "c", extra="fingers")
     hdf5 = write_hdf5(tmp_path / "demos.hdf5", [still.replace(proprio=proprio)])
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_0/obs/robot0_joint_pos"] = fold
+        file["data/demo_0/obs/other"] = fold
     done = annotate_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
     assert done.annotation.change_points[0].tolist() == [39]
-    with pytest.raises(EpisodeError, match=r"episode demo_0: no 'hand' \(found: image_primary, robot0"):
+    assert "extra <- robot0_joint_pos\n  not read: obs/other\n" in capsys.readouterr().out
+    with h5py.File(hdf5, "r+") as file:
+        file["data/demo_0/obs/robot0_joint_pos"][7, 1] = np.nan
+    with pytest.raises(AnnotationError, match="episode demo_0: 'robot0_joint_pos' is NaN or infinite at step 7"):
+        annotate_files(hdf5, tmp_path / "y.hdf5", extra="robot0_joint_pos")
+    with pytest.raises(EpisodeError, match=r"episode demo_0: no 'hand' \(found: image_primary, other, robot0"):
         annotate_files(hdf5, tmp_path / "x.hdf5", extra="hand")
     np.savez(folder / "1.npz", proprio=proprio, joints=np.zeros((80, 3)), hand=fold[:, 0])
     with pytest.raises(EpisodeError, match=r"joints has 3 columns, the first episode's 2; drop the episode, or name"):

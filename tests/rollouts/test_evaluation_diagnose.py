@@ -253,6 +253,23 @@ def test_equal_pictures_are_not_swapped(recordings):
     assert found["images_swapped"].change > 0.5 and _other_than(other, [one, alike]) is one
 
 
+def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recordings):
+    one, other = sorted(recordings[:2], key=len)
+    short, shorter = (
+        dataclasses.replace(
+            other,
+            images={key: pictures[:steps] for key, pictures in other.images.items()},
+            **{field: getattr(other, field)[:steps] for field in ("proprio", "action", "transition")},
+        )
+        for steps in (3, 2)
+    )
+    assert _other_than(one, [short, other]) is other
+    with pytest.warns(
+        UserWarning, match=f"has {len(one)} steps, others 3 or fewer: a swap into the others shows the last"
+    ):
+        assert _other_than(one, [shorter, short]) is short
+
+
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):
     class Feeling(Blind):
         def act(self, observations, episode_ids):

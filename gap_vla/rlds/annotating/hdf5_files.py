@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import h5py
@@ -24,7 +25,7 @@ from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
-from gap_vla.demos.source import account
+from gap_vla.demos.source import UNSAID, account
 from gap_vla.phases import Annotation, load_annotator
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
@@ -44,7 +45,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     alone = not out.exists()  # then the same annotator may stand there: of one that was killed before its file came
     claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
-    print(demos.account(), flush=True)
+    print(_account(demos, job), flush=True)
     require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
     _require_replaceable(demos)
@@ -83,7 +84,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
     """Demonstration `index`, as `labelled`. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
-    print(account(demos.path, demos.mapping(), {*demos.dropped()} - {*LABELS}), flush=True)
+    print(_account(demos, job, LABELS), flush=True)
     tell_changed(source)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
@@ -151,6 +152,11 @@ def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotatio
             wrong = wrong or f"demonstration {demos.places[index]} came out different"
     if wrong:
         raise AnnotationError(f"the annotated copy was read back and holds {wrong}; check the disk and annotate again")
+
+
+def _account(demos: RobomimicHDF5, job: AnnotationJob, read_too: Collection[str] = ()) -> str:
+    unread = {*demos.dropped()} - {*read_too, *(f"obs/{name}" for name in job.extra_names)}
+    return account(demos.path, UNSAID | demos.mapping() | job.extra_said(), unread)
 
 
 def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:

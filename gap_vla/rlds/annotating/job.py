@@ -85,6 +85,10 @@ class AnnotationJob:
     def extra_names(self) -> list[str]:
         return self.extra.split("+") if self.extra else []
 
+    def extra_said(self) -> dict[str, str]:
+        """For the account of what is read."""
+        return {"extra": " + ".join(self.extra_names)} if self.extra else {}
+
     def _require_extra(self, annotator: Annotator) -> None:
         """Raises AnnotationError: as many extra columns were called otherwise when it was fitted. What is `joint_pos`
         in one kind of file may be `robot0_joint_pos` in another."""
@@ -192,6 +196,8 @@ def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str
         if value.dtype.kind not in "fiub" or value.ndim not in (1, 2) or 0 in value.shape[1:]:
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
+        if not (sound := np.isfinite(parts[-1]).all(axis=1)).all():
+            raise AnnotationError(f"{where}: '{name}' is NaN or infinite at step {int(np.argmin(sound))}")
     if len({len(part) for part in parts}) > 1:
         raise AnnotationError(f"{where}: {', '.join(names)} have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1)

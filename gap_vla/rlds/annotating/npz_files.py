@@ -133,7 +133,9 @@ def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Coll
     used = {way: parts for way, parts in ways.items() if ("proprio" in parts) in stated}
     parts, state = {name for one in used.values() for name in one}, " or ".join(used)
     taken = {name: name for name in sorted(names) if name in ("action", "phase") or name.startswith("image_")}
-    return account(source, {"proprio": state} | taken, names - parts - {*taken, *job.extra_names, *read_too})
+    return account(
+        source, {"proprio": state} | taken | job.extra_said(), names - parts - {*taken, *job.extra_names, *read_too}
+    )
 
 
 def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
