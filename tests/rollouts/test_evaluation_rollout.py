@@ -1,5 +1,6 @@
 """Claims about rollouts, on a tiny simulator."""
 
+import errno
 import json
 import os
 import re
@@ -254,6 +255,25 @@ def test_a_killed_evaluation_resumes_and_gives_the_same_total(tmp_path):
     whole = evaluate(RandomPolicy(7), tmp_path / "whole", episodes=12)
     for key in ("outcomes", "layout_seeds", "mean_steps", "phases"):
         assert resumed[key] == whole[key]
+
+
+def test_episodes_that_may_only_be_read_are_known_before_one_is_played_and_shown_where_none_is_left(
+    tmp_path, monkeypatch
+):
+    whole = evaluate(RandomPolicy(7), tmp_path, episodes=1)
+    allowed = Path.open
+
+    def refuse(path, mode="r", *rest, **more):
+        if path.name == "episodes.jsonl" and mode.startswith("a"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return allowed(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert evaluate(RandomPolicy(7), tmp_path, episodes=1)["outcomes"] == whole["outcomes"]
+    policy = RandomPolicy(7)
+    monkeypatch.setattr(policy, "reset", lambda episodes: pytest.fail("an episode began"))
+    with pytest.raises(PermissionError, match=r"episodes\.jsonl"):
+        evaluate(policy, tmp_path, episodes=2)
 
 
 def test_another_evaluation_in_the_folder_is_refused_and_named(tmp_path):
