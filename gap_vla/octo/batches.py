@@ -131,7 +131,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
 
     Raises:
         BatchError: an entry has another shape, is a dictionary where the example has an array, a picture that is not
-            uint8, or numbers that are masked, or not finite as float32 (those that are traced are not looked at).
+            uint8, or numbers that are masked, of another byte order, or not finite as float32 (those that are traced are
+            not looked at).
     """
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
@@ -167,6 +168,11 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8"
         for key in sorted(set(found) & set(expected))
         if key.startswith("image_") and hasattr(found[key], "dtype") and found[key].dtype != np.uint8
+    ]
+    wrong += [  # which jax.jit, once compiled, reads in this machine's order
+        f"{kind}/{key} is {dtype.str}, in the byte order of another machine; give .astype({dtype.newbyteorder('=')})"
+        for key in sorted(set(found) & {*expected, "language_instruction"})
+        if isinstance(dtype := getattr(found[key], "dtype", None), np.dtype) and not dtype.isnative
     ]
     if wrong:
         raise BatchError("; ".join(wrong))

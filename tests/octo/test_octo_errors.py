@@ -237,6 +237,8 @@ def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
         refused(functools.partial(model.sample_actions, observation, embedded), "expected (B, 16, E)")
     damaged = {**observation, "proprio": np.full_like(observation["proprio"], np.nan)}
     refused(lambda: model.sample_actions(damaged, task), "observation/proprio is NaN or infinite")
+    swapped = {**observation, "proprio": observation["proprio"].astype(">f4")}
+    refused(lambda: model.sample_actions(swapped, task), "observation/proprio is >f4", "give .astype(float32)")
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused_before_anything_is_made(
