@@ -131,8 +131,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
 
     Raises:
         BatchError: an entry has another shape, is a dictionary where the example has an array, a picture that is not
-            uint8, or numbers that are masked, of another byte order, or not finite as float32 (those that are traced are
-            not looked at).
+            uint8, or numbers that are masked, of another byte order, or not finite as float32 (those that are traced
+            are not looked at).
     """
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
