@@ -50,6 +50,8 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         raise UserError(f"no set {unknown[0]!r}; there are: {', '.join(TITLES)}")
     for task in arguments.tasks:
         task_spec(task)
+    if arguments.out.resolve() == arguments.demos.resolve():
+        raise UserError(f"--out {arguments.out} is the folder of the demonstrations; name one below it, or another")
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
         claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"), named=False)

@@ -171,7 +171,7 @@ def message_of(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.errno in _FULL:
         text = f"{error.strerror}, for what is printed or for a file that is written; {_ADVICE[error.errno]}"
     elif is_full_disk(error) and not isinstance(error, UserError):
-        text += "; free some space"
+        text += f"; {_ADVICE[errno.EFBIG if 'file too large' in text.lower() else errno.ENOSPC]}"
     line = " ".join(text.split()) or type(error).__name__
     line = line if len(line) <= 2000 else f"{line[:1000]} … {line[-1000:]}"  # it quotes a whole file or option
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -7,12 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gap_vla.core.foreign import CheckpointError, one_line, shown
+from gap_vla.core.foreign import CheckpointError, Section, one_line, shown
 from gap_vla.core.whole import replacing
 
 PREFIX = "hf://"
+_LAYOUT = "config.json"
 PATIENCE = 10.0
 """Seconds in which a hub has to begin to answer."""
+
+
+class ForeignModel(CheckpointError):
+    """A repository that holds no checkpoint of this package or of Octo."""
 
 
 def local_directory(path: str | Path) -> Path:
@@ -26,7 +31,7 @@ def local_directory(path: str | Path) -> Path:
     repository = _repository(text)
     try:
         return fetched(repository)
-    except ModuleNotFoundError:  # a command names the extra
+    except (ModuleNotFoundError, ForeignModel):  # of the former a command names the extra
         raise
     except Exception as error:
         raise CheckpointError(
@@ -62,7 +67,8 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
         raise CheckpointError(f"the hub calls its commit {shown(newest.sha)}, which is the name of none")
     cache = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
     folder = cache / "snapshots" / commit
-    names = [file.rfilename for file in newest.siblings or ()] if names is None else names
+    every = [file.rfilename for file in newest.siblings or ()]
+    whole, names = names is None, sorted(every, key=lambda name: name != _LAYOUT) if names is None else names
     for name in names:
         if {"", ".", ".."} & {*name.split("/")}:
             raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
@@ -71,9 +77,18 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
             with replacing(folder / name) as temporary, temporary.open("wb") as file:
                 url = hf_hub_url(repository, name, revision=commit)
                 http_get(url, file, headers=build_hf_headers(), displayed_filename=name)
+        if whole and name == _LAYOUT and "policy.json" not in names and "model" not in _keys(folder / name):
+            what = (
+                f"{PREFIX}{repository}: {_LAYOUT} has no model in it; that is no checkpoint of Octo or of this package"
+            )
+            raise ForeignModel(f"{what}, and nothing else was downloaded")
     with replacing(cache / "refs" / "main") as temporary:  # what the cache has without asking the hub
         temporary.write_text(commit)
     return folder
+
+
+def _keys(path: Path) -> set[str]:
+    return {*Section.read(path, CheckpointError).values}
 
 
 def kept_directory(path: str | Path) -> Path | None:

@@ -67,7 +67,9 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
             panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("training step")
-    grid[0, 0].legend(frameon=False, fontsize=8)
+    labelled = dict(pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels()[::-1]))
+    if labelled:  # a branch that is not trained has no curve
+        grid[0, 0].legend(labelled.values(), labelled.keys(), frameon=False, fontsize=8)
     return svg(figure)
 
 

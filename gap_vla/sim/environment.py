@@ -71,7 +71,7 @@ class SimEnv(gymnasium.Env):
         self._owner = os.getpid(), threading.get_ident()
         self._quaternions: np.ndarray | None = None
         self._steps = self._held = 0
-        self._success, self._over = False, True
+        self._success, self._over, self._closed = False, True, False
         self.episode_seed = -1
         spaces: dict[str, gymnasium.Space] = {
             f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -91,7 +91,7 @@ class SimEnv(gymnasium.Env):
         Without a seed the next one is drawn from the generator that the last seed started. Raises UserError for a
         seed that is no whole number of 32 bits, and for options: there are none.
         """
-        check_owner(self._owner)
+        self._require_open()
         if options:
             raise UserError(f"reset() knows no option {', '.join(map(str, options))}; give make() what differs")
         own = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
@@ -114,7 +114,7 @@ class SimEnv(gymnasium.Env):
             RenderingError: called in another process or thread than the one that made the environment.
             RuntimeError: before the first reset, or after the episode's end.
         """
-        check_owner(self._owner)
+        self._require_open()
         if self._over:
             begun = self.episode_seed >= 0
             raise RuntimeError("the episode is over; call reset()" if begun else "call reset() before the first step")
@@ -142,7 +142,7 @@ class SimEnv(gymnasium.Env):
     @property
     def renderer(self) -> FastRenderer:
         """This environment's renderer, made when first needed."""
-        check_owner(self._owner)
+        self._require_open()
         if self._renderer is None:
             metaworld = self.task.family == "metaworld"
             self._renderer = FastRenderer(
@@ -155,13 +155,18 @@ class SimEnv(gymnasium.Env):
         return self._renderer
 
     def close(self) -> None:
-        """Frees the OpenGL context and the simulator; the episode is over."""
+        """Frees the OpenGL context and the simulator; `reset`, `step` and `render` raise RuntimeError from then on."""
         check_owner(self._owner)
-        self._over = True
+        self._closed = True
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
         self.world.close()
+
+    def _require_open(self) -> None:
+        check_owner(self._owner)
+        if self._closed:
+            raise RuntimeError("the environment is closed; make another")
 
     def _observe(self) -> dict[str, Any]:
         data = self.world.data

@@ -103,7 +103,7 @@ def assemble(
             for i, (part, seed) in enumerate(parts.items()):
                 with refusing(part, _AGAIN), h5py.File(part, "r") as source:
                     if source["demo"].attrs["seed"] != seed:
-                        raise ValueError("of another collection")
+                        raise ValueError("of another episode or collection")
                     source.copy("demo", data, name=f"demo_{i}")
                 total += int(data[f"demo_{i}"].attrs["num_samples"])
             env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def _checksum(state: TrainState, said: dict[str, str]) -> str:
     return digest({**said, "arrays": [int(value) for value in _sums(vars(state))]})
 
 
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Orbax prints the traceback of what it cannot write, and raises it too."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
 class StateCheckpoints:
     """Training states under one folder; the newest two are kept.
 
@@ -47,6 +53,7 @@ class StateCheckpoints:
 
     def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
         self._layout, self._settings = layout, settings
+        logging.getLogger("absl").addFilter(_is_not_raised)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)

@@ -190,7 +190,8 @@ def make_validation_step(
     def step(params: Any, frozen: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
         observation = batch["observation"]
         mask = observation["timestep_pad_mask"]
-        bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
+        variables = {"params": join_frozen(packing.unpack(params), frozen)}
+        bound = module.bind(variables, rngs={"dropout": rng})
         head = bound.heads["action"]
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
         transition = is_transition(batch["rho"])
@@ -198,7 +199,10 @@ def make_validation_step(
         for name, chosen in zip(LOSSES, (jnp.ones_like(mask), transition, ~transition), strict=True):
             counted = batch["action_pad_mask"] & chosen[:, :, None, None]
             entries = counted_entries({**batch, "action_pad_mask": counted})
-            loss, _ = head.loss(outputs, batch["action"], mask, counted, train=False)
+            same = module.bind(variables, rngs={"dropout": rng}).heads[
+                "action"
+            ]  # a diffusion head draws the same noise
+            loss, _ = same.loss(outputs, batch["action"], mask, counted, train=False)
             sums[name], sums[f"entries of {name}"] = loss * entries, entries
         predicted = head.predict_action(outputs, rng=rng, train=False)
         target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]

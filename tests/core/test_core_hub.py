@@ -17,7 +17,7 @@ from gap_vla.core.hub import fetched, local_directory
 from gap_vla.octo.text import tokenizer_file
 
 COMMIT = 40 * "a"
-FILES = {"config.json": b"{}", "7/default/checkpoint": b"weights", "tokenizer.json": b"{}"}
+FILES = {"config.json": b'{"model": {}}', "7/default/checkpoint": b"weights", "tokenizer.json": b"{}"}
 
 
 @pytest.fixture
@@ -130,3 +130,11 @@ def test_a_hub_that_cannot_be_asked_leaves_what_is_there_with_a_note_and_one_tha
     hub["status"] = 403
     with pytest.raises(CheckpointError, match=r"hf://lab/mine could not be downloaded \(HfHubHTTPError: .*403"):
         local_directory("hf://lab/mine")
+
+
+def test_nothing_more_of_a_model_of_another_kind_is_downloaded(hub, monkeypatch):
+    monkeypatch.setitem(FILES, "config.json", b'{"architectures": ["Other"]}')
+    hub["files"] = ["README.md", "model.safetensors", "config.json"]
+    with pytest.raises(CheckpointError, match=r"config\.json has no model in it; .* nothing else was downloaded"):
+        local_directory("hf://lab/mine")
+    assert {*hub["asked"]} == {"config.json"}

@@ -139,10 +139,17 @@ def test_damaged_results_of_a_stage_are_named(demos, capsys, text, named, stage)
 def test_options_without_effect_and_unknown_tasks_are_refused_before_work(tmp_path, capsys, monkeypatch, words, named):
     monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *_, **__: pytest.fail("collecting was begun"))
     try:
-        status = main(["--demos", str(tmp_path), "--out", str(tmp_path / "out"), *words])
+        status = main(["--demos", f"{tmp_path}", "--out", f"{tmp_path / 'out'}", *words])
     except SystemExit as ended:
         status = ended.code
     assert status == USER_ERROR and named in capsys.readouterr().err
+
+
+def test_measurements_go_nowhere_among_the_demonstrations(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--demos", f"../{tmp_path.name}", "--out", "."]) == USER_ERROR
+    assert "--out . is the folder of the demonstrations; name one below it" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def stored(folder, stage, results, recordings=None, **others):

@@ -685,6 +685,10 @@ def test_a_run_without_a_curve_that_others_have_is_named_and_warns_of_nothing(tm
     for run in runs:
         lines = (run / "metrics.jsonl").read_text().replace("train/loss", "train/other")
         (run / "metrics.jsonl").write_text('{"step": 0, "val/loss": 0.5}\n' * (run is runs[1]) + lines)
+    metrics = runs[0] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("branch/vision", "branch/other"))  # it was frozen
+    (tmp_path / "one").mkdir()
+    write_report(runs[:1], tmp_path / "one" / "report.html", command="python make_page", videos=0)
     write_report(runs, tmp_path / "report.html", command="python make_page", videos=0)
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]
 

@@ -154,7 +154,7 @@ def test_the_pictures_of_a_collection_are_there_when_it_is(finished, tmp_path):
     assert video(collection, collection, 1).stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("length", "said"), [(600, ".*"), (None, "of another collection")])
+@pytest.mark.parametrize(("length", "said"), [(600, ".*"), (None, "of another episode or collection")])
 def test_a_finished_piece_that_is_cut_off_or_of_another_seed_is_named(tmp_path, length, said):
     out, piece = tmp_path / "all.hdf5", tmp_path / "attempt_000000.hdf5"
     with h5py.File(piece, "w") as file:

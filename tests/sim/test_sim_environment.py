@@ -187,8 +187,10 @@ def test_gymnasium_makes_the_environment():
     env.step(env.action_space.sample())
     assert sim.make_expert(env, seed=0).act().shape == (7,)
     env.close()
-    with pytest.raises(RuntimeError, match=r"the episode is over; call reset\(\)"):
-        env.step(env.action_space.sample())
+    for use in (lambda: env.step(env.action_space.sample()), lambda: env.reset(seed=0), env.render):
+        with pytest.raises(RuntimeError, match="the environment is closed; make another"):
+            use()
+    env.close()
 
 
 @pytest.mark.parametrize("name", ["assembly", *(pytest.param(n, marks=pytest.mark.slow) for n in sim.TASK_NAMES)])

@@ -1,12 +1,14 @@
 """A saved state of Octo that a disk damaged is named, with what to do; orbax has many ways to say so."""
 
 import json
+import resource
 
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from gap_vla.core.errors import message_of
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.checkpoints import StateCheckpoints
 
@@ -121,3 +123,18 @@ def test_a_file_where_states_go_is_refused_at_once(tmp_path):
     (tmp_path / "state").write_text("mine")
     with pytest.raises(FileExistsError, match="state"):
         StateCheckpoints(tmp_path / "state")
+
+
+def test_a_state_that_may_not_be_that_large_is_one_error_without_orbaxs_tracebacks(tmp_path, caplog):
+    saved = StateCheckpoints(tmp_path)
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, most))
+    try:
+        with pytest.raises(Exception, match="File too large") as failed:
+            saved.save(3, Template(params={"kernel": jnp.asarray(noise)}, step=jnp.int32(3)), {"position": 7})
+            saved.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    assert message_of(failed.value).endswith("; raise the limit of file sizes (ulimit -f)")
+    assert not [record for record in caplog.records if record.exc_info]

@@ -3,13 +3,14 @@
 import contextlib
 import functools
 
+import jax
 import numpy as np
 import pytest
 from short_training import MODEL, TRAIN
 
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.octo_trainer import LOSSES, OctoTrainer
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,14 @@ def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(traine
     trainer = trainers("bounds")
     assert isinstance(trainer._held_out, WindowLoader)
     assert trainer.validate() == trainer.validate()
+
+
+def test_the_losses_of_transitions_and_of_the_others_are_parts_of_the_whole_also_where_a_head_draws_noise(store):
+    values = {"task": "threading", "train": TRAIN, "eval": {"execute": 1}, "model": {**MODEL, "head": "diffusion"}}
+    config = FinetuneConfig.from_dict(values)
+    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
+        batch = trainer.built.inputs(next(iter(trainer._held_out)))
+        rng = jax.random.PRNGKey(0)
+        found = trainer._validation_step(trainer.state.params, trainer.frozen, batch, rng)
+    whole, transition, consistent = (float(found[name]) for name in LOSSES)
+    assert whole == pytest.approx(transition + consistent, rel=1e-5) and transition > 0 < consistent
