@@ -53,7 +53,7 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
             if not any(text in str(error) for text in ("already open", "unable to lock")):
                 raise
             advice = f"wait until it is closed, or, if it ended without that, run: h5clear -s {path}"
-            raise EpisodeError(f"{path}: another process has it open for writing; {advice}") from error
+            raise EpisodeError(f"{path}: another process has it open for writing, or had; {advice}") from error
     with file, refusing(f"{path}{place}: cannot be read", "copy the file again", EpisodeError):
         try:
             yield file

@@ -110,8 +110,10 @@ def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> t
     if "seed" in used:
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
     if idle := sorted({*options, *(["seed"] if seed else [])} - used):
-        counted = "" if own.n_change_points is None else " and n_change_points"
-        raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}{counted}; leave it out")
+        deciding = [f"rho {options['rho']!r}"] if "rho" in options and "rho" not in idle else []
+        deciding += ["n_change_points"] if own.n_change_points is not None else []
+        told = " and ".join([f"method {method!r}", *deciding])
+        raise MotionError(f"{', '.join(idle)}: no effect with {told}; leave it out")
     EstimatorSettings(**of_lstm)
     return own, of_lstm
 

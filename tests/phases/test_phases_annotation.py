@@ -353,11 +353,13 @@ def test_episodes_without_a_name_are_named_by_their_number():
         ("hdbscan", {"threshold": 0.1}, "threshold"),
         ("gaussian", {"seed": 3}, "seed"),
         ("hdbscan", {"rho": "gaussian", "seed": 3}, "seed"),
+        ("hdbscan", {"rho": "hard", "sigma": 2.0}, "sigma"),
     ],
 )
 def test_options_without_effect_are_refused_by_name(method, options, idle):
     seed = options.pop("seed", 0)
-    with pytest.raises(MotionError, match=f"^{idle}: no effect with method '{method}'"):
+    deciding = f" and rho '{options['rho']}'" if "rho" in options and idle != "rho" else ""
+    with pytest.raises(MotionError, match=f"^{idle}: no effect with method '{method}'{deciding}; leave it out"):
         checked_options(method, options, seed)
 
 
