@@ -147,5 +147,8 @@ def _give_usual_mode(path: Path, old: Path) -> None:
         hidden = ~os.stat(old).st_mode & 0o077
         with contextlib.suppress(OSError):  # to a group that is not ours
             os.chown(path, -1, os.stat(old).st_gid)
-    with contextlib.suppress(PermissionError):  # a file system without modes
+    try:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask & ~hidden)
+    except PermissionError:  # a file system without modes, where all have the same
+        if os.stat(path).st_mode & hidden:
+            raise

@@ -192,7 +192,8 @@ class OctoModel:
         Args:
             observations: as in training: `proprio` is normalised (`gap_vla.rlds.normalize`), pictures are uint8.
             unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
-                normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
+                normalised ones. Dimensions beyond its length are dropped, with a warning if `embodiment_action_dim`
+                does not say so; those its `mask` excludes are left as is.
             timestep_pad_mask: bool[B, W], True where a step was seen, as the present one was; the observations' own by
                 default.
             argmax, temperature: how the discrete head samples; the other heads ignore them.
@@ -221,6 +222,9 @@ class OctoModel:
         if statistics is not None and head is not None:
             statistics = batches.with_percentiles(statistics)
             batches.check_statistics(statistics, kind, head.action_dim)
+            if (given := len(statistics["mean"])) < head.action_dim and dims is None:
+                what = f"statistics of {given} columns for {head.action_dim} actions: the others are dropped"
+                warnings.warn(f"{what}; embodiment_action_dim={given} says that it is meant", stacklevel=2)
         if dims is not None and head is not None:
             whole("embodiment_action_dim", dims, 1, head.action_dim, batches.BatchError)
         elif statistics is not None:

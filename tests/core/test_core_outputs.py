@@ -23,7 +23,7 @@ from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
 from gap_vla.core.outputs import OutputError, claim, claim_folder, deliver, write_output, writing
 from gap_vla.core.resources import ResourceError
-from gap_vla.core.whole import workplace, write_json
+from gap_vla.core.whole import put, workplace, write_json
 from gap_vla.drawing.video import write_video
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
@@ -387,7 +387,14 @@ def test_a_file_system_without_modes_is_written_to(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.chmod", refused)
     write_json(tmp_path / "table.json", {"ours": 1})
-    assert json.loads((tmp_path / "table.json").read_text()) == {"ours": 1}
+    write_json(tmp_path / "table.json", {"ours": 2})  # all have one mode there
+    assert json.loads((tmp_path / "table.json").read_text()) == {"ours": 2}
+    (tmp_path / "new.json").write_text("{}")
+    os.chmod(tmp_path / "table.json", 0o640)
+    os.chmod(tmp_path / "new.json", 0o644)
+    with pytest.raises(PermissionError):  # it has modes, and others would read what was hidden from them
+        put(tmp_path / "new.json", tmp_path / "table.json")
+    assert json.loads((tmp_path / "table.json").read_text()) == {"ours": 2}
 
 
 @pytest.mark.parametrize("wait", [False, True])

@@ -204,6 +204,17 @@ def test_statistics_that_no_data_have_are_refused_unless_the_mask_leaves_them_ou
         check_statistics({**still, "mask": np.array([kind == "bounds", False])}, kind, 7)
 
 
+def test_statistics_of_fewer_columns_are_warned_of_unless_it_is_said() -> None:
+    case = golden.load("a")
+    inputs = case.batch["observation"], case.batch["task"]
+    narrow = {key: np.ones(2, np.float32) for key in ("mean", "std")}
+    with pytest.warns(UserWarning, match="statistics of 2 columns for 7 actions: the others are dropped"):
+        assert case.model.sample_actions(*inputs, narrow).shape[-1] == 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="statistics of")
+        assert case.model.sample_actions(*inputs, narrow, embodiment_action_dim=2).shape[-1] == 2
+
+
 @pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, jnp.float32(0)])
 def test_a_temperature_that_no_bin_is_drawn_with_is_refused(temperature: Any) -> None:
     case = golden.load("d")

@@ -251,6 +251,12 @@ def test_equal_pictures_are_not_swapped(recordings):
     with pytest.warns(UserWarning, match="and alike show the same pictures; a swap takes another's"):
         _, found = effects(Seeing(), [one, alike, other])
     assert found["images_swapped"].change > 0.5 and _other_than(other, [one, alike]) is one
+    still = [  # a camera that is frozen, in recordings of different lengths
+        dataclasses.replace(each, images={"image_primary": one.images["image_primary"][[0] * len(each)]})
+        for each in recordings
+    ]
+    with pytest.raises(EvaluationError, match="has the same pictures as all others"), pytest.warns(UserWarning):
+        open_loop(Seeing(), still)
 
 
 def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recordings):
