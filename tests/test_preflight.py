@@ -336,7 +336,7 @@ def test_own_demonstrations_that_were_edited_are_other_data_though_size_and_time
 
 def test_a_run_is_not_made_inside_of_the_checkpoint_that_it_begins_with(folders, tmp_path):
     (tmp_path / "octo").mkdir()
-    with pytest.raises(UserError, match=r"octo/threading/run lies in .*octo, which is read; name another place"):
+    with pytest.raises(UserError, match=r"octo/threading/\S+ lies in .*octo, which is read; name another place"):
         ready(octo(**folders | {"runs": str(tmp_path / "octo")}, model__pretrained=str(tmp_path / "octo")))
 
 

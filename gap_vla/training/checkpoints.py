@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.training.octo import require_plain
 from gap_vla.training.step import TrainState
 
 _ADVICE = "move it away: --resume goes on without it"
@@ -53,6 +54,7 @@ class StateCheckpoints:
 
     def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
         self._layout, self._settings = layout, settings
+        require_plain(Path(directory))
         logging.getLogger("absl").addFilter(_is_not_raised)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails

@@ -268,6 +268,10 @@ class Experiment(abc.ABC):
             ConfigError: they are not there, or do not fit the configuration.
         """
 
+    def require_place(self, run: Path) -> None:
+        """Raises ConfigError if the backend cannot keep its states in a run's folder."""
+        del run  # any will do
+
     def trainer(self) -> Any:
         """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""
         return pkgutil.resolve_name(self.trained_by)

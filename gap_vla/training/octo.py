@@ -193,6 +193,9 @@ class FinetuneConfig(Experiment):
     def on_cpu(self) -> bool:
         return not self.accelerators
 
+    def require_place(self, run: Path) -> None:
+        require_plain(run)
+
     def memory(self) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
         samples = self.train.batch_size / self.train.accumulate
@@ -232,3 +235,11 @@ class FinetuneConfig(Experiment):
             from gap_vla.training.mesh import make_mesh
 
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
+
+
+def require_plain(folder: Path) -> None:
+    """Raises ConfigError: orbax takes the folder's path for a pattern, and writes states that nobody can read."""
+    if odd := {*"*?["} & {*str(folder.absolute())}:
+        raise ConfigError(
+            f"{folder.absolute()}: training states cannot be kept below a folder with {min(odd)} in its name"
+        )

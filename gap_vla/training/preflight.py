@@ -48,6 +48,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
+    if not directory.summary.exists():
+        config.require_place(directory.path)
     folders = (directory.state, directory.tensorboard, directory.checkpoint, directory.rollouts)
     files = (directory.state / "training.pt", directory.first_batch, directory.metrics, directory.summary)
     for place in (*folders, *files, directory.page):
@@ -61,7 +63,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     read = [config.data.rlds, config.demos.path, *stages.mixture, "" if weights.startswith("hf://") else weights]
     sources = [source or None for source in read]
     require_apart(stages.store, *sources)
-    require_apart(Path(config.runs, config.task, "run"), *sources, stages.store, stages.rlds)
+    require_apart(directory.path, *sources, stages.store, stages.rlds)
     if (logger := config.train.logger) in LOGGERS:
         try:
             importlib.import_module(logger).init  # noqa: B018

@@ -11,6 +11,8 @@ import pytest
 from gap_vla.core.errors import message_of
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run
 
 
 class Template:
@@ -138,3 +140,14 @@ def test_a_state_that_may_not_be_that_large_is_one_error_without_orbaxs_tracebac
         resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
     assert message_of(failed.value).endswith("; raise the limit of file sizes (ulimit -f)")
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_folder_that_orbax_takes_for_a_pattern_is_refused_before_anything_is_made(tmp_path):
+    run = tmp_path / "mine [2]"
+    with pytest.raises(ConfigError, match=r"training states cannot be kept below a folder with \[ in its name"):
+        StateCheckpoints(run / "state")
+    assert not run.exists()
+    config = FinetuneConfig.from_dict({"task": "threading", "runs": str(run), "data": {"root": str(tmp_path)}})
+    with pytest.raises(ConfigError, match=r"training states cannot be kept below a folder with \[ in its name"):
+        Run(config).to_the_end()
+    assert not [*tmp_path.iterdir()]
