@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 INSTALL = Path(__file__).parents[1] / ".ci/install"
-SAID = r"""global.cert='/etc/ca.pem'
-global.extra-index-url='https://one/simple\nhttps://two/simple'
-:env:.default-timeout='180'
+SAID = r""":env:.default-timeout='180'
 :env:.extra-index-url='https://three/simple'
+global.cert='/etc/my ca.pem'
+global.extra-index-url='https://one/simple\nhttps://two/simple'
+wheel.find-links='/elsewhere'
 """
 
 
@@ -25,7 +26,7 @@ def test_pip_installs_the_same_where_uv_cannot(monkeypatch, uv_can):
         if command[2] == "uv" and not uv_can:
             raise subprocess.CalledProcessError(2, command)
         if command[2] == "uv":
-            assert options["env"]["SSL_CERT_FILE"] == "/etc/ca.pem"
+            assert options["env"]["SSL_CERT_FILE"] == "/etc/my ca.pem"
         return SimpleNamespace(stdout=SAID, returncode=3)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -42,3 +43,19 @@ def test_pip_installs_the_same_where_uv_cannot(monkeypatch, uv_can):
     (by_uv,) = [call for call in calls if call[1] == "uv"]
     assert by_uv[-4:] == wanted and by_uv[by_uv.index("--python") + 1] == sys.executable
     assert [word for word in by_uv if "index-url" in word] == ["--extra-index-url=https://three/simple"]
+
+
+def test_pip_installs_where_it_has_a_setting_that_uv_is_not_told_of(monkeypatch):
+    calls = []
+
+    def run(command, **options):
+        calls.append(command[3:])
+        return SimpleNamespace(stdout=SAID + ":env:.no-index='1'\n", returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(INSTALL))["main"]("sim")
+    assert ended.value.code == 0 and [call[:2] for call in calls] == [
+        ["--disable-pip-version-check", "config"],
+        ["--disable-pip-version-check", "install"],
+    ]

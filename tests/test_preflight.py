@@ -140,6 +140,7 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
 
 def test_a_dry_run_of_a_model_that_does_not_fit_takes_no_memory_for_it(folders, monkeypatch):
     monkeypatch.setattr(resources, "free_disk", lambda folder: None)  # of which training needs as much
+    monkeypatch.setattr(preflight, "available_memory", lambda: 20 * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = Run(small(**folders, model__head_dim=8192, model__head_layers=32)).dry_run()
     assert re.search(r"policy: gap, 2,\d{3},\d{3},\d{3} parameters", said)

@@ -58,7 +58,8 @@ def kept_where_there_is_room() -> Iterator[None]:
 def _homeless(function: Any) -> bool:
     """Whether numba would keep a function below a folder that it makes here and calls ~: its package may only be read,
     and the user has no home."""
-    if os.environ.get("NUMBA_CACHE_DIR") or os.path.expanduser("~") != "~":
+    told = any(os.environ.get(name, "~") != "~" for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"))
+    if told or os.path.expanduser("~") != "~":
         return False
     package = os.path.dirname(inspect.getfile(function))
     beside = os.path.join(package, "__pycache__")

@@ -42,14 +42,15 @@ class _Patient(io.FileIO):
 
 @contextlib.contextmanager
 def writing_hdf5(path: Path, mode: Literal["w", "r+"]) -> Iterator[h5py.File]:
-    """An HDF5 file, new ("w") or to be changed ("r+"). Ctrl-C waits until it is closed.
+    """An HDF5 file, new ("w") or to be changed ("r+"), which no other process has open: it is not locked. Ctrl-C and
+    all signals with a handler wait until it is closed, for HDF5 ends the process where one raises in its middle.
 
     Raises:
         OSError: it could not be written, as on a full disk; then it is no whole file.
     """
     import h5py
 
-    with _later(signal.SIGINT), _Patient(str(path), {"w": "w+", "r+": "r+"}[mode]) as stream:
+    with _later(), _Patient(str(path), {"w": "w+", "r+": "r+"}[mode]) as stream:
         try:
             with h5py.File(stream, mode) as file:
                 yield file
@@ -59,16 +60,18 @@ def writing_hdf5(path: Path, mode: Literal["w", "r+"]) -> Iterator[h5py.File]:
 
 
 @contextlib.contextmanager
-def _later(number: signal.Signals) -> Iterator[None]:
-    """A signal for which there is a handler is answered at the end, once."""
-    handler, heard = signal.getsignal(number), []
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(number, lambda *_: heard.append(True))
+def _later() -> Iterator[None]:
+    """Signals for which there are handlers are answered at the end, each once."""
+    main = threading.current_thread() is threading.main_thread()  # no other thread runs handlers
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()} if main else {}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    heard: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda which, _: heard.append(which))
     try:
         yield
     finally:
-        signal.signal(number, handler)
-        if heard:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(heard):
             signal.raise_signal(number)

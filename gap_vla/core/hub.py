@@ -72,6 +72,8 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     for name in names:
         if {"", ".", ".."} & {*name.split("/")}:
             raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
+    if whole and not {_LAYOUT, "policy.json"} & {*names}:
+        raise ForeignModel(f"{PREFIX}{repository} has neither {_LAYOUT} nor policy.json; nothing was downloaded")
     for name in names:
         if not (folder / name).exists():
             with replacing(folder / name) as temporary, temporary.open("wb") as file:
@@ -88,7 +90,7 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
 
 
 def _keys(path: Path) -> set[str]:
-    return {*Section.read(path, CheckpointError).values}
+    return {*Section.read(path, ForeignModel).values}
 
 
 def kept_directory(path: str | Path) -> Path | None:

@@ -193,5 +193,6 @@ class WindowLoader:
             )
         position = state.get("position")
         whole("position.next_index", dict(position or {}).get("next_index"), 0, 2**63, ConfigError)
+        self._here()
         self._iterator.set_state(position)
         self._restored = True

@@ -219,8 +219,8 @@ def _other_than(one: Recording, others: Sequence[Recording]) -> Recording:
         warnings.warn(f"{one.name} and {other.name} show the same pictures; a swap takes another's", stacklevel=3)
     if shorter:
         longest = max(shorter, key=len)
-        moments = f"a swap into the others shows the last of {longest.name}"
-        warnings.warn(f"{one.name} has {len(one)} steps, others {len(longest)} or fewer: {moments}", stacklevel=3)
+        known = f"{one.name} has {len(one)} steps, the longest with other pictures, {longest.name}, {len(longest)}"
+        warnings.warn(f"{known}: from there on a swap shows its last moment", stacklevel=3)
         return longest
     raise EvaluationError(
         f"{one.name} has the same pictures as all others: a swap would change nothing; give other recordings"

@@ -112,7 +112,7 @@ class SimEnv(gymnasium.Env):
         Raises:
             ActionError: wrong width, NaN or infinite.
             RenderingError: called in another process or thread than the one that made the environment.
-            RuntimeError: before the first reset, or after the episode's end.
+            RuntimeError: before the first reset, after the episode's end, or closed.
         """
         self._require_open()
         if self._over:

@@ -39,7 +39,7 @@ def _checksum(state: TrainState, said: dict[str, str]) -> str:
 
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Orbax prints the traceback of what it cannot write, and raises it too."""
-    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+    return not (record.exc_info and "/orbax/checkpoint/" in record.pathname)
 
 
 class StateCheckpoints:

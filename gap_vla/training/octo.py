@@ -9,6 +9,7 @@ import dataclasses
 import glob
 import os
 import pkgutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -240,7 +241,5 @@ class FinetuneConfig(Experiment):
 
 def require_plain(folder: Path) -> None:
     """Raises ConfigError: orbax takes the folder's path for a pattern, and writes states that nobody can read."""
-    if odd := {*"*?["} & {*str(folder.absolute())}:
-        raise ConfigError(
-            f"{folder.absolute()}: training states cannot be kept below a folder with {min(odd)} in its name"
-        )
+    if odd := re.search(r"\[.+\]", str(folder.absolute())):
+        raise ConfigError(f"{folder.absolute()}: no training state can be kept where {odd[0]} is a part of the path")

@@ -199,10 +199,8 @@ def make_validation_step(
         for name, chosen in zip(LOSSES, (jnp.ones_like(mask), transition, ~transition), strict=True):
             counted = batch["action_pad_mask"] & chosen[:, :, None, None]
             entries = counted_entries({**batch, "action_pad_mask": counted})
-            same = module.bind(variables, rngs={"dropout": rng}).heads[
-                "action"
-            ]  # a diffusion head draws the same noise
-            loss, _ = same.loss(outputs, batch["action"], mask, counted, train=False)
+            again = module.bind(variables, rngs={"dropout": rng})  # anew, so that a diffusion head draws the same noise
+            loss, _ = again.heads["action"].loss(outputs, batch["action"], mask, counted, train=False)
             sums[name], sums[f"entries of {name}"] = loss * entries, entries
         predicted = head.predict_action(outputs, rng=rng, train=False)
         target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]

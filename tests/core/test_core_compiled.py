@@ -67,7 +67,8 @@ def test_packages_whose_functions_numba_cannot_keep_are_imported(monkeypatch):
 )
 def test_a_user_without_a_home_gets_no_folder_of_that_name(home, writable, kept, monkeypatch):
     asked = []
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: home)
     monkeypatch.setattr("os.access", lambda path, mode: writable)
     monkeypatch.setattr(compiled, "njit", lambda cache=False, **_: asked.append(cache) or (lambda function: function))

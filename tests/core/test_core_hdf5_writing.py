@@ -67,3 +67,35 @@ def test_what_the_caller_raises_comes_out_and_ctrl_c_waits_for_the_end(tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
     with h5py.File(tmp_path / "b.hdf5") as file:
         assert file["all"][2] == 2
+
+
+HANDLED = """
+import signal, sys
+from pathlib import Path
+import h5py
+import numpy as np
+from gap_vla.core.hdf5_writing import writing_hdf5
+
+def ends(number, frame):
+    raise SystemExit
+
+signal.signal(signal.SIGALRM, ends)
+heard = 0
+for number in range(60):
+    signal.setitimer(signal.ITIMER_REAL, 0.0005 * (1 + number % 20))
+    try:
+        with writing_hdf5(Path(sys.argv[1]) / "a.hdf5", "w") as file:
+            for name in range(30):
+                file.create_dataset(f"group_{name}/rho", data=np.arange(200.0), compression="gzip")
+    except SystemExit:
+        heard += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+print(heard)
+"""
+
+
+def test_a_signal_that_raises_never_ends_the_process_while_a_file_is_written(tmp_path):
+    command = [sys.executable, "-c", HANDLED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert int(done.stdout) > 30

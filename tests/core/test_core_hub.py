@@ -132,9 +132,18 @@ def test_a_hub_that_cannot_be_asked_leaves_what_is_there_with_a_note_and_one_tha
         local_directory("hf://lab/mine")
 
 
-def test_nothing_more_of_a_model_of_another_kind_is_downloaded(hub, monkeypatch):
-    monkeypatch.setitem(FILES, "config.json", b'{"architectures": ["Other"]}')
-    hub["files"] = ["README.md", "model.safetensors", "config.json"]
-    with pytest.raises(CheckpointError, match=r"config\.json has no model in it; .* nothing else was downloaded"):
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b'{"architectures": ["Other"]}', r"config\.json has no model in it; .* nothing else was downloaded"),
+        (b"[1]", r"config\.json"),
+        (None, r"lab/mine has neither config\.json nor policy\.json; nothing was downloaded"),
+    ],
+)
+def test_nothing_more_of_a_model_of_another_kind_is_downloaded(hub, monkeypatch, config, said):
+    monkeypatch.setitem(FILES, "config.json", config)
+    hub["files"] = ["README.md", "model.safetensors", *(["config.json"] if config else [])]
+    with pytest.raises(CheckpointError, match=said) as refused:
         local_directory("hf://lab/mine")
-    assert {*hub["asked"]} == {"config.json"}
+    assert {*hub["asked"]} == ({"config.json"} if config else set())
+    assert "could not be downloaded" not in str(refused.value)

@@ -271,7 +271,7 @@ def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recording
     )
     assert _other_than(one, [short, other]) is other
     with pytest.warns(
-        UserWarning, match=f"has {len(one)} steps, others 3 or fewer: a swap into the others shows the last"
+        UserWarning, match=f"has {len(one)} steps, the longest with other pictures, .*, 3: from there on"
     ):
         assert _other_than(one, [shorter, short]) is short
 
