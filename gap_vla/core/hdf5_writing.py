@@ -73,5 +73,5 @@ def _later() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in dict.fromkeys(heard):
-            signal.raise_signal(number)
+        for which in dict.fromkeys(heard):
+            signal.raise_signal(which)
