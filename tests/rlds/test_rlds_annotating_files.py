@@ -138,7 +138,7 @@ def test_further_columns_count_where_they_are_named(tmp_path, capsys):
     assert "extra <- robot0_joint_pos\n  not read: obs/other\n" in capsys.readouterr().out
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_0/obs/robot0_joint_pos"][7, 1] = np.nan
-    with pytest.raises(AnnotationError, match="episode demo_0: 'robot0_joint_pos' is NaN or infinite at step 7"):
+    with pytest.raises(EpisodeError, match="demo_0: 'robot0_joint_pos' is NaN or infinite at step 7, column 1"):
         annotate_files(hdf5, tmp_path / "y.hdf5", extra="robot0_joint_pos")
     with pytest.raises(EpisodeError, match=r"episode demo_0: no 'hand' \(found: image_primary, other, robot0"):
         annotate_files(hdf5, tmp_path / "x.hdf5", extra="hand")

@@ -189,15 +189,15 @@ def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
 
 def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str) -> np.ndarray:
     """Columns side by side, f64[T, E]; `column` gives each by its name. Raises AnnotationError: they are not numbers of
-    equally many steps."""
+    equally many steps; EpisodeError: NaN or infinity."""
     parts = []
     for name in names:
         value = column(name)
         if value.dtype.kind not in "fiub" or value.ndim not in (1, 2) or 0 in value.shape[1:]:
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
-        if not (sound := np.isfinite(parts[-1]).all(axis=1)).all():
-            raise AnnotationError(f"{where}: '{name}' is NaN or infinite at step {int(np.argmin(sound))}")
+        if len(odd := np.argwhere(~np.isfinite(parts[-1]))):
+            raise EpisodeError(f"{where}: '{name}' is NaN or infinite at step {odd[0, 0]}, column {odd[0, 1]}")
     if len({len(part) for part in parts}) > 1:
         raise AnnotationError(f"{where}: {', '.join(names)} have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1)
