@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from jaxtyping import Float, Int
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import choose
 from gap_vla.demos.fields import resized
+from gap_vla.rollouts.donors import donor_of
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
-from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
@@ -184,7 +183,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     require_alike(recordings)
-    others = [_other_than(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
+    others = [donor_of(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", _EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = len(names) * len(recordings)
@@ -199,32 +198,6 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
         actions[name] = np.concatenate(found)
     shown.close()
     return _measure(recordings, actions)
-
-
-def _other_than(one: Recording, others: Sequence[Recording]) -> Recording:
-    """The next recording that a swap takes from: one with other pictures, where there are pictures, and nine tenths of
-    the steps or more, else the longest."""
-    shorter = []
-    for other in others:
-        shared = min(len(one), len(other))  # a camera that is frozen shows the same in recordings of other lengths
-        if not one.images or any(
-            not np.array_equal(v[:shared], other.images[k][:shared]) for k, v in one.images.items()
-        ):
-            if len(other) >= 0.9 * len(one):
-                return other
-            shorter.append(other)
-            continue
-        if np.array_equal(one.action, other.action):
-            raise EvaluationError(f"{one.name} and {other.name} are the same recording; leave one of them out")
-        warnings.warn(f"{one.name} and {other.name} show the same pictures; a swap takes another's", stacklevel=3)
-    if shorter:
-        longest = max(shorter, key=len)
-        known = f"{one.name} has {len(one)} steps, the longest with other pictures, {longest.name}, {len(longest)}"
-        warnings.warn(f"{known}: from there on a swap shows its last moment", stacklevel=3)
-        return longest
-    raise EvaluationError(
-        f"{one.name} has the same pictures as all others: a swap would change nothing; give other recordings"
-    )
 
 
 def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:

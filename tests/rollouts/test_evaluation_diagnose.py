@@ -8,7 +8,8 @@ from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, _other_than, closed_loop, open_loop, scenes
+from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop, scenes
+from gap_vla.rollouts.donors import donor_of
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
@@ -250,7 +251,7 @@ def test_equal_pictures_are_not_swapped(recordings):
         open_loop(Seeing(), [one, alike])
     with pytest.warns(UserWarning, match="and alike show the same pictures; a swap takes another's"):
         _, found = effects(Seeing(), [one, alike, other])
-    assert found["images_swapped"].change > 0.5 and _other_than(other, [one, alike]) is one
+    assert found["images_swapped"].change > 0.5 and donor_of(other, [one, alike]) is one
     still = [  # a camera that is frozen, in recordings of different lengths
         dataclasses.replace(each, images={"image_primary": one.images["image_primary"][[0] * len(each)]})
         for each in recordings
@@ -269,11 +270,11 @@ def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recording
         )
         for steps in (3, 2)
     )
-    assert _other_than(one, [short, other]) is other
+    assert donor_of(one, [short, other]) is other
     with pytest.warns(
         UserWarning, match=f"has {len(one)} steps, the longest with other pictures, .*, 3: from there on"
     ):
-        assert _other_than(one, [shorter, short]) is short
+        assert donor_of(one, [shorter, short]) is short
 
 
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):
