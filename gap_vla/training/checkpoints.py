@@ -54,11 +54,11 @@ class StateCheckpoints:
 
     def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
         self._layout, self._settings = layout, settings
-        require_plain(Path(directory))
+        directory = require_plain(Path(directory))
         logging.getLogger("absl").addFilter(_is_not_raised)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
-        Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        directory.mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
+        self._manager = ocp.CheckpointManager(directory, options=options)
 
     @property
     def latest(self) -> int | None:

@@ -239,7 +239,15 @@ class FinetuneConfig(Experiment):
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
 
 
-def require_plain(folder: Path) -> None:
-    """Raises ConfigError: orbax takes the folder's path for a pattern, and writes states that nobody can read."""
-    if odd := re.search(r"\[.+\]", str(folder.absolute())):
-        raise ConfigError(f"{folder.absolute()}: no training state can be kept where {odd[0]} is a part of the path")
+def require_plain(folder: Path) -> Path:
+    r"""The folder's absolute path as orbax is to be given it, which takes `link/..` for the folder of the link.
+
+    Raises ConfigError: orbax takes a part of it for a pattern, `\` for `/`, `gs:/` for a bucket, or no bytes that are
+    no text. Its states would lie elsewhere, or nobody could read them.
+    """
+    path = folder.absolute()
+    if os.path.realpath(os.path.normpath(path)) != os.path.realpath(path):
+        path = Path(os.path.realpath(path))
+    if odd := re.search(r"\[.+\]|\\|gs:(?=/|$)|[\udc80-\udcff]", str(path), re.DOTALL):
+        raise ConfigError(f"{path}: no training state can be kept where {odd[0]} is a part of the path")
+    return path

@@ -1,6 +1,7 @@
 """A saved state of Octo that a disk damaged is named, with what to do; orbax has many ways to say so."""
 
 import json
+import re
 import resource
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from gap_vla.core.errors import message_of
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.checkpoints import StateCheckpoints
-from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo import FinetuneConfig, require_plain
 from gap_vla.training.run import Run
 
 
@@ -142,12 +143,23 @@ def test_a_state_that_may_not_be_that_large_is_one_error_without_orbaxs_tracebac
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_a_folder_that_orbax_takes_for_a_pattern_is_refused_before_anything_is_made(tmp_path):
-    run = tmp_path / "mine [2]"
-    with pytest.raises(ConfigError, match=r"no training state can be kept where \[2\] is a part"):
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("mine [2]", "[2]"), ("[a\nb]", "[a\nb]"), ("my\\runs", "\\"), ("imgs:", "gs:"), ("\udcff", "\udcff")],
+)
+def test_a_folder_that_orbax_takes_for_another_is_refused_before_anything_is_made(name, part, tmp_path):
+    run = tmp_path / name
+    with pytest.raises(ConfigError, match=f"no training state can be kept where {re.escape(part)} is a part"):
         StateCheckpoints(run / "state")
     assert not run.exists()
     config = FinetuneConfig.from_dict({"task": "threading", "runs": str(run), "data": {"root": str(tmp_path)}})
-    with pytest.raises(ConfigError, match=r"no training state can be kept where \[2\] is a part"):
+    with pytest.raises(ConfigError, match=f"no training state can be kept where {re.escape(part)} is a part"):
         Run(config).to_the_end()
     assert not [*tmp_path.iterdir()]
+
+
+def test_orbax_is_given_the_folder_that_a_link_and_two_dots_lead_to(tmp_path):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert require_plain(tmp_path / "link" / ".." / "runs") == tmp_path / "elsewhere" / "runs"
+    assert require_plain(tmp_path / "link" / "runs") == tmp_path / "link" / "runs"
