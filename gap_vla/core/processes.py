@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import math
 import os
 import resource
 import signal
@@ -72,6 +74,13 @@ def spawned(work: Callable[..., Any], *arguments: Any, name: str | None = None) 
 def _spawned(parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     _end_with(parent)
     work(*arguments)
+
+
+def parts(limit: float) -> Iterator[float]:
+    """Seconds of waits that are `limit` together. A process that is stopped (Ctrl-Z, a suspended container) loses the
+    one that it was in; one wait would be over when it goes on, though the answer has come."""
+    number = max(10, math.ceil(limit))
+    return itertools.repeat(limit / number, number)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -16,6 +17,7 @@ from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line, whole
+from gap_vla.core.processes import parts
 
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
@@ -219,7 +221,12 @@ class _Thread:
 
     def run(self, call: Callable[[], Any], limit: float) -> Any:
         self._calls.put(call)
-        result, error = self._results.get(timeout=limit)
+        for part in parts(limit):
+            with contextlib.suppress(queue.Empty):
+                result, error = self._results.get(timeout=part)
+                break
+        else:
+            raise queue.Empty
         if error is not None:
             raise error
         return result

@@ -63,6 +63,9 @@ class Crash:
     lost: bool = False
 
 
+_PART = 1.0
+"""Seconds of a wait; see `gap_vla.core.processes.parts`."""
+
 STARTING_ANSWERS = 2
 """Of an environment: the first includes the process's start, imports and building it, the second its first step, in
 which simulators compile, and draw what they have not drawn before."""
@@ -172,7 +175,7 @@ class _Worker:
         self.connection, theirs = Pipe()
         self.process = spawned(serve, theirs, self._task, self._privilege, name=f"simulator-{self._number}")
         theirs.close()
-        self.heard = time.monotonic()
+        self.heard = 0.0
 
     def stop(self, patience: float) -> None:
         self.connection.close()
@@ -204,6 +207,7 @@ class WorkerPool:
         numbers = range(workers * slots_per_worker)
         self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
         self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}
+        self._waited = 0.0  # seconds, the clock of `heard`
 
     @property
     def slots(self) -> int:
@@ -212,7 +216,7 @@ class WorkerPool:
     def send(self, command: Reset | Step) -> None:
         worker = self._of_slot[command.slot]
         if not worker.owed:
-            worker.heard = time.monotonic()
+            worker.heard = self._waited
         worker.owed.append(command.slot)
         with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when its answer is awaited
             worker.connection.send(command)
@@ -221,12 +225,14 @@ class WorkerPool:
         """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
         answers: dict[int, Frame | Crash | None] = {}
         while owing := [worker for worker in self._workers if worker.owed]:
-            patience = min(worker.heard + self._limit(worker) for worker in owing) - time.monotonic()
-            ready = wait([worker.connection for worker in owing], timeout=max(patience, 0.0))
+            patience = min(worker.heard + self._limit(worker) for worker in owing) - self._waited
+            part, asked = min(max(patience, 0.0), _PART), time.monotonic()
+            ready = wait([worker.connection for worker in owing], timeout=part)
+            self._waited += min(time.monotonic() - asked, part)  # it took longer if this process was stopped (Ctrl-Z)
             for worker in owing:
                 if worker.connection in ready:
                     self._receive(worker, answers)
-                elif time.monotonic() > worker.heard + (limit := self._limit(worker)):
+                elif self._waited >= worker.heard + (limit := self._limit(worker)):
                     self._replace(worker, f"{SIMULATOR} did not answer within {limit:.0f} s", answers)
         return answers
 
@@ -244,7 +250,7 @@ class WorkerPool:
             worker.process.join(1.0)
             self._replace(worker, f"{SIMULATOR} process died (exit code {worker.process.exitcode})", answers)
             return
-        worker.heard = time.monotonic()
+        worker.heard = self._waited
         worker.owed.remove(reply.slot)
         worker.starting[reply.slot] -= 1
         answers[reply.slot] = reply

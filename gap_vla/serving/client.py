@@ -22,6 +22,7 @@ from websockets.uri import parse_uri
 
 from gap_vla.core.foreign import finite, one_line, shown
 from gap_vla.core.identity import differences, flat, in_words, public
+from gap_vla.core.processes import parts
 from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
@@ -67,7 +68,7 @@ class _Link:
                     proxy=None,
                 )
             )
-            greeting = self.connection.recv(timeout=max(_GREETING, patience))
+            greeting = self.answer(max(_GREETING, patience))
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
             if len(greeting) > 2**20:  # it is kept with what is measured
@@ -77,6 +78,13 @@ class _Link:
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
             self.close = stack.pop_all().close
         self.left: deque[np.ndarray] = deque()
+
+    def answer(self, limit: float) -> bytes | str:
+        """The next message. Raises TimeoutError: none within so many seconds."""
+        for part in parts(limit):
+            with contextlib.suppress(TimeoutError):
+                return self.connection.recv(timeout=part)
+        raise TimeoutError(f"timed out in {limit:.1f}s")
 
 
 class RemotePolicy:
@@ -177,7 +185,7 @@ class RemotePolicy:
                     link.connection.recv(timeout=0)
                     raise PolicyError(f"{self.address} sends more than one answer to an observation; let it send one")
                 link.connection.send(message)
-                answer = link.connection.recv(timeout=self._limit)
+                answer = link.answer(self._limit)
                 break
             except (ConnectionClosed, OSError) as error:
                 if turn != self._turn:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.processes import spawned
+from gap_vla.core.processes import parts, spawned
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import demonstrate
@@ -85,8 +85,7 @@ def play(
                 with _alive(attempt):
                     connection.send((attempt, seed_of(seed, attempt)))
                 busy[connection] = attempt
-            # twice: for who was stopped (Ctrl-Z) meanwhile, the first is over when he goes on
-            ready: list[Any] = wait(list(busy), _PATIENCE / 2) or wait(list(busy), _PATIENCE / 2)
+            ready: list[Any] = next(filter(None, (wait(list(busy), part) for part in parts(_PATIENCE))), [])
             if not ready:
                 raise CollectionError(
                     f"{task}: no worker finished an episode within {_PATIENCE:.0f} s (a hanging OpenGL driver gives no "

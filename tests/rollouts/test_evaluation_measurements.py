@@ -1,8 +1,10 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
+import queue
 import threading
 import time
 import types
@@ -124,6 +126,25 @@ def test_the_first_answer_never_has_less_time_than_the_later_ones(tmp_path):
 
     limits = Limits(policy=60, policy_first=0.1, simulator=60, simulator_first=0.001)
     assert evaluate(Late(), tmp_path, episodes=1, limits=limits)["success_rate"] == 1.0
+
+
+class Stopped(queue.SimpleQueue):
+    """The process is stopped in the first wait for every answer, which is over when it goes on."""
+
+    waits = 0
+
+    def get(self, timeout=None):
+        self.waits += timeout is not None
+        if self.waits % 2:
+            raise queue.Empty
+        return super().get(timeout=timeout)
+
+
+def test_a_stop_of_the_process_is_no_fault_of_the_policy_or_the_simulator(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr("gap_vla.rollouts.policy.queue", types.SimpleNamespace(Empty=queue.Empty, SimpleQueue=Stopped))
+    monkeypatch.setattr("gap_vla.rollouts.workers.time", clock)
+    assert evaluate(ExpertPolicy(), tmp_path, episodes=2)["outcomes"] == [1, 1]
 
 
 def test_a_server_has_the_time_that_the_policy_limit_allows(monkeypatch):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import re
 import threading
 import time
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from pointmass import PointTask
 from served import Counting, serving
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import serve
 
 from gap_vla.cli import arguments, diagnose
@@ -576,6 +577,22 @@ def test_the_limit_is_that_of_each_answer_however_many_episodes_play_at_once():
         actions, faults = guarded.act({"proprio": np.stack([STATE] * 3)}, [0, 1, 2])
         assert actions.shape == (3, 7) and "did not answer" not in str(faults)
         guarded.close()
+        policy.close()
+
+
+def test_a_wait_in_which_the_process_was_stopped_costs_no_connection(monkeypatch):
+    waits, recv = itertools.count(), ClientConnection.recv
+
+    def stopped(connection, timeout):
+        if timeout and next(waits) % 2 == 0:
+            raise TimeoutError
+        return recv(connection, timeout)
+
+    monkeypatch.setattr(ClientConnection, "recv", stopped)
+    with serving(Counting(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset([0])
+        assert policy.act({"proprio": STATE[None]}, [0])[0, 0] == policy._lost[0] == 0
         policy.close()
 
 
