@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
+comma := ,
 $(foreach name,python extras config,$(if $(filter command,$(firstword $(origin $(name)))),$(error $(name)= has no effect; variables are PYTHON, EXTRAS and CONFIG, in capitals)))
 
 .PHONY: setup finetune debug demonstrations packages docs test run-tests test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
@@ -16,15 +17,15 @@ setup: .venv/ready-$(EXTRAS)
 
 .venv/ready-$(EXTRAS): pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) $(EXTRAS)
-	@touch $@ $(if $(findstring all,$(EXTRAS)),.venv/main-ready .venv/sim-ready)
+	@touch $@ $(if $(filter all,$(subst $(comma), ,$(EXTRAS))),.venv/main-ready .venv/sim-ready)
 
 # What the main job needs, without the tools of the tests and the extras of other commands. Demonstrations need only the
-# simulators, so they are collected while the larger packages are installed.
+# simulators, so they are collected while the larger packages are installed. Extras that somebody names come first.
 .venv/main-ready: pyproject.toml constraints.txt | .venv/sim-ready
 	@$(MAKE) --no-print-directory -j2 demonstrations packages
 	@touch .venv/main-ready
 
-.venv/sim-ready: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/sim-ready: pyproject.toml constraints.txt | $(BIN)/pip $(if $(filter-out all,$(EXTRAS)),.venv/ready-$(EXTRAS))
 	$(INSTALL) sim
 	@touch .venv/sim-ready
 

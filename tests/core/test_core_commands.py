@@ -543,6 +543,9 @@ def test_the_commit_is_this_projects_or_unknown(tmp_path, monkeypatch):
         ("debug CONFIG=finetune_configs/assembly.py", "--config finetune_configs/assembly.py:debug --resume"),
         ("debug", "--config finetune_configs/threading.py:debug --resume"),
         ("setup EXTRAS=all,cuda", ".ci/install all,cuda"),
+        ("setup EXTRAS=all,cuda", "touch .venv/ready-all,cuda .venv/main-ready .venv/sim-ready\n"),
+        ("setup EXTRAS=rlds,small", "touch .venv/ready-rlds,small \n"),
+        ("finetune EXTRAS=all,cuda", ".ci/install all,cuda"),
     ],
 )
 def test_make_does_what_it_is_asked_for(call, does):
