@@ -239,9 +239,10 @@ def _timeless(value: object) -> object:
 
 def _require_own_code(tree: Path) -> None:
     """An installed gap_vla must not be what runs."""
-    used = _run(["-c", "import gap_vla; print(gap_vla.__file__)"], tree).strip()
+    used = _run(["-P", "-c", "import gap_vla; print(gap_vla.__file__)"], tree).strip()  # -P: scripts have no tree first
     if not Path(used).resolve().is_relative_to(tree.resolve()):
-        raise UserError(f"{sys.executable} imports gap_vla from {used} instead of {tree}; uninstall that one")
+        advice = "set TMPDIR to a folder without a colon" if os.pathsep in str(tree) else "uninstall that one"
+        raise UserError(f"{sys.executable} imports gap_vla from {used} instead of {tree}; {advice}")
 
 
 def _run(words: Sequence[str], tree: Path) -> str:

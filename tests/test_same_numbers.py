@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -153,3 +154,12 @@ def test_digests_see_arrays_by_name_and_no_times(tmp_path):
     assert made("b", 7, 0.25, (2, 1)) == same
     assert made("d", 0, 0.25, (1, 2, 2)) != same
     assert made("c", 0, np.nextafter(np.float32(0.25), np.float32(1)), (1, 2)) != same
+
+
+def test_a_checkout_whose_code_scripts_would_not_import_is_refused(tmp_path):
+    """PYTHONPATH is parted at a colon."""
+    for place, refused in ((tmp_path / "job", False), (tmp_path / "job:17", True)):
+        (place / "gap_vla").mkdir(parents=True)
+        (place / "gap_vla" / "__init__.py").touch()
+        with pytest.raises(UserError, match="TMPDIR to a folder without a colon") if refused else nullcontext():
+            same_numbers._require_own_code(place)
