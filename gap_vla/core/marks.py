@@ -17,6 +17,7 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.hdf5_mark import read_mark, write_mark
+from gap_vla.core.whole import replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
@@ -38,7 +39,8 @@ def stamp(path: Path, kind: str) -> None:
             for folder in empty:
                 folder.rmdir()
         files = {str(file.relative_to(path)): file_mark(file) for file in sorted(_files(path))}
-        (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
+        with replacing(path / FOLDER_MARK) as temporary:
+            temporary.write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
         write_mark(path, mark)
     else:
@@ -85,6 +87,11 @@ def others_in(folder: Path, own: str) -> list[Path]:
         return [folder]
     names = {file: _TEMPORARY.sub(r"\1\2\3", str(file.relative_to(folder))) for file in _files(folder)}
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
+
+
+def is_unmarked(folder: Path) -> bool:
+    """Whether nothing is in a folder but, perhaps, a mark that a killed writer has not finished."""
+    return all(_TEMPORARY.sub(r"\2\3", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())
 
 
 def file_mark(file: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.hdf5_mark import is_changed
-from gap_vla.core.marks import HDF5, made_by, stamp, suffix_of, unlike_mark
+from gap_vla.core.marks import HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
 
@@ -169,7 +169,7 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
     if path.is_dir() != folder or not (path.is_file() or path.is_dir()):
         wanted = "folder" if folder else "file"
         raise OutputError(f"{path} exists and is no {wanted}; name another place")
-    if folder and not any(path.iterdir()):
+    if folder and is_unmarked(path):
         return
     if overwrite is None:
         raise OutputError(f"{path} exists; choose another name, or move it away")

@@ -573,6 +573,19 @@ def test_a_folder_of_results_is_new_empty_or_ours(tmp_path):
         claim_folder(tmp_path / "theirs" / "deeper", "check", sources=[tmp_path / "theirs"])
 
 
+def test_a_mark_of_a_folder_is_whole_or_absent_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    def on_a_full_disk(path, text):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "write_text", on_a_full_disk)
+        with pytest.raises(OSError, match=r"No space .*out/made_by\.json"):
+            claim_folder(tmp_path / "out", "check")
+    (tmp_path / "out" / ".made_by.abcd_123.json").touch()  # of one who was killed
+    assert made_by(claim_folder(tmp_path / "out", "check")) == "check"
+
+
 def test_half_of_a_pair_of_characters_as_json_may_hold_is_written_as_its_number(tmp_path: Path) -> None:
     text = json.loads(r'"half \ud83d"')
     page = write_output(tmp_path / "page.html", "runs_report", f"<html>{text}</html>")
