@@ -27,7 +27,7 @@ from gap_vla.core.identity import differences, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.run_settings import of_result, of_training
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.core.whole import write_json
+from gap_vla.core.whole import as_written, write_json
 
 SOURCE_HASH = "source_hash"
 """Key of `dataset.json` that says what a dataset that is no run's own held when training began."""
@@ -121,8 +121,10 @@ class RunDirectory:
         run = cls(path)
         with contextlib.ExitStack() as stack:
             if lock:
-                run.require_free_place()
+                run.require_free_place(config, dataset)
                 stack.enter_context(alone(run.lock, f"{run.path}", wait))
+                for leftover in run._left(config, dataset):
+                    leftover.unlink()
             new = lock and not run.config.exists()
             try:
                 yield cls.claim(path, config, resume, dataset)
@@ -133,10 +135,23 @@ class RunDirectory:
                     run.dataset.unlink(missing_ok=True)
                 raise
 
-    def require_free_place(self) -> None:
+    def _left(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> list[Path]:
+        """Files of one who was killed as he began this run: they hold what it writes first, or a beginning of that."""
+        if self.config.exists():
+            return []
+        first = {"config": as_written(config), "dataset": b"" if dataset is None else as_written(dict(dataset))}
+        found = []
+        for path in self.path.glob("*.json"):
+            name = re.fullmatch(r"\.?(config|dataset)(\.[a-z0-9_]{8})?\.json", path.name)
+            if name and path.is_file() and first[name[1]].startswith(content(path)):
+                found.append(path)
+        return found
+
+    def require_free_place(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None = None) -> None:
         """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
         self._require_no_link()
-        if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
+        own = [self.lock, *self._left(config, dataset)]
+        if not self.config.exists() and self.path.exists() and any(p not in own for p in self.path.iterdir()):
             lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run: move it"
             raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
 
@@ -172,7 +187,7 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config.exists():
-            run.require_free_place()
+            run.require_free_place(config, dataset)
             if dataset is not None:
                 write_json(run.dataset, dict(dataset))
             write_json(run.config, config)

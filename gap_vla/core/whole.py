@@ -58,7 +58,12 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_bytes(as_written(value))
+
+
+def as_written(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 @contextlib.contextmanager
