@@ -35,12 +35,14 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
     if (parts := around(page, name, if_missing=if_missing)) is None:
         return page
     (begin, end), (before, after) = markers(name), parts
-    text = f"{before}{begin}\n\n{generated}\n\n{end}{after}"
-    if "\r\n" in before + after:
-        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+    part = f"{begin}\n\n{generated}\n\n{end}".replace("\n", _line_end(before + after))
     with replacing(page, follow=True) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(before + part + after, encoding="utf-8", newline="")
     return page
+
+
+def _line_end(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
 
 
 def between(page: Path, name: str) -> str:
@@ -67,7 +69,7 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
     if if_missing == "refuse" and not page.exists():
         raise RenderError(f"{page}: no such page; name the one that holds the line {begin!r}")
     if if_missing != "refuse" and begin not in text and end not in text:
-        return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
+        return None if if_missing == "leave" else (text.rstrip() + 2 * _line_end(text), _line_end(text))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise RenderError(f"{page}: the lines {begin!r} and {end!r} must stand there once each, in this order")
     if "<!-- begin: " in text[text.index(begin) + 1 : text.index(end)]:

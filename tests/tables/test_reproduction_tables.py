@@ -200,6 +200,16 @@ def test_a_page_keeps_its_ends_of_lines(tmp_path):
     assert b"| a |\r\n| b |\r\n" in found and found.count(b"\n") == found.count(b"\r\n")
 
 
+@pytest.mark.parametrize("begun", [b"<!-- begin: x -->\nold\n<!-- end: x -->\nlast\n", b""])
+def test_a_page_with_both_ends_of_lines_keeps_those_of_what_people_wrote(tmp_path, begun):
+    page = tmp_path / "page.md"
+    theirs = b"windows\r\n```\nunix\n```" + (b"\n" if begun else b"\r\n\r\n")
+    page.write_bytes(theirs + begun)
+    replace_between(page, "x", "| a |\n| b |")
+    part = b"<!-- begin: x -->\r\n\r\n| a |\r\n| b |\r\n\r\n<!-- end: x -->"
+    assert page.read_bytes() == theirs + part + (b"\nlast\n" if begun else b"\r\n")
+
+
 def test_the_papers_figures_are_those_of_its_tables():
     assert paper_success("main", "assembly", "gap") == 94.2 and paper_success("main", "threading", "concat") == 33.2
     assert paper_success("octo", "threading", "vp_gap") == 78 and paper_success("ood", "stack", "concat") == 49
