@@ -155,6 +155,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "action is -9999 at step 5, column 2, and within 0 at all others",
         lambda: episode(action=np.where(np.arange(210).reshape(30, 7) == 37, -9999.0, 0.0)).validate(),
     ),
+    "a mark among whole numbers": (
+        EpisodeError,
+        "action is -32768 at step 5, column 2, and within 0 at all others",
+        lambda: episode(action=np.where(np.arange(210).reshape(30, 7) == 37, -32768, 0).astype(np.int16)).validate(),
+    ),
     "a phase per column": (EpisodeError, "phase", lambda: episode(phase=np.zeros((30, 3))).validate()),
     "states of fewer episodes": (StatisticsError, "5 steps in 1 ", lambda: dataset_statistics([STEPS] * 2, [STEPS])),
     "states that lag": (StatisticsError, "5 steps .* 4 ", lambda: dataset_statistics([STEPS], [STEPS[1:]])),

@@ -53,6 +53,7 @@ def require_measured(state: np.ndarray, what: str) -> None:
             of them, as a recording may begin or end with another state; says `what`, step and column. A negative one
             may come several times.
     """
+    state = np.asarray(state, np.float64)  # of int8, the size of -128 is -128, and 1000 is none of its numbers
     if (beyond := np.abs(state) > LARGEST_STATE).any():
         step, column = np.argwhere(beyond)[0]
         raise EpisodeError(

@@ -24,6 +24,13 @@ def test_bounds_of_segments_are_whole_numbers(bound, value):
         segment(CORNER, **{bound: value})
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.float16])
+def test_numbers_of_few_bits_are_compared_as_any_others(dtype):
+    actions = np.array([10, 30, 41, 40, 20], dtype)[:, None].repeat(7, axis=1)
+    with np.errstate(all="raise"):
+        assert Episode({}, np.zeros((5, 9), np.float32), actions).validate().action is actions
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
