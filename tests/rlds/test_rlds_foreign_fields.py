@@ -94,6 +94,7 @@ def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None
         ),
         slow("action", tfds.features.Text(), "left", "not the fields of an episode", None),
         ("action", wide(7, np.bool_), np.zeros(7, bool), None, None),
+        ("action", wide(7, np.int8), np.full(7, -128, np.int8), None, "action dimension 0 is -128, outside of [-1, 1]"),
         ("language_instruction", np.float32, 1.0, r"the instruction is .*1\.0.*, not text", "no language instruction"),
         slow(
             "language_instruction",

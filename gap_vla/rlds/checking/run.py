@@ -197,7 +197,7 @@ def _recordings(
             fields=numbers,
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
             proprio=proprio,
-            action=action,
+            action=action.astype(np.result_type(action, np.float32), copy=False),  # of int8, the size of -128 is -128
             doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
         )
