@@ -157,6 +157,7 @@ ALL = list(range(7))
         (lambda r: _cut(_proprio(_unscaled)(r), np.arange(2)), ("error", "quaternion")),
         (_field(**{"observation/timestamp": TIME + (np.arange(60) > 30)}), ("warning", "time")),
         (_field(rho=np.full(60, 1.5, np.float32)), ("error", "rho")),
+        (_field(rho=np.arange(60) < 20), ("warning", "rho")),
         (_field(change_point=np.ones(60, bool)), ("error", "rho")),
         (_field(rho=np.zeros((60, 3), np.float32)), ("error", "rho")),
         (_field(rho=np.array([b"a"] * 60, object)), ("error", "rho")),
@@ -646,6 +647,13 @@ def test_actions_beyond_their_limit_are_errors_unless_it_is_stated(version_dir: 
     assert beyond(1.0) == [0] and beyond(127.0) == beyond(None) == []
     assert declared_limit(version_dir) == 1.0
     assert check_dataset(version_dir, pictures=0, action_limit=0.01).exit_status() == 1
+
+
+def test_episodes_of_other_widths_are_an_error(version_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = dataclasses.replace(SOUND[1], action=SOUND[1].action[:, :6])
+    monkeypatch.setattr("gap_vla.rlds.checking.run._recordings", lambda *given: iter([SOUND[0], narrow]))
+    report = check_dataset(version_dir, pictures=0)
+    assert "error: structure: episodes of different widths (action, arms): [(6, 1), (7, 1)]" in report.text()
 
 
 def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:

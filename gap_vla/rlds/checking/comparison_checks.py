@@ -142,7 +142,7 @@ def check_labels(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """Where ρ varies and change points are there in most episodes, they are in all; that it varies in few is noted."""
     labelled = [e for e in episodes if len(e.fields) == 2 and not any(label_problems(e.fields))]
     names = [e.name for e in labelled]
-    constant = np.array([len(e) > 1 and np.ptp(e.fields["rho"]) == 0 for e in labelled])
+    constant = np.array([len(e) > 1 and e.fields["rho"].min() == e.fields["rho"].max() for e in labelled])
     pointless = np.array([not e.fields["change_point"].any() for e in labelled])
     few = len(labelled) < FEWEST
     if constant.any() and (few or constant.mean() >= 0.5):

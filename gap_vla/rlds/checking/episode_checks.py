@@ -242,7 +242,7 @@ def check_rho(episode: Recording) -> Iterator[Finding]:
     if len(rho) >= SHORTEST and len(points) > len(rho) / 2:
         text = f"{len(points)} of {len(rho)} steps are change points; annotate again"
         yield Finding("warning", "rho", text, episode.name)
-    elif near.any() and not near.all() and np.ptp(rho) and rho[near].mean() <= rho[~near].mean():
+    elif near.any() and not near.all() and rho.min() < rho.max() and rho[near].mean() <= rho[~near].mean():
         text = "ρ is lower about change points than elsewhere; annotate again, unless that is meant"
         yield Finding("warning", "rho", text, episode.name)
 

@@ -224,7 +224,8 @@ def _view(recording: Recording) -> EpisodeView:
 
 def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | None) -> dict[str, Any]:
     lengths = np.array([len(e) for e in kept])
-    actions = np.concatenate([e.action for e in kept])
+    alike = len({e.action.shape[1] for e in kept}) == 1
+    actions = np.concatenate([e.action if alike else e.action[:, :0] for e in kept])
     texts = {e.language[0] for e in kept if e.language}
     annotator = dataset_metadata(version_dir).get("annotator", {})
     with np.printoptions(precision=3, suppress=True):
@@ -236,8 +237,6 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
             "state": key or "none",
             "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
-            "action min": str(actions.min(0)),
-            "action max": str(actions.max(0)),
-            "action std": str(actions.std(0)),
+            **{f"action {what}": str(getattr(actions, what)(0)) for what in ("min", "max", "std") if alike},
             "fields": {k: str(v) for k, v in sorted(flat(builder.info.features["steps"].feature, separator="/"))},
         }
