@@ -50,13 +50,14 @@ class Recording:
             `rho` and `change_point`, whatever they are.
         language: instruction per step.
         proprio: float32[T, 9 * arms] if the layout of the state is known, else None.
-        action: float32[T, A].
+        action: float32[T, A], or float64 where numbers are stored in more bits.
         action_limit: the largest action that there may be; None: in the robot's own units.
         glances: camera to its mean picture in a few cells, which stays when the pictures go.
         source: its name in what the dataset was made from, where the dataset tells.
         state: [T, S], the state as it is stored; None: there is none.
         doubt: why the layout does not read this state as what it says, if so.
         prints: camera to a hash of each of its pictures; these stay too.
+        read: every step field that was read, whatever it holds.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Recording:
     prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
     state: np.ndarray | None = None
     doubt: str = ""
+    read: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.action)

@@ -81,9 +81,17 @@ def check_dataset(
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
+    tensors = flat(builder.info.features.get_tensor_info()["steps"], separator="/")
+    declared = {field for field, _ in tensors}
     for split in builder.info.splits:
+        told = False
         for recording in _recordings(version_dir, split, key, resolved, max_episodes):
             recording = dataclasses.replace(recording, action_limit=limit)
+            if (lost := sorted(declared.difference(recording.read))) and not told:
+                text = f"from here on not checked: {one_line(', '.join(lost))}; of one of them the length changes from "
+                text += "step to step: store it in one shape, or leave it out"
+                findings.append(Finding("error", "structure", text, recording.name))
+                told = True
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
@@ -192,6 +200,7 @@ def _recordings(
             )
         yield Recording(
             name=name,
+            read=frozenset(fields),
             source=source,
             images={names[k]: np.repeat(v, 3, -1) if v.shape[-1] == 1 else v[..., :3] for k, v in films.items()},
             fields=numbers,
