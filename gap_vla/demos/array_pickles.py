@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import PER_STEP, files_in, require_one_size, require_rows
+from gap_vla.demos.fields import PER_STEP, files_in, is_blank, require_one_size, require_rows
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -77,7 +77,9 @@ class ArrayPickles(NamedArrays):
         content = self._opened[1]
         if key is None or not isinstance(content, Mapping):
             return content if key is None else content[key]
-        return {name: value for name, value in content.items() if not isinstance(value, Mapping)} | content[key]
+        beside = {name: value for name, value in content.items() if not isinstance(value, Mapping)}
+        own = {name: one for name, one in content[key].items() if name != "language_instruction" or not is_blank(one)}
+        return beside | own
 
 
 def load_arrays(file: Path) -> Any:

@@ -128,6 +128,12 @@ def as_instruction(own: Any, otherwise: Any, where: str) -> str:
     return text if text.strip() else as_text(otherwise, where) or text
 
 
+def is_blank(text: Any) -> bool:
+    """Whether it is text that says nothing."""
+    word = _plain(text)
+    return isinstance(word, str) and not word.strip()
+
+
 def as_truths(value: Any) -> np.ndarray:
     """bool where all are 0 or 1; anything else stays as it is, for the check that names its place."""
     given = np.asarray(value)

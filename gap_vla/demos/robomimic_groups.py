@@ -12,6 +12,7 @@ import h5py
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_members as members
+from gap_vla.demos.fields import is_blank
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 
@@ -22,7 +23,7 @@ def own_language(demo: h5py.Group) -> Any:
     where = f"{demo.file.filename}, episode {demo.name.rpartition('/')[2]}: the attribute 'ep_meta'"
     with refusing(f"{where} is no JSON", "write it again", EpisodeError):
         meta = parsed(members.attribute_of(demo, "ep_meta") or "{}")
-    return own or (meta.get("lang", own) if isinstance(meta, dict) else own)
+    return meta.get("lang", own) if isinstance(meta, dict) and (own is None or is_blank(own)) else own
 
 
 def arms_of(demo: h5py.Group, where: str) -> int:

@@ -160,7 +160,7 @@ class RobomimicHDF5(Source):
         fields.require_spelling(of_data, members.FACTS, f"{self.path}, data: attributes")
         unread = {f"{key} of the file" for key in of_file}
         unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
-        taken, said = {"obs", "phase", self.options["action_key"]}, {*of_data} & {*members.FACTS}
+        taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
@@ -171,8 +171,9 @@ class RobomimicHDF5(Source):
                     raise EpisodeError(
                         f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
                     )
-            said |= ({*own} & {*members.FACTS}) | ({*held} & {"phase"})
-            said |= {"ep_meta"} if "language_instruction" not in own and own_language(demo) else set()
+            said |= (facts := _facts(demo)) | ({*held} & {"phase"})
+            told_beside = "language_instruction" not in facts and not fields.is_blank(own_language(demo) or "")
+            said |= {"ep_meta"} if told_beside else set()
             observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
             *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
             known = [*self._image_keys, *itertools.chain(*used)]
@@ -182,7 +183,7 @@ class RobomimicHDF5(Source):
         places = {key: key for key in sorted(said - {"ep_meta"})}
         option = "--reader" if self.options["language_instruction"] else "lang in env_args"
         told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
-        told[option] = bool(self._language) and "language_instruction" not in of_data
+        told[option] = bool(self._language) and "language_instruction" not in _facts(data)
         if any(told.values()):
             places["language_instruction"] = " or ".join(filter(told.get, told))
         return places, sorted(unread)
@@ -261,3 +262,9 @@ class RobomimicHDF5(Source):
                 raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
             columns.append(rows)
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
+
+
+def _facts(item: h5py.Group) -> set[str]:
+    """Those of `members.FACTS` that attributes say."""
+    values = {fact: members.attribute_of(item, fact) for fact in members.FACTS}
+    return {fact for fact, value in values.items() if value is not None and not fields.is_blank(value)}

@@ -32,7 +32,7 @@ from gap_vla.demos.fields import (
 )
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, stacked
-from gap_vla.rlds.schema import LANGUAGE, decode_episode
+from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
 from gap_vla.rlds.version_files import (
     dataset_metadata,
     examples,
@@ -88,8 +88,8 @@ def read_rlds(
         where = f"{version_dir}, {split}[{index}]"
         with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
             fields = dict(flat(steps, separator="/"))
-            if spoken := [fields[name] for name in LANGUAGE if name in fields]:
-                steps["language_instruction"] = spoken[0]
+            if len(spoken := instruction_of(fields)):
+                steps["language_instruction"] = spoken
             picked = pick_fields(steps, keys, where) if keys else steps
             texts = np.asarray(picked.get("language_instruction", ()))
             if len(changed := np.flatnonzero(texts[1:] != texts[:-1])):
@@ -107,8 +107,7 @@ def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
     """Says which fields `read_rlds` takes, where a dataset has some that it neither takes nor compares."""
     features = open_version(version_dir, shards=False).info.features.get_tensor_info()
     every = sorted(path for path, _ in flat(features, separator="/"))
-    instruction = [name for name in LANGUAGE if f"steps/{name}" in every][:1]
-    usual = {name: name for name in (*_NAMES[1:], *instruction)} | {"proprio": "observation/proprio"}
+    usual = {name: name for name in (*_NAMES[1:], *LANGUAGE)} | {"proprio": "observation/proprio"}
     read = {f"steps/{part}" for path in {**usual, **keys}.values() for part in path.split("+")} | _ABOUT
     taken = [path for path in every if path in read or (not keys and path.startswith("steps/observation/image_"))]
     if left := [path for path in every if path not in taken and path.rpartition("/")[2] not in _COMPARED]:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import parsed
-from gap_vla.demos.fields import as_truths, decoded, require_cameras
+from gap_vla.demos.fields import as_truths, decoded, is_blank, require_cameras
 
 LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
-"""Step fields with an episode's instruction; the first that is there."""
+"""Step fields with an episode's instruction (`instruction_of`)."""
 
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
@@ -129,6 +129,13 @@ class Schema:
                 "extra_json": json.dumps(extra, sort_keys=True, default=str),
             },
         }
+
+
+def instruction_of(fields: Mapping[str, Any]) -> Any:
+    """Of an RLDS episode's step fields the one that tells the instruction, the first of `LANGUAGE` that is not blank
+    throughout; else the first that is there, or nothing."""
+    found = [fields[name] for name in LANGUAGE if name in fields]
+    return next((texts for texts in found if not all(map(is_blank, texts))), found[0] if found else ())
 
 
 def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Episode:

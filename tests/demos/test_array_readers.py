@@ -387,7 +387,7 @@ def test_a_blank_instruction_is_none(tmp_path: Path, kind: str) -> None:
 
 def test_what_stands_beside_the_demonstrations_of_a_pickle_is_of_all_of_them(tmp_path: Path) -> None:
     beside = {"language_instruction": "close it", "success": False, "made": "today"}
-    demos = {"a": arrays(plain(0)), "b": {**arrays(plain(1)), "success": True}}
+    demos = {"a": {**arrays(plain(0)), "language_instruction": " "}, "b": {**arrays(plain(1)), "success": True}}
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({**beside, **demos}))
     source = open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
     assert [(e.language_instruction, e.success) for e in source] == [("close it", False), ("close it", True)]

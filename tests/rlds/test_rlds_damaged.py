@@ -248,7 +248,10 @@ def test_a_link_to_another_shard_than_the_one_that_was_written_is_refused(sound:
     assert [f.level for f in check_dataset(version, pictures=0).findings if f.check == "files"] == ["error"]
 
 
-def test_an_instruction_below_the_observation_is_taken_with_other_fields_by_name(sound: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blank", [False, True])
+def test_an_instruction_below_the_observation_is_taken_with_other_fields_by_name(
+    sound: Path, tmp_path: Path, blank: bool
+) -> None:
     version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
     for name in ("made_by.json", "metadata.json"):
         (version / name).unlink()
@@ -256,11 +259,16 @@ def test_an_instruction_below_the_observation_is_taken_with_other_fields_by_name
 
     def moved(content: Any) -> None:
         step = step_features(content)
-        step["observation"]["featuresDict"]["features"][below] = step.pop("language_instruction")
+        step["observation"]["featuresDict"]["features"][below] = step["language_instruction"]
+        if not blank:
+            del step["language_instruction"]
 
     edited("features.json", moved)(version)
     here, there = "steps/language_instruction", f"steps/observation/{below}"
-    record(lambda f: (f[there].CopyFrom(f[here]), f.pop(here)), slice(None))(version)
+    blanks = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b" "] * STEPS))
+    record(lambda f: (f[there].CopyFrom(f[here]), f[here].CopyFrom(blanks) if blank else f.pop(here)), slice(None))(
+        version
+    )
     for keys in (None, {"proprio": "observation/proprio"}):
         told = [episode.language_instruction for episode in read_rlds(version, keys=keys)]
         assert told == [tiny(i).language_instruction for i in range(2)] and all(told)

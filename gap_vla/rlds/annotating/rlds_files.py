@@ -30,7 +30,7 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, require_replaceable
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
-from gap_vla.rlds.schema import LANGUAGE, decode_episode
+from gap_vla.rlds.schema import decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
 from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
 
@@ -65,7 +65,7 @@ def episodes_of(
             action = action if action.dtype.kind in "fiu" else state[:, :0]
             if limit is not None and "action" in fields:
                 as_actions(action, limit, f"{where}: action")
-            texts = [fields[name][0] for name in LANGUAGE if name in fields]
+            texts = instruction_of(fields)[:1]
             known = {key: value for key, value in steps.items() if images or key not in LABELS}
             known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
             known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]

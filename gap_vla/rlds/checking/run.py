@@ -23,7 +23,7 @@ from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
-from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, recorded
+from gap_vla.rlds.schema import SCHEMA_VERSION, instruction_of, recorded
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, unlike
 from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples, unlike_written
 
@@ -175,7 +175,7 @@ def _recordings(
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
             source = one_line(recorded(metadata)["episode_id"], 60)
-        text: Iterable[Any] = next((fields[name] for name in LANGUAGE if name in fields), ())
+        text: Iterable[Any] = instruction_of(fields)
         films = {k: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4 and v.shape[-1] in CHANNELS}
         names = _camera_names(films)
         numbers = {
