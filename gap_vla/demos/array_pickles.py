@@ -42,6 +42,7 @@ class ArrayPickles(NamedArrays):
         held = [found if isinstance(found := self._arrays(index), Mapping) else {} for index in range(len(self))]
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._names = sorted({str(name) for names in held for name in names})
+        self._successes = sum("success" in names for names in held)
         self._require_images()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -14,9 +15,17 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
 from gap_vla.demos.layout import require_action_names
-from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
+from gap_vla.demos.lerobot_index import (
+    NUMBERS,
+    EpisodePlace,
+    Feature,
+    columns_of,
+    read_description,
+    read_index,
+    read_rows,
+)
 from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there
-from gap_vla.demos.source import NamedArrays
+from gap_vla.demos.source import NamedArrays, stated
 
 SUCCESS = ("success", "is_episode_successful", "next.success")
 """Columns whose last step says whether an episode succeeded, the surest last."""
@@ -120,14 +129,24 @@ class LeRobot(NamedArrays):
 
     def mapping(self) -> dict[str, str]:
         success = self._success()
-        found = super().mapping() | {"language_instruction": "tasks"} | dict(zip(["success"], success))
+        found = super().mapping() | {"language_instruction": "tasks"}
+        for key in success:
+            held = sum(key in self._held[place.table] for place in self.places)
+            found["success"] = stated(key, held, len(self.places))
         return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
 
     def dropped(self) -> list[str]:
-        return self._unused(*self._success(), "task_index")
+        known = {*self._features, *_COUNTS, "episode_index", "next.done"}
+        others = sorted(set().union(*self._held.values()) - known)
+        return self._unused(*self._success(), "task_index") + [f"{name}, which info.json lacks" for name in others]
+
+    @functools.cached_property
+    def _held(self) -> dict[Path, list[str]]:
+        """The columns of each table."""
+        return {table: columns_of(table) for table in {place.table for place in self.places}}
 
     def _success(self) -> list[str]:
-        """The column that says it, or none."""
+        """The column that says it, of those that info.json declares, or none."""
         return [key for key in SUCCESS if key in self._features][-1:]
 
     def look(self) -> None:
@@ -142,7 +161,7 @@ class LeRobot(NamedArrays):
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         counts = [key for key in _COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        table = _rows(place, columns, (*_COUNTS, *SUCCESS, "next.done"))
+        table = _rows(place, columns, (*_COUNTS, *self._success(), "next.done"))
         _require_counted(table, place, self._fps, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
@@ -155,7 +174,7 @@ class LeRobot(NamedArrays):
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in (*columns[:2], *counts):
             _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
-        for key in [key for key in SUCCESS if key in table][-1:]:
+        for key in filter(table.__contains__, self._success()):
             said = f"{where}: {key!r} of the last step"
             with refusing(f"{said} is no truth value", "download it again", EpisodeError):
                 arrays["success"] = as_truth(np.asarray(table[key][-1]), said)

@@ -67,6 +67,15 @@ def read_rows(
         return rows
 
 
+def columns_of(file: Path) -> list[str]:
+    """The names of a table's columns. Raises EpisodeError: no such table, or a damaged one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with refusing(f"{file}: the table cannot be read", "download it again", EpisodeError, (pa.ArrowException,)):
+        return list(pq.read_schema(regular(file.absolute())).names)
+
+
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""
 

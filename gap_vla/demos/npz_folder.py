@@ -35,6 +35,7 @@ class NpzFolder(NamedArrays):
         wanted = "language_instruction" if self.options["language_instruction"] else ""
         held = [read_arrays(file, wanted.__eq__) for file in self.places]
         self._names = sorted({name for names in held for name in names})
+        self._successes = sum("success" in names for names in held)
         self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
         self._require_images()
         if self.options["image_keys"] is None:

@@ -21,7 +21,7 @@ from gap_vla.demos import fields
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
-from gap_vla.demos.source import Source
+from gap_vla.demos.source import Source, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
 IMAGE_KEYS = {
@@ -161,6 +161,7 @@ class RobomimicHDF5(Source):
         unread = {f"{key} of the file" for key in of_file}
         unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
+        successes = 0
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
@@ -172,6 +173,7 @@ class RobomimicHDF5(Source):
                         f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
                     )
             said |= (facts := _facts(demo)) | ({*held} & {"phase"})
+            successes += "success" in facts
             told_beside = "language_instruction" not in facts and not fields.is_blank(own_language(demo) or "")
             said |= {"ep_meta"} if told_beside else set()
             observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
@@ -181,6 +183,8 @@ class RobomimicHDF5(Source):
             unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
             unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED}}
         places = {key: key for key in sorted(said - {"ep_meta"})}
+        if "success" in places and "success" not in _facts(data):
+            places["success"] = stated("success", successes, len(self.places))
         option = "--reader" if self.options["language_instruction"] else "lang in env_args"
         told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
         told[option] = bool(self._language) and "language_instruction" not in _facts(data)

@@ -126,6 +126,7 @@ class NamedArrays(Source):
     IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = None
     _image_keys: Mapping[str, str]
     _names: Sequence[str]  # of the arrays of all recordings together
+    _successes: int = 0  # recordings that state it
 
     def __init__(
         self,
@@ -159,6 +160,8 @@ class NamedArrays(Source):
         cameras = {camera: key for key, camera in self._image_keys.items()}
         state = f"{self.options['state_key']} ({self._layout})"
         beside = {key: key for key in BESIDE if key in self._names}
+        if "success" in beside:
+            beside["success"] = stated("success", self._successes, len(self))
         if self.options.get("language_instruction"):
             beside["language_instruction"] = "--reader, where a recording has none"
         return cameras | {"proprio": state, "action": self.options["action_key"]} | beside
@@ -205,6 +208,11 @@ class NamedArrays(Source):
                 success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
+
+
+def stated(name: str, times: int, recordings: int) -> str:
+    """What a mapping says of `success`, which a name states in so many of all recordings."""
+    return name if times == recordings else f"{name} (stated in {times} of {recordings}, the others count as true)"
 
 
 UNSAID = {"language_instruction": "none", "success": "none, so true"}

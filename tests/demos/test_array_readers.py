@@ -41,8 +41,11 @@ def test_npz_files_come_back_equal(folder: Path) -> None:
     source = open_source(folder, "npz")
     for i, episode in enumerate(source):
         assert_equal(episode, plain(i))
-    assert set(source.dropped()) == {"extra"}
+    assert set(source.dropped()) == {"extra"} and "success" not in source.mapping()
     assert not source.read(0, images=False).images
+    _replace(folder, success=np.array(False))
+    said = "success (stated in 1 of 3, the others count as true)"
+    assert open_source(folder, "npz").mapping()["success"] == said
 
 
 def _replace(folder: Path, **changes: np.ndarray) -> None:
@@ -392,6 +395,7 @@ def test_what_stands_beside_the_demonstrations_of_a_pickle_is_of_all_of_them(tmp
     source = open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
     assert [(e.language_instruction, e.success) for e in source] == [("close it", False), ("close it", True)]
     assert "made" in source.dropped() and source.mapping()["phase"] == "phase"
+    assert source.mapping()["success"] == "success"
 
 
 @pytest.mark.parametrize(

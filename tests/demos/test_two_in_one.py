@@ -227,7 +227,13 @@ def test_what_data_says_of_success_is_of_all_that_say_nothing(tmp_path: Path) ->
         file["data"].attrs["success"] = False
         file["data/demo_0"].attrs["success"] = True
         del file["data/demo_1"].attrs["success"]
-    assert [episode.success for episode in open_source(path)] == [True, False]
+    source = open_source(path)
+    assert [episode.success for episode in source] == [True, False]
+    assert source.mapping()["success"] == "success"
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["success"]
+    said = "success (stated in 1 of 2, the others count as true)"
+    assert open_source(path).mapping()["success"] == said
 
 
 def test_an_episode_that_is_done_before_its_end_is_refused(tmp_path: Path) -> None:
