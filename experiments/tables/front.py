@@ -53,7 +53,7 @@ def write_front_page(rows: Sequence[Row], page: Path) -> None:
     """A line for each block of `front_rows` in which GAP can be compared, once all its seeds are trained, each on
     the same demonstrations; a page without the markers stays as it is.
     """
-    lines = [list(HEADINGS)]
+    lines, cut_short = [list(HEADINGS)], list[str]()
     for result, judgements in (row for row in rows if not unlike(row[0].finished)):
         waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
         waiting |= {entry.arm for entry in result.failed}
@@ -68,8 +68,9 @@ def write_front_page(rows: Sequence[Row], page: Path) -> None:
                 said = {place: in_short(differences[p][IN]) for place, p in enumerate(pairs) if differences.get(p)}
                 said |= {COLUMNS[one.claim]: one.short for one in judgements}
                 of_arms = [f"{mean} ({interval})" if mean else "" for mean, interval in shown]
+                cut_short += [f"{title}: {said}" for said in result.found.cut_short()]
                 lines.append([title, *of_arms, *(said.get(place, "") for place in range(3))])
-    text = f"{markdown_table(lines)}\n\n{FRONT_INTERVALS}" if len(lines) > 1 else NOTHING
+    text = "\n\n".join([markdown_table(lines), FRONT_INTERVALS, *cut_short]) if len(lines) > 1 else NOTHING
     replace_between(page, FRONT, text, if_missing="leave")
 
 

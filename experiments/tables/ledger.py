@@ -47,6 +47,7 @@ class Entry:
         origin: versions of the code and content of the data that it was made from (`gap_vla.training.stages`).
         gradients: `branch/…` measurements of its training, each the mean over the logged steps of the first half.
         account: commit, machine, time, command: for the reader.
+        simulator_errors: variant to how many of its rollouts the simulator cut short; empty where nobody counted.
     """
 
     cell: str
@@ -67,6 +68,7 @@ class Entry:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gradients: Mapping[str, float] = dataclasses.field(default_factory=dict)
     account: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -184,3 +186,6 @@ def _require_sound(found: Section, name: str) -> None:
         outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
         if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")
+        found.section("simulator_errors", {}).whole(variant, 0, episodes - successes, 0)
+    if more := found.section("simulator_errors", {}).values.keys() - variants.values.keys():
+        raise UserError(f"simulator_errors.{min(more)} is of no variant that was rolled out")

@@ -19,7 +19,7 @@ from gap_vla.core.identity import commit
 from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
-from gap_vla.report.comparison import read_rollouts
+from gap_vla.report.comparison import evaluations_of, read_rollouts
 
 PATIENCE = 60.0
 """Seconds that cells have for their checkpoints, when all of them are asked to end."""
@@ -177,6 +177,8 @@ class _Queue:
         cell, error = run.cell, run.process.error
         summary: dict[str, Any] = run.process.result or {}
         variants = {} if error else read_rollouts(Section(summary, cell.name))
+        evaluations = evaluations_of(Section(summary, cell.name)) if variants else {}
+        cut_short = {v: one.values.get("simulator_errors") for v, one in evaluations.items()}
         if not error and not variants:
             error = "the run was not rolled out (eval.episodes is 0)"
         stages = summary.get("seconds", {})
@@ -209,6 +211,7 @@ class _Queue:
                 "command": self._options.command,
                 "run": str(self._kind.run_directory(cell.config)),
             },
+            simulator_errors={variant: count for variant, count in cut_short.items() if count is not None},
         )
 
     def _stop(self) -> None:
@@ -236,4 +239,6 @@ def _outcome(entry: Entry) -> str:
     if entry.status == FAILED:
         return f"failed after {duration(entry.seconds)}: {entry.error}"
     success = ", ".join(f"{name} {sum(found.values())}/{len(found)}" for name, found in entry.variants.items())
-    return f"finished in {duration(entry.seconds)}: {success}"
+    lost = sum(entry.simulator_errors.values())
+    also = f"; {lost} cut short by the simulator count as failed" if lost else ""
+    return f"finished in {duration(entry.seconds)}: {success}{also}"

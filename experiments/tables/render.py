@@ -145,7 +145,9 @@ def _lines_of_blocks(results: Sequence[BlockResult], ledger: Ledger) -> str:
     if any(not entry.whole for result in results for entry in result.finished):
         parts.append("–: continued after a stop, or from a training that another table made; its time says little")
     for result in results:
-        parts += [*_failures(result), *_stale_notes(result)]
+        parts += _failures(result)
+        parts += [f"`{result.block.task}`: {said}" for said in result.found.cut_short()]
+        parts += _stale_notes(result)
     return "\n\n".join(parts)
 
 
@@ -216,7 +218,7 @@ def notes(result: BlockResult) -> list[str]:
     found += _doubts(result)
     if result.finished:
         found.append(_origin(result))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _doubts(result: BlockResult) -> list[str]:
@@ -226,7 +228,7 @@ def _doubts(result: BlockResult) -> list[str]:
         seen = ["Cells of one seed were not all trained on the same demonstrations: their content differs."]
     elif len(set().union(*demonstrations(result.finished))) > 1:
         seen = ["Each seed has demonstrations of its own, the same for every method."]
-    return [*_failures(result), *seen, *_stale_notes(result)]
+    return [*_failures(result), *result.found.cut_short(), *seen, *_stale_notes(result)]
 
 
 def _failures(result: BlockResult) -> list[str]:

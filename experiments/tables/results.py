@@ -41,9 +41,11 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     stale = [Stale(cell, entry, reasons) for cell, entry, reasons in read if entry is not None and reasons]
     outdated = {one.cell.name for one in stale}
     by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
+    compared = compare(by_arm, [pair for pair in pairs_of(block) if {*pair} <= by_arm.keys()])
+    cut_short = {arm: sum(sum(e.simulator_errors.values()) for e in finished if e.arm == arm) for arm in by_arm}
     return BlockResult(
         block=block,
-        found=compare(by_arm, [pair for pair in pairs_of(block) if {*pair} <= by_arm.keys()]),
+        found=dataclasses.replace(compared, simulator_errors=cut_short),
         failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
         missing=tuple(cell for cell, entry in found if entry is None and cell.name not in outdated),
         stale=tuple(stale),

@@ -156,6 +156,7 @@ class Comparison:
             have; empty where they share none.
         apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known;
             `unsealed`: of those without digests, as 0.1.0 left them.
+        simulator_errors: method to how many of its rollouts the simulator cut short, as far as that was counted.
     """
 
     success: Mapping[str, Mapping[str, Success]]
@@ -163,6 +164,7 @@ class Comparison:
     apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     unknown: int = 0
     unsealed: int = 0
+    simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -186,6 +188,7 @@ class Comparison:
                 a, b = (self.success[method][variant].layouts for method in (first, second))
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        notes += self.cut_short(name)
         if self.apart:
             told = [f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items()]
             shown = max(5, sum(NOT_GIVEN not in values for values in self.apart.values()))
@@ -201,6 +204,12 @@ class Comparison:
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
+
+    def cut_short(self, name: Name = str) -> list[str]:
+        """Of which methods the simulator cut rollouts short, and how many."""
+        told = [f"{name(method)} {count}" for method, count in self.simulator_errors.items() if count]
+        which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
+        return [f"{which}: {', '.join(told)}."] if told else []
 
     def _unpaired(self, first: str, second: str, paired: Collection[str]) -> list[str]:
         """What two methods do not share, of each variant that both have and of which no difference is `paired`."""
@@ -269,7 +278,18 @@ def compare(
     differing = apart(configs) | apart(map(_made_with, summaries))
     unknown = max(0, len(summaries) - len(configs))
     success = {method: _success(outcomes[method]) for method in methods}
-    return Comparison(success, differences, differing, unknown, sum(DIGESTS not in one for one in summaries))
+    unsealed = sum(DIGESTS not in one for one in summaries)
+    return Comparison(success, differences, differing, unknown, unsealed, count_simulator_errors(summaries))
+
+
+def count_simulator_errors(summaries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Method to how many rollouts of its runs the simulator cut short, from their summaries."""
+    found: dict[str, int] = {}
+    for one in summaries:
+        evaluations = one.get("variants") or {"": one.get("rollouts", {})}
+        errors = sum(of_variant.get("simulator_errors", 0) for of_variant in evaluations.values())
+        found[one.get("method", "")] = found.get(one.get("method", ""), 0) + errors
+    return found
 
 
 def _as_bool(rollouts: Mapping[int, Any], where: str) -> Rollouts:

@@ -196,6 +196,17 @@ def title(summary: Mapping[str, Any]) -> str:
     return f"{summary['policy']['name']} on {task}" + ("" if variant == "default" else f", {variant}")
 
 
+def cut_short_by_simulator(summary: Mapping[str, Any]) -> list[str]:
+    """How many episodes were, in words; nothing where none was."""
+    if not (count := summary.get("simulator_errors", 0)):
+        return []
+    played = summary["episodes"] - count
+    return [
+        f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
+        f"as failed; of the other {played}, {summary['successes']} succeeded"
+    ]
+
+
 def describe(summary: Mapping[str, Any]) -> str:
     """The lines that a command prints at its end."""
     low, high = summary["interval"]
@@ -212,12 +223,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     if summary["phases"]:
         reached = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["phases"]["reached"].items())
         lines.append(f"phases reached: {reached}")
-    if count := summary.get("simulator_errors", 0):
-        played = summary["episodes"] - count
-        lines.append(
-            f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
-            f"as failed; of the other {played}, {summary['successes']} succeeded"
-        )
+    lines += cut_short_by_simulator(summary)
     lines += [f"counted as failed, episode {one['episode']}: {one_line(one['error'])}" for one in summary["errors"][:5]]
     if len(summary["errors"]) > 5:
         lines.append(f"… and {len(summary['errors']) - 5} more; see episodes.jsonl")

@@ -254,6 +254,8 @@ class Run:
             f"  held-out action error {validation['val/action_mse']:.3f} "
             f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
         ]
+        from gap_vla.rollouts.summary import cut_short_by_simulator
+
         several = len(summary["variants"]) > 1
         for variant, found in summary["variants"].items():
             low, high = found["interval"]
@@ -261,6 +263,7 @@ class Run:
                 f"  {f'{variant}: ' if several else ''}success {found['successes']}/{found['episodes']} = "
                 f"{found['success_rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
             )
+            lines += [f"    {said}" for said in cut_short_by_simulator(found)]
         there = self.directory.page.exists()
         look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
         lines.append(f"  all of it lies in {self.directory.path}; {look}")

@@ -20,6 +20,8 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.resnet18 import Trunk
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
+from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.summary import summarize
 from gap_vla.serving import load_checkpoint
 from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.metrics import require_own
@@ -292,7 +294,11 @@ def test_measurements_of_another_run_are_not_continued_where_nothing_held_out_wa
     assert own.metrics.read_bytes() == other.metrics.read_bytes()
     own.metrics.write_bytes(whole)
     summary = finetune(configs[0], "run", resume=True)
-    assert summary["training"]["resumed_after"] == 8 and " since step 8)" in Run(configs[0], "run").report(summary)
+    ends = [EpisodeRecord(0, 7, True, 3), EpisodeRecord(1, 8, False, 2, error="step 2: the simulator failed: NaN")]
+    summary["variants"] = {"default": summarize(ends)}
+    said = Run(configs[0], "run").report(summary)
+    assert summary["training"]["resumed_after"] == 8 and " since step 8)" in said
+    assert "1 of 2 episodes were cut short by the simulator, not by the policy, and count as failed" in said
 
 
 def test_a_run_goes_on_and_answers_for_the_weights_of_its_encoder_alone(tmp_path, monkeypatch):

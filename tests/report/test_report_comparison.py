@@ -100,6 +100,15 @@ def test_which_seeds_there_are_is_noted_of_every_variant():
     assert any("Fewer than three training seeds" in note for note in notes)
 
 
+def test_rollouts_that_the_simulator_cut_short_are_counted_of_each_method():
+    some = methods({"v": 0.5, "vp": 0.6}, seeds=(0, 1, 2))
+    summaries = [{"method": "v", "rollouts": {}}, {"method": "vp", "rollouts": {"simulator_errors": 1}}]
+    summaries.append({"method": "vp", "variants": {"default": {"simulator_errors": 2}, "light": {}}})
+    said = "Rollouts that were cut short by the simulator, not by the policy, count as failed: VP 3."
+    assert said in compare(some, summaries=summaries).notes(label)
+    assert not any("cut short" in note for note in compare(some, summaries=summaries[:1]).notes(label))
+
+
 def test_nothing_shared_is_said_and_not_computed():
     found = compare({"v": one({1: True}), "vp": one({2: True})})
     assert found.differences == {("vp", "v"): {}}

@@ -55,7 +55,9 @@ def evaluation(outcomes):
     figures = {"episodes": count, "successes": sum(outcomes), "success_rate": rate}
     figures |= {"interval": [centre - half, centre + half], "mean_steps": 9.0, "mean_steps_success": 9.0}
     columns = {"steps": [9] * count, "last_phases": [None] * count, "layout_seeds": list(range(count))}
-    return {**figures, **columns, "outcomes": outcomes, "phases": None}
+    lost = {0: "the simulator failed: RuntimeError: NaN in QACC"} if not outcomes[0] else {}
+    cut = [{"episode": number, "error": f"step 9: {error}"} for number, error in lost.items()]
+    return {**figures, **columns, "outcomes": outcomes, "phases": None, "errors": cut, "simulator_errors": len(cut)}
 
 
 def train(config):

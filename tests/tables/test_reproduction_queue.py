@@ -69,6 +69,7 @@ def test_the_ledger_says_what_made_a_cell(tmp_path, entry):
     assert found["variants"] == {
         "default": {"successes": 9, "episodes": 10, "first_layout": 0, "outcomes": "0111111111"}
     }
+    assert found["simulator_errors"] == {"default": 1}
     assert found["config"]["train"]["seed"] == 0 and found["steps"] == 10 and found["config_hash"] == cell.hash
     assert set(found["account"]) >= {"commit", "machine", "time", "command", "run", "used"}
     assert found["account"]["used"]["peak_gigabytes"] > 0 and found["seconds"] > 0
@@ -222,7 +223,14 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
             {"config": {**ASKED, "eval": {"episodes": 10, "seed": 9, "variants": ["default"]}}},
             "its first layouts are {'default': 0}, its settings ask for {'default': 100009}",
         ),
-        ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "default"}}, "variants": {}}, "its rollouts are {}"),
+        (
+            {
+                "config": {**ASKED, "eval": {"episodes": 10, "variant": "default"}},
+                "variants": {},
+                "simulator_errors": {},
+            },
+            "its rollouts are {}",
+        ),
         ({"config_hash": "0123456789ab"}, "its config_hash is 0123456789ab, that of its settings"),
         ({"validation": {"val/loss": float("nan")}}, "validation.val/loss is nan"),
         ({"gradients": {"branch/vision_gradient": float("inf")}}, "gradients.branch/vision_gradient is inf"),
@@ -234,6 +242,8 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ({"whole": True, "seconds": 1.0, "stages": {"train": 900.0}}, "its seconds are 1, those of its stages 900"),
         ({"validation": {"val/loss": -0.1}}, "validation.val/loss is negative"),
         ({"account": []}, "account is list"),
+        ({"simulator_errors": {"default": 2}}, "simulator_errors.default is 2; it must be"),
+        ({"simulator_errors": {"light": 0}}, "simulator_errors.light is of no variant that was rolled out"),
         ({"account": {"machine": {"jobs": "2"}}}, "account.machine.jobs is '2'"),
         ({"variants": {"default": {"successes": 2, "episodes": 1, "first_layout": 0, "outcomes": "1"}}}, "successes"),
         ({"variants": {"default": {"successes": 1, "episodes": 1, "first_layout": 0, "outcomes": "7"}}}, "outcomes"),

@@ -263,10 +263,12 @@ def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(fil
     lines = dataclasses.replace(table, shape="lines")
     for cell in cells:
         entry = entry_of(cell, OUTCOMES[cell.arm.name, cell.seed])
-        ledger.write(cell, dataclasses.replace(entry, validation={"val/action_mse": 0.25 + cell.seed / 1e6}))
+        entry = dataclasses.replace(entry, validation={"val/action_mse": 0.25 + cell.seed / 1e6})
+        ledger.write(cell, dataclasses.replace(entry, simulator_errors={"default": int(cell is cells[0])}))
     page = rendered(lines, "cpu", cells, ledger, tmp_path / "page.md")
     # 3 of 4: Wilson's interval, (3 + 1.92) / 7.84 ± 0.33
     assert "| `assembly` | 40 | 10 | 0.250 | 3 of 4 | 30 to 95 % | 1 |" in page
+    assert "`assembly`: Rollouts that were cut short by the simulator, not by the policy, count as failed" in page
     assert not list(tmp_path.glob("pictures/*"))
     ledger.write(cells[0], entry_of(cells[0], OUTCOMES["concat", 0]))
     with pytest.raises(

@@ -76,7 +76,14 @@ def test_the_front_page_speaks_only_of_cells_that_count(tmp_path):
     write_front_page([(analyse(table.blocks[0], cells, ledger), ())], page)
     text = page.read_text()
     assert "| 0 (0 to 3) | 100 (97 to 100) |  |  | above: +100 (+97 to +100) |  |" in text
-    assert text.startswith("# A project") and text.endswith("More.\n")
+    assert text.startswith("# A project") and text.endswith("More.\n") and "cut short" not in text
+    lost = dataclasses.replace(entry_of(cells[0], [False] * 40), simulator_errors={"default": 2})
+    ledger.write(cells[0], lost)
+    result = analyse(table.blocks[0], cells, ledger)
+    write_front_page([(result, ())], page)
+    said = "Rollouts that were cut short by the simulator, not by the policy, count as failed: concat 2."
+    assert notes(result).count(said) == 1 and f"torch policy: {said}" in page.read_text()
+    ledger.write(cells[0], dataclasses.replace(lost, simulator_errors={}))
     alone = analyse(table.blocks[0], cells[:1], ledger)
     write_front_page([(alone, ())], page)
     assert NOTHING in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
@@ -125,6 +132,6 @@ def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
 def test_a_table_says_whose_demonstrations_differ(contents, said, monkeypatch):
     monkeypatch.setattr("experiments.tables.render._origin", lambda result: "")
     cells = [SimpleNamespace(seed=s, origin={"episodes": one}) for s, each in contents.items() for one in each]
-    found = SimpleNamespace(notes=list)
+    found = SimpleNamespace(notes=list, cut_short=list)
     told = " ".join(notes(SimpleNamespace(found=found, missing=(), failed=(), stale=(), finished=cells)))
     assert (said in told) if said else "demonstrations" not in told
