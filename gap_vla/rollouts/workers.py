@@ -46,7 +46,7 @@ class Frame:
     done: bool
     success: bool
     phase: str | None
-    simulation_seconds: float
+    simulation_seconds: float  # both 0 for an environment's first answers
     rendering_seconds: float
 
 
@@ -86,11 +86,12 @@ class _Slot:
         self._watcher: Watcher | None = None
         self._phase: str | None = None
         self._absent: set[str] = set()
+        self._starting = 0
 
     def reset(self, command: Reset) -> Frame:
         started = time.perf_counter()
         if self._env is None:
-            self._env = self._task.make()
+            self._env, self._starting = self._task.make(), STARTING_ANSWERS
         observation, info = self._env.reset(seed=command.layout_seed)
         info = {**info, "success": False}  # it takes a step
         self._absent = {key for key, value in observation.items() if value is None}  # which it never shows
@@ -131,10 +132,10 @@ class _Slot:
             raise ValueError(f"phase {self._phase!r} is none of its task's phases")
         rendering = finite("its info's render_seconds", info.get("render_seconds", 0.0), 0, 1e9, EvaluationError)
         success = bool(info.get("success", False))
-        elapsed = time.perf_counter() - started
-        return Frame(
-            slot, observation, ended or success, success, self._phase, max(elapsed - rendering, 0.0), rendering
-        )
+        simulation = max(time.perf_counter() - started - rendering, 0.0)
+        if self._starting:  # what the machine takes to begin says nothing about a step
+            self._starting, simulation, rendering = self._starting - 1, 0.0, 0.0
+        return Frame(slot, observation, ended or success, success, self._phase, simulation, rendering)
 
 
 def serve(connection: Connection, task: Task, privilege: Privilege | None) -> None:
