@@ -243,8 +243,11 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             later = {v: folders[v] / SUMMARY_FILE for v in folders if v not in found}
             kept = {v: dict(Section.read(p, PolicyError).values) for v, p in later.items() if p.exists()}
             write_variants(root, {v: one for v in folders if (one := (found | kept).get(v))})
-        recorded = zip(getattr(loaded.policy, "succeeded", ()), summary["outcomes"])
-        if lost := sum(then and not now for then, now in recorded):
+        recorded = zip(getattr(loaded.policy, "succeeded", ()), getattr(loaded.policy, "lengths", ()))
+        ended = [steps for (then, steps), now in zip(recorded, summary["outcomes"]) if then and not now]
+        if cut := sum(steps > (options.horizon or steps) for steps in ended):
+            print(f"note: {cut} recordings of a success are longer than --horizon {options.horizon}", file=sys.stderr)
+        if lost := len(ended) - cut:
             why = "their seeds, actions or steps are not those with which they were recorded"
             print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)
         yield folder, summary

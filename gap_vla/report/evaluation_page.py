@@ -23,7 +23,8 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     and needs nothing from elsewhere.
     """
     low, high = summary["interval"]
-    what = {**summary["task"], "seed": summary["seed"], "source": summary.get("source") or "–"}
+    seed = "of each layout as the policy names it" if summary["seed"] is None else summary["seed"]
+    what = {**summary["task"], "seed": seed, "source": summary.get("source") or "–"}
     errors = [(error["episode"], error["error"]) for error in summary["errors"]]
     text = page(
         title(summary),

@@ -179,6 +179,7 @@ class ReplayPolicy:
         seeds = [whole("the seed of a recording's layout", seed, 0, 2**32 - 1, PolicyError) for seed in layout_seeds]
         self._actions = [np.asarray(a, np.float32) for a in actions]
         self.layout_seeds = dict(enumerate(seeds))
+        self.lengths = [len(one) for one in self._actions]
         played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))
         self.identity = {"recordings": len(actions), "actions": played.hexdigest()[:16]}
         self._step: dict[int, int] = {}

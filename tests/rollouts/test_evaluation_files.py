@@ -121,12 +121,24 @@ def test_recordings_that_say_two_things_or_are_of_another_version_are_not_replay
 def test_recordings_that_do_not_succeed_again_are_counted(tmp_path, capsys):
     from gap_vla.cli.evaluate import main
 
-    path = demonstrations(tmp_path / "demos.hdf5")
+    path = demonstrations(tmp_path / "demos.hdf5", seeds=(5, 6, 7))
     with h5py.File(path, "a") as file:
         file["data/demo_1"].attrs["success"] = False
-    words = ["--task", "assembly", "--cameras", "none", "--horizon", "3", "--episodes", "2", "--workers", "1"]
+        longer = file["data/demo_2"]
+        for key in ("actions", "executed_actions", *(f"obs/{name}" for name in longer["obs"])):
+            rows = longer[key][:]
+            del longer[key]
+            longer[key] = np.concatenate([rows, rows])
+    words = ["--task", "assembly", "--cameras", "none", "--horizon", "3", "--episodes", "3", "--workers", "1"]
     assert main(["--policy", f"replay:{path}", *words, "--out", str(tmp_path / "out")]) == 0
-    assert "note: 1 recordings of a success ended without it here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "note: 1 recordings of a success ended without it here" in said
+    assert "note: 1 recordings of a success are longer than --horizon 3" in said
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["seed"] is None and summary["layout_seeds"] == [5, 6, 7]
+    assert "of each layout as the policy names it" in (tmp_path / "out" / "index.html").read_text()
+    (tmp_path / "out" / "summary.json").write_text(json.dumps({**summary, "seed": 100_000}))  # of an earlier version
+    assert main(["--policy", f"replay:{path}", *words, "--out", str(tmp_path / "out")]) == 0
 
 
 def test_recordings_of_which_some_alone_tell_what_was_executed_are_refused(tmp_path):
