@@ -22,6 +22,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,12 +111,16 @@ DEBUG: dict[str, Part] = {
 CELLS = {"threading-vision": _cell("threading", "vision", 1), "assembly-gap": _cell("assembly", "gap", 1)}
 
 
+PLACES = ("old", "new")
+"""Of the two, each with a checkout of its own, also where both are one commit."""
+
+
 def compare(commits: Sequence[str], parts: Mapping[str, Part]) -> dict[str, tuple[str, str]]:
     """Digests of what the parts make of the old commit and of the new one, by what they are of."""
     found: dict[str, tuple[str, str]] = {}
     with Checkouts() as checkouts:
         for name, part in parts.items():
-            old, new = (checkouts.digests(commit, name, part) for commit in commits)
+            old, new = (checkouts.digests(commit, name, part, place) for place, commit in zip(PLACES, commits))
             found |= {f"{name}: {what}": (old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}}
     return found
 
@@ -131,22 +136,25 @@ def table(found: Mapping[str, tuple[str, str]]) -> str:
 
 
 class Checkouts:
-    """Runs parts in a checkout of their commit; as a context, it removes the checkouts at its end."""
+    """Runs parts in a checkout of their commit; as a context, it removes the checkouts at its end, also at SIGTERM."""
 
     def __enter__(self) -> Checkouts:
+        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         self._trees = dict[str, Path]()
         self._temporary = Path(tempfile.mkdtemp(prefix="same_numbers-"))
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it to the whole group, too
         for tree in self._trees.values():
             with contextlib.suppress(UserError):  # git had not begun to make it
                 _git("worktree", "remove", "--force", str(tree))
         shutil.rmtree(self._temporary, ignore_errors=True)
+        signal.signal(signal.SIGTERM, self._before)
 
-    def digests(self, commit: str, name: str, part: Part) -> dict[str, str]:
+    def digests(self, commit: str, name: str, part: Part, place: str) -> dict[str, str]:
         """What a part left, by what it is. Raises UserError: one of its commands failed, or left nothing to compare."""
-        tree = self._tree(commit)
+        tree = self._tree(commit, place)
         for words in part.commands:
             print(f"{commit[:7]} {name}: {words}", flush=True)
             _run(shlex.split(words), tree)
@@ -158,12 +166,12 @@ class Checkouts:
             found[what] = digest_of(files, tree)
         return found
 
-    def _tree(self, commit: str) -> Path:
-        if commit not in self._trees:
-            tree = self._trees[commit] = self._temporary / commit[:12]  # first: git may fail when it has made it
+    def _tree(self, commit: str, place: str) -> Path:
+        if place not in self._trees:
+            tree = self._trees[place] = self._temporary / place / commit[:12]  # first: git may fail when it has made it
             _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
             _require_own_code(tree)
-        return self._trees[commit]
+        return self._trees[place]
 
 
 def commit_of(name: str) -> str:

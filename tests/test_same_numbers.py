@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ def stand_in(monkeypatch):
     """Digests of parts without running them; `new` has those that a test changes."""
     changed = {}
     monkeypatch.setattr(
-        Checkouts, "digests", lambda _, commit, name, part: MADE[name] | changed.get((commit, name), {})
+        Checkouts, "digests", lambda _, commit, name, *rest: MADE[name] | changed.get((commit, name), {})
     )
     monkeypatch.setattr(same_numbers, "commit_of", lambda name: name)
     monkeypatch.setattr(same_numbers, "_git", lambda *words: "")
@@ -72,19 +73,22 @@ def test_unknown_commits_and_parts_are_said(capsys):
     assert "no part 'sewing'" in capsys.readouterr().err
 
 
-def test_a_checkout_that_git_did_not_finish_is_taken_away_again(monkeypatch):
-    asked = []
+@pytest.mark.parametrize("end", [UserError, KeyboardInterrupt])
+def test_a_checkout_that_git_did_not_finish_is_taken_away_again(monkeypatch, end):
+    asked, before = [], signal.getsignal(signal.SIGTERM)
 
     def git(*words):
         asked.append(words[1])
+        if words[1] == "add" and end is KeyboardInterrupt:
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # as if it came
         if words[1] == "add":
             raise UserError("the hook after the checkout failed")
         return ""
 
     monkeypatch.setattr(same_numbers, "_git", git)
-    with pytest.raises(UserError, match="hook"):
+    with pytest.raises(end):
         compare(["f" * 40] * 2, {"labels": same_numbers.DEBUG["labels"]})
-    assert asked == ["add", "remove"]
+    assert asked == ["add", "remove"] and signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ def repository(tmp_path, monkeypatch):
     for number, note in ((1, "first"), (1, "second"), (2, "third")):
         value = f'{{"loss": {number}, "seconds": time.time()}}'
         (root / "write.py").write_text(
-            f"import json, os, time  # {note}\nos.makedirs('runs', exist_ok=True)\n"
+            f"import json, os, time  # {note}\nos.makedirs('runs')\n"
             f"open('runs/m.jsonl', 'w').write(json.dumps({value}))\n"
         )
         git("add", "-A")
@@ -127,7 +131,7 @@ def test_what_a_hook_of_another_repository_says_changes_nothing(repository, tmp_
 def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository):
     first, second, third = repository
     part = Part(("write.py",), {"metrics": ("runs/m.jsonl",)})
-    for other, distinct in ((second, 1), (third, 2)):
+    for other, distinct in ((first, 1), (second, 1), (third, 2)):
         assert len({*compare((first, other), {"gap": part})["gap: metrics"]}) == distinct
     with pytest.raises(UserError, match="gone: nothing to compare"):
         compare((first, second), {"gone": Part(("write.py",), {"rollouts": ("runs/none",)})})
