@@ -15,7 +15,7 @@ from gap_vla.core.outputs import writing
 from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import in_points, save_picture
-from gap_vla.rollouts.statistics import PairedDifference, over_seeds, points
+from gap_vla.rollouts.statistics import PairedDifference, over_seeds, percent, points
 
 CEILING = 0.95
 """Where V and VP both succeed at least so often, or both fail so often, their difference says nothing."""
@@ -101,7 +101,7 @@ def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
     for place in places:
         mean, interval, _ = in_points(place.difference)
         gain = mean + ("" if place.says_something else " (says nothing)")
-        v, vp = f"{100 * place.v:.0f}", f"{100 * place.vp:.0f}"
+        v, vp = percent(place.v), percent(place.vp)
         rows.append([f"`{place.task}`", place.view, str(place.history), v, vp, gain, interval])
     return [
         f"![VP − V of every task, view and history](pictures/{picture.name})",

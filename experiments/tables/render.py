@@ -25,7 +25,7 @@ from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison import HOW_INTERVALS, words
 from gap_vla.report.comparison_render import draw_comparison, in_points, percents, save_picture
-from gap_vla.rollouts.statistics import wilson
+from gap_vla.rollouts.statistics import percent, wilson
 
 UNCORRECTED = "Each difference by itself, before the correction; what may be said stands in the first table."
 SUMMARY_PAGE = "WHEN_PROPRIOCEPTION_HURTS.md"
@@ -259,7 +259,7 @@ def _recorded(entries: Sequence[Entry]) -> str:
     parts = [seeds]
     for variant in dict.fromkeys(name for entry in entries for name in entry.variants):
         of_variant = [entry.variants[variant] for entry in entries if variant in entry.variants]
-        rates = ", ".join(f"{100 * sum(one.values()) / len(one):.0f}" for one in of_variant)
+        rates = ", ".join(percent(sum(one.values()) / len(one)) for one in of_variant)
         parts.append(f"{_quoted(words(variant))} {rates} %")
     return ": ".join([parts[0], ", ".join(parts[1:])]) if parts[1:] else parts[0]
 

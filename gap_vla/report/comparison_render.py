@@ -33,7 +33,7 @@ from gap_vla.report.comparison import (
     words,
 )
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.statistics import PairedDifference, points
+from gap_vla.rollouts.statistics import PairedDifference, percent, points
 
 Marks = Mapping[tuple[str, str], float]
 """(method, variant) to a figure in % that others published."""
@@ -42,8 +42,8 @@ Marks = Mapping[tuple[str, str], float]
 def percents(found: Success) -> tuple[str, str, str]:
     """Mean, interval and the rate of each seed, as texts in per cent."""
     low, high = found.interval
-    per_seed = ", ".join(f"{100 * rate:.0f}" for rate in found.per_seed.values())
-    return f"{100 * found.mean:.0f}", f"{100 * low:.0f} to {100 * high:.0f}", per_seed
+    per_seed = ", ".join(map(percent, found.per_seed.values()))
+    return percent(found.mean), f"{100 * low:.0f} to {100 * high:.0f}", per_seed
 
 
 def in_points(found: PairedDifference) -> tuple[str, str, str]:
@@ -58,7 +58,7 @@ def tables(comparison: Comparison, name: Name = str) -> list[list[list[str]]]:
     for method, found in comparison.success.items():
         for variant, one in found.items():
             mean, interval, _ = percents(one)
-            per_seed = ", ".join(f"{seed}: {100 * rate:.0f}" for seed, rate in one.per_seed.items())
+            per_seed = ", ".join(f"{seed}: {percent(rate)}" for seed, rate in one.per_seed.items())
             success.append([name(method), words(variant), mean, interval, str(one.episodes), per_seed])
     pairs = [["difference", "scene", "points", "95 % interval", "seeds × layouts", "per seed", "McNemar p"]]
     for (first, second), differences in comparison.differences.items():

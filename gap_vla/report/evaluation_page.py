@@ -10,6 +10,7 @@ from typing import Any
 from gap_vla.core.outputs import write_output
 from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page, text_table
 from gap_vla.rollouts.record import PAGE_FILE
+from gap_vla.rollouts.statistics import percent
 from gap_vla.rollouts.summary import describe, title
 
 VARIANTS_FILE = "variants.json"
@@ -28,7 +29,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     errors = [(error["episode"], error["error"]) for error in summary["errors"]]
     text = page(
         title(summary),
-        f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
+        f"<p><strong>{percent(summary['success_rate'])} %</strong> of {summary['episodes']} episodes succeeded "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
         _phases(summary["phases"]),
         _videos(summary),
@@ -43,7 +44,7 @@ def _phases(phases: Mapping[str, Any] | None) -> str:
     if not phases:
         return ""
     rows = [
-        (name, bar(share), f"{100 * share:.0f} %", phases["failed_in"].get(name, 0) or "")
+        (name, bar(share), f"{percent(share)} %", phases["failed_in"].get(name, 0) or "")
         for name, share in phases["reached"].items()
     ]
     return "<h2>How far episodes got</h2>" + html_table([("phase", "reached", "", "failures in it"), *rows])
@@ -95,5 +96,5 @@ def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:
     for name, one in found.items():
         low, high = one["interval"]
         interval = f"{100 * low:.0f} to {100 * high:.0f} %"
-        cells.append((name, f"{one['successes']}/{one['episodes']}", f"{100 * one['success_rate']:3.0f} %", interval))
+        cells.append((name, f"{one['successes']}/{one['episodes']}", f"{percent(one['success_rate']):>3} %", interval))
     return cells

@@ -20,6 +20,7 @@ from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import Run, by_method
 from gap_vla.rollouts.record import EPISODES_FILE
+from gap_vla.rollouts.statistics import percent
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
@@ -67,7 +68,7 @@ def phases_section(runs: list[Run], command: str) -> str:
             phases = found.get("phases") or {"reached": {}, "failed_in": {}}
             for name, share in in_order(phases["reached"], run.task):
                 failed = str(phases["failed_in"].get(name, ""))
-                rows.append([run.label, words(variant), words(name), f"{100 * share:.0f}", failed])
+                rows.append([run.label, words(variant), words(name), percent(share), failed])
     return html_table(rows) + command_block(command) if len(rows) > 1 else ""
 
 

@@ -210,6 +210,16 @@ def _drawn(seeds: int, layouts: int, draws: int) -> tuple[np.ndarray, np.ndarray
     return rows, rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
 
 
+def percent(rate: float) -> str:
+    """A rate in per cent; decimals where rounding would say that it is 0 or 100 and it is not.
+
+    >>> percent(0.744), percent(1.0), percent(199 / 200), percent(1 / 250), percent(0.0)
+    ('74', '100', '99.5', '0.4', '0')
+    """
+    texts = [f"{100 * rate:.{digits}f}" for digits in range(4)]
+    return next((text for text in texts if 0 < float(text) < 100), texts[0])
+
+
 def points(value: float) -> str:
     """A difference of rates in percentage points; one decimal where rounding would hide the sign.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.foreign import Section, one_line
 from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord, EvaluationError
-from gap_vla.rollouts.statistics import clopper_pearson, wilson
+from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
 INTERVAL_METHOD = "wilson 95 %"
@@ -214,14 +214,14 @@ def describe(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{title(summary)}: "
         f"{summary['successes']} of {summary['episodes']} "
-        f"succeeded, {100 * rate:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+        f"succeeded, {percent(rate)} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
         f"{summary['mean_steps']:.0f} steps on average"
     ]
     per_step = summary["seconds_per_step"]
     if all(value is not None for value in per_step.values()):
         lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
     if summary["phases"]:
-        reached = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["phases"]["reached"].items())
+        reached = ", ".join(f"{name} {percent(share)} %" for name, share in summary["phases"]["reached"].items())
         lines.append(f"phases reached: {reached}")
     lines += cut_short_by_simulator(summary)
     lines += [f"counted as failed, episode {one['episode']}: {one_line(one['error'])}" for one in summary["errors"][:5]]

@@ -254,6 +254,7 @@ class Run:
             f"  held-out action error {validation['val/action_mse']:.3f} "
             f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
         ]
+        from gap_vla.rollouts.statistics import percent
         from gap_vla.rollouts.summary import cut_short_by_simulator
 
         several = len(summary["variants"]) > 1
@@ -261,7 +262,7 @@ class Run:
             low, high = found["interval"]
             lines.append(
                 f"  {f'{variant}: ' if several else ''}success {found['successes']}/{found['episodes']} = "
-                f"{found['success_rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
+                f"{percent(found['success_rate'])}% (95% interval {low:.0%} to {high:.0%})"
             )
             lines += [f"    {said}" for said in cut_short_by_simulator(found)]
         there = self.directory.page.exists()

@@ -7,6 +7,8 @@ import pytest
 
 from gap_vla.core.marks import stamp
 from gap_vla.core.outputs import OutputError
+from gap_vla.report.comparison import compare
+from gap_vla.report.comparison_render import tables
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
 from gap_vla.rollouts.record import EpisodeRecord, EvaluationError, VideoShelf
 from gap_vla.rollouts.summary import describe, summarize
@@ -35,6 +37,15 @@ def test_the_words_name_rate_interval_time_and_what_was_cut_short():
         "episode 1: step 9: the policy returned NaN",
     ):
         assert part in text
+
+
+def test_a_rate_says_0_or_100_only_where_it_is(tmp_path):
+    ends = [EpisodeRecord(number, number, number > 0, 9) for number in range(200)]
+    found = {**summary(), **summarize(ends)}
+    assert "199 of 200 succeeded, 99.5 % (95 %" in describe(found) and "199/200   99.5 %" in variants_table({"": found})
+    assert "<strong>99.5 %</strong> of 200" in write_page(tmp_path, {**found, "videos": []}).read_text()
+    compared = compare({"v": {0: {"default": dict(enumerate(found["outcomes"]))}}})
+    assert ["v", "in distribution", "99.5"] == tables(compared)[0][1][:3]
 
 
 def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path):
