@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,110 +13,21 @@ from jaxtyping import Float, Int
 
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import choose
-from gap_vla.demos.fields import resized
 from gap_vla.rollouts.donors import donor_of
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.policy import Policy, PolicyError, forget
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.interventions import (
+    ALL_INTERVENTIONS,
+    EVERYTHING,
+    INTERVENTIONS,
+    OBJECTS_MOVED,
+    IntervenedPolicy,
+)
+from gap_vla.rollouts.measuring import AT_ONCE, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.policy import Policy, PolicyError
+from gap_vla.rollouts.recordings import Recording
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 from gap_vla.sim.specs import task_spec
-
-Observation = Mapping[str, np.ndarray]
-"""One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
-
-
-def _is_picture(key: str, value: Any) -> bool:
-    """Of one moment; recordings and tasks of others may call theirs as they like."""
-    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] in (3, 4))
-
-
-def _images(source: Observation) -> dict[str, np.ndarray]:
-    return {key: value for key, value in source.items() if _is_picture(key, value)}
-
-
-INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
-    "images_black": lambda now, first, other: {key: np.zeros_like(image) for key, image in _images(now).items()},
-    "images_frozen": lambda now, first, other: _images(first),
-    "images_swapped": lambda now, first, other: _images(other),
-    "proprio_frozen": lambda now, first, other: {"proprio": first["proprio"]},
-    "proprio_swapped": lambda now, first, other: {"proprio": other["proprio"]},
-}
-"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, and
-the same step of another episode."""
-
-OBJECTS_MOVED = "objects_moved"
-"""The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
-
-_EVERYTHING = "everything_swapped"
-"""What the swaps are compared with: all that the same step of another episode shows."""
-
-ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
-
-DESCRIPTIONS = {
-    "images_black": "all pictures black",
-    "images_frozen": "pictures stay those of the first step",
-    "images_swapped": "pictures of another episode (same step, or its last)",
-    "proprio_frozen": "proprioception stays that of the first step",
-    "proprio_swapped": "proprioception of another episode (same step, or its last)",
-    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
-}
-
-
-class IntervenedPolicy:
-    """A policy that is shown altered observations throughout its episodes.
-
-    Args:
-        library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
-    """
-
-    def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
-        self.name = f"{policy.name}, {intervention}"
-        self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
-        if intervention.endswith("_swapped"):
-            self.identity["recordings"] = _digest(library)
-        self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
-        self.undisturbed = policy
-        for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
-            if hasattr(policy, asked):
-                setattr(self, asked, getattr(policy, asked))
-        self._first: dict[int, dict[str, np.ndarray]] = {}
-        self._step: dict[int, int] = {}
-
-    def reset(self, episode_ids: Sequence[int]) -> None:
-        self._policy.reset(episode_ids)
-        for episode in episode_ids:
-            self._step[episode] = 0
-            self._first.pop(episode, None)
-
-    def forget(self, episode_ids: Sequence[int]) -> None:
-        forget(self._policy, episode_ids)
-        for episode in episode_ids:
-            self._first.pop(episode, None)
-
-    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
-        altered = {key: value.copy() for key, value in observations.items()}
-        for row, episode in enumerate(episode_ids):
-            now = {key: value[row] for key, value in observations.items()}
-            if episode not in self._first:
-                self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
-            other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
-            for key, value in self._change(now, self._first[episode], other).items():
-                if key in altered:  # a camera of the recordings may be none of the policy's
-                    size = altered[key].shape[1:3]
-                    altered[key][row] = resized(value[None], size)[0] if _is_picture(key, value) else value
-            self._step[episode] += 1
-        return self._policy.act(altered, episode_ids)
-
-
-def _digest(library: Sequence[Recording]) -> str:
-    """Of what recordings show: two libraries swap other moments in."""
-    shown = hashlib.sha256()
-    for recording in library:
-        for _, values in sorted({**recording.images, "proprio": recording.proprio}.items()):
-            shown.update(values.tobytes())
-    return shown.hexdigest()[:16]
-
 
 EXACT = 1e-6
 """Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
@@ -185,7 +94,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     require_alike(recordings)
     others = [donor_of(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
-    names = ["none", _EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}
@@ -208,7 +117,7 @@ def _moment(recording: Recording, source: Recording, name: str, step: int) -> di
     if name == "none":
         return now
     other = source.observation(step)
-    if name == _EVERYTHING:
+    if name == EVERYTHING:
         return other
     return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
 
@@ -245,7 +154,7 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
     return OpenLoop(
         effects=tuple(effects),
         error=float(undisturbed.mean()),
-        between=float(distance(whole["none"], whole[_EVERYTHING]).mean()),
+        between=float(distance(whole["none"], whole[EVERYTHING]).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
     )

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from gap_vla.core.progress import Progress
+from gap_vla.rollouts.measuring import AT_ONCE, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.recordings import Recording
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from gap_vla.core.marks import stamp
 from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError, RandomPolicy
-from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
+from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
 from gap_vla.rollouts.policy import identity
 from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.client import RemotePolicy

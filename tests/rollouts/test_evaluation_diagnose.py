@@ -8,8 +8,9 @@ from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop, scenes
+from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
 from gap_vla.rollouts.donors import donor_of
+from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches

@@ -33,9 +33,10 @@ from gap_vla.rollouts import (
 from gap_vla.rollouts import (
     evaluate as evaluate_as_asked,
 )
-from gap_vla.rollouts.diagnose import IntervenedPolicy, closed_loop, open_loop
+from gap_vla.rollouts.diagnose import closed_loop, open_loop
 from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.heldout import held_out
+from gap_vla.rollouts.interventions import IntervenedPolicy
 from gap_vla.rollouts.policy import asked, identity
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.rollouts.summary import describe, title

@@ -1,0 +1,110 @@
+"""What is done to the senses of a policy to find out whether it needs them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.demos.fields import resized
+from gap_vla.rollouts.policy import Policy, forget
+from gap_vla.rollouts.recordings import Recording
+
+Observation = Mapping[str, np.ndarray]
+"""One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
+
+
+def _is_picture(key: str, value: Any) -> bool:
+    """Of one moment; recordings and tasks of others may call theirs as they like."""
+    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] in (3, 4))
+
+
+def _images(source: Observation) -> dict[str, np.ndarray]:
+    return {key: value for key, value in source.items() if _is_picture(key, value)}
+
+
+INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
+    "images_black": lambda now, first, other: {key: np.zeros_like(image) for key, image in _images(now).items()},
+    "images_frozen": lambda now, first, other: _images(first),
+    "images_swapped": lambda now, first, other: _images(other),
+    "proprio_frozen": lambda now, first, other: {"proprio": first["proprio"]},
+    "proprio_swapped": lambda now, first, other: {"proprio": other["proprio"]},
+}
+"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, and
+the same step of another episode."""
+
+OBJECTS_MOVED = "objects_moved"
+"""The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
+
+EVERYTHING = "everything_swapped"
+"""What the swaps are compared with: all that the same step of another episode shows."""
+
+ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
+
+DESCRIPTIONS = {
+    "images_black": "all pictures black",
+    "images_frozen": "pictures stay those of the first step",
+    "images_swapped": "pictures of another episode (same step, or its last)",
+    "proprio_frozen": "proprioception stays that of the first step",
+    "proprio_swapped": "proprioception of another episode (same step, or its last)",
+    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
+}
+
+
+class IntervenedPolicy:
+    """A policy that is shown altered observations throughout its episodes.
+
+    Args:
+        library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
+    """
+
+    def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
+        self.name = f"{policy.name}, {intervention}"
+        self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
+        if intervention.endswith("_swapped"):
+            self.identity["recordings"] = _digest(library)
+        self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self.undisturbed = policy
+        for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
+            if hasattr(policy, asked):
+                setattr(self, asked, getattr(policy, asked))
+        self._first: dict[int, dict[str, np.ndarray]] = {}
+        self._step: dict[int, int] = {}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self._policy.reset(episode_ids)
+        for episode in episode_ids:
+            self._step[episode] = 0
+            self._first.pop(episode, None)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._policy, episode_ids)
+        for episode in episode_ids:
+            self._first.pop(episode, None)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        altered = {key: value.copy() for key, value in observations.items()}
+        for row, episode in enumerate(episode_ids):
+            now = {key: value[row] for key, value in observations.items()}
+            if episode not in self._first:
+                self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
+            other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
+            for key, value in self._change(now, self._first[episode], other).items():
+                if key in altered:  # a camera of the recordings may be none of the policy's
+                    size = altered[key].shape[1:3]
+                    altered[key][row] = resized(value[None], size)[0] if _is_picture(key, value) else value
+            self._step[episode] += 1
+        return self._policy.act(altered, episode_ids)
+
+
+def _digest(library: Sequence[Recording]) -> str:
+    """Of what recordings show: two libraries swap other moments in."""
+    shown = hashlib.sha256()
+    for recording in library:
+        for _, values in sorted({**recording.images, "proprio": recording.proprio}.items()):
+            shown.update(values.tobytes())
+    return shown.hexdigest()[:16]

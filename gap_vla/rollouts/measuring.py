@@ -1,0 +1,116 @@
+"""A policy is shown recorded episodes, and its actions are compared with the recorded ones."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.recordings import Recording
+
+AT_ONCE = 8
+"""Episodes that a policy is asked about together."""
+
+LEAST_STD = 1e-4
+"""Recorded actions that vary by no more than this, in their own units, stand still."""
+
+
+def played(
+    policy: Policy, episodes: Sequence[tuple[Recording, Callable[[int], dict[str, Any]]]], first_id: int = 0
+) -> list[Float[np.ndarray, "T A"]]:
+    """The policy's actions along several episodes at once. It never acts: it sees what was recorded. Warns if it does
+    not predict anew at every step.
+
+    Args:
+        episodes: of each, the recording and what is observed at a step.
+        first_id: number of the first of them for the policy.
+
+    Raises:
+        PolicyError: the policy's actions are of another width than the recorded ones.
+    """
+    _warn_of_chunks(policy)
+    ids = [first_id + place for place in range(len(episodes))]
+    policy.reset(ids)
+    found: list[list[np.ndarray]] = [[] for _ in episodes]
+    for step in range(max(len(recording) for recording, _ in episodes)):
+        live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
+        moments = [episodes[place][1](step) for place in live]
+        shown = [key for key in moments[0] if all(key in moment for moment in moments)]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in shown}
+        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
+            found[place].append(action.copy())  # the policy may fill the same array at its next step
+    forget(policy, ids)
+    for (recording, _), rows in zip(episodes, found):
+        if len(rows[0]) != (width := recording.action.shape[1]):
+            raise PolicyError(
+                f"{recording.name}: the policy's actions are {len(rows[0])} wide, the recorded ones {width}; give "
+                "recordings of the policy's own task and robot"
+            )
+    return [np.array(rows) for rows in found]
+
+
+def _warn_of_chunks(policy: Policy) -> None:
+    """What a policy is shown where it executes an earlier prediction changes nothing."""
+    own, server = (getattr(policy, name, None) or {} for name in ("identity", "server_metadata"))
+    served = server.get("identity") if server.get("answers") == "single actions" else None
+    for said, advice in (
+        (own, "load it with execute=1"),
+        (own.get("keys"), "give its KeyMapping execute=1"),
+        (served, "serve it with --execute 1, or with --whole-chunks"),
+    ):
+        execute = said.get("execute") if isinstance(said, Mapping) else None
+        if isinstance(execute, int) and execute > 1:
+            what = f"{policy.name} predicts at one step in {execute} and looks at no other"
+            warnings.warn(f"{what}; {advice} to measure every step", stacklevel=3)
+
+
+def require_alike(recordings: Sequence[Recording]) -> None:
+    """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures show
+    nothing."""
+    first, *others = ({**one.pictures, "proprio": one.proprio} for one in recordings)
+    for recording, shown in zip(recordings[1:], others):
+        for key, value in first.items():
+            if key not in shown or shown[key].shape[1:] != value.shape[1:]:
+                what = f"{key} is missing, or of another size than in {recordings[0].name}"
+                raise EvaluationError(f"{recording.name}: {what}; leave one of them out")
+    for recording, camera in itertools.product(recordings, recordings[0].images):
+        if np.ptp(recording.images[camera]) == 0:
+            raise EvaluationError(f"{recording.name}: {camera} shows one value alone; film it again")
+
+
+def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
+
+    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out.
+
+    Args:
+        where: the first of the recordings, for the error.
+
+    Raises:
+        EvaluationError: none varies, so there is nothing to measure an error in.
+    """
+    scale = recorded.std(0)
+    varies = scale > LEAST_STD
+    if not varies.any():
+        raise EvaluationError(
+            f"{where} and on: the recorded actions are all the same; give recordings that move, with a standard "
+            f"deviation above {LEAST_STD:g} in one column at least"
+        )
+    return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
+
+
+def joined(known: Sequence[np.ndarray | None]) -> Bool[np.ndarray, " T"] | None:
+    """Which steps of several recordings belong to transitions; None if that is unknown of one of them."""
+    split = [steps for steps in known if steps is not None]
+    return np.concatenate(split) if len(split) == len(known) else None
+
+
+def mean_where(values: Float[np.ndarray, " T"], steps: Bool[np.ndarray, " T"] | None) -> float | None:
+    """Mean over some steps; None if they are unknown or none."""
+    return None if steps is None or not steps.any() else float(values[steps].mean())
