@@ -41,7 +41,7 @@ def probe_positions(
     predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
     for train, test in folds(episodes):
         predicted[test] = fit_predict(features[train], positions[train], episodes[train], features[test])
-        guessed[test] = positions[train].mean(0)
+        guessed[test] = positions[train].mean(0, dtype=np.float64)
     return _explained(positions, predicted, guessed, episodes, "mean_error")
 
 
@@ -127,9 +127,10 @@ def _ridge(
     of the largest: one that hardly varies in training could be anything in a held-out episode. The mean is not
     penalised.
     """
+    features, target, asked = (some.astype(float) for some in (features, target, asked))
     mean, scale, offset = features.mean(0), features.std(0), target.mean(0)
     scale = np.maximum(scale, max(scale.max() / 100, 1e-12))
-    x, z = ((some - mean) / scale for some in (features.astype(float), asked.astype(float)))
+    x, z = ((some - mean) / scale for some in (features, asked))
     values, vectors = np.linalg.eigh(x.T @ x)
     moved = vectors.T @ (x.T @ (target - offset))
     return [offset + z @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]
@@ -198,7 +199,8 @@ def quadratic(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n m"]:
     >>> quadratic(np.array([[-1.0, 5.0], [1.0, 5.0]])).tolist()
     [[-1.0, 1.0], [1.0, 1.0]]
     """
+    values = values.astype(float)  # summed up in float32, what stands still varies by its rounding
     spread = values.std(0)
-    columns = ((values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0))[:, spread > 1e-6].astype(float)
+    columns = ((values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0))[:, spread > 1e-6]
     first, second = np.triu_indices(columns.shape[1])
     return np.concatenate([columns, columns[:, first] * columns[:, second]], axis=1)

@@ -46,8 +46,8 @@ def action_errors(
     Raises:
         ProbeError: too few episodes.
     """
-    spread = actions.std(0)
-    target = (actions - actions.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+    spread = actions.std(0, dtype=np.float64)
+    target = (actions - actions.mean(0, dtype=np.float64)) / np.where(spread > 1e-6, spread, 1.0)
     rows_of = {"all": np.ones(len(target), bool), "transitions": transition, "between": ~transition}
     rows_of = {part: rows for part, rows in rows_of.items() if rows.any()}
     found: dict[str, dict[str, float]] = {}
@@ -68,6 +68,7 @@ def fourier_features(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m
     """The standardised values, and cosines of random projections of them: Rahimi and Recht, NIPS 2007."""
     from sklearn.kernel_approximation import RBFSampler
 
+    values = values.astype(np.float64)  # summed up in float32, what stands still varies by its rounding
     spread = values.std(0)
     scaled = (values[:, spread > 1e-6] - values.mean(0)[spread > 1e-6]) / spread[spread > 1e-6]
     rng = np.random.default_rng([0, 3])

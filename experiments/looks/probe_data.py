@@ -135,5 +135,5 @@ def _proprio(demo: Any) -> np.ndarray:
 
 
 def _scaled(actions: np.ndarray) -> np.ndarray:
-    spread = actions.std(0)
+    spread = actions.std(0, dtype=np.float64)
     return (actions / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)

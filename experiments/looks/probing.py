@@ -66,7 +66,7 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
     partial: dict[str, dict[str, Any]] = {}
     for name, where in data.positions.items():
         for part, rows in parts.items():
-            if rows.any() and where[rows].std(0).max() > STILL:
+            if rows.any() and where[rows].std(0, dtype=np.float64).max() > STILL:
                 found = probe_positions(features[rows], where[rows], data.episodes[rows])
                 positions.setdefault(name, {})[part] = found
                 more = beyond(where, rows)

@@ -46,6 +46,8 @@ def test_without_transitions_nothing_is_said_of_them_and_few_episodes_are_refuse
     state, _, actions, transition, number = rows()
     found = action_errors({"state": state}, actions, np.zeros_like(transition), number)
     assert set(found["state"]) == {"all", "between"}
+    still = np.stack([np.arange(3000.0), np.full(3000, 57.3)], 1).astype(np.float32)
+    assert module.fourier_features(still).shape[1] == module.FOURIER + 1
     with pytest.raises(ProbeError, match="needs 5 or more"):
         action_errors({"state": state[:80]}, actions[:80], transition[:80], number[:80])
 

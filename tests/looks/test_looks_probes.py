@@ -92,9 +92,9 @@ def test_a_carried_object_read_off_the_hand_is_nothing_beyond_proprioception(car
 
 
 def test_what_proprioception_leaves_open_is_not_asked_of_a_robot_that_stands_still():
-    episodes, still = np.repeat(np.arange(10), 4), np.ones((40, 3))
+    episodes, still = np.repeat(np.arange(10), 300), np.full((3000, 3), 57.3, np.float32)
     with pytest.raises(ProbeError, match="proprioception is the same at every step"):
-        probe_beyond(np.random.default_rng(0).normal(size=(40, 2)), np.arange(40.0)[:, None], still, episodes)
+        probe_beyond(np.random.default_rng(0).normal(size=(3000, 2)), np.arange(3000.0)[:, None], still, episodes)
 
 
 def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):

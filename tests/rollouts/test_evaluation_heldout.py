@@ -8,6 +8,7 @@ import pytest
 from test_evaluation_diagnose import SIZE, Blind, Seeing, record
 
 from gap_vla.rollouts.heldout import held_out
+from gap_vla.rollouts.measuring import LEAST_STD, in_deviations
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
@@ -43,6 +44,12 @@ class Playback(Seeing):
 def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
     assert held_out(Mean(recordings), recordings).error == pytest.approx(1, rel=1e-4)
     assert held_out(Playback(recordings), recordings).error == 0
+
+
+def test_a_joint_that_stands_still_counts_for_nothing_however_many_steps_are_summed_up():
+    recorded = np.stack([np.sin(np.arange(3000)), np.full(3000, 57.3)], 1).astype(np.float32)
+    assert recorded.std(0)[1] > LEAST_STD
+    assert not in_deviations(recorded, "here")(np.add(recorded, [0, 0.05]), recorded).any()
 
 
 def test_a_policy_may_fill_one_array_with_its_actions_again_and_again(recordings):

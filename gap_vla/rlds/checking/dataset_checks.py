@@ -71,7 +71,7 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 "rescale it, or state the largest action that the controller means with --action-limit"
             )
             yield Finding("error", "range", text, episode.name, int(step))
-    constant = np.flatnonzero(actions.std(0) < 1e-6)
+    constant = np.flatnonzero(actions.std(0, dtype=np.float64) < 1e-6)
     if len(constant):
         text = f"action dimensions {constant.tolist()} never change; they are left out of normalisation"
         yield Finding("note", "range", text)

@@ -246,6 +246,7 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
             "state": key or "none",
             "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
-            **{f"action {what}": str(getattr(actions, what)(0)) for what in ("min", "max", "std") if alike},
+            **({"action min": str(actions.min(0)), "action max": str(actions.max(0))} if alike else {}),
+            **({"action std": str(actions.std(0, dtype=np.float64))} if alike else {}),
             "fields": {k: str(v) for k, v in sorted(flat(builder.info.features["steps"].feature, separator="/"))},
         }
