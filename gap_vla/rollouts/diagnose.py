@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import choose
-from gap_vla.rollouts.donors import donor_of
+from gap_vla.rollouts.donors import donors_of
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.interventions import (
     ALL_INTERVENTIONS,
@@ -22,7 +22,7 @@ from gap_vla.rollouts.interventions import (
     OBJECTS_MOVED,
     IntervenedPolicy,
 )
-from gap_vla.rollouts.measuring import AT_ONCE, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.measuring import AT_ONCE, cameras_of, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.recordings import Recording
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
@@ -86,13 +86,13 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
     Raises:
         PolicyError: fewer recordings, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary, or pictures that show nothing, or what all other episodes
-            show.
+        EvaluationError: recorded actions that never vary, recordings that show different things, or a camera (that the
+            policy is known to be shown, or any where nobody knows) that shows nothing, or the same in all of them.
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
-    require_alike(recordings)
-    others = [donor_of(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
+    require_alike(recordings, cameras := cameras_of(policy, recordings[0].images))
+    others = donors_of(recordings, cameras)
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = len(names) * len(recordings)

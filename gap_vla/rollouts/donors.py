@@ -11,27 +11,55 @@ from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
 
 
-def donor_of(one: Recording, others: Sequence[Recording]) -> Recording:
-    """The next recording that a swap takes from: one with other pictures, where there are pictures, and nine tenths of
-    the steps or more, else the longest."""
-    shorter = []
+def donors_of(recordings: Sequence[Recording], cameras: Sequence[str]) -> list[Recording]:
+    """Of each recording, `donor_of` those after it and, once round, before it. Warns of a state that never
+    differs.
+
+    Raises:
+        EvaluationError: one of two that are the same, or no other differs from it in each of these cameras.
+    """
+    found = []
+    for n, one in enumerate(recordings):
+        found.append(donor_of(one, [*recordings[n + 1 :], *recordings[:n]], cameras))
+    if all(_same(one, donor, "proprio") for one, donor in zip(recordings, found)):
+        what = "proprio is the same in all recordings"
+        warnings.warn(f"{what}: another episode's changes nothing, whatever the policy needs", stacklevel=3)
+    return found
+
+
+def donor_of(one: Recording, others: Sequence[Recording], cameras: Sequence[str]) -> Recording:
+    """The next recording that a swap takes from: one that differs in each of these cameras (in its state, where there
+    are none), and has nine tenths of the steps or more, else the longest."""
+    keys = cameras or ["proprio"]
+    found, shorter, passed = None, [], []
     for other in others:
-        shared = min(len(one), len(other))  # a camera that is frozen shows the same in recordings of other lengths
-        if not one.images or any(
-            not np.array_equal(v[:shared], other.images[k][:shared]) for k, v in one.images.items()
-        ):
-            if len(other) >= 0.9 * len(one):
-                return other
-            shorter.append(other)
-            continue
-        if np.array_equal(one.action, other.action):
+        same = [key for key in keys if _same(one, other, key)]
+        if len(same) == len(keys) and np.array_equal(one.action, other.action):
             raise EvaluationError(f"{one.name} and {other.name} are the same recording; leave one of them out")
-        warnings.warn(f"{one.name} and {other.name} show the same pictures; a swap takes another's", stacklevel=4)
-    if shorter:
-        longest = max(shorter, key=len)
-        known = f"{one.name} has {len(one)} steps, the longest with other pictures, {longest.name}, {len(longest)}"
+        if same:
+            passed.append((other, same))
+        elif len(other) >= 0.9 * len(one):
+            found = other
+            break
+        else:
+            shorter.append(other)
+    if found is None and not shorter:
+        dead = [key for key in keys if all(key in same for _, same in passed)]
+        problem = f"the same in {'all other recordings' if dead else 'every other recording, one of them at least'}"
+        advice = "a swap would change nothing: leave that out, or give other recordings"
+        raise EvaluationError(f"{' and '.join(dead or keys)} of {one.name}: {problem}; {advice}")
+    for other, same in passed:
+        what = f"{one.name} and {other.name} have the same {' and '.join(same)}"
+        warnings.warn(f"{what}; a swap takes another's", stacklevel=4)
+    if found is None:
+        found = max(shorter, key=len)
+        known = f"{one.name} has {len(one)} steps, the longest with other pictures, {found.name}, {len(found)}"
         warnings.warn(f"{known}: from there on a swap shows its last moment", stacklevel=4)
-        return longest
-    raise EvaluationError(
-        f"{one.name} has the same pictures as all others: a swap would change nothing; give other recordings"
-    )
+    return found
+
+
+def _same(one: Recording, other: Recording, key: str) -> bool:
+    """A camera that is frozen shows the same in recordings of other lengths."""
+    shared = min(len(one), len(other))
+    a, b = ({**each.images, "proprio": each.proprio}[key][:shared] for each in (one, other))
+    return np.array_equal(a, b)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.measuring import AT_ONCE, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.measuring import AT_ONCE, cameras_of, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.recordings import Recording
 
@@ -53,7 +53,7 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
         first = first or some[:1]
-        require_alike([*first, *some])
+        require_alike([*first, *some], cameras_of(policy, first[0].images))
         for recording, found in zip(some, played(policy, [(r, r.observation) for r in some], len(actions))):
             predicted.append(found)
             actions.append(recording.action)

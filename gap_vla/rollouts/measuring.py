@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,16 +70,28 @@ def _warn_of_chunks(policy: Policy) -> None:
             warnings.warn(f"{what}; {advice} to measure every step", stacklevel=3)
 
 
-def require_alike(recordings: Sequence[Recording]) -> None:
-    """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures show
-    nothing."""
+def cameras_of(policy: Policy, shown: Collection[str]) -> list[str]:
+    """Those of the pictures (keys) that the policy is known to be shown, by its `cameras` or its key file; all of them
+    where nobody knows, or none is its own."""
+    own = getattr(policy, "identity", None)
+    keys = own.get("keys") if isinstance(own, Mapping) else None
+    sent = keys.get("observation") if isinstance(keys, Mapping) else None
+    names = [name for name in getattr(policy, "cameras", None) or () if isinstance(name, str)]
+    seen = {*names, *(f"image_{name}" for name in names)}
+    known = [key for key in shown if (not seen or key in seen) and (sent is None or key in sent)]
+    return known or [*shown]
+
+
+def require_alike(recordings: Sequence[Recording], cameras: Collection[str]) -> None:
+    """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures of these
+    cameras show nothing."""
     first, *others = ({**one.pictures, "proprio": one.proprio} for one in recordings)
     for recording, shown in zip(recordings[1:], others):
         for key, value in first.items():
             if key not in shown or shown[key].shape[1:] != value.shape[1:]:
                 what = f"{key} is missing, or of another size than in {recordings[0].name}"
                 raise EvaluationError(f"{recording.name}: {what}; leave one of them out")
-    for recording, camera in itertools.product(recordings, recordings[0].images):
+    for recording, camera in itertools.product(recordings, cameras):
         if np.ptp(recording.images[camera]) == 0:
             raise EvaluationError(f"{recording.name}: {camera} shows one value alone; film it again")
 

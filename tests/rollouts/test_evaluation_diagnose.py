@@ -10,6 +10,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
 from gap_vla.rollouts.donors import donor_of
+from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
@@ -248,17 +249,41 @@ def test_equal_pictures_are_not_swapped(recordings):
     with pytest.raises(EvaluationError, match="and its copy are the same recording; leave one of them out"):
         open_loop(Seeing(), [one, dataclasses.replace(one, name="its copy"), other])
     alike = dataclasses.replace(one, name="alike", action=one.action + np.float32(0.1))
-    with pytest.raises(EvaluationError, match="has the same pictures as all others"), pytest.warns(UserWarning):
+    with pytest.raises(EvaluationError, match=r"^image_primary of a recording: the same in all other"):
         open_loop(Seeing(), [one, alike])
-    with pytest.warns(UserWarning, match="and alike show the same pictures; a swap takes another's"):
+    with pytest.warns(UserWarning, match="and alike have the same image_primary; a swap takes another's"):
         _, found = effects(Seeing(), [one, alike, other])
-    assert found["images_swapped"].change > 0.5 and donor_of(other, [one, alike]) is one
+    assert found["images_swapped"].change > 0.5 and donor_of(other, [one, alike], ["image_primary"]) is one
     still = [  # a camera that is frozen, in recordings of different lengths
         dataclasses.replace(each, images={"image_primary": one.images["image_primary"][[0] * len(each)]})
         for each in recordings
     ]
-    with pytest.raises(EvaluationError, match="has the same pictures as all others"), pytest.warns(UserWarning):
+    with pytest.raises(EvaluationError, match="image_primary of a recording: the same in all other recordings"):
         open_loop(Seeing(), still)
+    two = [  # it is judged for itself, where the policy may see it; a black one matters as little to one that does not
+        dataclasses.replace(stuck, images={"image_wrist": one.images["image_primary"], **stuck.images})
+        for one, stuck in zip(recordings, still)
+    ]
+    black = [dataclasses.replace(r, images={**r.images, "image_wrist": 0 * r.images["image_primary"]}) for r in two]
+    with pytest.raises(EvaluationError, match=r"^image_primary of a recording: the same in all other"):
+        open_loop(Seeing(), two)
+    for shown in ({"cameras": ("wrist",)}, {"identity": {"keys": {"observation": {"image_wrist": "rgb"}}}}):
+        policy = Seeing()
+        vars(policy).update(shown)
+        assert open_loop(policy, two).steps == sum(map(len, two))
+    policy.cameras, policy.identity = ("primary",), None
+    for measured in (open_loop, held_out):
+        others = [dataclasses.replace(r, images={**b.images, **r.images}) for r, b in zip(recordings, black)]
+        assert measured(policy, others).steps == sum(map(len, two))
+
+
+def test_a_state_that_is_the_same_in_all_recordings_says_nothing(recordings):
+    dumb = [dataclasses.replace(one, proprio=np.zeros_like(one.proprio)) for one in recordings]
+    with pytest.warns(UserWarning, match="^proprio is the same in all recordings: another episode's changes nothing"):
+        open_loop(Seeing(), dumb)
+    bare = [dataclasses.replace(one, images={}) for one in recordings[:1] * 2]
+    with pytest.raises(EvaluationError, match="are the same recording; leave one of them out"):
+        open_loop(Seeing(), bare)
 
 
 def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recordings):
@@ -271,11 +296,12 @@ def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recording
         )
         for steps in (3, 2)
     )
-    assert donor_of(one, [short, other]) is other
+    seen = ["image_primary"]
+    assert donor_of(one, [short, other], seen) is other
     with pytest.warns(
         UserWarning, match=f"has {len(one)} steps, the longest with other pictures, .*, 3: from there on"
     ):
-        assert donor_of(one, [shorter, short]) is short
+        assert donor_of(one, [shorter, short], seen) is short
 
 
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):
