@@ -119,7 +119,7 @@ def _moment(recording: Recording, source: Recording, name: str, step: int) -> di
     other = source.observation(step)
     if name == EVERYTHING:
         return other
-    return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
+    return {**now, **INTERVENTIONS[name](now, recording.observation(0), other, recording.images)}
 
 
 def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> OpenLoop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,19 +23,17 @@ def _is_picture(key: str, value: Any) -> bool:
     return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] in (3, 4))
 
 
-def _images(source: Observation) -> dict[str, np.ndarray]:
-    return {key: value for key, value in source.items() if _is_picture(key, value)}
+_Altered = Callable[[Observation, Observation, Observation, Collection[str]], dict[str, np.ndarray]]
 
-
-INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
-    "images_black": lambda now, first, other: {key: np.zeros_like(image) for key, image in _images(now).items()},
-    "images_frozen": lambda now, first, other: _images(first),
-    "images_swapped": lambda now, first, other: _images(other),
-    "proprio_frozen": lambda now, first, other: {"proprio": first["proprio"]},
-    "proprio_swapped": lambda now, first, other: {"proprio": other["proprio"]},
+INTERVENTIONS: dict[str, _Altered] = {
+    "images_black": lambda now, first, other, pictures: {key: np.zeros_like(now[key]) for key in pictures},
+    "images_frozen": lambda now, first, other, pictures: {key: first[key] for key in pictures},
+    "images_swapped": lambda now, first, other, pictures: {k: other[k] for k in pictures if k in other},
+    "proprio_frozen": lambda now, first, other, pictures: {"proprio": first["proprio"]},
+    "proprio_swapped": lambda now, first, other, pictures: {"proprio": other["proprio"]},
 }
-"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, and
-the same step of another episode."""
+"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, the
+same step of another episode, and which entries are pictures."""
 
 OBJECTS_MOVED = "objects_moved"
 """The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
@@ -68,6 +66,7 @@ class IntervenedPolicy:
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self._pictures = {*library[0].images} if library else set()
         self.undisturbed = policy
         for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
             if hasattr(policy, asked):
@@ -93,10 +92,11 @@ class IntervenedPolicy:
             if episode not in self._first:
                 self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
             other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
-            for key, value in self._change(now, self._first[episode], other).items():
-                if key in altered:  # a camera of the recordings may be none of the policy's
-                    size = altered[key].shape[1:3]
-                    altered[key][row] = resized(value[None], size)[0] if _is_picture(key, value) else value
+            pictures = [key for key, value in now.items() if key in self._pictures or _is_picture(key, value)]
+            for key, value in self._change(now, self._first[episode], other, pictures).items():
+                if key in altered:
+                    scaled = value.shape != altered[key].shape[1:] and _is_picture(key, value)
+                    altered[key][row] = resized(value[None], altered[key].shape[1:3])[0] if scaled else value
             self._step[episode] += 1
         return self._policy.act(altered, episode_ids)
 

@@ -202,7 +202,7 @@ def test_moved_objects_are_counted_only_where_nothing_is_held(recordings):
 def test_an_intervention_alters_only_what_it_names(recordings):
     now, first, other = (recordings[0].observation(3), recordings[0].observation(0), recordings[1].observation(3))
     for name, change in INTERVENTIONS.items():
-        changed = change(now, first, other)
+        changed = change(now, first, other, ["image_primary"])
         assert set(changed) == ({"image_primary"} if name.startswith("images") else {"proprio"})
         for key, value in changed.items():
             assert value.shape == now[key].shape and value.dtype == now[key].dtype
@@ -321,11 +321,22 @@ def test_pictures_are_altered_whatever_they_are_called(recordings):
 
     named = [dataclasses.replace(r, images={"rgb": r.images["image_primary"]}) for r in recordings]
     assert effects(Elsewhere(), named) == effects(Seeing(), recordings)
+    turned = [dataclasses.replace(r, images={"rgb": r.images["rgb"].transpose(0, 3, 1, 2)}) for r in named]
+
+    class Turned(Elsewhere):
+        def act(self, observations, episode_ids):
+            return super().act({**observations, "rgb": observations["rgb"].transpose(0, 2, 3, 1)}, episode_ids)
+
+    assert effects(Turned(), turned) == effects(Seeing(), recordings)
     shown = np.stack([named[0].images["rgb"][0]])
     black = IntervenedPolicy(Elsewhere(), "images_black", named)
     black._policy.act = lambda observations, episode_ids: observations["rgb"].max()
     black.reset([0])
     assert black.act({"rgb": shown, "proprio": np.zeros((1, 9))}, [0]) == 0 < shown.max()
+    swapped = IntervenedPolicy(Elsewhere(), "images_swapped", turned)
+    swapped._policy.act = lambda observations, episode_ids: observations["rgb"][0]
+    swapped.reset([0])
+    assert (swapped.act({"rgb": turned[0].images["rgb"][:1]}, [0]) == turned[1].images["rgb"][0]).all()
 
 
 def test_a_mask_is_no_picture(recordings):
