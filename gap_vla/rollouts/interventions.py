@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.demos.fields import resized
-from gap_vla.rollouts.policy import Policy, forget
+from gap_vla.rollouts.policy import Policy, forget, identity
 from gap_vla.rollouts.recordings import Recording
 
 Observation = Mapping[str, np.ndarray]
@@ -62,7 +62,8 @@ class IntervenedPolicy:
 
     def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
         self.name = f"{policy.name}, {intervention}"
-        self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
+        own = {key: value for key, value in identity(policy).items() if (key, value) != ("name", policy.name)}
+        self.identity = {**own, "intervention": intervention}
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library

@@ -216,6 +216,17 @@ def test_a_server_has_as_long_when_its_pictures_are_altered(recordings):
     assert not hasattr(IntervenedPolicy(Seeing(), "images_black", recordings), "patience")
 
 
+def test_a_changed_class_of_ours_is_another_policy_also_where_its_pictures_are_altered(recordings):
+    class Changed(RandomPolicy):
+        pass
+
+    ours, changed = (IntervenedPolicy(kind(7), "images_black", recordings) for kind in (RandomPolicy, Changed))
+    assert ours.identity == {"seed": 0, "intervention": "images_black"}  # as files of rollouts have it
+    assert changed.identity == {**ours.identity, "class": Changed.__qualname__}
+    changed._policy.identity = None
+    assert IntervenedPolicy(changed._policy, "images_black", []).identity["intervention"] == "images_black"
+
+
 def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(recordings, tmp_path):
     options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
     found = {
