@@ -203,7 +203,8 @@ def scenes(
     """What `closed_loop` plays, by name: the policy as it is disturbed, and where.
 
     Raises:
-        PolicyError: no such intervention, or one for which the library lacks what the task shows.
+        PolicyError: no such intervention, or one for which the library lacks what the task shows; of a task of one's
+            own, what it shows is known, and that raised, while it is played.
     """
     for name in interventions:
         choose(name, ALL_INTERVENTIONS, "intervention", PolicyError)

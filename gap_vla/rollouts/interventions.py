@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.demos.fields import resized
-from gap_vla.rollouts.policy import Policy, forget, identity
+from gap_vla.rollouts.measuring import cameras_of
+from gap_vla.rollouts.policy import Policy, PolicyError, forget, identity
 from gap_vla.rollouts.recordings import Recording
 
 Observation = Mapping[str, np.ndarray]
@@ -66,7 +67,7 @@ class IntervenedPolicy:
         self.identity = {**own, "intervention": intervention}
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
-        self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self._policy, self._kind, self._library = policy, intervention, library
         self._pictures = {*library[0].images} if library else set()
         self.undisturbed = policy
         for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
@@ -93,13 +94,32 @@ class IntervenedPolicy:
             if episode not in self._first:
                 self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
             other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
-            pictures = [key for key, value in now.items() if key in self._pictures or _is_picture(key, value)]
-            for key, value in self._change(now, self._first[episode], other, pictures).items():
-                if key in altered:
-                    scaled = value.shape != altered[key].shape[1:] and _is_picture(key, value)
-                    altered[key][row] = resized(value[None], altered[key].shape[1:3])[0] if scaled else value
+            for key, value in self._altered(now, self._first[episode], other).items():
+                altered[key][row] = value
             self._step[episode] += 1
         return self._policy.act(altered, episode_ids)
+
+    def _altered(self, now: Observation, first: Observation, other: Observation) -> dict[str, np.ndarray]:
+        """Entries of the present moment as they are shown. Raises PolicyError: there is nothing to alter in it, or the
+        recordings lack what the policy may see, or have it in another form."""
+        pictures = [key for key, value in now.items() if key in self._pictures or _is_picture(key, value)]
+        keys = pictures if self._kind.startswith("images_") else ["proprio"] if "proprio" in now else []
+        advice = f"call it alike in both, or leave {self._kind} out of the interventions"
+        if not keys:
+            sense = self._kind.partition("_")[0]
+            raise PolicyError(f"{self.name}: the task shows no {sense}, but {', '.join(now)}; {advice}")
+        lost = [key for key in cameras_of(self._policy, keys) if key not in other]
+        if lost and self._kind.endswith("_swapped"):
+            raise PolicyError(f"{self.name}: the recordings have no {lost[0]}, but {', '.join(other)}; {advice}")
+        found = INTERVENTIONS[self._kind](now, first, other, pictures)
+        for key, value in found.items():
+            shape = np.shape(now[key])
+            if value.shape != shape and value.shape[2:] == shape[2:] in ((3,), (4,)):
+                found[key] = resized(value[None], shape[:2])[0]
+            elif value.shape != shape:
+                there = f"{[*value.shape]} in the recordings, {[*shape]} in the task"
+                raise PolicyError(f"{self.name}: {key} is {there}; give recordings of that task")
+        return found
 
 
 def _digest(library: Sequence[Recording]) -> str:

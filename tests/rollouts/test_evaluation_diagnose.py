@@ -390,6 +390,48 @@ def test_closed_loop_recordings_of_another_size_and_more_cameras_are_shown_as_th
 
 
 @pytest.mark.parametrize(
+    ("name", "shown", "said"),
+    [
+        (
+            "images_swapped",
+            {"image_front": (8, 8, 3)},
+            "the recordings have no image_front, but image_primary, proprio, ",
+        ),
+        (
+            "images_swapped",
+            {"image_primary": (8, 8, 3), "top": (8, 8, 3)},
+            "the recordings have no top, but image_prim",
+        ),
+        (
+            "images_swapped",
+            {"image_primary": (3, 8, 8)},
+            r"image_primary is \[64, 64, 3\] in the recordings, \[3, 8, 8\] in",
+        ),
+        (
+            "images_black",
+            {"proprio": (9,)},
+            "the task shows no images, but proprio; call it alike in both, or leave ima",
+        ),
+        (
+            "proprio_frozen",
+            {"state": (9,)},
+            "the task shows no proprio, but state; call it alike in both, or leave prop",
+        ),
+        (
+            "proprio_swapped",
+            {"proprio": (8,)},
+            r"proprio is \[9\] in the recordings, \[8\] in the task; give recordings",
+        ),
+    ],
+)
+def test_what_a_task_of_ones_own_does_not_show_is_not_said_to_be_altered(recordings, name, shown, said):
+    altered = IntervenedPolicy(Seeing(), name, recordings)
+    altered.reset([0])
+    with pytest.raises(PolicyError, match=f"^seeing, {name}: {said}"):
+        altered.act({key: np.ones((1, *shape), np.uint8) for key, shape in shown.items()}, [0])
+
+
+@pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         ("images_swapped", {"images": {}}, "no image_primary of three colours to swap"),
