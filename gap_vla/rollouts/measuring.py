@@ -83,14 +83,15 @@ def cameras_of(policy: Policy, shown: Collection[str]) -> list[str]:
 
 
 def require_alike(recordings: Sequence[Recording], cameras: Collection[str]) -> None:
-    """Raises EvaluationError if one lacks what the first one shows, or has it in another size, or its pictures of these
-    cameras show nothing."""
+    """Raises EvaluationError if one shows something else than the first one, or in another size, or its pictures of
+    these cameras show nothing."""
     first, *others = ({**one.pictures, "proprio": one.proprio} for one in recordings)
     for recording, shown in zip(recordings[1:], others):
-        for key, value in first.items():
-            if key not in shown or shown[key].shape[1:] != value.shape[1:]:
-                what = f"{key} is missing, or of another size than in {recordings[0].name}"
-                raise EvaluationError(f"{recording.name}: {what}; leave one of them out")
+        for key, value in {**shown, **first}.items():
+            if key not in first or key not in shown or shown[key].shape[1:] != value.shape[1:]:
+                lost = f"not in {recordings[0].name}"
+                what = f"missing, or of another size than in {recordings[0].name}" if key in first else lost
+                raise EvaluationError(f"{recording.name}: {key} is {what}; leave one of them out")
     for recording, camera in itertools.product(recordings, cameras):
         if np.ptp(recording.images[camera]) == 0:
             raise EvaluationError(f"{recording.name}: {camera} shows one value alone; film it again")
