@@ -133,6 +133,8 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         f"held-out action error {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; 1 is what predicting the mean action gives"
     )
+    if found.left_out:
+        print(found.left_out)
     if not split:
         print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
     if options.out:

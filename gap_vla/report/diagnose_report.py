@@ -34,7 +34,7 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     return (
         f"{text_table(rows)}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
         f"{transitions}; with everything swapped the actions move by "
-        f"{opened.between:.3f}\n{legend}\n\n{verdict(opened, closed)}"
+        f"{opened.between:.3f}{opened.left_out and f'; {opened.left_out}'}\n{legend}\n\n{verdict(opened, closed)}"
     )
 
 

@@ -22,7 +22,16 @@ from gap_vla.rollouts.interventions import (
     OBJECTS_MOVED,
     IntervenedPolicy,
 )
-from gap_vla.rollouts.measuring import AT_ONCE, cameras_of, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.measuring import (
+    AT_ONCE,
+    cameras_of,
+    in_deviations,
+    joined,
+    left_out,
+    mean_where,
+    played,
+    require_alike,
+)
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.recordings import Recording
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
@@ -66,6 +75,7 @@ class OpenLoop:
         between: mean distance between its undisturbed actions and those where everything is swapped: it is shown the
             same steps of the episode that the swaps take from.
         steps, transition_steps: how many moments were asked; 0 transitions also where nobody knows them.
+        left_out: which columns of the actions vary, but so little that they count for nothing; mostly "".
     """
 
     effects: tuple[Effect, ...]
@@ -73,6 +83,7 @@ class OpenLoop:
     between: float
     steps: int
     transition_steps: int
+    left_out: str = ""
 
 
 def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
@@ -157,6 +168,7 @@ def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> O
         between=float(distance(whole["none"], whole[EVERYTHING]).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
+        left_out=left_out(recorded),
     )
 
 

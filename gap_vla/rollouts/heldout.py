@@ -9,7 +9,16 @@ from collections.abc import Iterable
 import numpy as np
 
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.measuring import AT_ONCE, cameras_of, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.measuring import (
+    AT_ONCE,
+    cameras_of,
+    in_deviations,
+    joined,
+    left_out,
+    mean_where,
+    played,
+    require_alike,
+)
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.recordings import Recording
 
@@ -25,6 +34,7 @@ class HeldOut:
         error_transition, error_consistent: over steps of high ρ (motion transitions), and over the others; None where
             the data do not tell them apart, or have none.
         steps, transition_steps, episodes: how much was asked.
+        left_out: which columns of the actions vary, but so little (`LEAST_STD`) that they count for nothing; mostly "".
     """
 
     error: float
@@ -33,6 +43,7 @@ class HeldOut:
     steps: int
     transition_steps: int
     episodes: int
+    left_out: str = ""
 
 
 def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool = False) -> HeldOut:
@@ -72,4 +83,5 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
         steps=len(errors),
         transition_steps=0 if transition is None else int(transition.sum()),
         episodes=len(actions),
+        left_out=left_out(recorded),
     )

@@ -100,7 +100,7 @@ def require_alike(recordings: Sequence[Recording], cameras: Collection[str]) -> 
 def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
 
-    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out.
+    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out. Warns of those that vary by less.
 
     Args:
         where: the first of the recordings, for the error.
@@ -115,7 +115,23 @@ def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[n
             f"{where} and on: the recorded actions are all the same; give recordings that move, with a standard "
             f"deviation above {LEAST_STD:g} in one column at least"
         )
+    if told := left_out(recorded):
+        warnings.warn(f"{where} and on: {told}; give recordings in a smaller unit", stacklevel=3)
     return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
+
+
+def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
+    """Which columns vary, by more than rounding, and still count for nothing; "" where there are none.
+
+    >>> left_out(np.array([[0.0, 0.00002, 0.5], [1.0, 0.00006, 0.5]]))
+    'action column 1 (2e-05) varies by a standard deviation of no more than 0.0001, and is left out'
+    """
+    spread, rounding = recorded.std(0, dtype=np.float64), 1e-6 * np.abs(recorded).max(0)
+    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(recorded, 0) > rounding))
+    named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
+    noun, does, is_ = ("columns", "vary", "are") if len(columns) > 1 else ("column", "varies", "is")
+    known = f"action {noun} {named} {does} by a standard deviation of no more than {LEAST_STD:g}, and {is_} left out"
+    return known if named else ""
 
 
 def joined(known: Sequence[np.ndarray | None]) -> Bool[np.ndarray, " T"] | None:

@@ -1,14 +1,17 @@
 """Claims about the held-out error."""
 
 import dataclasses
+import re
 import warnings
 
 import numpy as np
 import pytest
 from test_evaluation_diagnose import SIZE, Blind, Seeing, record
 
+from gap_vla.report.diagnose_report import report
+from gap_vla.rollouts.diagnose import open_loop
 from gap_vla.rollouts.heldout import held_out
-from gap_vla.rollouts.measuring import LEAST_STD, in_deviations
+from gap_vla.rollouts.measuring import LEAST_STD, in_deviations, left_out
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
@@ -49,7 +52,18 @@ def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
 def test_a_joint_that_stands_still_counts_for_nothing_however_many_steps_are_summed_up():
     recorded = np.stack([np.sin(np.arange(3000)), np.full(3000, 57.3)], 1).astype(np.float32)
     assert recorded.std(0)[1] > LEAST_STD
-    assert not in_deviations(recorded, "here")(np.add(recorded, [0, 0.05]), recorded).any()
+    assert not in_deviations(recorded, "here")(np.add(recorded, [0, 0.05]), recorded).any() and not left_out(recorded)
+
+
+def test_what_varies_too_little_to_count_is_named(recordings):
+    unit = np.float32([5e-5, 1, 1, 1, 1, 1, 1])
+    small = [dataclasses.replace(one, action=one.action * unit) for one in recordings]
+    said = r"action column 0 \(3.*e-05\) varies by a standard deviation of no more than 0.0001, and is left out"
+    for measure in (held_out, open_loop):
+        with pytest.warns(UserWarning, match=f"^a recording and on: {said}; give recordings in a smaller unit"):
+            found = measure(Seeing(), small)
+        assert re.match(said, found.left_out)
+    assert found.left_out in report(found)
 
 
 def test_a_policy_may_fill_one_array_with_its_actions_again_and_again(recordings):
