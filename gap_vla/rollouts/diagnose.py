@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ from gap_vla.sim.specs import task_spec
 
 EXACT = 1e-6
 """Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
+
+
+VISIBLE = 1e-3
+"""Standard deviations: what a policy's answers to the same observations may differ by without a word; its rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +94,9 @@ class OpenLoop:
 def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
-    It should execute one action per prediction, otherwise a change shows only where it predicts anew (and a warning
-    says so).
+    It should execute one action per prediction, otherwise a change shows only where it predicts anew, and answer the
+    same observations alike, otherwise a change holds that chance too (warnings say so; for the second, it is asked
+    twice about the first `AT_ONCE` recordings).
 
     Args:
         recordings: two or more.
@@ -109,6 +115,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}
+    twice: list[np.ndarray] = []
     for name in names:
         seen = [(one, functools.partial(_moment, one, other, name)) for one, other in zip(recordings, others)]
         found = []
@@ -116,8 +123,15 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
             found += played(policy, seen[start : start + AT_ONCE], first_id=start)
             shown.advance(len(found) - start)
         actions[name] = np.concatenate(found)
+        twice = twice or played(policy, seen[:AT_ONCE])
     shown.close()
-    return _measure(recordings, actions)
+    recorded = np.concatenate([recording.action for recording in recordings])
+    squared = in_deviations(recorded, recordings[0].name)
+    again = np.concatenate(twice)
+    if (chance := float(np.sqrt(squared(again, actions["none"][: len(again)])).mean())) > VISIBLE:
+        what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
+        warnings.warn(f"{what}; `change` is no less than that, whatever it needs", stacklevel=2)
+    return _measure(recordings, actions, recorded, squared)
 
 
 def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:
@@ -133,10 +147,13 @@ def _moment(recording: Recording, source: Recording, name: str, step: int) -> di
     return {**now, **INTERVENTIONS[name](now, recording.observation(0), other, recording.images)}
 
 
-def _measure(recordings: Sequence[Recording], whole: dict[str, np.ndarray]) -> OpenLoop:
+def _measure(
+    recordings: Sequence[Recording],
+    whole: dict[str, np.ndarray],
+    recorded: Float[np.ndarray, "T A"],
+    squared: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> OpenLoop:
     """Of the actions along all recordings, by intervention."""
-    recorded = np.concatenate([recording.action for recording in recordings])
-    squared = in_deviations(recorded, recordings[0].name)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt(squared(a, b))

@@ -1,6 +1,7 @@
 """Claims about diagnosis: a policy that looks and one that does not can be told apart."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -148,6 +149,17 @@ def test_the_change_is_split_into_transition_and_consistent_steps(recordings):
 def test_a_policy_that_draws_its_actions_draws_the_same_under_every_intervention(recordings):
     found, seen = effects(RandomPolicy(7), recordings)
     assert {effect.change for effect in seen.values()} == {0.0} and found.between == 0 < found.error
+
+
+def test_a_policy_that_answers_otherwise_when_asked_again_is_said_to(recordings):
+    drawn = np.random.default_rng(0)
+    policy = Seeing()
+    policy.act = lambda observations, episode_ids: drawn.normal(0, 0.5, (len(episode_ids), 7))
+    with pytest.warns(UserWarning, match="^seeing answers the same observations otherwise when asked again, by 0"):
+        open_loop(policy, recordings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*asked again")
+        open_loop(RandomPolicy(7), recordings)
 
 
 class Trained(Seeing):
