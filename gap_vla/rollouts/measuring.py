@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.policy import MOST_ACTION, Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
 
@@ -32,18 +32,20 @@ def played(
         first_id: number of the first of them for the policy.
 
     Raises:
-        PolicyError: the policy's actions are of another width than the recorded ones.
+        PolicyError: the policy's actions are of another width than the recorded ones, or beyond a hundred times those.
     """
     _warn_of_chunks(policy)
     ids = [first_id + place for place in range(len(episodes))]
     policy.reset(ids)
     found: list[list[np.ndarray]] = [[] for _ in episodes]
+    recorded = np.concatenate([recording.action.ravel() for recording, _ in episodes], dtype=np.float64)
+    most = max(MOST_ACTION, 100 * float(np.abs(recorded).max(initial=0)))
     for step in range(max(len(recording) for recording, _ in episodes)):
         live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
         moments = [episodes[place][1](step) for place in live]
         shown = [key for key in moments[0] if all(key in moment for moment in moments)]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in shown}
-        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
+        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live], most)):
             found[place].append(action.copy())  # the policy may fill the same array at its next step
     forget(policy, ids)
     for (recording, _), rows in zip(episodes, found):
@@ -126,8 +128,9 @@ def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
     >>> left_out(np.array([[0.0, 0.00002, 0.5], [1.0, 0.00006, 0.5]]))
     'action column 1 (2e-05) varies by a standard deviation of no more than 0.0001, and is left out'
     """
-    spread, rounding = recorded.std(0, dtype=np.float64), 1e-6 * np.abs(recorded).max(0)
-    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(recorded, 0) > rounding))
+    wide = recorded.astype(np.float64)
+    spread, rounding = wide.std(0), 1e-6 * np.abs(wide).max(0)
+    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(wide, 0) > rounding))
     named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
     noun, does, is_ = ("columns", "vary", "are") if len(columns) > 1 else ("column", "varies", "is")
     known = f"action {noun} {named} {does} by a standard deviation of no more than {LEAST_STD:g}, and {is_} left out"

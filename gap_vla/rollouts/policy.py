@@ -74,8 +74,10 @@ def as_numbers(result: Any) -> np.ndarray:
     raise PolicyError(f"the policy returned {'masked entries' if masked else kind}, not an array of numbers")
 
 
-def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
-    """The policy's actions where nothing but they is measured.
+def asked(
+    policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequence[int], most: float = MOST_ACTION
+) -> Float[np.ndarray, "B A"]:
+    """The policy's actions where nothing but they is measured; beyond `most` they are none.
 
     Raises:
         PolicyError: another number of rows, no numbers, or NaN or numbers that are no actions in them.
@@ -83,9 +85,9 @@ def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequ
     actions = as_numbers(policy.act(observations, episode_ids))
     if actions.ndim != 2 or len(actions) != len(episode_ids):
         raise PolicyError(f"{policy.name} returned actions {actions.shape} for {len(episode_ids)} observations")
-    if (odd := ~(np.abs(actions) <= MOST_ACTION).all(1)).any():
+    if (odd := ~(np.abs(actions) <= most).all(1)).any():
         where = f"{policy.name}: the action in episode {episode_ids[int(odd.argmax())]}"
-        raise PolicyError(f"{where} is NaN or no action, beyond ±{MOST_ACTION:g}; take another checkpoint or policy")
+        raise PolicyError(f"{where} is NaN or no action, beyond ±{most:g}; take another checkpoint or policy")
     return actions
 
 

@@ -55,6 +55,14 @@ def test_a_joint_that_stands_still_counts_for_nothing_however_many_steps_are_sum
     assert not in_deviations(recorded, "here")(np.add(recorded, [0, 0.05]), recorded).any() and not left_out(recorded)
 
 
+def test_actions_in_degrees_are_measured_and_a_hundred_times_the_recorded_ones_are_none(recordings):
+    turned = [dataclasses.replace(one, action=one.action * 180) for one in recordings]
+    assert held_out(Playback(turned), turned).error == 0
+    beyond = [dataclasses.replace(one, action=one.action * 101) for one in turned]
+    with pytest.raises(PolicyError, match="the action in episode 0 is NaN or no action, beyond ±18000; take another"):
+        held_out(Playback(beyond), turned)
+
+
 def test_what_varies_too_little_to_count_is_named(recordings):
     unit = np.float32([5e-5, 1, 1, 1, 1, 1, 1])
     small = [dataclasses.replace(one, action=one.action * unit) for one in recordings]
