@@ -27,8 +27,16 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
         raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
     kept = options.out.with_suffix(".probe") / "probe.json"
     claim(kept, "probe", suffixes=(".json",), named=False)
+    sizes: dict[Path, int] = {}
     for run in small if options.probe else ():
-        policy_of(run)  # one that is missing or damaged is found before demonstrations are collected
+        policy = policy_of(run)  # one that is missing or damaged is found before demonstrations are collected
+        if policy.uses_vision or run is small[0]:  # whose pictures all are probed with
+            sizes[run.path] = run.config["demos"]["image_size"]
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{path} {size}" for path, size in sizes.items())
+        raise ReportError(
+            f"a probe shows all runs the same pictures, and they see other sizes ({told}); probe them apart"
+        )
     probe = None if options.probe else kept_probe(kept, runs)
     if options.takeover:
         others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]

@@ -5,6 +5,7 @@ import html
 import json
 import re
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from finished_runs import make_run
@@ -257,6 +258,24 @@ def test_a_run_without_its_policy_is_found_before_demonstrations_to_probe_it_wit
     (run / "config.json").write_text(json.dumps(config | {"model": {"encoder": "small_conv"}}))
     assert main([str(run), "--probe", "--out", str(tmp_path / "page.html")]) == 2
     assert "checkpoint" in capsys.readouterr().err
+
+
+def test_runs_that_see_pictures_of_different_sizes_are_not_probed_together(tmp_path, capsys, monkeypatch):
+    from experiments.cli.look import main
+
+    def begun(*_, **__):
+        raise ReportError("work was begun")
+
+    monkeypatch.setattr("experiments.looks.command.collect_probe_demos", begun)
+    monkeypatch.setattr("experiments.looks.command.policy_of", lambda run: SimpleNamespace(uses_vision=run.seed < 2))
+    runs = [make_run(tmp_path, "gap", seed, [1, 0]) for seed in range(3)]
+    for run, size in zip(runs, (64, 128, 128)):
+        config = json.loads((run / "config.json").read_text())
+        told = config | {"model": {"encoder": "small_conv"}, "demos": {"image_size": size}}
+        (run / "config.json").write_text(json.dumps(told))
+    for some, said in ((runs, f"({runs[0]} 64, {runs[1]} 128); probe them apart"), (runs[::2], "work was begun")):
+        assert main([*map(str, some), "--probe", "--out", str(tmp_path / "page.html")]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_run_does_not_take_itself_over(runs, tmp_path, capsys):
