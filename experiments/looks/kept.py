@@ -82,7 +82,8 @@ def require_takeover(found: Mapping[str, Any], folder: Path, run: Run, shown: Se
             raise ReportError(f"{folder}: a takeover of another run ({said}); move it away, and look again")
     if (kept := folder / window_folder(0, "never") / IDENTITY_FILE).exists():
         both = Section.read(kept, ReportError).section("policy")
-        others = [one for one in shown if folder.name.endswith(f"-{one.path.resolve().name}")]
+        taking = folder.name.split("-", 2)[2:]  # phase, variant, and the other run's folder
+        others = [one for one in shown if taking == [one.path.resolve().name]]
         for part, of in (("main", run), *(("other", other) for other in others)):
             played = both.section(part, {}).values.get("parameters")
             weights = {one.get("policy", {}).get("parameters", played) for one in of.evaluations.values()}

@@ -148,6 +148,8 @@ def test_a_takeover_by_a_run_that_was_trained_again_is_on_no_page(tmp_path):
         played.write_text(json.dumps({"policy": {"main": {}, "other": {"parameters": parameters}}}))
         with pytest.raises(UserError, match=r"those of .*vision-seed0") if parameters == "others" else nullcontext():
             sections([Run.read(path), other], None)
+    folder.rename(folder.with_name("phase-default-wide-vision-seed0"))  # by another run, whose name ends alike
+    sections([Run.read(path), other], None)
 
 
 def test_a_takeover_whose_rollouts_ended_otherwise_is_on_no_page(tmp_path):
