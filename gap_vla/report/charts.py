@@ -81,13 +81,19 @@ def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict
 
 
 def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over runs and over neighbouring measurements, which are of single batches and noisy."""
-    found = [run.curve(name) for run in runs]
-    steps = np.concatenate([s for s, _ in found]) if found else np.zeros(0)
-    values = np.concatenate([v for _, v in found]) if found else np.zeros(0)
-    if not len(steps):
-        return steps, values
-    edges = np.linspace(steps.min(), steps.max() + 1, min(bins, len(np.unique(steps))) + 1)
-    place = np.digitize(steps, edges) - 1
-    kept = [b for b in range(len(edges) - 1) if (place == b).any()]
-    return (np.array([np.mean(x[place == b]) for b in kept]) for x in (steps, values))  # type: ignore[return-value]
+    """Mean over the runs that measured it, each averaged over neighbouring measurements first, which are of single
+    batches and noisy; of the training steps that all of them have."""
+    found = [(steps, values) for steps, values in (run.curve(name) for run in runs) if len(steps)]
+    first = max((steps.min() for steps, _ in found), default=0)
+    last = min((steps.max() for steps, _ in found), default=-1)
+    inside = [(steps >= first) & (steps <= last) for steps, _ in found]
+    found = [(steps[here], values[here]) for (steps, values), here in zip(found, inside)]
+    fewest = min((len(np.unique(steps)) for steps, _ in found), default=0)
+    if not fewest:
+        return np.zeros(0), np.zeros(0)
+    edges = np.linspace(first, last + 1, min(bins, fewest) + 1)
+    places = [np.digitize(steps, edges) - 1 for steps, _ in found]
+    kept = [b for b in range(len(edges) - 1) if all((place == b).any() for place in places)]
+    means = [[(s[p == b].mean(), v[p == b].mean()) for b in kept] for (s, v), p in zip(found, places)]
+    at, of = np.reshape(means, (len(found), len(kept), 2)).mean(0).T
+    return at, of

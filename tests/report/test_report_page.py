@@ -17,7 +17,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
 from gap_vla.drawing.figures import svg
-from gap_vla.report.charts import branch_chart, curve_chart
+from gap_vla.report.charts import _mean_curve, branch_chart, curve_chart
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run, read_runs
 from gap_vla.report.sections import in_order, rho_section
@@ -113,6 +113,18 @@ def test_a_link_to_a_video_elsewhere_is_not_put_into_the_page(runs, tmp_path):
     video.symlink_to(video.rename(tmp_path / "private.mp4"))
     page = write_report([path], tmp_path / "report.html", command="make").read_text()
     assert f"{video} is a link" in page and "<video" not in page
+
+
+@pytest.mark.parametrize("other", [range(0, 1000, 100), range(0, 500, 10), range(500, 1000, 20), range(7)])
+def test_a_curve_is_the_mean_over_seeds_however_often_and_how_long_each_measured(other):
+    def run(steps, value):
+        return SimpleNamespace(curve=lambda name: (np.array(steps), np.full(len(steps), value)))
+
+    steps, values = _mean_curve([run(range(0, 1000, 10), 1.0), run(other, 3.0), run(range(0), 9.0)], "loss")
+    assert len(steps) and (values == 2).all() and (np.diff(steps) > 0).all()
+    assert other.start <= steps[0] <= steps[-1] <= other[-1]
+    for apart in ([], [run(range(5), 1.0), run(range(9, 12), 3.0)]):
+        assert [len(part) for part in _mean_curve(apart, "loss")] == [0, 0]
 
 
 def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
