@@ -61,12 +61,15 @@ class Recording:
         numbers = {"proprio": self.proprio, "action": self.action}
         for kind, axes, told in ((np.uint8, 4, self.pictures), (np.bool_, 1, steps), (np.number, 2, numbers)):
             for key, values in {key: values for key, values in told.items() if values is not None}.items():
-                alike = np.issubdtype(getattr(values, "dtype", object), kind) and not np.iscomplexobj(values)
-                if np.ndim(values) != axes or not alike or np.ma.is_masked(values):
-                    needed = f"make {kind.__name__} of {axes} axes of it"
-                    raise EvaluationError(
-                        f"{self.name}: {key} is {np.asarray(values).dtype}{[*np.shape(values)]}; {needed}"
-                    )
+                dtype = getattr(values, "dtype", None)  # torch's and matrices answer otherwise than arrays
+                known = isinstance(dtype, np.dtype) and not isinstance(values, np.matrix)
+                alike = known and np.issubdtype(dtype, kind) and not np.iscomplexobj(values)
+                if not alike or np.ndim(values) != axes or np.ma.is_masked(values):
+                    found = f"{dtype}{[*np.shape(values)]}" if known else f"a {type(values).__name__}"
+                    needed = f"make {'' if known else 'a numpy array: '}{kind.__name__} of {axes} axes of it"
+                    raise EvaluationError(f"{self.name}: {key} is {found}; {needed}")
+                if axes == 4 and 0 in values.shape[1:]:
+                    raise EvaluationError(f"{self.name}: {key} is {dtype}{[*values.shape]}, no picture; leave it out")
                 if not 0 < len(values) == len(self.proprio):
                     raise EvaluationError(f"{self.name}: proprio has {len(self.proprio)} steps, {key} {len(values)}")
         for name, values in (("proprio", self.proprio), ("action", self.action)):

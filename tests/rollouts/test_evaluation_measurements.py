@@ -573,6 +573,13 @@ def pictures(steps, kind=np.uint8):
         ("images", pictures(4, np.float32), r"image_primary is float32\[4, 8, 8, 3\]; make uint8 of 4 axes of it"),
         ("transition", np.full(4, 0.2), r"transition is float64\[4\]; make bool of 1 axes of it"),
         ("action", np.zeros(4), r"action is float64\[4\]; make number of 2 axes of it"),
+        (
+            "action",
+            types.SimpleNamespace(dtype="torch.float32"),
+            "action is a SimpleNamespace; make a numpy array: number of",
+        ),
+        ("action", np.asmatrix(np.zeros((4, 7))), "action is a matrix; make a numpy array: number of 2 axes of it"),
+        ("images", {"top": np.zeros((4, 0, 8, 3), np.uint8)}, r"top is uint8\[4, 0, 8, 3\], no picture; leave it out"),
     ],
 )
 def test_a_recording_whose_arrays_are_of_other_lengths_or_forms_is_refused(field, values, said):
