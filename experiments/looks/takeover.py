@@ -35,7 +35,7 @@ PHASE_KEY = "phase_index"
 @dataclasses.dataclass(frozen=True)
 class Window:
     """When the other policy acts: `length` steps (to the end, if larger than any episode) from step `first` on, or from
-    the first step of phase `phase` on. Neither is given: never.
+    the first step that has reached phase `phase`, or a later one, on. Neither is given: never.
     """
 
     name: str
@@ -87,7 +87,7 @@ class TakeoverPolicy:
             if PHASE_KEY not in observations:
                 raise PolicyError(f"window {self._window.name} needs {PHASE_KEY}, which this task does not show")
             for row, episode in enumerate(episode_ids):
-                if self._start[episode] is None and observations[PHASE_KEY][row] == self._window.phase:
+                if self._start[episode] is None and observations[PHASE_KEY][row] >= self._window.phase:
                     self._start[episode] = self._step[episode]
         actions = np.array(self._main.act(shown, episode_ids))
         watching = [row for row, episode in enumerate(episode_ids) if not self._over(episode)]

@@ -71,6 +71,8 @@ def test_a_window_at_a_phase_begins_with_its_first_step_and_happens_once():
     assert acted[0] == [int(7 <= step < 11) for step in range(30)]
     assert acted[1] == [int(12 <= step < 16) for step in range(25)]
     assert other.seen[0] == list(range(11))
+    passed, _, _ = play(Window("start of grip", phase=1, length=4), phases=lambda row, step: 2 * int(step >= 7))
+    assert passed[0] == acted[0], "a phase that begins and ends between two steps has been reached"
 
 
 def test_never_and_always_are_the_two_policies_alone():
