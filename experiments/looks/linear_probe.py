@@ -56,13 +56,15 @@ def probe_switches(
         training episodes; `share` of steps near a switch; `steps`, `episodes`.
 
     Raises:
-        ProbeError: fewer than `FOLDS` episodes, or only one class.
+        ProbeError: fewer than `FOLDS` episodes, or only one class, in all or in those that a fold is fitted to.
     """
     if near.all() or not near.any():
         raise ProbeError("every step is of the same class; there is nothing to tell apart")
     score, said = np.empty(len(near)), np.empty(len(near), bool)
     target = np.where(near, 1 - near.mean(), -near.mean())[:, None]
     for train, test in folds(episodes):
+        if near[train].all() or not near[train].any():
+            raise ProbeError("one class is in too few episodes to hold some out; a probe needs more that switch")
         own = fit_predict(features[train], target[train], episodes[train], features[train])[:, 0]
         score[test] = fit_predict(features[train], target[train], episodes[train], features[test])[:, 0]
         threshold = (own[near[train]].mean() + own[~near[train]].mean()) / 2

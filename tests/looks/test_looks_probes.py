@@ -115,6 +115,8 @@ def test_too_few_episodes_or_one_class_only_are_refused(planted):
         probe_positions(features[:80], position[:80], episodes[:80])
     with pytest.raises(ProbeError, match="same class"):
         probe_switches(features, np.zeros_like(transition), episodes)
+    with pytest.raises(ProbeError, match="one class is in too few episodes to hold some out"):
+        probe_switches(features, transition & (episodes == 3), episodes)
 
 
 def write_demos(path):
