@@ -73,6 +73,9 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
             f"It succeeds in {before.successes} of {before.episodes} layouts, with another episode's pictures in "
             f"{after.successes}."
         )
+    if cut_short := [f"{entry.intervention} {entry.simulator_errors}" for entry in closed if entry.simulator_errors]:
+        which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
+        sentences.append(f"{which}: {', '.join(cut_short)}.")
     return " ".join(sentences)
 
 

@@ -218,12 +218,15 @@ def _require_fitting(name: str, task: SimTask, library: Sequence[Recording]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
+    """Success under one intervention, its difference to the undisturbed policy on the same layouts, and how many of its
+    failures are the simulator's.
+    """
 
     intervention: str
     successes: int
     episodes: int
     difference: PairedDifference | None
+    simulator_errors: int = 0
 
 
 def scenes(
@@ -271,5 +274,6 @@ def closed_loop(
         if name == "none":
             baseline = outcomes
         difference = None if name == "none" else paired_difference(outcomes, baseline)
-        found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
+        counts = summary["successes"], summary["episodes"]
+        found.append(ClosedLoop(name, *counts, difference, summary["simulator_errors"]))
     return tuple(found)

@@ -247,9 +247,15 @@ def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(re
     assert found["none"].successes == 6 and found["none"].difference is None
     assert found["objects_moved"].successes == 6  # who looks, follows
     assert found["images_swapped"].difference.difference == -1
-    text = report(open_loop(Seeing(), recordings), tuple(found.values()))
+    opened = open_loop(Seeing(), recordings)
+    text = report(opened, tuple(found.values()))
     assert "0/6 (−100, −100 to −61)" in text and "6/6 (0, −39 to +39)" in text  # Wilson's interval of 0 in 6
     assert text.endswith("It succeeds in 6 of 6 layouts, with another episode's pictures in 0.")
+    options |= {"episodes": 2, "interventions": ["images_black"]}
+    failing = PointTask(size=SIZE, faults={50: "raise"})
+    found = closed_loop(Seeing(), failing, recordings, out_dir=tmp_path / "failing", **options)
+    said = "cut short by the simulator, not by the policy, count as failed: none 1, images_black 1."
+    assert verdict(opened, found).endswith(said)
 
 
 def test_demonstrations_with_rho_phases_or_neither_become_recordings():
