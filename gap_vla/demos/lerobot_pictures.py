@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import FOREIGN, refusing, regular
@@ -19,9 +19,14 @@ from gap_vla.demos.lerobot_index import EpisodePlace
 from gap_vla.drawing.video import packets, working_ffmpeg
 
 
+def _declared(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of a shape, channels first or last."""
+    return shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]
+
+
 def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
-    """Raises EpisodeError for pictures of another size than info.json's, channels first or last; none is decoded."""
-    if (height, width) != (shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]):
+    """Raises EpisodeError for pictures of another size than info.json's; none is decoded."""
+    if (height, width) != _declared(shape):
         raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
 
 
@@ -53,10 +58,19 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
                 f"{where}: a picture of 16 bits a colour at step {deep[0]}, of which 8 would be lost; store "
                 "pictures of 8 bits, or leave this camera out"
             )
-        if len(sizes := {picture.size for picture in pictures}) > 1:
+        if odd_sizes := {picture.size for picture in pictures if sorted(picture.size) != sorted(_declared(shape))}:
+            _require_size(*min(odd_sizes), shape, where)
+        upright = list(map(_upright, pictures))
+        if len(sizes := {picture.size for picture in upright}) > 1:
             raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
         _require_size(*sizes.pop(), shape, where)
-        return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+        return np.stack([np.asarray(picture.convert("RGB")) for picture in upright])
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, where it says so, as Hugging Face's `datasets` does, through which LeRobot reads."""
+    turned = picture.getexif().get(ExifTags.Base.Orientation) is not None
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 _PNG = b"\x89PNG"

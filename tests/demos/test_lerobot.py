@@ -361,6 +361,24 @@ def test_a_picture_of_16_bits_a_colour_is_not_cut_to_8(tmp_path: Path) -> None:
         open_source(root, "lerobot")[1]
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    height, width, _ = json.loads((root / "meta" / "info.json").read_text())["features"]["observation.images.top"][
+        "shape"
+    ]
+    upright = np.zeros((height, width, 3), np.uint8)
+    upright[: height // 2] = 255
+    stored = np.rot90(upright, {1: 0, 3: 2, 6: 1}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(stream := io.BytesIO(), "png", exif=exif)
+    columns["observation.images.top"] = [{"bytes": stream.getvalue()} for _ in columns["observation.images.top"]]
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    (film,) = open_source(root, "lerobot")[1].images.values()
+    assert (film == upright).all()
+
+
 def test_pictures_of_which_one_side_is_3_are_told_from_their_colours(tmp_path: Path) -> None:
     root, columns = version_2(tmp_path, "image"), rows(1, True)
     info = json.loads((root / "meta" / "info.json").read_text())
