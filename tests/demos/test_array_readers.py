@@ -388,6 +388,15 @@ def test_a_blank_instruction_is_none(tmp_path: Path, kind: str) -> None:
     assert [episode.language_instruction for episode in source] == ["open it", "open it"]
 
 
+def test_a_list_of_steps_is_no_list_of_demonstrations(tmp_path: Path) -> None:
+    file, whole = tmp_path / "steps.pkl", arrays(plain(0))
+    file.write_bytes(pickle.dumps([{key: value[i : i + 1] for key, value in whole.items()} for i in range(20)]))
+    with pytest.raises(
+        EpisodeError, match=r"steps\.pkl: each of its 20 entries is one step, its action \[1, 7\]: with a b"
+    ):
+        open_source(file, "pickle", state_key="proprio")
+
+
 def test_what_stands_beside_the_demonstrations_of_a_pickle_is_of_all_of_them(tmp_path: Path) -> None:
     beside = {"language_instruction": "close it", "success": False, "made": "today"}
     demos = {"a": {**arrays(plain(0)), "language_instruction": " "}, "b": {**arrays(plain(1)), "success": True}}
