@@ -251,10 +251,10 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
         missing = [part for part in names if part not in fields]
         if missing:
             raise EpisodeError(f"{where}: no step field {missing[0]!r} (fields: {', '.join(sorted(fields))})")
-        for part in names if name in ("proprio", "action") else ():
-            require_one_row(part, fields[part], where)
         parts = [fields[part] for part in names]
-        value = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
+        for part in names if (row := name in ("proprio", "action")) else ():
+            require_one_row(part, fields[part], where)
+        value = np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1) if row or parts[1:] else parts[0]
         (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
     observation.setdefault("proprio", fields.get("observation/proprio"))
     return {**picked, "observation": observation}

@@ -168,6 +168,7 @@ def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, fe
     ],
 )
 def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict[str, str], said: str) -> None:
-    steps = {"action": np.zeros((6, 7)), "extra": np.zeros((6, 2)), "rows": np.zeros((6, 2, 3))}
+    steps = {"action": np.zeros((6, 1, 7)), "extra": np.zeros((6, 2)), "rows": np.zeros((6, 2, 3))}
+    assert pick_fields(steps, {"action": "action"}, "toy, train[0]")["action"].shape == (6, 7)
     with pytest.raises(UserError, match=said):
         pick_fields(steps, keys, "toy, train[0]")
