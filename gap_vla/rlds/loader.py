@@ -106,6 +106,8 @@ class WindowLoader:
         if not stores or not all(isinstance(w, int | float | np.number) and 0 < w < np.inf for _, w in stores):
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
+        plain = ((w if isinstance(w, int) else int(w) if isinstance(w, np.integer) else float(w)) for _, w in stores)
+        stores = [(one, weight) for (one, _), weight in zip(stores, plain)]
         require_sizes(batch_size=batch_size, process_count=process_count)
         batch_size, process_count = int(batch_size), int(process_count)  # JSON knows no numbers of numpy
         require_truths(train=train)

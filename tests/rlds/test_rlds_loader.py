@@ -53,7 +53,7 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
 
 
 def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
-    loader = WindowLoader([(store, 0.75), (store, 0.25)], **{**OPTIONS, "batch_size": 200})
+    loader = WindowLoader([(store, np.float32(0.75)), (store, 0.25)], **{**OPTIONS, "batch_size": 200})
     batch = next(loader)
     assert batch["action"].shape == (200, 2, 3, 7) and len(batch["task"]["language_instruction"]) == 200
     addresses = np.array([[1, 0, 3], [0, 0, 5], [1, 0, 0]])
