@@ -21,7 +21,7 @@ from gap_vla.demos import fields
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
-from gap_vla.demos.source import Source, stated
+from gap_vla.demos.source import UNSAID, Source, account, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
 IMAGE_KEYS = {
@@ -86,7 +86,7 @@ class RobomimicHDF5(Source):
         with members.opened(self.path) as file:
             self.places = demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
-            self._said, self._dropped = self._looked_through(file)
+            self._said, self.kept, self._dropped = self._looked_through(file)
             first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
             observations = members.names_in(members.group_at(first, "obs", f"{self.path}"), f"{self.path}")
@@ -103,6 +103,10 @@ class RobomimicHDF5(Source):
 
     def dropped(self) -> list[str]:
         return self._dropped
+
+    def account(self) -> str:
+        kept = {"extra_json": f"attributes {', '.join(self.kept)}"} if self.kept else {}
+        return account(self.path, UNSAID | self.mapping() | kept, self.dropped())
 
     def identity(self) -> dict[str, Any]:
         said = members.attributes_of_data(self.path)
@@ -148,8 +152,9 @@ class RobomimicHDF5(Source):
         env_args = members.simulator_of({"env_args": said})
         return fields.as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
-    def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str]]:
-        """Where success, instruction and phase are said, as in `mapping`; and what is not read of all demonstrations.
+    def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str], list[str]]:
+        """Where success, instruction and phase are said, as in `mapping`; attributes that a dataset keeps; and what is
+        not read of all demonstrations.
 
         Raises EpisodeError: a name that is read stands there in other letters, or a fact that is no attribute.
         """
@@ -161,7 +166,7 @@ class RobomimicHDF5(Source):
         unread = {f"{key} of the file" for key in of_file}
         unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
-        successes = 0
+        successes, kept = 0, set[str]()
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
@@ -181,7 +186,8 @@ class RobomimicHDF5(Source):
             known = [*self._image_keys, *itertools.chain(*used)]
             fields.require_spelling(observed, [*known, *another], f"{where}: obs")
             unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
-            unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED}}
+            kept |= (short := _kept(demo)).keys()
+            unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED, *short}}
         places = {key: key for key in sorted(said - {"ep_meta"})}
         if "success" in places and "success" not in _facts(data):
             places["success"] = stated("success", successes, len(self.places))
@@ -190,14 +196,13 @@ class RobomimicHDF5(Source):
         told[option] = bool(self._language) and "language_instruction" not in _facts(data)
         if any(told.values()):
             places["language_instruction"] = " or ".join(filter(told.get, told))
-        return places, sorted(unread)
+        return places, sorted(kept), sorted(unread)
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
         where = f"{self.path}, episode {name}"
         demo = members.group_at(file, f"data/{name}", where)
         key = self.options["action_key"]
         action = fields.as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
-        attrs = members.attributes_of(demo)
         members.require_consistent(demo, len(action), where)
         proprio = self._proprio(demo, where)
         if action.shape[1] % (arms := arms_of(demo, where)):
@@ -214,10 +219,8 @@ class RobomimicHDF5(Source):
                 cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
             else:
                 self._size(demo, key, where)
-        # robomimic has the whole model XML in one of its attributes
-        left = ("language_instruction", OPENING_UNIT)  # the latter says the layout
-        short = {key: value for key, value in attrs.items() if key not in left and len(str(value)) <= 200}
-        success = attrs.get("success", members.attribute_of(members.group_at(file, "data", where), "success"))
+        own, of_all = (members.attribute_of(item, "success") for item in (demo, members.group_at(file, "data", where)))
+        success = of_all if own is None else own
         return Episode(
             images=cameras,
             proprio=proprio,
@@ -225,7 +228,7 @@ class RobomimicHDF5(Source):
             language_instruction=fields.as_instruction(own_language(demo), self._language, where),
             success=fields.as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
             phase=self._phase(demo, where),
-            metadata={**short, "file_path": str(self.path), "episode_id": name, **self._layout.facts},
+            metadata={**_kept(demo), "file_path": str(self.path), "episode_id": name, **self._layout.facts},
         )
 
     def _phase(self, demo: h5py.Group, where: str) -> np.ndarray | None:
@@ -272,3 +275,10 @@ def _facts(item: h5py.Group) -> set[str]:
     """Those of `members.FACTS` that attributes say."""
     values = {fact: members.attribute_of(item, fact) for fact in members.FACTS}
     return {fact for fact, value in values.items() if value is not None and not fields.is_blank(value)}
+
+
+def _kept(demo: h5py.Group) -> dict[str, Any]:
+    """The attributes that a dataset keeps in `extra_json`; robomimic has the whole model XML in one, which is not."""
+    left = ("language_instruction", OPENING_UNIT, "file_path", "episode_id")  # said elsewhere, the unit by the layout
+    attributes = members.attributes_of(demo)
+    return {key: value for key, value in attributes.items() if key not in left and len(str(value)) <= 200}

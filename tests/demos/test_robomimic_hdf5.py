@@ -150,8 +150,11 @@ def test_what_is_dropped_is_listed(file: Path) -> None:
         stored["data"].attrs["hand"] = stored.attrs["made"] = "today"
         stored["data/demo_0/obs/robot0_base_to_eef_pos"] = np.zeros((20, 3))
         stored["data/demo_0/obs/robot1_gripper_qpos"] = np.zeros((20, 2))
+        stored["data/demo_1"].attrs["operator"] = "Ann"
     more = {"notes", "obs/robot0_base_to_eef_pos", "obs/robot1_gripper_qpos", "hand of data", "made of the file"}
-    assert {*open_source(file).dropped()} == {*dropped, *more}
+    assert {*(source := open_source(file)).dropped()} == {*dropped, *more}
+    assert "extra_json <- attributes num_samples, operator, success\n" in source.account()
+    assert source[1].metadata["operator"] == "Ann"
 
 
 def test_language_falls_back_to_the_option(file: Path) -> None:

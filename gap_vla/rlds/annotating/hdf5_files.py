@@ -20,7 +20,7 @@ from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import OLD, put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_members import group_at, has, lengths_in, numbers_at, opened
+from gap_vla.demos.hdf5_members import NEEDED, group_at, has, lengths_in, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_of
@@ -155,7 +155,8 @@ def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotatio
 
 
 def _account(demos: RobomimicHDF5, job: AnnotationJob, read_too: Collection[str] = ()) -> str:
-    unread = {*demos.dropped()} - {*read_too, *(f"obs/{name}" for name in job.extra_names)}
+    unread = {*demos.dropped(), *(f"attribute {name}" for name in demos.kept if name not in NEEDED)}
+    unread -= {*read_too, *(f"obs/{name}" for name in job.extra_names)}
     return account(demos.path, UNSAID | demos.mapping() | job.extra_said(), unread)
 
 
