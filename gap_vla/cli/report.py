@@ -28,7 +28,8 @@ def add_page(parser: argparse.ArgumentParser) -> None:
 
 def claim_page(options: argparse.Namespace) -> None:
     """Makes sure that the page may be written: also into a run, but not into the folders of one, which are read."""
-    folders = [folder for run in options.runs for folder in run.glob("*/")]
+    runs = [*options.runs, *filter(None, [getattr(options, "takeover", None)])]  # the latter of scripts/look.py alone
+    folders = [folder for run in runs for folder in run.glob("*/")]
     claim(options.out, "runs_report", sources=folders, suffixes=(".html",))
 
 

@@ -234,6 +234,9 @@ def test_what_a_probe_cannot_do_is_found_before_the_takeovers(runs, tmp_path, ca
     (tmp_path / "page.probe" / "probe.json").write_text("{}")
     assert main(words) == 2
     assert "probe.json exists without a mark of gap_vla" in capsys.readouterr().err
+    read = next(runs[1].glob("*/"))
+    assert main([*words[:-1], str(read / "page.html")]) == 2
+    assert f"page.html lies in {read}, which is read" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([str(runs[0]), "--workers", "3"])
     assert "--workers has no effect where nothing is simulated" in capsys.readouterr().err
