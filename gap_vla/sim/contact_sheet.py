@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from gap_vla.core.marks import HDF5
+from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import OutputError, claim, writing
 from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.episode import film_strip
@@ -21,8 +22,8 @@ def claim_pictures(path: Path) -> None:
         OutputError: something else stands there, or pictures of a file that is called the same but for its suffix.
     """
     claim(path, "demos", overwrite=None, suffixes=HDF5)
-    for other in (path.with_suffix(suffix) for suffix in HDF5 if suffix != path.suffix):
-        if other.exists():
+    for other in path.parent.glob(f"{glob.escape(path.stem)}.*"):
+        if other.stem == path.stem and suffix_of(other) in HDF5 and other.name != path.name:
             shared = f"{path.stem}.png and {path.stem}.mp4"
             raise OutputError(f"{other} is there, and {shared} would be of both; choose another name, or --show 0")
     claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",), named=False)

@@ -312,12 +312,13 @@ def test_an_error_in_a_worker_reaches_the_caller_with_its_cause(tmp_path, monkey
 
 
 def test_the_pictures_of_a_file_of_the_same_name_with_another_suffix_stay(tmp_path):
-    claim_pictures(tmp_path / "a.h5")
-    (tmp_path / "a.hdf5").touch()
-    with pytest.raises(
-        UserError, match=r"a\.hdf5 is there, and a\.png and a\.mp4 would be of both; choose another name"
-    ):
-        claim_pictures(tmp_path / "a.h5")
+    (tmp_path / "a.b.hdf5").touch()
+    for name, there in (("a.h5", "a.hdf5"), ("a.hdf5", "a.HDF5")):
+        claim_pictures(tmp_path / name)
+        (tmp_path / there).touch()
+        with pytest.raises(UserError, match=f"{there} is there, and a.png and a.mp4 would be of both; choose another"):
+            claim_pictures(tmp_path / name)
+        (tmp_path / there).unlink()
 
 
 @pytest.mark.parametrize(
