@@ -79,6 +79,10 @@ def workplace(path: Path) -> Iterator[Path]:
     folder, lock = _locked_folder(path)
     try:
         yield folder
+    except OSError as error:
+        if isinstance(error.filename, str | Path):  # the name that the user knows
+            error.filename = str(error.filename).replace(f"{folder}/", f"{path.parent}/")
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

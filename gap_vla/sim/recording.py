@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.foreign import refusing
 from gap_vla.core.hdf5_mark import is_changed, put_mark, read_mark, write_check
 from gap_vla.core.hdf5_writing import writing_hdf5
-from gap_vla.core.whole import replacing
+from gap_vla.core.whole import put, replacing, workplace
 from gap_vla.sim.demonstration import Demonstration
 
 LAYOUT_VERSION = 2
@@ -96,8 +97,9 @@ def assemble(
         counts: what happened on the way (`attempts`, `failures`).
         shown: is given the whole file before it takes its place.
     """
-    with replacing(out, follow=True) as temporary:
-        with writing_hdf5(temporary, "w") as file:
+    with workplace(out) as folder:  # what a killed one leaves of it, perhaps GB, the next one removes
+        new = folder / Path(os.path.realpath(out)).name
+        with writing_hdf5(new, "w") as file:
             data = file.create_group("data")
             total = 0
             for i, (part, seed) in enumerate(parts.items()):
@@ -112,4 +114,5 @@ def assemble(
             for key, value in {**settings, **counts}.items():
                 if key != "env_kwargs":
                     data.attrs[key] = value
-        shown(temporary)
+        shown(new)
+        put(new, out)

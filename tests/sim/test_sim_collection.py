@@ -131,9 +131,11 @@ def test_a_killed_collection_leaves_no_file_and_one_worker_writes_what_two_write
     out = tmp_path / "killed.hdf5"
     parts, _, _ = interrupted(out, 1, lambda process: process.kill())
     (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
+    (tmp_path / ".killed.hdf5.gap_vla-abcd_123.partial").mkdir()
+    (tmp_path / ".killed.hdf5.gap_vla-abcd_123.partial" / "killed.hdf5").write_text("half assembled")
     numbers = {key: np.int64(SETTINGS[key]) for key in ("image_size", "seed")}  # numpy's are taken as Python's
     collect_demos("assembly", 3, out, workers=1, **NOISY | numbers)
-    assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+    assert out.read_bytes() == collection.read_bytes() and [*tmp_path.iterdir()] == [out]
 
 
 def test_the_pictures_of_a_collection_are_there_when_it_is(finished, tmp_path):
@@ -258,6 +260,7 @@ def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(finished
     said = capsys.readouterr().err
     kept = "finished episodes are kept in" if most > 8_000 else "the same command continues"
     assert said.count("\n") == 1 and f"; raise the limit of file sizes (ulimit -f); {kept}" in said and not out.exists()
+    assert ".partial" not in said
     assert main([*words, "--show", "0"]) == 0
     assert out.read_bytes() == collection.read_bytes()
 
