@@ -151,7 +151,7 @@ def evaluate(
             warnings.warn(f"{policy.name} was trained with {said.removeprefix('trained_')}", stacklevel=2)
     out = Path(out_dir).absolute()  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
-    told = what if named is None else {key: what[key] for key in ("task", "policy")}  # its layouts count from no seed
+    of = what if named is None else {key: what[key] for key in ("task", "policy")}  # its layouts count from no seed
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         outcomes = {e: record.success for e, record in log.records.items()}
@@ -170,7 +170,7 @@ def evaluate(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
         if summarized := (summary_file := out / "summary.json").exists():
-            _require_of(told, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
+            _require_of(of, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
         whose = getattr(policy, "undisturbed", policy)
         greeted = getattr(whose, "server_metadata", None)
         names = getattr(whose, "identity", None) if greeted is None else {*greeted} - {"policy", "answers", "inputs"}
@@ -216,7 +216,7 @@ def evaluate(
             raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
         summary = {
             **what,
-            "seed": told.get("seed"),
+            "seed": of.get("seed"),
             "source": None if (source := getattr(policy, "source", None)) is None else str(source),
             **summarize([log.records[e] for e in range(episodes)], chosen.phases),
             "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
