@@ -48,14 +48,14 @@ class ArrayPickles(NamedArrays):
 
     def _refuse_steps(self, held: Sequence[Mapping[str, Any]]) -> None:
         """Raises EpisodeError: each of several recordings in a file is one step, so that they are none."""
-        actions = [arrays.get(self.options["action_key"]) for arrays in held]
+        actions: list[Any] = [arrays.get(self.options["action_key"]) for arrays in held]
         for file in sorted(self.files):
             inside = [rows for (of, _), rows in zip(self.places, actions) if of == file]
             if len(inside) > 1 and all(isinstance(rows, np.ndarray) and rows.shape[:1] == (1,) for rows in inside):
                 raise EpisodeError(
-                    f"{file}: each of its {len(inside)} entries is one step, its action {[*inside[0].shape]}: with a "
-                    "batch axis of 1 they are the steps of demonstrations; join those of each demonstration to arrays "
-                    "[T, width] (numpy.concatenate), and write a list of these"
+                    f"{file}: each of its {len(inside)} entries is one step, its action {[*np.shape(inside[0])]}: with "
+                    "a batch axis of 1 they are the steps of demonstrations; join those of each demonstration to "
+                    "arrays [T, width] (numpy.concatenate), and write a list of these"
                 )
 
     @property
