@@ -21,6 +21,16 @@ class BatchError(UserError, ValueError):
     """Observations or tasks that do not fit the model; the message names the key and both shapes."""
 
 
+def native(tree: Any) -> Any:
+    """With numpy arrays in this machine's byte order: a compiled jax.jit and msgpack take their bytes as they lie."""
+
+    def of(leaf: Any) -> Any:
+        foreign = isinstance(leaf, np.ndarray) and not leaf.dtype.isnative
+        return leaf.astype(leaf.dtype.newbyteorder("=")) if foreign else leaf
+
+    return jax.tree.map(of, tree)
+
+
 def create_tasks(
     example: Mapping[str, Any],
     text_processor: Any,

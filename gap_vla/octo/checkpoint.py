@@ -29,6 +29,7 @@ from gap_vla.core.foreign import CheckpointError, Section, blaming, content, fin
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
 from gap_vla.core.whole import replacing
+from gap_vla.octo.batches import native
 from gap_vla.octo.spec import ModuleSpec
 
 CONFIG = "config.json"
@@ -281,7 +282,7 @@ def write_checkpoint(
         if name != CONFIG or read_config(root) != json.loads(said):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
-        _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), example_batch)
+        _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), native(example_batch))
     for name, said in (beside or {}).items():
         if (root / name).exists() and (root / name).read_bytes() != said:
             warnings.warn(f"{root / name} is not the one of this model, and is kept", stacklevel=3)
@@ -309,7 +310,7 @@ def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]
 
 
 def _to_numpy(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, serialization.to_state_dict(tree))
+    return native(jax.tree.map(np.asarray, serialization.to_state_dict(tree)))
 
 
 def _write_step(folder: Path, content: bytes) -> None:

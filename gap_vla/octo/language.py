@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gap_vla.octo.batches import BatchError
+from gap_vla.octo.batches import BatchError, native
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.t5 import T5Config, encode
 from gap_vla.octo.tokenizers import LanguageTokenizer
@@ -89,7 +89,7 @@ def _frozen_encoder(
         tokenizer = tokenizers[names[0]]
         if tokenizer.encoder is not None and not tokenizer.finetune_encoder:
             weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
-            return tokenizer, weights, (instruction["input_ids"], instruction["attention_mask"])
+            return tokenizer, *native((weights, (instruction["input_ids"], instruction["attention_mask"])))
         found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
     raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
 

@@ -79,7 +79,7 @@ class OctoModel:
             pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
         """
         module = OctoModule.create(**config["model"], compute=compute)
-        example = jax.tree.map(lambda leaf: leaf[:1], dict(example_batch))
+        example = jax.tree.map(lambda leaf: leaf[:1], batches.native(dict(example_batch)))
         rng = jax.random.PRNGKey(0) if rng is None else rng
         if pretrained is None:
             params = initialize(module, example, rng)
@@ -171,7 +171,8 @@ class OctoModel:
     ) -> dict[str, TokenGroup]:
         """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
         batches.check_inputs(observations, tasks, self.example_batch)
-        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
+        params, mask = batches.native((self.params, timestep_pad_mask))
+        return _run_transformer(self.module, train, params, observations, tasks, mask)
 
     def sample_actions(
         self,
@@ -229,11 +230,12 @@ class OctoModel:
             whole("embodiment_action_dim", dims, 1, head.action_dim, batches.BatchError)
         elif statistics is not None:
             dims = len(statistics["mean"])
-        tasks = recall_language(self.module, self.params, tasks)
+        params, timestep_pad_mask = batches.native((self.params, timestep_pad_mask))
+        tasks = recall_language(self.module, params, tasks)
         static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng
         actions = _sample_actions(
-            static, self.params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims
+            static, params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims
         )
         return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
 

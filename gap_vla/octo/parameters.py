@@ -12,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.octo.batches import native
 from gap_vla.octo.module import OctoModule
 
 
@@ -50,7 +51,7 @@ def initialize_around(
 
 def _one(example_batch: Mapping[str, Any]) -> dict[str, Any]:
     parts = {key: example_batch[key] for key in ("observation", "task")}
-    return jax.tree.map(lambda leaf: np.asarray(leaf[:1]), parts)
+    return native(jax.tree.map(lambda leaf: np.asarray(leaf[:1]), parts))
 
 
 def _initialize(module: OctoModule, example: Mapping[str, Any], rng: jax.Array) -> Any:
@@ -124,7 +125,7 @@ def merge_params(
         )
     if verbose:
         print(account)
-    merged = have | {path: source[path] for path in account.loaded}
+    merged = have | {path: native(source[path]) for path in account.loaded}
     return traverse_util.unflatten_dict(merged, sep="/"), account
 
 

@@ -15,7 +15,7 @@ import pytest
 from flax import serialization
 
 from gap_vla.core.marks import file_mark
-from gap_vla.octo import CheckpointError, OctoModel, checkpoint
+from gap_vla.octo import CheckpointError, OctoModel, checkpoint, merge_params
 from gap_vla.octo.text import HFTokenizer
 
 
@@ -35,6 +35,21 @@ def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) 
     ]
     for file in files:
         assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
+
+
+def test_numbers_in_another_byte_order_are_saved_and_act_as_the_same(tmp_path: Path) -> None:
+    case = golden.load("a")
+    model, inputs = case.model, (case.batch["observation"], case.batch["task"])
+    foreign = jax.tree.map(lambda leaf: np.asarray(leaf, np.asarray(leaf).dtype.newbyteorder(">")), model.params)
+    merged, _ = merge_params(model.params, foreign, verbose=False)
+    assert all(leaf.dtype.isnative for leaf in jax.tree.leaves(merged))
+    example = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype.newbyteorder(">")), model.example_batch)
+    other = model.replace(params=foreign, example_batch=example)
+    for step in (5, 9):  # the second beside the first one's example batch
+        other.save_pretrained(step, tmp_path)
+    for file in ("5/default/checkpoint", "example_batch.msgpack"):
+        assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
+    np.testing.assert_array_equal(other.sample_actions(*inputs), model.sample_actions(*inputs))
 
 
 def test_placeholders_of_arrays_that_lie_elsewhere_are_called_so(tmp_path: Path) -> None:

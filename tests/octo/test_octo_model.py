@@ -98,6 +98,9 @@ def test_an_instruction_embedded_beforehand_gives_the_same_tokens() -> None:
     case = golden.load("c")
     with golden.upstream_randomness(case):
         task = embed_language(case.model.module, case.model.params, case.batch["task"])
+        foreign = jax.tree.map(lambda leaf: leaf.astype(">i4"), case.batch["task"])
+        again = embed_language(case.model.module, case.model.params, foreign)["language_instruction"]
+        np.testing.assert_array_equal(again, task["language_instruction"])
         outputs = case.model.run_transformer(
             case.batch["observation"], task, case.batch["observation"]["timestep_pad_mask"]
         )
