@@ -21,7 +21,7 @@ from gap_vla.phases.targets import is_transition
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.training.checkpoints import StateCheckpoints
-from gap_vla.training.data import make_loader
+from gap_vla.training.data import has_rho, make_loader
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
@@ -49,6 +49,7 @@ class OctoTrainer(Trainer):
 
     compiles = True
     _weights: Mapping[str, int] = {}  # which ones it starts from
+    _without_rho: Sequence[str] = ()  # datasets; where there is one, transitions of a batch are not known
 
     def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
         self.config, self.built, self.loader = config, built, loader
@@ -81,14 +82,21 @@ class OctoTrainer(Trainer):
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
-        return cls(config, built, loader, make_loader(config, store, "val", train=False))
+        made = cls(config, built, loader, make_loader(config, store, "val", train=False))
+        read = {config.data.rlds or "the main dataset": store, **dict(zip(dict(config.data.mixture), mixture))}
+        made._without_rho = [name for name, one in read.items() if not has_rho(one)]
+        return made
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig) -> str:
         return dry_run(config)
 
     def describe(self) -> str:
-        return describe(self.config, self.built.parameters, self.built.state.opt_state)
+        said = describe(self.config, self.built.parameters, self.built.state.opt_state)
+        if not self._without_rho:
+            return said
+        without = f"note: no rho in {', '.join(self._without_rho)}"
+        return f"{said}\n{without}; steps of training are not split by it in what is measured"
 
     def picture(self) -> Mapping[str, Any]:
         return self.loader.peek()
@@ -126,7 +134,7 @@ class OctoTrainer(Trainer):
         if not self._compiled:
             self._step.compile(self.state, placed, on_device)
             self._compiled = True
-        self.state, measured = self._step(self.state, placed, on_device, split=measure)
+        self.state, measured = self._step(self.state, placed, on_device, split=measure and not self._without_rho)
 
         def values() -> dict[str, float]:
             real = np.asarray(mask, bool)  # padded steps learn nothing
@@ -143,16 +151,18 @@ class OctoTrainer(Trainer):
 
         Returns:
             `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what always predicting the training episodes' mean
-            action would give. The loss of no step is left out.
+            action would give. The loss of no step is left out, and without ρ those of transitions and others.
         """
         totals: dict[str, float] = {}
-        for index, batch in enumerate(map(self.built.inputs, self._held_out)):  # read again, not kept: they may be many
+        losses = LOSSES
+        for index, held_out in enumerate(self._held_out):  # read again, not kept: they may be many
+            losses, batch = LOSSES if "rho" in held_out else LOSSES[:1], self.built.inputs(held_out)
             rng = jax.random.fold_in(jax.random.PRNGKey(self.config.train.seed), index)
             for name, value in self._validation_step(self.state.params, self.frozen, batch, rng).items():
                 totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))
         if not totals:
             return {}
-        results = {name: totals[name] / count for name in LOSSES if (count := totals[f"entries of {name}"])}
+        results = {name: totals[name] / count for name in losses if (count := totals[f"entries of {name}"])}
         results["val/action_mse"] = totals["action_error"] / totals["action_entries"]
         results["val/mean_action_mse"] = totals["mean_action_error"] / totals["action_entries"]
         return results

@@ -17,7 +17,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, normalize, write_rlds
 from gap_vla.training.data import make_loader
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.octo_trainer import LOSSES, OctoTrainer
 from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, open_mixture, origin, require_data_of, stages_of
 
@@ -104,6 +104,29 @@ def test_a_checkpoint_has_the_statistics_of_the_main_dataset(mixed, mixtures, tm
     exported = json.loads((tmp_path / "checkpoint" / "dataset_statistics.json").read_text())
     np.testing.assert_allclose(exported["action"]["mean"], main.statistics["action"]["mean"])
     assert not np.allclose(exported["action"]["mean"], others[0].statistics["action"]["mean"])
+
+
+def test_what_needs_rho_is_not_measured_of_data_without_it(mixed, mixtures):
+    _, (main, other) = mixed
+    bare = EpisodeStore.open(other.directory)
+    for split in bare.splits.values():
+        split.fields = {key: value for key, value in split.fields.items() if key not in ("rho", "change_point")}
+    config = FinetuneConfig.from_dict(
+        {**SMALL, "method": "vp", "model": MODEL, "data": mixtures[0.75], "eval": {"execute": 1}}
+    )
+    sums = [*LOSSES, *(f"entries of {name}" for name in LOSSES), "action_error", "mean_action_error", "action_entries"]
+    split_into_parts = []
+    for others, note in ((bare, f"no rho in {mixtures[0.75]['mixture'][0][0]}; "), (other, "")):
+        trainer = OctoTrainer.on(config, main, [others])
+        trainer._compiled, made = True, {"loss": 0.0, "grad_norm": 0.0}
+        trainer._step = lambda state, *_, split, made=made: split_into_parts.append(split) or (state, made)
+        trainer._validation_step = lambda *_: dict.fromkeys(sums, 1.0)
+        trainer.step(trainer.batch(0), 0, measure=True)
+        assert note in trainer.describe() and ("no rho" in trainer.describe()) == bool(note)
+        assert set(LOSSES) <= trainer.validate().keys()  # held-out windows are of the main dataset
+    assert split_into_parts == [False, True]
+    trainer._held_out = [{key: value for key, value in trainer.loader.peek().items() if key != "rho"}]
+    assert set(LOSSES) & trainer.validate().keys() == {"val/loss"}
 
 
 def test_a_mixture_and_its_weights_name_the_run_and_its_content_is_its_origin(mixtures, store):
