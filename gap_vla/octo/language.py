@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import glob
 import threading
 import weakref
 from collections.abc import Mapping
@@ -75,6 +76,17 @@ def vocabulary(module: OctoModule) -> int | None:
         if isinstance(tokenizer, LanguageTokenizer) and tokenizer.encoder is not None:
             return T5Config.find(tokenizer.encoder).vocab_size
     return None
+
+
+def frozen_encoders(module: OctoModule, params: Mapping[str, Any]) -> list[str]:
+    """Patterns, as of `split_frozen`, of the encoders that no gradient is let into; a shape may stand for a leaf."""
+    return [
+        f"octo_transformer.task_tokenizers_{glob.escape(name)}.hf_model.*"
+        for name, tokenizer in module.octo_transformer.task_tokenizers.items()
+        if isinstance(tokenizer, LanguageTokenizer)
+        and not tokenizer.finetune_encoder
+        and "hf_model" in params["octo_transformer"].get(f"task_tokenizers_{name}", {})
+    ]
 
 
 def _frozen_encoder(

@@ -22,6 +22,7 @@ from gap_vla.core.hub import PREFIX, kept_directory
 from gap_vla.core.resources import require_jax_device, shown
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import Compute, OctoModel, checkpoint
+from gap_vla.octo.language import frozen_encoders
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
@@ -49,14 +50,14 @@ class Parameters:
     group: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, config: FinetuneConfig, params: Any) -> Parameters:
-        """As `optimizer.frozen_keys` and the method want it.
+    def of(cls, config: FinetuneConfig, params: Any, module: OctoModule) -> Parameters:
+        """As `optimizer.frozen_keys` and the method want it; nor is trained what only weight decay would change.
 
         Raises:
             ConfigError: a pattern matches no parameter, or a leaf that GAP would adjust.
         """
         group, frozen_keys = match_group(params) if config.uses_proprio else {}, config.optimizer.frozen_keys
-        trainable, frozen = split_frozen(params, frozen_keys)
+        trainable, frozen = split_frozen(params, [*frozen_keys, *frozen_encoders(module, params)])
         still = sorted(group.keys() & traverse_util.flatten_dict(frozen, sep="/").keys())
         if still and config.schedule.mode != "none":
             leaf = still[0].replace("/", ".")
@@ -113,7 +114,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         pretrained=source.params if source else None,
         compute=Compute(jnp.dtype(config.train.precision), remat=config.train.remat),
     )
-    parameters = Parameters.of(config, model.params)
+    parameters = Parameters.of(config, model.params, model.module)
     packing, tx, adam = optimizer_of(config, parameters)
 
     def fresh(tree: Any, rng: jax.Array) -> TrainState:
@@ -177,8 +178,8 @@ def planned_parameters(config: FinetuneConfig) -> tuple[Any, Parameters]:
     pretrained = config.model.pretrained
     with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
         batch, layout = planned(config)
-        shapes = parameter_shapes(OctoModule.create(**layout["model"]), batch)
-    return batch, Parameters.of(config, shapes)
+        shapes = parameter_shapes(module := OctoModule.create(**layout["model"]), batch)
+    return batch, Parameters.of(config, shapes, module)
 
 
 def dry_run(config: FinetuneConfig) -> str:

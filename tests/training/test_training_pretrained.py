@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,7 +20,7 @@ from gap_vla.octo import ModuleSpec, OctoModel
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import adapted_config, build, dry_run, planned
+from gap_vla.training.octo_model import adapted_config, build, dry_run, planned, planned_parameters
 from gap_vla.training.octo_trainer import OctoTrainer
 from gap_vla.training.preflight import fields_of, require_fields
 from gap_vla.training.stages import require_data_of
@@ -119,10 +121,21 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have(publi
     assert batch["task"]["language_instruction"]["input_ids"].shape == (2, 16)
 
 
+def test_a_language_encoder_that_no_gradient_is_let_into_is_not_decayed_either(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1] / "data" / "octo" / "c")  # where its T5 lies
+    config = config_for("checkpoint")
+    parameters = planned_parameters(config)[1]
+    trained, kept = flat(parameters.trainable), flat(parameters.frozen)
+    assert kept and all("hf_model" in name for name in kept)
+    assert trained and not any("hf_model" in name for name in trained)
+
+
 @pytest.mark.slow
 def test_a_dry_run_shows_the_inputs_and_the_new_leaves_of_a_published_model(published):
     account = dry_run(published)
     assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
+    # its T5 gets no gradient, and is not decayed either
+    assert re.search(r"model: Octo, 135,201,541 parameters .*, 109,\d{3},\d{3} frozen\n", account)
     assert "task/language_instruction/input_ids int64[2, 16]" in account
 
 

@@ -8,7 +8,9 @@ import pytest
 from linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 from gap_vla.adjustment.jax import path_of
+from gap_vla.octo import OctoModule
 from gap_vla.octo.optimizer import create_optimizer
+from gap_vla.octo.presets import small_config
 from gap_vla.training import packing as packing_module
 from gap_vla.training.packing import Adam, Packing, branch_measurements, branch_norms, branch_of, split_measurements
 from gap_vla.training.step import accumulated
@@ -158,6 +160,10 @@ def test_the_first_update_by_rho_adds_up_to_the_update():
     assert scaled["update_ratio/vision/transition"] == everything["update_ratio/vision/transition"]
 
 
+def without_language():
+    return OctoModule.create(**small_config()["model"])
+
+
 def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
     from gap_vla.training.octo import FinetuneConfig
     from gap_vla.training.octo_model import Parameters, optimizer_of
@@ -166,7 +172,7 @@ def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
     tree["octo_transformer"]["obs_proprio_projection"] = {"kernel": np.zeros((1, 4)), "bias": np.zeros(4)}
     values = {"task": "threading", "optimizer": {"frozen_keys": ["*hf_model*"]}}
     config = FinetuneConfig.from_dict(values)
-    parameters = Parameters.of(config, tree)
+    parameters = Parameters.of(config, tree, without_language())
     packing, tx, _ = optimizer_of(config, parameters)
     frozen = parameters.frozen
     assert "octo_transformer/hf_model" not in packing.shapes and frozen["octo_transformer"]["hf_model"].shape == (1000,)
@@ -183,5 +189,5 @@ def test_gap_on_a_frozen_branch_is_refused_before_the_first_step():
     values = {"task": "threading", "optimizer": {"frozen_keys": ["octo_transformer.*"]}}
     gap, plain = (FinetuneConfig.from_dict(values | {"method": method}) for method in ("vp_gap", "vp"))
     with pytest.raises(ConfigError, match=r"freezes octo_transformer\.obs_proprio_projection\.kernel; method vp_gap"):
-        Parameters.of(gap, tree)
-    assert Parameters.of(plain, tree).frozen
+        Parameters.of(gap, tree, without_language())
+    assert Parameters.of(plain, tree, without_language()).frozen
