@@ -203,7 +203,7 @@ class FinetuneConfig(Experiment):
         samples = self.train.batch_size / self.train.accumulate
         frames = samples * model.window_size * cameras
         if model.pretrained:
-            trained, layers, width, mlp, heads, frozen = sizes_of(model.pretrained)
+            trained, layers, width, mlp, heads, frozen = sizes_of(model.pretrained, self.optimizer.frozen_keys)
             stem: tuple[int, ...] = (32, 96, 192, 384)
         else:
             layers, width, mlp, heads = model.num_layers, model.token_embedding_size, model.mlp_dim, model.num_heads

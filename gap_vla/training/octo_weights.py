@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ def require_same_weights(model: Any, trained_from: Mapping[str, Any]) -> None:
         )
 
 
-def sizes_of(pretrained: str) -> tuple[float, int, int, int, int, float]:
+def sizes_of(pretrained: str, frozen_keys: Sequence[str] = ()) -> tuple[float, int, int, int, int, float]:
     """As in `PUBLISHED`, and what is frozen: of a checkpoint that is here as its files say, else by its name.
+
+    Args:
+        frozen_keys: patterns of leaves that are frozen, beside an encoder that no gradient is let into.
 
     Raises:
         CheckpointError: its config.json cannot be read.
@@ -79,7 +83,11 @@ def sizes_of(pretrained: str) -> tuple[float, int, int, int, int, float]:
     model = Section.read(path.parents[2] / "config.json", CheckpointError).section("model")
     inside, tasks = model.section("transformer_kwargs"), model.section("task_tokenizers", {})
     layers, mlp, heads = (inside.whole(key, 1, 10**6) for key in ("num_layers", "mlp_dim", "num_attention_heads"))
-    encoders = [tasks.section(name).section("kwargs", {}).values.get("encoder") for name in tasks.values]
-    count = path.stat().st_size / 4
-    frozen = min(T5, count) if "t5-base" in encoders else 0.0
+    count, frozen = path.stat().st_size / 4, 0.0
+    for name in tasks.values:
+        options = tasks.section(name).section("kwargs", {}).values
+        leaf = f"octo_transformer.task_tokenizers_{name}.hf_model.shared.embedding"
+        still = not options.get("finetune_encoder") or any(fnmatch(leaf, pattern) for pattern in frozen_keys)
+        if still and options.get("encoder") == "t5-base":
+            frozen = min(T5, count)
     return count - frozen, layers, model.whole("token_embedding_size", 1, 10**6), mlp, heads, frozen

@@ -1,6 +1,7 @@
 """Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import ModuleSpec, OctoModel
 from gap_vla.octo.presets import example_batch, small_config
+from gap_vla.octo.tokenizers import LanguageTokenizer
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import adapted_config, build, dry_run, planned, planned_parameters
@@ -162,6 +164,18 @@ def test_memory_is_counted_by_the_checkpoints_own_size_and_not_by_its_name(visio
     counted = config_for(str(mine)).memory()
     assert counted["parameters, gradients, optimizer"] == pytest.approx(14 * count, rel=0.05)
     assert config_for("hf://lab/octo-base").memory()["transformer"] > 100 * counted["transformer"]
+
+
+@pytest.mark.parametrize(("trained", "patterns", "bytes"), [(False, (), 4), (True, (), 14), (True, ("*hf_model*",), 4)])
+def test_memory_counts_a_language_encoder_as_it_is_trained(trained, patterns, bytes, vision_checkpoint, tmp_path):
+    model = json.loads((vision_checkpoint / "config.json").read_text())["model"]
+    words = ModuleSpec.create(LanguageTokenizer, encoder="t5-base", finetune_encoder=trained)
+    config = config_for(
+        changed_copy(vision_checkpoint, tmp_path, model=model | {"task_tokenizers": {"language": words}})
+    )
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, frozen_keys=patterns))
+    size = (vision_checkpoint / "0" / "default" / "checkpoint").stat().st_size / 4
+    assert config.memory()["parameters, gradients, optimizer"] == bytes * size
 
 
 def test_a_run_goes_on_and_answers_for_the_weights_it_was_trained_from_alone(store, vision_checkpoint, tmp_path):
