@@ -30,6 +30,7 @@ from gap_vla.octo.parameters import initialize, initialize_around, parameter_sha
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.token_groups import TokenGroup
+from gap_vla.octo.tokenizers import without_input
 
 __all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
@@ -74,7 +75,8 @@ class OctoModel:
 
         Args:
             config: as in `config.json`; the model is `config["model"]`.
-            example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for.
+            example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for; a tokenizer
+                that finds nothing in it is left out, with a warning.
             compute: see `Compute`; the default computes everything in float32.
             pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
         """
@@ -85,6 +87,7 @@ class OctoModel:
             params = initialize(module, example, rng)
         else:
             params, _ = initialize_around(module, example, rng, pretrained)
+        _warn_of_missing_inputs(module, example)
         return cls(
             module=module,
             params=params,
@@ -126,6 +129,7 @@ class OctoModel:
             warnings.warn(f"{root}: {what}; it acts by config.json", stacklevel=2)
         with blaming(checkpoint.params_path(root, step), "no parameters"):
             batches.check_params(params, expected, checkpoint.params_path(root, step))
+        _warn_of_missing_inputs(module, example)
         return cls(
             module=module,
             params=jax.tree.map(jnp.asarray, params),
@@ -247,14 +251,23 @@ class OctoModel:
         lines += ["Task (batch B):", *_shapes(task, ("B",))]
         lines += [f"Longest window: {transformer.max_horizon}"]
         lines += ["Tokenizers:"]
-        lines += [f"  obs_{n}: {type(t).__name__}" for n, t in transformer.observation_tokenizers.items()]
-        lines += [f"  task_{n}: {type(t).__name__}" for n, t in transformer.task_tokenizers.items()]
+        for kind, tokenizers in (("obs", transformer.observation_tokenizers), ("task", transformer.task_tokenizers)):
+            deaf = without_input(tokenizers, self.example_batch)
+            lines += [f"  {kind}_{n}: {type(t).__name__}{' (no input)' * (n in deaf)}" for n, t in tokenizers.items()]
         lines += ["Heads:"]
         for name, head in self.module.heads.items():
             gives = f"(B, {head.action_horizon}, {head.action_dim})"
             lines += [f"  {name}: {type(head).__name__} reads {head.readout_key}, gives {gives}"]
         lines += [f"Parameters: {optax.tree_utils.tree_size(self.params):,}"]
         return "\n".join(lines)
+
+
+def _warn_of_missing_inputs(module: OctoModule, example: Mapping[str, Any]) -> None:
+    transformer = module.octo_transformer
+    for kind, tokenizers in (("obs", transformer.observation_tokenizers), ("task", transformer.task_tokenizers)):
+        for name, why in without_input(tokenizers, example).items():
+            what = f"{kind}_{name}, which {why} in the example batch"
+            warnings.warn(f"the model is without {what}; give an example that holds it, or take it out", stacklevel=3)
 
 
 def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:

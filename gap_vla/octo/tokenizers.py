@@ -28,6 +28,20 @@ def matching_keys(data: Mapping[str, Any], patterns: Sequence[str]) -> list[str]
     return [key for key in sorted(data) if any(re.match(pattern, key) for pattern in patterns)]
 
 
+def without_input(tokenizers: Mapping[str, nn.Module], batch: Mapping[str, Any]) -> dict[str, str]:
+    """Names of tokenizers of which a model for such a batch has nothing, and what they look for in words."""
+    found = {}
+    for name, tokenizer in tokenizers.items():
+        language = isinstance(tokenizer, LanguageTokenizer)
+        patterns = ["language_instruction"] if language else getattr(tokenizer, "obs_stack_keys", None)
+        patterns = getattr(tokenizer, "obs_keys", None) if patterns is None else patterns
+        part = "task" if language else "observation"
+        if patterns is not None and not matching_keys(batch[part], patterns):
+            there = sorted(key for key in batch[part] if not key.startswith(("timestep", "pad_mask")))
+            found[name] = f"looks for {', '.join(patterns)} and finds {part} {', '.join(there) or 'empty'}"
+    return found
+
+
 def pad_mask(data: Mapping[str, Any], keys: Sequence[str], shape: tuple[int, ...]) -> jax.Array:
     """bool[shape], False where all of `keys` are padding by `data["pad_mask_dict"]`; all True if it lacks any."""
     masks = data.get("pad_mask_dict", {})

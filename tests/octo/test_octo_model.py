@@ -277,7 +277,24 @@ def test_initialisation_is_upstreams() -> None:
 def test_the_description_lists_inputs_and_outputs() -> None:
     text = golden.load("b").model.get_pretty_spec()
     assert "image_wrist: uint8[B, W, 48, 48, 3]" in text
-    assert "action: L1ActionHead reads readout_action, gives (B, 4, 7)" in text
+    assert "action: L1ActionHead reads readout_action, gives (B, 4, 7)" in text and "(no input)" not in text
+
+
+def test_a_tokenizer_that_finds_nothing_in_the_example_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gap_vla.octo.model.initialize", lambda *_: {})
+    case = golden.load("c")
+    example = {key: dict(case.model.example_batch[key]) for key in ("observation", "task")}
+    del example["observation"]["proprio"], example["task"]["language_instruction"]
+    looking = (
+        "obs_proprio, which looks for proprio and finds observation image_primary in the example batch",
+        "task_language, which looks for language_instruction and finds task image_primary in the",
+    )
+    with pytest.warns(UserWarning) as caught:
+        model = OctoModel.from_config(case.model.config, example)
+    said = [str(one.message) for one in caught]
+    assert len(said) == 2 and all(words in one for words, one in zip(looking, said)), said
+    assert "obs_proprio: LowdimObsTokenizer (no input)" in model.get_pretty_spec()
+    assert "task_language: LanguageTokenizer (no input)" in model.get_pretty_spec()
 
 
 def test_specs_name_upstreams_classes() -> None:
