@@ -23,6 +23,7 @@ from gap_vla.core.hub import local_directory
 from gap_vla.core.typed_config import choose
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
+from gap_vla.octo.heads.diffusion import DiffusionActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.language import recall_language, vocabulary
 from gap_vla.octo.module import OctoModule
@@ -232,6 +233,10 @@ class OctoModel:
                 warnings.warn(f"{what}; embodiment_action_dim={given} says that it is meant", stacklevel=2)
         if dims is not None and head is not None:
             whole("embodiment_action_dim", dims, 1, head.action_dim, batches.BatchError)
+            wider = 0 if statistics is None else len(statistics["mean"]) - dims
+            if wider > 0 and isinstance(head, DiffusionActionHead):
+                what = f"statistics of {dims + wider} columns for embodiment_action_dim={dims}"
+                warnings.warn(f"{what}: the last {wider} of an action are noise; take [..., :{dims}]", stacklevel=2)
         elif statistics is not None:
             dims = len(statistics["mean"])
         params, timestep_pad_mask = batches.native((self.params, timestep_pad_mask))

@@ -213,6 +213,10 @@ def test_statistics_of_fewer_columns_are_warned_of_unless_it_is_said() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="statistics of")
         assert case.model.sample_actions(*inputs, narrow, embodiment_action_dim=2).shape[-1] == 2
+    with pytest.warns(
+        UserWarning, match=r"2 columns for embodiment_action_dim=1: the last 1 of an .* take \[..., :1\]"
+    ):
+        case.model.sample_actions(*inputs, narrow, embodiment_action_dim=1)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, jnp.float32(0)])
