@@ -281,6 +281,20 @@ def test_a_key_that_has_an_effect_is_taken(line):
     octo_or_small(*line.split())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "proprio", "demos": {"cameras": ("wrist",)}, "data": {"augment": {"cameras": ("primary",)}}},
+        {"method": "proprio", "demos": {"image_size": 32}, "model": {"encoder": "resnet18"}},
+        {"method": "vision", "model": {"fusion": "film"}},
+        {"method": "msbot", "model": {"fusion": "film", "phases": 64}},
+        {"eval": {"ensemble": True, "execute": 4}, "model": {"action_horizon": 2}},
+    ],
+)
+def test_what_a_file_says_for_other_methods_is_passed_over(changes):
+    SmallConfig.from_dict({"task": "threading", "method": "gap", **changes}).require_ready()
+
+
 def test_every_key_without_an_effect_is_one_that_there_is():
     configs = SmallConfig("threading", "concat"), FinetuneConfig("threading", "vp")
     keys = [key for config in configs for key, _ in flat(config.to_dict())]

@@ -54,21 +54,11 @@ class Method:
         self.options = options or RivalsConfig()
 
     def check(self, name: str, model: SmallModelConfig) -> None:
-        """Raises ConfigError if the method of that name, fusion and head do not fit together."""
-        if self.fusion and model.fusion not in ("concat", self.fusion):
-            raise ConfigError(
-                f"method {name} brings its own fusion {self.fusion!r}; model.fusion {model.fusion!r} "
-                "would be ignored: leave it at 'concat', or choose another method"
-            )
+        """Raises ConfigError if the method of that name and the head do not fit together."""
         if self.heads and model.head not in self.heads:
             raise ConfigError(
                 f"method {name} compares losses as ratios, which head {model.head!r} does not allow "
                 f"(its loss can be negative); choose model.head {' or '.join(self.heads)}"
-            )
-        if not (self.vision and self.proprio) and model.fusion != "concat":
-            raise ConfigError(
-                f"method {name} has a single branch and fuses nothing; leave model.fusion at 'concat', or "
-                "choose a method with both branches"
             )
 
     def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:

@@ -212,12 +212,12 @@ class Experiment(abc.ABC):
         if len(set(changed := self.data.augment.cameras)) < len(changed):
             raise ConfigError(f"data.augment.cameras is {changed}; name each once")
         for camera in changed:
-            if camera not in self.demos.cameras:
+            if camera not in self.demos.cameras and self.method != "proprio":
                 raise ConfigError(
                     f"data.augment.cameras names {camera!r}, but demos.cameras is {self.demos.cameras}; take it out "
                     'there (--config.data.augment.cameras="()" changes no pictures), or train on that camera'
                 )
-        if self.eval.execute > (most := self.model.action_horizon):
+        if not self.eval.ensemble and self.eval.execute > (most := self.model.action_horizon):
             predicted = f"only model.action_horizon = {most} actions are predicted at a time"
             raise ConfigError(f"eval.execute is {self.eval.execute}, but {predicted}")
 

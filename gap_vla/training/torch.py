@@ -101,7 +101,7 @@ class SmallConfig(Experiment):
                 f"take method {'concat' if mode == 'none' else 'gap'}"
             )
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
-        if self.demos.image_size < smallest:
+        if self.demos.image_size < smallest and self.method != "proprio":
             raise ConfigError(
                 f"demos.image_size is {self.demos.image_size}; model.encoder {self.model.encoder!r} needs at least "
                 f"{smallest}"

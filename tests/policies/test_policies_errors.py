@@ -460,8 +460,6 @@ def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(f
     [
         ("gradnorm", dict(head="gmm"), "negative"),
         ("ogm_ge", dict(head="gmm"), "negative"),
-        ("msbot", dict(fusion="film"), "own fusion"),
-        ("vision", dict(fusion="film"), "single branch"),
     ],
 )
 def test_method_fusion_and_head_that_do_not_fit_leave_no_run(method, model, message, tmp_path):
