@@ -22,6 +22,12 @@ def _unread_history(config: Any, key: str) -> bool:
     return config.method == ("vision" if "proprio" in key else "proprio") and config.model.temporal == "none"
 
 
+def _of_the_small_octo(config: Any, key: str) -> bool:
+    """The MLP that makes tokens of a state is a new one, and as wide as that key says."""
+    own = config.model.proprio_tokens and config.method != "v" and key == "model.token_embedding_size"
+    return config.model.pretrained and not own
+
+
 def _draws_nothing(config: Any, key: str) -> bool:
     return config.phases.method != "lstm" and config.phases.options.get("rho") != "lstm"
 
@@ -84,7 +90,7 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"demos\.camera", "unless demos.cameras names primary, whose view it is", _unseen_view),
     (r"data\.(shuffle_images|augment\..*)", "with method proprio", lambda c, _: c.method == "proprio"),
     (r"data\.augment\..*\..*", "unless data.augment.cameras names it", _unchanged_camera),
-    (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", lambda c, _: c.model.pretrained),
+    (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", _of_the_small_octo),
     (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
     (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
     (r"model\.encoder.*|train\.precision", "with method proprio", lambda c, _: c.method == "proprio"),
