@@ -154,7 +154,7 @@ class OctoTrainer(Trainer):
             action would give. The loss of no step is left out, and without ρ those of transitions and others.
         """
         totals: dict[str, float] = {}
-        losses = LOSSES
+        losses: Sequence[str] = LOSSES
         for index, held_out in enumerate(self._held_out):  # read again, not kept: they may be many
             losses, batch = LOSSES if "rho" in held_out else LOSSES[:1], self.built.inputs(held_out)
             rng = jax.random.fold_in(jax.random.PRNGKey(self.config.train.seed), index)
