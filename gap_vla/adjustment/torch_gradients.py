@@ -90,7 +90,7 @@ class _ScaleColumns(torch.autograd.Function):
         else:
             context.save_for_backward(x, weight)
             context.factor = factor
-        return y.view_as(y)
+        return y.clone()  # as in `_ScaleGradient`
 
     @staticmethod
     def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -82,6 +82,17 @@ def test_a_rho_of_one_gives_these_columns_no_gradient_at_all(policy):
         found = gradients(policy)
     assert not found["blocks.0.1.weight"][:, 5:8].any() and found["blocks.0.1.weight"][:, 8:12].all()
 
+@pytest.mark.parametrize("after", [nn.ReLU(inplace=True), nn.SiLU(inplace=True), nn.ReLU()])
+def test_what_follows_the_layer_may_work_in_place(after):
+    policy = nn.Sequential(nn.Linear(9, 4), after, nn.Linear(4, 1))
+    plain = policy(torch.cat([IMAGE, STATE], -1))
+    gap = attach_columns(policy, {"0": slice(6, 9)}, AdjustmentSchedule(lam=1.0), total_steps=2)
+    with gap.adjusting(torch.ones(4, 2), 0):
+        output = policy(torch.cat([IMAGE, STATE], -1))
+    output.sum().backward()
+    assert torch.equal(output, plain)
+    assert not policy[0].weight.grad[:, 6:].any() and policy[0].weight.grad[:, :6].any()
+
 
 def test_columns_keep_their_gradient_where_another_hook_changes_the_output(policy):
     policy.blocks[0][1].register_forward_hook(lambda layer, inputs, output: torch.tanh(3 * output))
