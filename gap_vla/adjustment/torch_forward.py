@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scaled
-from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, require_no_gradient, tensors_in
+from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, is_learned, tensors_in
 
 _PLAIN, _FORGOTTEN = torch.ones(()), torch.ones(())  # in the place of factors: of a plain pass, and of one without rho
 
@@ -33,14 +33,17 @@ def _checkpoints(method: Any) -> list[Any]:
 
 
 class Hook:
-    """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have one in its
-    place that does nothing and, as the file is to be read where this package is not, is Python's own."""
+    """What a place's forward pass calls, before and after. A copy of the policy, and a file that all of it is saved to,
+    have one in its place that does nothing and, as the file is to be read where this package is not, is Python's own.
+    """
 
     def __init__(self, owner: ForwardHooks, place: Place):
         self.owner, self.place, self.called = owner, place, False  # in this context of `carrying`
+        self.reads_learned = False
 
-    def __call__(self, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
-        return self.owner.on_output(self, module, inputs, keywords, output)
+    def __call__(self, module: nn.Module, inputs: Any, keywords: Any, *output: Any) -> Any:
+        act = self.owner.on_output if output else self.owner.on_input
+        return act(self, module, inputs, keywords, *output)
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
@@ -65,7 +68,12 @@ class ForwardHooks:
         self.differs = False  # whether the factors differ over the window
         self._outside = outside
         self._hooks = [Hook(self, place) for place in places]
-        self._handles = [  # first of all hooks: what others make of the output is no part of the place
+        self._handles = [
+            hook.place.module.register_forward_pre_hook(hook, with_kwargs=True)
+            for hook in self._hooks
+            if hook.place.columns is None
+        ]
+        self._handles += [  # first of all hooks: what others make of the output is no part of the place
             hook.place.module.register_forward_hook(hook, prepend=True, with_kwargs=True) for hook in self._hooks
         ]
 
@@ -118,6 +126,13 @@ class ForwardHooks:
         for handle in self._handles:
             handle.remove()
 
+    def on_input(self, hook: Hook, module: nn.Module, inputs: Any, keywords: Any) -> None:
+        """Sees whether the place reads what is learned; afterwards its own output may stand there too."""
+        if torch.compiler.is_compiling():
+            return
+        acts = torch.is_grad_enabled() and (in_backward() or not (self._plain or self._identity))
+        hook.reads_learned = acts and any(map(is_learned, tensors_in((inputs, keywords))))
+
     def on_output(self, hook: Hook, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
         """The output with the pass's factors on its gradient; None: as it is."""
         place = hook.place
@@ -153,7 +168,11 @@ class ForwardHooks:
         if not identity and not any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
             missed = "no tensor with a gradient to adjust"
         if not identity and not torch.compiler.is_compiling():
-            require_no_gradient(place.name, tensors_in((inputs, keywords)))
+            if hook.reads_learned:
+                raise AdjustmentError(
+                    f"submodule {place.name!r} reads a tensor that has a gradient of its own, so GAP would adjust what "
+                    "lies before it too; attach to the part that reads the raw state, or to columns with attach_columns"
+                )
             others = (leaf for leaf in leaves if not isinstance(leaf, torch.Tensor))
             hidden = (type(leaf).__name__ for leaf in others if any(t.requires_grad for t in tensors_in(leaf)))
             missed = missed or next((f"a {name}, whose tensors would not be adjusted" for name in hidden), None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -148,25 +149,41 @@ def refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
+LEVELS, OBJECTS = 8, 10_000
+"""How deep, and into how many objects, is looked for tensors: what is given may hold a whole data set."""
+
+
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:
-    """The tensors of a tree, and those that objects in it, as a batch's or a distribution's, hold."""
-    for leaf in tree_flatten(tree)[0]:
-        holds = hasattr(leaf, "__dict__") and not isinstance(leaf, (torch.Tensor, nn.Module))
-        values = tree_flatten(vars(leaf))[0] if holds else [leaf]
-        yield from (value for value in values if isinstance(value, torch.Tensor))
+    """The tensors of a tree, and those that containers and objects in it, as a batch's or a distribution's, hold."""
+    level, seen = [tree], {}
+    for _ in range(LEVELS):
+        below: list[object] = []
+        for part in level:
+            if isinstance(part, torch.Tensor):
+                yield part
+            elif id(part) not in seen and len(seen) < OBJECTS and (held := _held_by(part)):
+                seen[id(part)] = part  # kept, so that its id stays its own
+                below += held
+        level = below
 
 
-def require_no_gradient(name: str, inputs: Iterable[torch.Tensor]) -> None:
-    """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
-    for value in inputs:
-        if _is_learned(value):
-            raise AdjustmentError(
-                f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
-                "before it too; attach to the part that reads the raw state, or to columns with attach_columns"
-            )
+def _held_by(part: object) -> list[object]:
+    """What a container holds, or an object in its attributes and slots."""
+    if isinstance(part, (nn.Module, type, types.ModuleType, str, bytes, int, float)):
+        return []
+    leaves = tree_flatten(part)[0]
+    if not (len(leaves) == 1 and leaves[0] is part):
+        return leaves
+    held = list(part.values()) if isinstance(part, Mapping) else []
+    held += part if isinstance(part, (list, tuple, set, frozenset)) else []
+    held += vars(part).values() if hasattr(part, "__dict__") else []
+    with_slots = (vars(kind) for kind in type(part).__mro__ if "__slots__" in vars(kind))
+    slots = {n for names in with_slots for n, slot in names.items() if isinstance(slot, types.MemberDescriptorType)}
+    return held + [getattr(part, name) for name in slots if hasattr(part, name)]
 
 
-def _is_learned(value: torch.Tensor) -> bool:
+def is_learned(value: torch.Tensor) -> bool:
+    """Whether it is computed by trained parameters, or one of them."""
     node, place = value.grad_fn, value.output_nr
     while node is not None and node.name() == "BackwardHookFunctionBackward":  # of others, on the module's inputs
         node, place = node.next_functions[place]

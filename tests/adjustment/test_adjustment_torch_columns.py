@@ -82,6 +82,7 @@ def test_a_rho_of_one_gives_these_columns_no_gradient_at_all(policy):
         found = gradients(policy)
     assert not found["blocks.0.1.weight"][:, 5:8].any() and found["blocks.0.1.weight"][:, 8:12].all()
 
+
 @pytest.mark.parametrize("after", [nn.ReLU(inplace=True), nn.SiLU(inplace=True), nn.ReLU()])
 def test_what_follows_the_layer_may_work_in_place(after):
     policy = nn.Sequential(nn.Linear(9, 4), after, nn.Linear(4, 1))

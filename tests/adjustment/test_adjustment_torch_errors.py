@@ -1,6 +1,7 @@
 """GAP on a PyTorch policy: what cannot be meant is refused in words."""
 
 import copy
+import dataclasses
 import io
 import warnings
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Independent, Normal
 from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO
 
 from gap_vla.adjustment import AdjustmentSchedule
@@ -82,12 +84,25 @@ class Out:
         self.hidden = self.mean = hidden
 
 
+class Features(dict):
+    pass
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    hidden: object
+
+
 @pytest.mark.parametrize(
     ("wrap", "said"),
     [
         (Out, "Out, in which there is no tensor"),
-        (lambda x: torch.distributions.Normal(x, 1.0), "Normal, in which there is no tensor"),
-        (lambda x: (x, torch.distributions.Normal(x, 1.0)), "tuple, in which there is a Normal, whose tensors would"),
+        (lambda x: Normal(x, 1.0), "Normal, in which there is no tensor"),
+        (lambda x: (x, Normal(x, 1.0)), "tuple, in which there is a Normal, whose tensors would"),
+        (lambda x: (x, Independent(Normal(x, 1.0), 1)), "tuple, in which there is a Independent, w"),
+        (lambda x: (x, Slots(x)), "tuple, in which there is a Slots, whose"),
+        (lambda x: (x, {"deep": Out([Slots(Features(h=x))])}), "tuple, in which there is a Out, whose"),
+        (lambda x: (x, frozenset([x.exp()])), "tuple, in which there is a frozenset, whose"),
     ],
 )
 def test_an_output_in_which_a_tensor_cannot_be_found_is_refused(wrap, said):
@@ -127,6 +142,28 @@ def test_a_submodule_that_reads_what_is_learned_is_refused():
     gap = attach(policy, "of_batch", ONLY_RHO, total_steps=2)
     with pytest.raises(ValueError, match="'of_batch' reads a tensor that"), gap.adjusting(RHO, 0):
         policy["of_batch"](Out(joined))
+    with pytest.raises(ValueError, match="'of_batch' reads a tensor that"), gap.adjusting(RHO, 0):
+        policy["of_batch"](Slots(joined))
+
+
+class WritesIntoItsBatch(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, batch):
+        batch["features"] = self.layer(batch["state"])
+        return batch
+
+
+def test_a_submodule_may_write_its_output_into_the_batch_that_it_reads():
+    policy = nn.ModuleDict({"state": WritesIntoItsBatch(nn.Linear(3, 4)), "vision": nn.Linear(6, 3)})
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    with gap.adjusting(torch.ones(4), 0):
+        policy["state"]({"state": PROPRIO})["features"].sum().backward()
+    assert not policy["state"].layer.weight.grad.any()
+    with pytest.raises(ValueError, match="'state' reads a tensor that has a gradient"), gap.adjusting(RHO, 0):
+        policy["state"]({"state": PROPRIO, "image": policy["vision"](IMAGE)})  # handed on, it would be adjusted too
 
 
 def test_gap_does_not_act_twice(policy):
