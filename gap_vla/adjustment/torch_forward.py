@@ -15,7 +15,7 @@ from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
-from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scaled
+from gap_vla.adjustment.torch_gradients import in_backward, overlap, scale_columns, scaled
 from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, is_learned, tensors_in
 
 _PLAIN, _FORGOTTEN = torch.ones(()), torch.ones(())  # in the place of factors: of a plain pass, and of one without rho
@@ -181,11 +181,16 @@ class ForwardHooks:
                 f"submodule {place.name!r} gives {type(output).__name__}, in which there is {missed}; attach to a part "
                 "of it that gives tensors (in tuples, lists or dictionaries)"
             )
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        given = list(leaves)
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                 factor = factor_of_output(place.name, sample, leaf.shape, self.differs)
-                leaves[i] = leaf if identity else scaled(leaf, factor)
-        return None if identity else tree_unflatten(leaves, structure)
+                twins = [j for j in range(i) if leaves[j] is leaf]
+                others = () if identity or torch.compiler.is_compiling() else tensors
+                shared = any(overlap(leaf, other) for other in others if other is not leaf)
+                given[i] = given[twins[0]] if twins else leaf if identity else scaled(leaf, factor, shared=shared)
+        return None if identity else tree_unflatten(given, structure)
 
     def _remember(self, sample: torch.Tensor) -> None:
         if self._recomputed:

@@ -17,19 +17,19 @@ from gap_vla.adjustment.schedule import AdjustmentError
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    def forward(context: Any, x: torch.Tensor, factor: torch.Tensor, shared: bool) -> torch.Tensor:
         if torch.compiler.is_compiling():
             context.save_for_backward(factor)
         else:
             context.factor = factor
-        return x.clone()  # a view would forbid what works in place on it, such as ReLU(inplace=True)
+        # torch refuses what works in place on such a view, ReLU(inplace=True) too; a clone would part shared values
+        return x.view_as(x) if shared else x.clone()
 
     @staticmethod
-    def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         factor = context.saved_tensors[0] if torch.compiler.is_compiling() else context.factor
-        return (cotangents[0] * factor).to(
-            cotangents[0].dtype
-        ), None  # half precision is rounded once, after the product
+        scaled = (cotangents[0] * factor).to(cotangents[0].dtype)  # half precision is rounded once, after the product
+        return scaled, None, None
 
 
 def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None) -> torch.Tensor:
@@ -67,8 +67,10 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
     return scaled(x, factor, features)
 
 
-def scaled(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None) -> torch.Tensor:
-    """`scale_gradient` with a factor that is known to fit."""
+def scaled(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None, shared: bool = False) -> torch.Tensor:
+    """`scale_gradient` with a factor that is known to fit; `shared`: x's values are to change with others, so torch
+    refuses what would change them in place.
+    """
     factor = factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)).to(x.device)
     if features is not None:
         ends = [end for end in (features.start, features.stop) if end is not None]
@@ -77,7 +79,21 @@ def scaled(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None)
         whole = torch.ones(*factor.shape[:-1], x.shape[-1], device=x.device)
         whole[..., features] = factor
         factor = whole
-    return _ScaleGradient.apply(x, factor)
+    return _ScaleGradient.apply(x, factor, shared)
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have a value in common, so that what is changed in place in one is changed in the other."""
+    if not one.layout == other.layout == torch.strided:
+        return False
+    storage = one.untyped_storage()
+    if not storage.data_ptr() or storage.data_ptr() != other.untyped_storage().data_ptr():
+        return False
+    if one.element_size() != other.element_size():  # such as a number's real part
+        return True
+    seen = torch.zeros(storage.nbytes() // one.element_size(), dtype=torch.bool)
+    seen.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
+    return bool(seen.as_strided(other.shape, other.stride(), other.storage_offset()).any())
 
 
 class _ScaleColumns(torch.autograd.Function):

@@ -68,6 +68,52 @@ def test_what_follows_the_submodule_may_work_in_place():
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
+class Outputs(nn.Module):
+    """Tokens, and whatever else is made of them."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layer, self.make = nn.Linear(3, 4), make
+
+    def forward(self, x):
+        return self.make(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "sound"),
+    [
+        (lambda t: (t, t[:, -1]), lambda t, last: t.add_(1), False),
+        (lambda t: (t, t[:, -1]), lambda t, last: last.relu_(), False),
+        (lambda t: (t, t[:, -1]), lambda t, last: t[:, 1:].mul_(2), False),
+        (lambda t: (t, t.detach()), lambda t, fixed: t.add_(1), False),
+        (lambda t: (t[:, :2], t[:, 1:]), lambda early, late: early.add_(1), False),
+        (lambda t: (t, t), lambda t, same: t.relu_(), True),
+        (lambda t: (t[..., :2], t[..., 2:]), lambda left, right: left.relu_(), True),
+        (lambda t: (t, t[:, -1] + 1), lambda t, last: last.relu_(), True),
+        (lambda t: (t, t[:, -1]), lambda t, last: None, True),
+    ],
+)
+def test_outputs_that_share_values_are_never_cut_apart_unnoticed(make, change, sound):
+    torch.manual_seed(0)
+    encoder, x = nn.ModuleDict({"state": Outputs(make)}), torch.randn(4, 3, 3)
+
+    def run():
+        outputs = encoder["state"](x)
+        change(*outputs)
+        return [output.detach().clone() for output in outputs if output.requires_grad], outputs
+
+    plain, _ = run()
+    with attach(encoder, "state", ONLY_RHO, total_steps=2) as gap, gap.adjusting(torch.ones(4), 0):
+        try:
+            found, outputs = run()
+        except RuntimeError as refused:
+            assert "is a view and is being modified inplace" in str(refused) and not sound
+            return
+    assert all(map(torch.equal, plain, found)) and len(plain) == len(found)
+    sum(output.sum() for output in outputs).backward()
+    assert not encoder["state"].layer.weight.grad.any()
+
+
 def test_adjusting_after_detaching_says_that_nothing_is_adjusted(policy):
     gap = attach(policy, "state", ONLY_RHO, total_steps=10)
     with gap.adjusting(RHO, 0):
