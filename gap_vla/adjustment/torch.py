@@ -220,8 +220,10 @@ def attach(
     Args:
         module: the policy, before it is wrapped for several processes (or its wrapped module).
         submodule_name: its proprioceptive encoder, or several, as in `module.named_modules()`: `"model.state_proj"`.
-            The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
-            adjusted, nothing else: what it reads must have no gradient of its own.
+            The first axis of its output (tensors in tuples and dicts too) must be the batch, which that of an RNN's
+            hidden state is not; every parameter in it is adjusted, nothing else: what it reads must have no gradient of
+            its own. What reaches its parameters otherwise than through its output, as a loss that it keeps in an
+            attribute, is not adjusted.
         schedule: when and how strongly. With one loss per window use `rho="current"`.
         total_steps: length of the training run; the window of the schedule is a fraction of it.
 
