@@ -8,23 +8,25 @@ import numpy as np
 
 
 def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float | int) -> list[tuple[int, int]]:
-    """The greatest one-to-one matching of boundaries at most `tolerance` steps apart, as (found, true) pairs. On a
-    line, pairing the first that fit is optimal.
+    """Among the greatest one-to-one matchings of boundaries at most `tolerance` steps apart one of the least total
+    distance, as (found, true) pairs. On a line no two pairs need to cross.
 
     >>> match_boundaries(np.array([10, 31]), np.array([12, 20, 30]), 5)
     [(10, 12), (31, 30)]
+    >>> match_boundaries(np.array([2, 10]), np.array([10]), 10)
+    [(10, 10)]
     """
-    pairs, i, j = [], 0, 0
-    found, true = np.sort(found), np.sort(true)
-    while i < len(found) and j < len(true):
-        if abs(int(found[i]) - int(true[j])) <= tolerance:
-            pairs.append((int(found[i]), int(true[j])))
-            i, j = i + 1, j + 1
-        elif found[i] < true[j]:
-            i += 1
-        else:
-            j += 1
-    return pairs
+    # best[j]: of the found ones so far and the first j true ones, (-pairs, total distance, the pairs)
+    best: list[tuple[int, int, tuple[tuple[int, int], ...]]] = [(0, 0, ())] * (len(true) + 1)
+    for f in np.sort(found).astype(int).tolist():
+        before, best = best, best[:1]
+        for j, t in enumerate(np.sort(true).astype(int).tolist()):
+            options = [before[j + 1], best[j]]
+            if abs(f - t) <= tolerance:
+                count, distance, pairs = before[j]
+                options.append((count - 1, distance + abs(f - t), (*pairs, (f, t))))
+            best.append(min(options))
+    return list(best[-1][2])
 
 
 def boundary_scores(
