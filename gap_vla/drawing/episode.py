@@ -195,7 +195,7 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
     for step, frame in enumerate(view.shown_frames):
         canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
         scale = SIDE / max(frame.shape[:2])
-        size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+        size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
         canvas.paste(Image.fromarray(frame).resize(size), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
         canvas.paste(strip, (0, SIDE))
         draw = ImageDraw.Draw(canvas)

@@ -53,6 +53,13 @@ def test_a_text_of_many_pages_is_cut(view):
     assert next(video_frames(long)).shape == next(video_frames(view)).shape
 
 
+@pytest.mark.parametrize("sides", [(1, 1000), (1000, 1)])
+def test_a_camera_of_a_single_line_is_a_line_in_a_video(view, sides):
+    line = {"image_line": np.full((STEPS, *sides, 3), 255, np.uint8)}
+    whole = next(video_frames(dataclasses.replace(view, frames=line)))[:SIDE]
+    assert (whole == 255).all(2).sum() == SIDE
+
+
 @pytest.mark.parametrize("field", ["title", "phases", "frames"])
 def test_a_dollar_in_a_name_begins_no_formula(view, field):
     name = "a$_$b"
