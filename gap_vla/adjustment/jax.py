@@ -59,7 +59,9 @@ def _scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def _scale_gradient_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return cotangent * factor.astype(cotangent.dtype), jnp.zeros_like(factor)
+    full = jnp.promote_types(cotangent.dtype, jnp.float32)  # half precision is rounded once, after the product
+    product = cotangent.astype(full) * factor.astype(full)
+    return product.astype(cotangent.dtype), jnp.zeros_like(factor)
 
 
 _scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)

@@ -130,7 +130,7 @@ class AdjustmentSchedule:
                 leaves nothing, or a step that cannot be.
         """
         masked, rho = np.ma.is_masked(rho), np.asarray(rho)
-        if str(rho.dtype) == "bfloat16":  # of JAX; numpy does not count it among its numbers
+        if str(rho.dtype) in ("bfloat16", "float16"):  # the first, of JAX, numpy does not count among its numbers
             rho = rho.astype(np.float32)
         of_windows = rho.ndim and sum(size > 1 for size in rho.shape[1:]) < 2
         if masked or not of_windows or rho.dtype.kind not in "biuf" or not rho.size:

@@ -145,6 +145,15 @@ def test_factors_that_are_not_of_the_first_axes_are_refused(shape):
         scale_gradient(jnp.ones((3, 4)), jnp.ones(shape))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_half_precision_is_rounded_once_after_the_product(dtype):
+    cotangent = jnp.full(101, 1.7, dtype)
+    factor = 1 - jnp.linspace(0, 1, 101, dtype=jnp.float32)
+    (found,) = jax.vjp(lambda x: scale_gradient(x, factor), jnp.ones(101, dtype))[1](cotangent)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, (cotangent.astype(jnp.float32) * factor).astype(dtype))
+
+
 def test_gap_does_not_act_twice():
     factor = jnp.ones((BATCH, WINDOW))
     for _ in range(2):  # the first error leaves nothing behind

@@ -81,6 +81,12 @@ def test_rho_outside_the_unit_interval_is_an_error_that_names_it():
             AdjustmentSchedule().factors(np.array([[bad]], np.float32), 3, 10)
 
 
+def test_factors_of_a_rho_of_float16_are_not_rounded_to_float16():
+    half = np.float16([[0.3]])
+    found = [AdjustmentSchedule().factors(rho, 0, 10).sample for rho in (half, half.astype(np.float32))]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("fields", [{"mode": "x"}, {"lam": 2.0}, {"window": -0.1}, {"rho": "mean"}])
 def test_impossible_schedules_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
