@@ -651,6 +651,8 @@ def test_an_annotator_knows_what_its_extra_columns_are_called(tmp_path):
         annotate_files(folder, tmp_path / "b", annotator=made, extra="joint_vel")
     again = annotate_files(folder, tmp_path / "c", annotator=made, extra="robot0_joint_pos").annotator
     assert json.loads((again / "annotator.json").read_text())["extra"] == ["joint_pos"]
+    with pytest.raises(AnnotationError, match=r"extra joint_pos, which is not read here.* and show the copy"):
+        show_episode(folder, tmp_path / "e.png", annotator=made)
     made = made.rename(tmp_path / "older")
     record = json.loads((made / "annotator.json").read_text())
     del record["extra"], record["beside_hash"]

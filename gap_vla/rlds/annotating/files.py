@@ -17,6 +17,7 @@ from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import files_in, resized
+from gap_vla.phases.annotator import load_annotator
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
@@ -141,7 +142,7 @@ def show_episode(
 
     With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
     `split` and `state` are of RLDS, `fps` of a video; `layout` and `state` are those of `AnnotationJob`. Raises as
-    `annotate_files`, also for an unknown episode, or for a method beside an annotator.
+    `annotate_files`, also for an unknown episode, for a method beside an annotator, or for one with extra columns.
     """
     from gap_vla.drawing.episode import write_episode_video, write_picture
     from gap_vla.drawing.episode_page import episodes_page
@@ -151,6 +152,11 @@ def show_episode(
     if method is not None and annotator is not None:
         raise AnnotationError("method: no effect with an annotator, which knows its own; leave one out")
     claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
+    if annotator is not None and (extra := "+".join(load_annotator(annotator).extra)):
+        raise AnnotationError(
+            f"{annotator} was fitted with extra {extra}, which is not read here: annotate {source} with this annotator "
+            f"and extra {extra}, and show the copy"
+        )
     job = AnnotationJob(method or "lstm", annotator=annotator, layout=layout, state=state)
     kind = kind_of(source)
     if kind != "rlds":
