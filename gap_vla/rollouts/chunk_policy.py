@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,8 @@ class EpisodeHistory:
 
     def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
         self.instruction = instruction
-        if not self._history:
-            self._history.extend([observation] * self._window)
-        else:
-            self._history.append(observation)
+        kept = [*self._history, observation] if self._history else [observation] * self._window
+        self._history = deque(kept, self._window)  # a new one, so that the one before can be put back
         self.steps += 1
 
     def inputs(self) -> dict[str, np.ndarray]:
@@ -229,15 +228,16 @@ class ChunkPolicy(abc.ABC):
             PolicyError: an input of the network is missing, not finite, no numbers, or has another shape than in
                 training (pictures are uint8 and resized), or its rows are not those of the episodes.
         """
-        episodes = self._show(observations, episode_ids)
-        asking = [episode for episode in episodes if episode.chunks.wants_chunk]
-        for episode, chunk in zip(asking, self._predict(asking)):
-            episode.chunks.add(chunk)
+        with self._shown(observations, episode_ids) as episodes:
+            asking = [episode for episode in episodes if episode.chunks.wants_chunk]
+            for episode, chunk in zip(asking, self._predict(asking)):
+                episode.chunks.add(chunk)
         return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
 
     def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
         """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
-        return np.stack(self._predict(self._show(observations, episode_ids)))
+        with self._shown(observations, episode_ids) as episodes:
+            return np.stack(self._predict(episodes))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -258,7 +258,12 @@ class ChunkPolicy(abc.ABC):
         for episode in episode_ids:
             self._episodes.pop(episode, None)
 
-    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
+    @contextlib.contextmanager
+    def _shown(
+        self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]
+    ) -> Iterator[list[EpisodeHistory]]:
+        """The episodes, which remember these observations unless the prediction fails: then the same may be given
+        again."""
         prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
         texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
         if texts is None:
@@ -273,10 +278,16 @@ class ChunkPolicy(abc.ABC):
         if unknown or len({*episode_ids}) < len(episode_ids):
             raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
         episodes = [self._episodes[episode] for episode in episode_ids]
+        before = [{**vars(episode)} for episode in episodes]
         for row, episode in enumerate(episodes):
             now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
             episode.see(now, str(texts[row]))
-        return episodes
+        try:
+            yield episodes
+        except BaseException:
+            for episode, remembered in zip(episodes, before):
+                vars(episode).update(remembered)
+            raise
 
     def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:
         if key not in observations:

@@ -18,7 +18,7 @@ from gap_vla.octo.presets import example_batch
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokenizers import LanguageTokenizer
-from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy, parameter_digest
 from gap_vla.rollouts.policy import PolicyError, identity
 from gap_vla.rollouts.record import EvaluationError, require_same
@@ -81,6 +81,40 @@ def test_history_receding_horizon_and_ensemble_are_upstreams():
         if receding.wants_chunk:
             receding.add(next(asked))
         np.testing.assert_array_equal(receding.next(), executed)
+
+
+class Told(ChunkPolicy):
+    """Acts by the instruction, and adds up what it remembers."""
+
+    def __init__(self, **how):
+        statistics = {"action": {"mean": np.zeros(1), "std": np.ones(1) - 1e-8}}
+        statistics["proprio"] = {"mean": np.zeros(2), "std": np.ones(2)}
+        super().__init__({"proprio": (2,)}, statistics, window=3, horizon=8, action_dim=1, samples=False, **how)
+        self.fails = False
+
+    def _normalized_chunks(self, episodes):
+        if self.fails:
+            raise MemoryError
+        seen = [100 * (e.instruction == "right") + e.inputs()["proprio"].sum() / 6 for e in episodes]
+        return np.tile(np.reshape(seen, (-1, 1, 1)), (1, 8, 1))
+
+
+@pytest.mark.parametrize("how", [{}, {"execute": 2}, {"ensemble": True}])
+def test_what_is_shown_again_after_a_prediction_that_failed_is_remembered_once(how):
+    found = []
+    for failing in (False, True):
+        policy = Told(**how)
+        policy.reset([0, 1])
+        for step in range(6):
+            shown = {"proprio": np.full((2, 2), 2.0**step)}
+            if failing and step in (0, 4):
+                policy.fails = True
+                for call in (policy.act, policy.predict):
+                    with pytest.raises(MemoryError):
+                        call(shown, [0, 1])
+                policy.fails = False
+            found.append(policy.act(shown, [0, 1]))
+    np.testing.assert_array_equal(found[:6], found[6:])
 
 
 def test_an_octo_that_reads_instructions_must_be_given_one(model):
