@@ -78,6 +78,7 @@ class _Link:
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
             self.close = stack.pop_all().close
         self.left: deque[np.ndarray] = deque()
+        self.told: Any = None  # the instruction that they are for
 
     def answer(self, limit: float) -> bytes | str:
         """The next message. Raises TimeoutError: none within so many seconds."""
@@ -154,10 +155,12 @@ class RemotePolicy:
             self._drop(over)
             warnings.warn(f"more than {MOST_WAITING} episodes wait; a server begins the oldest anew", stacklevel=2)
         links = []
+        texts = observations.get("language_instruction", [None] * len(episode_ids))
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
-            if link is None or not link.left:
+            if link is None or not link.left or link.told != texts[row]:
                 link = self._ask(episode, {key: value[row] for key, value in observations.items()})
+                link.told = texts[row]
             links.append(link)
         if len(widths := {len(link.left[0]) for link in links}) > 1:
             raise PolicyError(f"{self.address} answered with actions of widths {sorted(widths)}; let them have one")

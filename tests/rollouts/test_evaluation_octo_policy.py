@@ -117,6 +117,15 @@ def test_what_is_shown_again_after_a_prediction_that_failed_is_remembered_once(h
     np.testing.assert_array_equal(found[:6], found[6:])
 
 
+@pytest.mark.parametrize("how", [{"execute": 8}, {"ensemble": True}])
+def test_an_instruction_that_changes_within_an_episode_is_acted_on_at_once(how):
+    policy, shown = Told(**how), {"proprio": np.zeros((2, 2))}
+    policy.reset([0, 1])
+    told = [["left", "left"], ["left", "left"], ["right", "left"], ["right", "right"], ["left", "right"]]
+    acted = [policy.act({**shown, "language_instruction": np.array(texts)}, [0, 1])[:, 0].round(3) for texts in told]
+    np.testing.assert_array_equal(acted, [[100 * (text == "right") for text in texts] for texts in told])
+
+
 def test_an_octo_that_reads_instructions_must_be_given_one(model):
     policy = OctoPolicy(model, execute=1, batch_size=1)
     without = {key: value for key, value in observations(1).items() if key != "language_instruction"}

@@ -676,6 +676,10 @@ def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):
             patch.setattr(policy, "_ask", lambda row, one: ask(row, one if row == 0 else {"proprio": STATE[None]}))
             policy.act(seen, [0, 1])
         assert policy.act(seen, [0, 1])[:, 0].tolist() == [0, 0]
+        told = {**seen, "language_instruction": np.array(["left", "left"])}
+        policy.act(told, [0, 1])
+        told = {"proprio": 10 + seen["proprio"], "language_instruction": np.array(["left", "right"])}
+        assert policy.act(told, [0, 1])[:, 1].tolist() == [1, 10]  # what is left answers another instruction
 
 
 def test_executing_parts_of_answers_is_for_servers():
