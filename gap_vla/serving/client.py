@@ -79,6 +79,7 @@ class _Link:
             self.close = stack.pop_all().close
         self.left: deque[np.ndarray] = deque()
         self.told: Any = None  # the instruction that they are for
+        self.unused: bytes | None = None  # what they answer, while none of them has been returned
 
     def answer(self, limit: float) -> bytes | str:
         """The next message. Raises TimeoutError: none within so many seconds."""
@@ -158,12 +159,14 @@ class RemotePolicy:
         texts = observations.get("language_instruction", [None] * len(episode_ids))
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
-            if link is None or not link.left or link.told != texts[row]:
+            if link is None or not link.left or link.unused or link.told != texts[row]:
                 link = self._ask(episode, {key: value[row] for key, value in observations.items()})
                 link.told = texts[row]
             links.append(link)
         if len(widths := {len(link.left[0]) for link in links}) > 1:
             raise PolicyError(f"{self.address} answered with actions of widths {sorted(widths)}; let them have one")
+        for link in links:
+            link.unused = None
         return np.stack([link.left.popleft() for link in links])
 
     def close(self) -> None:
@@ -177,6 +180,10 @@ class RemotePolicy:
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         message = pack(self._keys.to_wire(observation))
+        if (kept := self._links.get(episode)) is not None:
+            if kept.unused == message:  # the call failed in another row, and is repeated
+                return kept
+            kept.left, kept.unused = deque(), None
         away, turn = time.monotonic(), self._turn
         while True:
             if (link := self._links.get(episode)) is None:
@@ -214,7 +221,7 @@ class RemotePolicy:
         if len(chunk) < (asked := self._keys.execute):
             short = f"{self.address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
             raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")
-        link.left = deque(chunk[: self._keys.execute])
+        link.left, link.unused = deque(chunk[: self._keys.execute]), message
         return link
 
     def _greeting(self, deadline: float) -> dict[Any, Any]:

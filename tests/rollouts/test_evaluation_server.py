@@ -682,6 +682,25 @@ def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):
         assert policy.act(told, [0, 1])[:, 1].tolist() == [1, 10]  # what is left answers another instruction
 
 
+def test_an_answer_that_a_failed_call_left_behind_is_no_action_of_a_later_observation():
+    class Some(Counting):
+        def predict(self, observations, episode_ids):
+            if observations["proprio"][0, 0] == 3:
+                raise RuntimeError("no grasp found")
+            return super().predict(observations, episode_ids)
+
+    with serving(Some(), whole_chunks=False) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset([0, 1])
+        for shown, acted in (((1, 1), [1, 1]), ((4, 3), None), ((4, 4), [4, 4]), ((5, 3), None), ((6, 6), [6, 6])):
+            state = {"proprio": np.outer(np.float32(shown), np.ones(9, np.float32))}
+            with contextlib.nullcontext() if acted else pytest.raises(PolicyError, match="no grasp found"):
+                found = policy.act(state, [0, 1])
+                assert found[:, 1].tolist() == acted
+        assert found[:, 0].tolist() == [3, 2]  # what was shown again after the failure was asked once
+        policy.close()
+
+
 def test_executing_parts_of_answers_is_for_servers():
     with pytest.raises(PolicyError, match="execute=4 is for the answers of servers; random acts at every step"):
         load_policy("random", action_dim=7, execute=4)
