@@ -48,7 +48,8 @@ class Policy(Protocol):
     simulator seed, for policies that only make sense on certain layouts), `identity` (JSON-able dict that
     says which policy this is; a resumed evaluation compares it), `source` (where it was loaded from, for the
     reader), `patience` (seconds that a call may wait for a server, on top of its own time limit),
-    `forget(episode_ids)` (these episodes are over: nothing needs to be remembered about them).
+    `forget(episode_ids)` (these episodes are over: nothing needs to be remembered about them), `forgotten` (a set
+    of episodes that its server does not remember any more: they are played anew).
     """
 
     name: str
@@ -307,6 +308,11 @@ class GuardedPolicy:
         """These episodes are over; policies that remember something about each need not do so any longer."""
         if not self.silent:
             self._call(lambda: forget(self._policy, episode_ids), self._limit)
+
+    @property
+    def forgotten(self) -> set[int]:
+        """Episodes of which it, or its server, has lost what it kept."""
+        return {*getattr(self._policy, "forgotten", ())}
 
     def close(self) -> None:
         self._thread.end()

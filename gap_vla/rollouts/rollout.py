@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,9 @@ from gap_vla.rollouts.workers import Crash, Frame, Reset, Step, WorkerPool
 
 MAX_LOST_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
+
+MAX_FORGOTTEN = 3
+"""So often an episode is played anew because the policy's server has lost what it kept of it."""
 
 MAX_SILENT_IN_A_ROW = 3
 """So many calls in a row without an answer in time mean that the policy, or its server, hangs for good."""
@@ -78,16 +81,18 @@ class Rollout:
         self._live: dict[int, _Live] = {}
         self._lost_in_a_row, self._begun = 0, False
         self._unanswered: list[tuple[_Live, str]] = []
+        self._forgotten: Counter[int] = Counter()  # by episode
 
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
-        """Raises PolicyUnavailable if the policy hangs for good; episodes lost to that are not recorded."""
+        """Raises PolicyUnavailable if the policy hangs for good, or its server forgets an episode again and again;
+        episodes lost to that are not recorded."""
         waiting = deque(_Live(number, seed) for number, seed in todo)
         self._start(waiting)
         self.policy.warm_up()  # while the simulators start
         while waiting or self._live:
             for slot, answer in self.pool.collect().items():
                 self._settle(slot, answer, waiting)
-            self._act()
+            self._act(waiting)
             self._start(waiting)
         if self._unanswered and not self.policy.answered:
             raise PolicyUnavailable(self._unanswered[0][1].partition(": ")[2])
@@ -138,7 +143,7 @@ class Rollout:
         del self._live[slot]
         waiting.append(_Live(episode.number, episode.seed, again=episode.again or isinstance(answer, Crash)))
 
-    def _act(self) -> None:
+    def _act(self, waiting: deque[_Live]) -> None:
         slots = sorted(self._live)
         if not slots:
             return
@@ -161,8 +166,19 @@ class Rollout:
             episode.policy += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
+            elif episode.number in self.policy.forgotten:
+                self._play_anew(slot, waiting)
             else:
                 self.pool.send(Step(slot, actions[row]))
+
+    def _play_anew(self, slot: int, waiting: deque[_Live]) -> None:
+        episode = self._live.pop(slot)
+        self._forgotten[episode.number] = times = self._forgotten[episode.number] + 1
+        if times > MAX_FORGOTTEN:
+            lost = f"the policy's server lost the connection of episode {episode.number} in {times} attempts to play it"
+            raise PolicyUnavailable(f"{lost}; let it keep one to the episode's end")
+        self.policy.forget([episode.number])
+        waiting.append(_Live(episode.number, episode.seed, again=episode.again))
 
     def _finish(self, slot: int, success: bool, error: str | None) -> None:
         episode = self._live.pop(slot)

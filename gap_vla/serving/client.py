@@ -102,6 +102,10 @@ class RemotePolicy:
             closed more than `MAX_LOST` connections of it, `PolicyUnavailable`.
         limit: seconds for an answer, which may include compiling; then a connection counts as lost.
 
+    Attributes:
+        forgotten: episodes whose connection was lost after an answer, at a server that says that it keeps something of
+            an episode; it goes on as if they began there. To be reset and played anew, as `evaluate` does.
+
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
         PolicyError: `address` is none, or `patience` or `limit` no time.
@@ -126,12 +130,19 @@ class RemotePolicy:
         self.server_metadata, again = (self._greeting(deadline) for _ in range(2))
         same = _plain(again).items()  # the rest belongs to a connection, as its time or number
         self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
+        answers = self._policy.get("answers")  # as servers of ours have it
+        looks_back = self._policy.get("window_size") != 1
+        self._keeps = answers == "single actions" or (answers == "chunks" and looks_back)
+        self.forgotten: set[int] = set()
+        self._answered: set[int] = set()
         self.identity = {"address": self.address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
             self._drop(episode)
             self._lost[episode], self._waited[episode] = 0, 0.0
+        self._answered.difference_update(episode_ids)
+        self.forgotten.difference_update(episode_ids)
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         """Ends the connections of episodes that are over."""
@@ -189,6 +200,10 @@ class RemotePolicy:
             if (link := self._links.get(episode)) is None:
                 link = self._links[episode] = self._connect(away + self.patience - self._waited[episode])
                 self._waited[episode] += time.monotonic() - away
+                if self._keeps and episode in self._answered - self.forgotten:
+                    self.forgotten.add(episode)
+                    problem = f"has lost the connection of episode {episode} and forgotten what it was shown"
+                    warnings.warn(f"{self.address} {problem}; play it anew, as evaluate does", stacklevel=3)
             asked = time.monotonic()
             try:
                 with contextlib.suppress(TimeoutError):  # what lies there already answers no observation
@@ -208,6 +223,7 @@ class RemotePolicy:
                     problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
                     raise PolicyUnavailable(f"{self.address} {problem}; let it keep one each, and answer") from error
                 time.sleep(_PAUSE)
+        self._answered.add(episode)
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
         try:

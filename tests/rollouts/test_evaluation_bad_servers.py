@@ -45,6 +45,7 @@ def test_a_server_that_closes_each_connection_after_some_answers_is_not_asked_fo
         policy.reset([1])  # another episode is given as many
         for _ in range(2 * MAX_LOST):
             policy.act(BATCH, [1])
+        assert not policy.forgotten  # it does not say that it keeps anything
         assert policy._links[1].connection.ping_interval is None  # a server that compiles may not answer for minutes
         policy.close()
 

@@ -25,6 +25,7 @@ from websockets.sync.server import serve
 
 from gap_vla.cli import arguments, diagnose
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, RandomPolicy, evaluate
+from gap_vla.rollouts.interventions import IntervenedPolicy
 from gap_vla.rollouts.policy import GuardedPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.serving.client import _PAUSE, RemotePolicy
@@ -231,6 +232,42 @@ def test_the_same_policy_served_gives_the_same_episodes(tmp_path):
     assert summary["policy"]["server"]["policy"] == "counting"
     for key in ("outcomes", "mean_steps", "layout_seeds"):
         assert summary[key] == local[key]
+
+
+@pytest.mark.parametrize("losses", [1, 4])
+def test_an_episode_whose_connection_was_lost_is_played_anew_where_the_server_says_that_it_remembers(
+    tmp_path, monkeypatch, losses
+):
+    shown, lost = [], []
+
+    class Kept(Counting):
+        def predict(self, observations, episode_ids):
+            return np.ones_like(super().predict(observations, episode_ids))
+
+        def forget(self, episode_ids):
+            shown.extend(steps for episode in episode_ids if (steps := self.steps[episode]))
+            super().forget(episode_ids)
+
+    class Losing(RemotePolicy):
+        def act(self, observations, episode_ids):
+            moved = 0 in episode_ids and observations["proprio"][[*episode_ids].index(0), 0] > 0.25
+            if moved and len(lost) < losses:
+                lost.append(self._links[0].connection.close())
+            return super().act(observations, episode_ids)
+
+    monkeypatch.setattr("gap_vla.serving.client._PAUSE", 0.01)
+    how = dict(episodes=2, seed=0, out_dir=tmp_path / "played", workers=1, slots_per_worker=2, videos=0, progress=False)
+    with serving(Kept(), whole_chunks=False) as port:
+        policy = Losing(f"ws://127.0.0.1:{port}")
+        assert IntervenedPolicy(policy, "images_black", []).forgotten is policy.forgotten
+        again = pytest.raises(PolicyUnavailable, match="of episode 0 in 4 attempts to play it; let it keep one")
+        with (
+            pytest.warns(UserWarning, match="lost the connection of episode 0 and forgotten what it was shown; play"),
+            again if losses > 1 else contextlib.nullcontext(),
+        ):
+            assert evaluate(policy, PointTask(horizon=6), **how)["errors"] == []
+    if losses == 1:
+        assert sorted(shown) == [1, 3, 6, 6]  # what found the loss, what came before it, and both episodes whole
 
 
 def test_names_columns_signs_and_chunks_are_mapped_by_the_key_file(tmp_path):
