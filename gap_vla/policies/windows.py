@@ -104,8 +104,7 @@ class SmallWindows:
             epochs: which random changes of the pictures each window gets, where the configuration wants them.
         """
         found = self._windows.gather(numbers)
-        offsets = self._data.offsets
-        start = offsets[np.searchsorted(offsets, numbers, side="right") - 1]
+        offsets, start = self._data.offsets, self._starts(numbers)
         frames = np.maximum(numbers[:, None] + np.arange(1 - self._frames, 1), start[:, None])
         steps = np.maximum(numbers[:, None] + np.arange(1 - self._steps, 1), start[:, None])
         arrays = {
@@ -132,6 +131,17 @@ class SmallWindows:
                 images = self._augment[key](images, np.ones(frames.shape, bool), draws)
             arrays[key] = images
         return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+
+    def beside_pictures(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the step behind each picture of these windows: ρ, float32[n, frames], and whether the episode has that
+        step, bool[n, frames]; what it has not is padding, which repeats its first.
+        """
+        steps, start = numbers[:, None] + np.arange(1 - self._frames, 1), self._starts(numbers)[:, None]
+        return self.rho[np.maximum(steps, start)], steps >= start
+
+    def _starts(self, numbers: np.ndarray) -> np.ndarray:
+        offsets = self._data.offsets
+        return offsets[np.searchsorted(offsets, numbers, side="right") - 1]
 
     def _epochs(self, step: int) -> np.ndarray:
         """The epoch that each window of a batch belongs to."""

@@ -255,10 +255,8 @@ class SmallTrainer(Trainer):
             return None
         batch = self.windows.batch(0)
         images = {key: value.numpy() for key, value in batch.items() if key.startswith("image_")}
-        frames = next(iter(images.values())).shape[1]
-        rho = batch["rho"].numpy()
-        rho = np.pad(rho, ((0, 0), (max(frames - rho.shape[1], 0), 0)), mode="edge")[:, -frames:]
-        return {"observation": {**images, "timestep_pad_mask": np.ones(rho.shape, bool)}, "rho": rho}
+        rho, there = self.windows.beside_pictures(batch["window"].numpy())
+        return {"observation": {**images, "timestep_pad_mask": there}, "rho": rho}
 
     def facts(self) -> dict[str, float]:
         return {"mean_rho": float(np.mean(self.windows.rho)), **self._weights}

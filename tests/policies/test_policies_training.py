@@ -146,6 +146,17 @@ def test_a_window_shows_its_own_history_and_never_the_episode_before(store, tmp_
     assert batch["rho"][1].tolist() == store.split("train").fields["rho"][28:31].tolist()
 
 
+@pytest.mark.parametrize(("images", "states"), [(5, 1), (1, 3), (3, 3)])
+def test_the_picture_of_the_first_batch_has_the_rho_of_each_frame_and_darkens_padding(images, states, store, tmp_path):
+    config = toy_config(tmp_path, model=dict(image_history=images, proprio_history=states), train=dict(batch_size=48))
+    trainer, windows = made(config, store)
+    shown, rho = trainer.picture(), store.split("train").fields["rho"]
+    steps = windows.batch(0)["window"].numpy()[:, None] + np.arange(1 - images, 1)
+    there = steps // 24 == steps[:, -1:] // 24  # episodes are 24 steps long
+    assert np.array_equal(shown["observation"]["timestep_pad_mask"], there) and there.all() == (images == 1)
+    assert np.array_equal(shown["rho"], rho[np.where(there, steps, steps[:, -1:] // 24 * 24)])
+
+
 def test_pictures_of_other_episodes_leave_everything_else_alone(store, tmp_path):
     plain, shuffled = toy_config(tmp_path), toy_config(tmp_path, data=dict(shuffle_images=True))
     rho = store.split("train").fields["rho"]
