@@ -187,8 +187,8 @@ class ForwardHooks:
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                 factor = factor_of_output(place.name, sample, leaf.shape, self.differs)
                 twins = [j for j in range(i) if leaves[j] is leaf]
-                others = () if identity or torch.compiler.is_compiling() else tensors
-                shared = any(overlap(leaf, other) for other in others if other is not leaf)
+                beside = [] if identity or torch.compiler.is_compiling() else tensors
+                shared = any(overlap(leaf, other) for other in beside if other is not leaf)
                 given[i] = given[twins[0]] if twins else leaf if identity else scaled(leaf, factor, shared=shared)
         return None if identity else tree_unflatten(given, structure)
 

@@ -155,7 +155,7 @@ LEVELS, OBJECTS = 8, 10_000
 
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:
     """The tensors of a tree, and those that containers and objects in it, as a batch's or a distribution's, hold."""
-    level, seen = [tree], {}
+    level, seen = [tree], dict[int, object]()
     for _ in range(LEVELS):
         below: list[object] = []
         for part in level:
