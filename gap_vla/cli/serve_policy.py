@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     loaded = load_checkpoint(
         options.checkpoint,
         step=options.step,
-        execute=options.execute,
+        execute=1 if options.whole_chunks else options.execute,
         ensemble=options.ensemble,
         dataset=options.dataset,
         batch_size=1,

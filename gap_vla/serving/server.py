@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class PolicyServer:
             "policy": policy.name,
             "answers": "chunks" if whole_chunks else "single actions",
             "inputs": {ours: theirs for ours, theirs in self._keys.observation.items()},
-            **_identity(policy),
+            **_identity(policy, {"name", "execute"} if whole_chunks else {"name"}),  # the client executes chunks
             **(metadata or {}),
         }
         self._greeting = pack(greeting)
@@ -275,8 +275,8 @@ async def serve_forever(server: PolicyServer, host: str, port: int, ready: Calla
         await listening.wait_closed()
 
 
-def _identity(policy: Policy) -> dict[str, Any]:
+def _identity(policy: Policy, left_out: Collection[str]) -> dict[str, Any]:
     with contextlib.suppress(PolicyError):
-        own = {key: value for key, value in identity(policy).items() if key != "name"}
+        own = {key: value for key, value in identity(policy).items() if key not in left_out}
         return {"identity": own} if own else {}
     return {}

@@ -516,8 +516,11 @@ def test_a_key_file_of_a_server_names_the_instruction_that_its_policy_reads(mode
     model.replace(config={**model.config, "text_processor": words}).save_pretrained(7, tmp_path / "octo")
     (tmp_path / "keys.json").write_text('{"observation": {"image_primary": "image", "proprio": "state"}}')
     command = ["--checkpoint", str(tmp_path / "octo"), "--port", "0", "--keys", str(tmp_path / "keys.json")]
-    assert serve_policy.main(command) == 2
-    assert "keys.json: the policy needs language_instruction too; name what clients" in capsys.readouterr().err
+    for more in ([], ["--whole-chunks"]):
+        assert serve_policy.main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert "keys.json: the policy needs language_instruction too; name what clients" in said
+        assert ("how many of the 4 actions of a chunk to execute: 1" in said) == (not more)  # their client executes
 
 
 def test_a_checkpoint_with_another_normalization_than_its_runs_is_refused(recorded):

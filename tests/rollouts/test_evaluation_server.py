@@ -78,18 +78,20 @@ class Named(RandomPolicy):
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "said", "whole_chunks"),
     [
-        (RandomPolicy(7, seed=3), {"identity.seed": 3}),
-        (Named(7), {"identity.seed": 0, "identity.class": "Named"}),
-        (Counting(), {}),
-        (types.SimpleNamespace(name="own", act=None, identity=None), {}),
-        (types.SimpleNamespace(name="own", act=None, identity=["a"]), {}),
-        (types.SimpleNamespace(**vars(Counting()), name="own", act=None, identity={"step": np.int64(3)}), {}),
+        (RandomPolicy(7, seed=3), {"identity.seed": 3}, False),
+        (Named(7), {"identity.seed": 0, "identity.class": "Named"}, False),
+        (Counting(), {}, False),
+        (types.SimpleNamespace(name="own", act=None, identity=None), {}, False),
+        (types.SimpleNamespace(name="own", act=None, identity=["a"]), {}, False),
+        (types.SimpleNamespace(**vars(Counting()), name="own", act=None, identity={"step": np.int64(3)}), {}, False),
+        (types.SimpleNamespace(name="own", act=None, identity={"execute": 4}), {"identity.execute": 4}, False),
+        (types.SimpleNamespace(name="own", predict=None, identity={"execute": 4}), {}, True),  # the client does
     ],
 )
-def test_a_server_in_a_program_says_which_policy_it_serves(policy, said):
-    with serving(policy, whole_chunks=False) as port:
+def test_a_server_in_a_program_says_which_policy_it_serves(policy, said, whole_chunks):
+    with serving(policy, whole_chunks=whole_chunks) as port:
         policy.reset = lambda episodes: None
         server = RemotePolicy(f"ws://127.0.0.1:{port}").identity["server"]
     assert {key: value for key, value in server.items() if key.startswith("identity")} == said
