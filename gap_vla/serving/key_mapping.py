@@ -91,7 +91,11 @@ class KeyMapping:
                     raise PolicyError(f"language_instruction is {value!r:.60}, no text; give str (bytes: .decode())")
                 value = str(value)  # numpy's is none of msgpack
             elif key.startswith("image_") and self.image_size:
-                value = resized(value[None], (self.image_size, self.image_size))[0]
+                try:
+                    value = resized(np.asarray(value)[None], (self.image_size, self.image_size))[0]
+                except (TypeError, ValueError) as error:
+                    found = f"{key} is {np.asarray(value).dtype}{[*np.shape(value)]}, which cannot be resized"
+                    raise PolicyError(f"{found}; give uint8[h, w, 3], or leave image_size out") from error
             message[theirs] = value
         return message
 

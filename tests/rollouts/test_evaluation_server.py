@@ -670,6 +670,14 @@ def test_an_instruction_that_is_no_text_is_not_sent():
         }
 
 
+@pytest.mark.parametrize("picture", [np.zeros((64, 64, 3), np.float32), np.zeros((3, 64, 64), np.uint8)])
+def test_a_picture_that_cannot_be_resized_is_named(picture):
+    found = re.escape(f"image_primary is {picture.dtype}{[*picture.shape]}, which cannot be resized; give uint8[h, w,")
+    with pytest.raises(PolicyError, match=found):
+        KeyMapping(image_size=32).to_wire({"image_primary": picture})
+    KeyMapping().to_wire({"image_primary": picture})
+
+
 def test_entries_of_keys_that_a_server_does_not_apply_are_refused():
     with pytest.raises(PolicyError, match="takes observation of keys alone"):
         PolicyServer(Counting(), whole_chunks=True, keys=KeyMapping({"proprio": "my/state"}, action_signs=(1,) * 7))
