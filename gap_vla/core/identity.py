@@ -5,14 +5,18 @@ Datasets and runs with other settings never share a name.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
+
+from gap_vla.core.errors import UserError
 
 
 def digest(settings: Mapping[str, Any], length: int = 8) -> str:
@@ -24,6 +28,29 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     """
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def plain(value: Any, name: str, error: type[UserError] = UserError) -> Any:
+    """`value` as JSON holds it, every digit of it: arrays become lists, numpy's numbers Python's, and paths and dates
+    their text. Raises `error`, which names the part: another object, whose text may say less than it holds.
+
+    >>> import numpy as np
+    >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2])}, "options")
+    {'sigma': 0.5, 'dead_band': [1e-09, 2.0]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one, f"{name}.{key}", error) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, f"{name}[{place}]", error) for place, one in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, PurePath | datetime.date | datetime.time | uuid.UUID | bytes):
+        return str(value)
+    if getattr(getattr(value, "dtype", None), "kind", "-") in "biufU":
+        found = value.tolist()
+        if not isinstance(found, type(value)):  # as numpy's long numbers are, which no float holds
+            return plain(found, name, error)
+    raise error(f"{name} is {type(value).__name__}; give texts, numbers, lists or dictionaries of them")
 
 
 def public(address: str) -> str:

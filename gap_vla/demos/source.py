@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refusing
+from gap_vla.core.identity import plain
 from gap_vla.core.typed_config import choose
 from gap_vla.demos import fields
 from gap_vla.demos.content import Unchanged, content_digest, listed
@@ -101,7 +102,7 @@ class Source(Sequence[Episode], abc.ABC):
         """What the episodes are made from: kind, options and a hash of every file's content."""
         return {
             "kind": self.kind,
-            "options": json.loads(json.dumps(self.options)),
+            "options": json.loads(json.dumps(plain(self.options, "options", EpisodeError))),
             "content": content_digest(self.path),
         }
 

@@ -169,7 +169,7 @@ class Annotation:
             if len(record["labelled"]) != len(rho) or record.get("labelled_hash", known) != known:
                 raise MotionError(f"{directory}: labelled is not as it was written; delete {directory}")
             annotator = load_annotator(directory)
-            if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
+            if record["identity"] != json.loads(json.dumps(annotator.identity)):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
             annotation = cls(rho, points, record["report"], record["identity"], annotator, tuple(record["labelled"]))
             if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:

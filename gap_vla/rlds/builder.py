@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from gap_vla.core.episode import LABELS, PROPRIO_PER_ARM, Episode, EpisodeError
 from gap_vla.core.foreign import refusing
+from gap_vla.core.identity import plain
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
@@ -94,12 +95,12 @@ def write_rlds(
     stated = {
         "name": name,
         "version": version,
-        "val_fraction": val_fraction,
+        "val_fraction": plain(val_fraction, "val_fraction", DatasetError),
         "schema_version": SCHEMA_VERSION,
-        "annotator": dict(annotator or {}),
-        "data": dict(identity),
+        "annotator": plain(dict(annotator or {}), "annotator", DatasetError),
+        "data": plain(dict(identity), "identity", DatasetError),
     }
-    settings = json.loads(json.dumps(stated, default=str))
+    settings = json.loads(json.dumps(stated))
     with unfinished(path, settings, overwrite) as partial, naming_a_full_disk(path.parent, KEPT):
         if partial is None:
             return path

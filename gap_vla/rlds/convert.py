@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla import phases
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
+from gap_vla.core.identity import plain
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
@@ -79,7 +80,11 @@ def build_dataset(
         source = open_source(source, kind)
     if len(source) == 0:
         raise DatasetError(f"{source.path}: no episodes")
-    wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
+    seed, val_fraction, options = (
+        plain(value, name, DatasetError)
+        for name, value in {"seed": seed, "val_fraction": val_fraction, "options": dict(options or {})}.items()
+    )
+    wanted: dict[str, Any] = {"method": method, "seed": seed, "options": options}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
     job = _job(method, seed, options, workers) if fitted is None and method != "none" else None
     if fit_episodes is not None:
@@ -92,12 +97,13 @@ def build_dataset(
     if fit_episodes is not None and method in ("fixed", "column") and (options or {}).get("rho") != "lstm":
         raise DatasetError(f"fit_episodes has no effect with method {method}, which fits nothing; leave it out")
     if fitted is not None:
-        wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
+        wanted = {"annotator": fitted.identity}
     elif fit_episodes is not None:
         wanted["fit_episodes"] = fit_episodes
     if job is not None or fitted is not None:
         wanted["labels_version"] = phases.LABELS_VERSION
-    data = {**(source.identity() if identity is None else identity), "annotation": wanted}
+    made_from = source.identity() if identity is None else plain(identity, "identity", DatasetError)
+    data = {**made_from, "annotation": wanted}
     target = Path(data_dir) / name / version
     stated = {
         "name": name,
@@ -108,7 +114,7 @@ def build_dataset(
     }
     metadata = dataset_metadata(target)
     recorded = metadata.get("identity", {}) if "labelled_from" not in metadata else {}  # a copy with other labels
-    same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
+    same = json.loads(json.dumps(stated)) == {key: recorded.get(key) for key in stated}
     if same and is_whole(target, overwrite):
         return target
     if annotator is not None:

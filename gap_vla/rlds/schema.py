@@ -15,6 +15,7 @@ from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import parsed
+from gap_vla.core.identity import plain
 from gap_vla.demos.fields import as_truths, decoded, is_blank, require_cameras
 
 LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
@@ -176,8 +177,9 @@ def content_hash(episodes: Sequence[Episode]) -> str:
             value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())
-        rest = [episode.language_instruction, bool(episode.success), dict(episode.metadata)]
-        total.update(json.dumps(rest, sort_keys=True, default=str).encode())
+        about = plain(dict(episode.metadata), f"{episode.name}: metadata", EpisodeError)
+        rest = [str(episode.language_instruction), bool(episode.success), about]
+        total.update(json.dumps(rest, sort_keys=True).encode())
     return total.hexdigest()[:16]
 
 

@@ -103,7 +103,7 @@ def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
     if "labelled_from" in metadata:
         raise DatasetError(f"{path} exists and is an annotated copy of another dataset; {advice}")
     known = {key: value for key, value in recorded.items() if key in settings}
-    changed = in_words(differences(known, json.loads(json.dumps(settings, default=str)))) or "by its identity_hash"
+    changed = in_words(differences(known, json.loads(json.dumps(settings)))) or "by its identity_hash"
     raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
 
 

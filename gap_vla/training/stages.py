@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.foreign import content, parsed, whole
-from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.identity import differences, digest, flat, in_words, plain
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
@@ -200,7 +200,7 @@ def reader_options(config: Experiment, stages: Stages) -> dict[str, Any] | None:
             raise
         return None
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
-    return dict(json.loads(json.dumps(builder.READER_OPTIONS, default=str)))
+    return dict(json.loads(json.dumps(plain(builder.READER_OPTIONS, "READER_OPTIONS", ConfigError))))
 
 
 def require_own_demos(config: Experiment, stages: Stages) -> None:

@@ -58,6 +58,29 @@ def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path
         build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)
 
 
+def test_what_arrays_of_a_caller_hold_is_told_apart_to_the_last_digit(npz: Path, tmp_path: Path) -> None:
+    band = np.array([4e-4, 4e-4, 1e-4, 1e-6])
+    with np.printoptions(precision=3, suppress=True):  # as many notebooks print
+        episodes = [make_episode(i, steps=12) for i in range(3)]
+        for name in ("identity", "annotator"):
+            path = write_rlds(episodes, tmp_path, name, **{name: {"of": [band]}})
+            assert write_rlds(episodes, tmp_path, name, **{name: {"of": [band.tolist()]}}) == path
+            with pytest.raises(DatasetError, match=r"made differently \(\w+\.of: \[\[0.0004, .*now"):
+                write_rlds(episodes, tmp_path, name, **{name: {"of": [1.1 * band]}})
+        noted = [[one.replace(metadata={"offset": x * band}) for one in episodes] for x in (1, 2)]
+        write_rlds(noted[0], tmp_path, "noted")
+        with pytest.raises(DatasetError, match=r"made differently \(data.content"):
+            write_rlds(noted[1], tmp_path, "noted")
+        asked: dict[str, Any] = {"kind": "npz", "method": "gaussian"}
+        path = build_dataset(npz, tmp_path, "toy", options={"dead_band": band}, **asked)
+        assert build_dataset(npz, tmp_path, "toy", options={"dead_band": band.tolist()}, **asked) == path
+        with pytest.raises(DatasetError, match=r"made differently \(data.annotation.options.dead_band: \[0.0004, .*"):
+            build_dataset(npz, tmp_path, "toy", options={"dead_band": 1.1 * band}, **asked)
+    for name in ("identity", "annotator"):
+        with pytest.raises(DatasetError, match=rf"{name}\.of\[1\] is object; give texts, numbers, lists or dict"):
+            write_rlds(episodes, tmp_path, "other", **{name: {"of": ["a", object()]}})
+
+
 def test_an_option_that_is_misspelt_is_refused_where_the_dataset_is_finished_too(npz: Path, tmp_path: Path) -> None:
     for finished in (False, True):
         with pytest.raises(TypeError, match="unexpected keyword argument 'runer'"):
