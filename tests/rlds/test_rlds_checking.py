@@ -20,11 +20,12 @@ from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
+from gap_vla.rlds.statistics import dataset_statistics
 
 ROOT = Path(__file__).parents[2]
 
@@ -654,6 +655,19 @@ def test_episodes_of_other_widths_are_an_error(version_dir: Path, monkeypatch: p
     monkeypatch.setattr("gap_vla.rlds.checking.run._recordings", lambda *given: iter([SOUND[0], narrow]))
     report = check_dataset(version_dir, pictures=0)
     assert "error: structure: episodes of different widths (action, arms): [(6, 1), (7, 1)]" in report.text()
+
+
+def test_dimensions_that_normalisation_leaves_out_are_named() -> None:
+    still = np.array([1, 1, 1, 1, 1e-5, 1, 1], np.float32)
+    seen = [dataclasses.replace(one, action=one.action * still) for one in SOUND]  # the last commands hardly vary
+    for one in seen[:3]:
+        one.action[:, 5] = np.float32(90.1)  # its sum in 32 bits is not exact
+    seen[3] = dataclasses.replace(seen[3], name="val[0]")
+    notes = [f.message for f in check_ranges([dataclasses.replace(one, action_limit=1000) for one in seen])]
+    mask = dataset_statistics([one.action for one in seen[:3]], [one.proprio for one in seen[:3]])["action"]["mask"]
+    assert np.flatnonzero(~mask).tolist() == [4, 5, 6]  # the gripper always
+    left_out = "(standard deviation below 0.0001); they are left out of normalisation"
+    assert notes == [f"action dimensions [4, 5] hardly vary in train {left_out}"]
 
 
 def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from gap_vla.core.episode import LARGEST_ACTION
 from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.report import Finding, Recording
+from gap_vla.rlds.statistics import MIN_STD
 
 ACTION_PER_ARM = 7
 SHARED = 20
@@ -56,11 +57,10 @@ def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.
 
 
 def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """Actions are within their limit, and each dimension varies."""
-    actions = np.concatenate([e.action for e in episodes])
+    """Actions are within their limit, and each dimension varies in what is learnt from."""
+    learnt = [e.action for e in episodes if e.name.startswith("train[")]
+    actions = np.concatenate(learnt or [e.action for e in episodes])
     actions = actions[np.isfinite(actions).all(1)]
-    if not len(actions):
-        return
     for episode in episodes:
         most = LARGEST_ACTION if episode.action_limit is None else episode.action_limit
         beyond = abs(np.nan_to_num(episode.action, posinf=0, neginf=0)) > 1.001 * most
@@ -71,9 +71,11 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 "rescale it, or state the largest action that the controller means with --action-limit"
             )
             yield Finding("error", "range", text, episode.name, int(step))
-    constant = np.flatnonzero(actions.std(0, dtype=np.float64) < 1e-6)
+    constant = np.flatnonzero(actions.std(0, dtype=np.float64) < MIN_STD) if len(actions) else []
     if len(constant):
-        text = f"action dimensions {constant.tolist()} never change; they are left out of normalisation"
+        where = "hardly vary in train" if learnt else "hardly vary"
+        text = f"action dimensions {constant.tolist()} {where} (standard deviation below {MIN_STD:g})"
+        text += "; they are left out of normalisation"
         yield Finding("note", "range", text)
 
 
