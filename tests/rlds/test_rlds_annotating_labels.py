@@ -50,6 +50,9 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
     ):
         show_episode(source, tmp_path / "e.png", episode=1)
     assert show_episode(source, tmp_path / "e.png", episode=0).is_file()
+    made_by = source / "annotator" if kind == "npz" else Path(f"{source}.annotator")
+    for given in ({"method": "gaussian"}, {"annotator": made_by}):  # which replace what is stored
+        assert show_episode(source, tmp_path / "e.png", episode=1, **given).is_file()
     changed = f"{source} was changed after it was annotated"
     if kind == "npz":
         changed = f"{source / 'episode_1.npz'} was changed since it was written"

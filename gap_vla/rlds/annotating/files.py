@@ -164,10 +164,11 @@ def show_episode(
     finite("fps", fps, 0.1, 1000, AnnotationError)
     if suffix_of(out) != ".mp4":
         _refuse_idle(f"{out}", "of a video, .mp4", fps=fps != 20)
-    chosen = KINDS[kind].read(source, episode, job, split)
+    anew = method is not None or annotator is not None
+    chosen = KINDS[kind].read(source, episode, job, split, stored=not anew)
     _tell_changed(source)
     facts: tuple[str, ...] = ()
-    if method is not None or annotator is not None:
+    if anew:
         labels = job.run([chosen])
         if asked := beyond_reach(labels.report.get("reach", 0)):
             print(f"note: {asked}", flush=True)

@@ -81,14 +81,14 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
 
-def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
-    """Demonstration `index`, as `labelled`. Raises AnnotationError: there is none."""
+def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, stored: bool = True) -> Episode:
+    """Demonstration `index`, as `labelled`, or without its `stored` labels. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     print(_account(demos, job, LABELS), flush=True)
     tell_changed(source)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
-    return labelled(demos, index)
+    return labelled(demos, index) if stored else demos[index]
 
 
 def tell_changed(path: Path) -> None:

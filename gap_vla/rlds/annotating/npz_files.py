@@ -45,7 +45,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = files_in(source, ".npz")
     print(_account(source, files, job), flush=True)
-    episodes = [read_npz(file, job, images=False) for file in files]
+    episodes = [read_npz(file, job, images=False, labels=False) for file in files]
     for file, episode in zip(files, episodes):
         held = forms(file, lambda _: True, AnnotationError)
         for name, (shape, dtype) in held.items():
@@ -72,27 +72,28 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
 
 
-def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
-    """Episode `index`, in the order of names, with its images and labels. Raises AnnotationError: there is none."""
+def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, stored: bool = True) -> Episode:
+    """Episode `index`, in the order of names, with its images and `stored` labels. Raises AnnotationError: there is
+    none."""
     files = files_in(source, ".npz")
     print(_account(source, files, job, LABELS), flush=True)
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
-    labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
-    return read_npz(files[index], job)
+    if stored:
+        labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
+    return read_npz(files[index], job, labels=stored)
 
 
-def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
+def read_npz(file: Path, job: AnnotationJob, *, images: bool = True, labels: bool = True) -> Episode:
     """One episode with what labels it has, and its `image_*` arrays, if these are wanted."""
-    arrays = read_arrays(
-        file, lambda name: name in READ or (images and (name in LABELS or name.startswith("image_"))), AnnotationError
-    )
+    wanted = (*READ, *LABELS) if labels else READ
+    arrays = read_arrays(file, lambda name: name in wanted or (images and name.startswith("image_")), AnnotationError)
     with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
         layout = job.columns if "proprio" in arrays else _parts_layout(arrays)
         if "proprio" not in arrays and job.fitted_unit:  # no layout could name it, and once it was "m"
             layout = dataclasses.replace(layout, opening_unit=job.fitted_unit)
-        known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
+        known: dict[str, Any] = {name: arrays[name] for name in LABELS if name in arrays}
         if "phase" in arrays:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
         others = {name: value for name, value in arrays.items() if images and name.startswith("image_")}

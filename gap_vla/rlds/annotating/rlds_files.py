@@ -39,10 +39,10 @@ ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLD
 
 
 def episodes_of(
-    source: Path, split: str, job: AnnotationJob, only: int | None = None
+    source: Path, split: str, job: AnnotationJob, only: int | None = None, *, stored: bool = True
 ) -> Iterator[tuple[Episode, np.ndarray | None]]:
     """Each episode of a split with its state, action and phases, and what `job.extra` names; or `only` one, with its
-    images and labels. Raises AnnotationError or EpisodeError: no such state, or a damaged field."""
+    images and `stored` labels. Raises AnnotationError or EpisodeError: no such state, or a damaged field."""
     layout, images, limit = job.columns, only is not None, declared_limit(source, None)
     of_ours = dict(flat(dataset_metadata(source))).get("identity.data.kind") in list(READERS)
     if of_ours and job.state == AnnotationJob.state and layout.columns != StateLayout().columns:
@@ -66,7 +66,7 @@ def episodes_of(
             if limit is not None and "action" in fields:
                 as_actions(action, limit, f"{where}: action")
             texts = instruction_of(fields)[:1]
-            known = {key: value for key, value in steps.items() if images or key not in LABELS}
+            known = {key: value for key, value in steps.items() if (images and stored) or key not in LABELS}
             known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
             known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]
             coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}
@@ -154,13 +154,14 @@ def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, 
     return found
 
 
-def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
-    """Episode `index` of a split with its images and labels. Raises AnnotationError or EpisodeError: there is none."""
+def read(source: Path, index: int, job: AnnotationJob, split: str, *, stored: bool = True) -> Episode:
+    """Episode `index` of a split with its images and `stored` labels. Raises AnnotationError or EpisodeError: there is
+    none."""
     splits = open_version(source).info.splits
     if split in splits and not 0 <= index < splits[split].num_examples:
         count = splits[split].num_examples
         raise AnnotationError(f"{source}, split {split}: no episode {index}; it has {count}, from 0 to {count - 1}")
-    return next(episodes_of(source, split, job, index))[0]
+    return next(episodes_of(source, split, job, index, stored=stored))[0]
 
 
 def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
