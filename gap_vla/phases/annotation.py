@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ LABEL_LOOKAHEAD = 2
 
 @np.errstate(under="ignore")  # a bump far from its point is 0, also where a program lets NumPy raise
 def annotate(
-    episodes: Sequence[Episode],
+    episodes: Sequence[Episode] | Iterable[Episode],
     *,
     method: str = "lstm",
     seed: int = 0,
@@ -58,6 +58,7 @@ def annotate(
     >>> annotation.change_points[0], annotation.rho[0].shape
     (array([20]), (40,))
     """
+    episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
     if not episodes:
         raise MotionError("there is no episode to annotate")
     seed = whole("seed", seed, 0, 2**64, MotionError)

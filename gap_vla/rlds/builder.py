@@ -41,7 +41,7 @@ def write_rlds(
     val_fraction: float = 0.1,
     annotator: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
-    labels: Sequence[Mapping[str, np.ndarray]] | None = None,
+    labels: Iterable[Mapping[str, np.ndarray]] | None = None,
     workers: int = 1,
     overwrite: bool = False,
     runner: Runner | None = None,
@@ -88,6 +88,7 @@ def write_rlds(
         with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):
             identity = {"content": content_hash(episodes)}
     if labels is not None:
+        labels = labels if isinstance(labels, Sequence) else list(labels)
         _require_labels(labels, len(episodes))
         if companion is None:  # which goes with the labels of `build_dataset`, that its annotator and the data make
             with refusing("labels", "give an array of numbers and one of truth values of each episode", DatasetError):

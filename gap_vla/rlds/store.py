@@ -119,7 +119,10 @@ class EpisodeStore:
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         require_apart(directory, version_dir)
-        resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
+        resize = {
+            key: (whole(f"height of {key}", height, 1, 2**31), whole(f"width of {key}", width, 1, 2**31))
+            for key, (height, width) in (resize or {}).items()
+        }
         lock = directory.with_name(f".{directory.name}.lock")
         held = alone(lock, f"{directory}", wait=True, there=directory / "store.json")
         with held, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits

@@ -59,7 +59,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     with alone_at(path):
         if path.exists():
             recorded = dataset_metadata(path)
-            same = recorded.get("identity_hash") == digest(settings, 16)
+            same = recorded.get("identity_hash") == digest(settings, 16) or recorded.get("identity") == settings
             if same and is_whole(path, overwrite):
                 yield None
                 return

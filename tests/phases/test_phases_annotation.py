@@ -84,7 +84,8 @@ def test_what_each_method_makes_of_the_same_change_points():
     assert np.flatnonzero(hard).tolist() == [0, 20, 40, 60]
     smooth = annotate(one, method="gaussian", sigma=2.0).rho[0]
     np.testing.assert_allclose(smooth[[20, 22, 30]], np.exp([0, -0.5, -12.5]), rtol=1e-6)
-    assert set(annotate(one, method="fixed", value=0.3).rho[0].tolist()) == {np.float32(0.3)}
+    for given in (one, iter(one), np.array(one, object)):
+        assert set(annotate(given, method="fixed", value=0.3).rho[0].tolist()) == {np.float32(0.3)}
     assert annotate(one, method="column", rho="hard").rho[0].tolist() == hard.tolist()
 
 

@@ -136,6 +136,9 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
     path = write_rlds(episodes[:3], tmp_path, "toy")
     stamp = (path / "features.json").stat().st_mtime_ns
     assert write_rlds(episodes[:3], tmp_path, "toy") == path
+    whole = write_rlds(episodes[:3], tmp_path, "whole", val_fraction=0)
+    for same in (0.0, np.float32(0)):
+        assert write_rlds(episodes[:3], tmp_path, "whole", val_fraction=same) == whole
     assert (path / "features.json").stat().st_mtime_ns == stamp
     with pytest.raises(DatasetError, match=r"val_fraction: 0\.1 then, 0\.5 now"):
         write_rlds(episodes[:3], tmp_path, "toy", val_fraction=0.5)
@@ -149,7 +152,7 @@ def test_what_arrays_do_not_show_makes_another_dataset_too(tmp_path: Path) -> No
     episodes = [make_episode(i, steps=12, annotated=False) for i in range(3)]
     labels = [{"rho": np.full(12, 0.5, np.float32), "change_point": np.zeros(12, bool)} for _ in episodes]
     path = write_rlds(episodes, tmp_path, "toy", labels=labels)
-    assert write_rlds(episodes, tmp_path, "toy", labels=[{**one, "rho": [0.5] * 12} for one in labels]) == path
+    assert write_rlds(episodes, tmp_path, "toy", labels=({**one, "rho": [0.5] * 12} for one in labels)) == path
     failed = [episodes[0].replace(success=not episodes[0].success), *episodes[1:]]
     renamed = [episodes[0].replace(metadata={**episodes[0].metadata, "episode_id": "other"}), *episodes[1:]]
     for other in (failed, renamed):

@@ -67,7 +67,11 @@ def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes
     golden = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
     frames = np.repeat(golden["resize/in"][None], len(episodes[0]), 0)
     data = write_rlds([episodes[0].replace(images={"image_primary": frames})], tmp_path, "big", val_fraction=0)
-    small = EpisodeStore.build(data, resize={"image_primary": (48, 48)}).split("train").fields["image_primary"]
+    small = (
+        EpisodeStore.build(data, resize={"image_primary": tuple(np.array([48, 48]))})
+        .split("train")
+        .fields["image_primary"]
+    )
     np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
     for wrong, said in (
         ({"primary": (8, 8)}, "no pictures 'observation/primary' to resize; there are observation/image_primary"),
