@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import MANY, Pairs, command_parser, processes, real, seed, whole
+from gap_vla.cli.arguments import MANY, Pairs, Parser, command_parser, processes, real, seed, whole
 from gap_vla.core.errors import UserError, command, keeping
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> tuple[Parser, argparse.Namespace]:
     from gap_vla.demos import READERS
 
     parser = command_parser(__doc__)
@@ -43,21 +44,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="write nothing but a picture of the first episode with ρ")
     add("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
     arguments = parser.parse_args(argv)
-    if arguments.method not in (None, "lstm") and arguments.option.get("rho") != "lstm":
-        parser.refuse_idle(f"with --method {arguments.method}, which draws nothing", "seed")
     if arguments.annotator:
         parser.refuse_idle("with --annotator, which fits nothing", "method", "seed", "option", "fit_episodes")
-    if arguments.method == "none":
-        parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
-    if arguments.beam is not None and (arguments.method == "none" or arguments.annotator):
+    if arguments.beam is not None and arguments.annotator:
         parser.refuse_idle("with --beam, whose runner has its own", "workers")
-    if arguments.method in ("fixed", "column") and arguments.option.get("rho") != "lstm":
-        parser.refuse_idle(f"with --method {arguments.method}, which fits nothing", "fit_episodes")
-    if arguments.dry_run and arguments.method == "none":
-        parser.refuse_idle("with --dry-run and --method none", "val_fraction", "workers")
     if arguments.dry_run:
         parser.refuse_idle("with --dry-run", "overwrite", "beam", "fit_episodes", "annotator", "data_dir", "version")
-    return arguments
+    if arguments.method:
+        _refuse_idle(parser, arguments, arguments.method, f"--method {arguments.method}", arguments.option)
+    return parser, arguments
+
+
+def _refuse_idle(
+    parser: Parser, arguments: argparse.Namespace, method: str, told: str, options: Mapping[str, Any]
+) -> None:
+    """Ends the command if an option was given that has no effect with a method and its options."""
+    if method != "lstm" and options.get("rho") != "lstm":
+        parser.refuse_idle(f"with {told}, which draws nothing", "seed")
+    if method == "none":
+        parser.refuse_idle(f"with {told}, which writes no ρ", "seed", "option", "fit_episodes")
+        if arguments.beam is not None:
+            parser.refuse_idle("with --beam, whose runner has its own", "workers")
+        if arguments.dry_run:
+            parser.refuse_idle(f"with --dry-run and {told}", "val_fraction", "workers")
+    if method in ("fixed", "column") and options.get("rho") != "lstm":
+        parser.refuse_idle(f"with {told}, which fits nothing", "fit_episodes")
 
 
 def _said(**options: Any) -> dict[str, Any]:
@@ -67,7 +78,7 @@ def _said(**options: Any) -> dict[str, Any]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(argv)
+    parser, arguments = parse(argv)
     from gap_vla.core.outputs import claim, require_apart
     from gap_vla.core.resources import require_writable
     from gap_vla.rlds import BeamRunner, dataset_builder
@@ -86,6 +97,9 @@ def main(argv: list[str] | None = None) -> None:
         annotator=arguments.annotator, fit_episodes=arguments.fit_episodes, overwrite=arguments.overwrite, runner=beam
     )
     builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
+    if not (arguments.method or arguments.annotator):
+        told = f"METHOD {builder.METHOD} of rlds_builders/{arguments.name}"
+        _refuse_idle(parser, arguments, builder.METHOD, told, {**builder.OPTIONS, **arguments.option})
     if arguments.dry_run:
         picture = claim(
             f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",), named=False

@@ -125,7 +125,9 @@ def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_builder_folder_makes_the_same_dataset(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     builder = dataset_builder("threading", tmp_path / "tfds")
     with pytest.raises(DatasetError, match="no demonstrations; set GAP_VLA_SOURCE"):
         builder.download_and_prepare()
@@ -144,7 +146,12 @@ def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path, mon
     assert len(list(builder.as_dataset(split="val"))) == 1
     again = dataset_builder("threading", tmp_path / "tfds")
     assert again.info.features["steps"].feature["rho"].dtype == np.float32
-    assert call("build_dataset", file, "--name", "threading", "--data-dir", tmp_path / "script", "--workers", 1) == 0
+    command = ("build_dataset", file, "--name", "threading", "--data-dir", tmp_path / "script", "--workers", 1)
+    with pytest.raises(SystemExit):
+        call(*command, "--seed", 0)
+    idle = "error: --seed has no effect with METHOD gaussian of rlds_builders/threading, which draws nothing; leave it"
+    assert idle in capsys.readouterr().err
+    assert call(*command) == 0
     for path in (tmp_path / "tfds/threading/1.0.0").rglob("*.*"):
         other = tmp_path / "script" / path.relative_to(tmp_path / "tfds")
         assert path.read_bytes() == other.read_bytes(), path.name
