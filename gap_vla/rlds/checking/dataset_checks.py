@@ -71,7 +71,8 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 "rescale it, or state the largest action that the controller means with --action-limit"
             )
             yield Finding("error", "range", text, episode.name, int(step))
-    constant = np.flatnonzero(actions.std(0, dtype=np.float64) < MIN_STD) if len(actions) else []
+    spread = actions.std(0, dtype=np.float64) if len(actions) else np.ones(0)
+    constant = np.flatnonzero(spread < MIN_STD)
     if len(constant):
         where = "hardly vary in train" if learnt else "hardly vary"
         text = f"action dimensions {constant.tolist()} {where} (standard deviation below {MIN_STD:g})"
