@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,9 +128,20 @@ class Schema:
                 "episode_id": str(episode.metadata.get("episode_id", "")),
                 "file_path": str(episode.metadata.get("file_path", "")),
                 "success": bool(episode.success),
-                "extra_json": json.dumps(extra, sort_keys=True, default=str),
+                "extra_json": json.dumps(_as_json(extra), sort_keys=True, allow_nan=False, default=str),
             },
         }
+
+
+def _as_json(value: Any) -> Any:
+    """Numbers and lists for numpy's, and null for NaN and infinity, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _as_json(one) for key, one in value.items()}
+    if isinstance(value, np.generic | np.ndarray):
+        return _as_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_as_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def instruction_of(fields: Mapping[str, Any]) -> Any:

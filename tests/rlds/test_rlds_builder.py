@@ -114,6 +114,16 @@ def test_serialisation_is_the_one_of_tfds(episodes: list[Episode]) -> None:
     assert serializer.get_tf_example(encoded) == serializer.get_tf_example(official)
 
 
+def test_metadata_of_an_episode_is_what_any_reader_of_json_takes(episodes: list[Episode]) -> None:
+    from gap_vla.rlds.schema import Schema
+
+    told = {"score": float("nan"), "peaks": np.array([1e-9, np.inf], np.float32), "tries": np.int64(2**62 + 1)}
+    schema = Schema.of(one := episodes[0].replace(metadata=told))
+    text = schema.encode(one)["episode_metadata"]["extra_json"]
+    read = json.loads(text, parse_constant=pytest.fail)
+    assert read == {"score": None, "peaks": [float(np.float32(1e-9)), None], "tries": 2**62 + 1}
+
+
 def test_metadata_names_annotator_and_identity(version_dir: Path) -> None:
     metadata = dataset_metadata(version_dir)
     assert metadata["annotator"] == {"method": "synthetic", "version": 1}
