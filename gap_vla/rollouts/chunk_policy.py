@@ -281,7 +281,7 @@ class ChunkPolicy(abc.ABC):
         before = [{**vars(episode)} for episode in episodes]
         for row, episode in enumerate(episodes):
             now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
-            if episode.steps and episode.instruction != texts[row]:
+            if self.reads_instructions and episode.steps and episode.instruction != texts[row]:
                 episode.chunks = self._new_chunks()  # those of another instruction are not what is asked for
             episode.see(now, str(texts[row]))
         try:

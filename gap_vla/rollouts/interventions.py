@@ -70,11 +70,16 @@ class IntervenedPolicy:
         self._policy, self._kind, self._library = policy, intervention, library
         self._pictures = {*library[0].images} if library else set()
         self.undisturbed = policy
-        for asked in ("patience", "forgotten", "warm_up", "layout_seeds"):  # of a server; the layouts that it knows
+        for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
             if hasattr(policy, asked):
                 setattr(self, asked, getattr(policy, asked))
         self._first: dict[int, dict[str, np.ndarray]] = {}
         self._step: dict[int, int] = {}
+
+    @property
+    def forgotten(self) -> set[int]:
+        """Episodes of which a server has lost what it kept."""
+        return {*getattr(self._policy, "forgotten", ())}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         self._policy.reset(episode_ids)

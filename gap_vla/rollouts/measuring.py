@@ -129,7 +129,7 @@ def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
     'action column 1 (2e-05) varies by a standard deviation of no more than 0.0001, and is left out'
     """
     wide = recorded.astype(np.float64)
-    spread, rounding = wide.std(0), 1e-6 * np.abs(wide).max(0)
+    spread, rounding = wide.std(0), 1e-6 * np.maximum(np.abs(wide).max(0), 1)  # also of differences about 0
     columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(wide, 0) > rounding))
     named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
     noun, does, is_ = ("columns", "vary", "are") if len(columns) > 1 else ("column", "varies", "is")

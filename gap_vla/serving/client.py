@@ -131,7 +131,7 @@ class RemotePolicy:
         same = _plain(again).items()  # the rest belongs to a connection, as its time or number
         self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
         answers = self._policy.get("answers")  # as servers of ours have it
-        looks_back = self._policy.get("window_size") != 1
+        looks_back = self._policy.get("window_size", 1) != 1
         self._keeps = answers == "single actions" or (answers == "chunks" and looks_back)
         self.forgotten: set[int] = set()
         self._answered: set[int] = set()
@@ -165,9 +165,12 @@ class RemotePolicy:
         others = [episode for episode in self._links if episode not in episode_ids]  # the oldest first
         for over in others[: max(0, len(others) - MOST_WAITING)]:
             self._drop(over)
+            self._answered.discard(over)  # this end closed it, and says so
             warnings.warn(f"more than {MOST_WAITING} episodes wait; a server begins the oldest anew", stacklevel=2)
         links = []
-        texts = observations.get("language_instruction", [None] * len(episode_ids))
+        told = "language_instruction" in self._keys.observation
+        texts = observations.get("language_instruction") if told else None
+        texts = [None] * len(episode_ids) if texts is None else texts
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
             if link is None or not link.left or link.unused or link.told != texts[row]:
@@ -223,9 +226,9 @@ class RemotePolicy:
                     problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
                     raise PolicyUnavailable(f"{self.address} {problem}; let it keep one each, and answer") from error
                 time.sleep(_PAUSE)
-        self._answered.add(episode)
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
+        self._answered.add(episode)
         try:
             chunk = self._keys.from_wire(unpack(answer))
         except WireError as error:

@@ -120,10 +120,19 @@ def test_what_is_shown_again_after_a_prediction_that_failed_is_remembered_once(h
 @pytest.mark.parametrize("how", [{"execute": 8}, {"ensemble": True}])
 def test_an_instruction_that_changes_within_an_episode_is_acted_on_at_once(how):
     policy, shown = Told(**how), {"proprio": np.zeros((2, 2))}
+    policy.reads_instructions = True
     policy.reset([0, 1])
     told = [["left", "left"], ["left", "left"], ["right", "left"], ["right", "right"], ["left", "right"]]
     acted = [policy.act({**shown, "language_instruction": np.array(texts)}, [0, 1])[:, 0].round(3) for texts in told]
     np.testing.assert_array_equal(acted, [[100 * (text == "right") for text in texts] for texts in told])
+
+
+def test_an_instruction_that_nobody_reads_ends_no_chunk():
+    policy = Told(execute=8)
+    policy.reset([0])
+    for step in range(3):
+        said = {"proprio": np.full((1, 2), float(step)), "language_instruction": np.array([f"text {step}"])}
+        np.testing.assert_allclose(policy.act(said, [0]), 0, atol=1e-6)
 
 
 def test_an_octo_that_reads_instructions_must_be_given_one(model):
