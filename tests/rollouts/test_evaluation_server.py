@@ -261,7 +261,9 @@ def test_an_episode_whose_connection_was_lost_is_played_anew_where_the_server_sa
     how = dict(episodes=2, seed=0, out_dir=tmp_path / "played", workers=1, slots_per_worker=2, videos=0, progress=False)
     with serving(Kept(), whole_chunks=False) as port:
         policy = Losing(f"ws://127.0.0.1:{port}")
-        assert IntervenedPolicy(policy, "images_black", []).forgotten is policy.forgotten
+        disturbed, policy.forgotten = IntervenedPolicy(policy, "images_black", []), {7}
+        assert disturbed.forgotten == {7}
+        policy.forgotten = set()
         again = pytest.raises(PolicyUnavailable, match="of episode 0 in 4 attempts to play it; let it keep one")
         with (
             pytest.warns(UserWarning, match="lost the connection of episode 0 and forgotten what it was shown; play"),
