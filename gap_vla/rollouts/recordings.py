@@ -92,21 +92,22 @@ class Recording:
         return {**images, "proprio": self.proprio[step], "language_instruction": self.instruction}
 
 
-def from_episode(episode: Episode, number: int = 0) -> Recording:
-    """A demonstration, called by its `number` if it has no name; transitions are the steps of high ρ, or those near a
+def from_episode(episode: Episode, number: int | None = None) -> Recording:
+    """A demonstration, called by its `number`, if there is one, where it has no name; transitions are the steps of high ρ, or those near a
     change of phase where there is no ρ.
 
     Raises:
         EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
     """
     episode.validate()
+    named = episode.metadata.get("episode_id") not in (None, "")
     return Recording(
         images=dict(episode.images),
         proprio=np.asarray(episode.proprio, np.float32),
         action=np.asarray(episode.action, np.float32),
         transition=_transition(episode),
         instruction=episode.language_instruction,
-        name=episode.name if episode.metadata.get("episode_id") not in (None, "") else f"episode {number}",
+        name=episode.name if named else "a recording" if number is None else f"episode {number}",
     )
 
 
