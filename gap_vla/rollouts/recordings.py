@@ -93,8 +93,8 @@ class Recording:
 
 
 def from_episode(episode: Episode, number: int | None = None) -> Recording:
-    """A demonstration, called by its `number`, if there is one, where it has no name; transitions are the steps of high ρ, or those near a
-    change of phase where there is no ρ.
+    """A demonstration, called by its `number`, if there is one, where it has no name; transitions are the steps of high
+    ρ, or those near a change of phase where there is no ρ.
 
     Raises:
         EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
