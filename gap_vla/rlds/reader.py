@@ -252,6 +252,8 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
         if missing:
             raise EpisodeError(f"{where}: no step field {missing[0]!r} (fields: {', '.join(sorted(fields))})")
         parts = [fields[part] for part in names]
+        if not all(map(len, parts)):
+            raise EpisodeError(f"{where}: no steps; drop the episode")
         for part in names if (row := name in ("proprio", "action")) else ():
             require_one_row(part, fields[part], where)
         value = np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1) if row or parts[1:] else parts[0]

@@ -172,3 +172,5 @@ def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict
     assert pick_fields(steps, {"action": "action"}, "toy, train[0]")["action"].shape == (6, 7)
     with pytest.raises(UserError, match=said):
         pick_fields(steps, keys, "toy, train[0]")
+    with pytest.raises(UserError, match=r"toy, train\[0\]: no steps; drop the episode"):
+        pick_fields({"action": np.zeros((0, 7))}, {"action": "action"}, "toy, train[0]")
