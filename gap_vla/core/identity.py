@@ -5,13 +5,12 @@ Datasets and runs with other settings never share a name.
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
 import hashlib
 import json
 import os
 import subprocess
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,27 +29,34 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def plain(value: Any, name: str, error: type[UserError] = UserError) -> Any:
-    """`value` as JSON holds it, every digit of it: arrays become lists, numpy's numbers Python's, and paths and dates
-    their text. Raises `error`, which names the part: another object, whose text may say less than it holds.
+def plain(value: Any, name: str, error: type[UserError] = UserError, number: Callable[[Any], Any] | None = None) -> Any:
+    """`value` as JSON holds it, every digit of it: arrays and sets become lists, dataclasses dictionaries, numpy's
+    numbers Python's (or what `number` makes of them), and other objects their text. Raises `error`, which names the
+    part: an object whose text tells its place in memory, or less than it holds.
 
     >>> import numpy as np
-    >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2])}, "options")
-    {'sigma': 0.5, 'dead_band': [1e-09, 2.0]}
+    >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2]), "axes": {2, 1}}, "options")
+    {'sigma': 0.5, 'dead_band': [1e-09, 2.0], 'axes': [1, 2]}
     """
-    if isinstance(value, Mapping):
-        return {key: plain(one, f"{name}.{key}", error) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one, f"{name}[{place}]", error) for place, one in enumerate(value)]
+    tolist: Any = getattr(value, "tolist", None)
     if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, PurePath | datetime.date | datetime.time | uuid.UUID | bytes):
-        return str(value)
-    if getattr(getattr(value, "dtype", None), "kind", "-") in "biufU":
-        found = value.tolist()
-        if not isinstance(found, type(value)):  # as numpy's long numbers are, which no float holds
-            return plain(found, name, error)
-    raise error(f"{name} is {type(value).__name__}; give texts, numbers, lists or dictionaries of them")
+        return tolist() if tolist else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(one, f"{name}.{key}", error, number) for key, one in value.items()}
+    if isinstance(value, list | tuple) or (tolist and getattr(value, "shape", None)):
+        return [plain(one, f"{name}[{place}]", error, number) for place, one in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(one, name, error, number) for one in value), key=json.dumps)
+    if tolist and (kind := getattr(getattr(value, "dtype", None), "kind", "O")) in "biufUOV":
+        found = number(value) if number and kind in "biuf" else tolist()
+        if not hasattr(found, "dtype"):  # as numpy's long numbers have, which no float holds
+            return plain(found, name, error, number)
+    text, table = str(value), hasattr(value, "__array__") and not tolist
+    if table or ((" at 0x" in text or "..." in text) and not isinstance(value, PurePath | bytes)):
+        raise error(f"{name} is {type(value).__name__}; give texts, numbers, lists or dictionaries of them")
+    return text
 
 
 def public(address: str) -> str:

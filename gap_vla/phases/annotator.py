@@ -16,6 +16,7 @@ import numpy as np
 from gap_vla.core.episode import OPENING_UNIT, Episode, label_problems
 from gap_vla.core.foreign import Section, refusing, whole
 from gap_vla.core.identity import digest as identity_digest
+from gap_vla.core.identity import plain
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
@@ -169,7 +170,7 @@ class Annotation:
             if len(record["labelled"]) != len(rho) or record.get("labelled_hash", known) != known:
                 raise MotionError(f"{directory}: labelled is not as it was written; delete {directory}")
             annotator = load_annotator(directory)
-            if record["identity"] != json.loads(json.dumps(annotator.identity)):
+            if record["identity"] != json.loads(json.dumps(plain(annotator.identity, "identity", MotionError))):
                 raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
             annotation = cls(rho, points, record["report"], record["identity"], annotator, tuple(record["labelled"]))
             if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:

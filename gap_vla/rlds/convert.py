@@ -97,12 +97,12 @@ def build_dataset(
     if fit_episodes is not None and method in ("fixed", "column") and (options or {}).get("rho") != "lstm":
         raise DatasetError(f"fit_episodes has no effect with method {method}, which fits nothing; leave it out")
     if fitted is not None:
-        wanted = {"annotator": fitted.identity}
+        wanted = {"annotator": plain(fitted.identity, "annotator", DatasetError)}
     elif fit_episodes is not None:
         wanted["fit_episodes"] = fit_episodes
     if job is not None or fitted is not None:
         wanted["labels_version"] = phases.LABELS_VERSION
-    made_from = source.identity() if identity is None else plain(identity, "identity", DatasetError)
+    made_from = plain(source.identity() if identity is None else identity, "identity", DatasetError)
     data = {**made_from, "annotation": wanted}
     target = Path(data_dir) / name / version
     stated = {

@@ -189,7 +189,8 @@ def content_hash(episodes: Sequence[Episode]) -> str:
             value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())
-        about = plain(dict(episode.metadata), f"{episode.name}: metadata", EpisodeError)
+        # the text of a number of numpy, as always: another form would be another name of the same data
+        about = plain(dict(episode.metadata), f"{episode.name}: metadata", EpisodeError, number=str)
         rest = [str(episode.language_instruction), bool(episode.success), about]
         total.update(json.dumps(rest, sort_keys=True).encode())
     return total.hexdigest()[:16]

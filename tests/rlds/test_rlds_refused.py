@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import json
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from gap_vla.phases.motion import MotionError
 from gap_vla.rlds import build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating.files import annotate_files, show_episode
 from gap_vla.rlds.convert import dry_run
+from gap_vla.rlds.schema import content_hash
 from gap_vla.rlds.version_files import DatasetError, open_version
 
 
@@ -58,7 +62,13 @@ def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path
         build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)
 
 
-def test_what_arrays_of_a_caller_hold_is_told_apart_to_the_last_digit(npz: Path, tmp_path: Path) -> None:
+class Colour(enum.Enum):
+    RED = 1
+
+
+def test_what_arrays_of_a_caller_hold_is_told_apart_to_the_last_digit(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     band = np.array([4e-4, 4e-4, 1e-4, 1e-6])
     with np.printoptions(precision=3, suppress=True):  # as many notebooks print
         episodes = [make_episode(i, steps=12) for i in range(3)]
@@ -76,9 +86,24 @@ def test_what_arrays_of_a_caller_hold_is_told_apart_to_the_last_digit(npz: Path,
         assert build_dataset(npz, tmp_path, "toy", options={"dead_band": band.tolist()}, **asked) == path
         with pytest.raises(DatasetError, match=r"made differently \(data.annotation.options.dead_band: \[0.0004, .*"):
             build_dataset(npz, tmp_path, "toy", options={"dead_band": 1.1 * band}, **asked)
+        own = open_source(npz, "npz")
+        stated = {"root": npz, "at": datetime.date(2026, 1, 1), "sigma": np.float32(0.5), "of": band}
+        monkeypatch.setattr(own, "identity", lambda: stated)
+        path = build_dataset(own, tmp_path, "own", method="none")
+        assert build_dataset(own, tmp_path, "own", method="none") == path
+        stated["of"] = 1.1 * band
+        with pytest.raises(DatasetError, match=r"made differently \(data.of: \[0.0004, .*"):
+            build_dataset(own, tmp_path, "own", method="none")
     for name in ("identity", "annotator"):
         with pytest.raises(DatasetError, match=rf"{name}\.of\[1\] is object; give texts, numbers, lists or dict"):
             write_rlds(episodes, tmp_path, "other", **{name: {"of": ["a", object()]}})
+    day, hour = np.datetime64("2026-01-01"), datetime.timedelta(hours=1)
+    pairs = [(Colour.RED, "Colour.RED"), (Decimal("1.5"), "1.5"), (day, "2026-01-01"), (hour, "1:00:00"), (1j, "1j")]
+    pairs += [({2, 1}, [1, 2]), (np.array(["a", None], object), ["a", None]), (np.array([b"a"]), ["b'a'"])]
+    pairs += [(np.int64(3), "3"), (np.float32(0.1), "0.1")]  # as always, else the data would have another name
+    for value, text in pairs:
+        hashes = [content_hash([episodes[0].replace(metadata={"note": note})]) for note in (value, text)]
+        assert hashes[0] == hashes[1], value
 
 
 def test_an_option_that_is_misspelt_is_refused_where_the_dataset_is_finished_too(npz: Path, tmp_path: Path) -> None:
