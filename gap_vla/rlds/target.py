@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
@@ -59,8 +61,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     with alone_at(path):
         if path.exists():
             recorded = dataset_metadata(path)
-            same = recorded.get("identity_hash") == digest(settings, 16) or recorded.get("identity") == settings
-            if same and is_whole(path, overwrite):
+            known, hashed = recorded.get("identity"), recorded.get("identity_hash")
+            if (hashed == digest(settings, 16) or same_settings(known, settings)) and is_whole(path, overwrite):
                 yield None
                 return
             if not overwrite:
@@ -93,6 +95,21 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def same_settings(old: Any, new: Any) -> bool:
+    """Whether `new` settings are the recorded `old` ones, in which a number of numpy may stand as its text.
+
+    >>> same_settings({"seed": "2", "sigma": ["0.1"]}, {"seed": 2, "sigma": [0.10000000149011612]})
+    True
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(same_settings(old[key], new[key]) for key in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(same_settings, old, new))
+    if isinstance(old, str) and isinstance(new, float):
+        return float(short := np.float32(new)) == new and str(short) == old
+    return bool(old == new or (isinstance(old, str) and isinstance(new, int) and str(new) == old))
 
 
 def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:

@@ -106,6 +106,18 @@ def test_what_arrays_of_a_caller_hold_is_told_apart_to_the_last_digit(
         assert hashes[0] == hashes[1], value
 
 
+def test_a_dataset_whose_numbers_of_numpy_were_recorded_as_texts_is_found(npz: Path, tmp_path: Path) -> None:
+    old, new = {"k": "2", "of": ["0.1", "True"]}, {"k": np.int64(2), "of": (np.float32(0.1), np.bool_(True))}
+    path = build_dataset(npz, tmp_path, "toy", kind="npz", method="none", identity=old)
+    assert build_dataset(npz, tmp_path, "toy", kind="npz", method="none", identity=new) == path
+    episodes = [make_episode(i, steps=12) for i in range(3)]
+    path = write_rlds(episodes, tmp_path, "told", identity=old)
+    assert write_rlds(episodes, tmp_path, "told", identity=new) == path
+    for other in ({"k": 3}, {"of": [np.float32(0.1)]}, {"of": [np.nextafter(np.float32(0.1), 1), True]}):
+        with pytest.raises(DatasetError, match="made differently"):
+            write_rlds(episodes, tmp_path, "told", identity={**new, **other})
+
+
 def test_an_option_that_is_misspelt_is_refused_where_the_dataset_is_finished_too(npz: Path, tmp_path: Path) -> None:
     for finished in (False, True):
         with pytest.raises(TypeError, match="unexpected keyword argument 'runer'"):
