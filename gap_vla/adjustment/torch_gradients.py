@@ -6,7 +6,10 @@ a node saved, at a time when another batch's ρ may be set, and must not replace
 
 from __future__ import annotations
 
+import collections
+import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,17 +86,58 @@ def scaled(x: torch.Tensor, factor: torch.Tensor, features: slice | None = None,
 
 
 def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors have a value in common, so that what is changed in place in one is changed in the other."""
+    """Whether two tensors have a value in common, so that what is changed in place in one is changed in the other.
+
+    Where that would take long to find out, as for windows of different widths in one storage, they count as shared.
+    """
     if not one.layout == other.layout == torch.strided:
         return False
-    storage = one.untyped_storage()
-    if not storage.data_ptr() or storage.data_ptr() != other.untyped_storage().data_ptr():
+    storage = one.untyped_storage().data_ptr()
+    if not storage or storage != other.untyped_storage().data_ptr():
         return False
-    if one.element_size() != other.element_size():  # such as a number's real part
-        return True
-    seen = torch.zeros(storage.nbytes() // one.element_size(), dtype=torch.bool)
-    seen.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
-    return bool(seen.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+    return _meet(_places(one), _places(other))
+
+
+def _places(tensor: torch.Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return tensor.element_size(), tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+@functools.lru_cache(maxsize=4096)  # a model gives the same shapes at each step
+def _meet(
+    one: tuple[int, int, Sequence[int], Sequence[int]], other: tuple[int, int, Sequence[int], Sequence[int]]
+) -> bool:
+    """Whether offset + Σ i·stride is the same for some indices i of the one and j of the other.
+
+    For each stride, the largest first, the differences i - j are tried after which the smaller strides can still make
+    up the rest: for parts of one tensor these are one to three.
+    """
+    low, high = collections.Counter[int](), collections.Counter[int]()
+    (size, offset, shape, strides), (of_other, begin, others, steps) = one, other
+    if 0 in shape or 0 in others:
+        return False
+    for n, stride in zip(shape, strides):
+        high[stride] += n - 1
+    for n, stride in zip(others, steps):
+        low[stride] -= n - 1
+    if size != of_other:  # such as a number's real part
+        end, stop = offset + 1 + sum(s * n for s, n in high.items()), begin + 1 - sum(s * n for s, n in low.items())
+        return offset * size < stop * of_other and begin * of_other < end * size
+    rests = {begin - offset}
+    left = sorted({*low, *high} - {0})
+    while left:
+        stride = left.pop()
+        below, above = sum(s * low[s] for s in left), sum(s * high[s] for s in left)
+        ranges = [
+            (
+                rest,
+                range(max(low[stride], -((above - rest) // stride)), min(high[stride], (rest - below) // stride) + 1),
+            )
+            for rest in rests
+        ]
+        if sum(len(differences) for _, differences in ranges) > 1000:
+            return True
+        rests = {rest - difference * stride for rest, differences in ranges for difference in differences}
+    return 0 in rests
 
 
 class _ScaleColumns(torch.autograd.Function):

@@ -3,15 +3,18 @@
 import contextlib
 import copy
 import io
+import itertools
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, scale_gradient
+from gap_vla.adjustment.torch_gradients import overlap
 
 
 def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
@@ -90,6 +93,9 @@ class Outputs(nn.Module):
         (lambda t: (t, t), lambda t, same: t.relu_(), True),
         (lambda t: (t[..., :2], t[..., 2:]), lambda left, right: left.relu_(), True),
         (lambda t: (t, t[:, -1] + 1), lambda t, last: last.relu_(), True),
+        (lambda t: (t[..., ::2], t.transpose(1, 2)[:, 1::2]), lambda even, odd: odd.relu_(), True),
+        (lambda t: (t.unfold(1, 2, 1)[:, :1], t[:, 1:]), lambda windows, late: late.relu_(), False),
+        (lambda t: (t[..., ::2], t[:, :0]), lambda even, empty: even.relu_(), True),
         (lambda t: (t, t[:, -1]), lambda t, last: None, True),
     ],
 )
@@ -112,6 +118,19 @@ def test_outputs_that_share_values_are_never_cut_apart_unnoticed(make, change, s
     assert all(map(torch.equal, plain, found)) and len(plain) == len(found)
     sum(output.sum() for output in outputs).backward()
     assert not encoder["state"].layer.weight.grad.any()
+
+
+class Nothing(TorchDispatchMode):
+    def __torch_dispatch__(self, operation, *_):
+        raise AssertionError(f"{operation} is computed")
+
+
+def test_parts_of_one_tensor_are_told_apart_without_a_look_at_its_values():
+    left, right = torch.zeros(256, 1024).chunk(2, -1)
+    parts = [*left.chunk(8, -1), *right.unflatten(-1, (64, 8)).chunk(8, 1), *right[:, :0].chunk(1)]
+    with Nothing():
+        assert not any(overlap(one, other) for one, other in itertools.combinations(parts, 2))
+        assert overlap(parts[3], left) and not overlap(parts[3], right)
 
 
 def test_adjusting_after_detaching_says_that_nothing_is_adjusted(policy):
