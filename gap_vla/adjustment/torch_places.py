@@ -5,15 +5,19 @@ There ρ[B, W] lies in the leading axes of the tensors; the window may be missin
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
+import functools
 import itertools
+import logging
+import threading
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import SUPPORTED_NODES, tree_flatten
 
 from gap_vla.adjustment.schedule import AdjustmentError
 
@@ -149,37 +153,74 @@ def refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
-LEVELS, OBJECTS = 8, 10_000
-"""How deep, and into how many objects, is looked for tensors: what is given may hold a whole data set."""
+LEVELS, OBJECTS = 3, 10_000
+"""How many objects one within the other, and how many of all kinds, are looked into for tensors: what is given may know
+a whole data set, or the trainer."""
+_WITHOUT = (nn.Module, torch.optim.Optimizer, logging.Logger, threading.Thread, type, types.ModuleType)
+_SIMPLE = {str, bytes, int, float, bool, complex, types.NoneType}
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType)
 
 
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:
-    """The tensors of a tree, and those that containers and objects in it, as a batch's or a distribution's, hold."""
-    level, seen = [tree], dict[int, object]()
-    for _ in range(LEVELS):
-        below: list[object] = []
-        for part in level:
+    """The tensors of a tree, and those that containers and objects in it, as a batch's or a distribution's, hold.
+
+    Of an object within another only what a batch or an output is made of is looked into: an object of any kind, as a
+    trainer, is no part of them.
+    """
+    parts, seen, looked = collections.deque([tree]), dict[int, object](), 1
+    for level in range(LEVELS + 1):
+        objects: list[object] = []
+        while parts:
+            part = parts.popleft()
             if isinstance(part, torch.Tensor):
                 yield part
-            elif id(part) not in seen and len(seen) < OBJECTS and (held := _held_by(part)):
+            elif id(part) not in seen and looked < OBJECTS and not isinstance(part, _WITHOUT):
                 seen[id(part)] = part  # kept, so that its id stays its own
-                below += held
-        level = below
+                held = _contained(part)
+                if held is None:
+                    objects.append(part)
+                else:
+                    looked += len(held)
+                    parts += [value for value in held if type(value) not in _SIMPLE]
+        for part in objects if level < LEVELS else ():
+            held = _attributes(part)
+            looked += len(held)
+            if level and not _carries(part):
+                held = [value for value in held if _carries(value)]
+            parts += [value for value in held if type(value) not in _SIMPLE]
+            if looked >= OBJECTS:
+                break
 
 
-def _held_by(part: object) -> list[object]:
-    """What a container holds, or an object in its attributes and slots."""
-    if isinstance(part, (nn.Module, type, types.ModuleType, str, bytes, int, float)):
-        return []
-    leaves = tree_flatten(part)[0]
-    if not (len(leaves) == 1 and leaves[0] is part):
-        return leaves
-    held = list(part.values()) if isinstance(part, Mapping) else []
-    held += part if isinstance(part, (list, tuple, set, frozenset)) else []
-    held += vars(part).values() if hasattr(part, "__dict__") else []
-    with_slots = (vars(kind) for kind in type(part).__mro__ if "__slots__" in vars(kind))
-    slots = {n for names in with_slots for n, slot in names.items() if isinstance(slot, types.MemberDescriptorType)}
-    return held + [getattr(part, name) for name in slots if hasattr(part, name)]
+def _carries(part: object) -> bool:
+    """Whether an object is of the kinds that outputs and batches are made of."""
+    kinds = torch.Tensor, Mapping, torch.distributions.Distribution, *_CONTAINERS
+    return isinstance(part, kinds) or type(part) in SUPPORTED_NODES or dataclasses.is_dataclass(part)
+
+
+def _contained(part: object) -> list[object] | None:
+    """What a container holds; None: it is none."""
+    if isinstance(part, (dict, types.MappingProxyType)):
+        held = [*(dict.values(part) if isinstance(part, dict) else part.values())]
+    elif isinstance(part, _CONTAINERS):
+        held = [*part]
+    else:  # of those that torch was told of
+        return tree_flatten(part)[0] if type(part) in SUPPORTED_NODES else None
+    return held if type(part).__module__ == "builtins" else held + _attributes(part)
+
+
+def _attributes(part: object) -> list[object]:
+    """What an object holds in its attributes and slots."""
+    held = list(vars(part).values()) if hasattr(part, "__dict__") else []
+    return held + [getattr(part, name) for name in _slots(type(part)) if hasattr(part, name)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: type) -> tuple[str, ...]:
+    with_slots = (vars(base) for base in kind.__mro__ if "__slots__" in vars(base))
+    return tuple(
+        {n for names in with_slots for n, slot in names.items() if isinstance(slot, types.MemberDescriptorType)}
+    )
 
 
 def is_learned(value: torch.Tensor) -> bool:

@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import io
 import warnings
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, attach_columns, scale_gradient
+from gap_vla.adjustment.torch_places import OBJECTS, tensors_in
 
 
 def test_names_that_are_nearly_right_are_answered_with_the_right_ones(policy):
@@ -144,6 +147,39 @@ def test_a_submodule_that_reads_what_is_learned_is_refused():
         policy["of_batch"](Out(joined))
     with pytest.raises(ValueError, match="'of_batch' reads a tensor that"), gap.adjusting(RHO, 0):
         policy["of_batch"](Slots(joined))
+    with pytest.raises(ValueError, match="'of_batch' reads a tensor that"), gap.adjusting(RHO, 0):
+        policy["of_batch"](SimpleNamespace(hidden=joined.detach(), of=SimpleNamespace(seen=[Normal(joined, 1.0)])))
+
+
+class Unread(Mapping):
+    """Reads a file for each of its values."""
+
+    def __getitem__(self, key):
+        raise AssertionError("nothing is to be read")
+
+    def __iter__(self):
+        return iter(["image"])
+
+    def __len__(self):
+        return 1
+
+
+def test_what_the_batch_of_a_submodule_knows_of_the_training_is_not_read_by_it():
+    policy = nn.ModuleDict({"state": OfBatch(nn.Linear(3, 4)), "vision": nn.Linear(6, 3)})
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    optimizer = torch.optim.Adam(policy.parameters())
+    logged = SimpleNamespace(last={"loss": policy["vision"](IMAGE).sum()})
+    trainer = SimpleNamespace(optimizers=[optimizer], policies=[policy], gap=gap, log=logged)
+    batch = SimpleNamespace(hidden=PROPRIO, trainer=trainer, file=Unread())
+    with gap.adjusting(torch.ones(4), 0):
+        policy["state"](batch).sum().backward()
+    assert not policy["state"].layer.weight.grad.any()
+
+
+def test_of_all_that_a_batch_holds_a_number_of_objects_is_looked_into():
+    texts = ["close the drawer"] * OBJECTS
+    assert list(tensors_in({"texts": texts, "state": PROPRIO})) == [PROPRIO]
+    assert not list(tensors_in([texts, [PROPRIO]]))
 
 
 class WritesIntoItsBatch(nn.Module):
