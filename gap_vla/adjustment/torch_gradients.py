@@ -99,7 +99,7 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _places(tensor: torch.Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return tensor.element_size(), tensor.storage_offset(), tensor.shape, tensor.stride()
+    return tensor.element_size(), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 @functools.lru_cache(maxsize=4096)  # a model gives the same shapes at each step

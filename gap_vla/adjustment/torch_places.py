@@ -14,6 +14,7 @@ import logging
 import threading
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -212,11 +213,12 @@ def _contained(part: object) -> list[object] | None:
 def _attributes(part: object) -> list[object]:
     """What an object holds in its attributes and slots."""
     held = list(vars(part).values()) if hasattr(part, "__dict__") else []
-    return held + [getattr(part, name) for name in _slots(type(part)) if hasattr(part, name)]
+    kind: Any = type(part)
+    return held + [getattr(part, name) for name in _slots(kind) if hasattr(part, name)]
 
 
 @functools.lru_cache(maxsize=1024)
-def _slots(kind: type) -> tuple[str, ...]:
+def _slots(kind: Any) -> tuple[str, ...]:
     with_slots = (vars(base) for base in kind.__mro__ if "__slots__" in vars(base))
     return tuple(
         {n for names in with_slots for n, slot in names.items() if isinstance(slot, types.MemberDescriptorType)}

@@ -168,9 +168,9 @@ class RemotePolicy:
             self._answered.discard(over)  # this end closed it, and says so
             warnings.warn(f"more than {MOST_WAITING} episodes wait; a server begins the oldest anew", stacklevel=2)
         links = []
-        told = "language_instruction" in self._keys.observation
-        texts = observations.get("language_instruction") if told else None
-        texts = [None] * len(episode_ids) if texts is None else texts
+        texts: Any = [None] * len(episode_ids)  # no instruction of a server that is sent none
+        if "language_instruction" in self._keys.observation:
+            texts = observations.get("language_instruction", texts)
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
             if link is None or not link.left or link.unused or link.told != texts[row]:
