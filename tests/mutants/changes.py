@@ -225,8 +225,8 @@ WHERE = (
     Mutant(
         "JAX: the cotangent is not scaled",
         "adjustment/jax.py",
-        "cotangent * factor.astype(cotangent.dtype)",
-        "cotangent",
+        "cotangent.astype(full) * factor.astype(full)",
+        "cotangent.astype(full)",
         f"{JAX}::test_scale_gradient_keeps_the_value_and_scales_the_cotangent",
     ),
     Mutant(
@@ -285,8 +285,8 @@ WHERE = (
     Mutant(
         "torch: the gradient is not scaled",
         "adjustment/torch_gradients.py",
-        "return (cotangents[0] * factor).to(",
-        "return (cotangents[0]).to(",
+        "scaled = (cotangents[0] * factor).to(",
+        "scaled = (cotangents[0]).to(",
         f"{SMALL_STEP}[gap-sample-current]",
     ),
     Mutant(
