@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,4 +112,4 @@ def main(argv: list[str] | None = None) -> None:
     with keeping("what is finished is kept, the same command continues"):
         path = builder.convert(arguments.source, reader=arguments.reader, **labels, **writing)
     print(f"dataset: {path}")
-    print(f"check it: gap-vla check-dataset {path}")
+    print(f"check it: gap-vla check-dataset {shlex.quote(str(path))}")

@@ -252,7 +252,9 @@ def write_store(
     """
     learnt: list[Episode] = []
     written = {
-        split: _write_split(folder, split, of_split, learnt if split == "train" or "train" not in splits else [])
+        split: _write_split(
+            folder, split, of_split, learnt if split == "train" or "train" not in splits else [], source
+        )
         for split, of_split in splits.items()
     }
     if not learnt:
@@ -272,7 +274,9 @@ def write_store(
     (folder / "store.json").write_text(json.dumps(account))
 
 
-def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim: list[Episode]) -> dict[str, Any]:
+def _write_split(
+    folder: Path, split: str, episodes: Iterable[Episode], low_dim: list[Episode], source: str
+) -> dict[str, Any]:
     """Writes a file per field; returns what `store.json` says of the split, and appends episodes without images."""
     offsets, language, about = [0], [], []
     languages: dict[str, int] = {}
@@ -281,6 +285,7 @@ def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim:
     with contextlib.ExitStack() as stack:
         for episode in episodes:
             arrays = episode.arrays
+            name = episode.name if episode.metadata.get("episode_id") else f"{source}, {split}[{len(about)}]"
             if episode.phase is not None:
                 codes = [phases.setdefault(str(name), len(phases)) for name in episode.phase]
                 arrays["phase"] = np.asarray(codes, np.int32)
@@ -289,13 +294,13 @@ def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim:
                 streams = {key: stack.enter_context(open(folder / f"{split}.{key}.bin", "wb")) for key in fields}
             if odd := sorted({*arrays} ^ {*fields}):
                 here, there = ("no", "has") if odd[0] in fields else ("has", "has not")
-                raise EpisodeError(f"{episode.name}: {here} {odd[0]}, and the first episode {there}; make them alike")
+                raise EpisodeError(f"{name}: {here} {odd[0]}, and the first episode {there}; make them alike")
             for key, (dtype, shape) in fields.items():
                 if not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
-                    raise EpisodeError(f"{episode.name}: {key} is {arrays[key].dtype}, in the first episode {dtype}")
+                    raise EpisodeError(f"{name}: {key} is {arrays[key].dtype}, in the first episode {dtype}")
                 if (found := arrays[key].shape[1:]) != shape:
                     raise EpisodeError(
-                        f"{episode.name}: a step of {key} has shape {found}, in the first episode {shape}; resize it, "
+                        f"{name}: a step of {key} has shape {found}, in the first episode {shape}; resize it, "
                         "or drop one"
                     )
                 streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -212,7 +213,7 @@ class Run:
             summary = sealed(run, summary)
             write_json(run.summary, summary)
             Agenda.begin("page")
-            command = f"gap-vla report {run.path}"
+            command = f"gap-vla report {shlex.quote(str(run.path))}"
             write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
 
@@ -266,7 +267,8 @@ class Run:
             )
             lines += [f"    {said}" for said in cut_short_by_simulator(found)]
         there = self.directory.page.exists()
-        look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
+        command = f"gap-vla report {shlex.quote(str(self.directory.path))}"
+        look = f"to look at: {self.directory.page}" if there else f"`{command}` makes a page"
         lines.append(f"  all of it lies in {self.directory.path}; {look}")
         return "\n".join(lines)
 

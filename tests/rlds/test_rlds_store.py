@@ -178,6 +178,7 @@ def test_an_episode_unlike_the_first_is_named_with_what_differs(episodes: list[E
             [first, other.replace(action=other.action[:, :6])],
             rf"{other.name}: a step of action has shape \(6,\), in the",
         ),
+        ([first, other.replace(action=other.action[:, :6], metadata={"episode_id": ""})], r"here, train\[1\]: a step"),
     ):
         with pytest.raises(EpisodeError, match=said):
             write_store(tmp_path, {"train": pair}, source="here", source_hash="0")
