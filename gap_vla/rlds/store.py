@@ -278,7 +278,8 @@ def _write_split(
     folder: Path, split: str, episodes: Iterable[Episode], low_dim: list[Episode], source: str
 ) -> dict[str, Any]:
     """Writes a file per field; returns what `store.json` says of the split, and appends episodes without images."""
-    offsets, language, about = [0], [], []
+    offsets, language = [0], []
+    about: list[dict[str, Any]] = []
     languages: dict[str, int] = {}
     phases: dict[str, int] = {}
     fields: dict[str, tuple[str, tuple[int, ...]]] = {}
