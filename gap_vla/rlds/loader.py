@@ -188,13 +188,19 @@ class WindowLoader:
         Raises:
             ConfigError: the state is of other data, another seed, batch size or number of processes, or no state.
         """
-        if state.get("loader") != self._identity:
+        if not isinstance(state, Mapping) or state.get("loader") != self._identity:
             raise ConfigError(
                 "the data position was saved with other data, split, seed, batch size or process count; "
                 "resume with the same settings or start a new run"
             )
         position = state.get("position")
-        whole("position.next_index", dict(position or {}).get("next_index"), 0, 2**63, ConfigError)
+        whole(
+            "position.next_index",
+            dict(position if isinstance(position, Mapping) else {}).get("next_index"),
+            0,
+            2**63,
+            ConfigError,
+        )
         self._here()
         self._iterator.set_state(position)
         self._restored = True

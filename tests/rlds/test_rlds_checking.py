@@ -18,7 +18,7 @@ from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.demos.layout import to_quaternion
 from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
-from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.checking import check_dataset, dataset_checks
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
@@ -72,6 +72,16 @@ def findings(recordings: list[Recording]) -> set[tuple[str, str]]:
 
 
 SOUND = [physical(i) for i in range(4)]
+
+
+def test_a_gripper_whose_action_comes_a_step_late_is_not_told_to_have_the_other_sign() -> None:
+    shut = np.arange(60) % 20 >= 10
+    state = np.zeros((60, 9))
+    state[:, 7:] = np.where(shut, 0.0, 0.04)[:, None] * [1, -1]
+    for late, sign, levels in ((0, 1, []), (1, 1, ["warning"]), (2, 1, ["warning"]), (0, -1, ["error"])):
+        action = np.zeros((60, 7))
+        action[:, 6] = sign * np.where(np.roll(shut, late - 1), 1.0, -1.0)  # it acts until the next step
+        assert [found.level for found in dataset_checks._gripper(0, [state], [action])] == levels
 
 
 def test_a_sound_dataset_passes() -> None:

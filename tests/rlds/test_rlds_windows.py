@@ -189,6 +189,9 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
         loader(store, process_index=0.5, process_count=2)
     with pytest.raises(ConfigError, match=r"position\.next_index is None; it must be a whole number from 0"):
         loader(store).restore({**loader(store).state(), "position": {}})
+    for state in (None, [1], 3, {**loader(store).state(), "position": [1]}):
+        with pytest.raises(ConfigError):
+            loader(store).restore(state)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
         loader(store, normalization="minmax")
     for stores in ([], [(store, 0.0)], [(store, 1.0), (store, float("nan"))]):

@@ -131,15 +131,17 @@ def _gripper_range(arm: int, actions: list[np.ndarray]) -> Iterator[Finding]:
 
 
 def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> Iterator[Finding]:
-    """The opening shrinks while the gripper action is high."""
+    """The opening shrinks while the gripper action is high, and is small where it stays so."""
     command = np.concatenate([a[:-1, 6] for a in actions])
-    change = np.concatenate([np.diff(abs(s[:, 7:9]).sum(1)) for s in states])
+    opening = [abs(s[:, 7:9]).sum(1) for s in states]
+    change, before = np.concatenate([np.diff(width) for width in opening]), np.concatenate([w[:-1] for w in opening])
     moving = abs(change) > 0.02 * max(abs(np.concatenate([s[:, 7:9] for s in states])).sum(1).max(), 1e-9)
     if moving.sum() < 5 or command.std() < 1e-3:
         return
     middle = (command.max() + command.min()) / 2
     closes = np.mean(np.sign(command[moving] - middle) == -np.sign(change[moving]))
-    if closes < 0.3:
+    high = command > middle  # actions that come late close against the motion, and still stand beside shut fingers
+    if closes < 0.3 and before[high].mean() > before[~high].mean():
         text = f"arm {arm}: a high gripper action opens the gripper; here +1 closes: negate the last action dimension"
         yield Finding("error", "gripper", text)
     elif closes < 0.7:
