@@ -4,7 +4,7 @@
     python benchmarks/evaluation.py --task assembly --episodes 100          # and the expert's rollouts
     python benchmarks/evaluation.py --checkpoint runs/threading/NAME --episodes 100
 
-Results go to benchmarks/results/evaluation.json, with the machine they were measured on.
+Prints JSON: what this call measured, with its machine.
 """
 
 import argparse
@@ -16,11 +16,8 @@ import resource
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
-
-RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 
 
 class Instant:
@@ -106,7 +103,7 @@ def main() -> None:
     parser.add_argument("--task", help="default: the checkpoint's")
     parser.add_argument("--episodes", type=int, default=0, help="rollouts to time (default 0: none)")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, object] = {}
     load = os.getloadavg()[0]
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "load_at_start": round(load, 1)}
     for size in (64, 224):
@@ -114,8 +111,6 @@ def main() -> None:
     if options.episodes:
         found = rollouts(options.checkpoint, options.task, options.episodes)
         results[f"rollouts_{found['policy']}_{found['task']}_{options.episodes}"] = {**found, "machine": machine}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ def measure(commit: str, work: Path) -> dict[str, Any]:
     [path] = clone.glob("runs/threading/*/summary.json")
     summary = json.loads(path.read_text())
     done = {key: summary["rollouts"][key] for key in ("successes", "episodes")}
-    result = {"commit": name, "whole": whole, **summary["seconds"], **done}
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {datetime.now(UTC).date()}"
+    result = {"commit": name, "whole": whole, **summary["seconds"], **done, "machine": machine}
     write_json(kept, result)
     return result
 
@@ -69,13 +72,14 @@ def measure(commit: str, work: Path) -> dict[str, Any]:
 def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    print("commit     make finetune, whole   installation   data   training   rollouts   succeeded")
+    print("commit     make finetune, whole   installation   data   training   rollouts   succeeded   on")
     for commit in options.commits:
         found = measure(commit, options.work)
         stages = [found[stage] for stage in ("prepare", "train", "evaluate")]
         print(
             f"{found['commit']:10} {found['whole']:18.0f} s {found['whole'] - sum(stages):12.0f} s"
-            f"{stages[0]:5.0f} s {stages[1]:8.0f} s {stages[2]:8.0f} s   {found['successes']} of {found['episodes']}",
+            f"{stages[0]:5.0f} s {stages[1]:8.0f} s {stages[2]:8.0f} s   {found['successes']} of {found['episodes']}"
+            f"   {found.get('machine', '')}".rstrip(),
             flush=True,
         )
 
