@@ -19,8 +19,9 @@ from gap_vla.sim import variant_spec
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
-    "over training seeds (Student's t with their number) and never narrower than what the rollouts alone leave open "
-    "(Wilson's interval; for differences a bootstrap over layouts); one seed alone speaks about those policies only."
+    "over training seeds (Student's t with their number) and never narrower than what the rollouts leave open "
+    "(Wilson's interval; for differences a bootstrap over seeds and layouts); one seed alone speaks about those "
+    "policies only."
 )
 WITH_P = f"{HOW_INTERVALS} McNemar's test counts all pairs as independent."
 
