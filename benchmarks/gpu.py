@@ -10,8 +10,9 @@
     octo_SIZE_BATCH     steps per second of octo-small and octo-base in bfloat16, with GAP and without
     torch_paper_METHOD  demonstrations, training and rollouts of the torch policies' profile `paper`, one seed
 
-results/gpu/PART.json holds what a part printed, and whether it is finished. A part is stopped after --limit minutes;
-the training then goes on from its last step, and another part counts as failed.
+results/gpu/PART.json holds what a part printed, and whether it is finished; what was measured on another GPU is
+measured again. A part is stopped after --limit minutes; the training then goes on from its last step, and another part
+counts as failed.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def run_part(part: str, seconds: float, device: list[str], kept: Path) -> bool:
     Raises:
         UserError: it failed.
     """
-    call, lines, started = PARTS[part], list[str](), time.monotonic()
+    call, before = PARTS[part], _begun(part, device, kept)
+    lines, started = list(before.get("output", [])), time.monotonic() - before.get("seconds", 0.0)
     with subprocess.Popen([sys.executable, *call], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         stop = _after(seconds, lambda: process.send_signal(signal.SIGINT))
         kill = _after(seconds + GRACE, process.kill)
@@ -120,10 +122,18 @@ def _after(seconds: float, act: Callable[[], Any]) -> threading.Timer:
     return timer
 
 
-def finished(part: str, kept: Path) -> bool:
-    """Whether a report says so."""
+def finished(part: str, device: list[str], kept: Path) -> bool:
+    """Whether a report of this device says so."""
     path = kept / f"{part}.json"
-    return path.exists() and bool(json.loads(path.read_text())["finished"])
+    report = json.loads(path.read_text()) if path.exists() else {}
+    return report.get("device") == device and bool(report["finished"])
+
+
+def _begun(part: str, device: list[str], kept: Path) -> dict[str, Any]:
+    """The report of a part that was stopped on this device and goes on; empty without one."""
+    path = kept / f"{part}.json"
+    report = json.loads(path.read_text()) if part in GOES_ON and path.exists() else {}
+    return report if report.get("device") == device and not report["finished"] else {}
 
 
 def draw(pictures: int = 200) -> None:
@@ -164,7 +174,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     device, end = gpus(), time.monotonic() + 60 * options.minutes
     print(f"GPU: {'; '.join(device)}", flush=True)
-    waiting = [part for part in PARTS if not finished(part, KEPT)] if options.part is None else list(options.part)
+    done = [part for part in PARTS if finished(part, device, KEPT)] if options.part is None else []
+    waiting = [part for part in options.part or PARTS if part not in done]
+    if done:
+        print(f"already measured on it: {', '.join(done)}")
     failed = []
     while waiting and (left := end - time.monotonic() - GRACE) > 0:
         part = waiting.pop(0)

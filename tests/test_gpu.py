@@ -37,7 +37,7 @@ def test_a_machine_without_a_gpu_gets_a_sentence(kept, monkeypatch, capsys):
 
 
 def test_a_finished_part_is_kept_and_not_run_again(kept, capsys):
-    assert gpu.run_part("draws", 30, ["a GPU"], kept) and gpu.finished("draws", kept)
+    assert gpu.run_part("draws", 30, ["a GPU"], kept) and gpu.finished("draws", ["a GPU"], kept)
     report = json.loads((kept / "draws.json").read_text())
     assert report["output"] == ["drawn"] and report["device"] == ["a GPU"] and report["command"].startswith("python -c")
 
@@ -50,14 +50,19 @@ def test_what_fails_is_said_at_the_end_and_does_not_stop_the_others(kept, monkey
     assert "breaks ended with status 1" in said.err and "drawn" in said.out
     assert [path.name for path in kept.iterdir()] == ["draws.json"]
     monkeypatch.setattr(gpu, "PARTS", {"draws": parts["draws"]})
-    assert gpu.main([]) == 0 and "drawn" not in capsys.readouterr().out
+    assert gpu.main([]) == 0 and capsys.readouterr().out.splitlines()[1:] == ["already measured on it: draws"]
+    tool = kept.parent / "bin" / "nvidia-smi"
+    tool.write_text(tool.read_text().replace("Some", "Another"))
+    assert gpu.main([]) == 0 and "drawn" in capsys.readouterr().out
 
 
 def test_a_part_that_is_stopped_goes_on_until_it_is_finished(kept, capsys):
     assert gpu.main(["--part", "trains", "--limit", "0.02"]) == 0
     said = capsys.readouterr().out
     assert [line for line in said.splitlines() if line.startswith("begins")] == [f"begins at {n}" for n in range(3)]
-    assert json.loads((kept / "trains.json").read_text())["finished"]
+    report = json.loads((kept / "trains.json").read_text())
+    assert report["finished"] and report["output"] == [f"begins at {n}" for n in range(3)]
+    assert report["seconds"] > 2 * 0.02 * 60
 
 
 def test_a_part_that_cannot_go_on_and_takes_too_long_has_failed(kept, capsys):

@@ -19,7 +19,8 @@ BATCH_SIZES = (16, 64, 128, 256)
 def measure_accelerator(
     names: list[str], batch_sizes: list[int], peak_tflops: float | None, out: Path | None = None, steps: int = 20
 ) -> None:
-    """Prints a line per model and batch size; a batch that does not fit ends its model.
+    """Prints a line per model and batch size; a batch that does not fit ends its model, and a call without any figure
+    fails.
 
     Args:
         peak_tflops: of the device in bf16, without sparsity; None: no fraction of it is given.
@@ -44,6 +45,8 @@ def measure_accelerator(
             )
             if out:
                 out.write_text(json.dumps(rows, indent=1) + "\n")
+    if not rows:
+        raise SystemExit("error: nothing was measured")
 
 
 def _measure(name: str, batch_size: int, peak_tflops: float | None, steps: int) -> dict[str, Any]:
