@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.cli.arguments import MANY
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.drawing.markup import markdown_table
@@ -30,17 +31,18 @@ PAGE_PART = "task table"
 def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
     """Plays the variant's first `n` seeds without pictures. Returns `successes`, `n`, `failed_seeds`, mean `steps` of
     the successful episodes, the `phases` that occurred in them with their mean length, and CPU milliseconds per
-    `step_ms` and `reset_ms`.
+    `step_ms` (the simulator's, without the expert's thinking) and `reset_ms`.
     """
     env = make(task, cameras=(), variant=variant)
-    env.reset(seed=0)  # the first reset compiles
+    env.reset(seed=0)
+    env.step(np.zeros_like(env.action_space.sample()))  # the first reset and the first step compile
     lengths, failed, phases, steps, step_time, reset_time = [], [], [], 0, 0.0, 0.0
     for seed in variant_spec(variant).seeds(n):
         start = time.process_time()
         env.reset(seed=seed)
         middle = time.process_time()
-        names, success = play(env, seed)
-        reset_time, step_time = reset_time + middle - start, step_time + time.process_time() - middle
+        names, success, seconds = play(env, seed)
+        reset_time, step_time = reset_time + middle - start, step_time + seconds
         steps += len(names)
         if success:
             lengths.append(len(names))
@@ -60,16 +62,22 @@ def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
     }
 
 
-def play(env: SimEnv, seed: int) -> tuple[list[str], bool]:
-    """Lets the expert finish the episode that was just reset; returns its phase per step, and the success."""
-    expert = make_expert(env, seed=seed)
+def play(env: SimEnv, seed: int) -> tuple[list[str], bool, float]:
+    """Lets the expert finish the episode that was just reset.
+
+    Returns:
+        Its phase per step, the success, and the CPU seconds of the simulator's steps.
+    """
+    expert, seconds = make_expert(env, seed=seed), 0.0
     names: list[str] = []
     while True:
         action = expert.act()
         names.append(expert.phase)
+        start = time.process_time()
         *_, terminated, truncated, info = env.step(action)
+        seconds += time.process_time() - start
         if terminated or truncated:
-            return names, info["success"]
+            return names, info["success"], seconds
 
 
 def measure_rendering(task: str, image_size: int, frames: int = 60) -> float:
@@ -119,8 +127,15 @@ def update_results(
 ) -> dict[str, Any]:
     """Measures what `path` (JSON) does not hold yet, or with fewer episodes (`n` per task and variant, `n_looks` for
     variants that change looks only), or all `again`, and saves after every cell.
+
+    Raises:
+        UserError: what would be measured again was measured with more episodes.
     """
     results = read_results(path)
+    for task, variant in itertools.product(tasks, variants) if again else ():
+        held = results.get(task, {}).get(variant, {"n": 0})["n"]
+        if held > (episodes := n_looks if variant_spec(variant).only_looks else n):
+            raise UserError(f"{path} holds {held} episodes of {task} on {variant}; {episodes} do not replace them")
     for task, variant in itertools.product(tasks, variants):
         cells = results.setdefault(task, {})
         spec = variant_spec(variant)

@@ -121,6 +121,8 @@ def test_what_the_page_shows_and_the_file_has_not_is_not_replaced(tmp_path, caps
     held["assembly"]["light"] = lost
     (tmp_path / "task_table.json").write_text(json.dumps(held))
     assert main([*words, "default", "--episodes", "1"]) == 0
+    assert main([*words, "default", "--episodes", "1", "--again"]) == USER_ERROR
+    assert "task_table.json holds 100 episodes of assembly on default; 1 do not replace them" in capsys.readouterr().err
     (tmp_path / "task_table.json").unlink()
     part = f"<!-- begin: {PAGE_PART} -->\n<!-- end: {PAGE_PART} -->\n"
     (tmp_path / "TASKS.md").write_text(part)
