@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=["tiny", "small", "base"], action="append", help="default: tiny and small")
     parser.add_argument("--upstream", type=Path, help="virtual environment with upstream's pins")
-    parser.add_argument("--gap", action="store_true", help="the tiny case with GAP beside the same without")
+    parser.add_argument("--gap", action="store_true", help="GAP beside the same without; default: the tiny case")
     parser.add_argument("--batch_size", type=int, help="default: 1; on a GPU 16, 64, 128 and 256 in turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -137,6 +137,14 @@ def main() -> None:
         parser.error(
             f"--upstream: {arguments.upstream} holds no bin/python; docs/OCTO.md says how to build the environment"
         )
+    if arguments.gap and arguments.upstream:
+        parser.error("--gap compares with ours without GAP, --upstream with upstream: give one of them")
+    on_cpu = ("upstream", "gap", "repeats", "dtype", "remat", "looped", "embedded", "quick")
+    idle = [f"--{key}" for key in on_cpu if getattr(arguments, key) != parser.get_default(key)]
+    if arguments.device == "gpu" and idle:
+        parser.error(f"--device gpu measures bfloat16, with GAP and without; leave out {', '.join(idle)}")
+    if arguments.device == "cpu" and arguments.peak_tflops:
+        parser.error("--peak_tflops is of a GPU: give --device gpu as well")
     if arguments.device == "gpu":
         from accelerator import BATCH_SIZES, measure_accelerator
 
@@ -147,7 +155,7 @@ def main() -> None:
     from cases import DESCRIPTIONS, write_case
 
     everything, batch_size = {}, arguments.batch_size or 1
-    for case in ["tiny"] if arguments.gap else arguments.case or ["tiny", "small"]:
+    for case in arguments.case or (["tiny"] if arguments.gap else ["tiny", "small"]):
         with tempfile.TemporaryDirectory() as folder:
             write_case(case, Path(folder), batch_size)
             workers = {"ours": Worker(sys.executable, "ours.py", folder, json.dumps(options))}

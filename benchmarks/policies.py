@@ -171,7 +171,9 @@ def measure(config: SmallConfig, pairs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )  # a half-written --huge_pages would stand in the calls that it starts
     parser.add_argument("--config", default="finetune_configs/small_assembly.py", help="FILE[:PROFILE]")
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--threads", type=int, help="processor threads")

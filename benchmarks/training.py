@@ -1,4 +1,4 @@
-"""What a training step of the default small Octo costs, and what GAP adds to it.
+"""What a training step of a small Octo costs (by default the one of one camera), and what GAP adds to it.
 
     python benchmarks/training.py                 # GAP against a program without it, in turns, in one process
     python benchmarks/training.py --huge_pages    # huge pages against ordinary ones, in two processes
