@@ -23,7 +23,7 @@ from typing import Any
 
 from gap_vla.core.errors import UserError, command
 from gap_vla.core.foreign import Section
-from gap_vla.core.identity import commit
+from gap_vla.core.identity import commit, processor
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import untagged
 
@@ -61,23 +61,11 @@ def measure(call: list[str]) -> dict[str, Any]:
         "command": shlex.join(["python", *call]),
         "output": lines,
         "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {_processor()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {processor()}",
         "load_before": round(load, 1),
         "seconds": round(time.monotonic() - started, 1),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _processor() -> str:
-    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return names[0] if names else "processor unknown"
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def render(kept: Path = KEPT, page: Path = PAGE) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from gap_vla.core.foreign import Section
-from gap_vla.core.identity import commit
+from gap_vla.core.identity import commit, processor
 from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
@@ -203,6 +203,7 @@ class _Queue:
             origin=summary.get("origin") or cell.origin,
             account={
                 "machine": self._machine,
+                "processor": processor(),
                 "used": run.process.used,
                 "load_average": round(os.getloadavg()[2], 1),  # of 15 minutes: how far to trust the time
                 "commit": commit(),

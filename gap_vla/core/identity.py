@@ -114,6 +114,15 @@ def without_git() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
+def processor() -> str:
+    """The model of this machine's processor: two models may round otherwise, so that a training ends elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "processor unknown")
+
+
 def commit() -> str:
     """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
 
