@@ -40,7 +40,7 @@ outcomes of rollouts than another machine's rounding does: tests/training/test_t
 is. Runs get other directories then, and recorded cells of tables become stale.
 
 2: normalisation statistics are those of the training episodes. (That methods which label their data themselves fit on
-these alone came later and raised nothing: docs/PROTOCOL.md, last change.)
+these alone came later and raised nothing: docs/PROTOCOL.md, Changes.)
 """
 
 _STEPS_AT_ONCE = 1024
