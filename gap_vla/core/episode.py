@@ -68,9 +68,11 @@ def require_measured(state: np.ndarray, what: str) -> None:
     between = np.logical_or.accumulate(~marked) & np.logical_or.accumulate(~marked[::-1])[::-1]
     if (lone := marked & between & (size > LONE * np.maximum(others, 1))).any():
         step, column = np.argwhere(lone)[0]
+        steps = np.flatnonzero(marked[:, column])
+        more = f" (and {len(steps) - 1} more)" * (len(steps) > 1)
         raise EpisodeError(
-            f"{what} is {state[step, column]:g} at step {step}, column {column}, and within {others[column]:g} at all "
-            "others; if it marks a lost measurement, repair or drop the episode"
+            f"{what} is {state[step, column]:g} at step {step}{more}, column {column}, and within {others[column]:g} "
+            "at all others; if it marks a lost measurement, repair or drop the episode"
         )
 
 

@@ -82,7 +82,7 @@ class Source(Sequence[Episode], abc.ABC):
     def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
         """Raises EpisodeError for the option `language_instruction` if every episode has its own, not a blank one."""
         if instruction and all(fields.as_instruction(one, "", f"{self.path}").strip() for one in own):
-            raise EpisodeError(f"{self.path}: every episode has its own instruction; leave language_instruction out")
+            raise EpisodeError(f"{self.path}: no episode is without an instruction; leave language_instruction out")
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

@@ -138,6 +138,15 @@ def _xyzw(p: np.ndarray) -> None:
     p[:, 3:7] = np.roll(p[:, 3:7], -1, 1)
 
 
+def _xyzw_about_z(record: Recording) -> Recording:
+    """An arm that turns about z alone; read in the other order its quaternions turn about x alone."""
+    turns = record.action * [1, 1, 1, 0, 0, 1, 1]
+    half = np.concatenate([[0], np.cumsum(turns[:-1, 5])])[:, None] / 20
+    return _proprio(_set((slice(None), slice(3, 7)), np.sin(half) * [0, 0, 1, 0] + np.cos(half) * [0, 0, 0, 1]))(
+        dataclasses.replace(record, action=turns.astype(np.float32))
+    )
+
+
 def _stutter(f: np.ndarray) -> None:
     f[1::2] = f[::2]
 
@@ -181,6 +190,7 @@ ALL = list(range(7))
         (_proprio(_flip), ("warning", "quaternion")),
         (_proprio(_unscaled), ("error", "quaternion")),
         (_proprio(_xyzw), ("error", "quaternion")),
+        (_xyzw_about_z, ("error", "quaternion")),
         (_frames(_stutter), ("warning", "still")),
         (_frames(_set(slice(None), 0)), ("warning", "blank")),
         (_frames(_set(7, 0)), ("error", "blank")),

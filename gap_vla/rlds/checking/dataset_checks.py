@@ -117,7 +117,8 @@ def _rotation(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> 
     here, other = _agreement(command, turned), _agreement(command, swapped)
     if other > 0.5 and here < other - 0.3:
         text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
-        yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
+        doubt = ", or actions and states are in different frames" * (here == 0)  # about one axis both look alike
+        yield Finding("error", "quaternion", f"{text}{other:.2f}); the columns are xyzw where wxyz is expected{doubt}")
     else:
         yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
 
@@ -172,10 +173,14 @@ def per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarra
 
 
 def _agreement(command: list[np.ndarray], moved: list[np.ndarray]) -> float:
-    """Correlation of commanded with performed motion, mean over the axes that are used."""
+    """Correlation of commanded with performed motion, mean over the axes that both use: 0 where they share none, 1
+    where one of them uses none.
+    """
     a, b = _scaled(command, moved)
-    live = (abs(a).max(0) > 0) & (abs(b).max(0) > 0)
-    return float((a * b).mean(0)[live].mean()) if live.any() else 1.0
+    asked, done = abs(a).max(0) > 0, abs(b).max(0) > 0
+    if (asked & done).any():
+        return float((a * b).mean(0)[asked & done].mean())
+    return 0.0 if asked.any() and done.any() else 1.0
 
 
 def _scaled(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
