@@ -120,7 +120,8 @@ def chunk(
 
     Args:
         trajectory: as above; `task.timestep`, where present (goal relabelling), is the last step of the task.
-        window_size, action_horizon: W and H; actions that are chunks already (3-D) are cut to it.
+        window_size, action_horizon: W and H; actions that are chunks already (3-D), and their `action_pad_mask`, are
+            cut to it.
         upstream_action_mask: upstream's mask, one step late.
 
     Returns:
@@ -145,7 +146,11 @@ def chunk(
     at = (raw if upstream_action_mask else index)[..., None] + ahead
     valid = at < goal + 2 if upstream_action_mask else at <= goal
     dims = trajectory.get("action_pad_mask", tf.ones_like(action, tf.bool))
-    dims = dims[:, 0] if len(dims.shape) == 3 else dims
+    if len(dims.shape) == 3 and 1 < (dims.shape[1] or action_horizon) < action_horizon:
+        raise ConfigError(
+            f"action_pad_mask is of chunks of {dims.shape[1]}, action_horizon is {action_horizon}; take less"
+        )
+    dims = tf.gather(dims[:, :action_horizon], index) if len(dims.shape) == 3 else dims[:, None, None]
     observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])
     observation["timestep_pad_mask"] = raw >= 0
     observation["task_completed"] = ~valid
@@ -158,5 +163,5 @@ def chunk(
         **kept,
         "observation": observation,
         "action": chunks,
-        "action_pad_mask": valid[..., None] & dims[:, None, None],
+        "action_pad_mask": valid[..., None] & dims,
     }

@@ -58,6 +58,18 @@ def test_chunking_with_goals_is_upstreams(w: int, h: int) -> None:
     )
 
 
+def test_the_mask_of_chunks_says_of_each_of_their_actions_whether_it_counts() -> None:
+    width = GOLDEN["in/action"].shape[1]
+    recorded = np.ones((6, 4, width), bool)
+    recorded[4:, 1:], recorded[0, 2, 0] = False, False
+    given = {**trajectory(), "action": tf.ones((6, 4, width)), "action_pad_mask": tf.constant(recorded)}
+    found = tr.chunk(given, 1, 3)["action_pad_mask"].numpy()[:, 0]
+    np.testing.assert_array_equal(found[:4], recorded[:4, :3])
+    assert not found[4:, 1:].any() and found[4:, 0].all()
+    earlier, now = np.moveaxis(tr.chunk(given, 2, 2)["action_pad_mask"].numpy(), 1, 0)
+    np.testing.assert_array_equal(earlier[1:], now[:-1])
+
+
 def test_empty_texts_and_pictures_are_marked_as_upstream_does() -> None:
     given = trajectory()
     given["observation"]["image_primary"] = tf.constant([b"png", b"png", b"", b"png", b"png", b"png"])
@@ -95,6 +107,7 @@ def statistics_with(**action: Any) -> dict[str, Any]:
         lambda given: tr.chunk(given, 0, 0),
         lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 7))}, 2, 4),
         lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 2, 7))}, 2, 2),
+        lambda given: tr.chunk({**given, "action_pad_mask": tf.ones((6, 2, 7), tf.bool)}, 2, 4),
         lambda given: tr.relabel_goals(given, max_goal_distance=-1),
     ],
 )
