@@ -31,8 +31,8 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
 
 def plain(value: Any, name: str, error: type[UserError] = UserError, number: Callable[[Any], Any] | None = None) -> Any:
     """`value` as JSON holds it, every digit of it: arrays and sets become lists, dataclasses dictionaries, numpy's
-    numbers Python's (or what `number` makes of them), and other objects their text. Raises `error`, which names the
-    part: an object whose text tells its place in memory, or less than it holds.
+    numbers Python's (or what `number` makes of them, of dates and of bytes), and other objects their text. Raises
+    `error`, which names the part: an object whose text tells its place in memory, or less than it holds.
 
     >>> import numpy as np
     >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2]), "axes": {2, 1}}, "options")
@@ -49,8 +49,9 @@ def plain(value: Any, name: str, error: type[UserError] = UserError, number: Cal
         return [plain(one, f"{name}[{place}]", error, number) for place, one in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted((plain(one, name, error, number) for one in value), key=json.dumps)
-    if tolist and (kind := getattr(getattr(value, "dtype", None), "kind", "O")) in "biufUOV":
-        found = number(value) if number and kind in "biuf" else tolist()
+    kind = getattr(getattr(value, "dtype", None), "kind", "O")
+    if tolist and kind in ("biufcmMSUOV" if number else "biufUOV"):
+        found = number(value) if number and kind in "biufcmMS" else tolist()
         if not hasattr(found, "dtype"):  # as numpy's long numbers have, which no float holds
             return plain(found, name, error, number)
     text, table = str(value), hasattr(value, "__array__") and not tolist

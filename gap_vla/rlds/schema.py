@@ -9,13 +9,14 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import parsed
+from gap_vla.core.foreign import parsed, refusing
 from gap_vla.core.identity import plain
 from gap_vla.demos.fields import as_truths, decoded, is_blank, require_cameras
 
@@ -128,19 +129,23 @@ class Schema:
                 "episode_id": str(episode.metadata.get("episode_id", "")),
                 "file_path": str(episode.metadata.get("file_path", "")),
                 "success": bool(episode.success),
-                "extra_json": json.dumps(_as_json(extra), sort_keys=True, allow_nan=False, default=str),
+                "extra_json": _as_json(extra, f"{episode.name}: metadata"),
             },
         }
 
 
-def _as_json(value: Any) -> Any:
-    """Numbers and lists for numpy's, and null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _as_json(one) for key, one in value.items()}
-    if isinstance(value, np.generic | np.ndarray):
-        return _as_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_as_json(one) for one in value]
+def _as_json(extra: dict[str, Any], name: str) -> str:
+    """Text of JSON, which knows no NaN and infinity: null stands for them."""
+    about = plain(extra, name, EpisodeError, number=methodcaller("tolist"))
+    with refusing(name, "give texts for its names", EpisodeError):
+        return json.dumps(_finite(about), sort_keys=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -122,6 +123,35 @@ def test_metadata_of_an_episode_is_what_any_reader_of_json_takes(episodes: list[
     text = schema.encode(one)["episode_metadata"]["extra_json"]
     read = json.loads(text, parse_constant=pytest.fail)
     assert read == {"score": None, "peaks": [float(np.float32(1e-9)), None], "tries": 2**62 + 1}
+
+
+def test_metadata_of_an_episode_are_stored_whole_and_the_same_in_every_process(episodes: list[Episode]) -> None:
+    from gap_vla.rlds.schema import Schema
+
+    def stored(**told: Any) -> Any:
+        schema = Schema.of(one := episodes[0].replace(metadata=told))
+        return json.loads(schema.encode(one)["episode_metadata"]["extra_json"])
+
+    @dataclasses.dataclass
+    class Calibration:
+        offsets: Any
+
+    day = np.datetime64("2024-01-01T00:00:00.5")
+    assert stored(tags={"left", "slow", "night"}, taught=Calibration(np.array([1, np.nan]))) == {
+        "tags": ["left", "night", "slow"],
+        "taught": {"offsets": [1, None]},
+    }
+    assert stored(mass=np.longdouble("0.5"), day=day, days=[day], z=np.complex64(1 + 2j), steps={1: 2, 10: 3}) == {
+        "mass": "0.5",
+        "day": "2024-01-01 00:00:00.500000",
+        "days": ["2024-01-01 00:00:00.500000"],
+        "z": "(1+2j)",
+        "steps": {"1": 2, "10": 3},
+    }
+    with pytest.raises(EpisodeError, match=r"metadata\.made_by is object; give texts, numbers"):
+        stored(made_by=object())
+    with pytest.raises(EpisodeError, match=r"metadata: '<' not supported .*; give texts for its names"):
+        stored(steps={1: 2, "a": 3})
 
 
 def test_metadata_names_annotator_and_identity(version_dir: Path) -> None:
