@@ -46,7 +46,8 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     """A TFDS builder of one set of demonstrations.
 
     The demonstrations are taken from the first of: the environment variable `GAP_VLA_SOURCE`, the class attribute
-    `SOURCE`, `<manual_dir>/<name>` or the only file or folder in `manual_dir` (`tfds build --manual_dir`).
+    `SOURCE`; or, where neither is set, `<manual_dir>/<name>` or the only file or folder in `manual_dir` (`tfds build
+    --manual_dir`).
 
     Attributes:
         KIND: reader name (`gap_vla.demos.READERS`).
@@ -139,10 +140,12 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         self.info.read_from_directory(self.data_dir)
 
     def _source(self, manual_dir: Any) -> Path:
-        if SOURCE_VARIABLE in os.environ:
-            return Path(os.environ[SOURCE_VARIABLE])
-        if self.SOURCE is not None:
-            return Path(self.SOURCE)
+        said = {SOURCE_VARIABLE: os.environ.get(SOURCE_VARIABLE) or None, "SOURCE of its class": self.SOURCE}
+        for name, path in said.items():
+            if path is not None:
+                if manual_dir is not None:
+                    raise DatasetError(f"{self.name}: --manual_dir has no effect beside {name}, {path}; leave one out")
+                return Path(path)
         if manual_dir is not None:
             folder = Path(manual_dir)
             found = folder.iterdir() if folder.is_dir() else ()

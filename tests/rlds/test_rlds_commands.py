@@ -131,7 +131,12 @@ def test_a_builder_folder_makes_the_same_dataset(
     builder = dataset_builder("threading", tmp_path / "tfds")
     with pytest.raises(DatasetError, match="no demonstrations; set GAP_VLA_SOURCE"):
         builder.download_and_prepare()
+    by_hand = tfds.download.DownloadConfig(manual_dir=file.parent)
+    monkeypatch.setenv("GAP_VLA_SOURCE", "")
+    assert builder._source(by_hand.manual_dir) == file
     monkeypatch.setenv("GAP_VLA_SOURCE", str(file))
+    with pytest.raises(DatasetError, match=r"--manual_dir has no effect beside GAP_VLA_SOURCE, .*; leave one out"):
+        builder.download_and_prepare(download_config=by_hand)
     monkeypatch.setattr(type(builder), "METHOD", "gaussian")
     for idle in ({"max_examples_per_split": 2}, {"num_shards": 3}, {"nondeterministic_order": True}):
         with pytest.raises(DatasetError, match=f"{next(iter(idle))} has no effect on what is written here; leave it"):
