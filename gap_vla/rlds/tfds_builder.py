@@ -29,6 +29,8 @@ from gap_vla.rlds.version_files import BUILDERS, DatasetError, dataset_metadata,
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
+_TFDS_BUILD = "tensorflow_datasets.scripts.cli.build"
+
 _BESIDE = (".mp4", ".png", ".annotator")
 """What `collect-demos` and `annotate` leave beside demonstrations."""
 
@@ -123,6 +125,13 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
                     said = {**said, "options": {**self.OPTIONS, **dict(said["options"])}}
         return {**own, **said}
 
+    def is_prepared(self) -> bool:
+        """Whether the dataset is there. `tfds build --overwrite` is told that it is not, for it would remove it at
+        once; `convert` replaces it when the new one is whole."""
+        asked = (caller.frame for caller in inspect.stack(0))
+        removes = any(f.f_globals.get("__name__") == _TFDS_BUILD and f.f_locals.get("overwrite") for f in asked)
+        return not removes and bool(super().is_prepared())
+
     def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config, usual = download_config or tfds.download.DownloadConfig(), tfds.download.DownloadConfig()
@@ -137,6 +146,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if config.beam_options is not None or config.beam_runner is not None:
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
         self.convert(self._source(config.manual_dir), **options)
+        self.info._features = None  # those of the dataset that was replaced
         self.info.read_from_directory(self.data_dir)
 
     def _source(self, manual_dir: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -276,6 +277,28 @@ runpy.run_module("tensorflow_datasets.scripts.cli.main", run_name="__main__", al
     built = runner.run(script, ["build", "--data_dir", str(tmp_path)], tmp_path)
     assert built.status == 0, built.stderr[-2000:]
     assert len(list(read_rlds(tmp_path / "threading" / "1.0.0", "train"))) == 5
+
+
+@pytest.mark.skipif(not find_spec("apache_beam"), reason="the tfds command itself needs apache-beam")
+def test_tfds_build_replaces_a_dataset_when_the_new_one_is_whole(
+    file: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorflow_datasets.scripts.cli.build import _make_builder
+
+    shutil.copytree(made, path := tmp_path / "threading/1.0.0")
+    (path / "notes.txt").touch()
+    threading = type(dataset_builder("threading", tmp_path))
+    with pytest.raises(RuntimeError, match="the data already exists"):
+        _make_builder(threading, overwrite=False, fail_if_exists=True, data_dir=tmp_path)
+    builder = _make_builder(threading, overwrite=True, fail_if_exists=False, data_dir=tmp_path)
+    assert (path / "notes.txt").exists() and builder.is_prepared()
+    assert "rho" in builder.info.features["steps"].feature
+    monkeypatch.setattr(threading, "METHOD", "none")
+    monkeypatch.setenv("GAP_VLA_SOURCE", str(file))
+    (path / "notes.txt").unlink()
+    again = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
+    builder.download_and_prepare(download_config=again)
+    assert "rho" not in builder.info.features["steps"].feature
 
 
 @pytest.mark.slow
