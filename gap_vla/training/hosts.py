@@ -95,10 +95,25 @@ def _of_all(value: int) -> list[int]:
 
 
 @contextlib.contextmanager
+def together() -> Iterator[None]:
+    """All hosts leave when all are here; raises ConfigError on each where another one has failed inside."""
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        elsewhere = _joined and any(_of_all(failed))
+    if elsewhere:
+        raise ConfigError(
+            "another host could not begin, and has printed why; put that right and start all of them again"
+        )
+
+
+@contextlib.contextmanager
 def first_host_first() -> Iterator[None]:
-    """The others enter when the first host has left: for folders that the first one makes and all read."""
-    if not is_first_host():
-        _of_all(0)  # returns when all are here
-    yield
-    if _joined and is_first_host():
-        _of_all(0)
+    """The others enter when the first host has left: for folders that the first one makes and all read. What one of
+    them refuses ends all."""
+    for first in (True, False):
+        with together():
+            if is_first_host() == first:
+                yield

@@ -29,7 +29,7 @@ from gap_vla.core.seals import EXPORTED, exported_digests, require_as_exported, 
 from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.training.config import Experiment
-from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
+from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command, together
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import (
     fields_of,
@@ -98,8 +98,9 @@ class Run:
         if config.several_hosts:
             join_hosts()  # before any array is made
             require_same_command(self.name, config.to_dict())
-        if not self.directory.complete_with(config.to_dict()):
-            require_ready(config, self.stages, self.directory)
+        with together():
+            if not self.directory.complete_with(config.to_dict()):
+                require_ready(config, self.stages, self.directory)
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             with first_host_first():

@@ -16,7 +16,7 @@ from linear_policy import linear_training, trained
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.hosts import is_first_host, join_hosts, require_same_command
+from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
 from gap_vla.training.loop import Measured, Trainer, train
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 
@@ -65,12 +65,25 @@ def hosts_are_given_one_command():
         raise AssertionError("not refused")
 
 
+def hosts_are_refused_together():
+    for refusing in (True, False):
+        try:
+            with first_host_first():
+                if is_first_host() == refusing:
+                    raise ConfigError("refused")
+        except ConfigError as error:
+            assert str(error).startswith("refused" if is_first_host() == refusing else "another host"), error
+            continue
+        raise AssertionError("not refused")
+
+
 def main(out):
     several = join_hosts()
     found = {}
     meshes = {"one": (None, 1), "data": (1, 1), "fsdp": (4, 1), "both": (2, 2)}  # fsdp axis, parts of a batch
     if several:
         hosts_are_given_one_command()
+        hosts_are_refused_together()
         with tempfile.TemporaryDirectory() as folder:
             hosts_stop_together(Path(folder))
         meshes = {"data": (1, 1), "fsdp": (2, 1)}

@@ -4,13 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.training import run
+from gap_vla.training import hosts, run
 from gap_vla.training.hosts import VARIABLES, join_hosts, place_among_hosts
 from gap_vla.training.octo import FinetuneConfig
 
@@ -46,7 +48,7 @@ def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    hosts = [
+    processes = [
         subprocess.Popen(
             [sys.executable, HERE / "mesh_training.py", tmp_path / "hosts.npz"],
             env=environment(1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number)),
@@ -55,7 +57,7 @@ def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
         )
         for number in range(2)
     ]
-    for host in hosts:
+    for host in processes:
         _, errors = host.communicate(timeout=900)
         assert host.returncode == 0, errors
     found = np.load(tmp_path / "hosts.npz")
@@ -65,9 +67,47 @@ def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
                 np.testing.assert_allclose(found[f"{mesh}{key.removeprefix('one')}"], expected, rtol=2e-4, atol=1e-5)
 
 
-def test_hosts_are_joined_before_the_checks_which_ask_for_devices(monkeypatch, tmp_path):
+def test_what_one_host_refuses_ends_all_before_training(monkeypatch):
+    here, told, meeting = threading.local(), [0, 0], threading.Barrier(2, timeout=20)
+
+    def of_all(value):
+        told[here.number] = value
+        meeting.wait()
+        found = [*told]
+        meeting.wait()
+        return found
+
+    def begin(number, refusing):
+        here.number = number
+        try:
+            with hosts.first_host_first():
+                entered.append(number)
+                if number == refusing:
+                    raise ConfigError("this run exists")
+        except ConfigError as error:
+            return str(error)
+        return "begun"
+
+    monkeypatch.setattr(hosts, "_joined", True)
+    monkeypatch.setattr(hosts, "_of_all", of_all)
+    monkeypatch.setattr(hosts, "is_first_host", lambda: here.number == 0)
+    other = "another host could not begin, and has printed why; put that right and start all of them again"
+    for refusing, in_order, said in (
+        (None, [0, 1], ["begun", "begun"]),
+        (0, [0], ["this run exists", other]),
+        (1, [0, 1], [other, "this run exists"]),
+    ):
+        entered = []
+        with ThreadPoolExecutor(2) as both:
+            assert [*both.map(begin, (0, 1), (refusing, refusing))] == said
+        assert entered == in_order
+
+
+def test_hosts_are_joined_before_the_checks_which_ask_for_devices_and_hear_of_each_other(monkeypatch, tmp_path):
     order = []
     monkeypatch.setattr(run, "join_hosts", lambda: order.append("join"))
+    monkeypatch.setattr(run, "require_same_command", lambda *_: monkeypatch.setattr(hosts, "_joined", True))
+    monkeypatch.setattr(hosts, "_of_all", lambda failed: order.append(f"failed: {failed}") or [failed])
 
     def refused(*_):
         order.append("check")
@@ -76,7 +116,7 @@ def test_hosts_are_joined_before_the_checks_which_ask_for_devices(monkeypatch, t
     monkeypatch.setattr(run, "require_ready", refused)
     with pytest.raises(ConfigError):
         run.Run(FinetuneConfig(task="threading", runs=str(tmp_path))).to_the_end()
-    assert order == ["join", "check"]
+    assert order == ["join", "check", "failed: 1"]
 
 
 def test_half_an_address_is_refused(monkeypatch):
