@@ -241,7 +241,8 @@ def uniform(
     """
     state = np.full(len(step), (int(seed) << 32 ^ zlib.crc32(purpose.encode())) % 2**64, np.uint64)
     with np.errstate(over="ignore"):
-        for part in (epoch, episode, step):
+        upper = [int(seed) >> 32] if seed >= 2**32 else []  # of a seed that the state does not hold
+        for part in (*upper, epoch, episode, step):
             state = _mix(state + _GOLDEN + np.asarray(part).astype(np.uint64))
         numbers = _mix(state[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
     return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -70,6 +70,7 @@ def test_draws_are_uniform_independent_and_repeatable() -> None:
     np.testing.assert_allclose(draw.std(0), 12**-0.5, atol=0.01)
     others = [uniform(2, "augment", epoch, episode, step, 4), uniform(1, "other", epoch, episode, step, 4)]
     others += [uniform(1, "augment", epoch + 1, episode, step, 4), uniform(1, "augment", epoch, episode + 1, step, 4)]
+    others += [uniform(1 + upper, "augment", epoch, episode, step, 4) for upper in (2**32, 2**62)]
     for other in others:
         assert abs(np.corrcoef(draw.ravel(), other.ravel())[0, 1]) < 0.03
     assert np.abs(np.corrcoef(draw.T) - np.eye(4)).max() < 0.05
