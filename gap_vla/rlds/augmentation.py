@@ -1,4 +1,7 @@
-"""Random changes of pictures, the same for all frames of a window: upstream Octo's operations, in its order."""
+"""Random changes of pictures, the same for all frames of a window: upstream Octo's operations, in its order.
+
+Unlike upstream's, the changes of a window's cameras come of the same draws.
+"""
 
 from __future__ import annotations
 
@@ -117,12 +120,12 @@ UPSTREAM = {
     "primary": Augmentation((0.8, 1.0), (0.9, 1.1), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05),
     "wrist": Augmentation((1.0, 1.0), (1.0, 1.0), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05),
 }
-"""What upstream's fine-tuning configuration does to the pictures of each camera: the wrist's are not cropped."""
+"""The numbers of upstream's fine-tuning configuration for each camera: the wrist's pictures are not cropped."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of training pictures, drawn once for all frames of a window."""
+    """Random changes of training pictures, drawn once for all frames and cameras of a window."""
 
     # whose pictures are changed, each as below; empty: none are
     cameras: Annotated[tuple[str, ...], Items(0, 2)] = ()
