@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import FOREIGN, finite, refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
@@ -142,8 +143,21 @@ class BeamRunner:
                 )
             prepared = beam.Pipeline(runner=self.runner, options=options)
         with prepared as pipeline:
-            (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))
+            (
+                pipeline
+                | "shards" >> beam.Create(jobs)
+                | "spread" >> beam.Reshuffle()
+                | "write" >> beam.Map(_on_a_worker)
+            )
         return [write_shard(job) for job in jobs]  # every account is on disk: this only reads them
+
+
+def _on_a_worker(job: ShardJob) -> dict[str, Any]:
+    try:
+        return write_shard(job)
+    except UserError as error:
+        vars(error)["_tagged_with_step"] = True  # Beam raises it as it is, and prints no traceback before it
+        raise
 
 
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:

@@ -17,8 +17,11 @@ from PIL import Image
 from runner import Runner
 from synthetic_demos import make_episode, write_robomimic
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, build_dataset, dataset_builder, dataset_metadata, read_rlds, tfds_builder
+from gap_vla.rlds.schema import Schema
+from gap_vla.rlds.shards import ShardJob
 from gap_vla.training.config import DataConfig, DemosConfig, PhasesConfig
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.stages import prepare_data, stages_of
@@ -318,6 +321,16 @@ def test_a_flag_that_beam_does_not_know_is_refused_where_no_runner_is_named() ->
     with pytest.raises(DatasetError, match="--beam runnr is no flag of Beam, and no runner is named; name one, or"):
         BeamRunner(["--runnr=FlinkRunner"])([])
     assert BeamRunner(["--runner=DirectRunner", "--of_its_own=1"])([]) == []
+
+
+@pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
+def test_what_beam_cannot_write_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from gap_vla.rlds import BeamRunner
+
+    good, bad = make_episode(0, steps=12), make_episode(1, steps=12, size=8)
+    with pytest.raises(EpisodeError, match=r"the first episode has .* make two of them or repair the episode$"):
+        BeamRunner()([ShardJob([good, bad], (0, 1), None, Schema.of(good), tmp_path / "toy.tfrecord-00000-of-00001")])
+    assert not [record for record in caplog.records if record.exc_info] and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
