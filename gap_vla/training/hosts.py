@@ -104,9 +104,7 @@ def together() -> Iterator[None]:
     finally:
         elsewhere = _joined and any(_of_all(failed))
     if elsewhere:
-        raise ConfigError(
-            "another host could not begin, and has printed why; put that right and start all of them again"
-        )
+        raise ConfigError("another host stopped, and has printed why; put that right, and start all of them again")
 
 
 @contextlib.contextmanager

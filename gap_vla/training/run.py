@@ -175,8 +175,9 @@ class Run:
             step = trainer.export(run)
             trained = time.monotonic()
             Agenda.begin("rollouts")
-            exported = exported_digests(run.checkpoint, self._exported) if is_first_host() else {}
-            variants = rollouts(config, run, step) if is_first_host() else {}
+            with together():  # JAX ends all five minutes after one has left
+                exported = exported_digests(run.checkpoint, self._exported) if is_first_host() else {}
+                variants = rollouts(config, run, step) if is_first_host() else {}
         first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
             "task": config.task,

@@ -25,6 +25,7 @@ from gap_vla.report.runs import Run as FinishedRun
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.serving.loading import load_checkpoint
+from gap_vla.training import hosts
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.torch import SmallConfig
@@ -441,10 +442,22 @@ def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_a
     config = toy_config(tmp_path)
     place_store(config)
     run, seen = Run(config), []
-    monkeypatch.setattr("gap_vla.training.run.rollouts", lambda *_: seen.append("rollouts") or {})
+
+    def rollouts(*_):
+        seen.append("rollouts")
+        monkeypatch.setattr(hosts, "_joined", True)  # from here on there are others, which wait
+        return {}
+
+    def met(failed):
+        seen.append(f"hosts meet, failed: {failed}")
+        monkeypatch.setattr(hosts, "_joined", False)
+        return [failed]
+
+    monkeypatch.setattr("gap_vla.training.run.rollouts", rollouts)
+    monkeypatch.setattr(hosts, "_of_all", met)
     monkeypatch.setattr(SmallTrainer, "close", lambda self: seen.append(("closed", run.directory.complete)))
     run.to_the_end()
-    assert seen == ["rollouts", ("closed", False)] and run.directory.complete
+    assert seen == ["rollouts", "hosts meet, failed: 0", ("closed", False)] and run.directory.complete
 
 
 def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys, monkeypatch):

@@ -91,7 +91,7 @@ def test_what_one_host_refuses_ends_all_before_training(monkeypatch):
     monkeypatch.setattr(hosts, "_joined", True)
     monkeypatch.setattr(hosts, "_of_all", of_all)
     monkeypatch.setattr(hosts, "is_first_host", lambda: here.number == 0)
-    other = "another host could not begin, and has printed why; put that right and start all of them again"
+    other = "another host stopped, and has printed why; put that right, and start all of them again"
     for refusing, in_order, said in (
         (None, [0, 1], ["begun", "begun"]),
         (0, [0], ["this run exists", other]),
