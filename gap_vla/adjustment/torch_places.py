@@ -13,6 +13,7 @@ import itertools
 import logging
 import threading
 import types
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
             raise AdjustmentError(f"{slices!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)") from None
         columns_read = [column for some in read for column in some]
         whole = [len(some) for some in read] == [stop - start for start, stop in ends]
-        if not (all(read) and whole) or len({*columns_read}) < len(columns_read):
+        if not (read and all(read) and whole) or len({*columns_read}) < len(columns_read):
             raise AdjustmentError(
                 f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
                 "that do not overlap, one for each step of the window"
@@ -259,6 +260,12 @@ def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs
             )
         return sample[:, -1]
     if len(shape) and shape[0] == batch * window:
+        if batch == 1 and not torch.compiler.is_compiling():
+            warnings.warn(
+                f"rho of shape (1, {window}) is taken for one sample of {window} window steps, since {name!r} gives "
+                f"{window} rows; of a batch of {window} samples give rho as [B] or [B, 1]",
+                stacklevel=2,
+            )
         return sample.reshape(batch * window)
     raise AdjustmentError(
         f"submodule {name!r} has a tensor of shape {tuple(shape)} for rho of shape {tuple(sample.shape)}; "

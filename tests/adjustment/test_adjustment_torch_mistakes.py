@@ -171,6 +171,19 @@ def test_optimizers_that_step_in_the_backward_pass_leave_what_is_computed_again_
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
+def test_a_rho_of_a_single_sample_that_may_be_turned_is_warned_of(unchecked, policy):
+    with attach(policy, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=9) as gap:
+        with pytest.warns(UserWarning, match=r"rho of shape \(1, 4\) is taken for one sample of 4 window steps"):
+            with gap.adjusting(RHO[None], 0):  # [1, B]
+                policy(IMAGE, PROPRIO)
+
+
+@pytest.mark.parametrize("none", [(), []])
+def test_a_layer_of_which_no_columns_are_named_is_refused(policy, none):
+    with pytest.raises(AdjustmentError, match=r"\[\] is no choice of columns of 'head'"):
+        attach_columns(policy, {"head": none}, ONLY_RHO, total_steps=2)
+
+
 def test_a_slice_without_a_column_is_refused(policy):
     with pytest.raises(AdjustmentError, match=r"slice\(6, 6, None\)\] is no choice of columns of 'head'"):
         attach_columns(policy, {"head": [slice(4, 6), slice(6, 6)]}, ONLY_RHO, total_steps=2)
