@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,9 @@ class Windows:
         require_sizes(window_size=window_size, action_horizon=action_horizon, proprio_history=proprio_history)
         require_truths(proprio=proprio, rho=rho, language=language, upstream_action_mask=upstream_action_mask)
         choose(normalization, NORMALIZATIONS, "normalization")
+        if isinstance(image_keys, str) or not isinstance(image_keys, Iterable):
+            raise ConfigError(f"image_keys is {image_keys!r:.60}; give a list of cameras, as image_primary")
+        image_keys = tuple(image_keys)
         if len({*image_keys}) < len(image_keys):
             raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
         if unknown := set(augment or ()) - set(image_keys):
@@ -155,7 +158,7 @@ class Windows:
                 raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
         if rho and "rho" not in self.data.fields:
             raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
-        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
+        self.image_keys, self.proprio, self.language = image_keys, proprio, language
         self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon

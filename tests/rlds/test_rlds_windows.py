@@ -169,6 +169,9 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
         loader(store, split="test")
     with pytest.raises(ConfigError, match="image_keys image_primary, image_primary names a camera twice"):
         loader(store, image_keys=("image_primary", "image_primary"))
+    for keys in (5, "image_primary"):
+        with pytest.raises(ConfigError, match=f"image_keys is {keys!r}; give a list of cameras"):
+            loader(store, image_keys=keys)
     for name in ("window_size", "action_horizon"):
         with pytest.raises(ConfigError, match=f"{name} is 0; it must be a whole number from 1"):
             loader(store, **{name: 0})
