@@ -542,14 +542,21 @@ def run_script(name: str, *arguments: object) -> int:
     return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
 
 
+def _write_as_in_a_locale_of_ascii(path: Path, text: str, encoding: str = "ascii", errors: str = "strict") -> int:
+    return path.write_bytes(text.encode(encoding, errors))
+
+
 @pytest.mark.usefixtures("blank_charts")
 def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = write_rlds([as_episode(r) for r in SOUND], tmp_path, "sound")
+    monkeypatch.setattr(Path, "write_text", _write_as_in_a_locale_of_ascii)
+    told = [dataclasses.replace(r, language=["lève"] * len(r.language)) for r in SOUND]
+    sound = write_rlds([as_episode(r) for r in told], tmp_path, "sound")
     assert run_script("check_dataset", sound, "--out", tmp_path / "page", "--show", 2) == 0
     assert "0 errors, 0 warnings" in capsys.readouterr().out
     page = (tmp_path / "page" / "check.html").read_text()
+    assert not page.isascii()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page
     spoiled = [_action(_columns(ALL, [1, 1, 1, 1, 1, 1, -1]))(r) for r in SOUND]
     bad = write_rlds([as_episode(r) for r in spoiled], tmp_path, "bad")

@@ -138,7 +138,7 @@ class Report:
         html = directory / "check.html"
         with writing(directory / "check.json", "check") as account, writing(html, "check") as page:  # both or none
             account.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
-            page.write_text(self.page())
+            page.write_text(self.page(), encoding="utf-8", errors="backslashreplace")
         return html
 
     def page(self) -> str:
