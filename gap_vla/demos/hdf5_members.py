@@ -64,12 +64,17 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
             raise EpisodeError(f"{path}{place}: this HDF5 library lacks its compression; {advice}") from error
 
 
+def _is_hdf5(path: Path) -> bool:
+    """h5py takes `link/..` out of a path as text; what it leads to is looked at here."""
+    return bool(h5py.is_hdf5(regular(path, EpisodeError).resolve()))
+
+
 def require_sound(path: Path) -> None:
     """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
     if not path.exists():
         raise EpisodeError(f"{path}: no such file")
     with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
-        if not h5py.is_hdf5(regular(path, EpisodeError)):
+        if not _is_hdf5(path):
             raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
         if (heap := damaged_heap(path)) is not None:
             raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
@@ -77,7 +82,7 @@ def require_sound(path: Path) -> None:
 
 def attributes_of_data(path: Path) -> dict[str, Any]:
     """What a file in robomimic's layout says of itself (`task`, `env_args`, …); nothing for other files."""
-    if not path.is_file() or not h5py.is_hdf5(regular(path, EpisodeError)):
+    if not path.is_file() or not _is_hdf5(path):
         return {}
     require_sound(path)
     with opened(path) as file:

@@ -257,6 +257,15 @@ def test_bad_files_are_refused_with_place_and_reason(six: Path, spoil, message: 
     assert str(six) in str(error.value)
 
 
+def test_a_path_that_leaves_a_link_again_is_read_where_it_leads(six: Path, tmp_path: Path) -> None:
+    inner = six.parent / "inner"
+    inner.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(inner)
+    assert len(open_source(link / ".." / six.name)) == len(open_source(six))
+
+
 def test_unknown_kinds_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"kind 'bag' is unknown; choose one of robomimic_hdf5"):
         open_source(tmp_path, kind="bag")
