@@ -226,4 +226,5 @@ def _without_start_up_lines() -> Iterator[None]:
             os.dup2(screen, 2)
             os.close(screen)
             held.seek(0)
-            os.write(2, _START_UP.sub(b"", held.read()))
+            sys.stderr.write(_START_UP.sub(b"", held.read()).decode(errors="backslashreplace"))
+            sys.stderr.flush()

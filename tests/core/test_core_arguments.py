@@ -241,8 +241,10 @@ def test_what_is_printed_waits_for_a_pipe_that_is_full_and_does_not_block(number
 
 def test_work_goes_on_when_its_terminal_is_closed():
     code = (
-        "import sys\nfrom gap_vla.core.errors import command\n"
-        "@command\ndef main():\n    print('begun', flush=True)\n    sys.stdin.read()\n    print('lost')\n"
+        "import os, sys\nfrom gap_vla.core.errors import command\n"
+        "from gap_vla.core.lazy import _without_start_up_lines\n"
+        "@command\ndef main():\n    print('begun', flush=True)\n    sys.stdin.read()\n"
+        "    with _without_start_up_lines():\n        os.write(2, b'lost')\n    print('lost')\n"
         "    print('lost too', file=sys.stderr, flush=True)\n    return 7\n"
         "sys.exit(main())\n"
     )
