@@ -129,8 +129,9 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
+    which = "action error in training" if options.split.startswith("train") else "held-out action error"
     print(
-        f"held-out action error {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
+        f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; 1 is what predicting the mean action gives"
     )
     if found.left_out:

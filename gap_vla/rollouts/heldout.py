@@ -60,7 +60,7 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
     first: list[Recording] = []
-    shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
+    shown = Progress(f"recorded episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
         first = first or some[:1]

@@ -148,6 +148,9 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     assert json.loads(said.out) == {key: value for key, value in found.items() if key in json.loads(said.out)} != {}
     assert script("evaluate").main([*options, "--split", "train"]) == 2  # the error of another measurement stays
     assert "held_out.json is of something else (split: 'val' then, 'train' now)" in capsys.readouterr().err
+    assert script("evaluate").main([*options[:4], "--quiet", "--split", "train"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("action error in training ") and "held-out" not in said
 
 
 def test_data_of_another_task_view_or_version_of_the_pictures_are_refused(run, dataset, capsys):
