@@ -523,6 +523,23 @@ def test_pictures_of_another_size_are_refused_in_a_mixture_without_rollouts_too(
         ready(octo(**folders, **wide, data__mixture=((str(dataset), 0.5),)))
 
 
+@pytest.mark.parametrize("named", ["dataset", "demonstrations"])
+def test_a_dry_run_counts_with_the_pictures_states_and_actions_of_the_data(dataset, folders, tmp_path, named):
+    redescribed(dataset, '"action": {"tensor": {}}', widths(12, 8))
+    own = {"data__rlds": str(dataset)}
+    if named == "demonstrations":
+        own = demonstrations(tmp_path / "wide.hdf5", action=8)
+    wide = {"method": "vp", "eval__episodes": 0, **ONE_CAMERA, **own}
+    said = Run(octo(**folders, **{**wide, "demos__image_size": 128})).dry_run()
+    assert re.search(r"observation/image_primary uint8\[\d+, 1, 64, 64, 3\]", said)
+    assert re.search(r"  action float32\[\d+, 1, \d+, 8\]", said)
+    width = 12 if named == "dataset" else 9
+    assert re.search(rf"observation/proprio float32\[\d+, 1, {width}\]", said)
+    right = Run(octo(**folders, **{**wide, "demos__image_size": 64})).dry_run()
+    memory = [line for text in (said, right) for line in text.splitlines() if line.startswith("memory of training")]
+    assert memory[0] == memory[1]
+
+
 def test_the_command_names_a_bad_dataset_of_a_mixture_in_one_line_within_two_seconds(dataset, tmp_path):
     folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
     command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py:debug", *folders]
@@ -542,10 +559,10 @@ def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(name, profile
     monkeypatch.setattr(resources, "available_memory", lambda: 7 * 2**30)
     config = config_of(name, profile)
     published = isinstance(config, FinetuneConfig) and bool(config.model.pretrained)
-    require_training_memory(config, on_cpu=not published)
+    require_training_memory(config, on_cpu=not published, shapes={})
     if published:  # a batch of 256 of Octo-small on a CPU, which is for looking at with --dry_run
         with pytest.raises(ResourceError, match=r"transformer \d+\.\d GiB"):
-            require_training_memory(config, on_cpu=True)
+            require_training_memory(config, on_cpu=True, shapes={})
 
 
 @pytest.mark.parametrize(("name", "profile"), profiles())
@@ -629,7 +646,7 @@ def test_estimates_grow_with_what_is_asked_for(config, monkeypatch):
     bigger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=1024))
     larger = dataclasses.replace(config, demos=dataclasses.replace(config.demos, image_size=128))
     for one in (config, bigger, larger):
-        require_training_memory(one, on_cpu=True)
+        require_training_memory(one, on_cpu=True, shapes={})
     assert limits[0] < min(limits[1:]) and np.isfinite(limits).all()
 
 

@@ -258,8 +258,9 @@ class Experiment(abc.ABC):
         """Whether the model is computed there."""
 
     @abc.abstractmethod
-    def memory(self) -> dict[str, float]:
-        """Bytes by part that training takes (`gap_vla.training.preflight`); `batches` among them."""
+    def memory(self, image_size: int | None = None) -> dict[str, float]:
+        """Bytes by part that training takes (`gap_vla.training.preflight`), of pictures of that size (default:
+        `demos.image_size`); `batches` among them."""
 
     @abc.abstractmethod
     def require_ready(self, dry_run: bool = False) -> None:

@@ -67,8 +67,8 @@ class Trainer(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def dry_run(cls, config: Any) -> str:
-        """What would be trained, without data and weights."""
+    def dry_run(cls, config: Any, shapes: Mapping[str, Sequence[int]]) -> str:
+        """What would be trained, without data and weights; `shapes` of fields that are others than the task's."""
 
     @abc.abstractmethod
     def describe(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ from gap_vla.sim import task_spec
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Adam, Packing
 from gap_vla.training.step import TrainState, model_inputs
+
+Shapes = Mapping[str, Sequence[int]]
 
 OBSERVATIONS = "observation_tokenizers"
 
@@ -173,20 +176,20 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 
 
-def planned_parameters(config: FinetuneConfig) -> tuple[Any, Parameters]:
+def planned_parameters(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> tuple[Any, Parameters]:
     """Shapes of a batch and of the parameters. Raises ConfigError or OctoError: settings of which no policy comes."""
     pretrained = config.model.pretrained
     with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
-        batch, layout = planned(config)
-        shapes = parameter_shapes(module := OctoModule.create(**layout["model"]), batch)
-    return batch, Parameters.of(config, shapes, module)
+        batch, layout = planned(config, shapes)
+        parameters = parameter_shapes(module := OctoModule.create(**layout["model"]), batch)
+    return batch, Parameters.of(config, parameters, module)
 
 
-def dry_run(config: FinetuneConfig) -> str:
+def dry_run(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> str:
     """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
     require_jax_device()
     pretrained = config.model.pretrained
-    batch, parameters = planned_parameters(config)
+    batch, parameters = planned_parameters(config, shapes)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
     unread = "" if Path(pretrained).is_dir() else " (not read in a dry run)"
@@ -260,21 +263,29 @@ def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Map
     return layout
 
 
-def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def planned(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a step would take, and the model's layout, before there are any data.
 
     The published weights need not be there; their layout is known by name.
+
+    Args:
+        shapes: of the steps' fields, as far as they are others than the configuration's and the task's.
     """
     task = task_spec(config.task)
+    proprio_dim, action_dim = (
+        shapes.get(name, [width])[0] for name, width in (("proprio", task.proprio_dim), ("action", task.action_dim))
+    )
     batch = example_batch(
         image_keys=[f"image_{camera}" for camera in config.demos.cameras],
         image_size=config.demos.image_size,
-        proprio_dim=task.proprio_dim * config.model.proprio_history if config.uses_proprio else None,
-        action_dim=task.action_dim,
+        proprio_dim=proprio_dim * config.model.proprio_history if config.uses_proprio else None,
+        action_dim=action_dim,
         action_horizon=config.model.action_horizon,
         window_size=config.model.window_size,
         batch_size=config.train.batch_size,
     )
+    for name in shapes.keys() & batch["observation"].keys() - {"proprio"}:
+        batch["observation"][name] = np.zeros((*batch["observation"][name].shape[:2], *shapes[name]), np.uint8)
     batch["rho"] = np.zeros((config.train.batch_size, config.model.window_size), np.float32)
     pretrained = config.model.pretrained
     if not pretrained:

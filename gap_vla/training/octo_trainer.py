@@ -88,8 +88,8 @@ class OctoTrainer(Trainer):
         return made
 
     @classmethod
-    def dry_run(cls, config: FinetuneConfig) -> str:
-        return dry_run(config)
+    def dry_run(cls, config: FinetuneConfig, shapes: Mapping[str, Sequence[int]]) -> str:
+        return dry_run(config, shapes)
 
     def describe(self) -> str:
         said = describe(self.config, self.built.parameters, self.built.state.opt_state)

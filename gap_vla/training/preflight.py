@@ -92,7 +92,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if stages.mixture:
         _require_mixture(config, stages)
     if not dry_run:
-        require_training_memory(config, config.on_cpu)
+        require_training_memory(config, config.on_cpu, shapes_of_data(config, stages))
     if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
         size = config.memory()["parameters, gradients, optimizer"]  # the checkpoint takes the place of gradients
         require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
@@ -123,20 +123,22 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
         load_checkpoint(checkpoint)  # compares it with its run
 
 
-def require_training_memory(config: Experiment, on_cpu: bool) -> None:
+def require_training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]]) -> None:
     """Raises ResourceError if the model, or (not `on_cpu`) its batches alone, do not fit into the machine's memory."""
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
-    require_memory(_training_memory(config, on_cpu), advice)
+    require_memory(_training_memory(config, on_cpu, shapes), advice)
 
 
-def _training_memory(config: Experiment, on_cpu: bool) -> dict[str, float]:
-    needs = {name: size for name, size in config.memory().items() if on_cpu or name == "batches"}
+def _training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    sides = [max(shape[:2]) for name, shape in shapes.items() if name.startswith("image_") and shape]
+    counted = config.memory(max(sides, default=config.demos.image_size))
+    needs = {name: size for name, size in counted.items() if on_cpu or name == "batches"}
     return {"libraries": 300 * 2**20, **needs}
 
 
-def memory_in_words(config: Experiment) -> str:
+def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]]) -> str:
     """What `require_training_memory` counts, and whether it is here, for a dry run."""
-    needs, have = _training_memory(config, config.on_cpu), available_memory()
+    needs, have = _training_memory(config, config.on_cpu, shapes), available_memory()
     parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
     short = have is not None and sum(needs.values()) > have
     here = f"; {shown(have or 0)} are free here, so that a run would be refused" if short else ""
@@ -184,23 +186,34 @@ def _require_source(config: Experiment) -> tuple[int, int, dict[str, Sequence[in
 
 def _require_mixture(config: Experiment, stages: Stages) -> None:
     """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
-    known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
-    if (stages.store / "store.json").exists():
-        known[stages.store] = fields_of(EpisodeStore.open(stages.store))
-    elif stages.rlds.exists():
-        known[stages.rlds] = _step_fields(stages.rlds)
-    elif config.demos.path:
-        *_, known[Path(config.demos.path)] = _require_source(config)
-    else:
-        task, size = task_spec(config.task), config.demos.image_size
-        widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
-        known[stages.rlds] = widths | _LABELS | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+    known = dict([_data(config, stages)])
     for path in stages.mixture:
         require_dataset(path, config, {"train"})
         known[path] = _step_fields(path)
     if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
         needed = ["proprio", "action", *(_LABELS if "rho" in config.needed_labels else ())]
         require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), *needed])
+
+
+def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequence[int]] | None]:
+    """What is trained on, and the shapes of its steps' fields; None where its description is not TFDS'."""
+    if (stages.store / "store.json").exists():
+        return stages.store, fields_of(EpisodeStore.open(stages.store))
+    if stages.rlds.exists():
+        return stages.rlds, _step_fields(stages.rlds)
+    if config.demos.path:
+        return Path(config.demos.path), _require_source(config)[2]
+    task, size = task_spec(config.task), config.demos.image_size
+    widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
+    return stages.rlds, widths | _LABELS | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+
+
+def shapes_of_data(config: Experiment, stages: Stages) -> Mapping[str, Sequence[int]]:
+    """Shapes of the steps' pictures, states and actions where they may be others than the configuration says: without
+    rollouts. Empty with them, and where they are not known."""
+    found = {} if config.eval.episodes else _data(config, stages)[1] or {}
+    wanted = {"proprio", "action", *(f"image_{camera}" for camera in config.demos.cameras)}
+    return {name: shape for name, shape in found.items() if name in wanted and shape}
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:

@@ -38,6 +38,7 @@ from gap_vla.training.preflight import (
     require_exported,
     require_fields,
     require_ready,
+    shapes_of_data,
 )
 from gap_vla.training.stages import (
     READER,
@@ -236,14 +237,15 @@ class Run:
         require_ready(self.config, self.stages, self.directory, dry_run=True)
         require_unchanged_data(self.stages)
         self.require_data(build=False)
+        shapes = shapes_of_data(self.config, self.stages)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({demos})",
                 f"RLDS dataset: {self.stages.rlds} ({rlds})",
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
                 f"run: {self.directory.path}{self.directory.stands(self.config.to_dict(), self._made_from())}",
-                self.config.trainer().dry_run(self.config),
-                memory_in_words(self.config),
+                self.config.trainer().dry_run(self.config, shapes),
+                memory_in_words(self.config, shapes),
                 *(() if getattr(self.config.train, "epochs", 0) else _notes(self.config, self.config.train.steps)),
             ]
         )

@@ -108,9 +108,9 @@ class SmallTrainer(Trainer):
         return cls(config, policy, steps, windows, held_out)
 
     @classmethod
-    def dry_run(cls, config: SmallConfig) -> str:
+    def dry_run(cls, config: SmallConfig, shapes: Mapping[str, Sequence[int]]) -> str:
         task, size = task_spec(config.task), config.demos.image_size
-        widths = task.proprio_dim, task.action_dim
+        widths = shapes.get("proprio", [task.proprio_dim])[0], shapes.get("action", [task.action_dim])[0]
         with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # takes no memory
             policy = build_policy(config.model, config.method, (size, size, 3), *widths, config.demos.cameras)
         here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
