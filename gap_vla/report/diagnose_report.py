@@ -28,7 +28,10 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
         figures = [effect.change, effect.change_transition, effect.change_consistent, effect.error]
         row = [effect.intervention, *map(_figure, figures), _cost(effect)]
         rows.append([*row, *([_rate(success[effect.intervention])] if effect.intervention in success else [])])
-    legend = "\n".join(f"  {effect.intervention}: {DESCRIPTIONS[effect.intervention]}" for effect in opened.effects)
+    measured = [effect.intervention for effect in opened.effects]
+    played = [name for name in success if name not in ("none", *measured)]  # as what recordings cannot show
+    rows += [[name, *[""] * (len(heading) - 1), _rate(success[name])] for name in played]
+    legend = "\n".join(f"  {name}: {DESCRIPTIONS[name]}" for name in [*measured, *played])
     known = any(e.change_transition is not None or e.change_consistent is not None for e in opened.effects)
     transitions = f"{opened.transition_steps} of them transitions" if known else "not known which are transitions"
     return (

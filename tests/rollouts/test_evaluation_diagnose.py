@@ -249,6 +249,11 @@ def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(re
     assert found["images_swapped"].difference.difference == -1
     opened = open_loop(Seeing(), recordings)
     text = report(opened, tuple(found.values()))
+    moved = dataclasses.replace(found["images_black"], intervention="objects_moved")
+    told = report(opened, (found["none"], moved))  # recordings alone do not show it
+    rate = f"{moved.successes}/{moved.episodes} "
+    assert [rate in line for line in told.splitlines() if line.startswith("objects_moved ")] == [True]
+    assert "  objects_moved: objects shifted" in told
     assert "0/6 (−100, −100 to −61)" in text and "6/6 (0, −39 to +39)" in text  # Wilson's interval of 0 in 6
     assert text.endswith("It succeeds in 6 of 6 layouts, with another episode's pictures in 0.")
     options |= {"episodes": 2, "interventions": ["images_black"]}
