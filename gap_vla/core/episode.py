@@ -99,8 +99,8 @@ class Episode:
         phase: the expert's own phase name per step, or None. Ground truth for change points, never a policy input.
         rho: float32[T] in [0, 1], probability that the step is in a motion transition, or None before annotation.
         change_point: bool[T], True at the first step of every segment but the first, or None before annotation.
-        metadata: where the episode comes from (file, seed, task, …); a dataset keeps strings and numbers, and of
-            anything else the text.
+        metadata: where the episode comes from (file, seed, task, …); a dataset keeps what JSON can hold
+            (arrays and sets as lists), and of anything else the text.
     """
 
     images: Mapping[str, np.ndarray]
@@ -132,7 +132,7 @@ class Episode:
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The proprioception split by arm; only for the 9-per-arm layout."""
-        if self.proprio.shape[1] % PROPRIO_PER_ARM:
+        if not self.proprio.shape[1] or self.proprio.shape[1] % PROPRIO_PER_ARM:
             raise EpisodeError(
                 f"{self.name}: proprio is {self.proprio.shape[1]} wide, not a multiple of {PROPRIO_PER_ARM} "
                 "(xyz, quaternion wxyz, two fingers per arm); name its columns with the option layout (docs/RLDS.md)"
@@ -142,6 +142,18 @@ class Episode:
 
     def replace(self, **changes: Any) -> Episode:
         return dataclasses.replace(self, **changes)
+
+    def require_rows(self) -> None:
+        """Raises EpisodeError: states or actions are no array of a row per step, or differ in steps."""
+        for key, value in (("proprio", self.proprio), ("action", self.action)):
+            if not isinstance(value, np.ndarray) or value.ndim != 2:
+                found = f"has shape {value.shape}" if isinstance(value, np.ndarray) else f"is {value!r:.60}"
+                raise EpisodeError(f"{self.name}: {key} {found}; it must be an array (T, width), one row per step")
+        if len(self.proprio) != len(self.action):
+            raise EpisodeError(
+                f"{self.name}: action has {len(self.action)} steps, proprio has {len(self.proprio)}; cut them to the "
+                "same steps or drop the episode"
+            )
 
     def validate(self, where: str = "") -> Episode:
         """Returns the episode, or raises EpisodeError naming `where`, the field and the first bad step."""

@@ -247,6 +247,8 @@ def motions_of(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) 
     if extra is not None and len(extra) != len(episodes):
         raise MotionError(f"{len(episodes)} episodes but extra columns for {len(extra)}")
     numbered = [dataclasses.replace(e, metadata={"episode_id": i, **e.metadata}) for i, e in enumerate(episodes)]
+    for episode in numbered:
+        episode.require_rows()
     return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(numbered)]
 
 

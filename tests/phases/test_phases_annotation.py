@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gap_vla.core.episode import OPENING_UNIT, Episode
+from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
@@ -296,6 +296,14 @@ def test_errors_name_the_episode_the_option_and_the_method():
     stretched[3, 3] = 2
     with pytest.raises(MotionError, match=r"episode 1: quaternion of arm 0 has length 2 at step 3"):
         annotate([DEMOS[1].replace(proprio=stretched)])
+    rows = ((None, "proprio is None"), (np.zeros(40), r"proprio has shape \(40,\)"), ([0], r"proprio is \[0\]"))
+    for proprio, found in rows:
+        with pytest.raises(EpisodeError, match=rf"walk\.hdf5, episode 1: {found}; it must be an array \(T, width\)"):
+            annotate([DEMOS[0], DEMOS[1].replace(proprio=proprio)], method="gaussian")
+    with pytest.raises(EpisodeError, match=r"episode 2: action has \d+ steps, proprio has \d+; cut them"):
+        annotate([DEMOS[0], DEMOS[2].replace(proprio=DEMOS[2].proprio[:-1])], method="gaussian")
+    with pytest.raises(EpisodeError, match="proprio is 0 wide"):
+        annotate([DEMOS[0].replace(proprio=np.zeros((len(DEMOS[0]), 0)))], method="gaussian")
     with pytest.raises(MotionError, match="unknown method 'best'; known are lstm, fixed"):
         annotate(DEMOS, method="best")
     with pytest.raises(MotionError, match="unknown option penalti"):

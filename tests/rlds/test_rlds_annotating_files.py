@@ -397,7 +397,7 @@ def test_marks_of_lost_measurements_in_further_columns_are_refused(hdf5, tmp_pat
             joint[[40, 41, 70], 1] = -9999 if name == "demo_3" else 1
             demo["obs/joint"] = joint
     with pytest.raises(
-        EpisodeError, match=r"episode demo_3: joint is -9999 at step 40, column 1, .*; if it marks a lost"
+        EpisodeError, match=r"episode demo_3: joint is -9999 at step 40 \(and 2 more\), column 1, .*; if it"
     ):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian", extra="joint")
 
@@ -526,6 +526,10 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
     assert [len(data["frames"]) for data in shown] == [20, 20] and shown[0]["frames"] != shown[1]["frames"]
     assert show_episode(done.path, tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
     assert show_episode(done.path, tmp_path / "page.mp4").read_bytes()[4:8] == b"ftyp"
+    annotate_files(source, tmp_path / "out.hdf5", method="gaussian", overwrite=True)
+    with pytest.raises(AnnotationError, match=r"out\.hdf5 was replaced meanwhile, by labels of another command"):
+        write_report(done, tmp_path / "report.html", 2)
+    assert (tmp_path / "report.html").read_text() == report
     with pytest.raises(OutputError, match="must end in"):
         show_episode(done.path, tmp_path / "page.gif")
     with pytest.raises(AnnotationError, match="no episode 9; it has 3"):

@@ -108,7 +108,11 @@ LARGEST = 160
 
 
 def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
-    """Writes the HTML report of what `annotate_files` did, with some episodes, spread over the data, and frames."""
+    """Writes the HTML report of what `annotate_files` did, with some episodes, spread over the data, and frames.
+
+    Raises:
+        AnnotationError: another command has replaced the copy meanwhile.
+    """
     from gap_vla.phases.pages import report_page, view_of
 
     labelled = done.annotation.apply(done.episodes)
@@ -121,6 +125,8 @@ def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
             height, width = (max(round(side / scale), 1) for side in frames.shape[1:3])
             images[name] = resized(frames, (height, width))
         views.append(view_of(labelled[i].replace(images=images)))
+    if load_annotator(done.annotator).identity["hash"] != done.annotation.identity["hash"]:
+        raise AnnotationError(f"{done.path} was replaced meanwhile, by labels of another command; no page is written")
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
     return write_output(path, "report", text)
 
