@@ -540,6 +540,12 @@ def test_a_dry_run_counts_with_the_pictures_states_and_actions_of_the_data(datas
     assert memory[0] == memory[1]
 
 
+def test_a_dry_run_on_pictures_of_no_stated_size_counts_with_that_of_the_configuration(dataset, folders):
+    redescribed(dataset, '["64", "64", "3"]', '["-1", "-1", "3"]')
+    said = Run(octo(**folders, **ONE_CAMERA, data__rlds=str(dataset), method="vp", eval__episodes=0)).dry_run()
+    assert re.search(r"observation/image_primary uint8\[\d+, 1, 64, 64, 3\]", said)
+
+
 def test_the_command_names_a_bad_dataset_of_a_mixture_in_one_line_within_two_seconds(dataset, tmp_path):
     folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
     command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py:debug", *folders]

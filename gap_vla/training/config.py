@@ -258,7 +258,7 @@ class Experiment(abc.ABC):
         """Whether the model is computed there."""
 
     @abc.abstractmethod
-    def memory(self, image_size: int | None = None) -> dict[str, float]:
+    def memory(self, image_size: float | None = None) -> dict[str, float]:
         """Bytes by part that training takes (`gap_vla.training.preflight`), of pictures of that size (default:
         `demos.image_size`); `batches` among them."""
 

@@ -198,7 +198,7 @@ class FinetuneConfig(Experiment):
     def require_place(self, run: Path) -> None:
         require_plain(run)
 
-    def memory(self, image_size: int | None = None) -> dict[str, float]:
+    def memory(self, image_size: float | None = None) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
         samples = self.train.batch_size / self.train.accumulate
         frames = samples * model.window_size * cameras

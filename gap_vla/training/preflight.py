@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
+from gap_vla.rlds.store import source_hash_of
 from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
@@ -130,8 +132,8 @@ def require_training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[st
 
 
 def _training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    sides = [max(shape[:2]) for name, shape in shapes.items() if name.startswith("image_") and shape]
-    counted = config.memory(max(sides, default=config.demos.image_size))
+    areas = [math.prod(shape[:2]) for name, shape in shapes.items() if name.startswith("image_")]
+    counted = config.memory(math.sqrt(sum(areas) / len(areas)) if areas else config.demos.image_size)
     needs = {name: size for name, size in counted.items() if on_cpu or name == "batches"}
     return {"libraries": 300 * 2**20, **needs}
 
@@ -197,8 +199,9 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
 
 def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequence[int]] | None]:
     """What is trained on, and the shapes of its steps' fields; None where its description is not TFDS'."""
-    if (stages.store / "store.json").exists():
-        return stages.store, fields_of(EpisodeStore.open(stages.store))
+    made = EpisodeStore.open(stages.store) if (stages.store / "store.json").exists() else None
+    if made and (not stages.rlds.exists() or made.source_hash == source_hash_of(stages.rlds)):  # else it is made anew
+        return stages.store, fields_of(made)
     if stages.rlds.exists():
         return stages.rlds, _step_fields(stages.rlds)
     if config.demos.path:
@@ -213,7 +216,7 @@ def shapes_of_data(config: Experiment, stages: Stages) -> Mapping[str, Sequence[
     rollouts. Empty with them, and where they are not known."""
     found = {} if config.eval.episodes else _data(config, stages)[1] or {}
     wanted = {"proprio", "action", *(f"image_{camera}" for camera in config.demos.cameras)}
-    return {name: shape for name, shape in found.items() if name in wanted and shape}
+    return {name: shape for name, shape in found.items() if name in wanted and shape and min(shape) > 0}
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:

@@ -128,7 +128,7 @@ class SmallConfig(Experiment):
     def on_cpu(self) -> bool:
         return self.train.device == "cpu"
 
-    def memory(self, image_size: int | None = None) -> dict[str, float]:
+    def memory(self, image_size: float | None = None) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
         samples = self.train.batch_size
         frames = samples * model.image_history * cameras
