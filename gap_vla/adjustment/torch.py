@@ -54,6 +54,7 @@ class Adjustment:
         self._forward = ForwardHooks(places, self._steps.end)
         self._schedule = schedule
         self._attached, self._latest, self._stepped = True, 0, False  # the last: since the last `adjusting`
+        self._window: int | None = None  # of the last batch of several samples
         self._repeated = 0
 
     @property
@@ -148,6 +149,14 @@ class Adjustment:
         if (values := np.asanyarray(values)).dtype.kind in "biuf":
             values = values.astype(np.float32)
         factors = self.schedule.factors(values, min(step, self.total_steps), self.total_steps)
+        samples, window = factors.sample.shape
+        if samples == 1 < window and self._window not in (None, window):
+            raise AdjustmentError(
+                f"rho of shape [1, {window}] is of one sample and {window} window steps, and batches before had "
+                f"{self._window}; give that of a batch as [B], [B, 1] or [B, W]"
+            )
+        if samples > 1:
+            self._window = window
         if active and (changed := [place.name for place in self._places if place.changed(self._policy)]):
             raise AdjustmentError(
                 f"{changed[0]!r} changed since GAP was attached: it is another module now, or trains other parameters; "

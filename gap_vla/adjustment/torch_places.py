@@ -13,7 +13,6 @@ import itertools
 import logging
 import threading
 import types
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -260,12 +259,6 @@ def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs
             )
         return sample[:, -1]
     if len(shape) and shape[0] == batch * window:
-        if batch == 1 and not torch.compiler.is_compiling():
-            warnings.warn(
-                f"rho of shape (1, {window}) is taken for one sample of {window} window steps, since {name!r} gives "
-                f"{window} rows; of a batch of {window} samples give rho as [B] or [B, 1]",
-                stacklevel=2,
-            )
         return sample.reshape(batch * window)
     raise AdjustmentError(
         f"submodule {name!r} has a tensor of shape {tuple(shape)} for rho of shape {tuple(sample.shape)}; "

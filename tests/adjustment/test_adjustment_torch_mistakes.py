@@ -171,11 +171,16 @@ def test_optimizers_that_step_in_the_backward_pass_leave_what_is_computed_again_
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
-def test_a_rho_of_a_single_sample_that_may_be_turned_is_warned_of(unchecked, policy):
+def test_a_rho_that_is_turned_is_told_from_a_last_batch_of_one_sample(unchecked, policy):
     with attach(policy, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=9) as gap:
-        with pytest.warns(UserWarning, match=r"rho of shape \(1, 4\) is taken for one sample of 4 window steps"):
-            with gap.adjusting(RHO[None], 0):  # [1, B]
+        with gap.adjusting(RHO, 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(AdjustmentError, match=r"rho of shape \[1, 4\] is of one sample and 4 .* had 1"):
+            with gap.adjusting(RHO[None], 1):
                 policy(IMAGE, PROPRIO)
+        for rho, rows in ((torch.stack([RHO, RHO], 1), slice(None)), (RHO[None, :2], slice(2)), (RHO[:1], slice(1))):
+            with gap.adjusting(rho, 2):
+                policy(IMAGE[rows], PROPRIO[rows])
 
 
 @pytest.mark.parametrize("none", [(), []])
