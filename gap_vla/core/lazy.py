@@ -226,5 +226,7 @@ def _without_start_up_lines() -> Iterator[None]:
             os.dup2(screen, 2)
             os.close(screen)
             held.seek(0)
-            sys.stderr.write(_START_UP.sub(b"", held.read()).decode(errors="backslashreplace"))
+            text = _START_UP.sub(b"", held.read()).decode(errors="backslashreplace")
+            known = sys.stderr.encoding or "utf-8"
+            sys.stderr.write(text.encode(known, "backslashreplace").decode(known))
             sys.stderr.flush()

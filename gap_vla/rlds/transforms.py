@@ -150,7 +150,11 @@ def chunk(
         raise ConfigError(
             f"action_pad_mask is of chunks of {dims.shape[1]}, action_horizon is {action_horizon}; take less"
         )
-    dims = tf.gather(dims[:, :action_horizon], index) if len(dims.shape) == 3 else dims[:, None, None]
+    if len(dims.shape) == 3:
+        of_all = tf.broadcast_to(dims, [steps, *tf.unstack(tf.shape(dims)[1:])])
+        dims = tf.gather(of_all[:, :action_horizon], index)
+    else:
+        dims = dims[:, None, None]
     observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])
     observation["timestep_pad_mask"] = raw >= 0
     observation["task_completed"] = ~valid

@@ -114,7 +114,7 @@ def _rotation(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> 
     turned = [relative_rotation_vector(s[:-1, 3:7], s[1:, 3:7]) for s in states]
     rolled = [np.roll(s[:, 3:7], 1, axis=1) for s in states]
     swapped = [relative_rotation_vector(q[:-1], q[1:]) for q in rolled]
-    here, other = _agreement(command, turned), _agreement(command, swapped)
+    here, other = _agreement(command, turned, apart=0), _agreement(command, swapped, apart=0)
     if other > 0.5 and here < other - 0.3:
         text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
         doubt = ", or actions and states are in different frames" * (here == 0)  # about one axis both look alike
@@ -172,15 +172,15 @@ def per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarra
         yield arm, states, actions
 
 
-def _agreement(command: list[np.ndarray], moved: list[np.ndarray]) -> float:
-    """Correlation of commanded with performed motion, mean over the axes that both use: 0 where they share none, 1
-    where one of them uses none.
+def _agreement(command: list[np.ndarray], moved: list[np.ndarray], apart: float = 1) -> float:
+    """Correlation of commanded with performed motion, mean over the axes that both use; `apart` where they use others,
+    and 1 where one of them uses none.
     """
     a, b = _scaled(command, moved)
     asked, done = abs(a).max(0) > 0, abs(b).max(0) > 0
     if (asked & done).any():
         return float((a * b).mean(0)[asked & done].mean())
-    return 0.0 if asked.any() and done.any() else 1.0
+    return float(apart) if asked.any() and done.any() else 1.0
 
 
 def _scaled(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
