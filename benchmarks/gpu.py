@@ -11,8 +11,8 @@
     torch_paper_METHOD  demonstrations, training and rollouts of the torch policies' profile `paper`, one seed
 
 results/gpu/PART.json holds what a part printed, and whether it is finished; what was measured on another GPU is
-measured again. A part is stopped after --limit minutes; the training then goes on from its last step, and another part
-counts as failed.
+measured again, in runs of its own. A part is stopped after --limit minutes; the training then goes on from its last
+step, and another part counts as failed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError, command
-from gap_vla.core.identity import commit
+from gap_vla.core.identity import commit, digest
 from gap_vla.core.whole import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,9 @@ def run_part(part: str, seconds: float, device: list[str], kept: Path) -> bool:
     Raises:
         UserError: it failed.
     """
-    call, before = PARTS[part], _begun(part, device, kept)
+    call, before = [*PARTS[part]], _begun(part, device, kept)
+    if part in GOES_ON:  # a run of another GPU is no run of this one
+        call += ["--run-name", f"gpu-{digest({'device': device})}-{part}"]
     lines, started = list(before.get("output", [])), time.monotonic() - before.get("seconds", 0.0)
     with subprocess.Popen([sys.executable, *call], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         stop = _after(seconds, lambda: process.send_signal(signal.SIGINT))
