@@ -102,7 +102,7 @@ def test_held_out_episodes_without_a_transition_are_refused_before_a_step(tmp_pa
 
 
 def test_what_is_said_at_the_start_is_how_it_acts(tmp_path):
-    said = SmallTrainer.dry_run(toy_config(tmp_path, "gap_watched", adjustment={"lam": 0.3, "window": 0.5}))
+    said = SmallTrainer.dry_run(toy_config(tmp_path, "gap_watched", adjustment={"lam": 0.3, "window": 0.5}), {})
     assert "GAP: mode sample, lam 0.1 to 1, rho dataset (current) to the power 0.25 to 1, both by the share" in said
     assert "until vision has recovered, at most the first 75% of 12 steps, on proprio_encoder" in said
 
