@@ -144,16 +144,17 @@ class Episode:
         return dataclasses.replace(self, **changes)
 
     def require_rows(self) -> None:
-        """Raises EpisodeError: states or actions are no array of a row per step, or differ in steps."""
+        """Raises EpisodeError: states or actions are no array of a row per step, or a part has other steps."""
         for key, value in (("proprio", self.proprio), ("action", self.action)):
             if not isinstance(value, np.ndarray) or value.ndim != 2:
                 found = f"has shape {value.shape}" if isinstance(value, np.ndarray) else f"is {value!r:.60}"
                 raise EpisodeError(f"{self.name}: {key} {found}; it must be an array (T, width), one row per step")
-        if len(self.proprio) != len(self.action):
-            raise EpisodeError(
-                f"{self.name}: action has {len(self.action)} steps, proprio has {len(self.proprio)}; cut them to the "
-                "same steps or drop the episode"
-            )
+        for key, value in self.arrays.items():
+            if key not in LABELS and np.ndim(value) and len(value) != len(self.proprio):
+                raise EpisodeError(
+                    f"{self.name}: {key} has {len(value)} steps, proprio has {len(self.proprio)}; cut them to the same "
+                    "steps or drop the episode"
+                )
 
     def validate(self, where: str = "") -> Episode:
         """Returns the episode, or raises EpisodeError naming `where`, the field and the first bad step."""

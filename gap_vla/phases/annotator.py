@@ -74,6 +74,7 @@ class Annotator:
 
         Raises MotionError: bad signals, or other columns than the estimator was trained on.
         """
+        episodes = list(episodes)
         motions = motions_of(episodes, extra)
         for episode, motion in zip(episodes, motions):
             if self.columns:

@@ -49,9 +49,9 @@ def test_a_program_that_lets_numpy_raise_gets_the_same_labels():
     usual = annotate(DEMOS, method="gaussian", sigma=0.5)  # 0 in float32, far from a change point
     with np.errstate(all="raise"):
         strict = annotate(DEMOS, method="gaussian", sigma=0.5)
-        again = strict.annotator.annotate(DEMOS)
+        again = strict.annotator.annotate(one for one in DEMOS)
     for one in (strict, again):
-        assert all(a.tobytes() == b.tobytes() for a, b in zip(one.rho, usual.rho))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one.rho, usual.rho, strict=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -302,6 +302,8 @@ def test_errors_name_the_episode_the_option_and_the_method():
             annotate([DEMOS[0], DEMOS[1].replace(proprio=proprio)], method="gaussian")
     with pytest.raises(EpisodeError, match=r"episode 2: action has \d+ steps, proprio has \d+; cut them"):
         annotate([DEMOS[0], DEMOS[2].replace(proprio=DEMOS[2].proprio[:-1])], method="gaussian")
+    with pytest.raises(EpisodeError, match="image_primary has 3 steps, proprio has"):
+        annotate([DEMOS[0].replace(images={"image_primary": np.zeros((3, 8, 8, 3), np.uint8)})], method="gaussian")
     with pytest.raises(EpisodeError, match="proprio is 0 wide"):
         annotate([DEMOS[0].replace(proprio=np.zeros((len(DEMOS[0]), 0)))], method="gaussian")
     with pytest.raises(MotionError, match="unknown method 'best'; known are lstm, fixed"):
