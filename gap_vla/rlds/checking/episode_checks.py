@@ -155,7 +155,8 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
             yield Finding("warning", "still", text, episode.name)
         elif moves.sum() >= 5 and stuck.sum() > STILL_SHARE * moves.sum():
             text = f"{camera} repeats the frame before at {stuck.sum()} of {moves.sum()} steps in which the arm moves; "
-            yield Finding("warning", "still", text + "the camera ran slower", episode.name, int(stuck.argmax()) + 1)
+            text += "the camera ran slower, or stopped"
+            yield Finding("warning", "still", text, episode.name, int(stuck.argmax()) + 1)
 
 
 def _motion(episode: Recording) -> tuple[Bool[np.ndarray, "S arms"], Bool[np.ndarray, " arms"]]:
