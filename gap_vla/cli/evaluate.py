@@ -249,7 +249,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         recorded = zip(getattr(loaded.policy, "succeeded", ()), getattr(loaded.policy, "lengths", ()))
         ended = [steps for (then, steps), now in zip(recorded, summary["outcomes"]) if then and not now]
         if cut := sum(steps > (options.horizon or steps) for steps in ended):
-            print(f"note: {cut} recordings of a success are longer than --horizon {options.horizon}", file=sys.stderr)
+            why = f"--horizon {options.horizon} cut them off"
+            print(f"note: {cut} recordings of a success ended without it here: {why}", file=sys.stderr)
         if lost := len(ended) - cut:
             why = "their seeds, actions or steps are not those with which they were recorded"
             print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Annotator:
     @np.errstate(under="ignore")
     def annotate(
         self,
-        episodes: Sequence[Episode],
+        episodes: Sequence[Episode] | Iterable[Episode],
         *,
         workers: int | None = None,
         extra: Sequence[np.ndarray] | None = None,

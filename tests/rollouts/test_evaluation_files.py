@@ -133,7 +133,7 @@ def test_recordings_that_do_not_succeed_again_are_counted(tmp_path, capsys):
     assert main(["--policy", f"replay:{path}", *words, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
     assert "note: 1 recordings of a success ended without it here" in said
-    assert "note: 1 recordings of a success are longer than --horizon 3" in said
+    assert "note: 1 recordings of a success ended without it here: --horizon 3 cut them off" in said
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["seed"] is None and summary["layout_seeds"] == [5, 6, 7]
     assert "of each layout as the policy names it" in (tmp_path / "out" / "index.html").read_text()
