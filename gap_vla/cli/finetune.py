@@ -35,7 +35,7 @@ def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> An
     how = parser.add_mutually_exclusive_group()
     for option, what in {
         "resume": "go on with this configuration's run from its last checkpoint, or begin",
-        "dry-run": "build everything, print shapes, parameter groups and memory, and stop",
+        "dry-run": "build model and optimizer as shapes, print them, parameter groups and memory, and stop",
         "collect-only": "make the demonstrations, which takes the extra sim alone, and stop",
     }.items():
         how.add_argument(f"--{option}", action="store_true", help=what)
