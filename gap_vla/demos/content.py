@@ -30,12 +30,22 @@ def _refuse(error: OSError) -> None:
 
 
 class Unchanged:
-    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another."""
+    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another, or
+    (`whole`) has come.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self._seen = {file: self._look(file) for file in (path, *listed(path)) if file.is_file()}
+    def __init__(self, path: Path, whole: bool = False) -> None:
+        self._path, self._whole = path, whole
+        self._seen = {file: self._look(file) for file in self._files()}
+
+    def _files(self) -> list[Path]:
+        return [file for file in (self._path, *listed(self._path)) if file.is_file()]
 
     def __call__(self) -> None:
+        if self._whole and (came := {*self._files()} - self._seen.keys()):
+            raise EpisodeError(
+                f"{min(came)} came while {self._path} was read; give the same command when it stays as it is"
+            )
         for file, seen in self._seen.items():
             if self._look(file) != seen:
                 raise EpisodeError(f"{file} changed while it was read; give the same command when it stays as it is")

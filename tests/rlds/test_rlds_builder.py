@@ -382,6 +382,18 @@ def test_a_source_that_is_replaced_while_it_is_converted_gives_no_dataset(tmp_pa
     assert build_dataset(path, tmp_path / "data", "toy", method=method, workers=1).is_dir()
 
 
+def test_a_recording_that_comes_after_the_folder_was_listed_is_not_left_out_for_good(tmp_path: Path) -> None:
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    for i, episode in enumerate(make_episode(i) for i in range(3)):
+        np.savez(folder / f"episode_{i}.npz", proprio=episode.proprio, action=episode.action)
+    source = open_source(folder, "npz")
+    shutil.copy(folder / "episode_0.npz", folder / "episode_9.npz")
+    with pytest.raises(EpisodeError, match=r"episode_9\.npz came while .*npz was read; give the same command when"):
+        build_dataset(source, tmp_path / "data", "toy", method="none", workers=1)
+    assert not [*(tmp_path / "data").rglob("*.tfrecord*")]
+
+
 def test_a_conversion_finds_before_its_work_that_the_place_is_taken(tmp_path: Path, monkeypatch) -> None:
     source = open_source(write_robomimic(tmp_path / "demos.hdf5", [make_episode(i) for i in range(3)]))
     path = build_dataset(source, tmp_path, "toy", method="none", workers=1)
