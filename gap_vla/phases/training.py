@@ -7,7 +7,9 @@ carried from piece to piece (truncated backpropagation through time).
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -50,9 +52,31 @@ class PhaseLSTM(nn.Module):
         return self.head(outputs)[..., 0], state
 
 
+class _OneAtATime:
+    """A lock, and a new one in a forked process, where no thread is left that would release it."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_TORCH = _OneAtATime()
+
+
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """On one thread, since the order of summation depends on their number, and whatever the caller has set in torch."""
+    """On one thread, since the order of summation depends on their number, and whatever the caller has set in torch.
+    One call at a time, since torch's random state and settings are those of all threads.
+    """
+    with _TORCH.lock, _as_torch_begins():
+        yield
+
+
+@contextlib.contextmanager
+def _as_torch_begins() -> Iterator[None]:
     threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)

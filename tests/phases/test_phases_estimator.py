@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -301,6 +302,10 @@ def test_training_twice_gives_the_same_bits_whatever_torch_did_before():
     other = PhaseEstimator(epochs=2, seed=6).fit(recordings, points)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first.weights, second.weights))
     assert first.weights.head.tobytes() != other.weights.head.tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        many = [*pool.map(lambda _: PhaseEstimator(epochs=2, seed=5).fit(recordings, points), range(24))]
+    assert {one.weights.head.tobytes() for one in many} == {first.weights.head.tobytes()}
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_one_recording_trains_without_a_held_out_part():
