@@ -19,7 +19,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
 from gap_vla.core.marks import made_by
-from gap_vla.core.typed_config import EPISODES, SEED, STEPS
+from gap_vla.core.typed_config import EPISODES, STEPS
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import write_video
 
@@ -78,7 +78,7 @@ class EpisodeRecord:
     def read(cls, values: Any, where: str) -> EpisodeRecord:
         """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
         found = Section(values, where, EvaluationError)
-        most = {"episode": EPISODES.most - 1, "layout_seed": SEED.most, "steps": STEPS}
+        most = {"episode": EPISODES.most - 1, "layout_seed": 2**32 - 1, "steps": STEPS}  # as recordings name
         for key, bound in most.items():
             found.whole(key, int(key == "steps" and found.values.get("error") is None), int(bound))
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):

@@ -243,6 +243,7 @@ def test_numbers_of_numpy_are_taken_as_pythons(tmp_path):
     task = sim_task("assembly", image_size=np.int64(32), horizon=np.int64(5))
     assert json.dumps(evaluated(RandomPolicy(7, np.int64(3)), task, 0))
     assert json.dumps(ReplayPolicy([np.zeros((2, 7))], np.array([5])).layout_seeds) == '{"0": 5}'
+    assert EpisodeRecord.read({**LINE, "layout_seed": 2**32 - 1}, "line 1").layout_seed == 2**32 - 1  # as one may say
     options = {"workers": 1, "videos": 0, "progress": False}
     policy = ExpertPolicy()
     policy.source = tmp_path
@@ -521,7 +522,7 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
         ({"steps": NAN}, "steps is nan"),
         ({"episode": "0"}, "episode is '0'"),
         ({"episode": 10**12}, "episode is 1000000000000"),
-        ({"layout_seed": 2**31}, "layout_seed is 2147483648"),
+        ({"layout_seed": 2**32}, "layout_seed is 4294967296"),
         ({"policy_seconds": NAN}, "policy_seconds is nan"),
         ({"error": 5}, "error is 5"),
         ({"error": "step 3: fell"}, "cannot have succeeded"),
