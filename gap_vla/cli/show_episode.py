@@ -26,7 +26,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
     add("--camera", help="image to show, such as image_wrist (default: the first)")
     add("--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)")
-    add("--method", help="label the episode with this method instead of its stored labels")
+    add("--method", help="label the episode with this method, fitted on it alone, instead of its stored labels")
     add("--annotator", type=Path, help="label the episode with this saved annotator")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
