@@ -150,7 +150,7 @@ class Episode:
                 found = f"has shape {value.shape}" if isinstance(value, np.ndarray) else f"is {value!r:.60}"
                 raise EpisodeError(f"{self.name}: {key} {found}; it must be an array (T, width), one row per step")
         for key, value in self.arrays.items():
-            if key not in LABELS and np.ndim(value) and len(value) != len(self.proprio):
+            if key not in (*LABELS, "phase") and np.ndim(value) and len(value) != len(self.proprio):
                 raise EpisodeError(
                     f"{self.name}: {key} has {len(value)} steps, proprio has {len(self.proprio)}; cut them to the same "
                     "steps or drop the episode"
