@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError, command
+from gap_vla.core.identity import processor
 from gap_vla.core.whole import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def measure(commit: str, work: Path) -> dict[str, Any]:
     [path] = clone.glob("runs/threading/*/summary.json")
     summary = json.loads(path.read_text())
     done = {key: summary["rollouts"][key] for key in ("successes", "episodes")}
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, {datetime.now(UTC).date()}"
+    machine = f"{os.cpu_count()} cores, {processor()}, {datetime.now(UTC).date()}"
     result = {"commit": name, "whole": whole, **summary["seconds"], **done, "machine": machine}
     write_json(kept, result)
     return result
