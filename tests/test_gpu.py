@@ -62,7 +62,7 @@ def test_a_part_that_is_stopped_goes_on_until_it_is_finished(kept, capsys):
     assert [line for line in said.splitlines() if line.startswith("begins")] == [f"begins at {n}" for n in range(3)]
     report = json.loads((kept / "trains.json").read_text())
     assert report["finished"] and report["output"] == [f"begins at {n}" for n in range(3)]
-    assert report["seconds"] > 2 * 0.02 * 60
+    assert report["seconds"] > 1.5 * 0.02 * 60  # of two calls that were stopped, and of the last
 
 
 def test_a_part_that_cannot_go_on_and_takes_too_long_has_failed(kept, capsys):
