@@ -134,11 +134,12 @@ class Annotation:
         flags[self.change_points[index]] = True
         return {"rho": self.rho[index], "change_point": flags}
 
-    def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
+    def apply(self, episodes: Sequence[Episode] | Iterable[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
         Raises MotionError: these are not the episodes that were annotated (number, order or proprioception differ).
         """
+        episodes = list(episodes)
         if self.labelled != digests(episodes):
             raise MotionError(
                 "the episodes differ in number, order or proprioception from those that were annotated; keep them in "

@@ -244,6 +244,7 @@ def test_apply_fills_rho_and_change_point():
     labelled = annotation.apply(DEMOS)
     assert np.flatnonzero(labelled[0].change_point).tolist() == [20, 40, 60]
     assert labelled[0].validate().rho is annotation.rho[0]
+    assert len(annotation.apply(one for one in DEMOS)) == len(DEMOS)
     with pytest.raises(MotionError, match="differ in number, order or proprioception"):
         annotation.apply(DEMOS[:2])
     with pytest.raises(MotionError, match="differ in number, order or proprioception"):
