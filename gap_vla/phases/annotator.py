@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, label_problems
-from gap_vla.core.foreign import Section, refusing, whole
+from gap_vla.core.foreign import Section, refusing, shown, whole
 from gap_vla.core.identity import digest as identity_digest
 from gap_vla.core.identity import plain
 from gap_vla.core.processes import worker_pool
@@ -231,17 +231,27 @@ def digests(episodes: Sequence[Episode]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(state.tobytes()).hexdigest()[:16] for state in states)
 
 
+_UNITS = {"m": "in m", "1": "numbers without unit"}
+
+
 def opening_unit(episode: Episode) -> str:
-    """ "m", or "1" for a number without unit: of the episode's gripper columns."""
-    return str(episode.metadata.get(OPENING_UNIT, "m"))
+    """ "m", or "1" for a number without unit: of the episode's gripper columns.
+
+    Raises MotionError: its metadata say another unit.
+    """
+    if (unit := str(episode.metadata.get(OPENING_UNIT, "m"))) not in _UNITS:
+        raise MotionError(
+            f'{episode.name}: {OPENING_UNIT} of the metadata is {shown(unit)}; it is "m", or "1" for a number without '
+            "unit, as of an angle"
+        )
+    return unit
 
 
 def require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
     if (found := opening_unit(episode)) != fitted:
-        units = {"m": "in m", "1": "numbers without unit"}
         raise MotionError(
-            f"{motion.where}: gripper openings are {units.get(found, found)}, those that the annotator was fitted on "
-            f"{units[fitted]}; fit another one, or say with the layout what the columns are"
+            f"{motion.where}: gripper openings are {_UNITS[found]}, those that the annotator was fitted on "
+            f"{_UNITS[fitted]}; fit another one, or say with the layout what the columns are"
         )
 
 

@@ -468,6 +468,9 @@ def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on
             annotator.annotate([other])
         with pytest.raises(MotionError, match="episode 1: gripper openings are"):
             annotate([fitted, other], method="gaussian")
+    for odd in ("rad", None):
+        with pytest.raises(MotionError, match="opening_unit of the metadata is"):
+            annotate([metres.replace(metadata={OPENING_UNIT: odd})], method="gaussian")
 
 
 def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
