@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +96,11 @@ class PhaseEstimator:
         self.columns: dict[str, int] = {}
         self._weights: Weights | None = None
 
-    def fit(self, motions: Sequence[Motion], change_points: Sequence[np.ndarray]) -> PhaseEstimator:
+    def fit(
+        self,
+        motions: Sequence[Motion] | Iterable[Motion],
+        change_points: Sequence[np.ndarray] | Iterable[np.ndarray],
+    ) -> PhaseEstimator:
         """Trains on recordings and their change points; `report` then holds losses and calibration.
 
         Args:
@@ -107,6 +111,7 @@ class PhaseEstimator:
             MotionError: no steps at all, different columns, change points that are none of these recordings, or a
                 `lookahead` of more than two samples that is as long as the longest recording. It stays as it was.
         """
+        motions, change_points = list(motions), list(change_points)
         if len(motions) != len(change_points):
             raise MotionError(f"{len(motions)} recordings but change points for {len(change_points)}")
         change_points = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ def fast_step(steps: Sequence[Float[np.ndarray, "_ _ _"]]) -> float:
     return float(np.median([np.quantile(np.linalg.norm(s, axis=-1), 0.95) for s in steps]))
 
 
-def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand:
+def default_dead_band(motions: Sequence[Motion] | Iterable[Motion], *, smooth: int = 1) -> DeadBand:
     """max(resting steps, 5 % of the fast steps, rounding), and two more rules for rotations.
 
     Resting steps are `resting_step` at the window, at most half a fast step; fast steps are the 95 % quantile of step
@@ -172,7 +172,7 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand
     >>> round(default_dead_band([Motion.of(still_then_fast)]).position, 6)
     0.0005
     """
-    if not motions:
+    if not (motions := list(motions)):
         raise MotionError("no recordings; dead-bands follow their steps")
     noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}

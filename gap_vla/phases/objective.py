@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
     return sums
 
 
-def default_penalty(motions: Sequence[Motion]) -> float:
+def default_penalty(motions: Sequence[Motion] | Iterable[Motion]) -> float:
     """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
 
     The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), which grows with the
@@ -121,7 +121,7 @@ def default_penalty(motions: Sequence[Motion]) -> float:
     >>> default_penalty([Motion.of(np.zeros((100, 3)))])
     1.25
     """
-    if not motions:
+    if not (motions := list(motions)):
         raise MotionError("no recordings; a penalty follows their lengths")
     samples = float(np.median([len(motion) for motion in motions]))
     arms = max(motion.arms for motion in motions)

@@ -297,7 +297,7 @@ def test_training_twice_gives_the_same_bits_whatever_torch_did_before():
     first = PhaseEstimator(epochs=2, seed=5).fit(recordings, points)
     state = torch.get_rng_state()
     torch.set_num_threads(1)
-    second = PhaseEstimator(epochs=2, seed=5).fit(recordings, points)
+    second = PhaseEstimator(epochs=2, seed=5).fit(iter(recordings), iter(points))
     assert torch.equal(state, torch.get_rng_state())
     other = PhaseEstimator(epochs=2, seed=6).fit(recordings, points)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first.weights, second.weights))

@@ -100,6 +100,7 @@ def test_a_held_orientation_does_not_count_and_a_turning_one_does():
     held, turned = (Motion.of(moving(rng), wxyz(r)) for r in (wobble, turning))
     assert default_dead_band([held]).rotation == np.pi
     assert default_dead_band([turned]).rotation < 0.03
+    assert default_dead_band(one for one in [turned]) == default_dead_band([turned])
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 3e-3])
@@ -153,4 +154,4 @@ def test_an_even_window_is_refused():
 def test_the_default_penalty_follows_the_length_within_bounds():
     penalties = [default_penalty([Motion.of(np.zeros((n, 3)))]) for n in (0, 20, 80, 120, 400, 10_000)]
     assert penalties == [0.5, 0.5, 1.0, 1.5, 2.0, 2.0]
-    assert default_penalty([Motion.of(np.zeros((80, 6)))]) == 2.0  # distances of two arms add
+    assert default_penalty(Motion.of(np.zeros((80, 6))) for _ in range(1)) == 2.0  # distances of two arms add
