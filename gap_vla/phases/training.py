@@ -125,7 +125,7 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
     """
     batch_size, epochs = settings.batch_size, settings.epochs
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed seeds the GPUs of a program, too
         model = PhaseLSTM(examples[0][0].shape[1], settings.hidden)
     rng = np.random.default_rng(settings.seed)
     lengths = [len(example[0]) for example in examples]
