@@ -21,10 +21,8 @@ Outside the window of training all three are exactly 1.
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 import warnings
-from fractions import Fraction
 from typing import Annotated, Any
 
 import numpy as np
@@ -103,11 +101,14 @@ class AdjustmentSchedule:
     def active_steps(self, total_steps: int) -> int:
         """How many of `total_steps` GAP acts in, from the first on; a part of a step counts as one.
 
-        >>> AdjustmentSchedule(window=0.07).active_steps(100), AdjustmentSchedule(window=0.005).active_steps(100)
-        (7, 1)
+        >>> [AdjustmentSchedule(window=share).active_steps(100) for share in (0.07, 0.005)]
+        [7, 1]
+        >>> AdjustmentSchedule(window=5 / 7).active_steps(7)
+        5
         """
-        window = Fraction(str(float(self.window)))  # as it is written: 0.07 * 100 is more than 7
-        return 0 if self.mode == "none" else math.ceil(window * _counted("total_steps", total_steps, 1))
+        steps = _counted("total_steps", total_steps, 1)
+        above, below = self.window.as_integer_ratio()  # rounded, perhaps up: 0.07 * 100 is more than 7
+        return 0 if self.mode == "none" else -(-above * (2**51 - 1) * steps // (below * 2**51))
 
     def factors(
         self,

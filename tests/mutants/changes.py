@@ -142,15 +142,15 @@ WHEN = (
     Mutant(
         "a window of training that is rounded down",
         "adjustment/schedule.py",
-        'math.ceil(window * _counted("total_steps", total_steps, 1))',
-        "math.floor(window * total_steps)",
+        "-(-above * (2**51 - 1) * steps // (below * 2**51))",
+        "above * steps // below",
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
         "a window of training with one step more",
         "adjustment/schedule.py",
-        'math.ceil(window * _counted("total_steps", total_steps, 1))',
-        'math.ceil(window * _counted("total_steps", total_steps, 1)) + 1',
+        "-(-above * (2**51 - 1) * steps // (below * 2**51))",
+        "-(-above * (2**51 - 1) * steps // (below * 2**51)) + 1",
         f"{SCHEDULE}::test_after_the_window_every_factor_is_exactly_one",
     ),
 )
