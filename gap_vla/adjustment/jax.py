@@ -58,10 +58,13 @@ def _scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
     return x
 
 
+def _times(gradient: jax.Array, factor: jax.Array) -> jax.Array:
+    full = jnp.promote_types(gradient.dtype, jnp.float32)  # half precision is rounded once, after the product
+    return (gradient.astype(full) * factor.astype(full)).astype(gradient.dtype)
+
+
 def _scale_gradient_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    full = jnp.promote_types(cotangent.dtype, jnp.float32)  # half precision is rounded once, after the product
-    product = cotangent.astype(full) * factor.astype(full)
-    return product.astype(cotangent.dtype), jnp.zeros_like(factor)
+    return _times(cotangent, factor), jnp.zeros_like(factor)
 
 
 _scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)
@@ -179,7 +182,7 @@ def scale_group_gradients(
     _require_factors("the factor", factor)
     _require_leaves(group, gradients, may_be_empty)
     return jax.tree_util.tree_map_with_path(
-        lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
+        lambda path, g: _times(g, jnp.asarray(factor)) if path_of(path) in group else g, gradients
     )
 
 

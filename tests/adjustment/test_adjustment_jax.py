@@ -147,11 +147,14 @@ def test_factors_that_are_not_of_the_first_axes_are_refused(shape):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_half_precision_is_rounded_once_after_the_product(dtype):
-    cotangent = jnp.full(101, 1.7, dtype)
+    cotangent = jnp.linspace(1, 2, 101).astype(dtype)
     factor = 1 - jnp.linspace(0, 1, 101, dtype=jnp.float32)
     (found,) = jax.vjp(lambda x: scale_gradient(x, factor), jnp.ones(101, dtype))[1](cotangent)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, (cotangent.astype(jnp.float32) * factor).astype(dtype))
+    tx = scale_group_updates({"own": ()}, lambda count: 0.3)
+    scaled, _ = tx.update({"own": cotangent}, tx.init({"own": cotangent}))
+    np.testing.assert_array_equal(scaled["own"], (cotangent.astype(jnp.float32) * 0.3).astype(dtype))
 
 
 def test_gap_does_not_act_twice():

@@ -225,8 +225,8 @@ WHERE = (
     Mutant(
         "JAX: the cotangent is not scaled",
         "adjustment/jax.py",
-        "cotangent.astype(full) * factor.astype(full)",
-        "cotangent.astype(full)",
+        "return _times(cotangent, factor), ",
+        "return cotangent, ",
         f"{JAX}::test_scale_gradient_keeps_the_value_and_scales_the_cotangent",
     ),
     Mutant(
