@@ -141,11 +141,11 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     found = f"{phase.dtype}{[*phase.shape]}"
     if phase.shape != (len(motion),):
         raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
-    none = none | [name is None or str(name).strip() in _NO_NAMES for name in phase]
+    texts = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in phase]
+    none = none | [name is None or text.strip() in _NO_NAMES for name, text in zip(phase, texts)]
     if none.any():
         step = int(none.argmax())
-        name = repr(str(phase[step]))
-        raise MotionError(f"{motion.where}: phase is {found} and {name} at step {step}; give each step a name")
+        raise MotionError(f"{motion.where}: phase is {found} and {texts[step]!r} at step {step}; give each step a name")
     return label_changes(phase)
 
 

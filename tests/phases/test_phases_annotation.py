@@ -340,6 +340,7 @@ def with_gap(phase, nothing):
         with_gap(["a"] * 80, None),
         with_gap(["a"] * 80, np.nan).astype(str),
         with_gap(["a"] * 80, " ").astype(str),
+        with_gap([b"a"] * 80, b""),
         with_gap(np.zeros(80), np.inf).astype(float),
         with_gap(["2026-11-21"] * 80, "NaT").astype("datetime64[s]"),
         np.ma.array(np.zeros(80, int), mask=np.isin(np.arange(80), range(20, 25))),
