@@ -143,9 +143,12 @@ class PhaseEstimator:
         examples = {i: self._example(features[i] / scale, change_points[i]) for i in usable}
         trained = train([examples[i] for i in kept], [examples[i] for i in held], self.settings)
         self._weights = Weights(mean=np.zeros(self.width, np.float32), scale=scale, **trained.arrays)
+        learnt = {features[i].tobytes() for i in kept if features[i].any()}
+        copies = sum(features[i].tobytes() in learnt for i in held)
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
+            **({"held_out_copies": copies} if copies else {}),
             "epochs": len(trained.losses),
             "kept_epoch": trained.kept + 1,
             "train_loss": trained.losses[trained.kept],

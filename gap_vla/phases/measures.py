@@ -118,4 +118,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             f"{error:.2f} on average (calibration error), so it ranks steps but is no probability; more or longer "
             "recordings help, and method `gaussian` needs none"
         )
+    if estimator and (copies := estimator.get("held_out_copies")):
+        found.append(
+            f"{copies} of the {estimator['held_out_recordings']} recordings held out are copies of recordings that the "
+            "LSTM has learnt, so its loss and calibration on them are too good; leave copies out"
+        )
     return found

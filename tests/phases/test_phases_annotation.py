@@ -203,6 +203,8 @@ def test_poor_calibration_and_missing_held_out_recordings_are_said_in_plain_word
     assert not [line for line in describe({**report, "estimator": fine}) if "held out" in line]
     alone = annotate(DEMOS[:1], epochs=1).report
     assert alone["notes"][-1].startswith("no recording was held out")
+    twice = annotate(DEMOS[:1] * 2, epochs=1, hidden=4).report
+    assert twice["notes"][-1].startswith("1 of the 1 recordings held out are copies of recordings that the LSTM has")
     page = report_page("x", alone, {}, [])
     assert "Note: no recording was held out" in page
 
