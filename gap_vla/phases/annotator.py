@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,8 @@ def find_points(
     workers = None if workers is None else whole("workers", workers, 1, 1024, MotionError)
     if workers is None:
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
-        workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
+        may = not current_process().daemon  # as a worker of multiprocessing.Pool is
+        workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES and may else 1
     jobs = motions, [episode.phase for episode in episodes], itertools.repeat(options)
     progress = "change points", len(motions), "episode", PATIENCE
     if workers <= 1 or len(motions) < 2:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
@@ -95,6 +97,15 @@ def test_equal_bits_for_one_process_and_for_several():
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.rho, together.rho))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.change_points, together.change_points))
     assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
+
+
+def test_a_worker_that_may_start_no_processes_is_not_made_to(monkeypatch):
+    monkeypatch.setattr("gap_vla.phases.annotator.PAIRS_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert len(annotate(DEMOS[:2], method="fixed").rho) == 2
+    with pytest.raises(UserError, match="use ProcessPoolExecutor"):
+        annotate(DEMOS[:2], method="fixed", workers=2)
 
 
 @contextlib.contextmanager
