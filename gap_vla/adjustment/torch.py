@@ -103,9 +103,9 @@ class Adjustment:
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
                 act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
-                some with another part; this is within `plain()`; in the schedule's window, no forward pass went through
-                one of the submodules (a step that is to leave it out says so:
-                `with gap.adjusting(rho, step), gap.plain():`).
+                some with another part; this is within `plain()`, or another thread is in such a context; in the
+                schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
+                says so: `with gap.adjusting(rho, step), gap.plain():`).
         """
         active = self.schedule.active(step, self.total_steps)
         if step >= self.total_steps:
@@ -174,10 +174,10 @@ class Adjustment:
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
-        self._steps.begin(float(factors.update))
-        self._stepped = False
-        self._forward.differs = self.schedule.rho == "step" and self.schedule.mode in ("sample", "sample_lambda")
         with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
+            self._steps.begin(float(factors.update))
+            self._stepped = False
+            self._forward.differs = self.schedule.rho == "step" and self.schedule.mode in ("sample", "sample_lambda")
             yield
 
     @contextlib.contextmanager

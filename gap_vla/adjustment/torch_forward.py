@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -59,6 +60,7 @@ class ForwardHooks:
 
     def __init__(self, places: Sequence[Place], outside: Callable[[], None]):
         self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
+        self._thread = 0  # of the context that has set it
         self._identity = False
         self._plain = False
         self._scaled = False  # whether the last pass with a graph was adjusted
@@ -82,8 +84,14 @@ class ForwardHooks:
         """Within this context passes carry these factors; `identity`: which are all 1, and change no graph.
 
         Raises:
-            AdjustmentError: the factors act, and no pass went through one of the places.
+            AdjustmentError: the factors act, and no pass went through one of the places; another thread is within.
         """
+        if self._sample is not None and self._thread != threading.get_ident():
+            raise AdjustmentError(
+                "another thread is within `gap.adjusting` of this policy, and the rho of one would be used for the "
+                "other's pass; train a policy in one thread at a time"
+            )
+        self._thread = threading.get_ident()
         before = self._sample, self._identity, {hook for hook in self._hooks if hook.called}
         self._sample, self._identity = sample, identity
         for hook in self._hooks:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,6 +92,21 @@ def test_adjusting_within_plain_would_scale_steps_alone_and_is_refused(policy):
         policy(IMAGE, PROPRIO)
     with gap.plain(), gap.adjusting(None, 1):  # past the window
         policy(IMAGE, PROPRIO)
+
+
+def test_two_threads_within_adjusting_would_take_each_others_rho_and_are_refused(policy):
+    gap = attach(policy, "state", AdjustmentSchedule(window=0.0), total_steps=10)
+
+    def another():
+        with gap.adjusting(RHO, 0):
+            return "adjusted"
+
+    with ThreadPoolExecutor(1) as pool:
+        with gap.adjusting(RHO, 0):
+            with pytest.raises(AdjustmentError, match=r"another thread is within `gap\.adjusting` of this policy"):
+                pool.submit(another).result()
+            assert another() == "adjusted"
+        assert pool.submit(another).result() == "adjusted"
 
 
 def test_lambda_acts_where_an_optimizer_gives_its_parameters_other_storage():
