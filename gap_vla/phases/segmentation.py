@@ -65,7 +65,8 @@ def segment(
 
     Returns:
         int64[K], ascending; change point k is the first sample of a new segment. 0 and T are not among them. Empty
-        for fewer than two samples and for recordings in which nothing moves, where max_segment asks for none.
+        for fewer than two samples and for recordings in which nothing moves, where neither max_segment nor
+        n_change_points asks for some.
 
     Raises:
         MotionError: bad signals, or no segmentation satisfies min_size, max_segment, jump and n_change_points.
@@ -91,7 +92,7 @@ def segment(
         penalty = default_penalty([motion])
     elif not is_amount(penalty):
         raise MotionError(f"penalty must be a number, finite and not negative, got {penalty!r:.60}")
-    if len(motion) < 2 * min_size and len(motion) <= bounds[1]:
+    if len(motion) < 2 * bounds[0] and len(motion) <= bounds[1]:
         return np.zeros(0, np.int64)
     from gap_vla.phases.search import optimal_with_prices
 

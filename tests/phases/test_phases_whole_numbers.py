@@ -31,6 +31,11 @@ def test_numbers_of_few_bits_are_compared_as_any_others(dtype):
         assert Episode({}, np.zeros((5, 9), np.float32), actions).validate().action is actions
 
 
+def test_a_bound_of_few_bits_is_the_same_bound(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    assert segment(CORNER, min_size=np.uint8(130)).tolist() == segment(CORNER, min_size=130).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
