@@ -159,10 +159,12 @@ def read_steps(
     if not builder.info.splits[split].num_examples:
         raise EpisodeError(f"{where}: it holds no episodes; convert the dataset again, with some for it")
     step = flat(builder.info.features["steps"].feature, separator="/") if resize else ()
-    pictures = {key for key, one in step if len(getattr(one, "shape", None) or ()) == 3}
+    films = ((key, one) for key, one in step if len(getattr(one, "shape", None) or ()) == 3)
+    pictures = {key for key, one in films if one.np_dtype == np.uint8}  # others would be cut off at 0 and 255
     for path, sides in (resize or {}).items():
         if path not in pictures:
-            raise EpisodeError(f"{where}: no pictures {path!r} to resize; there are {', '.join(sorted(pictures))}")
+            found = ", ".join(sorted(pictures)) or "none"
+            raise EpisodeError(f"{where}: no pictures {path!r} of bytes to resize; there are {found}")
         for side in sides:
             whole(f"resize of {path}", side, 1, math.isqrt(MOST_PIXELS), EpisodeError)
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):

@@ -73,6 +73,13 @@ def test_time_that_runs_backwards_is_refused_and_seconds_since_1970_are_not(tmp_
     assert len(list(read_rlds(coarse))) == 2
 
 
+def test_pictures_that_are_no_bytes_are_not_resized_to_some(tmp_path: Path) -> None:
+    film = tfds.features.Tensor(shape=(4, 4, 3), dtype=np.float32)
+    version = written(tmp_path, "film", film, np.full((4, 4, 3), 0.4, np.float32))
+    with pytest.raises(UserError, match="no pictures 'film' of bytes to resize; there are none"):
+        next(read_rlds(version, keys={"image_primary": "film"}, resize={"image_primary": (2, 2)}))
+
+
 def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None:
     turning = written(tmp_path, "state", wide(7), lambda i: np.array([0, 0, 0, 40 * i, 0, 0, 0], np.float32))
     found = check_dataset(turning, state_key="state", layout="bridge").findings
