@@ -199,6 +199,11 @@ def read_steps(
             said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
             if "must have the same size" in said:
                 said = _uneven(builder.info, split, index)
+            if "Cannot batch" in said:  # what else changes from step to step was left out
+                raise EpisodeError(
+                    f"{where}, episode {index}: pictures, or another field of bytes, are not of one size at all steps; "
+                    "store them in one size, or leave them out"
+                ) from None
             raise EpisodeError(
                 f"{where}, episode {index}: unreadable ({said}); one of "
                 f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "

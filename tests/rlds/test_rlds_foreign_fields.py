@@ -80,6 +80,13 @@ def test_pictures_that_are_no_bytes_are_not_resized_to_some(tmp_path: Path) -> N
         next(read_rlds(version, keys={"image_primary": "film"}, resize={"image_primary": (2, 2)}))
 
 
+def test_pictures_of_several_sizes_in_an_episode_are_not_called_damaged(tmp_path: Path) -> None:
+    film = tfds.features.Image(shape=(None, None, 3))
+    version = written(tmp_path, "film", film, lambda i: np.zeros((4 + i, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="episode 0: pictures, or another field of bytes, are not of one size at all"):
+        next(read_rlds(version))
+
+
 def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None:
     turning = written(tmp_path, "state", wide(7), lambda i: np.array([0, 0, 0, 40 * i, 0, 0, 0], np.float32))
     found = check_dataset(turning, state_key="state", layout="bridge").findings
