@@ -192,8 +192,8 @@ def dataset_builder(
         kind, version: what the demonstrations are (`gap_vla.demos.READERS`), and the dataset's; default: the class's.
 
     Raises:
-        DatasetError: the folder's file defines no builder of its name; the name is not an identifier; or the kind is
-            `rlds`: a dataset that is there already gets ρ from `gap_vla.rlds.annotating`.
+        DatasetError: the folder's file is called otherwise, or defines no builder of its name; the name is not an
+            identifier; or the kind is `rlds`: a dataset that is there already gets ρ from `gap_vla.rlds.annotating`.
     """
     if kind == "rlds":
         raise DatasetError(
@@ -221,6 +221,8 @@ def dataset_builder(
 def _class_in_folder(name: str) -> type[DemosBuilder] | None:
     path = BUILDERS / name / f"{name}_dataset_builder.py"
     if not path.exists():
+        if others := sorted(path.parent.glob("*_dataset_builder.py")):
+            raise DatasetError(f"{others[0]} would be passed over; call it {path.name}, and its class after it")
         return None
     module_name = f"rlds_builders.{name}.{path.stem}"
     if module_name not in sys.modules:

@@ -9,7 +9,7 @@ from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class Lerobot(DemosBuilder):
-    """Copy this folder under the name of your dataset; `layout` names the columns of `observation.state`."""
+    """Name a copy of folder, file and class after your dataset; `layout` names the columns of `observation.state`."""
 
     KIND = "lerobot"
     READER_OPTIONS: ClassVar[dict[str, Any]] = {"layout": "gap"}

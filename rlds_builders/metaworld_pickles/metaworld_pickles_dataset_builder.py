@@ -9,7 +9,7 @@ from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class MetaworldPickles(DemosBuilder):
-    """Copy this folder under the name of your task; the names are those of the keys in your pickles."""
+    """Name a copy of folder, file and class after your task; the names are those of the keys in your pickles."""
 
     KIND = "pickle"
     READER_OPTIONS: ClassVar[dict[str, Any]] = {

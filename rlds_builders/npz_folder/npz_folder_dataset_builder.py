@@ -9,7 +9,7 @@ from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class NpzFolder(DemosBuilder):
-    """Copy this folder under the name of your dataset and adapt the names of the arrays."""
+    """Name a copy of folder, file and class after your dataset, and adapt the names of the arrays."""
 
     KIND = "npz"
     READER_OPTIONS: ClassVar[dict[str, Any]] = {"state_key": "proprio", "action_key": "action", "layout": "gap"}

@@ -9,7 +9,7 @@ from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class Robomimic(DemosBuilder):
-    """Copy this folder under the name of your dataset and adapt the options."""
+    """Name a copy of folder, file and class after your dataset, and adapt the options."""
 
     KIND = "robomimic_hdf5"
     READER_OPTIONS: ClassVar[dict[str, Any]] = {

@@ -234,6 +234,15 @@ def test_errors_of_somebodys_builder_name_its_file_and_line(
         dataset_builder("mine", tmp_path)
 
 
+def test_a_copied_folder_whose_file_kept_its_name_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder.BUILDERS", tmp_path)
+    shutil.copytree(ROOT / "rlds_builders" / "npz_folder", tmp_path / "copied")
+    with pytest.raises(DatasetError, match=r"npz_folder_dataset_builder\.py would be passed over; call it copied_dat"):
+        dataset_builder("copied", tmp_path, kind="npz")
+
+
 def test_settings_of_a_class_that_would_be_lost_are_kept_or_told(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
