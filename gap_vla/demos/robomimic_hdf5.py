@@ -160,10 +160,12 @@ class RobomimicHDF5(Source):
         """
         data = members.group_at(file, "data", f"{self.path}")
         of_file = {name for held in (file, file.attrs) for name in members.names_in(held, f"{self.path}")}
-        of_file -= {"data", "mask", "made_by", CHECK}
+        of_file -= {"data", "made_by", CHECK, "mask" if self.options["filter_key"] else ""}
         of_data = members.names_in(data.attrs, f"{self.path}, data")
         fields.require_spelling(of_data, members.FACTS, f"{self.path}, data: attributes")
         unread = {f"{key} of the file" for key in of_file}
+        if left := len(data) - len(self.places):
+            unread.add(f"{left} of {len(data)} demonstrations")
         unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
         successes, kept = 0, set[str]()

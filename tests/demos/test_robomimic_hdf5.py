@@ -132,8 +132,10 @@ def test_low_dimensional_reading_leaves_images_out(file: Path) -> None:
 def test_filter_keys_select_demonstrations(file: Path) -> None:
     with h5py.File(file, "a") as stored:
         stored["mask/train"] = np.array([b"demo_10", b"demo_2"])
-    names = [e.metadata["episode_id"] for e in open_source(file, filter_key="train")]
-    assert names == ["demo_2", "demo_10"]
+    source = open_source(file, filter_key="train")
+    assert [e.metadata["episode_id"] for e in source] == ["demo_2", "demo_10"]
+    beyond = f"{len(open_source(file)) - 2} of {len(open_source(file))} demonstrations"
+    assert {*source.dropped()} ^ {*open_source(file).dropped()} == {beyond, "mask of the file"}
     with pytest.raises(EpisodeError, match=r"no filter 'mask/valid'.*train"):
         open_source(file, filter_key="valid")
     with h5py.File(file, "a") as stored:
