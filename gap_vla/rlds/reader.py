@@ -70,7 +70,8 @@ def read_rlds(
         workers: threads that decode.
         resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
         keys: for datasets of others: field of the episode (`image_primary`, `proprio`, `action`,
-            `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
+            `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`). Cameras
+            that it does not name are left out.
         compared: the files were compared with what was written (`require_unchanged`), and are not once more.
 
     Raises:
@@ -244,7 +245,8 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place."""
+    """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place, but for
+    cameras, which are left out."""
     fields = dict(flat(steps, separator="/"))
     if odd := [name for name in keys if name not in _NAMES and not name.startswith("image_")]:
         raise EpisodeError(f"{where}: keys name {odd[0]!r}, no field of an episode; give image_…, {', '.join(_NAMES)}")

@@ -141,7 +141,8 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
         every = np.all if _ON_HAND.search(camera) else np.any  # a hand that is held may see nothing of the other arm
         moves, moved = every(steps, axis=1), every(way)
         if DARK > frames.max() > frames.min():
-            text = f"{camera} has values of 0 to {frames.max()} only; pictures of floats are to be multiplied by 255"
+            text = f"{camera} has values of 0 to {frames.max()} only; if it is no mask and was made of floats, "
+            text += "multiply them by 255"
             yield Finding("warning", "blank", text, episode.name)
             continue
         blank = np.array([of_one_colour(frame) for frame in frames])
