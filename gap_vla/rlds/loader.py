@@ -118,7 +118,8 @@ class WindowLoader:
         parts = [Windows(one, **windows) for one, _ in stores]
         shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
         labels = ("rho", "change_point") if parts[0].labels else ()
-        require_alike(shapes, [*parts[0].image_keys, "proprio", "action", *labels])
+        keys = (*parts[0].image_keys, *(("proprio",) if parts[0].proprio else ()), "action", *labels)
+        require_alike(shapes, keys)
         self._identity = digest(
             {
                 "stores": [[one.source_hash, weight] for one, weight in stores],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
     same(mixed, single)
     ordered = WindowLoader([(store, 1.0), (store, 1.0)], **{**OPTIONS, "train": False})
     assert sum(len(b["rho"]) for b in ordered) == 2 * store.split("train").steps
+
+
+def test_datasets_whose_states_are_not_shown_may_have_others(store: EpisodeStore, tmp_path: Path) -> None:
+    other, split = copy.copy(store), copy.copy(store.split("train"))
+    split.fields = {**split.fields, "proprio": split.fields["proprio"][:, :3]}
+    other.directory, other.splits = tmp_path, {"train": split}
+    mixture: Any = [(store, 1), (other, 1)]
+    assert "proprio" not in next(WindowLoader(mixture, **OPTIONS, proprio=False))["observation"]
 
 
 def test_a_change_that_returns_nothing_is_refused(store: EpisodeStore) -> None:
