@@ -69,6 +69,9 @@ def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     scene = {"task": task.name, **task.identity(), "horizon": int(task.horizon)}
     if task.name not in TASK_NAMES or task.instruction != task_spec(task.name).instruction:
         scene.setdefault("instruction", task.instruction)
+    said_by = next((base.__module__ for base in type(task).__mro__ if "identity" in vars(base)), "gap_vla.")
+    if said_by.startswith("gap_vla.") and not type(task).__module__.startswith("gap_vla."):
+        scene.setdefault("class", type(task).__qualname__)  # its changes are no part of what it inherits, or hands on
     return {"task": as_json(task.name, scene), "seed": int(seed), "policy": identity(policy)}
 
 

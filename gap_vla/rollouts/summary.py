@@ -121,7 +121,7 @@ def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
     if record.error is not None:
         return record.success
     name, horizon = task.get("task"), task.get("horizon")
-    of_ours = name in TASK_NAMES and {"image_size", "cameras", "variant"} <= task.keys()
+    of_ours = name in TASK_NAMES and {"image_size", "cameras", "variant"} <= task.keys() and "class" not in task
     if record.success or not of_ours or not isinstance(horizon, int):
         return False
     return record.steps < min(horizon, task_spec(name).horizon)

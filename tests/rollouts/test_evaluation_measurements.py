@@ -11,6 +11,7 @@ import types
 import warnings
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from pointmass import PointTask
@@ -40,6 +41,7 @@ from gap_vla.rollouts.interventions import IntervenedPolicy
 from gap_vla.rollouts.policy import asked, identity
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.rollouts.summary import describe, title
+from gap_vla.rollouts.task import SimTask
 from gap_vla.rollouts.workers import Crash, Reset, Step, _answer, _Slot
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import LoadedPolicy
@@ -457,6 +459,35 @@ def test_a_task_of_ones_own_with_another_instruction_is_another_task(tmp_path):
     other = dataclasses.replace(PointTask(), instruction="the blue one")
     with pytest.raises(EvaluationError, match=r"holds another evaluation \(task.instruction: .* 'the blue one' now"):
         evaluate(RandomPolicy(7), tmp_path, task=other, episodes=1)
+
+
+class Short(SimTask):
+    """Ours, which ends before its horizon."""
+
+    def make(self):
+        return gymnasium.wrappers.TimeLimit(PointTask().make(), 3)
+
+
+class Handing:
+    """A task in the place of another one."""
+
+    def __init__(self, task):
+        self._inner = task
+
+    def __getattr__(self, name):
+        if name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def test_a_changed_class_of_a_task_of_ours_takes_over_no_rollouts_of_it_and_may_end_when_it_likes(tmp_path):
+    ours = dataclasses.replace(SimTask("assembly", "put it on", 5, 7, ()), cameras=())
+    mine = Short(**{field.name: getattr(ours, field.name) for field in dataclasses.fields(ours)})
+    kinds = [evaluated(RandomPolicy(7), task, 0)["task"].get("class") for task in (ours, mine, Handing(ours))]
+    assert kinds == [None, "Short", "Handing"] and "class" not in evaluated(RandomPolicy(7), PointTask(), 0)["task"]
+    for episodes in (1, 2):
+        summary = evaluate(RandomPolicy(7), tmp_path, task=mine, episodes=episodes, watch=False, videos=0)
+        assert summary["steps"] == [3] * episodes
 
 
 class Foreign:
