@@ -149,6 +149,10 @@ class SmallTorchPolicy(ChunkPolicy):
             self.model.eval()
         try:
             return self._predicted(episodes)
+        except BaseException:
+            for episode in episodes:  # another picture may be shown at the same step
+                self._features.forget(episode.number)
+            raise
         finally:
             for module in training:
                 module.training = True

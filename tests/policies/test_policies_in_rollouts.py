@@ -163,6 +163,19 @@ def test_every_frame_is_encoded_once_and_seen_as_long_as_the_window_shows_it(run
     np.testing.assert_allclose(late.predict(observation([0], 3), [0])[0], chunks[3], atol=1e-5)
 
 
+def test_of_a_prediction_that_failed_no_picture_is_seen_again(run, monkeypatch):
+    policy, other = SmallTorchPolicy.load(run), SmallTorchPolicy.load(run)
+    for one in (policy, other):
+        one.reset([0])
+        one.predict(observation([0]), [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(policy.model, "predict", lambda *_: [].pop())
+        with pytest.raises(IndexError):
+            policy.predict(observation([1]), [0])
+    for step in (1, 2):
+        np.testing.assert_array_equal(*(one.predict(observation([2], step), [0]) for one in (policy, other)))
+
+
 def test_a_policy_that_was_trained_on_is_another_one(run):
     policy = SmallTorchPolicy.load(run)
     before = {**policy.identity}
