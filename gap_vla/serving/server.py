@@ -158,10 +158,8 @@ class PolicyServer:
     async def _converse(self, connection: ServerConnection, episode: int) -> None:
         run = asyncio.get_running_loop().run_in_executor
         answer: bytes | str = self._greeting
-        try:
-            await run(self._thread, self._policy.reset, [episode])
-        except Exception as error:
-            return await connection.send(_complaint(error))
+        if (problem := await run(self._thread, self._begin, episode)) is not None:
+            return await connection.send(problem)
         try:
             while True:
                 async with asyncio.timeout(self._limits.idle):
@@ -170,6 +168,14 @@ class PolicyServer:
                 answer = await run(self._thread, self._answer, message, episode)
         finally:
             await run(self._thread, forget, self._policy, [episode])
+
+    def _begin(self, episode: int) -> str | None:
+        """Why the policy cannot, caught in its thread: asyncio waits for ever for a call that raises StopIteration."""
+        try:
+            self._policy.reset([episode])
+        except Exception as error:
+            return _complaint(error)
+        return None
 
     def _answer(self, message: bytes, episode: int) -> bytes | str:
         started = time.perf_counter()

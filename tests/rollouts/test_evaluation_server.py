@@ -159,6 +159,16 @@ def test_an_unusable_message_is_answered_with_a_text_and_the_connection_lives(ta
     assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
 
 
+class Playing(Counting):
+    def reset(self, episode_ids):
+        next(iter(()))
+
+
+def test_a_policy_that_has_no_further_episode_to_begin_says_so_at_once():
+    with serving(Playing(), whole_chunks=False) as port, connect(f"ws://127.0.0.1:{port}") as connection:
+        assert connection.recv(timeout=20).startswith("StopIteration")
+
+
 def test_an_oversized_message_closes_its_connection_and_no_other(talk):
     bystander, _ = talk()
     connection, _ = talk()
