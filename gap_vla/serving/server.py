@@ -181,7 +181,7 @@ class PolicyServer:
         started = time.perf_counter()
         try:
             observation = self._observation(unpack(message))
-            batch = {key: np.asarray(value)[None] for key, value in observation.items()}
+            batch = {key: np.array(value)[None] for key, value in observation.items()}  # a policy may write into it
             ready = time.perf_counter()
             actions = as_numbers(self._call(batch, [episode]))
             finished = time.perf_counter()

@@ -159,6 +159,23 @@ def test_an_unusable_message_is_answered_with_a_text_and_the_connection_lives(ta
     assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
 
 
+class InPlace(Counting):
+    """Hides a part of the picture, and scales the state, where they are."""
+
+    def predict(self, observations, episode_ids):
+        observations["image_primary"][:, :1] = 0
+        observations["proprio"] *= 2
+        return super().predict(observations, episode_ids)
+
+
+def test_a_policy_may_write_into_what_a_server_shows_it():
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serving(InPlace(), whole_chunks=False))
+        connection, _ = opened(stack, port)
+        shown = {"image_primary": np.ones((2, 2, 3), np.uint8), "proprio": STATE}
+        assert ask(connection, shown)["actions"].tolist() == [[0, 0, 2, 4, 6, 8, 10]]
+
+
 class Playing(Counting):
     def reset(self, episode_ids):
         next(iter(()))
