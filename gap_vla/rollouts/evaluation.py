@@ -30,7 +30,7 @@ from gap_vla.rollouts.policy import (
 )
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, summarize, title
+from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, require_phases, summarize, title
 from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 from gap_vla.sim import TASK_NAMES, task_spec
@@ -132,6 +132,7 @@ def evaluate(
     _require_sent(chosen)
     if lacks := [part for part in ("name", "reset", "act") if not hasattr(policy, part)]:
         raise EvaluationError(f"the policy has no `{lacks[0]}`; `gap_vla.rollouts.Policy` says what it is to be")
+    require_phases(chosen.phases)
     told = Section({"name": chosen.name, "instruction": chosen.instruction}, "the task", EvaluationError)
     for name in told.values:
         told.text(name)

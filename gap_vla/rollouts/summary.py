@@ -173,8 +173,9 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
         `failed_in`: how many failures ended in it. None if nobody watched.
 
     Raises:
-        EvaluationError: an episode ended in another phase.
+        EvaluationError: an episode ended in another phase, or what `require_phases` refuses.
     """
+    require_phases(phases)
     watched = [record for record in records if record.phase is not None]
     if not watched or not phases:
         return None
@@ -188,6 +189,15 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
         "reached": {name: sum(p >= order[name] for p in places) / len(places) for name in phases},
         "failed_in": {name: failures[name] for name in phases if failures[name]},
     }
+
+
+def require_phases(phases: Sequence[str]) -> None:
+    """Raises EvaluationError for phases that are no texts, or of which two have one name: nobody could tell which of
+    them an episode has reached."""
+    texts = all(isinstance(name, str) and name for name in phases)
+    if not texts or len({*phases}) < len(phases):
+        what = f"phases are {one_line([*phases], 200)}"
+        raise EvaluationError(f"{what}; give each a name of its own, as 'grasp the first', 'grasp the second'")
 
 
 def title(summary: Mapping[str, Any]) -> str:

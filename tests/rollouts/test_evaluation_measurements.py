@@ -398,6 +398,13 @@ def test_a_program_that_evaluates_while_it_is_imported_is_told_where_to_call_it(
         evaluate(RandomPolicy(7), tmp_path)
 
 
+@pytest.mark.parametrize("phases", [("move", "grip", "move"), (0, 1), ("move", "")])
+def test_phases_that_nobody_could_tell_apart_are_refused_before_a_simulator_starts(tmp_path, phases):
+    with pytest.raises(EvaluationError, match=r"^phases are .*; give each a name of its own"):
+        evaluate(RandomPolicy(7), tmp_path / "new", task=dataclasses.replace(PointTask(), phases=phases))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_task_without_phases_needs_no_watcher(tmp_path):
     whole = PointTask()
     parts = ("name", "instruction", "horizon", "action_dim", "make", "identity")
