@@ -62,7 +62,7 @@ def success_section(runs: list[Run], command: str) -> str:
 
 def phases_section(runs: list[Run], command: str) -> str:
     """How far episodes got in the expert's phases, and in which of them the failed ones ended."""
-    rows = [["run", "scene", "phase", "reached in %", "failed in it"]]
+    rows = [["run", "scene", "phase", "reached in % of those watched", "failed in it"]]
     for run in runs:
         for variant, found in run.evaluations.items():
             phases = found.get("phases") or {"reached": {}, "failed_in": {}}

@@ -232,7 +232,9 @@ def describe(summary: Mapping[str, Any]) -> str:
         lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
     if summary["phases"]:
         reached = ", ".join(f"{name} {percent(share)} %" for name, share in summary["phases"]["reached"].items())
-        lines.append(f"phases reached: {reached}")
+        watched = sum(phase is not None for phase in summary["last_phases"])
+        of = "" if watched == summary["episodes"] else f" (of the {watched} episodes that were watched)"
+        lines.append(f"phases reached{of}: {reached}")
     lines += cut_short_by_simulator(summary)
     lines += [f"counted as failed, episode {one['episode']}: {one_line(one['error'])}" for one in summary["errors"][:5]]
     if len(summary["errors"]) > 5:

@@ -207,6 +207,7 @@ def test_a_layout_that_no_simulator_can_begin_fails_alone(tmp_path):
     (error,) = summary["errors"]
     why = "step 0: the simulator failed: RuntimeError: no layout (and so when it was tried again)"
     assert error == {"episode": 2, "error": why}
+    assert "\nphases reached (of the 5 episodes that were watched): move 100 %, grip 100 %\n" in describe(summary)
 
 
 def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_path):
