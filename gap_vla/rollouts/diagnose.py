@@ -235,11 +235,14 @@ def scenes(
     """What `closed_loop` plays, by name: the policy as it is disturbed, and where.
 
     Raises:
-        PolicyError: no such intervention, or one for which the library lacks what the task shows; of a task of one's
+        PolicyError: no such intervention, or one for which task or library lack something; of a task of one's
             own, what it shows is known, and that raised, while it is played.
     """
     for name in interventions:
         choose(name, ALL_INTERVENTIONS, "intervention", PolicyError)
+    if OBJECTS_MOVED in interventions and not hasattr(task, "disturbance"):
+        advice = f"give it a field `disturbance` that moves them, or leave {OBJECTS_MOVED} out of the interventions"
+        raise PolicyError(f"{task.name} moves no objects; {advice}")
     for name in interventions if isinstance(task, SimTask) else ():
         _require_fitting(name, task, library)
     for name in ["none", *interventions]:

@@ -70,7 +70,8 @@ class IntervenedPolicy:
         self._policy, self._kind, self._library = policy, intervention, library
         self._pictures = {*library[0].images} if library else set()
         self.undisturbed = policy
-        for asked in ("patience", "warm_up", "layout_seeds"):  # of a server, and the layouts that it knows
+        # of a server, the layouts that it knows, and whether it is shown what the expert does
+        for asked in ("patience", "warm_up", "layout_seeds", "privileged"):
             if hasattr(policy, asked):
                 setattr(self, asked, getattr(policy, asked))
         self._first: dict[int, dict[str, np.ndarray]] = {}

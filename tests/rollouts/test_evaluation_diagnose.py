@@ -1,6 +1,7 @@
 """Claims about diagnosis: a policy that looks and one that does not can be told apart."""
 
 import dataclasses
+import types
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
 from gap_vla.rollouts.donors import donor_of
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
-from gap_vla.rollouts.policy import PolicyError, RandomPolicy
+from gap_vla.rollouts.policy import ExpertPolicy, PolicyError, RandomPolicy
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
 from gap_vla.rollouts.task import sim_task
@@ -261,6 +262,16 @@ def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(re
     found = closed_loop(Seeing(), failing, recordings, out_dir=tmp_path / "failing", **options)
     said = "cut short by the simulator, not by the policy, count as failed: none 1, images_black 1."
     assert verdict(opened, found).endswith(said)
+
+
+def test_what_a_task_or_policy_of_ones_own_needs_under_an_intervention(recordings, tmp_path):
+    still = types.SimpleNamespace(name="still life")
+    with pytest.raises(PolicyError, match=r"^still life moves no objects; .* field `disturbance` .*, or leave"):
+        next(scenes(Seeing(), still, recordings, ["images_black", "objects_moved"]))
+    assert len(list(scenes(Seeing(), still, recordings, ["images_black"]))) == 2
+    options = {"episodes": 1, "seed": 50, "workers": 1, "videos": 0, "progress": False, "out_dir": tmp_path}
+    found = closed_loop(ExpertPolicy(), PointTask(size=SIZE), recordings, interventions=["images_black"], **options)
+    assert [one.successes for one in found] == [1, 1]  # the expert's actions are no pictures
 
 
 def test_demonstrations_with_rho_phases_or_neither_become_recordings():
