@@ -190,12 +190,7 @@ class Comparison:
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         notes += self.cut_short(name)
-        if self.apart:
-            told = [f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items()]
-            shown = max(5, sum(NOT_GIVEN not in values for values in self.apart.values()))
-            more = [f"and {len(told) - shown} more that not all of them give"] if len(told) > shown else []
-            differing = "; ".join([*told[:shown], *more])
-            notes.append(f"Not method and seed alone: the runs also differ in settings ({differing}).")
+        notes += told_apart(self.apart)
         if self.unknown:
             runs = f"{self.unknown} run{'s' * (self.unknown > 1)}"
             notes.append(f"The settings of {runs} are not known: no config.json lies beside the summary.")
@@ -244,6 +239,15 @@ def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
             values.append(value)
     differing = [(key, values) for key, values in found.items() if len(values) > 1]
     return dict(sorted(differing, key=lambda one: NOT_GIVEN in one[1]))
+
+
+def told_apart(found: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What `apart` found as a note; none where it found nothing."""
+    told = [f"{key} {', '.join(map(one_line, values))}" for key, values in found.items()]
+    shown = max(5, sum(NOT_GIVEN not in values for values in found.values()))
+    more = [f"and {len(told) - shown} more that not all of them give"] if len(told) > shown else []
+    differing = "; ".join([*told[:shown], *more])
+    return [f"Not method and seed alone: the runs also differ in settings ({differing})."] if told else []
 
 
 def compare(

@@ -16,7 +16,7 @@ from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, escaped, film, films, html_table, note
 from gap_vla.drawing.video import pictures_in
 from gap_vla.report import charts
-from gap_vla.report.comparison import WITH_P, compare, words
+from gap_vla.report.comparison import WITH_P, apart, compare, told_apart, words
 from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import Run, by_method
 from gap_vla.rollouts.record import EPISODES_FILE
@@ -82,8 +82,12 @@ def curves_section(runs: list[Run], command: str) -> str:
     chart = charts.curve_chart(runs, CURVES)
     if chart is None:
         return ""
-    holes = [note(f"{run.path} lacks {run.hole}; its curves have a hole there.") for run in runs if run.hole]
-    return "".join([chart_image(chart, "training curves"), *holes, command_block(command)])
+    differing: list[str] = []
+    if not all(run.rollouts for run in runs):  # else it stands beside the success of all of them
+        origins = [{"origin": run.summary["origin"]} for run in runs if "origin" in run.summary]
+        differing = told_apart(apart([run.config for run in runs]) | apart(origins))
+    holes = [f"{run.path} lacks {run.hole}; its curves have a hole there." for run in runs if run.hole]
+    return "".join([chart_image(chart, "training curves"), *map(note, [*differing, *holes]), command_block(command)])
 
 
 def branches_section(runs: list[Run], command: str) -> str:
