@@ -123,7 +123,8 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     strip = svg(episode_figure(view))
     chart = chart_image(strip, "frames of a demonstration and ρ of every step")
     means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
-    return "".join([chart, note(f"Mean ρ over all training steps: {means}."), *apart, command_block(command)])
+    mean = note(f"Mean ρ over all training steps of the first run of each method: {means}.")
+    return "".join([chart, mean, *apart, command_block(command)])
 
 
 def videos_section(runs: list[Run], limit: int, command: str) -> str:

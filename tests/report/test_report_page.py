@@ -600,7 +600,7 @@ def test_a_method_of_other_steps_is_said_to_be_left_out_of_the_drawing_of_rho(ru
         "gap": SimpleNamespace(steps=9),
     }
     text = rho_section([Run.read(path) for path in runs], lambda run: (splits[run.method], np.zeros(4)), "make")
-    assert "Mean ρ over all training steps: concat 0.000." in text
+    assert "Mean ρ over all training steps of the first run of each method: concat 0.000." in text
     assert "gap was trained on 9 steps, not the 4 of those shown; its ρ is not here." in text
     found = [Run.read(path) for path in runs]
     of = [dataclasses.replace(run, summary={**run.summary, "origin": {"episodes": run.method}}) for run in found]
