@@ -258,12 +258,17 @@ class VideoShelf:
                 )
         return sorted(found, key=_shelf)
 
+    @property
+    def films(self) -> bool:
+        """Whether it takes any; if not, nobody needs to keep pictures for it."""
+        return self._limit > 0
+
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
         path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"
         for other in self.paths:
             if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
                 other.unlink()
-        if not self._limit:
+        if not self.films:
             return
         shelved = [other for other in self.paths if other != path]
         shelved += [path] if frames or path.exists() else []

@@ -52,13 +52,13 @@ class _Live:
     rendering: float = 0.0
     policy: float = 0.0
 
-    def take(self, frame: Frame) -> None:
+    def take(self, frame: Frame, film: bool) -> None:
         self.observation, self.phase = frame.observation, frame.phase
         self.steps += 1
         self.simulation += frame.simulation_seconds
         self.rendering += frame.rendering_seconds
         seen = [key for key in frame.observation if key.startswith("image_")]
-        if seen:  # the primary camera's view is filmed, or that of another one if it is not shown
+        if seen and film:  # the primary camera's view is filmed, or that of another one if it is not shown
             self.pictures.append(frame.observation[min(seen, key=lambda key: (key != "image_primary", key))])
 
     def record(self, success: bool, error: str | None) -> EpisodeRecord:
@@ -116,7 +116,7 @@ class Rollout:
         if episode is None:
             return
         if isinstance(answer, Frame):
-            episode.take(answer)
+            episode.take(answer, self.shelf.films)
             self._begun = True
             unusable = not_finite(answer.observation)
             if unusable is not None:

@@ -307,6 +307,14 @@ def test_another_camera_is_filmed_where_the_primary_one_is_not_shown(tmp_path):
     assert summary["videos"] == ["videos/episode_0000_success.mp4"] and (tmp_path / summary["videos"][0]).exists()
 
 
+@pytest.mark.parametrize("videos", [0, 1])
+def test_pictures_are_kept_for_films_alone(tmp_path, monkeypatch, videos):
+    kept = []
+    monkeypatch.setattr(VideoShelf, "add", lambda shelf, episode, success, frames: kept.append(len(frames)))
+    summary = evaluate(RandomPolicy(7), tmp_path, episodes=1, videos=videos)
+    assert kept == [(summary["steps"][0] + 1) * videos]
+
+
 def test_films_stand_in_the_order_of_their_episodes_also_beyond_ten_thousand(tmp_path):
     shelf = VideoShelf(tmp_path, 2)
     for episode in (10_000, 9_999):
