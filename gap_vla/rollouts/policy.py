@@ -48,6 +48,7 @@ class Policy(Protocol):
     simulator seed, for policies that only make sense on certain layouts), `identity` (JSON-able dict that
     says which policy this is; a resumed evaluation compares it), `source` (where it was loaded from, for the
     reader), `patience` (seconds that a call may wait for a server, on top of its own time limit),
+    `warm_up()` (called once, before the first answer is asked for, while the simulators start),
     `forget(episode_ids)` (these episodes are over: nothing needs to be remembered about them), `forgotten` (a set
     of episodes that its server does not remember any more: they are played anew).
     """
