@@ -61,8 +61,9 @@ class ServerLimits:
         check_numbers(self, "", PolicyError)
 
 
-_EPISODES: weakref.WeakKeyDictionary[Policy, itertools.count[int]] = weakref.WeakKeyDictionary()
-"""Numbers of connections: several servers may serve one policy."""
+_Shared = tuple["itertools.count[int]", concurrent.futures.ThreadPoolExecutor]
+_SHARED: weakref.WeakKeyDictionary[Policy, _Shared] = weakref.WeakKeyDictionary()
+"""Numbers of connections, and the thread that calls a policy: several servers may serve one."""
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
@@ -101,7 +102,6 @@ class PolicyServer:
             raise PolicyError("a server takes observation of keys alone; leave its other entries to clients")
         self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
-        self._episodes = itertools.count()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         self._shape = "[1, H, A]" if whole_chunks else "[1, A]"
         greeting = {
@@ -113,9 +113,10 @@ class PolicyServer:
         }
         self._greeting = pack(greeting)
         self._open = 0
+        shared: _Shared = itertools.count(), concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
         with contextlib.suppress(TypeError):  # a policy that cannot be a key has a server's own
-            self._episodes = _EPISODES.setdefault(policy, self._episodes)
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
+            shared = _SHARED.setdefault(policy, shared)
+        self._episodes, self._thread = shared
 
     async def start(self, host: str, port: int) -> Server:
         """Listens; port 0 takes a free one. Close what is returned to stop.

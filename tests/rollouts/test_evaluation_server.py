@@ -742,6 +742,22 @@ def test_servers_of_one_policy_do_not_mix_their_episodes():
         assert steps == [0, 0, 1, 1]
 
 
+def test_servers_of_one_policy_call_it_in_one_thread():
+    called = set()
+
+    class Asked(Counting):
+        def act(self, observations, episode_ids):
+            called.add(threading.get_ident())
+            return super().act(observations, episode_ids)
+
+    policy = Asked()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            port = stack.enter_context(serving(policy, whole_chunks=False))
+            ask(opened(stack, port)[0], {"proprio": STATE})
+    assert len(called) == 1
+
+
 def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):
     with serving(Counting(), whole_chunks=True) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=3))
