@@ -31,19 +31,19 @@ def main(argv: list[str] | None = None) -> int:
     add("--action-limit", type=real(1e-6, 1e6), help=largest)
     add("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
-    from gap_vla.core.outputs import claim, claim_folder
+    from gap_vla.core.outputs import alone_in, claim, claim_folder
     from gap_vla.rlds.checking import check_dataset
 
     version = Path(os.path.abspath(arguments.dataset))
     out = arguments.out or Path(f"{version.parent.name}-{version.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
-    for suffix in (".json", ".html"):
-        claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)
-    if arguments.out is None and (kept := out / "check.json").is_file():
-        before = Section.read(kept, UserError).text("dataset")
-        if Path(before).resolve() != arguments.dataset.resolve():
-            raise UserError(f"{out} holds the check of {before}; name another folder with --out, or move it away")
-    with answering(arguments) as answer, keeping("nothing was written"):
+    with alone_in(out), answering(arguments) as answer, keeping("nothing was written"):
+        for suffix in (".json", ".html"):
+            claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)
+        if arguments.out is None and (kept := out / "check.json").is_file():
+            before = Section.read(kept, UserError).text("dataset")
+            if Path(before).resolve() != arguments.dataset.resolve():
+                raise UserError(f"{out} holds the check of {before}; name another folder with --out, or move it away")
         report = check_dataset(
             arguments.dataset,
             state_key=arguments.state,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.foreign import Section
-from gap_vla.core.outputs import claim, claim_folder, write_output
+from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 
 if TYPE_CHECKING:
     from gap_vla.core.episode import Episode
@@ -75,11 +75,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    with answering(options) as answer, keeping("finished rollouts are kept, the same command continues"):
-        answer |= _diagnose(options)
+    out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
+    claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
+    kept = keeping("finished rollouts are kept, the same command continues")
+    with alone_in(out), answering(options) as answer, kept:
+        answer |= _diagnose(options, out)
 
 
-def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
+def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rlds.statistics import STATISTICS
@@ -93,8 +96,6 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import require_rendering
 
-    out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
-    claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
     claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",), named=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:

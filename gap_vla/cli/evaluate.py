@@ -14,6 +14,7 @@ The folder given by --out receives summary.json, episodes.jsonl (a line per epis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,7 +25,7 @@ from typing import Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
-from gap_vla.core.outputs import claim, claim_folder, write_output
+from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 
 HELD_OUT_FILE = "held_out.json"
 
@@ -77,7 +78,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    with answering(options) as answer:
+    held: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # rollouts hold their folders themselves
+    if options.rlds and options.out:
+        claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
+        held = alone_in(options.out)
+    with held, answering(options) as answer:
         answer |= _held_out(options) if options.rlds else _rolled_out(options)
 
 
@@ -117,7 +122,6 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
     if options.out:
-        claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
         claim(options.out / HELD_OUT_FILE, "held_out", suffixes=(".json",), named=False)
     loaded = load_policy(options, execute=1)
     of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}

@@ -6,6 +6,7 @@ import errno
 import functools
 import importlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -25,7 +26,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.marks import stamp
-from gap_vla.core.outputs import claim_folder, write_output
+from gap_vla.core.outputs import alone_in, claim_folder, write_output
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError, RandomPolicy
 from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
@@ -267,6 +268,9 @@ def test_a_file_of_somebody_elses_among_the_results_is_found_before_any_work(nam
     assert script(name).main([*options, "--out", str(tmp_path / "out")]) == 2
     assert f"{theirs} exists without a mark of gap_vla" in capsys.readouterr().err
     assert theirs.read_text() == "the only copy"
+    with alone_in(tmp_path / "out"):  # two at once, each of which would not see what the other measures
+        assert script(name).main([*options, "--out", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'out'} is in use by process {os.getpid()}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
