@@ -186,18 +186,20 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos, rlds
+    from gap_vla.demos.content import unchanging
     from gap_vla.rlds.annotating.hdf5_files import labelled, tell_changed
     from gap_vla.rollouts.recordings import from_episode, from_simulator
 
-    if options.demos or options.rlds:
+    if data := options.demos or options.rlds:
         episodes: Iterator[Episode]
-        if options.demos:
-            source = cast("RobomimicHDF5", demos.open_source(options.demos))
-            tell_changed(source.path)
-            episodes = (labelled(source, index) for index in range(len(source)))
-        else:
-            episodes = rlds.read_rlds(options.rlds, "val", compared=True)
-        found = list(map(from_episode, itertools.islice(episodes, options.episodes), itertools.count()))
+        with unchanging(data):
+            if options.demos:
+                source = cast("RobomimicHDF5", demos.open_source(options.demos))
+                tell_changed(source.path)
+                episodes = (labelled(source, index) for index in range(len(source)))
+            else:
+                episodes = rlds.read_rlds(options.rlds, "val", compared=True)
+            found = list(map(from_episode, itertools.islice(episodes, options.episodes), itertools.count()))
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")
         return found

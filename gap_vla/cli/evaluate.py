@@ -110,6 +110,7 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it and what it is of."""
+    from gap_vla.demos.content import unchanging
     from gap_vla.rlds import read_rlds
     from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rlds.version_files import require_unchanged
@@ -128,9 +129,10 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if options.out:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
-    require_unchanged(options.rlds, but=STATISTICS)
-    episodes = read_rlds(options.rlds, options.split, compared=True)
-    found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
+    with unchanging(options.rlds):
+        require_unchanged(options.rlds, but=STATISTICS)
+        episodes = read_rlds(options.rlds, options.split, compared=True)
+        found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
     which = "action error in training" if options.split.startswith("train") else "held-out action error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import MOST_COMPRESSED
 
 
@@ -54,6 +56,19 @@ class Unchanged:
     def _look(file: Path) -> tuple[int, ...]:
         found = file.stat() if file.exists() else os.stat_result(range(10))
         return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+@contextlib.contextmanager
+def unchanging(path: Path, whole: bool = False) -> Iterator[Unchanged]:
+    """What is read inside is one thing: raises as `Unchanged` at the end, also in the place of a UserError inside, of
+    which a change is the reason."""
+    unchanged = Unchanged(path, whole)
+    try:
+        yield unchanged
+    except UserError:
+        unchanged()
+        raise
+    unchanged()
 
 
 def content_digest(path: Path) -> str:

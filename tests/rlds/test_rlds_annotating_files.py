@@ -574,7 +574,7 @@ def test_in_a_browser_the_page_runs_and_shows_the_frame_of_its_step(hdf5, tmp_pa
 
 
 @pytest.mark.usefixtures("blank_charts")
-def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, capsys):
+def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, capsys, monkeypatch):
     run = _command("annotate")
     assert (
         run([str(hdf5), "--out", str(tmp_path / "out.hdf5"), "--method", "gaussian", "--option", "sigma=2", "--report"])
@@ -594,6 +594,9 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
     assert "labels: cotpc" in (tmp_path / "e.html").read_text()
     assert show([str(hdf5), "--camera", "wrist", "--out", str(tmp_path / "e.html")]) == 2
     assert "no camera 'wrist' (cameras: image_primary)" in capsys.readouterr().err
+    monkeypatch.setattr("gap_vla.rlds.annotating.files._tell_changed", os.utime)
+    assert show([str(hdf5), "--out", str(tmp_path / "e.html")]) == 2
+    assert "demos.hdf5 changed while it was read" in capsys.readouterr().err
 
 
 def _command(name):

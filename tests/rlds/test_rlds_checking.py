@@ -7,7 +7,9 @@ import errno
 import functools
 import importlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -682,6 +684,21 @@ def test_episodes_of_other_widths_are_an_error(version_dir: Path, monkeypatch: p
     monkeypatch.setattr("gap_vla.rlds.checking.run._recordings", lambda *given: iter([SOUND[0], narrow]))
     report = check_dataset(version_dir, pictures=0)
     assert "error: structure: episodes of different widths (action, arms): [(6, 1), (7, 1)]" in report.text()
+
+
+def test_a_dataset_that_is_replaced_while_it_is_checked_gets_no_verdict(
+    version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / version_dir.name)
+    shard = min(copy.glob("*.tfrecord*"))
+
+    def meanwhile(*given: Any) -> Iterator[Recording]:
+        os.utime(shard)
+        return iter(SOUND[:2])
+
+    monkeypatch.setattr("gap_vla.rlds.checking.run._recordings", meanwhile)
+    with pytest.raises(EpisodeError, match=f"{shard} changed while it was read; give the same command when it"):
+        check_dataset(copy, pictures=0)
 
 
 def test_dimensions_that_normalisation_leaves_out_are_named() -> None:

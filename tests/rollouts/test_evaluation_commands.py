@@ -164,16 +164,20 @@ def test_data_of_another_task_view_or_version_of_the_pictures_are_refused(run, d
             assert said in capsys.readouterr().err
 
 
-def test_a_dataset_that_was_changed_since_it_was_written_is_refused(run, dataset, capsys):
+def test_a_dataset_that_was_changed_since_it_was_written_is_refused(run, dataset, capsys, monkeypatch):
     changed = dataset("assembly")
     (shard,) = changed.glob("*-val.tfrecord*")
+    with monkeypatch.context() as patched:
+        patched.setattr("gap_vla.rollouts.heldout.held_out", lambda *_, **__: os.utime(shard))
+        assert script("evaluate").main(["--checkpoint", str(run), "--rlds", str(changed), "--quiet"]) == 2
+    assert f"{shard} changed while it was read; give the same command when" in capsys.readouterr().err
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
     for name in ("evaluate", "diagnose"):
         assert script(name).main(["--checkpoint", str(run), "--rlds", str(changed), "--quiet"]) == 2
         assert f"{shard} was changed since it was written; copy it again" in capsys.readouterr().err
 
 
-def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path, capsys):
+def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path, capsys, monkeypatch):
     demos = tmp_path / "demos.hdf5"
     with h5py.File(demos, "w") as file:
         for number in range(2):
@@ -194,6 +198,9 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path,
         file["data/demo_0/obs/robot0_eef_pos"][3] = 0.25
     gap_vla.cli.diagnose._recordings(asked, None)
     assert f"note: {demos} was changed after it was annotated; where its states were" in capsys.readouterr().out
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="hdf5 changed while it was read"):
+        patched.setattr("gap_vla.rlds.annotating.hdf5_files.tell_changed", os.utime)
+        gap_vla.cli.diagnose._recordings(asked, None)
     with h5py.File(demos, "a") as file:
         del file["data/demo_1/rho"]
     with pytest.raises(UserError, match="episode demo_1: no rho, which other episodes have; annotate again"):

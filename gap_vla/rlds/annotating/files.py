@@ -15,7 +15,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import finite, regular
 from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import claim, write_output
-from gap_vla.demos.content import Unchanged
+from gap_vla.demos.content import Unchanged, unchanging
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.phases.annotator import load_annotator
 from gap_vla.phases.measures import beyond_reach
@@ -171,8 +171,9 @@ def show_episode(
     if suffix_of(out) != ".mp4":
         _refuse_idle(f"{out}", "of a video, .mp4", fps=fps != 20)
     anew = method is not None or annotator is not None
-    chosen = KINDS[kind].read(source, episode, job, split, stored=not anew)
-    _tell_changed(source)
+    with unchanging(source):
+        chosen = KINDS[kind].read(source, episode, job, split, stored=not anew)
+        _tell_changed(source)
     facts: tuple[str, ...] = ()
     if anew:
         labels = job.run([chosen])

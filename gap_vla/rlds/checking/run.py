@@ -14,6 +14,7 @@ from gap_vla.core.episode import LABELS, EpisodeError, label_problems
 from gap_vla.core.foreign import one_line, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.demos.content import unchanging
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
@@ -58,12 +59,24 @@ def check_dataset(
         The report; see `Report.exit_status`.
 
     Raises:
-        EpisodeError: not a finished dataset, unreadable, without the field `state_key`, or numbers that count nothing.
+        EpisodeError: not a finished dataset, unreadable, without the field `state_key`, changed while it was read, or
+            numbers that count nothing.
     """
     whole("pictures", pictures, 0, 2**31, EpisodeError)
     if max_episodes is not None:
         whole("max_episodes", max_episodes, 1, 2**31, EpisodeError)
-    version_dir = Path(version_dir)
+    with unchanging(Path(version_dir)):
+        return _checked(Path(version_dir), state_key, layout, pictures, max_episodes, action_limit)
+
+
+def _checked(
+    version_dir: Path,
+    state_key: str | None,
+    layout: str | Mapping[str, Any] | StateLayout | None,
+    pictures: int,
+    max_episodes: int | None,
+    action_limit: float | None,
+) -> Report:
     builder = open_version(version_dir)
     findings: list[Finding] = []
     kept: list[Recording] = []
