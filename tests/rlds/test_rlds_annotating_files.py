@@ -500,6 +500,19 @@ def test_a_source_that_is_replaced_while_it_is_read_gives_no_copy(kind, hdf5, np
     assert not [*tmp_path.glob("out*")]
 
 
+def test_a_recording_that_comes_while_its_folder_is_labelled_is_not_left_out(npz, tmp_path, monkeypatch, capsys):
+    run = AnnotationJob.run
+
+    def recording_on(*arguments, **options):
+        shutil.copy(npz / "episode_0.npz", npz / "episode_9.npz")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(AnnotationJob, "run", recording_on)
+    with pytest.raises(EpisodeError, match=r"episode_9\.npz came while .*npz was read; give the same command when it"):
+        annotate_files(npz, tmp_path / "out", method="gaussian")
+    assert not (tmp_path / "out").exists() and "not copied" not in capsys.readouterr().out
+
+
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
     one_arm = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
     two_arms = write_npz(tmp_path / "two", demos(2, arms=2))

@@ -86,7 +86,7 @@ def annotate_files(
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     with naming_a_full_disk(out.parent, f"{out} is as it was"):
-        unchanged = Unchanged(source)
+        unchanged = Unchanged(source, whole=kind == "npz")  # an RLDS dataset says which files it has
         try:
             done = KINDS[kind].annotate(source, out, job, unchanged)
         except UserError:

@@ -56,8 +56,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
-    annotation = job.run(episodes, extra)
     tell_others(source, files, "copied")
+    annotation = job.run(episodes, extra)
     with workplace(out) as folder:
         new = folder / out.name
         new.mkdir()
