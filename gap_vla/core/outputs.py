@@ -109,11 +109,12 @@ def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | 
     return path
 
 
-def alone_in(path: Path) -> contextlib.AbstractContextManager[None]:
+def alone_in(path: Path, wait: bool = False) -> contextlib.AbstractContextManager[None]:
     """Holds the lock beside a claimed file or folder: from the look at what is there until the new one is written, so
-    that of two commands at once none replaces what it did not see. Raises InUseError: another process holds it."""
+    that of two commands at once none replaces what it did not see. Raises InUseError: another process holds it, and not
+    `wait`."""
     real = Path(os.path.realpath(path))
-    return alone(real.with_name(f".{real.name}.lock"), f"{path}", there=real)
+    return alone(real.with_name(f".{real.name}.lock"), f"{path}", wait, there=real)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """annotate_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
 
 import base64
+import contextlib
 import errno
 import importlib
 import io
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -22,7 +24,7 @@ from gap_vla.core import whole
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
-from gap_vla.phases import MotionError, annotate
+from gap_vla.phases import MotionError, annotate, load_annotator
 from gap_vla.rlds import build_dataset
 from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files, hdf5_files
 from gap_vla.rlds.annotating.files import show_episode, write_report
@@ -299,6 +301,24 @@ def test_where_the_file_cannot_be_replaced_its_annotator_stays_too(hdf5, tmp_pat
         annotate_files(hdf5, out, method="fixed", options={"value": 0.25}, overwrite=True)
     assert {path: path.read_bytes() for path in [out, *annotator.glob("*")]} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demos.hdf5", "out.hdf5", "out.hdf5.annotator"]
+
+
+def test_of_two_at_once_the_annotator_of_one_does_not_stay_beside_the_file_of_the_other(hdf5, tmp_path, monkeypatch):
+    out, deliver, others = tmp_path / "out.hdf5", hdf5_files.deliver, []
+
+    def between(new, path, *rest, **more):
+        if path == out and not others:  # as long as it takes to read all of both files for their checksums
+            others.append(pool.submit(annotate_files, hdf5, out, method="fixed", overwrite=True))
+            with contextlib.suppress(TimeoutError):
+                others[0].result(1)
+        deliver(new, path, *rest, **more)
+
+    monkeypatch.setattr(hdf5_files, "deliver", between)
+    with ThreadPoolExecutor(1) as pool:
+        annotate_files(hdf5, out, method="gaussian", overwrite=True)
+        kept = others[0].result().annotator
+    with h5py.File(out) as file:
+        assert json.loads(file["data"].attrs["annotator"]) == load_annotator(kept).identity
 
 
 def killed_between(hdf5, out, monkeypatch, **job):

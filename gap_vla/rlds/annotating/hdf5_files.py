@@ -16,7 +16,7 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.hdf5_mark import is_changed, read_mark
 from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.marks import HDF5
-from gap_vla.core.outputs import claim, deliver
+from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import OLD, put, workplace
 from gap_vla.demos.content import Unchanged
@@ -66,18 +66,19 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         unchanged()
         _read_back(new, job, episodes, annotation)
         new_annotator = annotation.annotator.save(folder / saved.name)
-        claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
-        # the annotator first: where the annotated file is, its annotator is too
-        again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
-        deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
-        try:
-            deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
-        except BaseException:  # as of a place that is mounted, where nothing can take it
-            if (old := folder / (OLD + saved.name)).exists():
-                old.rename(new_annotator)
-            if new_annotator.exists():
-                put(new_annotator, saved)
-            raise
+        with alone_in(out, wait=True):  # of two at once the file of one would stay beside the annotator of the other
+            claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
+            # the annotator first: where the annotated file is, its annotator is too
+            again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
+            deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
+            try:
+                deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
+            except BaseException:  # as of a place that is mounted, where nothing can take it
+                if (old := folder / (OLD + saved.name)).exists():
+                    old.rename(new_annotator)
+                if new_annotator.exists():
+                    put(new_annotator, saved)
+                raise
     return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
 
