@@ -89,7 +89,7 @@ def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
     waiting = [f"Not run yet: {len(missing)} policies{names}."] if missing else []
     if not places:
         return ["Not run yet."] if missing else []
-    with writing(picture, "results_picture") as temporary:
+    with writing(picture, "results_picture", named=False) as temporary:
         save_picture(draw_map(places), temporary)
     near, stock = (lambda place: place.view == "near"), (lambda place: place.view == "stock")
     one, several = (lambda place: place.history == HISTORIES[0]), (lambda place: place.history == HISTORIES[1])

@@ -165,7 +165,7 @@ def _papers(block: Block) -> dict[tuple[str, str], float]:
 
 def _draw(result: BlockResult, path: Path) -> None:
     figure = draw_comparison(result.found, title=title_of(result.block), marks=_papers(result.block))
-    with writing(path, "results_picture") as temporary:
+    with writing(path, "results_picture", named=False) as temporary:
         save_picture(figure, temporary)
 
 

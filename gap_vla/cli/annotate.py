@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             overwrite=arguments.overwrite,
             sources=[arguments.source, arguments.annotator],
             suffixes=(".html",),
+            named=arguments.report != "",
         )
     with answering(arguments) as answer:
         with keeping(f"{arguments.out} is as it was"):

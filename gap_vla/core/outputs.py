@@ -118,7 +118,7 @@ def alone_in(path: Path, wait: bool = False) -> contextlib.AbstractContextManage
 
 
 @contextlib.contextmanager
-def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[Path]:
+def writing(path: str | Path, kind: str, *, overwrite: bool = True, named: bool = True) -> Iterator[Path]:
     """Yields a temporary path for a file; what was written there is marked, read back, and takes its place.
 
     An old output stays until then, and for good if anything fails.
@@ -126,12 +126,13 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[
     Raises:
         OutputError: see `claim`; or it did not arrive whole.
     """
-    claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))
+    claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),), named=named)
     with replacing(path, follow=True) as temporary:
         yield temporary
         stamp(temporary, kind)
         _require_whole(temporary, Path(path), kind)
-        claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))  # what came there meanwhile stays
+        # what came there meanwhile stays
+        claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),), named=named)
 
 
 def write_output(path: str | Path, kind: str, text: str) -> Path:

@@ -680,6 +680,12 @@ def test_an_older_report_is_replaced_only_if_that_is_allowed(hdf5, tmp_path, cap
     assert page.read_bytes() == before and not (tmp_path / "b.hdf5").exists()
     assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "b.hdf5"), *words, "--overwrite"]) == 0
     assert page.read_bytes() != before
+    before = page.read_bytes()
+    (tmp_path / "c.hdf5.report.html").symlink_to(page)  # beside the output, where nobody has named it
+    words = ["--out", str(tmp_path / "c.hdf5"), "--method", "fixed", "--report", "--overwrite"]
+    assert gap_vla.cli.annotate.main([str(hdf5), *words]) == 2
+    assert "c.hdf5.report.html is a link; what it leads to would be replaced" in capsys.readouterr().err
+    assert page.read_bytes() == before and not (tmp_path / "c.hdf5").exists()
 
 
 def test_an_annotator_knows_what_its_extra_columns_are_called(tmp_path):

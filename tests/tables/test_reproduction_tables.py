@@ -15,6 +15,7 @@ from experiments.tables.paper import PAPER_TABLES, paper_success
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
 from experiments.tables.tables import PROFILES, TABLES, narrowed
+from gap_vla.core.outputs import OutputError
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.typed_config import ConfigError
 
@@ -156,7 +157,12 @@ def test_rendering_again_keeps_hand_written_text_and_changes_nothing(filled, tmp
     assert b"By hand, before." in first and b"By hand, after.\n" in first and b"old" not in first
     render(table, "cpu", cells, ledger, page)
     assert page.read_bytes() == first
-    assert (tmp_path / "pictures" / "reproduce_fake_cpu_assembly.png").read_bytes() == picture
+    drawing = tmp_path / "pictures" / "reproduce_fake_cpu_assembly.png"
+    assert drawing.read_bytes() == picture
+    drawing.rename(tmp_path / "kept.png")
+    drawing.symlink_to(tmp_path / "kept.png")
+    with pytest.raises(OutputError, match=r"assembly\.png is a link; what it leads to would be replaced"):
+        render(table, "cpu", cells, ledger, page)
 
 
 def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_refused(filled, tmp_path):
