@@ -503,6 +503,25 @@ def test_what_a_configuration_prints_is_no_part_of_the_answer(tmp_path, capfd):
     assert said.out == '{"task": "assembly"}\n' and sorted(said.err.split("\n")) == ["", "from a child", "hello"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "goes_on"),
+    [
+        ("finetune", [], "the same command with --resume goes on"),
+        ("finetune", ["--resume"], "the same command goes on"),
+        ("train_small", ["--dry-run"], "the same command goes on"),
+        ("compare", [], "the same command goes on"),
+    ],
+)
+def test_what_goes_on_after_ctrl_c_is_a_command_that_there_is(name, given, goes_on, capsys, monkeypatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    command_of = importlib.import_module(f"gap_vla.cli.{name}")
+    monkeypatch.setattr(f"gap_vla.cli.{'compare' if name == 'compare' else 'finetune'}._run", pressed)
+    assert command_of.main(["--config", f"{ROOT}/finetune_configs/small_threading.py:debug", *given]) == INTERRUPTED
+    assert capsys.readouterr().err == f"interrupted; finished stages are kept; {goes_on}\n"
+
+
 def test_a_command_that_a_program_calls_leaves_that_program_as_it_was(tmp_path):
     """It is not replaced by the command, which starts itself anew for its allocator, and keeps its Ctrl-C."""
     lines = (
