@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
-    kept = keeping("finished rollouts are kept, the same command continues")
-    with alone_in(out), answering(options) as answer, kept:
+    kept = "finished rollouts are kept, the same command continues" if options.closed_loop else "nothing was written"
+    with alone_in(out), answering(options) as answer, keeping(kept):
         answer |= _diagnose(options, out)
 
 

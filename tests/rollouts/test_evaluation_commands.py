@@ -249,6 +249,16 @@ def test_a_diagnosis_is_not_replaced_by_one_of_a_file_with_fewer_recordings(tmp_
     assert "diagnosis.json is of 5 recordings, and here are 3; give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("more", "kept"), [([], "nothing was written"), (["--closed-loop", "1"], "finished rollouts")])
+def test_an_interrupted_diagnosis_says_what_is_kept(more, kept, tmp_path, capsys, monkeypatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gap_vla.cli.diagnose, "_diagnose", pressed)
+    assert script("diagnose").main(["--policy", "random", "--out", str(tmp_path / "out"), *more]) == 130
+    assert capsys.readouterr().err.startswith(f"interrupted; {kept}") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "more", "said"),
     [("evaluate", ["--split", "nope"], "no split 'nope'"), ("diagnose", [], "swapping between episodes needs two")],
