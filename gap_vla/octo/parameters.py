@@ -100,7 +100,8 @@ class MergeAccount:
 def merge_params(
     target: Mapping[str, Any], pretrained: Mapping[str, Any], *, verbose: bool = True
 ) -> tuple[dict[str, Any], MergeAccount]:
-    """Take every leaf of `pretrained` whose full path and shape also exist in `target`; keep `target`'s others.
+    """Take every leaf of `pretrained` whose full path and shape also exist in `target`, as that one's kind of numbers
+    (of 16 bits, most training steps would be rounded away); keep `target`'s others.
 
     A changed image size, window limit, instruction length, action horizon or proprioception width changes shapes,
     so those leaves start anew as a whole, as upstream; `verbose` prints which.
@@ -125,8 +126,13 @@ def merge_params(
         )
     if verbose:
         print(account)
-    merged = have | {path: native(source[path]) for path in account.loaded}
+    merged = have | {path: _as(have[path], native(source[path])) for path in account.loaded}
     return traverse_util.unflatten_dict(merged, sep="/"), account
+
+
+def _as(own: Any, leaf: Any) -> Any:
+    known = hasattr(own, "dtype") and hasattr(leaf, "astype")  # not of Python's numbers, or of shapes alone
+    return leaf.astype(own.dtype) if known and leaf.dtype != own.dtype else leaf
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:

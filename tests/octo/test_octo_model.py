@@ -262,6 +262,9 @@ def test_only_what_is_not_pretrained_is_initialised(capsys: pytest.CaptureFixtur
     assert "re-initialised heads_action/mean_proj/kernel (8, 21): its shape was (8, 14)" in capsys.readouterr().out
     for key, leaf in golden.flat(expected).items():
         np.testing.assert_array_equal(golden.flat(found)[key], leaf)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), pretrained)
+    trained, _ = merge_params(fresh, half, verbose=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}, "16 bits round steps away"
 
 
 def test_initialisation_is_upstreams() -> None:
