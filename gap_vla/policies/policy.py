@@ -113,7 +113,7 @@ class SmallPolicy(nn.Module):
             images = {f"image_{self.cameras[0]}": images}
         found = []
         for camera in self.cameras:
-            frames = images[f"image_{camera}"]
+            frames: Any = images.get(f"image_{camera}")
             tensor = isinstance(frames, torch.Tensor)
             shape = tuple(self.image_shape)
             if not tensor or frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[2:] != shape:
@@ -138,8 +138,9 @@ class SmallPolicy(nn.Module):
         """The head's input from the branches' features.
 
         Raises:
-            ConfigError: features of other samples or steps beside each other.
+            ConfigError: features of other branches than the policy has, or of other samples or steps beside each other.
         """
+        self._require_branches(vision, proprio)
         if vision is not None and proprio is not None:
             if vision.shape[:2] != proprio.shape[:2]:
                 given = f"{[*vision.shape[:2]]} and {[*proprio.shape[:2]]}"
@@ -148,6 +149,14 @@ class SmallPolicy(nn.Module):
         tokens = vision if vision is not None else proprio
         assert tokens is not None
         return self.temporal(tokens)
+
+    def _require_branches(self, vision: object | None, proprio: object | None) -> None:
+        given = {"vision": vision, "proprio": proprio}
+        if (names := {name for name, one in given.items() if one is not None}) != self.branches.keys():
+            raise ConfigError(
+                f"given is {' and '.join(sorted(names)) or 'nothing'}, the policy has {' and '.join(self.branches)}; "
+                "give all of these and no other (to silence a branch, the mean of its features)"
+            )
 
     def _encoded(self, proprio: torch.Tensor) -> Float[torch.Tensor, "b w d"]:
         """Features of the states; raises ConfigError for other than float[B, P, D] of this policy."""
@@ -172,7 +181,9 @@ class SmallPolicy(nn.Module):
         proprio: Float[torch.Tensor, "b w2 p"] | None,
         generator: Generators = None,
     ) -> Float[torch.Tensor, "b h a"]:
-        """As `forward`, from image features that are known already (`features`); None for a branch that is absent."""
+        """As `forward`, from image features that are known already (`features`); None for a branch that the policy
+        does not have."""
+        self._require_branches(features, proprio)
         vision = None if features is None else self._as_tokens(features)
         encoded = None if proprio is None else self._encoded(proprio)
         return self.head.predict(self.embed(vision, encoded), generator)

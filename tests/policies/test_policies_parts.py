@@ -62,6 +62,8 @@ def test_features_of_every_camera_stand_side_by_side_and_are_of_tensors(monkeypa
     for wrong in (batch["image_primary"].numpy(), {key: value.numpy() for key, value in batch.items()}):
         with pytest.raises(ConfigError, match="image_primary is ndarray; give pictures as uint8 tensors"):
             policy.features(wrong)
+    with pytest.raises(ConfigError, match="image_wrist is NoneType; give pictures"):
+        policy.features({"image_primary": batch["image_primary"]})
     for wrong in (batch["image_primary"][:, 0], batch["image_primary"].movedim(-1, 2)):
         with pytest.raises(ConfigError, match=r"is torch\.uint8\[2, .*\]; give .* \[B, W, h, w, 3\]"):
             policy.features(wrong)
@@ -77,13 +79,19 @@ def test_inputs_that_would_be_broadcast_or_misread_are_refused(monkeypatch):
             policy({**batch, "proprio": odd})
         with pytest.raises(ConfigError, match="proprio is"):
             policy.predict(policy.features(batch), odd)
+    for pair in ((policy.features(batch), None), (None, proprio), (None, None)):  # which would skip the fusion
+        with pytest.raises(ConfigError, match=r"given is .*, the policy has vision and proprio"):
+            policy.predict(*pair)
     with pytest.raises(ConfigError, match=r"of 32 × 32 pixels"):
         policy({**batch, "image_primary": images[:, :, ::2, ::2]})
     for odd in (images[:1], images[:, :1]):
         with pytest.raises(ConfigError, match=r"vision and proprio have .* and \[2, 4\] samples and steps"):
             policy({**batch, "image_primary": odd})
+    eyes = build_policy(config, "vision", (SIZE, SIZE, 3), 9, 7)
     with pytest.raises(ConfigError, match="the history has 1 frames; give 4"):
-        build_policy(config, "vision", (SIZE, SIZE, 3), 9, 7)({"image_primary": images[:, :1]})
+        eyes({"image_primary": images[:, :1]})
+    with pytest.raises(ConfigError, match="given is proprio and vision, the policy has vision"):
+        eyes.predict(eyes.features(batch), proprio)
 
 
 @pytest.mark.parametrize("name", HEADS)
