@@ -535,7 +535,9 @@ def test_a_dry_run_counts_with_the_pictures_states_and_actions_of_the_data(datas
     assert re.search(r"  action float32\[\d+, 1, \d+, 8\]", said)
     width = 12 if named == "dataset" else 9
     assert re.search(rf"observation/proprio float32\[\d+, 1, {width}\]", said)
+    assert "note: image_primary is trained on as it is, 64 × 64: demos.image_size, 128, has no effect" in said
     right = Run(octo(**folders, **{**wide, "demos__image_size": 64})).dry_run()
+    assert "is trained on as it is" not in right
     memory = [line for text in (said, right) for line in text.splitlines() if line.startswith("memory of training")]
     assert memory[0] == memory[1]
 

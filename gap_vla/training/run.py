@@ -12,7 +12,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,8 @@ class Run:
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
-        print(trainer.describe(), *_notes(config, trainer.steps), sep="\n", flush=True)
+        notes = _notes(config, trainer.steps, shapes_of_data(config, self.stages))
+        print(trainer.describe(), *notes, sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         Agenda.begin("training")
@@ -246,7 +247,11 @@ class Run:
                 f"run: {self.directory.path}{self.directory.stands(self.config.to_dict(), self._made_from())}",
                 self.config.trainer().dry_run(self.config, shapes),
                 memory_in_words(self.config, shapes),
-                *(() if getattr(self.config.train, "epochs", 0) else _notes(self.config, self.config.train.steps)),
+                *(
+                    ()
+                    if getattr(self.config.train, "epochs", 0)
+                    else _notes(self.config, self.config.train.steps, shapes)
+                ),
             ]
         )
 
@@ -277,11 +282,17 @@ class Run:
         return "\n".join(lines)
 
 
-def _notes(config: Experiment, steps: int) -> list[str]:
-    warmup = config.optimizer.warmup_steps
+def _notes(config: Experiment, steps: int, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    size, warmup = config.demos.image_size, config.optimizer.warmup_steps
+    unread = f"demos.image_size, {size}, has no effect without eval.episodes"
+    others = {name: shape[:2] for name, shape in shapes.items() if name.startswith("image_") and {*shape[:2]} != {size}}
+    notes = [
+        f"note: {name} is trained on as it is, {' × '.join(map(str, sides))}: {unread}"
+        for name, sides in others.items()
+    ]
     counted = "the steps of train.epochs" if getattr(config.train, "epochs", 0) else "train.steps"
     most = f"optimizer.warmup_steps is {warmup}, {counted} {steps}: at most {steps / max(warmup, 1):.2g} of"
-    return [f"note: {most} optimizer.learning_rate is reached"] if warmup > steps else []
+    return [*notes, f"note: {most} optimizer.learning_rate is reached"] if warmup > steps else notes
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:
