@@ -273,7 +273,8 @@ def find_points(
     if workers is None:
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
         may = not current_process().daemon  # as a worker of multiprocessing.Pool is
-        workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES and may else 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if pairs > PAIRS_WORTH_PROCESSES and may else 1
     jobs = motions, [episode.phase for episode in episodes], itertools.repeat(options)
     progress = "change points", len(motions), "episode", PATIENCE
     if workers <= 1 or len(motions) < 2:

@@ -101,7 +101,12 @@ def test_equal_bits_for_one_process_and_for_several():
 
 def test_a_worker_that_may_start_no_processes_is_not_made_to(monkeypatch):
     monkeypatch.setattr("gap_vla.phases.annotator.PAIRS_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    with monkeypatch.context() as one_core:  # of 64, as a cluster's job has
+        one_core.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+        one_core.setattr("gap_vla.phases.annotator.worker_pool", lambda _: pytest.fail("more processes than cores"))
+        assert len(annotate(DEMOS[:2], method="fixed").rho) == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     assert len(annotate(DEMOS[:2], method="fixed").rho) == 2
     with pytest.raises(UserError, match="use ProcessPoolExecutor"):
