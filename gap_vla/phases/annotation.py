@@ -27,7 +27,7 @@ def annotate(
     method: str = "lstm",
     seed: int = 0,
     workers: int | None = None,
-    extra: Sequence[np.ndarray] | None = None,
+    extra: Iterable[np.ndarray] | None = None,
     fit: Sequence[int] | None = None,
     **options: Any,
 ) -> Annotation:
@@ -42,7 +42,7 @@ def annotate(
         seed: of the LSTM; labels without one do not depend on it.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
             `if __name__ == "__main__":`.
-        extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).
+        extra: T×E per episode, in their order: further joints or hand channels whose motion counts too (`segment`).
         fit: which episodes everything is fitted on, such as those of the training split; default: all.
         **options: fields of `methods.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.

@@ -69,7 +69,7 @@ class Annotator:
         episodes: Sequence[Episode] | Iterable[Episode],
         *,
         workers: int | None = None,
-        extra: Sequence[np.ndarray] | None = None,
+        extra: Iterable[np.ndarray] | None = None,
     ) -> Annotation:
         """The labels of new episodes; nothing is fitted.
 
@@ -256,13 +256,17 @@ def require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
         )
 
 
-def motions_of(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:
-    if extra is not None and len(extra) != len(episodes):
-        raise MotionError(f"{len(episodes)} episodes but extra columns for {len(extra)}")
+def motions_of(episodes: Sequence[Episode], extra: Iterable[np.ndarray] | None) -> list[Motion]:
+    """Of episodes, with the extra columns of each in order: a table's column is numbered otherwise after a shuffle."""
+    if isinstance(extra, Mapping):
+        raise MotionError("extra is a dictionary; give a list of columns, in the order of the episodes")
+    given = [None] * len(episodes) if extra is None else list(extra)
+    if len(given) != len(episodes):
+        raise MotionError(f"{len(episodes)} episodes but extra columns for {len(given)}")
     numbered = [dataclasses.replace(e, metadata={"episode_id": i, **e.metadata}) for i, e in enumerate(episodes)]
     for episode in numbered:
         episode.require_rows()
-    return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(numbered)]
+    return [motion_of(e, columns) for e, columns in zip(numbered, given)]
 
 
 def find_points(

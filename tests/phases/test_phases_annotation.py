@@ -499,6 +499,24 @@ def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
     assert annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3, 0))
 
 
+class Shuffled(list):
+    """As a column of pandas whose rows were shuffled: in brackets stand names of rows."""
+
+    def __getitem__(self, name):
+        return list.__getitem__(self, [3, 1, 2, 0].index(name))
+
+
+def test_extra_columns_are_those_of_the_episodes_in_order(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    extra = [np.sin(np.arange(80.0) / (i + 2))[:, None] for i in range(4)]
+    plain = annotate(DEMOS[:4], method="gaussian", extra=extra).change_points
+    for given in (Shuffled(extra), iter(extra)):
+        found = annotate(DEMOS[:4], method="gaussian", extra=given).change_points
+        assert [points.tolist() for points in found] == [points.tolist() for points in plain]
+    with pytest.raises(MotionError, match="extra is a dictionary; give a list"):
+        annotate(DEMOS[:4], method="gaussian", extra=dict(enumerate(extra)))
+
+
 def test_a_fourth_number_of_a_dead_band_is_of_extra_columns():
     with pytest.raises(MotionError, match="dead_band has a fourth number: no effect without extra columns; leave it"):
         annotate(DEMOS[:1], method="gaussian", dead_band=(1e-3, 1e-2, 1e-3, 5))
