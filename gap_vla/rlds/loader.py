@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,12 @@ class WindowLoader:
     def _here(self) -> None:
         """Goes on in a process that was forked, where the threads that gather ahead are none."""
         if self._process != os.getpid():
+            torch = sys.modules.get("torch.utils.data")
+            if torch and (worker := torch.get_worker_info()) and worker.num_workers > 1:
+                raise ConfigError(
+                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 1 or "
+                    "0, with threads of the loader, or make a loader in each worker, of its own process_index"
+                )
             position, self._process = self._iterator.get_state(), os.getpid()
             self._iterator = iter(self._batches)
             self._iterator.set_state(position)

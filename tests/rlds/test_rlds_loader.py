@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_datasets_whose_states_are_not_shown_may_have_others(store: EpisodeStore
     other.directory, other.splits = tmp_path, {"train": split}
     mixture: Any = [(store, 1), (other, 1)]
     assert "proprio" not in next(WindowLoader(mixture, **OPTIONS, proprio=False))["observation"]
+
+
+class _Windows(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, store: EpisodeStore) -> None:
+        self._loader = WindowLoader(store, **{**OPTIONS, "image_keys": (), "train": False})
+
+    def __iter__(self) -> Iterator[int]:
+        return (len(batch["rho"]) for batch in self._loader)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+def test_workers_of_torch_do_not_each_give_all_windows(store: EpisodeStore) -> None:
+    one, two = (torch.utils.data.DataLoader(_Windows(store), batch_size=None, num_workers=n) for n in (1, 2))
+    assert sum(one) == store.split("train").steps
+    with pytest.raises(ConfigError, match="each of 2 workers of torch would give the same batches; give num_workers"):
+        list(two)
 
 
 def test_a_change_that_returns_nothing_is_refused(store: EpisodeStore) -> None:
