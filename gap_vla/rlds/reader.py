@@ -83,6 +83,8 @@ def read_rlds(
         require_split_unchanged(Path(version_dir), split)
     tell_unread(Path(version_dir), split, keys or {})
     limit = declared_limit(Path(version_dir), None)
+    if keys and (idle := sorted({*(resize or ())} - {*keys})):
+        raise EpisodeError(f"{version_dir}: resize names {idle[0]!r}, and keys do not; name it there, or leave it out")
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     found = zip(read_steps(version_dir, split, workers=workers, resize=size), _whole_examples(Path(version_dir), split))
     for index, ((steps, metadata), _) in enumerate(found):

@@ -78,6 +78,8 @@ def test_pictures_that_are_no_bytes_are_not_resized_to_some(tmp_path: Path) -> N
     version = written(tmp_path, "film", film, np.full((4, 4, 3), 0.4, np.float32))
     with pytest.raises(UserError, match="no pictures 'film' of bytes to resize; there are none"):
         next(read_rlds(version, keys={"image_primary": "film"}, resize={"image_primary": (2, 2)}))
+    with pytest.raises(UserError, match="resize names 'image_primary', and keys do not; name it there"):
+        next(read_rlds(version, keys={"image_wrist": "film"}, resize={"image_primary": (2, 2)}))
 
 
 def test_pictures_of_several_sizes_in_an_episode_are_not_called_damaged(tmp_path: Path) -> None:
