@@ -298,6 +298,7 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     ),
     "a success in words": (EpisodeError, "success is 'no'", lambda: episode(success="no").validate()),
     "phases by column": (EpisodeError, "phase has shape", lambda: episode(phase=np.full((30, 3), "a")).validate()),
+    "a phase without name": (EpisodeError, "None at step 0", lambda: episode(phase=np.array([None] * 30)).validate()),
     "masked actions": (
         EpisodeError,
         "action is masked in places",

@@ -198,4 +198,6 @@ class Episode:
             require_measured(value, f"{where}: {key}")
         if self.phase is not None and self.phase.ndim != 1:
             raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
+        if self.phase is not None and None in self.phase.tolist():
+            raise EpisodeError(f"{where}: phase is None at step {self.phase.tolist().index(None)}; give each a name")
         return self
