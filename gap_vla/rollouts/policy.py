@@ -246,7 +246,7 @@ class GuardedPolicy:
 
     Args:
         limit: seconds for one call.
-        first_limit: seconds for the first `act`, which may compile; at least `limit`.
+        first_limit: seconds for the first `act`, which may compile, and for what is asked before; at least `limit`.
 
     Attributes:
         silent: how many calls it has not answered in time since it last acted (to begin an episode is no sign of
@@ -271,7 +271,7 @@ class GuardedPolicy:
 
     def reset(self, episode_ids: Sequence[int]) -> str | None:
         """Returns why the policy could not start these episodes, or None."""
-        return self._call(lambda: self._policy.reset(episode_ids), self._limit)[1]
+        return self._call(lambda: self._policy.reset(episode_ids), self._next_limit)[1]  # some load their model then
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
         """Returns float32[B, A] clipped to [-1, 1], and by row why it is unusable."""

@@ -127,8 +127,18 @@ def test_the_first_answer_never_has_less_time_than_the_later_ones(tmp_path):
             time.sleep(0.2 if int(np.max(episode_ids)) == 0 else 0)
             return super().act(observations, episode_ids)
 
+    class Lazy(ExpertPolicy):
+        loaded = False
+
+        def reset(self, episode_ids):
+            time.sleep(0 if self.loaded else 0.8)
+            self.loaded = True
+
     limits = Limits(policy=60, policy_first=0.1, simulator=60, simulator_first=0.001)
-    assert evaluate(Late(), tmp_path, episodes=1, limits=limits)["success_rate"] == 1.0
+    assert evaluate(Late(), tmp_path / "late", episodes=1, limits=limits)["success_rate"] == 1.0
+    limits = Limits(policy=0.5, policy_first=60)
+    found = evaluate(Lazy(), tmp_path / "lazy", episodes=2, workers=1, slots_per_worker=1, limits=limits)
+    assert found["outcomes"] == [1, 1]
 
 
 class Stopped(queue.SimpleQueue):
