@@ -153,7 +153,7 @@ class WindowLoader:
         self._iterator = iter(self._batches)
         self._train = train
         self._restored = False
-        self._process = os.getpid()
+        self._process, self._hosts = os.getpid(), process_count
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train and not self._restored:
@@ -169,10 +169,10 @@ class WindowLoader:
         """Goes on in a process that was forked, where the threads that gather ahead are none."""
         if self._process != os.getpid():
             torch = sys.modules.get("torch.utils.data")
-            if torch and (worker := torch.get_worker_info()) and worker.num_workers > 1:
+            if torch and (worker := torch.get_worker_info()) and worker.num_workers > self._hosts:
                 raise ConfigError(
                     f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 1 or "
-                    "0, with threads of the loader, or make a loader in each worker, of its own process_index"
+                    "0, with threads of the loader, or make a loader for each worker, of its own process_index"
                 )
             position, self._process = self._iterator.get_state(), os.getpid()
             self._iterator = iter(self._batches)

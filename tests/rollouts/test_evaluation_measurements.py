@@ -131,12 +131,12 @@ def test_the_first_answer_never_has_less_time_than_the_later_ones(tmp_path):
         loaded = False
 
         def reset(self, episode_ids):
-            time.sleep(0 if self.loaded else 0.8)
+            time.sleep(0 if self.loaded else 2.5)
             self.loaded = True
 
     limits = Limits(policy=60, policy_first=0.1, simulator=60, simulator_first=0.001)
     assert evaluate(Late(), tmp_path / "late", episodes=1, limits=limits)["success_rate"] == 1.0
-    limits = Limits(policy=0.5, policy_first=60)
+    limits = Limits(policy=2, policy_first=60)
     found = evaluate(Lazy(), tmp_path / "lazy", episodes=2, workers=1, slots_per_worker=1, limits=limits)
     assert found["outcomes"] == [1, 1]
 
