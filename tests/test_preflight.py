@@ -172,6 +172,8 @@ def test_a_dry_run_says_what_memory_training_takes_and_whether_it_is_here(kind, 
 
 def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
     assert "first 50% of 50 steps" in Run(small(**folders, train__steps=50, method="gap")).dry_run()
+    short = small(**folders, train__steps=2500, adjustment__window=0.004, method="gap")
+    assert "first 0.4% of 2500 steps" in Run(short).dry_run(), "where GAP acts in ten"
     assert "first 50% of 3 epochs" in Run(small(**folders, train__epochs=3, method="gap")).dry_run()
 
 
