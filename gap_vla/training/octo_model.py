@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -118,6 +119,11 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         compute=Compute(jnp.dtype(config.train.precision), remat=config.train.remat),
     )
     parameters = Parameters.of(config, model.params, model.module)
+    held = traverse_util.flatten_dict(dict(source.params), sep="/") if source else None
+    for path, leaf in traverse_util.flatten_dict(parameters.frozen, sep="/").items():
+        if held is not None and np.shape(held.get(path)) != leaf.shape:
+            drawn = f"optimizer.frozen_keys freezes {path}, which model.pretrained does not hold in this shape"
+            print(f"note: {drawn}: it stays as it was drawn at random", file=sys.stderr, flush=True)
     packing, tx, adam = optimizer_of(config, parameters)
 
     def fresh(tree: Any, rng: jax.Array) -> TrainState:

@@ -97,6 +97,15 @@ def test_a_dry_run_reads_the_layout_of_what_is_in_the_hubs_cache(vision_checkpoi
         dry_run(config_for("hf://lab/other"))
 
 
+def test_what_is_frozen_as_it_was_drawn_is_named(vision_checkpoint, capsys):
+    frozen = dataclasses.replace(config_for("").optimizer, frozen_keys=("octo_transformer.*",))
+    config = dataclasses.replace(config_for(str(vision_checkpoint), "vp"), optimizer=frozen)
+    build(config, batch_with(), {})
+    noted = re.findall("freezes (.*), which .* stays as it was drawn", capsys.readouterr().err)
+    own = ("projection/kernel", "projection/bias", "pos_embedding")
+    assert sorted(noted) == sorted(f"octo_transformer/obs_proprio_{leaf}" for leaf in own)
+
+
 def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint, tmp_path):
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
     trainer.model.save_pretrained(0, tmp_path / "vp")
