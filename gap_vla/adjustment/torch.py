@@ -184,6 +184,7 @@ class Adjustment:
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ. The optimizer's next step
         is still scaled by the λ of the last `adjusting`, if none was since."""
+        self._forward.require_own_thread()
         self._steps.end()
         with self._forward.plain():
             yield

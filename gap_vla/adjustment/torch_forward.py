@@ -86,11 +86,7 @@ class ForwardHooks:
         Raises:
             AdjustmentError: the factors act, and no pass went through one of the places; another thread is within.
         """
-        if self._sample is not None and self._thread != threading.get_ident():
-            raise AdjustmentError(
-                "another thread is within `gap.adjusting` of this policy, and the rho of one would be used for the "
-                "other's pass; train a policy in one thread at a time"
-            )
+        self.require_own_thread()
         self._thread = threading.get_ident()
         before = self._sample, self._identity, {hook for hook in self._hooks if hook.called}
         self._sample, self._identity = sample, identity
@@ -108,6 +104,13 @@ class ForwardHooks:
                 f"no forward pass went through {', '.join(passed)} while rho was set, so GAP adjusts nothing there. "
                 "Is another submodule used? Was the policy compiled so that no hook is looked at? A step that is to "
                 "leave it out says so: `with gap.adjusting(rho, step), gap.plain():`"
+            )
+
+    def require_own_thread(self) -> None:
+        if self._sample is not None and self._thread != threading.get_ident():
+            raise AdjustmentError(
+                "another thread is within `gap.adjusting` of this policy, and what one sets would hold for the other's "
+                "pass; train a policy in one thread at a time"
             )
 
     @property

@@ -177,7 +177,7 @@ def run_configured(
         key, tried = name.removeprefix("config."), [dataclasses.replace(experiment, method=m) for m in methods]
         if all(reasons := [without_effect(config, key) for config in tried]):
             raise ConfigError(f"--{name} has no effect {reasons[0]}; leave it out")
-    begun = vars(options).get("resume") is False and not (options.dry_run or options.collect_only)
+    begun = not getattr(options, "resume", True) and not (options.dry_run or options.collect_only)
     with keeping(f"finished stages are kept; the same command{' with --resume' * begun} goes on"):
         return run(experiment, options)
 

@@ -21,6 +21,10 @@ class InUseError(UserError, RuntimeError):
     """Another process is at work there."""
 
 
+class NoLocksError(ResourceError):
+    """The file system knows no locks."""
+
+
 @contextlib.contextmanager
 def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = None) -> Iterator[None]:
     """Holds the lock file for the duration of the block; afterwards it is removed, and so are the folders that were
@@ -34,7 +38,7 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
 
     Raises:
         InUseError: another process holds it, and not `wait`; its number and host are named. Or it is somebody's file.
-        ResourceError: its folder is a link that leads nowhere.
+        ResourceError: its folder is a link that leads nowhere. NoLocksError: its file system knows no locks.
     """
     existing_parent(Path(lock).parent)
     if there is not None and there.exists() and not os.access(Path(lock).parent, os.W_OK):
@@ -76,9 +80,10 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno == errno.ENOLCK:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
                 stream.close()
-                raise ResourceError(f"{lock.parent}: its file system knows no locks; choose another place") from None
+                lock.unlink(missing_ok=True)
+                raise NoLocksError(f"{lock.parent}: its file system knows no locks; choose another place") from None
             stream.seek(0)
             holder = stream.read(1000).strip() or "another process"
             if not wait:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.hdf5_mark import is_changed
-from gap_vla.core.locks import alone
+from gap_vla.core.locks import NoLocksError, alone
 from gap_vla.core.marks import HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
@@ -109,12 +109,16 @@ def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | 
     return path
 
 
-def alone_in(path: Path, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def alone_in(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds the lock beside a claimed file or folder: from the look at what is there until the new one is written, so
-    that of two commands at once none replaces what it did not see. Raises InUseError: another process holds it, and not
-    `wait`."""
+    that of two commands at once none replaces what it did not see. Where the file system knows no locks, nothing is
+    held. Raises InUseError: another process holds it, and not `wait`."""
     real = Path(os.path.realpath(path))
-    return alone(real.with_name(f".{real.name}.lock"), f"{path}", wait, there=real)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoLocksError):
+            stack.enter_context(alone(real.with_name(f".{real.name}.lock"), f"{path}", wait, there=real))
+        yield
 
 
 @contextlib.contextmanager

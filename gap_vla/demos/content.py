@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,19 @@ def _refuse(error: OSError) -> None:
 
 
 class Unchanged:
-    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another, or
-    (`whole`) has come.
+    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another, or has
+    come whose name is as `coming` (`*.npz`; "": none).
     """
 
-    def __init__(self, path: Path, whole: bool = False) -> None:
-        self._path, self._whole = path, whole
+    def __init__(self, path: Path, coming: str = "") -> None:
+        self._path, self._coming = path, coming
         self._seen = {file: self._look(file) for file in self._files()}
 
     def _files(self) -> list[Path]:
         return [file for file in (self._path, *listed(self._path)) if file.is_file()]
 
     def __call__(self) -> None:
-        if self._whole and (came := {*self._files()} - self._seen.keys()):
+        if came := {file for file in self._files() if fnmatch(file.name, self._coming)} - self._seen.keys():
             raise EpisodeError(
                 f"{min(came)} came while {self._path} was read; give the same command when it stays as it is"
             )
@@ -59,12 +60,12 @@ class Unchanged:
 
 
 @contextlib.contextmanager
-def unchanging(path: Path, whole: bool = False) -> Iterator[Unchanged]:
+def unchanging(path: Path) -> Iterator[None]:
     """What is read inside is one thing: raises as `Unchanged` at the end, also in the place of a UserError inside, of
     which a change is the reason."""
-    unchanged = Unchanged(path, whole)
+    unchanged = Unchanged(path)
     try:
-        yield unchanged
+        yield
     except UserError:
         unchanged()
         raise

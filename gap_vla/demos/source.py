@@ -250,7 +250,7 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
             raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")
         if not is_text(str(file)):
             raise EpisodeError(f"{str(file)!a}: its name is not UTF-8; rename it")
-    unchanged = Unchanged(path, whole=True)  # what comes later is in `identity`, and in no list of recordings
+    unchanged = Unchanged(path, coming="*")  # what comes later is in `identity`, and in no list of recordings
     source: Source = reader_class(kind)(path, **options)
     source.unchanged = unchanged
     return source

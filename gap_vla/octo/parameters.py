@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -100,8 +101,8 @@ class MergeAccount:
 def merge_params(
     target: Mapping[str, Any], pretrained: Mapping[str, Any], *, verbose: bool = True
 ) -> tuple[dict[str, Any], MergeAccount]:
-    """Take every leaf of `pretrained` whose full path and shape also exist in `target`, as that one's kind of numbers
-    (of 16 bits, most training steps would be rounded away); keep `target`'s others.
+    """Take every leaf of `pretrained` whose full path and shape also exist in `target`, in its kind of numbers
+    where that is the wider (of 16 bits, most training steps would be rounded away); keep `target`'s others.
 
     A changed image size, window limit, instruction length, action horizon or proprioception width changes shapes,
     so those leaves start anew as a whole, as upstream; `verbose` prints which.
@@ -132,7 +133,8 @@ def merge_params(
 
 def _as(own: Any, leaf: Any) -> Any:
     known = hasattr(own, "dtype") and hasattr(leaf, "astype")  # not of Python's numbers, or of shapes alone
-    return leaf.astype(own.dtype) if known and leaf.dtype != own.dtype else leaf
+    wider = known and leaf.dtype != own.dtype == jnp.promote_types(own.dtype, leaf.dtype)
+    return leaf.astype(own.dtype) if wider else leaf
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -135,7 +135,7 @@ class Annotation:
         flags[self.change_points[index]] = True
         return {"rho": self.rho[index], "change_point": flags}
 
-    def apply(self, episodes: Sequence[Episode] | Iterable[Episode]) -> list[Episode]:
+    def apply(self, episodes: Iterable[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
         Raises MotionError: these are not the episodes that were annotated (number, order or proprioception differ).
@@ -240,7 +240,9 @@ def opening_unit(episode: Episode) -> str:
 
     Raises MotionError: its metadata say another unit.
     """
-    if (unit := str(episode.metadata.get(OPENING_UNIT, "m"))) not in _UNITS:
+    unit = episode.metadata.get(OPENING_UNIT, "m")
+    unit = unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit)  # as h5py gives texts
+    if unit not in _UNITS:
         raise MotionError(
             f'{episode.name}: {OPENING_UNIT} of the metadata is {shown(unit)}; it is "m", or "1" for a number without '
             "unit, as of an angle"

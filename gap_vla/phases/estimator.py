@@ -98,8 +98,8 @@ class PhaseEstimator:
 
     def fit(
         self,
-        motions: Sequence[Motion] | Iterable[Motion],
-        change_points: Sequence[np.ndarray] | Iterable[np.ndarray],
+        motions: Iterable[Motion],
+        change_points: Iterable[np.ndarray],
     ) -> PhaseEstimator:
         """Trains on recordings and their change points; `report` then holds losses and calibration.
 

@@ -154,7 +154,7 @@ def fast_step(steps: Sequence[Float[np.ndarray, "_ _ _"]]) -> float:
     return float(np.median([np.quantile(np.linalg.norm(s, axis=-1), 0.95) for s in steps]))
 
 
-def default_dead_band(motions: Sequence[Motion] | Iterable[Motion], *, smooth: int = 1) -> DeadBand:
+def default_dead_band(motions: Iterable[Motion], *, smooth: int = 1) -> DeadBand:
     """max(resting steps, 5 % of the fast steps, rounding), and two more rules for rotations.
 
     Resting steps are `resting_step` at the window, at most half a fast step; fast steps are the 95 % quantile of step

@@ -106,7 +106,7 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
     return sums
 
 
-def default_penalty(motions: Sequence[Motion] | Iterable[Motion]) -> float:
+def default_penalty(motions: Iterable[Motion]) -> float:
     """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
 
     The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), which grows with the

@@ -70,7 +70,8 @@ def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
     if task.name not in TASK_NAMES or task.instruction != task_spec(task.name).instruction:
         scene.setdefault("instruction", task.instruction)
     said_by = next((base.__module__ for base in type(task).__mro__ if "identity" in vars(base)), "gap_vla.")
-    if said_by.startswith("gap_vla.") and not type(task).__module__.startswith("gap_vla."):
+    its_own = "identity" in getattr(task, "__dict__", {}) or type(task).__module__.startswith("gap_vla.")
+    if said_by.startswith("gap_vla.") and not its_own:
         scene.setdefault("class", type(task).__qualname__)  # its changes are no part of what it inherits, or hands on
     return {"task": as_json(task.name, scene), "seed": int(seed), "policy": identity(policy)}
 
@@ -132,7 +133,8 @@ def evaluate(
     _require_sent(chosen)
     if lacks := [part for part in ("name", "reset", "act") if not hasattr(policy, part)]:
         raise EvaluationError(f"the policy has no `{lacks[0]}`; `gap_vla.rollouts.Policy` says what it is to be")
-    require_phases(chosen.phases)
+    if watch and chosen.phases:
+        require_phases(chosen.phases)
     told = Section({"name": chosen.name, "instruction": chosen.instruction}, "the task", EvaluationError)
     for name in told.values:
         told.text(name)

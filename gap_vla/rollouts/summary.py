@@ -175,10 +175,10 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
     Raises:
         EvaluationError: an episode ended in another phase, or what `require_phases` refuses.
     """
-    require_phases(phases)
     watched = [record for record in records if record.phase is not None]
     if not watched or not phases:
         return None
+    require_phases(phases)
     order = {name: place for place, name in enumerate(phases)}
     if odd := [record for record in watched if record.phase not in order]:
         what = f"episode {odd[0].episode} ended in phase {odd[0].phase!r:.60}"

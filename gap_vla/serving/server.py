@@ -15,6 +15,7 @@ import errno
 import functools
 import http
 import itertools
+import os
 import signal
 import sys
 import time
@@ -64,6 +65,7 @@ class ServerLimits:
 _Shared = tuple["itertools.count[int]", concurrent.futures.ThreadPoolExecutor]
 _SHARED: weakref.WeakKeyDictionary[Policy, _Shared] = weakref.WeakKeyDictionary()
 """Numbers of connections, and the thread that calls a policy: several servers may serve one."""
+os.register_at_fork(after_in_child=_SHARED.clear)  # a fork has none of the threads
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
@@ -159,7 +161,7 @@ class PolicyServer:
     async def _converse(self, connection: ServerConnection, episode: int) -> None:
         run = asyncio.get_running_loop().run_in_executor
         answer: bytes | str = self._greeting
-        if (problem := await run(self._thread, self._begin, episode)) is not None:
+        if (problem := await run(self._thread, _caught, self._policy.reset, [episode])) is not None:
             return await connection.send(problem)
         try:
             while True:
@@ -168,15 +170,7 @@ class PolicyServer:
                     message = await connection.recv(decode=False)
                 answer = await run(self._thread, self._answer, message, episode)
         finally:
-            await run(self._thread, forget, self._policy, [episode])
-
-    def _begin(self, episode: int) -> str | None:
-        """Why the policy cannot, caught in its thread: asyncio waits for ever for a call that raises StopIteration."""
-        try:
-            self._policy.reset([episode])
-        except Exception as error:
-            return _complaint(error)
-        return None
+            await run(self._thread, _caught, forget, self._policy, [episode])
 
     def _answer(self, message: bytes, episode: int) -> bytes | str:
         started = time.perf_counter()
@@ -215,6 +209,15 @@ class PolicyServer:
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
             raise WireError(f"none of the known keys in {there}; known: {names}")
         return observation
+
+
+def _caught(call: Callable[..., object], *arguments: object) -> str | None:
+    """Why a call fails, caught in its thread: asyncio waits for ever for one that raises StopIteration."""
+    try:
+        call(*arguments)
+    except Exception as error:
+        return _complaint(error)
+    return None
 
 
 def _complaint(error: Exception) -> str:

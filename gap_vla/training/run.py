@@ -247,11 +247,7 @@ class Run:
                 f"run: {self.directory.path}{self.directory.stands(self.config.to_dict(), self._made_from())}",
                 self.config.trainer().dry_run(self.config, shapes),
                 memory_in_words(self.config, shapes),
-                *(
-                    ()
-                    if getattr(self.config.train, "epochs", 0)
-                    else _notes(self.config, self.config.train.steps, shapes)
-                ),
+                *_notes(self.config, 0 if getattr(self.config.train, "epochs", 0) else self.config.train.steps, shapes),
             ]
         )
 
@@ -292,7 +288,9 @@ def _notes(config: Experiment, steps: int, shapes: Mapping[str, Sequence[int]]) 
     ]
     counted = "the steps of train.epochs" if getattr(config.train, "epochs", 0) else "train.steps"
     most = f"optimizer.warmup_steps is {warmup}, {counted} {steps}: at most {steps / max(warmup, 1):.2g} of"
-    return [*notes, f"note: {most} optimizer.learning_rate is reached"] if warmup > steps else notes
+    if warmup > steps > 0:
+        notes.append(f"note: {most} optimizer.learning_rate is reached")
+    return notes
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:

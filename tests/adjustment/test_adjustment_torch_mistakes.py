@@ -105,6 +105,8 @@ def test_two_threads_within_adjusting_would_take_each_others_rho_and_are_refused
         with gap.adjusting(RHO, 0):
             with pytest.raises(AdjustmentError, match=r"another thread is within `gap\.adjusting` of this policy"):
                 pool.submit(another).result()
+            with pytest.raises(AdjustmentError, match="another thread is within"):
+                pool.submit(gap.plain().__enter__).result()  # it would leave this thread's rho out
             assert another() == "adjusted"
         assert pool.submit(another).result() == "adjusted"
 

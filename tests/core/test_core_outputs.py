@@ -21,7 +21,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, refuse_too_large
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
-from gap_vla.core.outputs import OutputError, claim, claim_folder, deliver, write_output, writing
+from gap_vla.core.outputs import OutputError, alone_in, claim, claim_folder, deliver, write_output, writing
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import put, workplace, write_json
 from gap_vla.drawing.video import write_video
@@ -398,14 +398,18 @@ def test_a_file_system_without_modes_is_written_to(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_file_system_without_locks_is_not_taken_for_another_process(wait, tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_not_taken_for_another_process(said, wait, tmp_path, monkeypatch):
     def unknown(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(said, os.strerror(said))
 
     monkeypatch.setattr("fcntl.flock", unknown)
     with pytest.raises(ResourceError, match=rf"^{tmp_path}: its file system knows no locks; choose another place$"):
         with alone(tmp_path / "lock", "it", wait=wait):
             pass
+    with alone_in(tmp_path / "out", wait=wait):  # of which the lock is no more than a help
+        pass
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_beside_an_output_is_never_written_through_a_link(tmp_path):

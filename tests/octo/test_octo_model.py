@@ -265,6 +265,8 @@ def test_only_what_is_not_pretrained_is_initialised(capsys: pytest.CaptureFixtur
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), pretrained)
     trained, _ = merge_params(fresh, half, verbose=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}, "16 bits round steps away"
+    kept, _ = merge_params(half, pretrained, verbose=False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}, "as they were saved"
 
 
 def test_initialisation_is_upstreams() -> None:

@@ -487,6 +487,7 @@ def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on
             annotator.annotate([other])
         with pytest.raises(MotionError, match="episode 1: gripper openings are"):
             annotate([fitted, other], method="gaussian")
+    assert annotate([metres.replace(metadata={OPENING_UNIT: b"m"})], method="gaussian")  # as h5py gives texts
     for odd in ("rad", None):
         with pytest.raises(MotionError, match="opening_unit of the metadata is"):
             annotate([metres.replace(metadata={OPENING_UNIT: odd})], method="gaussian")

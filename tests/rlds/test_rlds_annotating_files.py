@@ -521,13 +521,15 @@ def test_a_source_that_is_replaced_while_it_is_read_gives_no_copy(kind, hdf5, np
 
 
 def test_a_recording_that_comes_while_its_folder_is_labelled_is_not_left_out(npz, tmp_path, monkeypatch, capsys):
-    run = AnnotationJob.run
+    run, came = AnnotationJob.run, iter(["notes.txt", "episode_9.npz"])
 
     def recording_on(*arguments, **options):
-        shutil.copy(npz / "episode_0.npz", npz / "episode_9.npz")
+        shutil.copy(npz / "episode_0.npz", npz / next(came))
         return run(*arguments, **options)
 
     monkeypatch.setattr(AnnotationJob, "run", recording_on)
+    annotate_files(npz, tmp_path / "out", method="gaussian")  # which copies no notes
+    shutil.rmtree(tmp_path / "out")
     with pytest.raises(EpisodeError, match=r"episode_9\.npz came while .*npz was read; give the same command when it"):
         annotate_files(npz, tmp_path / "out", method="gaussian")
     assert not (tmp_path / "out").exists() and "not copied" not in capsys.readouterr().out

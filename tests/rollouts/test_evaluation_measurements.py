@@ -418,8 +418,11 @@ def test_phases_that_nobody_could_tell_apart_are_refused_before_a_simulator_star
 def test_a_task_without_phases_needs_no_watcher(tmp_path):
     whole = PointTask()
     parts = ("name", "instruction", "horizon", "action_dim", "make", "identity")
-    task = types.SimpleNamespace(**{part: getattr(whole, part) for part in parts}, phases=())
+    task = types.SimpleNamespace(**{part: getattr(whole, part) for part in parts}, phases=None)
     assert evaluate(RandomPolicy(7), tmp_path, task=task, episodes=1)["simulator_errors"] == 0
+    assert "class" not in evaluated(RandomPolicy(7), task, 0)["task"], "identity() is wholly its own"
+    task.phases = ("a", "b", "a")
+    assert evaluate(RandomPolicy(7), tmp_path, task=task, episodes=2, watch=False)["phases"] is None
 
 
 class Nameless(RandomPolicy):

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import itertools
+import multiprocessing
 import re
 import threading
 import time
@@ -180,10 +181,16 @@ class Playing(Counting):
     def reset(self, episode_ids):
         next(iter(()))
 
+    def forget(self, episode_ids):
+        next(iter(()))
+
 
 def test_a_policy_that_has_no_further_episode_to_begin_says_so_at_once():
     with serving(Playing(), whole_chunks=False) as port, connect(f"ws://127.0.0.1:{port}") as connection:
         assert connection.recv(timeout=20).startswith("StopIteration")
+    Playing.reset, Playing.forget = Counting.reset, Playing.reset  # one that ends in the same way
+    with serving(Playing(), whole_chunks=False) as port, connect(f"ws://127.0.0.1:{port}") as connection:
+        assert unpack(connection.recv(timeout=20)), "and the server can be closed"
 
 
 def test_an_oversized_message_closes_its_connection_and_no_other(talk):
@@ -756,6 +763,22 @@ def test_servers_of_one_policy_call_it_in_one_thread():
             port = stack.enter_context(serving(policy, whole_chunks=False))
             ask(opened(stack, port)[0], {"proprio": STATE})
     assert len(called) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+def test_a_policy_that_was_served_can_be_served_by_a_fork():
+    policy = Counting()
+
+    def once():
+        with serving(policy, whole_chunks=False) as port, connect(f"ws://127.0.0.1:{port}") as connection:
+            connection.recv(timeout=20)
+
+    once()
+    process = multiprocessing.get_context("fork").Process(target=once)
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0, "its thread was left behind"
 
 
 def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):

@@ -3,6 +3,7 @@ labels comes out."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +87,7 @@ def annotate_files(
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     with naming_a_full_disk(out.parent, f"{out} is as it was"):
-        unchanged = Unchanged(source, whole=kind == "npz")  # an RLDS dataset says which files it has
+        unchanged = Unchanged(source, coming="*.npz" if kind == "npz" else "")  # a dataset says which files it has
         try:
             done = KINDS[kind].annotate(source, out, job, unchanged)
         except UserError:
@@ -171,7 +172,7 @@ def show_episode(
     if suffix_of(out) != ".mp4":
         _refuse_idle(f"{out}", "of a video, .mp4", fps=fps != 20)
     anew = method is not None or annotator is not None
-    with unchanging(source):
+    with contextlib.nullcontext() if kind == "npz" else unchanging(source):  # of npz one file is read, at once
         chosen = KINDS[kind].read(source, episode, job, split, stored=not anew)
         _tell_changed(source)
     facts: tuple[str, ...] = ()
