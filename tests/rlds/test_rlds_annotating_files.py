@@ -530,6 +530,7 @@ def test_a_recording_that_comes_while_its_folder_is_labelled_is_not_left_out(npz
     monkeypatch.setattr(AnnotationJob, "run", recording_on)
     annotate_files(npz, tmp_path / "out", method="gaussian")  # which copies no notes
     shutil.rmtree(tmp_path / "out")
+    (npz / "notes.txt").unlink()
     with pytest.raises(EpisodeError, match=r"episode_9\.npz came while .*npz was read; give the same command when it"):
         annotate_files(npz, tmp_path / "out", method="gaussian")
     assert not (tmp_path / "out").exists() and "not copied" not in capsys.readouterr().out
