@@ -13,9 +13,11 @@ import logging
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -120,11 +122,30 @@ class _Imports:
             if os.path.expanduser("~") == "~":  # TensorFlow's own Keras makes a folder ~ here, where Keras takes this
                 os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), ".keras"))
         quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
-        with quiet() if quiet else contextlib.nullcontext():
+        with _interrupted_after(), quiet() if quiet else contextlib.nullcontext():
             yield
 
 
 sys.meta_path.insert(0, _Imports)
+
+
+@contextlib.contextmanager
+def _interrupted_after() -> Iterator[None]:
+    """A Ctrl-C is heard behind the block: what it raises in a callback of compiled code that is loaded ends the
+    process, as in torch.distributed's."""
+    came: list[tuple[int, Any]] = []
+    if threading.current_thread() is not threading.main_thread() or not callable(
+        heard := signal.getsignal(signal.SIGINT)
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *what: came.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    if came:
+        heard(*came[0])
 
 
 @contextlib.contextmanager

@@ -131,3 +131,13 @@ def test_a_command_that_nobody_reads_any_more_does_its_work(gone, unbuffered, tm
     started.stdin.close()
     assert "stderr" in gone or started.stderr.read() == "left\n" * 3
     assert started.wait(60) == 1 and (tmp_path / "work").exists()
+
+
+def test_a_ctrl_c_while_torch_is_loaded_is_heard_behind_it(tmp_path):
+    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nprint('loaded')\n")
+    code = WORKS.replace('print("working", flush=True)', "import torch")
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert process.stdout == "loaded\nending\n", (
+        "what it raises in a callback of torch's compiled code ends the process"
+    )
+    assert (process.returncode, process.stderr.count("\n")) == (INTERRUPTED, 1), process.stderr
