@@ -17,7 +17,7 @@ from test_rlds_foreign_fields import written
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos.layout import to_quaternion
 from gap_vla.rlds.checking import check_dataset
-from gap_vla.rlds.checking.comparison_checks import check_grippers
+from gap_vla.rlds.checking.comparison_checks import check_grippers, check_lag, check_scale
 from gap_vla.rlds.checking.dataset_checks import check_conventions, check_duplicates
 from gap_vla.rlds.checking.episode_checks import check_pictures, check_recorded, check_time
 from gap_vla.rlds.checking.report import Finding, Recording
@@ -114,6 +114,36 @@ def test_the_same_actions_with_other_states_are_no_duplicate() -> None:
     assert told(check_duplicates, [first, dataclasses.replace(first, name="val[0]")]) == [leak.format(" and states")]
     stateless = [dataclasses.replace(one, state=None) for one in (first, other)]
     assert told(check_duplicates, stateless) == [leak.format("")]
+
+
+def legs(number: int, steps: int, *ways: tuple[float, float, float]) -> Recording:
+    """A hand that goes these ways, metres in so many steps each, as its actions (decimetres) say."""
+    moved = np.repeat(ways, steps, axis=0) / steps
+    state = np.zeros((len(moved) + 1, 9), np.float32)
+    state[1:, :3], state[:, 3] = np.cumsum(moved, axis=0), 1
+    action = np.zeros((len(state), 7), np.float32)
+    action[:-1, :3] = 10 * moved
+    return dataclasses.replace(frozen(state, action=action), name=f"train[{number}]")
+
+
+def test_one_great_action_makes_no_actions_late() -> None:
+    ways = (0.2, 0.1, 0), (0, 0, -0.25), (0, -0.2, 0)
+    sound = [legs(i, steps, *ways) for i, steps in enumerate((18, 22, 27, 31))]
+    for one in sound:
+        one.action[7, 2] = 12 * abs(one.action).max()
+    assert not told(check_lag, sound)
+    late = [dataclasses.replace(one, action=np.roll(one.action, 3, axis=0)) for one in sound]
+    assert "motion comes 3 steps before its actions" in told(check_lag, late)[0]
+
+
+def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
+    shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
+    sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]
+    assert not told(check_scale, sound)
+    for one in sound:
+        one.action[:, 1] *= -1
+    assert "y moves against its action" in told(check_conventions, sound)[0]
+    assert not told(check_scale, sound)
 
 
 def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others_is_found() -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import label_problems
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.dataset_checks import per_arm, usable
+from gap_vla.rlds.checking.dataset_checks import frame_and_sign, per_arm, usable
 from gap_vla.rlds.checking.report import Finding, Recording
 
 FEWEST = 3
@@ -54,16 +54,19 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
         moved = [np.diff(s[:, :3], axis=0) for s in states]
         command = [a[: len(m), :3] for a, m in zip(actions, moved)]
         odd: dict[int, Finding] = {}
-        for axis, columns in {"": slice(0, 3), " x": slice(0, 1), " y": slice(1, 2), " z": slice(2, 3)}.items():
+        axes = {" x": slice(0, 1), " y": slice(1, 2), " z": slice(2, 3)}
+        if not [*frame_and_sign("", command, moved)]:  # else an episode's share of each axis is what differs
+            axes = {"": slice(0, 3), **axes}
+        for axis, columns in axes.items():
             for index, check, text in _odd_units(
                 axis, [c[:, columns] for c in command], [m[:, columns] for m in moved]
             ):
                 odd.setdefault(index, Finding("warning", check, f"arm {arm}: {text}", names[index]))
         yield from odd.values()
         a, m = np.concatenate(command), np.concatenate(moved)
-        axes = abs(np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)]))
-        if np.isfinite(axes).sum() > 1 and np.nanmax(axes) > 4 * np.nanmin(axes):
-            shown = ", ".join(f"{name} {gain:.2g}" for name, gain in zip("xyz", axes))
+        gains = abs(np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)]))
+        if np.isfinite(gains).sum() > 1 and np.nanmax(gains) > 4 * np.nanmin(gains):
+            shown = ", ".join(f"{name} {gain:.2g}" for name, gain in zip("xyz", gains))
             text = f"arm {arm}: one unit of action moves the axes by different distances ({shown} m); one is in other "
             yield Finding("warning", "scale", text + "units")
 
@@ -195,12 +198,16 @@ def _odd_units(axis: str, command: list[np.ndarray], moved: list[np.ndarray]) ->
 
 
 def _agreement_by_lag(command: Float[np.ndarray, "T 3"], moved: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " L"]:
-    """Correlation of motion with the action `lag` steps before it, for each of `_LAGS` that leaves 20 steps."""
-    found = np.full(len(_LAGS), -1.0)
+    """Correlation of motion with the action `lag` steps before it, for each of `_LAGS` that leaves 20 steps.
+
+    Both are measured by the whole episode, so that no lag gains by the one great action that it leaves out.
+    """
+    found, size = np.full(len(_LAGS), -1.0), np.sqrt((command**2).sum() * (moved**2).sum())
     for index, lag in enumerate(_LAGS):
         if len(moved) - abs(lag) >= 20:
             before = command[max(0, -lag) : len(command) - max(0, lag)]
-            found[index] = _correlation(before, moved[max(0, lag) : len(moved) - max(0, -lag)])
+            after = moved[max(0, lag) : len(moved) - max(0, -lag)]
+            found[index] = (before * after).sum() / max(size, 1e-12)
     return found
 
 

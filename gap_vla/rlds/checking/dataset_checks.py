@@ -93,7 +93,7 @@ def check_conventions(episodes: Sequence[Recording]) -> Iterator[Finding]:
         misread = [*_absolute(arm, command, states)] or [*_time_shift(arm, command, moved)]
         yield from misread
         if not misread:
-            known = [*_frame_and_sign(f"arm {arm} translation", command, moved)]
+            known = [*frame_and_sign(f"arm {arm} translation", command, moved)]
             yield from known or _turned(f"arm {arm} translation", command, moved)
             yield from _rotation(arm, states, actions)
             yield from _gripper(arm, states, actions)
@@ -120,7 +120,7 @@ def _rotation(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> 
         doubt = ", or actions and states are in different frames" * (here == 0)  # about one axis both look alike
         yield Finding("error", "quaternion", f"{text}{other:.2f}); the columns are xyzw where wxyz is expected{doubt}")
     else:
-        yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
+        yield from frame_and_sign(f"arm {arm} rotation", command, turned)
 
 
 def _gripper_range(arm: int, actions: list[np.ndarray]) -> Iterator[Finding]:
@@ -194,7 +194,7 @@ def _scaled(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[np.ndar
     )
 
 
-def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
+def frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
     a, b = _scaled(command, moved)
     # Regression, not correlation: where x and y mostly move together, each correlates with both.
     effect = np.linalg.lstsq(a, b, rcond=1e-6)[0]  # [action axis, motion axis]
@@ -221,7 +221,7 @@ TURNED = 25
 
 
 def _turned(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
-    """Actions whose frame is turned against that of the states by less than `_frame_and_sign` finds.
+    """Actions whose frame is turned against that of the states by less than `frame_and_sign` finds.
 
     Judged with and without what a step goes on moving by itself, and said where both agree: on a curve, the lag of a
     controller looks like a turn, and where the arm moves straight on, what it goes on by looks like a command.
