@@ -46,8 +46,8 @@ def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
         if not is_full_disk(error):
             raise
         raise DatasetError(
-            f"no space left on the disk of {directory} (or a quota or limit is reached); free some and run the same "
-            f"command again: {kept}"
+            f"no space left on the disk of {directory} (or a quota or limit is reached, or what is printed goes to a "
+            f"full disk); free some and run the same command again: {kept}"
         ) from None
 
 
