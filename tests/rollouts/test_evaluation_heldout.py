@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from test_evaluation_diagnose import SIZE, Blind, Seeing, record
 from gap_vla.report.diagnose_report import report
 from gap_vla.rollouts.diagnose import open_loop
 from gap_vla.rollouts.heldout import held_out
-from gap_vla.rollouts.measuring import LEAST_STD, in_deviations, left_out
+from gap_vla.rollouts.measuring import LEAST_STD, cameras_of, in_deviations, left_out
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording
@@ -133,6 +134,9 @@ def test_pictures_that_show_nothing_measure_nothing(recordings):
     shown = [recordings[0], dataclasses.replace(recordings[1], images=black, name="episode 1")]
     with pytest.raises(EvaluationError, match=r"^episode 1: image_primary shows one value alone; film it again"):
         held_out(Seeing(), shown)
+    told = types.SimpleNamespace(identity={"keys": {"observation": {"proprio": "arm"}}})
+    assert cameras_of(told, black) == [], "its key file sends no picture"
+    assert cameras_of(types.SimpleNamespace(identity={"keys": {"observation": dict.fromkeys(black, "a")}}), black)
 
 
 def test_a_recording_unlike_the_first_is_named_however_many_lie_between(recordings):
