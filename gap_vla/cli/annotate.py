@@ -74,5 +74,6 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.report is not None:
             from gap_vla.rlds.annotating.files import write_report
 
-            answer["report"] = write_report(done, page, arguments.show)
+            with keeping(f"the annotated copy {done.path} is whole"):
+                answer["report"] = write_report(done, page, arguments.show)
             print(f"report:        {answer['report']}")

@@ -138,7 +138,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     which = "action error in training" if options.split.startswith("train") else "held-out action error"
     print(
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
-        f"{found.episodes} episodes; 1 is what predicting the mean action gives"
+        f"{found.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
     )
     if found.left_out:
         print(found.left_out)

@@ -42,8 +42,10 @@ def require_sealed(run: RunDirectory, summary: Section, moved: bool = False) -> 
     alone = not run.config.exists()
     for name in (now if alone else {**now, **written}) if written else ():
         if now.get(name) != written.get(name) and not (moved and name not in now):
-            said = "is not what it was when the run ended" if name in now else "is missing"
-            where = summary.where if name == run.summary.name else run.path / name
+            own = name == run.summary.name
+            said = f"is not what it was when the run ended{'' if own else ', as summary.json says it'}"
+            said = said if name in now else "is missing"
+            where = summary.where if own else run.path / name
             raise summary.error(f"{where} {said}; copy the run again")
 
 

@@ -199,6 +199,7 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
                 found += 1
         if found != said:
             what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
+            what += ", or is damaged" if found > said else ""  # a record's length is what says where the next begins
             raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
         if place != size:
             raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")

@@ -135,10 +135,10 @@ def recordings(sound: Path) -> list[Recording]:
         "no rho": (record(lambda f: f.pop("steps/rho")), r"episode 1: unreadable \(steps/rho has 0 steps"),
         "a picture more": (values(PICTURES, lambda v: v + v[:1]), "image_primary has 7 steps, most have 6"),
         "bytes behind": (appended(b"more"), "train.tfrecord.* is truncated or damaged|holds more than 2"),
-        "zeros behind": (appended(bytes(16)), "holds more than 2, dataset_info.json says 2 episodes"),
-        "a huge record": (appended(b"\xff" * 16), "holds more than 2, dataset_info.json says 2"),
+        "zeros behind": (appended(bytes(16)), "holds more than 2, or is damaged, dataset_info.json says 2 episodes"),
+        "a huge record": (appended(b"\xff" * 16), "holds more than 2, or is damaged, dataset_info.json says 2"),
         "array_record": (edited("dataset_info.json", lambda v: v.update(fileFormat="array_record")), "as tfrecord"),
-        "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, dataset_info"),
+        "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, or is damaged, dataset_info"),
         "padded names": (
             edited("dataset_info.json", lambda v: v["splits"][0].update(filepathTemplate="{SPLIT:0>1000000000}")),
             r"splits\[0\]\.filepathTemplate is '\{SPLIT:0>1000000000\}', no name; copy it again",
@@ -146,7 +146,7 @@ def recordings(sound: Path) -> list[Recording]:
         "no name": (edited("dataset_info.json", lambda v: v.pop("name")), r"info\.json: name is missing; found"),
         "length -2": (lengths(-2), r"splits\[0\]\.shardLengths\[0\] is -2; it must be a whole number from 0"),
         "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
-        "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),
+        "length 1": (lengths(1), "holds more than 1, or is damaged, dataset_info.json says 1 episodes"),
         "version": (edited("dataset_info.json", lambda v: v.update(version="9.9.9")), "9.9.9, its folder 1.0.0"),
         "float64": (
             edited("features.json", lambda v: step_features(v)["action"]["tensor"].update(dtype="float64")),
