@@ -136,6 +136,51 @@ def test_one_great_action_makes_no_actions_late() -> None:
     assert "motion comes 3 steps before its actions" in told(check_lag, late)[0]
 
 
+def stirring(number: int, period: float, lag: int, pace: float = 1.0, noise: float = 0.0) -> Recording:
+    """A hand that goes round, 1 cm a step, so many steps after its actions, and a little up and down."""
+    rng = np.random.default_rng(number)
+    angle = 2 * np.pi * (np.arange(STEPS) + 7 * number) / period
+    moved = 0.01 * pace * np.stack([np.cos(angle), np.sin(angle), rng.uniform(-0.3, 0.3, STEPS)], axis=1)
+    late = np.concatenate([np.zeros((lag, 3)), moved])[: STEPS - 1]
+    state = np.zeros((STEPS, 9), np.float32)
+    state[1:, :3], state[:, 3] = np.cumsum(late, axis=0), 1
+    state[:, :3] += rng.normal(0, noise, (STEPS, 3))
+    action = np.concatenate([50 * moved, np.zeros((STEPS, 4))], axis=1).astype(np.float32)
+    return dataclasses.replace(frozen(state, action=action), name=f"train[{number}]")
+
+
+@pytest.mark.parametrize(("period", "lag"), [(10, 1), (10, 4), (20, 3), (40, 4)])
+def test_a_hand_that_stirs_and_lags_is_in_its_own_frame(period: int, lag: int) -> None:
+    sound = [stirring(i, period, lag) for i in range(4)]
+    assert not told(check_conventions, sound)
+    flipped = [dataclasses.replace(one, action=one.action * np.float32([1, 1, -1, 1, 1, 1, 1])) for one in sound]
+    (said,) = told(check_conventions, flipped)
+    assert "z moves against its action" in said
+
+
+def test_who_moves_faster_than_others_has_no_other_scale_where_the_arm_lags() -> None:
+    paced = [stirring(i, 12 if i == 1 else 60, lag=2) for i in range(5)]
+    assert not told(check_scale, paced)
+    other = dataclasses.replace(paced[2], action=paced[2].action / 2)
+    (said,) = told(check_scale, [*paced[:2], other, *paced[3:]])
+    assert "in most others" in said
+
+
+def test_noise_of_an_axis_or_an_arm_that_is_held_is_no_motion_that_actions_should_explain() -> None:
+    rng = np.random.default_rng(0)
+    for way, least in ((1.0, 0.01), (0.0, 0.001)):
+        steps = way * 0.01 * rng.uniform(-1, 1, STEPS)
+        state = rng.normal(0, 2e-4, (STEPS, 9)).astype(np.float32)
+        state[1:, 0] += np.cumsum(steps)[:-1]
+        state[:, 3:7] = [1, 0, 0, 0]
+        action = rng.normal(0, least, (STEPS, 7)).astype(np.float32)
+        action[:, 0] += 100 * steps
+        action[:, 3:] = 0
+        assert not told(check_conventions, [frozen(state, action=action)])
+    stuck = rng.uniform(-1, 1, (STEPS, 7)).astype(np.float32)
+    assert "hardly explain" in told(check_conventions, [frozen(state, action=stuck)])[0]
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

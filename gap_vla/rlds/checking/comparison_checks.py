@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import label_problems
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.dataset_checks import frame_and_sign, per_arm, usable
+from gap_vla.rlds.checking.following import USUAL_LAG, followed, frame_and_sign, per_arm, usable
 from gap_vla.rlds.checking.report import Finding, Recording
 
 FEWEST = 3
@@ -24,8 +24,6 @@ _EXPLAINED, _UNEXPLAINED, _UNEXPLAINED_AXIS, _USED = 0.4, 0.5, 0.9, 0.5
 one's least action and motion as shares of the usual. Simulated episodes leave up to 0.32 over all axes, 0.81 over one.
 """
 _LAGS = range(-10, 11)
-_USUAL_LAG = 4
-"""Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
 _OPENING = 1.5
 """Finger positions are metres, or an opening from 0 to 1."""
 _CUT, _WAY = 3.0, 0.25
@@ -52,7 +50,7 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
     names = [e.name for e in usable(episodes)]
     for arm, states, actions in per_arm(episodes):
         moved = [np.diff(s[:, :3], axis=0) for s in states]
-        command = [a[: len(m), :3] for a, m in zip(actions, moved)]
+        command = followed([a[:, :3] for a in actions], moved)
         odd: dict[int, Finding] = {}
         axes = {" x": slice(0, 1), " y": slice(1, 2), " z": slice(2, 3)}
         if not [*frame_and_sign("", command, moved)]:  # else an episode's share of each axis is what differs
@@ -88,7 +86,7 @@ def check_lag(episodes: Sequence[Recording]) -> Iterator[Finding]:
         if usual < -1:
             text = f"arm {arm}: motion comes {-usual} steps before its actions; these are recorded late"
             yield Finding("error", "time", text)
-        elif usual > _USUAL_LAG:
+        elif usual > USUAL_LAG:
             yield Finding("warning", "time", f"arm {arm}: motion follows the actions by {usual} steps; recorded early?")
 
 

@@ -19,8 +19,9 @@ from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.following import usable
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
