@@ -181,6 +181,15 @@ def test_noise_of_an_axis_or_an_arm_that_is_held_is_no_motion_that_actions_shoul
     assert "hardly explain" in told(check_conventions, [frozen(state, action=stuck)])[0]
 
 
+def test_positions_that_a_fast_arm_is_behind_are_absolute_and_not_late() -> None:
+    behind = [stirring(i, 40, lag=0) for i in range(3)]
+    for one in behind:
+        one.proprio[:, :3] += [0.4, 0, 0.3]  # type: ignore[index]
+        one.action[:, :3] = np.roll(one.proprio[:, :3], -6, axis=0)  # type: ignore[index]
+    (said,) = told(check_conventions, behind)
+    assert "actions look like absolute positions" in said
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

@@ -100,9 +100,13 @@ def check_conventions(episodes: Sequence[Recording]) -> Iterator[Finding]:
             yield from _gripper(arm, states, actions)
 
 
+LEAD = 0.2
+"""Of the distance from the origin, by which an arm may be behind the positions that it is sent to."""
+
+
 def _absolute(arm: int, command: list[np.ndarray], states: list[np.ndarray]) -> Iterator[Finding]:
-    distance = _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)])
-    if distance < 0.02 and _mean_distance([c[:-1] for c in command]) > 0.1:
+    size = _mean_distance([c[:-1] for c in command])
+    if size > 0.1 and _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)]) < LEAD * size:
         text = f"arm {arm}: actions look like absolute positions, not differences; convert them to differences"
         yield Finding("error", "frame", text)
 
