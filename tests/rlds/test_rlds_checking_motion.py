@@ -190,6 +190,13 @@ def test_positions_that_a_fast_arm_is_behind_are_absolute_and_not_late() -> None
     assert "actions look like absolute positions" in said
 
 
+def test_one_late_episode_makes_not_all_late() -> None:
+    sound = [stirring(i, 30, lag=0) for i in range(5)]
+    late = [dataclasses.replace(one, action=np.roll(one.action, 5, axis=0)) for one in sound]
+    assert not told(check_conventions, [*sound[:4], late[4]])
+    assert "recorded late" in told(check_conventions, late)[0]
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

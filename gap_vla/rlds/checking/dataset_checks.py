@@ -156,20 +156,26 @@ def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> I
 
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
-    """Motion follows from the action before it. If, both given, the action *after* it tells more, actions are late."""
-    now, moved_now = scaled([c[:-1] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])
-    after, _ = scaled([c[1:] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])
-    effects = [
-        np.linalg.lstsq(np.stack([now[:, axis], after[:, axis]], 1), moved_now[:, axis], rcond=1e-6)[0]
-        for axis in range(3)
-        if now[:, axis].any() and moved_now[:, axis].any()
-    ]
-    if not effects:
-        return
-    of_now, of_after = np.mean(effects, axis=0)
-    if of_after > 0.5 and of_after > of_now:
+    """Motion follows from the action before it. If, both given, the action *after* it tells more, over all and in most
+    episodes, actions are late.
+    """
+    of_now, of_after = _effects(command, moved)
+    each = np.array([_effects([c], [m]) for c, m in zip(command, moved)])
+    if of_after > max(0.5, of_now) and np.median(each[:, 1] - each[:, 0]) > 0:
         text = f"arm {arm}: the motion of a step follows the action after it (effect {of_after:.2f}) more than its own "
         yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded late")
+
+
+def _effects(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float, float]:
+    """Of a step's action and of the next one on its motion, mean over the axes in use, by how much each moves."""
+    now, performed = scaled([c[:-1] for c in command], moved)
+    after, _ = scaled([c[1:] for c in command], moved)
+    size = np.sqrt((np.concatenate(moved) ** 2).mean(0)) * now.any(0) * performed.any(0)
+    if not size.any():
+        return 0.0, 0.0
+    both = [np.stack([now[:, axis], after[:, axis]], 1) for axis in range(3)]
+    effects = [np.linalg.lstsq(a, performed[:, axis], rcond=1e-6)[0] for axis, a in enumerate(both)]
+    return tuple(np.average(effects, axis=0, weights=size).tolist())
 
 
 def _mean_distance(differences: list[np.ndarray]) -> float:
