@@ -218,6 +218,18 @@ def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others
     assert "opens the gripper in this episode" in told(check_grippers, [*usual, odd])[0]
 
 
+@pytest.mark.parametrize("told_always", [-1.0, 0.0, 1.0])
+def test_a_gripper_that_is_told_throughout_to_stay_open_opens_at_first(told_always: float) -> None:
+    opening = arm(metres=1.0)
+    opening[:, 7] = np.minimum(0.02 + 0.002 * np.arange(STEPS), 0.04)
+    action = np.full((STEPS, 7), told_always, np.float32)
+    usual = [dataclasses.replace(frozen(opening, action=action), name=f"train[{i}]") for i in range(3)]
+    assert not told(check_grippers, usual)
+    for one in usual:
+        one.proprio[120:, 7] = 0.0  # type: ignore[index]
+    assert "moves and is never commanded" in told(check_grippers, usual)[0]
+
+
 @pytest.mark.parametrize(("start", "level"), [(1_790_000_000, []), (0, ["error"])])
 def test_equal_times_are_an_error_but_for_seconds_since_1970_in_float32(start: float, level: list[str]) -> None:
     clock = np.float32(start) + np.arange(STEPS, dtype=np.float32) // 2

@@ -97,7 +97,8 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         command, opening = [a[:-1, 6] for a in actions], [abs(s[:, 7:9]).sum(1) for s in states]
         ranges, spans = np.array([np.ptp(o) for o in opening]), np.array([np.ptp(c) for c in command])
         lowest = np.array([c.min() for c in command])
-        idle = (spans < 1e-6) & (ranges > 0.5 * ranges.max()) & (ranges > 0.01)
+        later = np.array([np.ptp(o[len(o) // 4 :]) for o in opening])  # told throughout to be open, it opens at first
+        idle = (spans < 1e-6) & (ranges > 0.5 * ranges.max()) & (ranges > 0.01) & (later > 0.2 * ranges)
         yield from _odd(idle, names, "gripper", f"arm {arm}: the gripper moves and is never commanded")
         dead = (spans > 0.5) & (ranges == 0)
         yield from _odd(dead, names, "gripper", f"arm {arm}: the gripper is commanded and its state never changes")
