@@ -218,6 +218,20 @@ def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others
     assert "opens the gripper in this episode" in told(check_grippers, [*usual, odd])[0]
 
 
+def test_an_episode_of_holding_and_closing_is_not_told_to_be_rescaled_where_others_open_too() -> None:
+    action = np.zeros((STEPS, 7), np.float32)
+    action[50:60, 6], action[150:160, 6] = 1, -1
+    moving = arm(metres=1.0)
+    moving[:, 7] = np.where((ALONG[:, 0] > 0.25) & (ALONG[:, 0] < 0.75), 0.0, 0.04)
+    usual = [dataclasses.replace(frozen(moving, action=action.copy()), name=f"train[{i}]") for i in range(4)]
+    cut = dataclasses.replace(frozen(moving[:120], action=action[:120].copy()), name="train[4]")
+    assert not told(check_grippers, [*usual, cut])
+    for one in (*usual, cut):
+        one.action[:, 6] = np.where(one.proprio[:, 7] > 0, -1, 1)  # type: ignore[index]
+    cut.action[:, 6] = (cut.action[:, 6] + 1) / 2
+    assert "rescale with 2x - 1" in told(check_grippers, [*usual, cut])[0]
+
+
 @pytest.mark.parametrize("told_always", [-1.0, 0.0, 1.0])
 def test_a_gripper_that_is_told_throughout_to_stay_open_opens_at_first(told_always: float) -> None:
     opening = arm(metres=1.0)

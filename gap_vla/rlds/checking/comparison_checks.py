@@ -26,6 +26,8 @@ one's least action and motion as shares of the usual. Simulated episodes leave u
 _LAGS = range(-10, 11)
 _OPENING = 1.5
 """Finger positions are metres, or an opening from 0 to 1."""
+_HOLDS = 0.1
+"""Share of gripper actions about 0 from which on 0 is told on purpose: the gripper stays as it is."""
 _CUT, _WAY = 3.0, 0.25
 """Times the usual greatest step of a gripper that no motion is, and share of the usual way that tells its direction."""
 _AWAY, _TURNED = 0.05, 0.2
@@ -103,6 +105,7 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         dead = (spans > 0.5) & (ranges == 0)
         yield from _odd(dead, names, "gripper", f"arm {arm}: the gripper is commanded and its state never changes")
         halved = (len(names) >= FEWEST) & (spans > 0.01) & (lowest >= 0) & (lowest < 0.5) & (np.median(lowest) < -0.5)
+        halved &= np.median([(abs(c) < 0.1).mean() for c in command]) < _HOLDS
         text = f"arm {arm}: gripper actions lie in [0, 1], in most others in [-1, 1]; rescale with 2x - 1"
         yield from _odd(halved, names, "gripper", text)
         largest = np.array([abs(s[:, 7:9]).max() for s in states])
