@@ -482,6 +482,8 @@ def test_exchanged_and_repeated_cameras_are_found() -> None:
         ]
     start = np.concatenate([SCENES[0][:20], SCENES[3][20:]])  # episodes may begin alike
     assert not _told_of_pictures(_seen(primary=[*SCENES[:3], start]))
+    at_rest = wrist[0][np.minimum(np.arange(60), 9)]  # an arm that is not used settles alike in all episodes
+    assert not _told_of_pictures(_seen(primary=SCENES, wrist=[at_rest] * 4))
 
 
 def test_an_arm_that_moves_and_is_not_commanded_is_found_and_one_that_is_held_is_not() -> None:

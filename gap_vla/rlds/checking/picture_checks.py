@@ -20,6 +20,8 @@ MUCH_CLOSER = 0.55
 """A change of the picture that leaves less than this share of the distance to the other episodes undoes a mistake."""
 SAME = 0.5
 """Share of an episode's pictures from which on it is another's film, be it cut or held at its end."""
+FEW = 0.2
+"""Pictures of a film, as a share of its steps, up to which it says what rests, and not which episode it is of."""
 AT_MOST = 200
 """Episodes among which the usual one is chosen."""
 
@@ -83,7 +85,8 @@ def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
             for name, count in shared.most_common(1):
                 first = next(other for other in episodes if other.name == name)
                 least = min(len(own), len(first.prints[camera]))
-                if count > SAME * least and not np.array_equal(first.action, episode.action):
+                film = len(own) > FEW * len(episode)  # else what rests, as a hand whose arm is not used
+                if film and count > SAME * least and not np.array_equal(first.action, episode.action):
                     text = f"{camera} shows the same pictures as in {name}, where other actions are taken; drop one"
                     yield Finding("warning", "pictures", text, episode.name)
     for (a, b), names in alike.items():
