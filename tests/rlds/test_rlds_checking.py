@@ -688,6 +688,17 @@ def test_episodes_of_other_widths_are_an_error(version_dir: Path, monkeypatch: p
     assert "error: structure: episodes of different widths (action, arms): [(6, 1), (7, 1)]" in report.text()
 
 
+def test_numbers_that_are_none_are_an_error_of_a_dataset_of_ours_too(
+    version_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = SOUND[1].action * np.where(np.arange(60) == 7, np.nan, 1)[:, None]
+    lost = dataclasses.replace(SOUND[1], action=lost, fields={**SOUND[1].fields, "action": lost})
+    monkeypatch.setattr("gap_vla.rlds.checking.run._recordings", lambda *given: iter([SOUND[0], lost]))
+    said = check_dataset(version_dir, pictures=0).text()
+    assert "error: finite: train[1] step 7: action is NaN or infinite at 1 steps; repair or drop the episode" in said
+    assert "note: statistics: dataset_statistics.json is not compared with the data: action of episode 1 is NaN" in said
+
+
 def test_a_dataset_that_is_replaced_while_it_is_checked_gets_no_verdict(
     version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
