@@ -358,6 +358,20 @@ def test_a_part_of_an_episode_that_is_another_one_is_found_whichever_comes_first
     assert ("error", "duplicate") in findings([cut, *SOUND])
 
 
+def test_episodes_that_leave_home_alike_are_no_copies() -> None:
+    home = SOUND[0]
+
+    def left(r: Recording, name: str) -> Recording:
+        state, action = r.proprio.copy(), r.action.copy()  # type: ignore[union-attr]
+        state[:25], action[:25] = home.proprio[:25], home.action[:25]  # type: ignore[index]
+        return dataclasses.replace(r, proprio=state, action=action, name=name)
+
+    alike = [home, left(SOUND[1], "train[1]"), left(SOUND[2], "val[0]")]
+    assert not [*check_duplicates(alike)]
+    cut = _cut(alike[1], np.arange(40), name="val[1]")
+    assert [(f.episode, f.level) for f in check_duplicates([*alike, cut])] == [("val[1]", "error")]
+
+
 def test_a_part_that_occurs_in_its_own_split_hides_none_of_another() -> None:
     cut = _cut(SOUND[0], np.arange(0, 40), name="train[9]")
     whole = dataclasses.replace(SOUND[0], name="val[0]")

@@ -22,19 +22,30 @@ _APART = 10
 def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """No episode, and no part of one, occurs twice; across splits that would leak validation data."""
     seen: dict[tuple[str, bytes], str] = {}
+    known: dict[str, np.ndarray] = {}
     for episode in episodes:
         states = [] if episode.known_state is None else [episode.known_state]
-        rows = np.concatenate([episode.action, *states], axis=1)
+        rows = known[episode.name] = np.concatenate([episode.action, *states], axis=1)
         split, found = episode.name.split("[")[0], dict[bool, str]()
         for what, part, start in _parts(rows, f"the same actions{' and states' if states else ''} as", bool(states)):
             key = (what, hashlib.sha256(part.tobytes()).digest())
-            if seen.get(key, episode.name) != episode.name and (part is rows or np.ptp(part, axis=0).any()):
-                found.setdefault(seen[key].split("[")[0] != split, f"{what} {seen[key]}")
+            first = seen.get(key, episode.name)
+            repeats = first != episode.name and (part is rows or np.ptp(part, axis=0).any())
+            if repeats and not start + len(part) <= _common_start(rows, known[first]):
+                found.setdefault(first.split("[")[0] != split, f"{what} {first}")
             if start % _APART == 0 or start == len(rows) - SHARED:
                 seen.setdefault(key, episode.name)
         for leak in [leak for leak in (True, False) if leak in found][:1]:
             text = found[leak] + ("; the splits overlap" if leak else "; drop one")
             yield Finding("error" if leak else "warning", "duplicate", text, episode.name)
+
+
+def _common_start(rows: np.ndarray, others: np.ndarray) -> int:
+    """Steps that two episodes begin with alike, as from home in a simulation; 0 where these are half of the shorter one
+    or more, and one may be a copy of the other."""
+    shorter = min(len(rows), len(others))
+    alike = int(np.append((rows[:shorter] == others[:shorter]).all(1), False).argmin())
+    return alike if alike < shorter / 2 else 0
 
 
 def tell_duplicates(episodes: Iterable[tuple[str, np.ndarray, np.ndarray]], advice: str = "") -> None:
