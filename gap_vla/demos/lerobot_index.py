@@ -152,7 +152,7 @@ def read_description(root: Path) -> Description:
         dtype = feature.text("dtype")
         if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
             raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")
-        found[name] = Feature("depth map" if depth else dtype, shape, _names(feature.values.get("names")))
+        found[name] = Feature("depth map" if depth else dtype, shape, _names(feature.values.get("names"), shape))
     return Description(
         root,
         version[:2],
@@ -166,10 +166,16 @@ def read_description(root: Path) -> Description:
     )
 
 
-def _names(said: Any) -> tuple[str, ...]:
-    """The names of a feature's numbers, be they in a list or under a key of their own; none, if there is one of all."""
+def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The names of a feature's numbers: in a list, under a key, by parts or to their places; none, if all have one."""
     while isinstance(said, Mapping | list) and len(said) == 1:
         (said,) = said.values() if isinstance(said, Mapping) else said
+    if isinstance(said, Mapping):
+        parts = [*said.values()]
+        placed = all(type(part) is int for part in parts) and sorted(parts) == [*range(len(parts))]
+        joined = [name for part in parts if isinstance(part, list) for name in part]
+        joined = sorted(said, key=said.__getitem__) if placed else joined
+        said = joined if (len(joined),) == shape else ()
     return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()
 
 
