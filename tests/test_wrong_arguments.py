@@ -299,6 +299,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "a success in words": (EpisodeError, "success is 'no'", lambda: episode(success="no").validate()),
     "phases by column": (EpisodeError, "phase has shape", lambda: episode(phase=np.full((30, 3), "a")).validate()),
     "a phase without name": (EpisodeError, "None at step 0", lambda: episode(phase=np.array([None] * 30)).validate()),
+    "a phase that is NaN": (
+        EpisodeError,
+        "phase is nan at step 29; give each a name",
+        lambda: episode(phase=np.array([*["nan"] * 29, float("nan")], object)).validate(),
+    ),
     "masked actions": (
         EpisodeError,
         "action is masked in places",

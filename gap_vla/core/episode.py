@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ def label_problems(labels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int 
         yield f"{', '.join(labels)} without {', '.join({*LABELS} - {*labels})}", None
     elif labels and labels["change_point"][:1].any():
         yield "change_point is true at the first step, which begins no change", 0
+
+
+def nameless(phase: Iterable[Any]) -> list[int]:
+    """The steps to which a table gives no phase, but None, NaN, NaT or NA; a text is a name, whatever it says."""
+    missing = "None", "nan", "NaT", "<NA>"
+    return [step for step, name in enumerate(phase) if not isinstance(name, str | bytes) and str(name) in missing]
 
 
 def require_measured(state: np.ndarray, what: str) -> None:
@@ -198,6 +204,6 @@ class Episode:
             require_measured(value, f"{where}: {key}")
         if self.phase is not None and self.phase.ndim != 1:
             raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
-        if self.phase is not None and None in self.phase.tolist():
-            raise EpisodeError(f"{where}: phase is None at step {self.phase.tolist().index(None)}; give each a name")
+        if self.phase is not None and self.phase.dtype.kind in "OT" and (lost := nameless(names := [*self.phase])):
+            raise EpisodeError(f"{where}: phase is {names[lost[0]]} at step {lost[0]}; give each a name")
         return self

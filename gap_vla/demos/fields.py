@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
+from gap_vla.core.episode import LARGEST_ACTION, EpisodeError, nameless
 from gap_vla.core.foreign import finite, one_line, refusing
 from gap_vla.demos.content import listed
 
@@ -107,6 +107,8 @@ def require_cameras(names: Sequence[str], where: str) -> None:
 
 def as_names(value: Any, where: str) -> np.ndarray:
     """A phase's name per step. Raises EpisodeError: it is no list of names."""
+    if isinstance(value, list | tuple) and (lost := nameless(value)):
+        raise EpisodeError(f"{where} is {value[lost[0]]} at step {lost[0]}; give each step a name")
     names = np.asarray(value)
     if names.ndim != 1 or names.dtype.kind not in "USiub":
         raise EpisodeError(f"{where} is {names.dtype}{list(names.shape)}, not one name per step; store text (T)")

@@ -424,6 +424,13 @@ def test_a_pickle_says_whether_it_succeeded(tmp_path: Path, said: object, succes
         assert source[0].success is success
 
 
+def test_a_step_without_a_phase_is_no_phase_called_nan(tmp_path: Path) -> None:
+    demo = {**arrays(plain(0)), "phase": ["nan", *["reach"] * (len(plain(0)) - 2), float("nan")]}
+    (tmp_path / "one.pkl").write_bytes(pickle.dumps(demo))
+    with pytest.raises(EpisodeError, match=rf"'phase' is nan at step {len(plain(0)) - 1}; give each step a name"):
+        open_source(tmp_path / "one.pkl", "pickle", state_key="proprio")[0]
+
+
 @pytest.mark.parametrize("odd", [None, [1, 2], np.zeros((20, 7), np.float32)])
 def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_path: Path, odd: object) -> None:
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({"made": "today", "a": arrays(plain(0)), "b": odd}))
