@@ -191,6 +191,8 @@ def content_hash(episodes: Sequence[Episode]) -> str:
     total = hashlib.sha256()
     for episode in episodes:
         for key, value in sorted(episode.arrays.items()):
+            if key == "phase" and np.asarray(value).dtype.kind in "OT":  # which hold places in memory
+                value = np.array([decoded(name) for name in value], str)
             value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())

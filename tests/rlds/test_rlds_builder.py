@@ -180,6 +180,9 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
     for same in (0.0, np.float32(0)):
         assert write_rlds(episodes[:3], tmp_path, "whole", val_fraction=same) == whole
     assert (path / "features.json").stat().st_mtime_ns == stamp
+    for kind in (object, np.dtypes.StringDType()):  # as pandas gives texts
+        again = [e.replace(phase=np.array([f" {name}"[1:] for name in e.phase], kind)) for e in episodes[:3]]
+        assert write_rlds(again, tmp_path, "toy") == path
     with pytest.raises(DatasetError, match=r"val_fraction: 0\.1 then, 0\.5 now"):
         write_rlds(episodes[:3], tmp_path, "toy", val_fraction=0.5)
     with pytest.raises(DatasetError, match=r"data.content"):
