@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -103,7 +104,8 @@ class Schema:
         self.check(episode)
         steps = len(episode)
         last = np.arange(steps) == steps - 1
-        extra = {k: v for k, v in episode.metadata.items() if k not in ("episode_id", "file_path")}
+        extra = {key: _text(value) for key, value in episode.metadata.items()}
+        names = {key: extra.pop(key, None) for key in ("episode_id", "file_path")}
         step: dict[str, Any] = {
             "observation": {
                 **{key: [encode_png(frame) for frame in episode.images[key]] for key, _ in self.images},
@@ -126,12 +128,24 @@ class Schema:
         return {
             "steps": step,
             "episode_metadata": {
-                "episode_id": str(episode.metadata.get("episode_id", "")),
-                "file_path": str(episode.metadata.get("file_path", "")),
+                **{key: "" if name is None else str(name) for key, name in names.items()},
                 "success": bool(episode.success),
                 "extra_json": _as_json(extra, f"{episode.name}: metadata"),
             },
         }
+
+
+def _text(value: Any) -> Any:
+    """Bytes, as h5py gives texts, as the text that they are; also within lists and dictionaries."""
+    if isinstance(value, Mapping):
+        return {key: _text(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_text(one) for one in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "S":
+        return _text(value.tolist())
+    with contextlib.suppress(UnicodeDecodeError):
+        return value.decode() if isinstance(value, bytes) else value
+    return value
 
 
 def _as_json(extra: dict[str, Any], name: str) -> str:

@@ -125,6 +125,18 @@ def test_metadata_of_an_episode_is_what_any_reader_of_json_takes(episodes: list[
     assert read == {"score": None, "peaks": [float(np.float32(1e-9)), None], "tries": 2**62 + 1}
 
 
+def test_metadata_in_bytes_are_the_texts_that_h5py_means(episodes: list[Episode]) -> None:
+    from gap_vla.rlds.schema import Schema, recorded
+
+    told = {"episode_id": b"demo_0", "file_path": None, "opening_unit": np.bytes_(b"m"), "raw": b"\xff"}
+    told |= {"by": {"who": b"Zo\xc3\xab", "tags": np.array([b"slow", b"left"])}}
+    schema = Schema.of(one := episodes[0].replace(metadata=told))
+    assert recorded(schema.encode(one)["episode_metadata"]) == {
+        **{"episode_id": "demo_0", "file_path": "", "opening_unit": "m", "raw": r"b'\xff'"},
+        "by": {"who": "Zoë", "tags": ["slow", "left"]},
+    }
+
+
 def test_metadata_of_an_episode_are_stored_whole_and_the_same_in_every_process(episodes: list[Episode]) -> None:
     from gap_vla.rlds.schema import Schema
 
