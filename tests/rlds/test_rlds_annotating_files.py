@@ -536,6 +536,17 @@ def test_a_recording_that_comes_while_its_folder_is_labelled_is_not_left_out(npz
     assert not (tmp_path / "out").exists() and "not copied" not in capsys.readouterr().out
 
 
+def test_a_state_of_more_arms_than_actions_is_told(tmp_path, capsys):
+    for columns in (14, 7):
+        folder = tmp_path / f"{columns}"
+        folder.mkdir()
+        for index, episode in enumerate(demos(2, arms=2)):
+            np.savez(folder / f"{index}.npz", proprio=episode.proprio, action=episode.action[:, :columns])
+        annotate_files(folder, tmp_path / f"out_{columns}", method="gaussian")
+        said = "0.npz, episode 0 is taken for that of 2 arms, its actions have 7 columns; if it is one arm, give a lay"
+        assert (said in capsys.readouterr().out) == (columns == 7)
+
+
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
     one_arm = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
     two_arms = write_npz(tmp_path / "two", demos(2, arms=2))

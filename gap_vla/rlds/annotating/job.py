@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gap_vla.core.episode import LARGEST_STATE, Episode, EpisodeError, require_measured
+from gap_vla.core.episode import LARGEST_STATE, PROPRIO_PER_ARM, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, parsed, refusing
 from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
@@ -111,6 +111,11 @@ class AnnotationJob:
         EpisodeError: they have not one layout."""
         if len(episodes) > 1:
             Schema.of(episodes[0]).check(*episodes)
+        for first in episodes[:1]:
+            arms, columns = first.proprio.shape[1] // PROPRIO_PER_ARM, first.action.shape[1]
+            if arms > 1 and columns % arms:
+                said = f"the state of {first.name} is taken for that of {arms} arms, its actions have {columns} columns"
+                print(f"note: {said}; if it is one arm, give a layout whose width is that of the state", flush=True)
         for episode, columns in zip(episodes, extra or ()):
             if np.abs(columns).max(initial=0) <= LARGEST_STATE:  # encoders may count further
                 require_measured(columns, f"{episode.name}: {self.extra}")
