@@ -137,7 +137,9 @@ def build_dataset(
     if fitted is not None:
         source = AnnotatedSource(source, fitted)
     elif job is not None:
-        made = annotation = job.run(source.without_images(), fit=train)
+        episodes = source.without_images()
+        Schema.of(episodes[0]).check(*episodes)
+        made = annotation = job.run(episodes, fit=train)
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 

@@ -14,6 +14,7 @@ import pytest
 from annotating_demos import demos, write_hdf5, write_npz
 
 from gap_vla.core.errors import UserError
+from gap_vla.rlds import build_dataset
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.annotating.files import show_episode
 
@@ -60,6 +61,22 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
     again = annotate_files(source, tmp_path / "again" / source.name, method="gaussian").path
     assert show_episode(again, tmp_path / "e.png", episode=1).is_file()
     assert "was changed" not in (out := capsys.readouterr().out) and "not read: rho" not in out
+
+
+def test_phases_of_some_recordings_are_needed_only_where_points_are_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = [demos(2)[0].replace(phase=None), demos(2)[1]]
+    (tmp_path / "npz").mkdir()
+    for index, episode in enumerate(some):
+        arrays = {name: value for name, value in episode.arrays.items() if name != "image_primary"}
+        np.savez(tmp_path / "npz" / f"{index}.npz", **arrays)
+    assert len(annotate_files(tmp_path / "npz", tmp_path / "out", method="gaussian").episodes) == 2
+    with pytest.raises(UserError, match="episode 0: method 'column' needs the phase of every step, and there is none"):
+        annotate_files(tmp_path / "npz", tmp_path / "points", method="column")
+    with pytest.raises(UserError, match="episode 1: phase is True, the first episode has False; a dataset has one lay"):
+        build_dataset(tmp_path / "npz", tmp_path, "toy", kind="npz", method="gaussian")
+    assert "change points" not in capsys.readouterr().out  # before they are looked for
 
 
 def test_a_change_at_the_first_step_is_no_change(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ class AnnotationJob:
     ) -> Annotation:
         """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all. Raises
         EpisodeError: they have not one layout."""
-        if len(episodes) > 1:
-            Schema.of(episodes[0]).check(*episodes)
+        if len(episodes) > 1:  # a copy may have phases of some; where points are theirs, all need them
+            Schema.of(episodes[0].replace(phase=None)).check(*(one.replace(phase=None) for one in episodes))
         for first in episodes[:1]:
             arms, columns = first.proprio.shape[1] // PROPRIO_PER_ARM, first.action.shape[1]
             if arms > 1 and columns % arms:
