@@ -115,6 +115,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.unraisablehook = unraisable
             if within and heard is not None:  # a program that goes on has its own again
                 signal.signal(signal.SIGINT, heard)
+            if within and unraisable is not _interrupt_again:  # whose later errors come of no Ctrl-C
+                _interrupted.clear()
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
@@ -315,10 +317,12 @@ def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C that an error came from: compiled code and libraries turn it into errors of their own."""
+    """The Ctrl-C that an error came from: compiled code and libraries turn it into errors of their own, and some of
+    these, as numpy's while it is loaded and Matplotlib's while it draws, do not say what they came of."""
+    just_heard = _interrupted and time.monotonic() - _interrupted[-1] < 10
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
-    return error
+    return error or (KeyboardInterrupt() if just_heard else None)
 
 
 def _say(line: str, status: int) -> int:

@@ -1,5 +1,6 @@
 """All commands fail in one way: a line and status 2 for what a user can put right, 130 for Ctrl-C, 70 for our bugs."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -165,6 +166,22 @@ def test_a_ctrl_c_that_a_library_turned_into_its_own_error_is_a_ctrl_c(capsys):
 
     assert main() == INTERRUPTED
     assert capsys.readouterr().err == "interrupted; all is as it was\n"
+
+
+def test_a_ctrl_c_that_a_library_dropped_for_an_error_of_its_own_is_a_ctrl_c(capsys):
+    """As Matplotlib's compiled code does where it asks an array's `__array__`."""
+
+    @command
+    def main(argv):
+        with keeping("all is as it was"):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise ValueError("Invalid bounding box")
+
+    assert main([]) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; all is as it was\n"
+    with pytest.raises(ValueError, match="a program's"), keeping("nothing"):
+        raise ValueError("a program's")
 
 
 def test_a_ctrl_c_soon_after_that_of_an_earlier_command_is_heard():
