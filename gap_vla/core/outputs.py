@@ -76,7 +76,12 @@ def claim(
         _require_own(path, kind, overwrite, folder=not suffixes)
         _require_changeable(path)
     existing_parent(path)
-    require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
+    if real.is_dir() and kind not in _SEALED:  # results are put into it, as into a container's volume
+        require_writable(real, "the folder")
+        return path
+    if real.is_dir() and os.path.ismount(real):
+        raise OutputError(f"{path} is a volume, which no folder can take the place of; name one in it, {path / 'NAME'}")
+    require_writable(real.parent, f"the folder of {path}")
     return path
 
 

@@ -560,6 +560,19 @@ def test_marks_are_the_same_bytes_each_time(tmp_path):
         assert np.array_equal(Image.open(path), FRAMES[0])
 
 
+def test_a_volume_takes_results_and_is_replaced_by_nothing(tmp_path, monkeypatch):
+    """As `docker run --user` shows it: an empty folder that may be written to, in one that may not."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # the tests may be root's, who may all
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "out")
+    with pytest.raises(OutputError, match=r"out is a volume, .*; name one in it, .*out/NAME$"):
+        claim(tmp_path / "out", "labelled_npz")
+    assert claim(tmp_path / "out" / "NAME", "labelled_npz")
+    assert made_by(claim_folder(tmp_path / "out", "check")) == "check"
+    with pytest.raises(ResourceError, match=rf"^the folder of .*new is '{tmp_path}', but .* is not writable"):
+        claim_folder(tmp_path / "new", "check")
+
+
 def test_a_folder_of_results_is_new_empty_or_ours(tmp_path):
     claim_folder(tmp_path / "new", "check", make=False)
     assert list(tmp_path.iterdir()) == []
