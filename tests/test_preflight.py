@@ -602,9 +602,10 @@ def test_the_memory_of_a_job_is_that_of_its_group_and_of_those_above(tmp_path):
     assert available_memory(tmp_path) == 90 * 1024
     (tmp_path / "proc/self/cgroup").write_text("4:cpu,memory:/job/1\n0::/slice\n")
     v1, v2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
-    group("slice", *v2, {"inactive_file": 100}, most=60_000, taken=10_000)
-    assert available_memory(tmp_path) == 50_100
-    group("memory/job", *v1, {"inactive_file": 0, "total_inactive_file": 7_000}, most=20_000, taken=9_000)
+    group("slice", *v2, {"inactive_file": 100, "active_file": 20}, most=60_000, taken=10_000)
+    assert available_memory(tmp_path) == 50_120
+    cached = {"inactive_file": 0, "total_inactive_file": 4_000, "active_file": 9, "total_active_file": 3_000}
+    group("memory/job", *v1, cached, most=20_000, taken=9_000)
     group("memory/job/1", *v1, {"inactive_file": 0}, most=2**63 - 1, taken=9_000)
     assert available_memory(tmp_path) == 18_000  # of the files that the groups below keep in memory, too
     group(".", *v2, {"inactive_file": 0}, most="max", taken=10**9)

@@ -31,7 +31,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
         with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
             most = int((folder / limit).read_text())
             entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))  # gives way
+            files = ("inactive_file", "active_file")  # what was read of them gives way, the latter once read twice
+            cached = sum(int(entries.get(f"total_{kind}", entries.get(kind, 0))) for kind in files)
             found.append(most - int((folder / used).read_text()) + cached)
     return max(min(found), 0) if found else None
 
