@@ -153,10 +153,11 @@ class CellProcess:
 
     def wait(self) -> None:
         """Until the cell ends. Ctrl-C is passed on to it, and raised here when it has ended."""
-        asked = False
-        while self.alive():
+        asked, runs = False, True
+        while runs:
             try:
-                self._process.join(0.2)
+                if runs := self.alive():
+                    self._process.join(0.2)
             except KeyboardInterrupt:
                 asked = True
                 self.interrupt()

@@ -30,6 +30,24 @@ def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     assert cell.error.startswith(type(error).__name__) and ("Traceback" in (tmp_path / "log").read_text()) == shown
 
 
+def test_a_ctrl_c_between_two_looks_at_a_cell_is_passed_on_to_it(tmp_path, monkeypatch):
+    """Else the parent, which waits for its cells as it ends, would do so until it has trained to the end."""
+    cell, look = CellProcess(time.sleep, 60, log=tmp_path / "log"), CellProcess.alive
+    presses = iter([KeyboardInterrupt])
+
+    def alive(self):
+        for press in presses:
+            raise press
+        return look(self)
+
+    monkeypatch.setattr(CellProcess, "alive", alive)
+    with pytest.raises(KeyboardInterrupt):
+        cell.wait()
+    ended = not look(cell)
+    cell.kill()
+    assert ended and cell.interrupted
+
+
 def test_workers_work_for_a_thread_that_is_not_the_first():
     """As where an app calls a command."""
 
