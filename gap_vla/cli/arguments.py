@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from gap_vla.core.typed_config import CAMERAS, LAYOUT_SEED, SEED, Bounds, Number
 
 MANY = 100_000
 """Episodes, each of which takes seconds."""
+_ONE_STDOUT = threading.RLock()
 
 
 class Number:
@@ -225,16 +227,14 @@ def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def to_stderr() -> Iterator[None]:
-    """What this process, its children and compiled code print to standard output goes to standard error."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
+    """Standard output of this process, its children and compiled code is standard error; for one thread at a time."""
+    with _ONE_STDOUT, contextlib.ExitStack() as after:
+        sys.stdout.flush()
+        after.callback(os.close, stdout := os.dup(1))
+        after.callback(os.dup2, stdout, 1)
+        os.dup2(2, 1)
+        after.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def json_or_name(text: str) -> Any:

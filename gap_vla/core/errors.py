@@ -94,13 +94,15 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
-        unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
-        if unraisable is not _interrupt_again:  # no command is around this one
+        unraisable = sys.unraisablehook
+        hears = threading.current_thread() is _MAIN  # no other thread does
+        if outermost := hears and unraisable is not _interrupt_again:
+            sys.unraisablehook = _interrupt_again
             _interrupted.clear()
         within = any(isinstance(argument, list | tuple) for argument in (*args, *kwargs.values()))
         heard = None
         try:
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
+            if hears and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 heard = signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
             with own_settings():
@@ -112,10 +114,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except (KeyboardInterrupt, Exception) as error:
             return _answer(error)
         finally:
-            sys.unraisablehook = unraisable
+            if outermost:
+                sys.unraisablehook = unraisable
             if within and heard is not None:  # a program that goes on has its own again
                 signal.signal(signal.SIGINT, heard)
-            if within and unraisable is not _interrupt_again:  # whose later errors come of no Ctrl-C
+            if within and outermost:  # whose later errors come of no Ctrl-C
                 _interrupted.clear()
             for stream in (sys.stdout, sys.stderr):
                 try:

@@ -8,13 +8,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
 
 import gap_vla.cli
-from gap_vla.cli.arguments import answering
+from gap_vla.cli.arguments import answering, to_stderr
 from gap_vla.cli.configured import config_parser, load_config, run_configured
 from gap_vla.core import identity
 from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, is_full_disk, keeping, message_of
@@ -553,6 +555,25 @@ def test_a_command_that_a_program_calls_leaves_that_program_as_it_was(tmp_path):
     done = shell(f"unset GLIBC_TUNABLES; {sys.executable} program.py; {sys.executable} < program.py", tmp_path)
     missing = "error: --config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py"
     assert done.stderr == f"started\n{missing}\n2 True went on\n" * 2, done.stderr
+
+
+def test_commands_of_two_threads_give_back_what_they_found():
+    """Each printed to stderr meanwhile, and the second gave back the first one's."""
+    first, then = threading.Event(), threading.Event()
+
+    @command
+    def main(argv):
+        with to_stderr():
+            first.set()
+            then.wait(0.2 if argv else 5)
+        then.set()
+
+    found = os.fstat(1)[:3], sys.stdout, sys.unraisablehook
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(main, ["begins"])
+        first.wait(5)
+        threads.submit(main, [])
+    assert (os.fstat(1)[:3], sys.stdout, sys.unraisablehook) == found
 
 
 def test_a_configuration_is_executed_once(tmp_path):
