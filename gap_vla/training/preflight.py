@@ -274,8 +274,8 @@ def require_fields(
         if found and matters and found != (size, size):
             square = f"set --config.demos.image_size={found[0]}" if found[0] == found[1] else "make them square"
             raise ConfigError(
-                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; the policy would be shown "
-                f"others than it was trained on: {square}"
+                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; the policy would be "
+                f"shown others than it was trained on: {square}"
             )
     task = task_spec(config.task)
     for key, name, width in (("action", "actions", task.action_dim), ("proprio", "states", task.proprio_dim)):

@@ -138,7 +138,7 @@ def recordings(sound: Path) -> list[Recording]:
         "zeros behind": (appended(bytes(16)), "holds more than 2, or is damaged, dataset_info.json says 2 episodes"),
         "a huge record": (appended(b"\xff" * 16), "holds more than 2, or is damaged, dataset_info.json says 2"),
         "array_record": (edited("dataset_info.json", lambda v: v.update(fileFormat="array_record")), "as tfrecord"),
-        "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, or is damaged, dataset_info"),
+        "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, or is damaged"),
         "padded names": (
             edited("dataset_info.json", lambda v: v["splits"][0].update(filepathTemplate="{SPLIT:0>1000000000}")),
             r"splits\[0\]\.filepathTemplate is '\{SPLIT:0>1000000000\}', no name; copy it again",
