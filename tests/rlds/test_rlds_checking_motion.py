@@ -207,6 +207,16 @@ def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_sc
     assert not told(check_scale, sound)
 
 
+def test_of_axes_that_are_exchanged_in_all_episodes_none_is_called_of_another_scale() -> None:
+    ways = (0.2, 0.05, 0.1), (0.05, -0.2, 0.1), (-0.1, 0.1, 0.1), (0.2, 0.2, 0.1), (-0.05, 0.15, 0.1)
+    sound = [legs(i, 20, way, (0, 0, 0.1)) for i, way in enumerate(ways)]
+    assert not told(check_scale, sound)
+    for one in sound:
+        one.action[:, :2] = one.action[:, 1::-1].copy()
+    assert "different frames" in told(check_conventions, sound)[0]
+    assert not told(check_scale, sound)
+
+
 def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others_is_found() -> None:
     moving = arm(metres=1.0)
     moving[:, 7] = np.where((ALONG[:, 0] > 0.3) & (ALONG[:, 0] < 0.7), 0.0, 1.0)

@@ -185,7 +185,10 @@ def _odd_units(axis: str, command: list[np.ndarray], moved: list[np.ndarray]) ->
     gains = np.array([_gain(c, m) for c, m in zip(command, moved)])
     usual = np.nanquantile(gains, 0.5, method="higher") if np.isfinite(gains).any() else np.nan
     most = _OFF_SCALE_AXIS if axis else _OFF_SCALE
-    for index in np.flatnonzero((gains / usual > most) | (gains / usual < 1 / most)):
+    odd = (gains / usual > most) | (gains / usual < 1 / most)
+    if 2 * odd.sum() >= np.isfinite(gains).sum():  # none is usual, as where axes are exchanged in all episodes
+        odd[:] = False
+    for index in np.flatnonzero(odd):
         check = "frame" if gains[index] * usual < 0 else "scale"
         text = f"one unit of action{axis} moves {gains[index]:.2g} m, in most others {usual:.2g} m; these actions have "
         yield int(index), check, text + f"another {check}"
