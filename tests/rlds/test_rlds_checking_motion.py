@@ -197,6 +197,16 @@ def test_one_late_episode_makes_not_all_late() -> None:
     assert "recorded late" in told(check_conventions, late)[0]
 
 
+def test_a_flipped_axis_of_an_arm_that_lags_is_not_called_late() -> None:
+    lagging = [stirring(i, 40, lag=2) for i in range(4)]
+    flipped = [dataclasses.replace(one, action=one.action * np.float32([1, -1, 1, 1, 1, 1, 1])) for one in lagging]
+    (said,) = told(check_conventions, flipped)
+    assert "y moves against its action" in said
+    late = [dataclasses.replace(one, action=np.roll(one.action, 5, axis=0)) for one in flipped]
+    (said,) = told(check_conventions, late)
+    assert "recorded late" in said
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

@@ -181,12 +181,10 @@ def _effects(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float,
     """Of a step's action and of the next one on its motion, mean over the axes in use, by how much each moves."""
     now, performed = scaled([c[:-1] for c in command], moved)
     after, _ = scaled([c[1:] for c in command], moved)
-    size = np.sqrt((np.concatenate(moved) ** 2).mean(0)) * now.any(0) * performed.any(0)
-    if not size.any():
-        return 0.0, 0.0
     both = [np.stack([now[:, axis], after[:, axis]], 1) for axis in range(3)]
-    effects = [np.linalg.lstsq(a, performed[:, axis], rcond=1e-6)[0] for axis, a in enumerate(both)]
-    return tuple(np.average(effects, axis=0, weights=size).tolist())
+    effects = np.array([np.linalg.lstsq(a, performed[:, axis], rcond=1e-6)[0] for axis, a in enumerate(both)])
+    size = np.sqrt((np.concatenate(moved) ** 2).mean(0)) * (effects.sum(1) > 0)  # one that is flipped says nothing
+    return tuple(np.average(effects, axis=0, weights=size).tolist()) if size.any() else (0.0, 0.0)
 
 
 def _mean_distance(differences: list[np.ndarray]) -> float:
