@@ -246,6 +246,8 @@ def test_an_episode_of_holding_and_closing_is_not_told_to_be_rescaled_where_othe
     usual = [dataclasses.replace(frozen(moving, action=action.copy()), name=f"train[{i}]") for i in range(4)]
     cut = dataclasses.replace(frozen(moving[:120], action=action[:120].copy()), name="train[4]")
     assert not told(check_grippers, [*usual, cut])
+    odd = dataclasses.replace(usual[0], action=(action + 1) / 2, name="train[4]")
+    assert "rescale with 2x - 1" in told(check_grippers, [*usual, odd])[0]
     for one in (*usual, cut):
         one.action[:, 6] = np.where(one.proprio[:, 7] > 0, -1, 1)  # type: ignore[index]
     cut.action[:, 6] = (cut.action[:, 6] + 1) / 2
