@@ -112,7 +112,7 @@ def load_arrays(file: Path) -> Any:
 def _keys(content: Any, file: Path) -> list[Any]:
     if isinstance(content, Mapping):
         nested = [key for key, value in content.items() if isinstance(value, Mapping)]
-        odd = [key for key, value in content.items() if not isinstance(value, Mapping | str | int | float)]
+        odd = [key for key, value in content.items() if not isinstance(value, Mapping | str | int | float | np.generic)]
         if nested and odd:
             raise EpisodeError(f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is; make a dictionary of each")
         return nested if nested else [None]

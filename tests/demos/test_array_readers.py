@@ -401,7 +401,7 @@ def test_a_list_of_steps_is_no_list_of_demonstrations(tmp_path: Path) -> None:
 
 
 def test_what_stands_beside_the_demonstrations_of_a_pickle_is_of_all_of_them(tmp_path: Path) -> None:
-    beside = {"language_instruction": "close it", "success": False, "made": "today"}
+    beside = {"language_instruction": "close it", "success": np.bool_(False), "made": "today"}
     demos = {"a": {**arrays(plain(0)), "language_instruction": " "}, "b": {**arrays(plain(1)), "success": True}}
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({**beside, **demos}))
     source = open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
