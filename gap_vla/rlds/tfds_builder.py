@@ -132,12 +132,15 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         removes = any(f.f_globals.get("__name__") == _TFDS_BUILD and f.f_locals.get("overwrite") for f in asked)
         return not removes and bool(super().is_prepared())
 
-    def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
+    def download_and_prepare(
+        self, *, download_config: tfds.download.DownloadConfig | None = None, file_format: Any = None, **_: Any
+    ) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config, usual = download_config or tfds.download.DownloadConfig(), tfds.download.DownloadConfig()
         used = {"extract_dir", "manual_dir", "download_mode", "beam_runner", "beam_options"}
         odd = [name for name, value in vars(usual).items() if name not in used and getattr(config, name) != value]
-        odd += ["file_format"] if self.info.file_format not in (None, tfds.core.FileFormat.TFRECORD) else []
+        formats = {self.info.file_format, file_format} - {None, "tfrecord", tfds.core.FileFormat.TFRECORD}
+        odd += ["file_format"] if formats else []
         odd += ["update_metadata_only"] if config.download_mode == tfds.GenerateMode.UPDATE_DATASET_INFO else []
         odd += ["BUILDER_CONFIGS"] if self.builder_config else []
         if odd:

@@ -147,6 +147,8 @@ def test_a_builder_folder_makes_the_same_dataset(
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**idle))
     with pytest.raises(DatasetError, match="file_format has no effect on what is written here; leave it out"):
         type(builder)(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    with pytest.raises(DatasetError, match="file_format has no effect on what is written here; leave it out"):
+        builder.download_and_prepare(file_format="array_record")
     with monkeypatch.context() as patched, pytest.raises(DatasetError, match="BUILDER_CONFIGS has no effect on what"):
         patched.setattr(type(builder), "BUILDER_CONFIGS", [tfds.core.BuilderConfig(name="small")])
         type(builder)(data_dir=str(tmp_path), config="small").download_and_prepare()
