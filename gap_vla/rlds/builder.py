@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gap_vla.core.episode import LABELS, PROPRIO_PER_ARM, Episode, EpisodeError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import plain
+from gap_vla.core.outputs import require_apart
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
@@ -78,11 +79,13 @@ def write_rlds(
             there is an annotator, but no ρ.
         EpisodeError: an episode that cannot be used; nothing appears under the final name.
         ResourceError: the disk has less room than the episodes will take.
+        OutputError: the dataset would lie in the folder of its demonstrations.
     """
     check_names(name, version)
     path = Path(data_dir) / name / version
     episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
     if identity is None and isinstance(episodes, Source):
+        require_apart(path, episodes.path)
         identity = episodes.identity()
     elif identity is None:
         with refusing("episodes", "give a list of Episode, with texts for names in their metadata", EpisodeError):

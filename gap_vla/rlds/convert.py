@@ -14,6 +14,7 @@ from gap_vla import phases
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.core.identity import plain
+from gap_vla.core.outputs import require_apart
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
@@ -80,6 +81,7 @@ def build_dataset(
         source = open_source(source, kind)
     if len(source) == 0:
         raise DatasetError(f"{source.path}: no episodes")
+    require_apart(Path(data_dir) / name / version, source.path)  # the next call would find other data
     seed, val_fraction, options = (
         plain(value, name, DatasetError)
         for name, value in {"seed": seed, "val_fraction": val_fraction, "options": dict(options or {})}.items()

@@ -15,6 +15,7 @@ import pytest
 from synthetic_demos import make_episode
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.outputs import OutputError
 from gap_vla.demos import open_source
 from gap_vla.phases import annotate
 from gap_vla.phases.motion import MotionError
@@ -222,6 +223,15 @@ def test_an_episode_that_the_annotator_refuses_leaves_nothing(npz: Path, tmp_pat
     with pytest.raises(MotionError, match=r"quaternion of arm 0 has length 1\.5 at step 7"):
         build_dataset(source, tmp_path / "a", "toy", kind="npz", method="gaussian", fit_episodes=1)
     assert not [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+
+
+def test_a_dataset_in_the_folder_of_its_demonstrations_would_change_them(npz: Path, tmp_path: Path) -> None:
+    said = r"rlds/toy/1\.0\.0 lies in .*npz.*, which is read; name another place"
+    with pytest.raises(OutputError, match=said):
+        build_dataset(npz, npz / "rlds", "toy", kind="npz", method="none")
+    with pytest.raises(OutputError, match=said):
+        write_rlds(open_source(npz, "npz"), npz / "rlds", "toy")
+    assert not (npz / "rlds").exists()
 
 
 def test_what_would_be_ignored_beside_other_arguments_is_refused(npz: Path, tmp_path: Path) -> None:
