@@ -106,7 +106,7 @@ class Episode:
         rho: float32[T] in [0, 1], probability that the step is in a motion transition, or None before annotation.
         change_point: bool[T], True at the first step of every segment but the first, or None before annotation.
         metadata: where the episode comes from (file, seed, task, …); a dataset keeps what JSON can hold
-            (arrays and sets as lists), and of anything else the text.
+            (arrays and sets as lists, bytes as the text that they are), and of anything else the text.
     """
 
     images: Mapping[str, np.ndarray]

@@ -141,7 +141,7 @@ def _text(value: Any) -> Any:
         return {key: _text(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_text(one) for one in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind == "S":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
         return _text(value.tolist())
     with contextlib.suppress(UnicodeDecodeError):
         return value.decode() if isinstance(value, bytes) else value

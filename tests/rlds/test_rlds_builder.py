@@ -129,11 +129,11 @@ def test_metadata_in_bytes_are_the_texts_that_h5py_means(episodes: list[Episode]
     from gap_vla.rlds.schema import Schema, recorded
 
     told = {"episode_id": b"demo_0", "file_path": None, "opening_unit": np.bytes_(b"m"), "raw": b"\xff"}
-    told |= {"by": {"who": b"Zo\xc3\xab", "tags": np.array([b"slow", b"left"])}}
+    told |= {"by": {"who": b"Zo\xc3\xab", "tags": np.array([b"slow", b"left"]), "seen": np.array([b"a", 1], object)}}
     schema = Schema.of(one := episodes[0].replace(metadata=told))
     assert recorded(schema.encode(one)["episode_metadata"]) == {
         **{"episode_id": "demo_0", "file_path": "", "opening_unit": "m", "raw": r"b'\xff'"},
-        "by": {"who": "Zoë", "tags": ["slow", "left"]},
+        "by": {"who": "Zoë", "tags": ["slow", "left"], "seen": ["a", 1]},
     }
 
 
