@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from gap_vla.rlds.checking.dataset_checks import tell_duplicates
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, labels_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
+from gap_vla.rlds.target import DESCRIPTION, MODULE, as_recorded, check_names, describe, finish, unfinished
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
 
 _WORTH_PROCESSES = 256 * 2**20
@@ -104,7 +103,7 @@ def write_rlds(
         "annotator": plain(dict(annotator or {}), "annotator", DatasetError),
         "data": plain(dict(identity), "identity", DatasetError),
     }
-    settings = json.loads(json.dumps(stated))
+    settings = as_recorded(stated)
     with unfinished(path, settings, overwrite) as partial, naming_a_full_disk(path.parent, KEPT):
         if partial is None:
             return path

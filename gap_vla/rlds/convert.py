@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.target import is_whole, refuse_other, require_free, same_settings
+from gap_vla.rlds.target import as_recorded, is_whole, refuse_other, require_free, same_settings
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def build_dataset(
     }
     metadata = dataset_metadata(target)
     recorded = metadata.get("identity", {}) if "labelled_from" not in metadata else {}  # a copy with other labels
-    same = same_settings({key: recorded.get(key) for key in stated}, json.loads(json.dumps(stated)))
+    same = same_settings({key: recorded.get(key) for key in stated}, as_recorded(stated))
     if same and is_whole(target, overwrite):
         return target
     if annotator is not None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import FOLDER_MARK, others_in
@@ -97,6 +98,12 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def as_recorded(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them. Raises DatasetError: a number that is none of JSON, or a name that is no text."""
+    with refusing("identity, annotator or options", "give finite numbers, and texts for names", DatasetError):
+        return json.loads(json.dumps(stated, allow_nan=False))  # type: ignore[no-any-return]
+
+
 def same_settings(old: Any, new: Any) -> bool:
     """Whether `new` settings are the recorded `old` ones, in which a number of numpy may stand as its text.
 
@@ -120,7 +127,7 @@ def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
     if "labelled_from" in metadata:
         raise DatasetError(f"{path} exists and is an annotated copy of another dataset; {advice}")
     known = {key: value for key, value in recorded.items() if key in settings}
-    changed = in_words(differences(known, json.loads(json.dumps(settings)))) or "by its identity_hash"
+    changed = in_words(differences(known, as_recorded(settings))) or "by its identity_hash"
     raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
 
 

@@ -241,6 +241,10 @@ def test_what_would_be_ignored_beside_other_arguments_is_refused(npz: Path, tmp_
         build_dataset(npz, tmp_path, "toy", kind="npz", method="none", labels=[])
     with pytest.raises(DatasetError, match="method has no effect with an annotator; leave it out"):
         build_dataset(npz, tmp_path, "other", kind="npz", method="none", annotator=tmp_path / "annotator")
+    for write, what in ((build_dataset, npz), (write_rlds, [make_episode(0)])):
+        given = {"kind": "npz", "method": "gaussian"} if what == npz else {}
+        with pytest.raises(DatasetError, match=r"identity, annotator or options: .*; give finite numbers"):
+            write(what, tmp_path, "nan", identity={"scale": float("nan")}, **given)
     with pytest.raises(DatasetError, match="an annotator is given, but no rho; give its labels, too"):
         write_rlds([make_episode(0, annotated=False)], tmp_path, "mine", annotator={"method": "mine"})
 
