@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -88,6 +89,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned workers; after Ctrl-C or an error they finish what they are at, and no more.
 
     They end with their parent. Not forked: a fork of one that holds TensorFlow's, JAX's or OpenGL's threads can hang.
+    Raises UserError: one ended before its work, as where memory runs out.
     """
     with starting_workers():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
@@ -96,6 +98,9 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             for _ in range(workers):
                 pool.submit(os.getpid)  # a task that finds no idle worker starts one
         yield pool
+    except BrokenProcessPool:
+        why = "the system ends one where memory runs out; what it said itself, if anything, stands above"
+        raise UserError(f"a worker process ended before its work: {why}; use fewer workers, or repair that") from None
     finally:
         if hears := threading.current_thread() is threading.main_thread():  # no other one does
             heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second would leave `shutdown` half done: a hang

@@ -59,6 +59,11 @@ def test_workers_work_for_a_thread_that_is_not_the_first():
         assert threads.submit(work).result() == 1
 
 
+def test_a_worker_that_was_ended_from_outside_is_no_bug():
+    with pytest.raises(UserError, match=r"where memory runs out; .* use fewer workers"), worker_pool(1) as pool:
+        pool.submit(os.abort).result()
+
+
 @pytest.fixture
 def turns():
     """Threads take turns after every few instructions."""
