@@ -145,7 +145,7 @@ def content(path: Path, error: type[UserError] = UserError) -> bytes:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError: none, too deep, a key twice, or a number that no float holds."""
+    """The value of a JSON text. Raises ValueError: none, too deep, a key twice, or an integer of over 300 digits."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except RecursionError:
