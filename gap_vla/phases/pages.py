@@ -105,4 +105,4 @@ def _signals(episode: Episode) -> tuple[Plot, ...]:
 
 def _padded(values: np.ndarray) -> np.ndarray:
     """The last sample has no step of its own."""
-    return np.append(values, 0.0)
+    return np.append(values, np.nan)
