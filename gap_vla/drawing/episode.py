@@ -89,9 +89,9 @@ class EpisodeView:
         return next(iter(self.frames.values()), None)
 
 
-def film_strip(frames: UInt8[np.ndarray, "T h w 3"], count: int) -> UInt8[np.ndarray, "h w2 3"]:
-    """Frames from the first to the last one, at equal distances, side by side."""
-    return np.concatenate(list(frames[_spread(len(frames), count)]), axis=1)
+def film_strip(frames: UInt8[Any, "T h w 3"], count: int) -> UInt8[np.ndarray, "h w2 3"]:
+    """Frames, also of a file, from the first to the last one, at equal distances, side by side."""
+    return np.concatenate([frames[step] for step in _spread(len(frames), count)], axis=1)
 
 
 def _spread(steps: int, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,9 @@ from gap_vla.core.outputs import OutputError, claim, writing
 from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.episode import film_strip
 from gap_vla.drawing.video import write_video
+
+LARGE = 256
+"""Pixels of a picture in a sheet, at most: of many larger ones it is more than PIL reads. Small ones are enlarged."""
 
 
 def claim_pictures(path: Path) -> None:
@@ -38,10 +42,15 @@ def contact_sheet(path: Path, beside: Path, episodes: int) -> Path:
     """
     from PIL import Image
 
-    sheet = Image.fromarray(np.concatenate([film_strip(frames, 8) for frames in _films(path, episodes)], axis=0))
+    with opened(path) as file:
+        films = [film for cameras in _films(file, episodes) for film in cameras]
+        size = films[0].shape[1]
+        thin, factor = -(-size // LARGE), 2 if 2 * size <= LARGE else 1
+        rows = [film_strip(film, 8)[::thin, ::thin] for film in films]
+    sheet = Image.fromarray(np.concatenate(rows, axis=0))
     out = beside.with_suffix(".png")
     with writing(out, "demos_sheet") as temporary:
-        sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(temporary)
+        sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST).save(temporary)
     return out
 
 
@@ -52,24 +61,19 @@ def video(path: Path, beside: Path, episodes: int) -> Path:
         path: the collection; beside: where it will be.
     """
     with opened(path) as file:
-        rate = int(file["data"].attrs["control_hz"])
-        per_episode = len(_cameras(file["data/demo_0"]))
-    films = _films(path, episodes)
-    frames = (
-        np.concatenate(cameras, axis=1)
-        for first in range(0, len(films), per_episode)
-        for cameras in zip(*films[first : first + per_episode])
-    )
-    return write_video(beside.with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=4)
+        rate, films = int(file["data"].attrs["control_hz"]), _films(file, episodes)
+        frames = (np.concatenate(cameras, axis=1) for one in films for cameras in zip(*map(_pictures, one)))
+        scale = max(1, LARGE // films[0][0].shape[1])
+        return write_video(beside.with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=scale)
 
 
-def _films(path: Path, episodes: int) -> list[np.ndarray]:
-    """uint8[T, h, w, 3] of the first episodes, camera after camera."""
-    with opened(path) as file:
-        data = file["data"]
-        chosen = [data[f"demo_{i}"] for i in range(min(episodes, len(data)))]
-        return [demo["obs"][camera][:] for demo in chosen for camera in _cameras(demo)]
+def _films(file: h5py.File, episodes: int) -> list[list[h5py.Dataset]]:
+    """uint8[T, h, w, 3] of each camera, of the first episodes; still on the disk, where large ones are GB."""
+    demos = [file[f"data/demo_{i}/obs"] for i in range(min(episodes, len(file["data"])))]
+    return [[obs[camera] for camera in sorted(obs) if camera.startswith("image_")] for obs in demos]
 
 
-def _cameras(demo: h5py.Group) -> list[str]:
-    return sorted(key for key in demo["obs"] if key.startswith("image_"))
+def _pictures(film: h5py.Dataset) -> Iterator[np.ndarray]:
+    """One after the other; they are read as they were compressed."""
+    for first in range(0, len(film), film.chunks[0]):
+        yield from film[first : first + film.chunks[0]]

@@ -22,6 +22,7 @@ from gap_vla.cli.collect_demos import main
 from gap_vla.core.errors import USER_ERROR, UserError
 from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
+from gap_vla.drawing.video import packets, pictures_in
 from gap_vla.sim.attempts import CollectionError, _alive, play
 from gap_vla.sim.collection import _parts, collect_demos
 from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
@@ -154,6 +155,17 @@ def test_the_pictures_of_a_collection_are_there_when_it_is(finished, tmp_path):
     sheet = contact_sheet(collection, collection, 2)
     assert out.with_suffix(".png").read_bytes() == sheet.read_bytes() and Image.open(sheet).size == (8 * 64, 2 * 64)
     assert video(collection, collection, 1).stat().st_size > 1000
+
+
+def test_large_pictures_are_thinned_out_in_a_sheet_and_not_enlarged_in_a_video(tmp_path):
+    """Else a sheet of four episodes of 1024 pixels and two cameras is more than PIL reads."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_group("data").attrs["control_hz"] = 20
+        for camera in ("primary", "wrist"):
+            file.create_dataset(f"data/demo_0/obs/image_{camera}", (3, 600, 600, 3), np.uint8, chunks=True)
+    assert Image.open(contact_sheet(tmp_path / "a.hdf5", tmp_path / "a.hdf5", 1)).size == (8 * 200, 2 * 200)
+    assert "#dimensions 0: 1200x600" in packets(film := video(tmp_path / "a.hdf5", tmp_path / "a.hdf5", 1))
+    assert pictures_in(film) == 3
 
 
 @pytest.mark.parametrize(("length", "said"), [(600, ".*"), (None, "of another episode or collection")])
