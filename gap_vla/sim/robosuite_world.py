@@ -41,8 +41,8 @@ MAX_TURN = 0.5
 """Largest rotation command: turning faster drags the position along."""
 ROUND = 20, 4
 """Slices around and rings along each cylinder and capsule that is drawn (MuJoCo's own are 28 and 16)."""
-SUBSTEPS = 25
-"""Physics steps of 2 ms per action."""
+TIMESTEP, SUBSTEPS = 0.002, 25
+"""Seconds of a physics step, and how many an action has."""
 
 
 class RobosuiteWorld(World):
@@ -68,6 +68,7 @@ class RobosuiteWorld(World):
         with _global_numpy_rng(0):
             self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
+        self.model.opt.timestep = TIMESTEP  # a program's or user's macros of robosuite may say another
         bodies_of_geoms = [self.model.body(body).name for body in self.model.geom_bodyid]
         for part, (keep, least) in self.coarse.items():
             geoms = [geom for geom, body in enumerate(bodies_of_geoms) if part in body]

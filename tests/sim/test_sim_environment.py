@@ -94,6 +94,16 @@ def test_a_seed_gives_equal_states_and_pixels_in_two_processes_in_every_task(tas
 
 def test_other_seeds_give_other_episodes_and_reset_without_seed_goes_on(assembly):
     assembly.reset(seed=1)
+def test_a_step_lasts_as_stated_whatever_robosuite_is_told(monkeypatch, threading_env):
+    monkeypatch.setattr("robosuite.macros.SIMULATION_TIMESTEP", 0.001)
+    env = sim.make("threading", cameras=())
+    env.reset(seed=5)
+    started = env.world.data.time
+    env.step(np.zeros(7))
+    assert env.world.data.time - started == pytest.approx(1 / env.task.control_hz)
+    env.close()
+
+
     first = assembly.world.goal
     seeds = [assembly.reset()[1]["episode_seed"] for _ in range(2)]
     assert not np.allclose(first, assembly.world.goal)
