@@ -98,6 +98,7 @@ class SimEnv(gymnasium.Env):
         super().reset(seed=own)
         self.episode_seed = int(self.np_random.integers(2**31)) if own is None else own
         rng = np.random.default_rng(self.episode_seed)
+        self.world.episodes += 1
         self.world.reset(rng)
         if self.variant.camera:
             self._views["primary"] = self.world.near.shifted(rng)

@@ -87,7 +87,7 @@ class Follower:
         self._plan = list(world.expert_phases(style))
         self._index = self._steps = self._inside = 0
         self._held: Sequence[Goal] | None = None
-        self._time = world.data.time
+        self._episode = world.episodes
         self.phase, self.switched = self._plan[0].name, False
 
     def step(self) -> tuple[Phase, Sequence[Goal]]:
@@ -96,9 +96,8 @@ class Follower:
         Raises:
             RuntimeError: the environment was reset since.
         """
-        if self._world.data.time < self._time:
+        if self._world.episodes != self._episode:
             raise RuntimeError("the episode that this was made for is over; make another after each reset()")
-        self._time = self._world.data.time
         phase = self._plan[self._index]
         self.phase, self.switched = phase.name, self._steps == 0
         goals = self._held if self._held is not None else phase.target()

@@ -36,6 +36,7 @@ class World(abc.ABC):
         model, data: mujoco.MjModel and mujoco.MjData; the same objects for the world's whole life.
         success_must_hold: whether success counts only if it still holds SETTLE_STEPS later (robosuite's tasks), or
             as soon as it is reached (Meta-World's convention).
+        episodes: how many its environment has begun, by which a plan knows its own.
     """
 
     model: Any
@@ -50,7 +51,7 @@ class World(abc.ABC):
     """Bodies that the task is about; Meta-World's first one is what the hand manipulates."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
-        self.spec, self.variant = spec, variant
+        self.spec, self.variant, self.episodes = spec, variant, 0
 
     @abc.abstractmethod
     def reset(self, rng: np.random.Generator) -> None:

@@ -157,14 +157,17 @@ def test_an_expert_is_made_after_the_reset():
         sim.make_expert(env, seed=0)
 
 
-def test_an_expert_plays_no_other_episode(assembly):
+@pytest.mark.parametrize(("played", "later"), [(2, 0), (2, 3), (0, 0)])
+def test_an_expert_plays_no_other_episode(assembly, played, later):
     assembly.reset(seed=0)
     expert = sim.make_expert(assembly, seed=0)
-    for _ in range(2):
+    for _ in range(played):
         assembly.step(expert.act())
     assembly.reset(seed=1)
     with pytest.raises(RuntimeError, match=r"is over; make another after each reset\(\)"):
         expert.act()
+    for _ in range(later):
+        assembly.step(np.zeros(7))
 
 
 def test_objects_are_moved_in_a_direction_that_the_layout_determines(assembly):
