@@ -68,7 +68,7 @@ class SimEnv(gymnasium.Env):
         self.cameras = [camera for camera in CAMERAS if camera in cameras]
         self._views = {"primary": view, "wrist": world.wrist}
         self._renderer: FastRenderer | None = None
-        self._owner = os.getpid(), threading.get_ident()
+        self._owner = os.getpid(), threading.current_thread()
         self._quaternions: np.ndarray | None = None
         self._steps = self._held = 0
         self._success, self._over, self._closed = False, True, False

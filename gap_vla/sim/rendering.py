@@ -31,7 +31,7 @@ _open: weakref.WeakSet[FastRenderer] = weakref.WeakSet()
 def _close_all() -> None:
     """Frees contexts before the interpreter takes OpenGL's library away from under them."""
     for renderer in list(_open):
-        if renderer.owner == (os.getpid(), threading.get_ident()):
+        if renderer.owner == (os.getpid(), threading.current_thread()):
             renderer.close()
 
 
@@ -75,7 +75,7 @@ class FastRenderer:
                 f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
                 "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
             )
-        self.owner = os.getpid(), threading.get_ident()
+        self.owner = os.getpid(), threading.current_thread()
         self._model, self._culling = model, Culling(model, groups)
         pixels = size * _SUPERSAMPLE
         quality = model.vis.quality
@@ -160,14 +160,14 @@ def _read_nearest_mipmap(context: Any) -> None:
         GL.glTexParameteri(target, GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR_MIPMAP_NEAREST)
 
 
-def check_owner(owner: tuple[int, int]) -> None:
-    """Raises RenderingError unless this is the process and thread `(os.getpid(), threading.get_ident())`."""
+def check_owner(owner: tuple[int, threading.Thread]) -> None:
+    """Raises RenderingError unless this is the process and thread `(os.getpid(), threading.current_thread())`."""
     if owner[0] != os.getpid():
         raise RenderingError(
             f"made in process {owner[0]}, used in process {os.getpid()}: an OpenGL context does not survive a fork "
             "(it would hang). Make the environment inside the worker, and start workers with 'spawn'"
         )
-    if owner[1] != threading.get_ident():
+    if owner[1] is not threading.current_thread():  # a new thread may get the number of one that has ended
         raise RenderingError(
             "made in one thread, used in another: an OpenGL context belongs to one thread. Make one environment per "
             "thread, or better one per process"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import gymnasium
@@ -92,8 +94,6 @@ def test_a_seed_gives_equal_states_and_pixels_in_two_processes_in_every_task(tas
     assert len(digests) == 1
 
 
-def test_other_seeds_give_other_episodes_and_reset_without_seed_goes_on(assembly):
-    assembly.reset(seed=1)
 def test_a_step_lasts_as_stated_whatever_robosuite_is_told(monkeypatch, threading_env):
     monkeypatch.setattr("robosuite.macros.SIMULATION_TIMESTEP", 0.001)
     env = sim.make("threading", cameras=())
@@ -104,6 +104,8 @@ def test_a_step_lasts_as_stated_whatever_robosuite_is_told(monkeypatch, threadin
     env.close()
 
 
+def test_other_seeds_give_other_episodes_and_reset_without_seed_goes_on(assembly):
+    assembly.reset(seed=1)
     first = assembly.world.goal
     seeds = [assembly.reset()[1]["episode_seed"] for _ in range(2)]
     assert not np.allclose(first, assembly.world.goal)
@@ -164,10 +166,10 @@ def test_an_expert_plays_no_other_episode(assembly, played, later):
     for _ in range(played):
         assembly.step(expert.act())
     assembly.reset(seed=1)
-    with pytest.raises(RuntimeError, match=r"is over; make another after each reset\(\)"):
-        expert.act()
     for _ in range(later):
         assembly.step(np.zeros(7))
+    with pytest.raises(RuntimeError, match=r"is over; make another after each reset\(\)"):
+        expert.act()
 
 
 def test_objects_are_moved_in_a_direction_that_the_layout_determines(assembly):
@@ -247,6 +249,21 @@ def test_an_environment_is_used_and_closed_by_the_thread_that_made_it():
             with pytest.raises(RenderingError, match="made in one thread, used in another"):
                 pool.submit(use).result()
     env.render()
+
+
+def test_nor_is_it_used_by_a_thread_that_got_the_number_of_the_one_that_made_it():
+    outcomes: list = []
+
+    def used():
+        with contextlib.suppress(RenderingError):
+            outcomes[0].reset(seed=0)
+            outcomes.append("used")
+
+    for work in (lambda: outcomes.append(sim.make("assembly", cameras=())), *[used] * 3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(outcomes) == 1
 
 
 @pytest.mark.parametrize(
