@@ -224,7 +224,7 @@ def make(
         cameras: pictures in the observation, of `primary` and `wrist`; `()` draws nothing and needs no OpenGL.
         variant: `gap_vla.sim.VARIANT_NAMES`.
         camera: the view of `primary`: the task's own `near`, or a camera of the simulator's model by name.
-        seed: of the first `reset()` without a seed.
+        seed: from which `reset()` without a seed draws its episodes, as after `reset(seed=seed)`, whose own is another.
         render_mode: gymnasium's; `render()` returns the primary picture in either case.
 
     >>> env = make("assembly", cameras=())
