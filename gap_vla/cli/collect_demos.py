@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     pictures: list[Path] = []
 
     def draw(whole: Path) -> None:
+        claim_pictures(options.out)  # another collection may have written a file of the same name meanwhile
         pictures.extend(make(whole, options.out, options.show) for make in (contact_sheet, video))
 
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}

@@ -336,6 +336,17 @@ def test_the_pictures_of_a_file_of_the_same_name_with_another_suffix_stay(tmp_pa
         (tmp_path / there).unlink()
 
 
+def test_and_so_do_those_of_one_that_comes_while_it_is_collected(collection, tmp_path, monkeypatch, capsys):
+    def collected(shown, **_):
+        (tmp_path / "a.h5").touch()
+        shown(collection)
+
+    monkeypatch.setattr("gap_vla.sim.collection.collect_demos", collected)
+    assert main([*COMMAND, "--out", str(tmp_path / "a.hdf5")]) == USER_ERROR
+    assert "a.png and a.mp4 would be of both" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
