@@ -304,6 +304,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "phase is nan at step 29; give each a name",
         lambda: episode(phase=np.array([*["nan"] * 29, float("nan")], object)).validate(),
     ),
+    "a phase without a time": (
+        EpisodeError,
+        "phase is NaT at step 29; give each a name",
+        lambda: episode(phase=np.array([*["2026-11-28"] * 29, "NaT"], "datetime64[D]")).validate(),
+    ),
     "masked actions": (
         EpisodeError,
         "action is masked in places",

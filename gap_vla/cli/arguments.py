@@ -226,9 +226,14 @@ def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def to_stderr() -> Iterator[None]:
-    """Standard output of this process, its children and compiled code is standard error; for one thread at a time."""
-    with _ONE_STDOUT, contextlib.ExitStack() as after:
+def to_stderr(wait: bool = True) -> Iterator[None]:
+    """Standard output of this process, its children and compiled code is standard error; for one thread at a time. Of
+    another the block waits for its end, or (not `wait`) is served by what that one has done."""
+    with contextlib.ExitStack() as after:
+        if not _ONE_STDOUT.acquire(blocking=wait):
+            yield
+            return
+        after.callback(_ONE_STDOUT.release)
         sys.stdout.flush()
         after.callback(os.close, stdout := os.dup(1))
         after.callback(os.dup2, stdout, 1)

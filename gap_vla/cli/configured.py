@@ -165,7 +165,7 @@ def run_configured(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--{twice[0]} is given twice; give it once")
     arguments, phase_options = take_options(arguments)
-    with to_stderr():  # what a configuration prints, or a program that it starts, is no part of an answer
+    with to_stderr(wait=False):  # what a configuration prints, or a program that it starts, is no part of an answer
         config = load_config(options.config)
         require_known_keys(config, arguments)
         values = _overridden(options.config, config, arguments)

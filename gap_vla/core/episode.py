@@ -204,6 +204,6 @@ class Episode:
             require_measured(value, f"{where}: {key}")
         if self.phase is not None and self.phase.ndim != 1:
             raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
-        if self.phase is not None and self.phase.dtype.kind in "OT" and (lost := nameless(names := [*self.phase])):
+        if self.phase is not None and self.phase.dtype.kind in "OTMm" and (lost := nameless(names := [*self.phase])):
             raise EpisodeError(f"{where}: phase is {names[lost[0]]} at step {lost[0]}; give each a name")
         return self

@@ -322,7 +322,8 @@ def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C that an error came from: compiled code and libraries turn it into errors of their own, and some of
     these, as numpy's while it is loaded and Matplotlib's while it draws, do not say what they came of."""
-    just_heard = _interrupted and time.monotonic() - _interrupted[-1] < 10
+    other = threading.current_thread() is not _MAIN or isinstance(error, UserError | OSError)
+    just_heard = not other and _interrupted and time.monotonic() - _interrupted[-1] < 10
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error or (KeyboardInterrupt() if just_heard else None)

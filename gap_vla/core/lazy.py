@@ -144,8 +144,8 @@ def _interrupted_after() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, heard)
-    if came:
-        heard(*came[0])
+        if came:  # also where it cannot be loaded
+            heard(*came[0])
 
 
 @contextlib.contextmanager

@@ -173,7 +173,8 @@ def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
     if isinstance(said, Mapping):
         parts = [*said.values()]
         placed = all(type(part) is int for part in parts) and sorted(parts) == [*range(len(parts))]
-        joined = [name for part in parts if isinstance(part, list) for name in part]
+        ordered = [*said] != sorted(said)  # by the alphabet, parts may stand otherwise than the columns
+        joined = [name for part in parts if ordered and isinstance(part, list) for name in part]
         joined = sorted(said, key=said.__getitem__) if placed else joined
         said = joined if (len(joined),) == shape else ()
     return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()

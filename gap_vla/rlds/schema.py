@@ -206,7 +206,8 @@ def content_hash(episodes: Sequence[Episode]) -> str:
     for episode in episodes:
         for key, value in sorted(episode.arrays.items()):
             if key == "phase" and np.asarray(value).dtype.kind in "OT":  # which hold places in memory
-                value = np.array([decoded(name) for name in value], str)
+                texts = [n.decode(errors="backslashreplace") if isinstance(n, bytes) else str(n) for n in value]
+                value = np.array(texts, str)  # one that is no text is refused where it is written
             value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())

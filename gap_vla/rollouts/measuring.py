@@ -74,14 +74,14 @@ def _warn_of_chunks(policy: Policy) -> None:
 
 def cameras_of(policy: Policy, shown: Collection[str]) -> list[str]:
     """Those of the pictures (keys) that the policy is known to be shown, by its `cameras` or its key file; all of them
-    where nobody knows, or none is its own and there is no key file."""
+    that are sent where nobody knows, or none is its own."""
     own = getattr(policy, "identity", None)
     keys = own.get("keys") if isinstance(own, Mapping) else None
     sent = keys.get("observation") if isinstance(keys, Mapping) else None
     names = [name for name in getattr(policy, "cameras", None) or () if isinstance(name, str)]
     seen = {*names, *(f"image_{name}" for name in names)}
     known = [key for key in shown if (not seen or key in seen) and (sent is None or key in sent)]
-    return [*shown] if not known and sent is None else known
+    return known or [key for key in shown if sent is None or key in sent]
 
 
 def require_alike(recordings: Sequence[Recording], cameras: Collection[str]) -> None:

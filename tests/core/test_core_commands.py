@@ -182,6 +182,15 @@ def test_a_ctrl_c_that_a_library_dropped_for_an_error_of_its_own_is_a_ctrl_c(cap
 
     assert main([]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted; all is as it was\n"
+
+    @command
+    def full(argv):
+        with keeping("all is as it was"), contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with keeping("all is as it was"):
+            raise UserError("no space left; free some")
+
+    assert full([]) == USER_ERROR
     with pytest.raises(ValueError, match="a program's"), keeping("nothing"):
         raise ValueError("a program's")
 

@@ -134,7 +134,8 @@ def test_a_command_that_nobody_reads_any_more_does_its_work(gone, unbuffered, tm
 
 
 def test_a_ctrl_c_while_torch_is_loaded_is_heard_behind_it(tmp_path):
-    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nprint('loaded')\n")
+    loaded = "import signal\nsignal.raise_signal(signal.SIGINT)\nprint('loaded')\nraise ImportError\n"
+    (tmp_path / "torch.py").write_text(loaded)
     code = WORKS.replace('print("working", flush=True)', "import torch")
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert process.stdout == "loaded\nending\n", (

@@ -136,7 +136,8 @@ def test_pictures_that_show_nothing_measure_nothing(recordings):
         held_out(Seeing(), shown)
     told = types.SimpleNamespace(identity={"keys": {"observation": {"proprio": "arm"}}})
     assert cameras_of(told, black) == [], "its key file sends no picture"
-    assert cameras_of(types.SimpleNamespace(identity={"keys": {"observation": dict.fromkeys(black, "a")}}), black)
+    sends = {"keys": {"observation": dict.fromkeys(black, "a")}}
+    assert cameras_of(types.SimpleNamespace(identity=sends, cameras=("cam_high",)), black) == [*black]
 
 
 def test_a_recording_unlike_the_first_is_named_however_many_lie_between(recordings):

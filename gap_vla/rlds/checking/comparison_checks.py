@@ -100,7 +100,8 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         ranges, spans = np.array([np.ptp(o) for o in opening]), np.array([np.ptp(c) for c in command])
         lowest = np.array([c.min() for c in command])
         later = np.array([np.ptp(o[len(o) // 4 :]) for o in opening])  # told throughout to be open, it opens at first
-        idle = (spans < 1e-6) & (ranges > 0.5 * ranges.max()) & (ranges > 0.01) & (later > 0.2 * ranges)
+        closed = np.array([o[0] > o[len(o) // 4] for o in opening])
+        idle = (spans < 1e-6) & (ranges > 0.5 * ranges.max()) & (ranges > 0.01) & ((later > 0.2 * ranges) | closed)
         yield from _odd(idle, names, "gripper", f"arm {arm}: the gripper moves and is never commanded")
         dead = (spans > 0.5) & (ranges == 0)
         yield from _odd(dead, names, "gripper", f"arm {arm}: the gripper is commanded and its state never changes")
@@ -206,14 +207,16 @@ def _odd_units(axis: str, command: list[np.ndarray], moved: list[np.ndarray]) ->
 def _agreement_by_lag(command: Float[np.ndarray, "T 3"], moved: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " L"]:
     """Correlation of motion with the action `lag` steps before it, for each of `_LAGS` that leaves 20 steps.
 
-    Both are measured by the whole episode, so that no lag gains by the one great action that it leaves out.
+    A great action is made four times the usual ones at most, so that no lag gains by leaving it out.
     """
-    found, size = np.full(len(_LAGS), -1.0), np.sqrt((command**2).sum() * (moved**2).sum())
+    found, size = np.full(len(_LAGS), -1.0), np.linalg.norm(command, axis=1, keepdims=True)
+    usual = float(np.quantile(moving, 0.9)) if (moving := size[size > 1e-6]).size else 0.0
+    command = command * np.minimum(1, 4 * usual / np.maximum(size, 1e-12))
     for index, lag in enumerate(_LAGS):
         if len(moved) - abs(lag) >= 20:
             before = command[max(0, -lag) : len(command) - max(0, lag)]
             after = moved[max(0, lag) : len(moved) - max(0, -lag)]
-            found[index] = (before * after).sum() / max(size, 1e-12)
+            found[index] = _correlation(before, after)
     return found
 
 

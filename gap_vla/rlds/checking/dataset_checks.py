@@ -26,12 +26,14 @@ def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
     for episode in episodes:
         states = [] if episode.known_state is None else [episode.known_state]
         rows = known[episode.name] = np.concatenate([episode.action, *states], axis=1)
-        split, found = episode.name.split("[")[0], dict[bool, str]()
+        split, found, starts = episode.name.split("[")[0], dict[bool, str](), dict[str, int]()
         for what, part, start in _parts(rows, f"the same actions{' and states' if states else ''} as", bool(states)):
             key = (what, hashlib.sha256(part.tobytes()).digest())
             first = seen.get(key, episode.name)
             repeats = first != episode.name and (part is rows or np.ptp(part, axis=0).any())
-            if repeats and not start + len(part) <= _common_start(rows, known[first]):
+            if repeats and first not in starts:
+                starts[first] = _common_start(rows, known[first])
+            if repeats and start + len(part) > starts[first]:
                 found.setdefault(first.split("[")[0] != split, f"{what} {first}")
             if start % _APART == 0 or start == len(rows) - SHARED:
                 seen.setdefault(key, episode.name)
@@ -44,6 +46,8 @@ def _common_start(rows: np.ndarray, others: np.ndarray) -> int:
     """Steps that two episodes begin with alike, as from home in a simulation; 0 where these are half of the shorter one
     or more, and one may be a copy of the other."""
     shorter = min(len(rows), len(others))
+    if rows.shape[1] != others.shape[1]:
+        return 0
     alike = int(np.append((rows[:shorter] == others[:shorter]).all(1), False).argmin())
     return alike if alike < shorter / 2 else 0
 
@@ -172,7 +176,7 @@ def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) ->
     """
     of_now, of_after = _effects(command, moved)
     each = np.array([_effects([c], [m]) for c, m in zip(command, moved)])
-    if of_after > max(0.5, of_now) and np.median(each[:, 1] - each[:, 0]) > 0:
+    if of_after > max(0.5, abs(of_now)) and np.median(each[:, 1] - each[:, 0]) > 0:
         text = f"arm {arm}: the motion of a step follows the action after it (effect {of_after:.2f}) more than its own "
         yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded late")
 

@@ -45,13 +45,12 @@ def followed(command: list[np.ndarray], moved: list[np.ndarray]) -> list[np.ndar
         [np.concatenate([np.zeros((lag, c.shape[1])), c])[: len(m)] for c, m in zip(command, moved)]
         for lag in range(USUAL_LAG + 1)
     ]
-    b = np.concatenate(moved)
     fits = []
-    for a in map(np.concatenate, late):
-        along = np.maximum((a * b).sum(0), 0).sum()  # an axis whose sign is flipped says nothing
-        fits.append(along / max(np.sqrt((a**2).sum() * (b**2).sum()), 1e-12))
+    for one in late:  # by any axes and signs: these are what is judged
+        a, b = scaled(one, moved)
+        fits.append(1 - ((b - a @ np.linalg.lstsq(a, b, rcond=1e-6)[0]) ** 2).sum() / max((b**2).sum(), 1e-12))
     best = int(np.argmax(fits))
-    return late[best if fits[best] > max(0.5, fits[0] + 0.1) else 0]
+    return late[best if fits[best] > max(0.25, fits[0] + 0.2) else 0]
 
 
 def agreement(command: list[np.ndarray], moved: list[np.ndarray], apart: float = 1) -> float:
@@ -72,7 +71,8 @@ def scaled(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[np.ndarr
     b = np.concatenate(moved)
     size_a, size_b = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
     away = np.max([abs(np.cumsum(m, axis=0)).max(0) for m in moved], axis=0)
-    held = (away < _HELD) & (size_a < _IDLE)  # what is left of it is noise
+    undone = sum((m[1:] * m[:-1]).sum(0) for m in moved) < -0.25 * (b**2).sum(0)
+    held = (away < _HELD) & (size_a < _IDLE) & undone  # what is left of it is noise, of which a step undoes the last
     return (
         np.where(size_a > 1e-6, a / np.maximum(size_a, 1e-6), 0),
         np.where((size_b > 1e-9) & ~held, b / np.maximum(size_b, 1e-9), 0),
