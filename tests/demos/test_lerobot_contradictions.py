@@ -103,6 +103,7 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
         ({name: place for place, name in [*enumerate(TURNED)][::-1]}, "gap", "columns 3 to 6 qx, .*layout=robomimic$"),
         ({"position": [*"xyz"], "others": TURNED[3:], "unit": "m"}, "gap", "columns 3 to 6 qx, .*layout=robomimic$"),
         ({"axes": [*"abc"], "others": TURNED[3:], "notes": ["a"]}, "gap", None),
+        ({"grip": ["g"] * 2, "orientation": POSE[3:7], "position": [*"xyz"]}, "gap", None),  # by the alphabet
         (["grip", *TURNED[:8]], "gap", "columns 3 to 6 z, qx, qy, qz, .*layout=JSON of the columns$"),
         ([*"xyz", *(f"rot_{n}" for n in "xyzw"), "a", "b"], "gap", r"columns 3 to 6 rot_x, .*layout=robomimic$"),
         ([*"xyz", *(f"orientation_{n}" for n in "xyzw"), "a", "b"], "gap", "columns 3 to 6 orientation_x, "),

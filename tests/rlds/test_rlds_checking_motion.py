@@ -158,6 +158,34 @@ def test_a_hand_that_stirs_and_lags_is_in_its_own_frame(period: int, lag: int) -
     assert "z moves against its action" in said
 
 
+@pytest.mark.parametrize("period", [6, 10])
+def test_a_flipped_hand_that_shakes_is_not_taken_for_one_that_lags(period: int) -> None:
+    """Half a period later its sign is right."""
+    rng, sound = np.random.default_rng(0), []
+    for number in range(4):
+        shaking = np.cos(2 * np.pi * (np.arange(STEPS - 1) + 7 * number) / period)
+        moved = 0.01 * (shaking[:, None] * [1, 0, 0] + rng.normal(0, 0.1, (STEPS - 1, 3)))
+        state, action = np.zeros((STEPS, 9), np.float32), np.zeros((STEPS, 7), np.float32)
+        state[1:, :3], state[:, 3], action[:-1, :3] = np.cumsum(moved, axis=0), 1, 50 * moved
+        sound.append(dataclasses.replace(frozen(state, action=action), name=f"train[{number}]"))
+    assert not told(check_conventions, sound)
+    flipped = [dataclasses.replace(one, action=one.action * np.float32([-1, 1, 1, 1, 1, 1, 1])) for one in sound]
+    assert "x moves against its action" in told(check_conventions, flipped)[0]
+
+
+def test_a_flipped_axis_that_moves_a_few_millimetres_by_actions_in_metres_is_found() -> None:
+    sound = []
+    for number in range(4):
+        state, action = np.zeros((STEPS, 9), np.float32), np.zeros((STEPS, 7), np.float32)
+        turns = np.arange(STEPS)[:, None] / (10 + number) + np.arange(3)
+        state[:, :3], state[:, 3] = 0.002 * (np.sin(turns) - np.sin(turns[0])), 1
+        action[:-1, :3] = np.diff(state[:, :3], axis=0)
+        sound.append(dataclasses.replace(frozen(state, action=action), name=f"train[{number}]"))
+    assert not told(check_conventions, sound)
+    flipped = [dataclasses.replace(one, action=one.action * np.float32([-1, 1, 1, 1, 1, 1, 1])) for one in sound]
+    assert "x moves against its action" in told(check_conventions, flipped)[0]
+
+
 def test_who_moves_faster_than_others_has_no_other_scale_where_the_arm_lags() -> None:
     paced = [stirring(i, 12 if i == 1 else 60, lag=2) for i in range(5)]
     assert not told(check_scale, paced)
@@ -263,6 +291,9 @@ def test_a_gripper_that_is_told_throughout_to_stay_open_opens_at_first(told_alwa
     assert not told(check_grippers, usual)
     for one in usual:
         one.proprio[120:, 7] = 0.0  # type: ignore[index]
+    assert "moves and is never commanded" in told(check_grippers, usual)[0]
+    for one in usual:  # a grasp that is over in the first quarter
+        one.proprio[:, 7] = np.where(np.arange(STEPS) < 20, 0.04, 0.0)  # type: ignore[index]
     assert "moves and is never commanded" in told(check_grippers, usual)[0]
 
 
