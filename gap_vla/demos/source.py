@@ -76,7 +76,7 @@ class Source(Sequence[Episode], abc.ABC):
         return []
 
     def account(self) -> str:
-        """What of the files was taken for what, and what was not read, on two lines."""
+        """What of the files was taken for what, and what for nothing (also where it is compared), on two lines."""
         return account(self.path, UNSAID | self.mapping(), self.dropped())
 
     def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
@@ -224,7 +224,7 @@ def account(path: Path, taken: Mapping[str, str], unread: Iterable[str]) -> str:
     """As `Source.account`."""
     read = ", ".join(f"{field} <- {name}" for field, name in taken.items())
     others = ", ".join(sorted(unread)) or "nothing"
-    return f"{path}: {one_line(read, 2000)}\n  not read: {one_line(others, 4000)}"
+    return f"{path}: {one_line(read, 2000)}\n  not taken: {one_line(others, 4000)}"
 
 
 def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Source:

@@ -181,7 +181,7 @@ def test_a_known_name_in_other_letters_is_asked_about(name: str, known: str, tmp
 
 def test_of_two_names_that_differ_in_letters_alone_the_other_is_told(tmp_path: Path) -> None:
     source = of_npz(tmp_path, Action=np.zeros((STEPS, 7)), position=np.zeros((STEPS, 3)))
-    assert source.account().splitlines()[1] == "  not read: Action, position"
+    assert source.account().splitlines()[1] == "  not taken: Action, position"
 
 
 def test_times_of_an_hdf5_demonstration_rise(tmp_path: Path) -> None:

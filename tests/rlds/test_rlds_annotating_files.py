@@ -128,7 +128,7 @@ def test_further_columns_count_where_they_are_named(tmp_path, capsys):
     assert annotate_files(folder, tmp_path / "a", method="change_points").annotation.change_points[0].tolist() == []
     done = annotate_files(folder, tmp_path / "b", method="change_points", extra="joints+hand")
     assert done.annotation.change_points[0].tolist() == [39]
-    assert "extra <- joints + hand\n  not read: nothing\n" in capsys.readouterr().out
+    assert "extra <- joints + hand\n  not taken: nothing\n" in capsys.readouterr().out
     with pytest.raises(AnnotationError, match=r"0\.npz: no array fingers \(found: proprio, joints, hand\)"):
         annotate_files(folder, tmp_path / "c", extra="fingers")
     hdf5 = write_hdf5(tmp_path / "demos.hdf5", [still.replace(proprio=proprio)])
@@ -137,7 +137,7 @@ def test_further_columns_count_where_they_are_named(tmp_path, capsys):
         file["data/demo_0/obs/other"] = fold
     done = annotate_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
     assert done.annotation.change_points[0].tolist() == [39]
-    assert "extra <- robot0_joint_pos\n  not read: obs/other\n" in capsys.readouterr().out
+    assert "extra <- robot0_joint_pos\n  not taken: obs/other\n" in capsys.readouterr().out
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_0/obs/robot0_joint_pos"][7, 1] = np.nan
     with pytest.raises(EpisodeError, match="demo_0: 'robot0_joint_pos' is NaN or infinite at step 7, column 1"):
@@ -732,7 +732,7 @@ def test_an_opening_beside_position_and_quaternion_has_no_unit(tmp_path, capsys)
     with pytest.raises(MotionError, match="gripper openings are in m"):
         annotate_files(folder, tmp_path / "out", method="gaussian")
     said = capsys.readouterr().out
-    assert "or position, quaternion wxyz, gripper" in said and "not read: nothing" in said
+    assert "or position, quaternion wxyz, gripper" in said and "not taken: nothing" in said
     (folder / "1.npz").unlink()
     in_metres = annotate_files(write_npz(tmp_path / "m", demos(2)), tmp_path / "of_m", method="gaussian").annotator
     annotate_files(folder, tmp_path / "parts", annotator=in_metres)  # as those of before 0.2, which said so of parts

@@ -60,7 +60,7 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
     assert f"note: {changed}; where its states were, annotate again" in capsys.readouterr().out
     again = annotate_files(source, tmp_path / "again" / source.name, method="gaussian").path
     assert show_episode(again, tmp_path / "e.png", episode=1).is_file()
-    assert "was changed" not in (out := capsys.readouterr().out) and "not read: rho" not in out
+    assert "was changed" not in (out := capsys.readouterr().out) and "not taken: rho" not in out
 
 
 def test_phases_of_some_recordings_are_needed_only_where_points_are_theirs(

@@ -122,7 +122,7 @@ def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
         "6 episodes",
         "image_primary: uint8 16x16x3  <- obs/agentview_image",
         "steps/rho: float32 scalar  <- annotator",
-        "not read: attribute model_file, dones, obs/object",
+        "not taken: attribute model_file, dones, obs/object",
     ):
         assert line in shown, shown
     assert Image.open(tmp_path / "my_task_dry_run.png").size[0] > 400

@@ -57,13 +57,13 @@ EXPECTED = {
     "robomimic_hdf5": (
         robomimic,
         (),
-        ["image_primary: uint8 16x16x3  <- obs/agentview_image", "not read: attribute model_file, dones, obs/object"],
+        ["image_primary: uint8 16x16x3  <- obs/agentview_image", "not taken: attribute model_file, dones, obs/object"],
     ),
-    "npz": (npz, (), ["proprio: float32 9  <- proprio", "not read: late, torque\n", "''  (none; give one"]),
+    "npz": (npz, (), ["proprio: float32 9  <- proprio", "not taken: late, torque\n", "''  (none; give one"]),
     "pickle": (
         pickles,
         ('image_keys={"image": "image_primary"}',),
-        ["image_primary: uint8 16x16x3  <- image", "not read: late, reset\n"],
+        ["image_primary: uint8 16x16x3  <- image", "not taken: late, reset\n"],
     ),
     "lerobot": (lerobot, (), ["image_primary: uint8 64x64x3  <- observation.images.front", "'push block 0'"]),
 }

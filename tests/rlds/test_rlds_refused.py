@@ -132,7 +132,7 @@ def test_labels_and_files_that_are_not_taken_over_are_said(
 ) -> None:
     (npz / "episode_9.npz.gz").write_bytes(b"")
     build_dataset(npz, tmp_path, "toy", kind="npz", method="none", val_fraction=0)
-    assert "\n  not read: change_point, rho\n" in (out := capsys.readouterr().out)
+    assert "\n  not taken: change_point, rho\n" in (out := capsys.readouterr().out)
     assert (
         "proprio <- proprio (xyz in m from column 0, quat_wxyz from column 3, gripper 7 8 in m), action <- action"
         in out
