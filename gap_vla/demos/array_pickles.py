@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,6 @@ class ArrayPickles(NamedArrays):
 
     kind = "pickle"
     STATE_KEY = "state"
-    IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = {}
 
     def _find(self) -> None:
         files = files_in(self.path, ".pkl", ".pickle") if self.path.is_dir() else [self.path]
@@ -44,7 +43,7 @@ class ArrayPickles(NamedArrays):
         self._refuse_steps(held)
         self._names = sorted({str(name) for names in held for name in names})
         self._successes = sum("success" in names for names in held)
-        self._require_images()
+        self._take_images()
 
     def _refuse_steps(self, held: Sequence[Mapping[str, Any]]) -> None:
         """Raises EpisodeError: each of several recordings in a file is one step, so that they are none."""

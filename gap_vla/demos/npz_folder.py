@@ -18,7 +18,7 @@ class NpzFolder(NamedArrays):
 
     Args:
         path: the folder; files are taken in name order.
-        **options: of `NamedArrays`; cameras by default are `image_primary` and `image_wrist` where they exist.
+        **options: of `NamedArrays`.
 
     Raises:
         EpisodeError: no files, a damaged file, a missing array, or arrays that do not fit; names the file.
@@ -37,10 +37,7 @@ class NpzFolder(NamedArrays):
         self._names = sorted({name for names in held for name in names})
         self._successes = sum("success" in names for names in held)
         self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
-        self._require_images()
-        if self.options["image_keys"] is None:
-            self._image_keys = {name: name for name in fields.IMAGE_NAMES if name in self._names}
-            fields.require_spelling({*self._names} - {*fields.IMAGE_NAMES}, fields.IMAGE_NAMES, f"{self.path}")
+        self._take_images()
 
     @property
     def files(self) -> Collection[Path]:

@@ -117,14 +117,14 @@ class NamedArrays(Source):
     Args:
         path: file or folder.
         state_key, action_key: names of the arrays.
-        image_keys: array name to camera name, e.g. `{"image": "image_primary"}`.
+        image_keys: array name to camera name, e.g. `{"image": "image_primary"}`; default: `image_primary` and
+            `image_wrist`, where there are arrays of that name.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
         language_instruction: used where a recording has none.
         action_limit: the largest action; null: whatever is there.
     """
 
     STATE_KEY: ClassVar[str]
-    IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = None
     _image_keys: Mapping[str, str]
     _names: Sequence[str]  # of the arrays of all recordings together
     _successes: int = 0  # recordings that state it
@@ -141,7 +141,6 @@ class NamedArrays(Source):
         action_limit: float | None = fields.ACTION_LIMIT,
     ) -> None:
         self.path = Path(path)
-        image_keys = self.IMAGE_KEYS if image_keys is None else image_keys
         self.options = {
             "state_key": self.STATE_KEY if state_key is None else state_key,
             "action_key": action_key,
@@ -170,8 +169,14 @@ class NamedArrays(Source):
     def dropped(self) -> list[str]:
         return self._unused(*BESIDE)
 
-    def _require_images(self) -> None:
-        """Raises EpisodeError: no recording has an array that `image_keys` names."""
+    def _take_images(self) -> None:
+        """The arrays that are named as the cameras, where `image_keys` does not say which are.
+
+        Raises EpisodeError: no recording has an array that `image_keys` names, or one is nearly named so.
+        """
+        if self.options["image_keys"] is None:
+            self._image_keys = {name: name for name in fields.IMAGE_NAMES if name in self._names}
+            fields.require_spelling({*self._names} - {*fields.IMAGE_NAMES}, fields.IMAGE_NAMES, f"{self.path}")
         if lost := sorted(set(self._image_keys).difference(self._names)):
             there = one_line(", ".join(self._names), 300)
             raise EpisodeError(

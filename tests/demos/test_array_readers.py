@@ -308,7 +308,7 @@ def test_two_pictures_of_one_camera_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_arrays_are_read_as_list_or_files(tmp_path: Path, protocol: int) -> None:
-    options = {"state_key": "proprio", "image_keys": {"image_primary": "image_primary", "image_wrist": "image_wrist"}}
+    options = {"state_key": "proprio"}  # the cameras are told by their names, as those of npz
     listed = tmp_path / "all.pkl"
     listed.write_bytes(pickle.dumps([arrays(plain(i)) for i in range(3)], protocol))
     (tmp_path / "files").mkdir()
