@@ -137,7 +137,7 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
     if found in TASK_NAMES and own not in (None, found):
         raise PolicyError(f"{data} says task {found}, and its env_args {env}; correct one of them")
     if isinstance(found, str) and task not in (None, found):
-        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it data of that")
+        raise PolicyError(f"{data} holds demonstrations of {found}, not of {task}: give data of that")
     seen = said.get("camera")
     if None not in (view, seen) and view != seen:
         raise PolicyError(f"{data} was recorded through the view {seen!r}; the policy looks through {view!r}")

@@ -226,7 +226,7 @@ def test_demonstrations_of_another_task_than_a_run_are_refused(tmp_path):
     write_demos(tmp_path / "demos.hdf5")
     with h5py.File(tmp_path / "demos.hdf5", "a") as file:
         file["data"].attrs["task"] = "stack"
-    with pytest.raises(PolicyError, match="holds demonstrations of stack; the policy is one for assembly"):
+    with pytest.raises(PolicyError, match="holds demonstrations of stack, not of assembly"):
         probe_runs([Run(tmp_path, {"task": "assembly"}, {}, {}, {})], tmp_path / "demos.hdf5", tmp_path, command="look")
 
 

@@ -89,7 +89,7 @@ def test_demonstrations_of_another_task_are_refused_before_anything_is_made(kind
         if task == "assembly":
             stages_of(config)
             continue
-        with pytest.raises(PolicyError, match="holds demonstrations of threading; the policy is one for assembly"):
+        with pytest.raises(PolicyError, match="holds demonstrations of threading, not of assembly"):
             stages_of(config)
 
 

@@ -70,6 +70,9 @@ def test_a_demonstration_that_is_there_twice_is_told(episodes, tmp_path, capsys)
         f"note: val[0] has the same actions and states as train[0]; the splits overlap; {count} episodes are like that"
     )
     assert said in capsys.readouterr().out
+    write_rlds([*doubled, doubled[0], doubled[0]], tmp_path, "both", val_fraction=0.5)
+    out = capsys.readouterr().out
+    assert "train[0]; drop one" in out and "; the splits overlap" in out
 
 
 def test_plain_tfds_reads_the_dataset_without_our_code(

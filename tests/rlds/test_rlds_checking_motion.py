@@ -235,6 +235,20 @@ def test_a_flipped_axis_of_an_arm_that_lags_is_not_called_late() -> None:
     assert "recorded late" in said
 
 
+def test_where_few_episodes_follow_their_actions_no_lag_is_called_usual() -> None:
+    def strolling(seed: int, flipped: bool) -> Recording:
+        asked = np.cumsum(np.random.default_rng(seed).normal(size=(80, 3)), axis=0)
+        asked = np.stack([np.convolve(one - one.mean(), np.ones(9) / 9, "same")[10:70] for one in asked.T], axis=1)
+        asked = (asked / abs(asked).max(0)).astype(np.float32)
+        state = np.zeros((60, 9), np.float32)
+        state[1:, :3], state[:, 3] = 0.01 * np.cumsum(asked, axis=0)[:-1], 1
+        action = np.concatenate([asked * [1, -1 if flipped else 1, 1], np.zeros((60, 4))], axis=1)
+        return frozen(state, action=action.astype(np.float32))
+
+    assert not told(check_lag, [strolling(i, flipped=False) for i in range(8)])
+    assert not told(check_lag, [strolling(i, flipped=True) for i in range(8)])
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

@@ -155,7 +155,7 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
 
 
 def test_data_of_another_task_view_or_version_of_the_pictures_are_refused(run, dataset, capsys):
-    of_task, of_view = "holds demonstrations of threading; the policy is one for assembly", "looks through 'near'"
+    of_task, of_view = "holds demonstrations of threading, not of assembly", "looks through 'near'"
     older = dataset("assembly", pictures_version=5), "has pictures_version 5, this gap_vla 1; collect it again"
     for other, said in ((dataset("threading"), of_task), (dataset("assembly", camera="corner2"), of_view), older):
         for name in ("evaluate", "diagnose"):

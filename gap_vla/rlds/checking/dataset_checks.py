@@ -53,12 +53,13 @@ def _common_start(rows: np.ndarray, others: np.ndarray) -> int:
 
 
 def tell_duplicates(episodes: Iterable[tuple[str, np.ndarray, np.ndarray]], advice: str = "") -> None:
-    """Prints what `check_duplicates` finds of names, actions and proprioception: the first of it, and how many."""
-    if found := list(
-        check_duplicates([Recording(name, {}, {}, [], proprio, action) for name, action, proprio in episodes])
-    ):
-        listed = f"; {len(found)} episodes are like that{advice}" if len(found) > 1 else ""
-        print(f"note: {found[0].episode} has {found[0].message}{listed}", flush=True)
+    """Prints what `check_duplicates` finds of names, actions and proprioception: of the splits that overlap, and within
+    one, the first of it, and how many there are."""
+    found = [*check_duplicates([Recording(name, {}, {}, [], proprio, action) for name, action, proprio in episodes])]
+    for level in ("error", "warning"):
+        if alike := [one for one in found if one.level == level]:
+            listed = f"; {len(alike)} episodes are like that{advice}" if len(alike) > 1 else ""
+            print(f"note: {alike[0].episode} has {alike[0].message}{listed}", flush=True)
 
 
 def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.ndarray, int]]:
