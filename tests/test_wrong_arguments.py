@@ -251,6 +251,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7, ("primary", "primary")),
     ),
     "grey pictures": (ConfigError, "square RGB", lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 1), 9, 7)),
+    "flat pictures": (
+        ConfigError,
+        "pictures 64 × 64,",
+        lambda: build_policy(SmallModelConfig(), "vision", (64, 64), 9, 7),
+    ),  # type: ignore[arg-type]
     "pictures that are not square": (
         ConfigError,
         "pictures 64 × 32 × 3",

@@ -170,11 +170,10 @@ def build_policy(
         ConfigError: unknown method, images that the encoder cannot take, sizes below 1, no camera, or one that is
             named twice.
     """
-    height, width, channels = image_shape
-    named_once = 0 < len({*cameras}) == len(cameras)
-    if height != width or channels != 3 or min(height, proprio_dim, action_dim) < 1 or not named_once:
+    size, named_once = image_shape[0] if image_shape else 0, 0 < len({*cameras}) == len(cameras)
+    if tuple(image_shape) != (size, size, 3) or min(size, proprio_dim, action_dim) < 1 or not named_once:
         raise ConfigError(
-            f"pictures {height} × {width} × {channels}, proprio_dim {proprio_dim}, action_dim {action_dim}, cameras "
+            f"pictures {' × '.join(map(str, image_shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, cameras "
             f"{', '.join(cameras)}: pictures are square RGB, widths at least 1, and each of the cameras is named once"
         )
     name = registry.method_name(method, registry.METHODS)
