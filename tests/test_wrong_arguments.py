@@ -329,7 +329,7 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "no process": (MotionError, "workers is 0", lambda: annotate([episode()], method="gaussian", workers=0)),
     "policies without a camera": (
         ConfigError,
-        "each of the cameras is named once",
+        "each camera is named once",
         lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7, ()),
     ),
     "a window of nothing": (ConfigError, "window_size is 0", lambda: small_config(window_size=0)),

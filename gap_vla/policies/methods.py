@@ -173,8 +173,8 @@ def build_policy(
     size, named_once = image_shape[0] if image_shape else 0, 0 < len({*cameras}) == len(cameras)
     if tuple(image_shape) != (size, size, 3) or min(size, proprio_dim, action_dim) < 1 or not named_once:
         raise ConfigError(
-            f"pictures {' × '.join(map(str, image_shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, cameras "
-            f"{', '.join(cameras)}: pictures are square RGB, widths at least 1, and each of the cameras is named once"
+            f"pictures {' × '.join(map(str, image_shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, "
+            f"cameras {', '.join(cameras)}: pictures are square RGB, widths at least 1, each camera is named once"
         )
     name = registry.method_name(method, registry.METHODS)
     return SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, method_of(name))

@@ -149,6 +149,7 @@ def runs_section(runs: list[Run]) -> str:
     for run in runs:
         seconds = f"{sum(run.summary['seconds'].values()):.0f}{since(run.summary)}" if run.summary else "not finished"
         commit = run.summary.get("machine", {}).get("commit", "")
+        commit += since(run.summary) if commit else ""  # what came before may be of another
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
     bare = [run for run in runs if run.summary and not run.checkpoint.is_dir()]

@@ -253,9 +253,8 @@ class VideoShelf:
         found = [path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name)]
         for path in found:
             if path.is_symlink() or made_by(path) != "rollout":
-                raise EvaluationError(
-                    f"{path} was not made by an evaluation{' (a link)' * path.is_symlink()}; move it away"
-                )
+                what = "a link" if path.is_symlink() else "or not as it is now"
+                raise EvaluationError(f"{path} was not made by an evaluation ({what}); move it away")
         return sorted(found, key=_shelf)
 
     @property

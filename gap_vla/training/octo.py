@@ -210,6 +210,7 @@ class FinetuneConfig(Experiment):
             stem, frozen = model.stem_features, 0.0
             convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
             trained = layers * (4 * width**2 + 2 * width * mlp) + cameras * convolutions
+            trained += 12 * width**2  # the head's attention over its readouts
         side = size / model.pixels_of_token
         number = 2 if self.train.precision == "bfloat16" else 4
         kept = 1 if self.train.remat else layers

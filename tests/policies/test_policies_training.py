@@ -22,6 +22,7 @@ from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.report.runs import ReportError
 from gap_vla.report.runs import Run as FinishedRun
+from gap_vla.report.sections import runs_section
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.serving.loading import load_checkpoint
@@ -275,6 +276,8 @@ def test_a_run_that_is_resumed_after_its_last_step_states_no_rate(finished):
     assert trained["steps_per_second"] > 0 and trained["data_share"] > 0
     run.summary.unlink()
     assert finetune(config, "run", resume=True)["training"] == {"resumed_after": 12, "mean_rho": trained["mean_rho"]}
+    page = runs_section([FinishedRun.read(run.path)])
+    assert page.count(" since step 12") == 2, page  # seconds and commit
 
 
 def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys):

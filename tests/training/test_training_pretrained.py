@@ -15,6 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
+from gap_vla.cli.configured import load_config
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import ModuleSpec, OctoModel
@@ -173,6 +174,12 @@ def test_memory_is_counted_by_the_checkpoints_own_size_and_not_by_its_name(visio
     counted = config_for(str(mine)).memory()
     assert counted["parameters, gradients, optimizer"] == pytest.approx(14 * count, rel=0.05)
     assert config_for("hf://lab/octo-base").memory()["transformer"] > 100 * counted["transformer"]
+
+
+def test_memory_counts_the_parameters_of_an_octo_from_scratch() -> None:
+    config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py:debug"))
+    count = sum(leaf.size for leaf in jax.tree.leaves(planned_parameters(config)[1].trainable))
+    assert config.memory()["parameters, gradients, optimizer"] == pytest.approx(14 * count, rel=0.2)
 
 
 @pytest.mark.parametrize(("trained", "patterns", "bytes"), [(False, (), 4), (True, (), 14), (True, ("*hf_model*",), 4)])

@@ -33,8 +33,6 @@ MISTAKES: dict[str, Callable[[Glance], Glance]] = {
     "turned by -90°": lambda g: np.rot90(g, -1),
     "with red and blue exchanged": lambda g: g[..., ::-1],
     "inverted": lambda g: 255 - g,
-    "shifted by half its height": lambda g: np.roll(g, CELLS // 2, 0),
-    "shifted by half its width": lambda g: np.roll(g, CELLS // 2, 1),
 }
 
 GREYS = ((1 / 3, 1 / 3, 1 / 3), (0.299, 0.587, 0.114))
