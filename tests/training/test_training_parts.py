@@ -161,6 +161,8 @@ def test_cameras_of_different_sizes_stand_below_each_other():
     films = {f"image_{name}": np.full((2, 1, size, size, 3), 200, np.uint8) for name, size in (("a", 4), ("b", 8))}
     batch = {"observation": {**films, "timestep_pad_mask": np.ones((2, 1), bool)}, "rho": np.zeros((2, 1), np.float32)}
     assert batch_picture(batch, columns=2, rows=1, scale=2).shape == (8 + 16 + STRIP + 4, 2 * (16 + 4), 3)
+    large = {"image_primary": np.zeros((2, 1, 480, 640, 3), np.uint8), "timestep_pad_mask": np.ones((2, 1), bool)}
+    assert batch_picture({"observation": large}, columns=2).shape == (160 + 4, 2 * (214 + 4), 3), "of a real camera"
 
 
 def test_progress_of_a_stage_says_which_it_is():
