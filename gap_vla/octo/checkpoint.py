@@ -275,7 +275,7 @@ def write_checkpoint(
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
-    described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
+    described = {CONFIG: json.dumps(config, default=_plain).encode(), STATISTICS: json.dumps(lists).encode()}
     for name, said in described.items():
         if not (root / name).exists() or Section.read(root / name, CheckpointError).values == json.loads(said):
             continue
@@ -307,6 +307,15 @@ def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]
         key, (found, given) = next(iter(changed.items()))
         what = f"{key} is {found or 'missing'} there and {given or 'missing'} here"
         raise CheckpointError(f"{path} is of another model ({what}); choose another directory")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know as it does: numbers and arrays of numpy, and mappings that are no dict."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "items"):
+        return dict(value.items())
+    raise CheckpointError(f"the config holds {value!r:.60}, which is no JSON; give texts, numbers, lists, dictionaries")
 
 
 def _to_numpy(tree: Any) -> Any:
