@@ -285,6 +285,9 @@ def test_the_tokenizer_that_a_checkpoint_carries_goes_along_and_is_that_of_its_o
     model.save_pretrained(1, tmp_path / "b")
     assert (tmp_path / "b" / "tokenizer.json").read_bytes() == carried
     assert json.loads((tmp_path / "b" / "config.json").read_text()) == model.config
+    (tmp_path / "b" / "tokenizer.json").write_bytes(carried.replace(b"cup", b"cap"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has .*checksums\.json says"):
+        OctoModel.load_pretrained(tmp_path / "b")
     write(tmp_path / "b", 8)
     with pytest.warns(UserWarning, match=r"tokenizer\.json is not the one of this model, and is kept"):
         model.save_pretrained(2, tmp_path / "b")
