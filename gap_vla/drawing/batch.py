@@ -12,6 +12,7 @@ from PIL import Image
 from gap_vla.core.whole import replacing
 
 STRIP = 6  # height of the ρ strip, pixels of the enlarged frame
+LARGEST = 256  # pixels of a frame's longer side; larger ones are thinned out, smaller ones enlarged
 LOW, HIGH = np.array([60, 90, 200]), np.array([240, 70, 40])  # blue: consistent motion, red: transition
 
 
@@ -30,7 +31,7 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     cameras = sorted(key for key in observation if key.startswith("image_"))
     there, rho = observation["timestep_pad_mask"], batch.get("rho")
     count = min(columns * rows, len(there))
-    parts = [observation[camera][:count].repeat(scale, 2).repeat(scale, 3) for camera in cameras]
+    parts = [_resized(observation[camera][:count], scale) for camera in cameras]
     widest = max(part.shape[3] for part in parts)
     parts = [np.pad(part, ((0, 0),) * 3 + ((0, widest - part.shape[3]), (0, 0))) for part in parts]
     if rho is not None:
@@ -42,6 +43,11 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     margins = ((0, -count % columns), (2, 2), (2, 2), (0, 0))  # the first: blank ones at the end of the last row
     windows = np.pad(windows, margins, constant_values=255)
     return np.concatenate([np.concatenate(windows[i : i + columns], 1) for i in range(0, len(windows), columns)])
+
+
+def _resized(frames: np.ndarray, scale: int) -> np.ndarray:
+    thinned = -(-max(frames.shape[2:4]) // LARGEST)
+    return frames[:, :, ::thinned, ::thinned] if thinned > 1 else frames.repeat(scale, 2).repeat(scale, 3)
 
 
 def save_batch_picture(batch: Mapping[str, Any], path: Path) -> None:

@@ -4,7 +4,8 @@
     <root>/dataset_statistics.json     statistics for un-normalisation, nested lists
     <root>/example_batch.msgpack       one example: observation, task, action, action_pad_mask
     <root>/<step>/default/checkpoint   the parameters, flax msgpack
-    <root>/checksums.json              ours alone: by step, or name, size and checksum of each of these files
+    <root>/checksums.json              ours alone: by step, or name, size and checksum of each of these files, and of a
+                                       tokenizer.json that was saved with them
 
 Directories whose names are not numbers belong to others (`state/`, ...) and are ignored.
 """
@@ -31,6 +32,7 @@ from gap_vla.core.marks import file_mark
 from gap_vla.core.whole import replacing
 from gap_vla.octo.batches import native
 from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.text import FILE as TOKENIZER
 
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
@@ -100,7 +102,8 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     said = _checksums(root)
     if said and str(step) not in said:
         warnings.warn(f"{root / CHECKSUMS} says nothing of step {step}: damage to {path} is not noticed", stacklevel=3)
-    for name, file in {str(step): path, **{name: root / name for name in _DESCRIBING}}.items():
+    beside = {name: root / name for name in (*_DESCRIBING, TOKENIZER) if (root / name).is_file()}
+    for name, file in {str(step): path, **beside}.items():
         if name in said and (found := file_mark(file.resolve())) != said[name]:
             advice = f"copy both again, or remove {CHECKSUMS} if you changed it"
             raise CheckpointError(f"{file} has {found}, {root / CHECKSUMS} says {shown(said[name])}; {advice}")
@@ -275,7 +278,7 @@ def write_checkpoint(
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
-    described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
+    described = {CONFIG: json.dumps(config, default=_plain).encode(), STATISTICS: json.dumps(lists).encode()}
     for name, said in described.items():
         if not (root / name).exists() or Section.read(root / name, CheckpointError).values == json.loads(said):
             continue
@@ -292,7 +295,7 @@ def write_checkpoint(
         if not (root / name).exists():
             _write(root / name, said)
     _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
-    marks = {name: file_mark(root / name) for name in _DESCRIBING}
+    marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *(beside or {}))}
     _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
 
@@ -307,6 +310,15 @@ def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]
         key, (found, given) = next(iter(changed.items()))
         what = f"{key} is {found or 'missing'} there and {given or 'missing'} here"
         raise CheckpointError(f"{path} is of another model ({what}); choose another directory")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know as it does: numbers and arrays of numpy, and mappings that are no dict."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "items"):
+        return dict(value.items())
+    raise CheckpointError(f"the config holds {value!r:.60}, which is no JSON; give texts, numbers, lists, dictionaries")
 
 
 def _to_numpy(tree: Any) -> Any:

@@ -143,7 +143,11 @@ def small_config(
         padding=[0 if stem_patch else 1] + [1] * (stages - 1),
         num_features=token_embedding_size,
     )
-    observation_tokenizers = {key.removeprefix("image_"): _camera(key, encoder, goal=False) for key in image_keys}
+    observation_tokenizers = {}
+    for key in image_keys:
+        longer = any(other.startswith(key) for other in image_keys if other != key)  # a pattern fits at its beginning
+        pattern = f"{key}$" if longer else key
+        observation_tokenizers[key.removeprefix("image_")] = _camera(pattern, encoder, goal=False)
     if proprio_dim:
         lowdim, options = f"{TOKENIZERS}:LowdimObsTokenizer", {}
         if proprio_tokens:

@@ -81,25 +81,25 @@ class HFTokenizer:
 
     def carried(self) -> dict[str, bytes]:
         """By name, the file that lies in `directory`, if one does."""
-        path = Path(self.directory or "", _FILE)
-        return {_FILE: path.read_bytes()} if self.directory is not None and path.is_file() else {}
+        path = Path(self.directory or "", FILE)
+        return {FILE: path.read_bytes()} if self.directory is not None and path.is_file() else {}
 
 
 _END = 1
-_FILE = "tokenizer.json"
+FILE = "tokenizer.json"
 
 
 def tokenizer_file(name: str, directory: str | None = None) -> Path:
     """The `tokenizer.json` of `name`, downloaded if it is not here."""
     for folder in (directory, name):
-        if folder is not None and (Path(folder) / _FILE).is_file():
-            return Path(folder) / _FILE
+        if folder is not None and (Path(folder) / FILE).is_file():
+            return Path(folder) / FILE
     try:
-        return fetched(name, [_FILE]) / _FILE
+        return fetched(name, [FILE]) / FILE
     except Exception as error:
         raise FileNotFoundError(
-            f"tokenizer {name!r}: no file {(Path(name) / _FILE).absolute()}, and no download "
-            f"({type(error).__name__}); without a network, put {_FILE} of https://huggingface.co/{name} beside the "
+            f"tokenizer {name!r}: no file {(Path(name) / FILE).absolute()}, and no download "
+            f"({type(error).__name__}); without a network, put {FILE} of https://huggingface.co/{name} beside the "
             "checkpoint's config.json"
         ) from error
 

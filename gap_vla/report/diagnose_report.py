@@ -68,7 +68,7 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
         does = "gives it an error of" if exact else "multiplies its error by"
         sentences = [f"{unknown}: another episode's proprioception {does} {felt}."]
     if opened.between < SAME:
-        sentences.append("But it does nearly the same in every episode: it may not have learned enough to be judged.")
+        sentences.append("But it does nearly the same with all swapped: it may not have learned enough to be judged.")
     success = {entry.intervention: entry for entry in closed}
     if "images_swapped" in success:
         before, after = success["none"], success["images_swapped"]

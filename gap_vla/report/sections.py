@@ -14,11 +14,11 @@ from gap_vla.core.seals import DIGESTS
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, escaped, film, films, html_table, note
-from gap_vla.drawing.video import pictures_in
+from gap_vla.drawing.video import pictures_in, working_ffmpeg
 from gap_vla.report import charts
 from gap_vla.report.comparison import WITH_P, apart, compare, told_apart, words
 from gap_vla.report.comparison_render import draw_comparison, tables
-from gap_vla.report.runs import Run, by_method
+from gap_vla.report.runs import ReportError, Run, by_method
 from gap_vla.rollouts.record import EPISODES_FILE
 from gap_vla.rollouts.statistics import percent
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -130,7 +130,15 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
 def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
-    for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
+    paths = [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]
+    there = [path for _, path in paths if path.is_file()]
+    try:
+        if there:
+            working_ffmpeg(there[0], ReportError)  # which looks whether they are whole
+    except ReportError as error:
+        cut.append(note(f"{error}; without one, films are not shown."))
+        paths = [one for one in paths if one[1] not in there]
+    for caption, path in paths:
         if not path.exists() and not path.is_symlink():
             cut.append(note(f"{path} is not there any more; `gap-vla evaluate` films episodes again."))
             continue

@@ -12,15 +12,19 @@ from gap_vla.rollouts.recordings import Recording
 
 
 def donors_of(recordings: Sequence[Recording], cameras: Sequence[str]) -> list[Recording]:
-    """Of each recording, `donor_of` those after it and, once round, before it. Warns of a state that never
-    differs.
+    """Of each recording, `donor_of` those after it and, once round, before it, of its own instruction first: pictures
+    of another task are unlike anything that is shown beside that. Warns of a state that never differs.
 
     Raises:
         EvaluationError: one of two that are the same, or no other differs from it in each of these cameras.
     """
     found = []
     for n, one in enumerate(recordings):
-        found.append(donor_of(one, [*recordings[n + 1 :], *recordings[:n]], cameras))
+        others = [*recordings[n + 1 :], *recordings[:n]]
+        found.append(donor_of(one, sorted(others, key=lambda other: other.instruction != one.instruction), cameras))
+    if alone := [one.name for one, donor in zip(recordings, found) if one.instruction != donor.instruction]:
+        told = f"{len(alone)} of {len(recordings)} recordings, as {alone[0]}"
+        warnings.warn(f"{told}, are alone with their instruction: a swap takes another task's", stacklevel=3)
     if all(_same(one, donor, "proprio") for one, donor in zip(recordings, found)):
         what = "proprio is the same in all recordings"
         warnings.warn(f"{what}: another episode's changes nothing, whatever the policy needs", stacklevel=3)
@@ -51,9 +55,12 @@ def donor_of(one: Recording, others: Sequence[Recording], cameras: Sequence[str]
     for other, same in passed:
         what = f"{one.name} and {other.name} have the same {' and '.join(same)}"
         warnings.warn(f"{what}; a swap takes another's", stacklevel=4)
-    if found is None:
-        found = max(shorter, key=len)
-        known = f"{one.name} has {len(one)} steps, the longest with other pictures, {found.name}, {len(found)}"
+    alike = [other for other in shorter if other.instruction == one.instruction]
+    if found is None or (alike and found.instruction != one.instruction):
+        found = max(alike or shorter, key=len)
+        several = alike and any(other.instruction != one.instruction for other in others)
+        longest = f"the longest{' of its instruction' if several else ''}"
+        known = f"{one.name} has {len(one)} steps, {longest} with other pictures, {found.name}, {len(found)}"
         warnings.warn(f"{known}: from there on a swap shows its last moment", stacklevel=4)
     return found
 

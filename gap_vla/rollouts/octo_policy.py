@@ -68,9 +68,11 @@ class OctoPolicy(ChunkPolicy):
         built = model.module.heads["action"]
         window = example["timestep_pad_mask"].shape[1]
         of = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
+        arithmetic = np.dtype(model.module.octo_transformer.compute.dtype).name
         details = {
             "parameters": parameter_digest(model.params),
             "architecture": digest(json.loads(json.dumps({**of, "window_size": window}, default=str)), 16),
+            **({} if arithmetic == "float32" else {"arithmetic": arithmetic}),
             **options.pop("details", {}),
         }
         super().__init__(

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -16,11 +17,16 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
+from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.torch import SmallConfig
+
+if TYPE_CHECKING:
+    from gap_vla.training.loop import Trainer
 
 
 def has_rho(store: EpisodeStore) -> bool:
@@ -40,6 +46,30 @@ def describe_store(store: EpisodeStore) -> str:
         rho = sum(float(split.fields["rho"].sum()) for split in splits) / steps
         parts.append(f"{points:.1f} change points an episode, mean ρ {rho:.3f}")
     return ", ".join(parts)
+
+
+def unlearnt(trainer: Trainer, config: Experiment, stores: Sequence[EpisodeStore]) -> list[str]:
+    """Notes on what the policy cannot learn from its data: instructions that it does not read, or will be told first in
+    rollouts, and actions that its head does not predict.
+    """
+    texts = {text for store in stores for text in store.split("train").languages if text.strip()}
+    notes = []
+    if len(texts) > 1 and not trainer.reads_instructions:
+        told = f"the data have {len(texts)} instructions, and this policy reads none"
+        notes.append(f"note: {told}: it learns them as one task (an Octo of model.pretrained reads them)")
+    told = task_spec(config.task).instruction
+    if trainer.reads_instructions and config.eval.episodes and told not in texts:
+        notes.append(f"note: rollouts tell the policy {told!r}, which no demonstration does")
+    for store in stores if trainer.largest_action else ():
+        of_actions = store.statistics["action"]
+        ends = np.array([of_actions["min"], of_actions["max"]])
+        furthest = np.abs(normalize(ends, of_actions, config.data.normalization)).max(0)
+        if (beyond := np.flatnonzero(furthest > trainer.largest_action)).size:
+            unit = {False: " (in its own unit)", True: ""}
+            reach = [f"{furthest[c]:.3g} in column {c}{unit[bool(of_actions['mask'][c])]}" for c in beyond]
+            told = f"the head predicts none beyond {trainer.largest_action:g}"
+            notes.append(f"note: {store.directory}: normalised actions reach {', '.join(reach)}; {told}")
+    return notes
 
 
 def make_loader(

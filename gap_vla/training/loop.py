@@ -49,12 +49,16 @@ class Trainer(abc.ABC):
         compiles: whether the first step takes as long as many later ones.
         looks_back: whether a step's loss can be looked at during the next one without slowing that down.
         ends: first and last row of the measurements that belong to the state; saved and restored with it.
+        reads_instructions: whether the policy does.
+        largest_action: normalised numbers beyond which its head predicts none; None: it has no bound.
     """
 
     steps: int
     compiles: bool = False
     looks_back: bool = True
     ends: Sequence[Mapping[str, Any]] = ()
+    reads_instructions: bool = False
+    largest_action: float | None = None
 
     @classmethod
     @abc.abstractmethod

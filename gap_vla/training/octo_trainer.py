@@ -54,6 +54,8 @@ class OctoTrainer(Trainer):
     def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
         self.config, self.built, self.loader = config, built, loader
         self.schedule, self.steps = config.schedule, config.train.steps
+        self.reads_instructions = built.model.text_processor is not None
+        self.largest_action = built.model.module.heads["action"].max_action
         self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
         shardings = state_shardings(self.mesh, built.state)
         self.state = place_state(built.state, shardings)

@@ -151,7 +151,7 @@ class Run:
         from gap_vla.report.page import write_report
         from gap_vla.report.runs import Run as Finished
         from gap_vla.rlds.statistics import check_statistics
-        from gap_vla.training.data import describe_store, training_rho
+        from gap_vla.training.data import describe_store, training_rho, unlearnt
 
         config = self.config
         for one in (store, *mixture):
@@ -166,6 +166,7 @@ class Run:
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
         notes = _notes(config, trainer.steps, shapes_of_data(config, self.stages))
+        notes += unlearnt(trainer, config, [store, *mixture])
         print(trainer.describe(), *notes, sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)

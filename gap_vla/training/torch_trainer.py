@@ -35,6 +35,7 @@ from gap_vla.core.run_settings import settings_hash
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.policies import build_policy
+from gap_vla.policies.heads import LARGEST_ACTION
 from gap_vla.policies.methods import Forward, masked_mean
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import save_policy, state_digest
@@ -61,6 +62,7 @@ class SmallTrainer(Trainer):
         self, config: SmallConfig, policy: SmallPolicy, steps: int, windows: SmallWindows, held_out: SmallWindows
     ):
         self.config, self.policy, self.steps = config, policy, steps
+        self.largest_action = LARGEST_ACTION if config.model.head == "diffusion" else None
         self._weights = weights_of(config.model)
         self.windows, self.held_out = windows, held_out
         self.method = config.how

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 import octo_golden as golden
 import pytest
 from flax import serialization
+from flax.core import FrozenDict
 
 from gap_vla.core.marks import file_mark
 from gap_vla.octo import CheckpointError, OctoModel, checkpoint, merge_params
@@ -58,6 +59,21 @@ def test_placeholders_of_arrays_that_lie_elsewhere_are_called_so(tmp_path: Path)
     path.write_bytes(serialization.msgpack_serialize({"head": {"kernel": "PLACEHOLDER://head.kernel"}}))
     with pytest.raises(CheckpointError, match=r"head/kernel is the text 'PLACEHOLDER.*save the parameters in one file"):
         OctoModel.load_pretrained(tmp_path / "copy")
+
+
+def test_numbers_of_numpy_in_a_config_are_saved_and_what_json_does_not_hold_is_named(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    own = {"seed": np.int64(3), "rates": np.arange(2.0), "more": FrozenDict({"a": np.float32(0.5)})}
+    model.replace(config={**model.config, **own}).save_pretrained(1, tmp_path / "a")
+    assert OctoModel.load_pretrained(tmp_path / "a").config == {
+        **json.loads(json.dumps(model.config)),
+        "seed": 3,
+        "rates": [0.0, 1.0],
+        "more": {"a": 0.5},
+    }
+    with pytest.raises(CheckpointError, match=r"the config holds PurePosixPath.*; give texts, numbers"):
+        model.replace(config={**model.config, "made": PurePosixPath("x")}).save_pretrained(1, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_latest_step_is_loaded_and_other_directories_are_ignored(tmp_path: Path) -> None:
@@ -269,6 +285,9 @@ def test_the_tokenizer_that_a_checkpoint_carries_goes_along_and_is_that_of_its_o
     model.save_pretrained(1, tmp_path / "b")
     assert (tmp_path / "b" / "tokenizer.json").read_bytes() == carried
     assert json.loads((tmp_path / "b" / "config.json").read_text()) == model.config
+    (tmp_path / "b" / "tokenizer.json").write_bytes(carried.replace(b"cup", b"cap"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has .*checksums\.json says"):
+        OctoModel.load_pretrained(tmp_path / "b")
     write(tmp_path / "b", 8)
     with pytest.warns(UserWarning, match=r"tokenizer\.json is not the one of this model, and is kept"):
         model.save_pretrained(2, tmp_path / "b")

@@ -31,6 +31,7 @@ from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.encoders import convolve
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.tokenizers import matching_keys
 
 
 def test_texts_become_upstreams_word_pieces() -> None:
@@ -227,6 +228,16 @@ def test_small_models_have_the_shapes_they_were_asked_for(head: str) -> None:
     tree = golden.flat_shapes(parameter_shapes(module, batch))
     assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 2, 64, 32)
     assert ("octo_transformer/obs_proprio_projection/kernel" in tree) == (head != "mse")
+
+
+def test_a_camera_is_not_stacked_onto_one_whose_name_its_own_begins_with() -> None:
+    keys = ("image_wrist", "image_wrist_left")
+    tokenizers = OctoModule.create(**presets.small_config(keys)["model"]).octo_transformer.observation_tokenizers
+    read = [matching_keys(dict.fromkeys(keys), tokenizers[key.removeprefix("image_")].obs_stack_keys) for key in keys]
+    assert read == [["image_wrist"], ["image_wrist_left"]]
+    assert presets.small_config()["model"]["observation_tokenizers"]["primary"]["kwargs"]["obs_stack_keys"] == [
+        "image_primary"
+    ]
 
 
 def test_a_stem_of_patches_is_the_convolution_that_upstream_would_compute() -> None:

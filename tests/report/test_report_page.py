@@ -107,6 +107,15 @@ def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
     assert f"{video} is a link, huge" in page and "<video" not in page
 
 
+def test_without_an_ffmpeg_that_answers_no_film_is_called_damaged(tmp_path, monkeypatch):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    for exe in ("/bin/false", str(tmp_path / "nowhere")):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", exe)
+        page = write_report([path], tmp_path / "report.html", command="make").read_text()
+        assert f"{exe} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE" in page
+        assert "no whole MP4" not in page and "<video" not in page
+
+
 def test_a_link_to_a_video_elsewhere_is_not_put_into_the_page(runs, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     video = path / "rollouts" / "default" / "videos" / "episode_0001_success.mp4"

@@ -11,7 +11,7 @@ from pointmass import STEP, PointExpert, PointTask
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
-from gap_vla.rollouts.donors import donor_of
+from gap_vla.rollouts.donors import donor_of, donors_of
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
 from gap_vla.rollouts.policy import ExpertPolicy, PolicyError, RandomPolicy
@@ -347,6 +347,23 @@ def test_a_swap_takes_no_much_shorter_recording_where_there_is_another(recording
         UserWarning, match=f"has {len(one)} steps, the longest with other pictures, .*, 3: from there on"
     ):
         assert donor_of(one, [shorter, short], seen) is short
+
+
+def test_a_swap_takes_a_recording_of_the_same_instruction_where_there_is_one(recordings):
+    told = [dataclasses.replace(one, instruction=text) for one, text in zip(recordings, "abacba")]
+    with pytest.warns(UserWarning) as warned:
+        found = donors_of(told, ["image_primary"])
+    assert [donor.instruction for donor in found] == ["a", "b", "a", found[3].instruction, "b", "a"]
+    alone = "1 of 6 recordings, as a recording, are alone with their instruction: a swap takes another task's"
+    assert [str(one.message) for one in warned][-1] == alone
+    one, other = told[0], told[1]
+    short = dataclasses.replace(
+        told[2],
+        images={key: pictures[:3] for key, pictures in told[2].images.items()},
+        **{field: getattr(told[2], field)[:3] for field in ("proprio", "action", "transition")},
+    )
+    with pytest.warns(UserWarning, match="the longest of its instruction with other pictures, .*, 3: from there on"):
+        assert donor_of(one, [short, other], ["image_primary"]) is short
 
 
 def test_recordings_without_pictures_are_judged_by_their_state(recordings):

@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
 
 from gap_vla.cli import serve_policy
-from gap_vla.octo import CheckpointError, OctoModel, small_config
+from gap_vla.octo import CheckpointError, Compute, OctoModel, small_config
 from gap_vla.octo.batches import BatchError
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.presets import example_batch
@@ -407,6 +408,8 @@ def test_a_policy_of_a_model_in_memory_says_which_model_it_is_of(recorded):
     }
     other = jax.tree_util.tree_map(lambda leaf: leaf + 1, model.params)
     assert OctoPolicy(model.replace(params=other)).identity["parameters"] != own["parameters"]
+    halved = OctoModule.create(**model.config["model"], compute=Compute(dtype=jnp.bfloat16))
+    assert OctoPolicy(model.replace(module=halved)).identity == {**own, "arithmetic": "bfloat16"}
     numbers = model.replace(config={**model.config, "proprio_history": np.int64(1)})
     assert OctoPolicy(numbers).identity["parameters"] == own["parameters"]
 

@@ -49,6 +49,7 @@ def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation
 
 def test_held_out_windows_are_read_again_at_every_validation_and_not_kept(trainers):
     trainer = trainers("bounds")
+    assert (trainer.reads_instructions, trainer.largest_action) == (False, 5.0)
     assert isinstance(trainer._held_out, WindowLoader)
     assert trainer.validate() == trainer.validate()
 

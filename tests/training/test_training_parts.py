@@ -4,6 +4,7 @@ import io
 import json
 import resource
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from gap_vla.core.progress import Agenda, Progress, duration
 from gap_vla.core.run_directory import RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
+from gap_vla.rlds.statistics import dataset_statistics
+from gap_vla.sim import task_spec
 from gap_vla.training.config import LOGGERS
+from gap_vla.training.data import unlearnt
 from gap_vla.training.loop import DivergedError, MetricsWriter
 from gap_vla.training.octo import FinetuneConfig, OctoTrainConfig
 from gap_vla.training.run import Run
@@ -161,6 +165,35 @@ def test_cameras_of_different_sizes_stand_below_each_other():
     films = {f"image_{name}": np.full((2, 1, size, size, 3), 200, np.uint8) for name, size in (("a", 4), ("b", 8))}
     batch = {"observation": {**films, "timestep_pad_mask": np.ones((2, 1), bool)}, "rho": np.zeros((2, 1), np.float32)}
     assert batch_picture(batch, columns=2, rows=1, scale=2).shape == (8 + 16 + STRIP + 4, 2 * (16 + 4), 3)
+    large = {"image_primary": np.zeros((2, 1, 480, 640, 3), np.uint8), "timestep_pad_mask": np.ones((2, 1), bool)}
+    assert batch_picture({"observation": large}, columns=2).shape == (160 + 4, 2 * (214 + 4), 3), "of a real camera"
+
+
+@pytest.mark.parametrize(("normalization", "beyond"), [("normal", "6.24 in column 0, 80 in"), ("bounds", "80 in")])
+def test_what_a_policy_cannot_learn_of_its_data_is_said(normalization, beyond):
+    def store(*texts, gripper=1.0, outlier=0.0):
+        action = np.linspace(-1, 1, 40)[:, None] * [1, 1, 1, 1, 1, 1, gripper]
+        if outlier:
+            action[:, 0] = outlier * (np.arange(40) == 7)
+        split = SimpleNamespace(languages=[*texts])
+        statistics = dataset_statistics([action], [action])
+        return SimpleNamespace(directory="here", statistics=statistics, split=lambda name: split)
+
+    def said(*stores, reads=False, most=5.0, episodes=0):
+        values = {"task": "stack", "data": {"normalization": normalization}, "eval": {"episodes": episodes}}
+        trainer = SimpleNamespace(reads_instructions=reads, largest_action=most)
+        return unlearnt(trainer, FinetuneConfig.from_dict(values), stores)
+
+    assert said(store("open", ""), store("open")) == said(store("open", "close"), reads=True) == []
+    assert said(store("open", task_spec("stack").instruction), reads=True, episodes=1) == []
+    (told,) = said(store("open"), reads=True, episodes=1)
+    assert told.endswith(f"tell the policy {task_spec('stack').instruction!r}, which no demonstration does")
+    (told,) = said(store("open"), store("close"))
+    assert "the data have 2 instructions, and this policy reads none" in told
+    far = store("open", gripper=80.0, outlier=1.0)
+    (told,) = said(store("open"), far)
+    assert told.endswith(f"reach {beyond} column 6 (in its own unit); the head predicts none beyond 5")
+    assert said(far, most=None) == []
 
 
 def test_progress_of_a_stage_says_which_it_is():
