@@ -422,6 +422,7 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
         ("import torch\ntorch.set_default_device('cuda')\n", "torch's default device"),
         ("import torch\ntorch.set_grad_enabled(False)\n", "torch's gradients"),
         ("import torch\ntorch.set_autocast_enabled('cpu', True)\n", "torch's automatic casts"),
+        ("import torch\ntorch.set_float32_matmul_precision('medium')\n", "torch's precision"),
         ("import jax\njax.config.update('jax_enable_x64', True)\n", "JAX's jax_enable_x64 to True"),
         ("import jax\njax.config.update('jax_disable_jit', True)\n", "JAX's jax_disable_jit to True"),
     ],
@@ -443,6 +444,7 @@ def test_a_file_does_not_change_what_is_trained_in(changed, what, tmp_path):
         torch.set_default_device(None)
         torch.set_grad_enabled(True)
         torch.set_autocast_enabled("cpu", False)
+        torch.set_float32_matmul_precision("highest")
         jax.config.update("jax_enable_x64", False)
         jax.config.update("jax_disable_jit", False)
         jax.config.update("jax_default_matmul_precision", precision)

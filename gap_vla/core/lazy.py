@@ -186,11 +186,40 @@ def unusual_jax() -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def products(torch: Any) -> list[Any]:
+    """Where torch says how precisely a processor multiplies in float32; none before 2.9."""
+    return [part for name in ("matmul", "conv", "rnn") if (part := getattr(torch.backends.mkldnn, name, None))]
+
+
+@contextlib.contextmanager
+def every_digit(torch: Any) -> Iterator[None]:
+    """Products in float32, also where a program allows bfloat16 in them (`torch.set_float32_matmul_precision`)."""
+    if parts := products(torch):
+        before = [part.fp32_precision for part in parts]
+        for part in parts:
+            part.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for part, precision in zip(parts, before):
+                part.fp32_precision = "none"  # as torch.backends says
+                if part.fp32_precision != precision:
+                    part.fp32_precision = precision
+    else:
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(allowed)
+
+
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
     """A command computes, reads and draws as by itself also where the program that calls it has given torch another
-    default type or device, switched its gradients off or automatic casts on, told JAX to compute otherwise or Pillow to
-    read pictures that are cut off, or given Matplotlib a style; the program has all that again after."""
+    default type or device, switched its gradients off or automatic casts on, allowed it bfloat16 in products, told JAX
+    to compute otherwise or Pillow to read pictures that are cut off, or given Matplotlib a style; the program has all
+    that again after."""
     with contextlib.ExitStack() as after:
         after.callback(setattr, _Imports, "quiet", _Imports.quiet)
         after.callback(_give_back_matplotlib, os.environ.get("MPLBACKEND"), "matplotlib" in sys.modules)
@@ -208,6 +237,7 @@ def own_settings() -> Iterator[None]:
             after.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
             after.enter_context(torch.enable_grad())
+            after.enter_context(every_digit(torch))
             after.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
             torch.set_autocast_cache_enabled(False)  # in a program's autocast it would keep weights over training steps
             for kind in ("cpu", "cuda"):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.lazy import USUAL_JAX, unusual_jax
+from gap_vla.core.lazy import USUAL_JAX, products, unusual_jax
 
 
 class ResourceError(UserError, RuntimeError):
@@ -133,6 +133,7 @@ def unusual_settings() -> list[str]:
         found += ["torch's default device"] * (device != "cpu")
         found += ["torch's gradients"] * (not torch.is_grad_enabled())
         found += ["torch's automatic casts"] * any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+        found += ["torch's precision"] * any(part.fp32_precision not in ("none", "ieee") for part in products(torch))
     return found
 
 

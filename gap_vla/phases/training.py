@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gap_vla.core.lazy import every_digit
 from gap_vla.core.progress import PATIENCE, Progress
 
 State = tuple[torch.Tensor, torch.Tensor]
@@ -82,36 +83,11 @@ def _as_torch_begins() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     full = torch.autocast("cpu", enabled=False)
     try:
-        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), full, _every_digit():
+        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), full, every_digit(torch):
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(kind)
-
-
-@contextlib.contextmanager
-def _every_digit() -> Iterator[None]:
-    """Products in float32, also where a program allows bfloat16 in them (`torch.set_float32_matmul_precision`)."""
-    cpu: Any = torch.backends.mkldnn
-    if hasattr(cpu, "matmul"):
-        parts = [cpu.matmul, cpu.rnn]
-        before = [part.fp32_precision for part in parts]
-        for part in parts:
-            part.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            for part, precision in zip(parts, before):
-                part.fp32_precision = "none"  # as torch.backends says
-                if part.fp32_precision != precision:
-                    part.fp32_precision = precision
-    else:  # torch before 2.9
-        allowed = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(allowed)
 
 
 @_undisturbed()

@@ -130,7 +130,8 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
     def of_libraries():
         kinds = torch.get_default_dtype(), torch.get_default_device().type, torch.is_grad_enabled()
         wide, cut_off = jax.config.jax_enable_x64, ImageFile.LOAD_TRUNCATED_IMAGES
-        return (matplotlib.rcParams["text.usetex"], *kinds, wide, jax.config.jax_default_matmul_precision, cut_off)
+        precise = jax.config.jax_default_matmul_precision, torch.backends.mkldnn.matmul.fp32_precision
+        return (matplotlib.rcParams["text.usetex"], *kinds, wide, *precise, cut_off)
 
     def casts():
         return torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()
@@ -154,15 +155,17 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             torch.set_default_dtype(torch.float64)
             torch.set_default_device("meta")
+            torch.set_float32_matmul_precision("medium")
             assert main([]) == 0 and drawn_next() == before and casts() == (True, True)
-            assert of_libraries() == (True, torch.float64, "meta", False, True, "highest", True)
+            assert of_libraries() == (True, torch.float64, "meta", False, True, "highest", "bf16", True)
         finally:
             jax.config.update("jax_enable_x64", False)
             jax.config.update("jax_default_matmul_precision", None)
             ImageFile.LOAD_TRUNCATED_IMAGES = False
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
-    assert seen == [(False, torch.float32, "cpu", True, False, None, False)]
+            torch.set_float32_matmul_precision("highest")
+    assert seen == [(False, torch.float32, "cpu", True, False, None, "ieee", False)]
 
 
 def test_a_machine_without_proc_is_told_before_tensorflow_would_abort(monkeypatch):
