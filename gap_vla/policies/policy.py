@@ -15,6 +15,9 @@ from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import ProprioEncoder
 from gap_vla.policies.heads import Generators
 
+_AT_ONCE = 2**24
+"""Pixels that are encoded at once where nothing is trained: the 256 windows of held-out data may be large ones."""
+
 Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:
 
@@ -121,12 +124,17 @@ class SmallPolicy(nn.Module):
                 wanted = f"give pictures as uint8 tensors [B, W, h, w, 3] of {shape[0]} × {shape[1]} pixels"
                 raise ConfigError(f"image_{camera} is {kind}; {wanted}, the policy scales their values")
             batch, window = frames.shape[:2]
-            pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().contiguous()
-            enabled = self.autocast_dtype is not None
-            with torch.autocast(frames.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
-                feature = self.encoders[camera](pixels)
-            found.append(feature.float().unflatten(0, (batch, window)))
+            whole = self.training or torch.is_grad_enabled()  # else frames do not depend on each other
+            parts = frames.flatten(0, 1).split(max(len(frames) * window if whole else _AT_ONCE // shape[0] ** 2, 1))
+            features = torch.cat([self._encoded_frames(camera, part) for part in parts])
+            found.append(features.unflatten(0, (batch, window)))
         return torch.cat(found, -1)
+
+    def _encoded_frames(self, camera: str, frames: torch.Tensor) -> Float[torch.Tensor, "n d"]:
+        pixels = frames.permute(0, 3, 1, 2).float().contiguous()
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(frames.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
+            return self.encoders[camera](pixels).float()
 
     def _as_tokens(self, features: Float[torch.Tensor, "b w d"]) -> Float[torch.Tensor, "b w2 d2"]:
         """Image features as the fusion wants them: per step, or the frames of the history side by side."""

@@ -69,6 +69,17 @@ def test_features_of_every_camera_stand_side_by_side_and_are_of_tensors(monkeypa
             policy.features(wrong)
 
 
+def test_many_large_pictures_are_encoded_one_part_after_the_other_where_nothing_is_trained(monkeypatch):
+    config = SmallModelConfig(**TINY, image_history=2)
+    policy, batch, seen = build_policy(config, "vision", (SIZE, SIZE, 3), 9, 7), a_batch(config, batch=4), []
+    policy.encoders["primary"].register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    monkeypatch.setattr("gap_vla.policies.policy._AT_ONCE", 3 * SIZE**2)
+    whole = policy.features(batch).detach()
+    with torch.no_grad():
+        policy.features(batch)
+        assert torch.allclose(policy.eval().features(batch), whole, atol=1e-6) and seen == [8, 8, 3, 3, 2]
+
+
 def test_inputs_that_would_be_broadcast_or_misread_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     config = SmallModelConfig(**TINY | STEPWISE, fusion="sum")
