@@ -144,6 +144,7 @@ class OctoTrainer(Trainer):
                 "gap/sample_factor": float(factors.sample[real].mean()),
                 "gap/update_factor": float(factors.update),
             }
+            adjusted |= {"gap/gradient_factor": float(factors.gradient)} if self.schedule.mode == "batch" else {}
             return {f"train/{name}": float(value) for name, value in measured.items()} | adjusted
 
         return Measured(measured["loss"], measured["grad_norm"], values)

@@ -172,6 +172,7 @@ class SmallTrainer(Trainer):
                 factors = self.adjustment.schedule.factors(shown["rho"].cpu().numpy(), step, self.steps)
                 own["gap/sample_factor"] = float(factors.sample.mean())
                 own["gap/update_factor"] = float(factors.update)
+                own |= {"gap/gradient_factor": float(factors.gradient)} if self.schedule.mode == "batch" else {}
             return {"train/loss": float(loss), **branches, **own, **self.method.measurements()}
 
         return Measured(loss, norm, values)

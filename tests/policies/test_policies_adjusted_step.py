@@ -198,8 +198,9 @@ def test_the_logged_factors_are_those_that_acted(training, store):
     rows = [row for row in read_metrics(RunDirectory(Run(config).directory.path).metrics) if "train/loss" in row]
     for step, (_, batch, _) in enumerate(steps):
         rho = stored_rho(store, batch["window"].tolist(), 3)
-        sample, _, update = (
+        sample, gradient, update = (
             ADJUSTED[method, mode](rho if model else rho[:, -1:]) if step <= LAST else (np.ones(1), 1, 1)
         )
         assert rows[step]["gap/update_factor"] == pytest.approx(update)
         assert rows[step]["gap/sample_factor"] == pytest.approx(sample.mean())
+        assert rows[step].get("gap/gradient_factor", 1.0) == pytest.approx(gradient)

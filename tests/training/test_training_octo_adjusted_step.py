@@ -227,11 +227,12 @@ def test_the_logged_factors_are_those_that_acted_and_padded_steps_are_not_counte
     padded = 0
     for step, (row, (_, batch, _)) in enumerate(zip(rows, training.steps[:STEPS], strict=True)):
         real = batch["observation"]["timestep_pad_mask"]
-        sample, update = np.ones(real.shape), 1.0
+        sample, gradient, update = np.ones(real.shape), 1.0, 1.0
         if step <= LAST:
-            sample, _, update = factors_of(training.stored_rho(batch), real)
+            sample, gradient, update = factors_of(training.stored_rho(batch), real)
         assert row["gap/update_factor"] == pytest.approx(update)
         assert row["gap/sample_factor"] == pytest.approx(sample[real].mean())
+        assert row.get("gap/gradient_factor", 1.0) == pytest.approx(gradient)
         padded += (~real).sum()
     assert padded, "some windows should reach before their episode"
 
