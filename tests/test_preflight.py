@@ -170,6 +170,11 @@ def test_a_dry_run_says_what_memory_training_takes_and_whether_it_is_here(kind, 
     assert "; 256.0 MiB are free here, so that a run would be refused" in Run(kind(**folders)).dry_run()
 
 
+def test_a_policy_that_sees_nothing_takes_no_memory_for_pictures():
+    blind, seeing = (small(method=method, train__batch_size=16_384).memory() for method in ("proprio", "vision"))
+    assert blind["image encoder"] == blind["batches"] == 0 < seeing["image encoder"]
+
+
 def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
     assert "first 50% of 50 steps" in Run(small(**folders, train__steps=50, method="gap")).dry_run()
     short = small(**folders, train__steps=2500, adjustment__window=0.004, method="gap")

@@ -131,7 +131,7 @@ class SmallConfig(Experiment):
     def memory(self, image_size: float | None = None) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
         samples = self.train.batch_size
-        frames = samples * model.image_history * cameras
+        frames = samples * model.image_history * cameras * (self.method != "proprio")  # which sees none
         half = self.train.precision == "bfloat16"
         if model.encoder == "resnet18":
             bytes_each = 2.8 if half else 4.4
