@@ -23,6 +23,9 @@ from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows, uniform
 
+FAR = 2**24
+"""Steps to a change point that is not there: more than any episode has, and finite, as what a batch should hold."""
+
 
 class SmallWindows:
     """The windows of one split; window i ends at the split's step i.
@@ -160,12 +163,13 @@ class SmallWindows:
 
 
 def _change_distances(data: StoreSplit) -> np.ndarray:
-    """float32[S]: steps to the episode's nearest change point; infinite without any."""
+    """float32[S]: steps to the episode's nearest change point; `FAR` without any."""
     points = data.fields.get("change_point")
     if points is None:
-        return np.full(data.steps, np.inf, np.float32)
+        return np.full(data.steps, FAR, np.float32)
     episodes = (points[start:end] for start, end in itertools.pairwise(data.offsets))
-    return np.concatenate([np.zeros(0, np.float32), *(distance_to(np.flatnonzero(e), len(e)) for e in episodes)])
+    found = [np.zeros(0, np.float32), *(distance_to(np.flatnonzero(e), len(e)) for e in episodes)]
+    return np.minimum(np.concatenate(found), np.float32(FAR))
 
 
 def _phase_codes(store: EpisodeStore, split: str) -> np.ndarray:
