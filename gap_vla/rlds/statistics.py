@@ -182,7 +182,7 @@ def check_statistics(
     if ends and (resting := used & (vectors[ends[1]] - vectors[ends[0]] <= _EPS)).any():
         raise error(
             f"{section.name(ends[0])} is {ends[1]} at index {int(np.argmax(resting))}: what rests in nearly all steps "
-            f"has no range; take data.normalization normal{'' if kind == 'min_max' else ' or min_max'}"
+            "has no range; take data.normalization normal"
         )
     _require_possible(section, vectors["mean"], used)
     for key in ("num_transitions", "num_trajectories"):
