@@ -141,14 +141,18 @@ def config_parser(doc: str | None, config_type: type[Experiment] = FinetuneConfi
     Args:
         config_type: the backend whose keys are listed; a configuration of another one is taken as well.
     """
-    defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
+    config = config_type(task=TASK_NAMES[0])
+    defaults, parts = dataclasses.asdict(config), [config]
+    for part in parts:  # which grows
+        parts += filter(dataclasses.is_dataclass, vars(part).values())
+    homes = {kind.__module__ for part in parts for kind in type(part).__mro__ if dataclasses.is_dataclass(kind)}
     bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
     parser = command_parser(doc, answers=True)
     parser.add_argument("--config", metavar="FILE[:PROFILE]", help="configuration file, with a profile after a colon")
     parser.set_defaults(config_type=config_type)
     parser.epilog = (
         "configuration keys with the library's defaults (a configuration file sets some of them; what each means is\n"
-        f"documented in gap_vla/training/config.py and {config_type.__module__.replace('.', '/')}.py):\n"
+        f"documented in {', '.join(sorted(home.replace('.', '/') + '.py' for home in homes))}):\n"
         + "\n".join(_keys(defaults, bounds))
     )
     return parser
