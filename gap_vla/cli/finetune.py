@@ -1,7 +1,7 @@
 """Fine-tune Octo with GAP: demonstrations, phases, RLDS, training, rollouts, summary.
 
     gap-vla finetune --config finetune_configs/threading.py                      # everything, default profile
-    gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in seconds
+    gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in a minute
     gap-vla finetune --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap
     gap-vla finetune --config finetune_configs/threading.py:paper --dry-run      # build, describe, stop
 

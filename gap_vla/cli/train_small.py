@@ -2,7 +2,7 @@
 
     gap-vla train-small --config finetune_configs/small_assembly.py --config.method=gap
     gap-vla train-small --config finetune_configs/small_threading.py --config.method=concat
-    gap-vla train-small --config finetune_configs/small_assembly.py:debug      # the same path in seconds
+    gap-vla train-small --config finetune_configs/small_assembly.py:debug      # the same path in less than a minute
 
 The same command as `gap-vla finetune`; its help lists the keys of small policies. Methods: docs/POLICIES.md. Stages
 that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
