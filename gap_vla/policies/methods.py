@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,11 +171,13 @@ def build_policy(
         ConfigError: unknown method, images that the encoder cannot take, sizes below 1, no camera, or one that is
             named twice.
     """
-    size, named_once = image_shape[0] if image_shape else 0, 0 < len({*cameras}) == len(cameras)
-    if tuple(image_shape) != (size, size, 3) or min(size, proprio_dim, action_dim) < 1 or not named_once:
+    shape = tuple(map(operator.index, image_shape))  # numbers of numpy, which JSON does not take, as well
+    proprio_dim, action_dim = operator.index(proprio_dim), operator.index(action_dim)
+    named_once = 0 < len({*cameras}) == len(cameras)
+    if shape != (*shape[:1] * 2, 3) or min(*shape, proprio_dim, action_dim) < 1 or not named_once:
         raise ConfigError(
-            f"pictures {' × '.join(map(str, image_shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, "
+            f"pictures {' × '.join(map(str, shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, "
             f"cameras {', '.join(cameras)}: pictures are square RGB, widths at least 1, each camera is named once"
         )
     name = registry.method_name(method, registry.METHODS)
-    return SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, method_of(name))
+    return SmallPolicy(config, name, (shape[0], shape[1], 3), proprio_dim, action_dim, cameras, method_of(name))

@@ -49,6 +49,9 @@ def save_policy(
     tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
     if odd := odd_weights(tensors, tensors):
         raise ConfigError(f"the policy's {odd}; the training diverged, save an earlier one")
+    floats = {name: value.dtype for name, value in tensors.items() if value.is_floating_point()}
+    if odd := next((f"{name} is {kind}" for name, kind in floats.items() if kind != torch.float32), ""):
+        raise ConfigError(f"the policy's {odd}; save policy.float(), policies are loaded in float32")
     choose(normalization, NORMALIZATIONS, "normalization")
     if not isinstance(camera, str):
         raise ConfigError(f"camera is {camera!r}; give the name of a view")
@@ -57,9 +60,6 @@ def save_policy(
         found = check_statistics(statistics, field, normalization, "statistics", ConfigError, widest=width)
         if found < width:
             raise ConfigError(f"statistics: {field}.mean is {found} wide, the policy's {field} {width}")
-    with replacing(directory / "policy.safetensors") as temporary:
-        save_file(tensors, temporary)
-    save_statistics(statistics, directory / "dataset_statistics.json")
     account = {
         "format": FORMAT,
         "method": policy.method,
@@ -73,7 +73,11 @@ def save_policy(
         "weights": parameter_digest(policy),
         "statistics": statistics_digest(statistics, normalization),
     }
-    write_json(directory / "policy.json", account | {"seal": digest(account, 16)})
+    account |= {"seal": digest(account, 16)}  # of what JSON does not hold there is none, and nothing is written
+    with replacing(directory / "policy.safetensors") as temporary:
+        save_file(tensors, temporary)
+    save_statistics(statistics, directory / "dataset_statistics.json")
+    write_json(directory / "policy.json", account)
 
 
 def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str, Any]]:

@@ -220,10 +220,22 @@ class TestSaving:
         ):
             with pytest.raises(ConfigError, match=words):
                 save_policy(policy, tmp_path / "c", *given)
+        for cast in (policy.half, policy.bfloat16, policy.double):
+            cast()
+            with pytest.raises(ConfigError, match=r"the policy's \S+ is torch\.\w+; save policy\.float\(\)"):
+                save_policy(policy, tmp_path / "c", statistics, "normal")
+        policy.float()
         next(policy.head.parameters()).data.fill_(float("nan"))
         with pytest.raises(ConfigError, match=r"the policy's head\.\S+ holds NaN or infinity"):
             save_policy(policy, tmp_path / "c", statistics, "normal")
         assert not (tmp_path / "c").exists()
+
+    def test_sizes_may_be_numbers_of_numpy(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+        sizes = tuple(np.array([SIZE, SIZE, 3])), np.int64(9), np.int32(7)
+        policy = build_policy(SmallModelConfig(**TINY), "gap", *sizes)
+        save_policy(policy, tmp_path / "c", write_store(tmp_path / "store").statistics, "normal")
+        assert load_saved_policy(tmp_path / "c")[0].proprio_dim == 9
 
     def test_a_folder_without_a_policy_and_damaged_weights_are_refused(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"no policy.json"):
