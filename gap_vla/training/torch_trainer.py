@@ -38,6 +38,7 @@ from gap_vla.policies import build_policy
 from gap_vla.policies.heads import LARGEST_ACTION
 from gap_vla.policies.methods import Forward, masked_mean
 from gap_vla.policies.policy import SmallPolicy
+from gap_vla.policies.registry import OF_THE_DATASET
 from gap_vla.policies.saving import save_policy, state_digest
 from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
 from gap_vla.rlds import EpisodeStore
@@ -180,7 +181,7 @@ class SmallTrainer(Trainer):
     def restore(self, folder: Path) -> int:
         """
         Raises:
-            ConfigError: the state was saved with other data, or is damaged.
+            ConfigError: the state was saved with other data or labels, or is damaged.
         """
         self._file = folder / "training.pt"
         self._made_with = {"data": self.windows.data_hash, "settings": settings_hash(self.config.to_dict())}
@@ -197,6 +198,9 @@ class SmallTrainer(Trainer):
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             require_same_weights(self.config.model, found)
+            if (rho := found.get("rho")) is not None and not np.allclose(rho, self.windows.rho, atol=1e-3):
+                where = "by another version or machine: copy the folder *.rho beside its store, too"
+                raise ConfigError(f"{self._file}: rho was labelled otherwise, {where}, or take another --run-name")
             self.ends = found.get("ends", ())
             if said != state_digest(found):
                 raise ConfigError(f"{self._file} is damaged: its checksum differs; {advice}")
@@ -213,6 +217,8 @@ class SmallTrainer(Trainer):
     def save(self, done: int) -> None:
         state = io.BytesIO()  # a full disk is an OSError then
         known = {**self._made_with, **self._weights, "ends": self.ends}
+        if self.method.rho_source not in OF_THE_DATASET:  # of which the hash of the data says nothing
+            known["rho"] = torch.from_numpy(self.windows.rho)
         saved = {"step": done, **known, "parts": self.state()}
         torch.save({**saved, "checksum": state_digest(saved)}, state)
         with replacing(self._file) as temporary:

@@ -40,6 +40,19 @@ def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(tmp_path):
     assert finetune(concat)["steps"] == 12
 
 
+def test_a_training_does_not_go_on_with_other_labels_of_its_own(tmp_path):
+    config = toy_config(tmp_path, "gap_gaussian")
+    store = place_store(config)
+    trainer = SmallTrainer.on(config, store)
+    trainer.restore(tmp_path)
+    trainer.save(4)
+    trainer.windows.rho += np.float32(1e-5)  # as another machine rounds it
+    assert trainer.restore(tmp_path) == 4
+    trainer.windows.rho[5] += 0.2
+    with pytest.raises(ConfigError, match=r"training\.pt: rho was labelled otherwise, .* copy the folder \*\.rho"):
+        trainer.restore(tmp_path)
+
+
 def test_labels_of_other_episodes_are_refused(tmp_path):
     config = toy_config(tmp_path, "gap_gaussian")
     store = place_store(config)
