@@ -51,6 +51,8 @@ def describe_store(store: EpisodeStore) -> str:
 def unlearnt(trainer: Trainer, config: Experiment, stores: Sequence[EpisodeStore]) -> list[str]:
     """Notes on what the policy cannot learn from its data: instructions that it does not read, or will be told first in
     rollouts, and actions that its head does not predict.
+
+    Raises ConfigError: a column of the actions that is not normalised lies beyond what the head predicts.
     """
     texts = {text for store in stores for text in store.split("train").languages if text.strip()}
     notes = []
@@ -61,13 +63,20 @@ def unlearnt(trainer: Trainer, config: Experiment, stores: Sequence[EpisodeStore
     if trainer.reads_instructions and config.eval.episodes and told not in texts:
         notes.append(f"note: rollouts tell the policy {told!r}, which no demonstration does")
     for store in stores if trainer.largest_action else ():
-        of_actions = store.statistics["action"]
+        of_actions, most = store.statistics["action"], trainer.largest_action
+        alone = ~np.broadcast_to(of_actions.get("mask", True), np.shape(of_actions["min"]))
+        usual = np.max([np.abs(of_actions.get(key, 0) * alone) for key in ("p01", "p99")], axis=0)
+        if (far := np.flatnonzero(usual > most)).size:
+            raise ConfigError(
+                f"{store.directory}: action {far[0]} is {usual[far[0]]:g} and is not normalised, as it stands still or "
+                f"is taken for a gripper; head {config.model.head} predicts up to {most:g} there, so that the robot "
+                "would be sent elsewhere: bring it to [-1, 1], or leave it out (docs/RLDS.md)"
+            )
         ends = np.array([of_actions["min"], of_actions["max"]])
         furthest = np.abs(normalize(ends, of_actions, config.data.normalization)).max(0)
-        if (beyond := np.flatnonzero(furthest > trainer.largest_action)).size:
-            unit = {False: " (in its own unit)", True: ""}
-            reach = [f"{furthest[c]:.3g} in column {c}{unit[bool(of_actions['mask'][c])]}" for c in beyond]
-            told = f"the head predicts none beyond {trainer.largest_action:g}"
+        if (beyond := np.flatnonzero(furthest > most)).size:
+            reach = [f"{furthest[c]:.3g} in column {c}{' (in its own unit)' * bool(alone[c])}" for c in beyond]
+            told = f"the head predicts none beyond {most:g}"
             notes.append(f"note: {store.directory}: normalised actions reach {', '.join(reach)}; {told}")
     return notes
 
