@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.tables.cells import Cell, config_hash, training_length
+from experiments.tables.cells import Cell, config_hash
 from gap_vla.cli.arguments import MANY
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
@@ -176,8 +176,9 @@ def _require_sound(found: Section, name: str) -> None:
         of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, int(SEED.most))
         if of_config != (task, method, seed):
             raise UserError(f"its settings are of task, method, seed {of_config}, not {(task, method, seed)}")
-        if not config.section("train").values.get("epochs") and found.values["status"] == FINISHED:
-            found.whole("steps", training_length(config.values), training_length(config.values))
+        epochs, steps = (config.section("train").whole(key, 0, STEPS, 0) for key in ("epochs", "steps"))
+        if not epochs and found.values["status"] == FINISHED:
+            found.whole("steps", steps, steps)
     variants = found.section("variants")
     for variant in variants.values:
         rollouts = variants.section(variant)

@@ -235,6 +235,8 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ({"validation": {"val/loss": float("nan")}}, "validation.val/loss is nan"),
         ({"gradients": {"branch/vision_gradient": float("inf")}}, "gradients.branch/vision_gradient is inf"),
         ({"steps": 9}, "steps is 9; it must be 10"),
+        ({"config": {**ASKED, "train": {"seed": 0, "steps": float("inf")}}}, "config.train.steps is inf"),
+        ({"config": {**ASKED, "train": {"seed": 0, "steps": 10, "epochs": 1.5}}}, "config.train.epochs is 1.5"),
         ({"status": "done"}, "status is 'done'"),
         ({"status": "failed"}, "error is null"),
         ({"error": "it fell"}, "its status is 'finished', and it has an error"),
