@@ -193,8 +193,11 @@ def test_what_a_policy_cannot_learn_of_its_data_is_said(normalization, beyond):
     if beyond:
         (told,) = said(store("open"), store("open", outlier=1.0))
         assert told.endswith(f"reach {beyond}; the head predicts none beyond 5")
-    with pytest.raises(ConfigError, match=r"here: action 6 is 7[0-9.]* and is not normalised.* predicts up to 5 there"):
+    with pytest.raises(ConfigError, match=r"here: action 6 is 7[0-9.]* and is not normalised.* predicts -5 to 5 there"):
         said(store("open"), far := store("open", gripper=80.0))
+    still = dataset_statistics([np.full((40, 6), -90.0)], [np.zeros((40, 6))])
+    with pytest.raises(ConfigError, match="here: action 0 is -90 and is not normalised, as it stands still"):
+        said(SimpleNamespace(directory="here", statistics=still, split=store("open").split))
     assert said(far, most=None) == []
 
 
