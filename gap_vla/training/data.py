@@ -57,8 +57,9 @@ def unlearnt(trainer: Trainer, config: Experiment, stores: Sequence[EpisodeStore
     texts = {text for store in stores for text in store.split("train").languages if text.strip()}
     notes = []
     if len(texts) > 1 and not trainer.reads_instructions:
-        told = f"the data have {len(texts)} instructions, and this policy reads none"
-        notes.append(f"note: {told}: it learns them as one task (an Octo of model.pretrained reads them)")
+        told = f"the data have {len(texts)} instructions, and this policy reads none: it learns them as one task"
+        other = "" if getattr(config.model, "pretrained", "") else " (an Octo of model.pretrained reads them)"
+        notes.append(f"note: {told}{other}")
     told = task_spec(config.task).instruction
     if trainer.reads_instructions and config.eval.episodes and told not in texts:
         notes.append(f"note: rollouts tell the policy {told!r}, which no demonstration does")
