@@ -414,6 +414,20 @@ def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_pat
         load_config(str(tmp_path / "c.py"))
 
 
+def test_a_file_does_not_allow_bfloat16_in_products_of_a_torch_before_2_9(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("gap_vla.core.resources.products", lambda torch: [])
+    path = tmp_path / "c.py"
+    path.write_text("import torch\ntorch.set_float32_matmul_precision('medium')\ndef get_config(profile=''): ...\n")
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with pytest.raises(ConfigError, match=r"c.py changes torch's precision for all that follows"):
+            load_config(str(path))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize(
     ("changed", "what"),
     [

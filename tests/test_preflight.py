@@ -173,6 +173,8 @@ def test_a_dry_run_says_what_memory_training_takes_and_whether_it_is_here(kind, 
 def test_a_policy_that_sees_nothing_takes_no_memory_for_pictures():
     blind, seeing = (small(method=method, train__batch_size=16_384).memory() for method in ("proprio", "vision"))
     assert blind["image encoder"] == blind["batches"] == 0 < seeing["image encoder"]
+    encoders = {"demos__cameras": ("primary", "wrist"), "model__encoder": "resnet18"}
+    assert small(method="proprio", **encoders).memory()["parameters, gradients, optimizer"] < 16 * 1e6
 
 
 def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):

@@ -133,7 +133,10 @@ def unusual_settings() -> list[str]:
         found += ["torch's default device"] * (device != "cpu")
         found += ["torch's gradients"] * (not torch.is_grad_enabled())
         found += ["torch's automatic casts"] * any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
-        found += ["torch's precision"] * any(part.fp32_precision not in ("none", "ieee") for part in products(torch))
+        if parts := products(torch):
+            found += ["torch's precision"] * any(part.fp32_precision not in ("none", "ieee") for part in parts)
+        else:
+            found += ["torch's precision"] * (torch.get_float32_matmul_precision() != "highest")
     return found
 
 

@@ -44,6 +44,7 @@ class ArrayPickles(NamedArrays):
         self._names = sorted({str(name) for names in held for name in names})
         self._successes = sum("success" in names for names in held)
         self._take_images()
+        self.options["image_keys"] = dict(self._image_keys)  # a dataset is known by them
 
     def _refuse_steps(self, held: Sequence[Mapping[str, Any]]) -> None:
         """Raises EpisodeError: each of several recordings in a file is one step, so that they are none."""

@@ -24,7 +24,7 @@ def donors_of(recordings: Sequence[Recording], cameras: Sequence[str]) -> list[R
         found.append(donor_of(one, sorted(others, key=lambda other: other.instruction != one.instruction), cameras))
     if alone := [one.name for one, donor in zip(recordings, found) if one.instruction != donor.instruction]:
         told = f"{len(alone)} of {len(recordings)} recordings, as {alone[0]}"
-        warnings.warn(f"{told}, are alone with their instruction: a swap takes another task's", stacklevel=3)
+        warnings.warn(f"{told}, have no other of their instruction to swap with, but another task's", stacklevel=3)
     if all(_same(one, donor, "proprio") for one, donor in zip(recordings, found)):
         what = "proprio is the same in all recordings"
         warnings.warn(f"{what}: another episode's changes nothing, whatever the policy needs", stacklevel=3)

@@ -57,20 +57,22 @@ def unlearnt(trainer: Trainer, config: Experiment, stores: Sequence[EpisodeStore
     texts = {text for store in stores for text in store.split("train").languages if text.strip()}
     notes = []
     if len(texts) > 1 and not trainer.reads_instructions:
-        told = f"the data have {len(texts)} instructions, and this policy reads none"
-        notes.append(f"note: {told}: it learns them as one task (an Octo of model.pretrained reads them)")
+        told = f"the data have {len(texts)} instructions, and this policy reads none: it learns them as one task"
+        other = "" if getattr(config.model, "pretrained", "") else " (an Octo of model.pretrained reads them)"
+        notes.append(f"note: {told}{other}")
     told = task_spec(config.task).instruction
     if trainer.reads_instructions and config.eval.episodes and told not in texts:
         notes.append(f"note: rollouts tell the policy {told!r}, which no demonstration does")
     for store in stores if trainer.largest_action else ():
         of_actions, most = store.statistics["action"], trainer.largest_action
         alone = ~np.broadcast_to(of_actions.get("mask", True), np.shape(of_actions["min"]))
-        usual = np.max([np.abs(of_actions.get(key, 0) * alone) for key in ("p01", "p99")], axis=0)
-        if (far := np.flatnonzero(usual > most)).size:
+        low, high = (of_actions.get(key, 0) * alone for key in ("p01", "p99"))
+        usual = np.where(-low > high, low, high)
+        if (far := np.flatnonzero(np.abs(usual) > most)).size:
             raise ConfigError(
                 f"{store.directory}: action {far[0]} is {usual[far[0]]:g} and is not normalised, as it stands still or "
-                f"is taken for a gripper; head {config.model.head} predicts up to {most:g} there, so that the robot "
-                "would be sent elsewhere: bring it to [-1, 1], or leave it out (docs/RLDS.md)"
+                f"is taken for a gripper; head {config.model.head} predicts -{most:g} to {most:g} there, so that the "
+                "robot would be sent elsewhere: bring it to [-1, 1], or leave it out (docs/RLDS.md)"
             )
         ends = np.array([of_actions["min"], of_actions["max"]])
         furthest = np.abs(normalize(ends, of_actions, config.data.normalization)).max(0)

@@ -129,9 +129,9 @@ class SmallConfig(Experiment):
         return self.train.device == "cpu"
 
     def memory(self, image_size: float | None = None) -> dict[str, float]:
-        model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
-        samples = self.train.batch_size
-        frames = samples * model.image_history * cameras * (self.method != "proprio")  # which sees none
+        model, samples, size = self.model, self.train.batch_size, image_size or self.demos.image_size
+        cameras = len(self.demos.cameras) * (self.method != "proprio")  # which sees none
+        frames = samples * model.image_history * cameras
         half = self.train.precision == "bfloat16"
         if model.encoder == "resnet18":
             bytes_each = 2.8 if half else 4.4

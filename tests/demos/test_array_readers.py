@@ -320,6 +320,17 @@ def test_pickles_of_arrays_are_read_as_list_or_files(tmp_path: Path, protocol: i
             assert_equal(episode, plain(i).replace(language_instruction=""))
 
 
+def test_a_dataset_of_pickles_without_pictures_is_known_by_that(tmp_path: Path) -> None:
+    """As datasets of them are that were written when pictures had to be named."""
+    for name, left_out in (("all", ()), ("none", ("image_primary", "image_wrist"))):
+        held = {key: value for key, value in arrays(plain(0)).items() if key not in left_out}
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(held))
+        found = {key: key for key in ("image_primary", "image_wrist") if key in held}
+        for given in (None, found):
+            source = open_source(tmp_path / f"{name}.pkl", "pickle", state_key="proprio", image_keys=given)
+            assert source.identity()["options"]["image_keys"] == found
+
+
 class _Harmful:
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -416,6 +416,20 @@ def test_pictures_that_belong_together_pass() -> None:
     assert not _told_of_pictures(_seen(primary=noise))
 
 
+def test_an_object_on_the_other_side_and_a_shifted_scene_are_not_called_mirrored() -> None:
+    def table(column: int, seed: int) -> np.ndarray:
+        frames = 120 + np.random.default_rng(seed).integers(0, 4, (1, 32, 32, 3), dtype=np.uint8)
+        frames[:, 12:20, column : column + 8] = [250, 30, 30]
+        return frames.repeat(20, 0)
+
+    for columns in ((4, 4, 4, 20, 4), (2, 3, 4, 19, 3)):
+        told = _told_of_pictures(_seen(primary=[table(column, seed) for seed, column in enumerate(columns)]))
+        assert not any("mirrored" in one for one in told), told
+    for axis in (1, 2):
+        told = _told_of_pictures(_seen(primary=[np.roll(f, 16, axis) if i == 1 else f for i, f in enumerate(SCENES)]))
+        assert ["something else" in one for one in told] == [True], told
+
+
 @pytest.mark.parametrize(
     ("spoil", "how"),
     [

@@ -249,6 +249,17 @@ def test_where_few_episodes_follow_their_actions_no_lag_is_called_usual() -> Non
     assert not told(check_lag, [strolling(i, flipped=True) for i in range(8)])
 
 
+def test_of_late_actions_short_and_resting_episodes_say_nothing_either_way() -> None:
+    asked = np.random.default_rng(0).normal(size=(4, 60, 3)).astype(np.float32)
+    state = np.zeros((4, 60, 9), np.float32)
+    state[:, 1:, :3], state[..., 3] = 0.01 * np.cumsum(asked, axis=1)[:, :-1], 1
+    action = np.pad(asked[:, :-5], ((0, 0), (5, 0), (0, 4)))
+    late = [frozen(of, action=given) for of, given in zip(state, action)]
+    short = [frozen(one.proprio[:15], action=one.action[:15]) for one in late]  # type: ignore[index]
+    still = frozen(state[0] * np.eye(9, dtype=np.float32)[3], action=0 * action[0])
+    assert "recorded late" in "".join(told(check_lag, [*late, *short, still]))
+
+
 def test_of_an_axis_that_is_flipped_in_all_episodes_none_is_called_of_another_scale() -> None:
     shares = (0.2, 0.05, 0.1), (0.2, 0.05, 0.05), (0.2, 0.04, 0.1), (0.2, 0.05, 0.1), (0.1, 0.13, 0.02)
     sound = [legs(i, 20, way, (0.1, 0, 0), (0, 0, 0.1)) for i, way in enumerate(shares)]

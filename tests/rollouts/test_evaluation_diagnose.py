@@ -354,8 +354,12 @@ def test_a_swap_takes_a_recording_of_the_same_instruction_where_there_is_one(rec
     with pytest.warns(UserWarning) as warned:
         found = donors_of(told, ["image_primary"])
     assert [donor.instruction for donor in found] == ["a", "b", "a", found[3].instruction, "b", "a"]
-    alone = "1 of 6 recordings, as a recording, are alone with their instruction: a swap takes another task's"
+    alone = "1 of 6 recordings, as a recording, have no other of their instruction to swap with, but another task's"
     assert [str(one.message) for one in warned][-1] == alone
+    frozen = [dataclasses.replace(one, images=told[0].images, instruction=text) for one, text in zip(told[:2], "aa")]
+    with pytest.warns(UserWarning) as warned:
+        donors_of([*frozen, *(dataclasses.replace(one, instruction="b") for one in told[2:])], ["image_primary"])
+    assert str(warned[-1].message).startswith("2 of 6 recordings, as a recording, have no other of their instruction")
     one, other = told[0], told[1]
     short = dataclasses.replace(
         told[2],

@@ -179,8 +179,9 @@ def test_what_a_policy_cannot_learn_of_its_data_is_said(normalization, beyond):
         statistics = dataset_statistics([action], [action])
         return SimpleNamespace(directory="here", statistics=statistics, split=lambda name: split)
 
-    def said(*stores, reads=False, most=5.0, episodes=0):
+    def said(*stores, reads=False, most=5.0, episodes=0, pretrained=""):
         values = {"task": "stack", "data": {"normalization": normalization}, "eval": {"episodes": episodes}}
+        values["model"] = {"pretrained": pretrained}
         trainer = SimpleNamespace(reads_instructions=reads, largest_action=most)
         return unlearnt(trainer, FinetuneConfig.from_dict(values), stores)
 
@@ -189,12 +190,17 @@ def test_what_a_policy_cannot_learn_of_its_data_is_said(normalization, beyond):
     (told,) = said(store("open"), reads=True, episodes=1)
     assert told.endswith(f"tell the policy {task_spec('stack').instruction!r}, which no demonstration does")
     (told,) = said(store("open"), store("close"))
-    assert "the data have 2 instructions, and this policy reads none" in told
+    assert "the data have 2 instructions, and this policy reads none" in told and "an Octo of model.pretrained" in told
+    (told,) = said(store("open", "close"), pretrained="runs/small/checkpoint")  # which has no tokenizer
+    assert told.endswith("it learns them as one task")
     if beyond:
         (told,) = said(store("open"), store("open", outlier=1.0))
         assert told.endswith(f"reach {beyond}; the head predicts none beyond 5")
-    with pytest.raises(ConfigError, match=r"here: action 6 is 7[0-9.]* and is not normalised.* predicts up to 5 there"):
+    with pytest.raises(ConfigError, match=r"here: action 6 is 7[0-9.]* and is not normalised.* predicts -5 to 5 there"):
         said(store("open"), far := store("open", gripper=80.0))
+    still = dataset_statistics([np.full((40, 6), -90.0)], [np.zeros((40, 6))])
+    with pytest.raises(ConfigError, match="here: action 0 is -90 and is not normalised, as it stands still"):
+        said(SimpleNamespace(directory="here", statistics=still, split=store("open").split))
     assert said(far, most=None) == []
 
 

@@ -78,7 +78,8 @@ def check_lag(episodes: Sequence[Recording]) -> Iterator[Finding]:
         found = [_agreement_by_lag(a[:-1, :3], np.diff(s[:, :3], axis=0)) for a, s in zip(actions, states)]
         best = np.array([_LAGS[int(f.argmax())] for f in found])
         clear = np.array([f.max() > 0.5 for f in found])
-        if clear.mean() <= 0.5:  # where few episodes follow at all, as with an axis that is flipped, none is usual
+        shows = np.array([f[f > -1].any() for f in found], bool)  # is long enough, commands and moves
+        if clear.sum() <= shows.sum() / 2:  # where few follow at all, as with an axis that is flipped, none is usual
             continue
         usual = int(np.quantile(best[clear], 0.5, method="higher"))
         gained = np.array([f.max() - f[usual - _LAGS[0]] for f in found])
