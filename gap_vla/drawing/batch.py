@@ -12,7 +12,7 @@ from PIL import Image
 from gap_vla.core.whole import replacing
 
 STRIP = 6  # height of the ρ strip, pixels of the enlarged frame
-LARGEST = 256  # pixels of a frame's longer side; larger ones are thinned out, smaller ones enlarged
+LARGEST = 256  # pixels of a frame's longer side; larger ones are thinned out, and none is enlarged beyond that
 LOW, HIGH = np.array([60, 90, 200]), np.array([240, 70, 40])  # blue: consistent motion, red: transition
 
 
@@ -46,8 +46,9 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
 
 
 def _resized(frames: np.ndarray, scale: int) -> np.ndarray:
-    thinned = -(-max(frames.shape[2:4]) // LARGEST)
-    return frames[:, :, ::thinned, ::thinned] if thinned > 1 else frames.repeat(scale, 2).repeat(scale, 3)
+    longest = max(frames.shape[2:4])
+    thinned, scale = -(-longest // LARGEST), max(1, min(scale, LARGEST // longest))
+    return frames[:, :, ::thinned, ::thinned].repeat(scale, 2).repeat(scale, 3)
 
 
 def save_batch_picture(batch: Mapping[str, Any], path: Path) -> None:

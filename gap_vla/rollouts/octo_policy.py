@@ -71,7 +71,7 @@ class OctoPolicy(ChunkPolicy):
         arithmetic = np.dtype(model.module.octo_transformer.compute.dtype).name
         details = {
             "parameters": parameter_digest(model.params),
-            "architecture": digest(json.loads(json.dumps({**of, "window_size": window}, default=str)), 16),
+            "architecture": digest(json.loads(json.dumps({**of, "window_size": window}, default=_as_saved)), 16),
             **({} if arithmetic == "float32" else {"arithmetic": arithmetic}),
             **options.pop("details", {}),
         }
@@ -257,3 +257,8 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
     if needs_proprio and "proprio" not in found:
         raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
     return found
+
+
+def _as_saved(value: Any) -> Any:
+    """Numbers of numpy as `config.json` holds them, so that a model is the same before it is saved and after."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

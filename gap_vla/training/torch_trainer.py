@@ -199,8 +199,8 @@ class SmallTrainer(Trainer):
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             require_same_weights(self.config.model, found)
             if (rho := found.get("rho")) is not None and not np.allclose(rho, self.windows.rho, atol=1e-3):
-                where = "by another version or machine: copy the folder *.rho beside its store, too"
-                raise ConfigError(f"{self._file}: rho was labelled otherwise, {where}, or take another --run-name")
+                where = "by another version, or on another machine (copy its folder *.rho beside the store, too)"
+                raise ConfigError(f"{self._file}: rho was labelled otherwise, {where}; or take another --run-name")
             self.ends = found.get("ends", ())
             if said != state_digest(found):
                 raise ConfigError(f"{self._file} is damaged: its checksum differs; {advice}")

@@ -49,7 +49,7 @@ def test_a_training_does_not_go_on_with_other_labels_of_its_own(tmp_path):
     trainer.windows.rho += np.float32(1e-5)  # as another machine rounds it
     assert trainer.restore(tmp_path) == 4
     trainer.windows.rho[5] += 0.2
-    with pytest.raises(ConfigError, match=r"training\.pt: rho was labelled otherwise, .* copy the folder \*\.rho"):
+    with pytest.raises(ConfigError, match=r"training\.pt: rho was labelled otherwise, .*copy its folder \*\.rho"):
         trainer.restore(tmp_path)
 
 
