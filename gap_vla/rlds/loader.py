@@ -171,8 +171,8 @@ class WindowLoader:
             torch = sys.modules.get("torch.utils.data")
             if torch and (worker := torch.get_worker_info()) and worker.num_workers > self._hosts:
                 raise ConfigError(
-                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 1 or "
-                    "0, with threads of the loader, or make a loader for each worker, of its own process_index"
+                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 0, "
+                    "with threads of the loader, or make a loader for each worker, of its own process_index"
                 )
             position, self._process = self._iterator.get_state(), os.getpid()
             self._iterator = iter(self._batches)
