@@ -102,7 +102,7 @@ def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: i
         max_goal_distance: steps from t to the goal, at most.
     """
     if max_goal_distance is not None:
-        whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
+        max_goal_distance = whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
     steps = tf.shape(trajectory["action"])[0]
     low = tf.range(steps)
     high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
@@ -128,7 +128,7 @@ def chunk(
         observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
-    require_sizes(window_size=window_size, action_horizon=action_horizon)
+    window_size, action_horizon = require_sizes(window_size=window_size, action_horizon=action_horizon)
     action = trajectory["action"]
     if len(action.shape) not in (2, 3):
         raise ConfigError(f"actions have {len(action.shape)} axes; give [T, A], or [T, H, A] of chunks")

@@ -144,3 +144,6 @@ def test_rho_follows_its_step_through_every_transform() -> None:
     found = tr.chunk(tr.relabel_goals(given, seed=[0, 1]), 3, 2)
     assert found["rho"].shape[1:] == (3,)
     np.testing.assert_array_equal(found["rho"], found["observation"]["timestep"])
+    small = tr.chunk(tr.relabel_goals(given, [0, 1], np.uint8(255)), np.uint8(3), np.uint8(2))
+    for key, value in flat(found).items():
+        np.testing.assert_array_equal(flat(small)[key], value, err_msg=key)
