@@ -467,6 +467,13 @@ def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(
     assert not (tmp_path / "dots" / "1.0.0").exists()
 
 
+def test_an_episode_that_no_reader_could_parse_is_not_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("gap_vla.rlds.shards.MOST_BYTES", 20_000)  # of 16 KiB of pictures that do not compress
+    write_rlds([make_episode(0, steps=12)], tmp_path, "toy")
+    with pytest.raises(EpisodeError, match=r"demo_1: .* bytes with its pictures compressed, a record holds 20,000"):
+        write_rlds([make_episode(0, steps=12), make_episode(1, steps=60)], tmp_path, "long", val_fraction=0)
+
+
 def test_a_version_with_leading_zeros_is_none():
     with pytest.raises(DatasetError, match=r"dataset version '01\.0\.0': give three numbers"):
         check_names("toy", "01.0.0")
