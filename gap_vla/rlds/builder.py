@@ -162,7 +162,10 @@ def _write_all(
         for i, shard in enumerate(shards):
             path = partial / f"{settings['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
             own = tuple(labels[j] for j in shard) if labels is not None else None
-            jobs[split].append(ShardJob(episodes, shard, own, schema, path))
+            job = ShardJob(episodes, shard, own, schema, path)
+            if isinstance(episodes, list | tuple):  # a job is sent with its own alone
+                job = ShardJob([episodes[j] for j in shard], tuple(range(len(shard))), own, schema, path)
+            jobs[split].append(job)
     every = [job for of_split in jobs.values() for job in of_split]
     left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
     require_disk({f"{left} episodes, compressed": left * size / 3}, partial, "their number or size")

@@ -127,6 +127,8 @@ def build_dataset(
     if source.files and source.path.is_dir():
         tell_others(source.path, source.files, "read")
     print(source.account(), flush=True)
+    if job is not None:
+        _tell_own_labels(source)
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
@@ -203,8 +205,16 @@ def dry_run(
     missing = "" if first.language_instruction else missing
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [source.account(), *told]
+    if method != "none":
+        _tell_own_labels(source)
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
+
+
+def _tell_own_labels(source: Source) -> None:
+    if "rho" in source.dropped():
+        advice = "if annotate made it, the annotator that lies beside it labels so again (build-dataset --annotator)"
+        print(f"note: rho of {source.path} is not taken, but found anew; {advice}", flush=True)
 
 
 def _job(method: str, seed: int, options: Mapping[str, Any] | None, workers: int) -> AnnotationJob:

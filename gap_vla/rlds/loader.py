@@ -109,11 +109,11 @@ class WindowLoader:
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
         plain = ((w if isinstance(w, int) else int(w) if isinstance(w, np.integer) else float(w)) for _, w in stores)
         stores = [(one, weight) for (one, _), weight in zip(stores, plain)]
-        require_sizes(batch_size=batch_size, process_count=process_count)
-        batch_size, process_count = int(batch_size), int(process_count)  # JSON knows no numbers of numpy
         require_truths(train=train)
+        train = bool(train)  # JSON and grain know no numbers of numpy
+        batch_size, process_count = require_sizes(batch_size=batch_size, process_count=process_count)
         seed = whole("seed", seed, 0, 2**63 - 1, ConfigError)
-        whole("threads", threads, 0, 1024, ConfigError)
+        threads = whole("threads", threads, 0, 1024, ConfigError)
         process_index = whole("process_index", process_index, 0, process_count - 1, ConfigError)
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
@@ -171,8 +171,8 @@ class WindowLoader:
             torch = sys.modules.get("torch.utils.data")
             if torch and (worker := torch.get_worker_info()) and worker.num_workers > self._hosts:
                 raise ConfigError(
-                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 1 or "
-                    "0, with threads of the loader, or make a loader for each worker, of its own process_index"
+                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 0, "
+                    "with threads of the loader, or make a loader for each worker, of its own process_index"
                 )
             position, self._process = self._iterator.get_state(), os.getpid()
             self._iterator = iter(self._batches)

@@ -250,7 +250,7 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
     """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place, but for
     cameras, which are left out."""
     fields = dict(flat(steps, separator="/"))
-    if odd := [name for name in keys if name not in _NAMES and not name.startswith("image_")]:
+    if odd := [name for name in keys if name not in _NAMES and (not name.startswith("image_") or "/" in name)]:
         raise EpisodeError(f"{where}: keys name {odd[0]!r}, no field of an episode; give image_…, {', '.join(_NAMES)}")
     paths = [path for name, path in keys.items() if name.startswith("image_")]
     if len({*paths}) < len(paths):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 128 * 2**20
 MAX_EPISODES_PER_SHARD = 32
+MOST_BYTES = 2**31 - 1
+"""Of one episode as it is stored: protobuf writes more, and reads none of it."""
+
 KEPT = "finished shards are kept"
 ACCOUNTS = "*.tfrecord-*.json"  # one beside every finished shard of an unfinished dataset
 
@@ -99,6 +102,11 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
                 with refusing(f"{episode.name}: cannot be stored", "give text that UTF-8 can hold", EpisodeError):
                     example = serializer.get_tf_example(job.schema.encode(episode.validate()))
                 record = example.SerializeToString(deterministic=True)
+                if len(record) > MOST_BYTES:
+                    raise EpisodeError(
+                        f"{episode.name}: {len(record):,} bytes with its pictures compressed, a record holds "
+                        f"{MOST_BYTES:,}; make the pictures smaller, or several episodes of it"
+                    )
                 writer.write(record)
                 payload += len(record)
                 actions.append(episode.action)

@@ -38,7 +38,7 @@ STORE_VERSION = 2
 Sizes = Mapping[str, tuple[int, int]]
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
-_OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.\w+\.bin"
+_OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.[\w-]+\.bin"
 """Names of the files that a store has."""
 
 

@@ -133,9 +133,14 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return not removes and bool(super().is_prepared())
 
     def download_and_prepare(
-        self, *, download_config: tfds.download.DownloadConfig | None = None, file_format: Any = None, **_: Any
+        self,
+        *,
+        download_dir: Any = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        file_format: Any = None,
     ) -> None:
-        """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
+        """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is.
+        Nothing is downloaded into `download_dir`."""
         config, usual = download_config or tfds.download.DownloadConfig(), tfds.download.DownloadConfig()
         used = {"extract_dir", "manual_dir", "download_mode", "beam_runner", "beam_options"}
         odd = [name for name, value in vars(usual).items() if name not in used and getattr(config, name) != value]

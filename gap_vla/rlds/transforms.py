@@ -102,7 +102,7 @@ def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: i
         max_goal_distance: steps from t to the goal, at most.
     """
     if max_goal_distance is not None:
-        whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
+        max_goal_distance = whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
     steps = tf.shape(trajectory["action"])[0]
     low = tf.range(steps)
     high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
@@ -121,14 +121,14 @@ def chunk(
     Args:
         trajectory: as above; `task.timestep`, where present (goal relabelling), is the last step of the task.
         window_size, action_horizon: W and H; actions that are chunks already (3-D), and their `action_pad_mask`, are
-            cut to it.
+            cut to it. A mask [T, A] goes with the actions of its steps.
         upstream_action_mask: upstream's mask, one step late.
 
     Returns:
         observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
-    require_sizes(window_size=window_size, action_horizon=action_horizon)
+    window_size, action_horizon = require_sizes(window_size=window_size, action_horizon=action_horizon)
     action = trajectory["action"]
     if len(action.shape) not in (2, 3):
         raise ConfigError(f"actions have {len(action.shape)} axes; give [T, A], or [T, H, A] of chunks")
@@ -138,10 +138,11 @@ def chunk(
     raw = tf.range(steps)[:, None] + tf.range(1 - window_size, 1)
     index = tf.maximum(raw, 0)
     ahead = tf.range(action_horizon)
+    of_chunks = tf.minimum(index[..., None] + ahead, steps - 1)
     if len(action.shape) == 3:
         chunks = tf.gather(action[:, :action_horizon], index)
     else:
-        chunks = tf.gather(action, tf.minimum(index[..., None] + ahead, steps - 1))
+        chunks = tf.gather(action, of_chunks)
     goal = trajectory["task"].get("timestep", tf.fill([steps], steps - 1))[:, None, None]
     at = (raw if upstream_action_mask else index)[..., None] + ahead
     valid = at < goal + 2 if upstream_action_mask else at <= goal
@@ -150,11 +151,13 @@ def chunk(
         raise ConfigError(
             f"action_pad_mask is of chunks of {dims.shape[1]}, action_horizon is {action_horizon}; take less"
         )
+    of_all = tf.broadcast_to(dims, [steps, *tf.unstack(tf.shape(dims)[1:])])
     if len(dims.shape) == 3:
-        of_all = tf.broadcast_to(dims, [steps, *tf.unstack(tf.shape(dims)[1:])])
         dims = tf.gather(of_all[:, :action_horizon], index)
+    elif len(action.shape) == 3:
+        dims = tf.gather(of_all, index)[:, :, None]
     else:
-        dims = dims[:, None, None]
+        dims = tf.gather(of_all, of_chunks)
     observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])
     observation["timestep_pad_mask"] = raw >= 0
     observation["task_completed"] = ~valid

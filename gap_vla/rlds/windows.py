@@ -74,12 +74,13 @@ def window_indices(
         [[[0, 1], [0, 1]]]
     """
     step, length = np.asarray(step), np.asarray(length)
-    require_sizes(window_size=window_size, action_horizon=action_horizon)
+    window_size, action_horizon = require_sizes(window_size=window_size, action_horizon=action_horizon)
     whole_steps = (
         step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
     )
     if not whole_steps or ((step < 0) | (step >= length)).any():
         raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
+    step, length = step.astype(np.int64), length.astype(np.int64)  # small ones would overflow
     history = np.arange(1 - window_size, 1)
     raw = step[:, None] + history  # B W
     observation = np.maximum(raw, 0)
@@ -93,10 +94,10 @@ def window_indices(
     return WindowIndices(observation, raw >= 0, action, valid)
 
 
-def require_sizes(**sizes: int) -> None:
-    """Raises ConfigError for one that counts no steps, windows or processes."""
-    for name, size in sizes.items():
-        whole(name, size, 1, MOST_STEPS, ConfigError)
+def require_sizes(**sizes: int) -> list[int]:
+    """Their values as int, which do not overflow; raises ConfigError for one that counts no steps, windows or
+    processes."""
+    return [whole(name, size, 1, MOST_STEPS, ConfigError) for name, size in sizes.items()]
 
 
 def require_truths(**wanted: bool) -> None:
@@ -141,7 +142,8 @@ class Windows:
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        require_sizes(window_size=window_size, action_horizon=action_horizon, proprio_history=proprio_history)
+        sizes = {"window_size": window_size, "action_horizon": action_horizon, "proprio_history": proprio_history}
+        window_size, action_horizon, proprio_history = require_sizes(**sizes)
         require_truths(proprio=proprio, rho=rho, language=language, upstream_action_mask=upstream_action_mask)
         choose(normalization, NORMALIZATIONS, "normalization")
         if isinstance(image_keys, str) or not isinstance(image_keys, Iterable):

@@ -25,7 +25,7 @@ from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds import DatasetError, build_dataset, builder, dataset_metadata, read_rlds, write_rlds
-from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
+from gap_vla.rlds.shards import ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
 from gap_vla.rlds.target import alone_at, check_names, unfinished
 
 
@@ -467,6 +467,25 @@ def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(
     assert not (tmp_path / "dots" / "1.0.0").exists()
 
 
+def test_a_job_that_is_sent_elsewhere_carries_its_own_episodes_alone(tmp_path: Path) -> None:
+    def runner(jobs: list[ShardJob]) -> list[dict[str, Any]]:
+        assert [len(job.source) for job in jobs] == [32, 1, 4]
+        return [write_shard(job) for job in jobs]
+
+    many = [make_episode(i, steps=12, size=4) for i in range(37)]
+    found = write_rlds(many, tmp_path / "there", "toy", runner=runner)
+    here = write_rlds(many, tmp_path / "here", "toy")
+    for shard in here.glob("*.tfrecord-*"):
+        assert shard.read_bytes() == (found / shard.name).read_bytes()
+
+
+def test_an_episode_that_no_reader_could_parse_is_not_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("gap_vla.rlds.shards.MOST_BYTES", 20_000)  # of 16 KiB of pictures that do not compress
+    write_rlds([make_episode(0, steps=12)], tmp_path, "toy")
+    with pytest.raises(EpisodeError, match=r"demo_1: .* bytes with its pictures compressed, a record holds 20,000"):
+        write_rlds([make_episode(0, steps=12), make_episode(1, steps=60)], tmp_path, "long", val_fraction=0)
+
+
 def test_a_version_with_leading_zeros_is_none():
     with pytest.raises(DatasetError, match=r"dataset version '01\.0\.0': give three numbers"):
         check_names("toy", "01.0.0")
@@ -475,7 +494,6 @@ def test_a_version_with_leading_zeros_is_none():
 @pytest.mark.parametrize("suffix", ["json", "npz"])
 def test_an_account_of_a_shard_that_was_cut_is_made_again(tmp_path: Path, suffix: str) -> None:
     from gap_vla.rlds.schema import Schema
-    from gap_vla.rlds.shards import ShardJob, write_shard
 
     episodes, path = [make_episode(i) for i in range(2)], tmp_path / "toy-train.tfrecord-00000-of-00001"
     job = ShardJob(episodes, (0, 1), None, Schema.of(episodes[0]), path)

@@ -149,6 +149,8 @@ def test_a_builder_folder_makes_the_same_dataset(
         type(builder)(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     with pytest.raises(DatasetError, match="file_format has no effect on what is written here; leave it out"):
         builder.download_and_prepare(file_format="array_record")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'config'"):
+        builder.download_and_prepare(config=by_hand)
     with monkeypatch.context() as patched, pytest.raises(DatasetError, match="BUILDER_CONFIGS has no effect on what"):
         patched.setattr(type(builder), "BUILDER_CONFIGS", [tfds.core.BuilderConfig(name="small")])
         type(builder)(data_dir=str(tmp_path), config="small").download_and_prepare()

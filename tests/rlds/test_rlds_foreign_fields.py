@@ -181,6 +181,7 @@ def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, fe
         ({"proprio": "extra+"}, r"proprio in keys is 'extra\+'; name each column once"),
         ({"proprio": "extra+rows"}, r"'steps/rows' is \[6, 2, 3\], several rows a step; name one of one row"),
         ({"image_primary": "rows", "image_wrist": "rows"}, "keys take two cameras from rows; give each its own"),
+        ({"image_a/b": "rows"}, "keys name 'image_a/b', no field of an episode"),
     ],
 )
 def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict[str, str], said: str) -> None:

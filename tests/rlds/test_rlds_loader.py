@@ -113,6 +113,13 @@ def test_a_seed_of_windows_is_a_whole_number(store: EpisodeStore, seed: object) 
     assert WindowLoader(store, batch_size=size, **wanted).state() == WindowLoader(store, batch_size=2, **wanted).state()
 
 
+def test_numbers_of_numpy_are_those_of_python(store: EpisodeStore) -> None:
+    sizes = {"window_size": 3, "action_horizon": 2, "proprio_history": 3, "threads": 1, "batch_size": 4}
+    small = {name: np.uint8(size) for name, size in sizes.items()}
+    found = next(WindowLoader(store, **{**OPTIONS, **small, "train": np.True_}))
+    same(found, next(WindowLoader(store, **{**OPTIONS, **sizes})))
+
+
 @pytest.mark.parametrize("given", [{"max_episodes": -1}, {"pictures": -1}, {"pictures": True}])
 def test_numbers_of_the_checker_are_whole(version_dir: Path, given: dict[str, int]) -> None:
     with pytest.raises(EpisodeError, match=f"{next(iter(given))} is .*; it must be a whole number"):

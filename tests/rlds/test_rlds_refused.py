@@ -138,6 +138,10 @@ def test_labels_and_files_that_are_not_taken_over_are_said(
         in out
     )
     assert f"note: episode_9.npz.gz of {npz} is not read, nor anything else but the npz (1 in all)" in out
+    told = f"note: rho of {npz} is not taken, but found anew; if annotate made it"
+    assert told not in out
+    build_dataset(npz, tmp_path, "toy", kind="npz", method="gaussian", version="1.1.0")
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,14 @@ def test_the_mask_of_chunks_says_of_each_of_their_actions_whether_it_counts() ->
     np.testing.assert_array_equal(earlier[1:], now[:-1])
 
 
+def test_a_mask_of_steps_goes_with_their_actions_in_every_chunk() -> None:
+    counts = np.ones(GOLDEN["in/action"].shape, bool)
+    counts[3] = False
+    found = tr.chunk({**trajectory(), "action_pad_mask": tf.constant(counts)}, 2, 3)
+    steps = found["observation"]["timestep"].numpy()[..., None] + np.arange(3)
+    np.testing.assert_array_equal(found["action_pad_mask"].numpy()[..., 0], (steps <= 5) & (steps != 3))
+
+
 def test_empty_texts_and_pictures_are_marked_as_upstream_does() -> None:
     given = trajectory()
     given["observation"]["image_primary"] = tf.constant([b"png", b"png", b"", b"png", b"png", b"png"])
@@ -136,3 +144,6 @@ def test_rho_follows_its_step_through_every_transform() -> None:
     found = tr.chunk(tr.relabel_goals(given, seed=[0, 1]), 3, 2)
     assert found["rho"].shape[1:] == (3,)
     np.testing.assert_array_equal(found["rho"], found["observation"]["timestep"])
+    small = tr.chunk(tr.relabel_goals(given, [0, 1], np.uint8(255)), np.uint8(3), np.uint8(2))
+    for key, value in flat(found).items():
+        np.testing.assert_array_equal(flat(small)[key], value, err_msg=key)

@@ -38,6 +38,15 @@ def test_our_mask_ends_with_the_episode_where_upstreams_is_one_step_late() -> No
     assert upstream[0, 0].tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint64])
+def test_windows_of_small_and_unsigned_numbers_are_those_of_others(kind: type) -> None:
+    long = np.iinfo(kind).max if np.iinfo(kind).bits == 8 else 300
+    wanted = window_indices(np.array([long - 3]), np.array([long]), 2, 4, upstream_action_mask=True)
+    found = window_indices(np.array([long - 3], kind), np.array([long], kind), 2, 4, upstream_action_mask=True)
+    for name, value in vars(wanted).items():
+        np.testing.assert_array_equal(getattr(found, name), value, strict=True)
+
+
 @pytest.mark.parametrize("kind", ["normal", "bounds"])
 @pytest.mark.parametrize("field", ["action", "proprio"])
 def test_normalisation_is_upstreams(kind: str, field: str) -> None:
