@@ -158,6 +158,7 @@ class Comparison:
         apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known;
             `unsealed`: of those without digests, as 0.1.0 left them.
         simulator_errors: method to how many of its rollouts the simulator cut short, as far as that was counted.
+        failed: names of runs that were asked for and failed, and are in no figure.
     """
 
     success: Mapping[str, Mapping[str, Success]]
@@ -166,6 +167,7 @@ class Comparison:
     unknown: int = 0
     unsealed: int = 0
     simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    failed: Sequence[str] = ()
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -189,6 +191,7 @@ class Comparison:
                 a, b = (self.success[method][variant].layouts for method in (first, second))
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes += self.cut_short(name)
         notes += told_apart(self.apart)
         if self.unknown:
