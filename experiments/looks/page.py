@@ -11,6 +11,7 @@ from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, escaped, html_table, note
 from gap_vla.report.comparison import words
 from gap_vla.report.runs import Run
+from gap_vla.rollouts.summary import told_cut_short
 
 LOWEST = -0.25
 """Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
@@ -102,6 +103,8 @@ def takeovers_section(runs: Sequence[Run]) -> str:
                     f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. "
                     "Always: the other policy alone."
                 )
+                if lost := told_cut_short({one["window"]: one.get("simulator_errors") for one in found["windows"]}):
+                    told += note(lost)
                 chart = chart_image(takeover_chart(found), "change of success for each window")
             parts += [f"<h3>{escaped(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
     return "".join(parts)

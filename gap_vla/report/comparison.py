@@ -14,7 +14,7 @@ from gap_vla.core.foreign import Section, one_line
 from gap_vla.core.run_settings import of_result
 from gap_vla.core.seals import DIGESTS
 from gap_vla.rollouts.statistics import OutcomesError, PairedDifference, as_outcomes, mean_rate, paired_difference
-from gap_vla.rollouts.summary import read_outcomes
+from gap_vla.rollouts.summary import read_outcomes, told_cut_short
 from gap_vla.sim import variant_spec
 
 HOW_INTERVALS = (
@@ -206,9 +206,8 @@ class Comparison:
 
     def cut_short(self, name: Name = str) -> list[str]:
         """Of which methods the simulator cut rollouts short, and how many."""
-        told = [f"{name(method)} {count}" for method, count in self.simulator_errors.items() if count]
-        which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
-        return [f"{which}: {', '.join(told)}."] if told else []
+        told = told_cut_short({name(method): count for method, count in self.simulator_errors.items()})
+        return [told] if told else []
 
     def _unpaired(self, first: str, second: str, paired: Collection[str]) -> list[str]:
         """What two methods do not share, of each variant that both have and of which no difference is `paired`."""
