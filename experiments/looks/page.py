@@ -35,7 +35,8 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
         f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
         "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
         "afterwards it moves with the hand. Beyond proprioception: what the features explain of what the hand's pose, "
-        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
+        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. Untrained: a network of "
+        f"the architecture of {probe['labels'][0]}, with fresh weights. The paper's probe on "
         "assembly is another one (its text gives concat 61 %, gap 74 %)."
     )
     if still := probe.get("still"):
