@@ -65,7 +65,8 @@ def _videos(summary: Mapping[str, Any]) -> str:
 
 
 def variants_table(found: Summaries) -> str:
-    """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
+    """Success on each variant. Their layouts differ (unless a seed was given), so the rates are to be compared by their
+    intervals."""
     return "\n".join([text_table([("variant", "episodes", "success", "95 % interval"), *_cells(found)]), *_lost(found)])
 
 
@@ -82,6 +83,9 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     """
     kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
     figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
+    for name, one in found.items():
+        figures[name]["simulator_errors"] = one.get("simulator_errors", 0)
+    apart = len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
     write_output(folder / VARIANTS_FILE, "variants", json.dumps(figures))
     first = next(iter(found.values()))
     rows = [
@@ -91,7 +95,7 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     text = page(
         f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
         html_table([("variant", "episodes", "success", "", "95 % interval"), *rows]),
-        note("Layouts differ between variants: compare the rates by their intervals."),
+        note("Layouts differ between variants: compare the rates by their intervals.") if apart else "",
         *map(note, _lost(found)),
     )
     return write_output(folder / PAGE_FILE, "variants", text)
