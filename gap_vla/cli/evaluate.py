@@ -153,7 +153,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
     )
-    if learnt and not trained:
+    if learnt and not (trained and learnt == found.episodes):
         print(f"note: the policy was trained on {learnt} of these {found.episodes} episodes: they are not held out")
     if found.left_out:
         print(found.left_out)

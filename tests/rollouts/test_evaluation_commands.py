@@ -174,6 +174,8 @@ def test_episodes_that_a_policy_was_trained_on_are_not_called_held_out(run, data
     said = capsys.readouterr().out
     assert said.startswith("action error 0.500") and len(shown) == 3
     assert "note: the policy was trained on 2 of these 3 episodes: they are not held out" in said
+    assert script("evaluate").main(["--checkpoint", str(copy), "--rlds", str(own), "--split", "train", "--quiet"]) == 0
+    assert "trained on 2 of these 3" in (said := capsys.readouterr().out) and said.startswith("action error in train")
     monkeypatch.setattr("gap_vla.rollouts.diagnose.open_loop", lambda *_, **__: 1 / 0)
     options = ["--checkpoint", str(copy), "--rlds", str(other), "--out", str(tmp_path / "out"), "--quiet"]
     with pytest.raises(ZeroDivisionError):
