@@ -143,7 +143,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         learnt = count_learnt(options.checkpoint, [motion_of(one.proprio, one.action) for one in recordings])
     if learnt:
         told = f"note: the policy was trained on {learnt} of these {len(recordings)} recordings"
-        print(f"{told}, where its undisturbed error is smaller, and multiples of it larger, than elsewhere")
+        print(f"{told}, where its undisturbed error is smaller as a rule, and multiples of it larger")
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     claim_folder(out, "diagnosis")
     closed: tuple[Any, ...] = ()
