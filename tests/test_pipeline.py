@@ -265,7 +265,7 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     out = comparison.comparison_directory(config)
     recorded = json.loads((out / "cells.json").read_text())
     assert len(recorded["finished"]) == 5 and "DivergedError" in recorded["failed"][0]["error"]
-    assert (out / "table.md").exists() and (out / "table.png").exists()
+    assert "Failed, and in no figure: v, seed 1." in (out / "table.md").read_text() and (out / "table.png").exists()
     comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert cells[6:] == [("v", 1)]
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
@@ -283,8 +283,8 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
 def test_calls_on_one_configuration_write_one_after_the_other_and_each_answers_for_its_own_cells(
     cells, tmp_path, monkeypatch, capsys
 ):
-    def then_another(finished, out):
-        found = render(finished, out)
+    def then_another(finished, out, failed):
+        found = render(finished, out, failed)
         assert (out / ".lock").exists()
         (out / "table.json").write_text('{"made_by": "gap_vla:comparison", "methods": ["of another call"]}')
         return found

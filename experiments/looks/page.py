@@ -11,6 +11,7 @@ from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, escaped, html_table, note
 from gap_vla.report.comparison import words
 from gap_vla.report.runs import Run
+from gap_vla.rollouts.summary import told_cut_short
 
 LOWEST = -0.25
 """Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
@@ -34,7 +35,8 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
         f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
         "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
         "afterwards it moves with the hand. Beyond proprioception: what the features explain of what the hand's pose, "
-        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
+        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. Untrained: a network of "
+        f"the architecture of {probe['labels'][0]}, with fresh weights. The paper's probe on "
         "assembly is another one (its text gives concat 61 %, gap 74 %)."
     )
     if still := probe.get("still"):
@@ -102,6 +104,8 @@ def takeovers_section(runs: Sequence[Run]) -> str:
                     f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. "
                     "Always: the other policy alone."
                 )
+                if lost := told_cut_short({one["window"]: one.get("simulator_errors") for one in found["windows"]}):
+                    told += note(lost)
                 chart = chart_image(takeover_chart(found), "change of success for each window")
             parts += [f"<h3>{escaped(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
     return "".join(parts)

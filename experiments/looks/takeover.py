@@ -176,7 +176,8 @@ def take_over(
 
     Returns:
         JSON-able, and written to `out_dir/takeover.json`: `main`, `other`, `windows` (name, first step or phase,
-        successes, interval, difference with its interval and McNemar's probability, outcomes), `episodes`, `seed`.
+        successes, how many failures are the simulator's, interval, difference with its interval and McNemar's
+        probability, outcomes), `episodes`, `seed`.
 
     Raises:
         PolicyError: more episodes are there already.
@@ -209,6 +210,7 @@ def take_over(
                 "first": window.first,
                 "phase": None if window.phase is None else task.phases[window.phase],
                 "successes": summary["successes"],
+                "simulator_errors": summary["simulator_errors"],
                 "interval": list(wilson(summary["successes"], episodes)),
                 "difference": difference.difference,
                 "difference_interval": list(difference.interval),

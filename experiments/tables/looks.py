@@ -22,6 +22,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.runs import ReportError
 from gap_vla.rollouts.statistics import mcnemar
+from gap_vla.rollouts.summary import told_cut_short
 
 PROBE_EPISODES = 40
 SHOWN_EPISODES = 20
@@ -153,8 +154,8 @@ def look(cells: Sequence[Cell], ledger: Ledger, kind: Kind, what: Sequence[str],
                 print(f"{cell.name}: {other.name} takes over in windows", flush=True)
                 runs = (kind.run_directory(one.config) for one in (cell, other))
                 played = take_over_runs(*runs, episodes=TAKEOVER_ROLLOUTS)
-                outcomes = {window["window"]: window["outcomes"] for window in played["windows"]}
-                told = {"other": other.name, "first_layout": played["seed"], "outcomes": outcomes, "command": command}
+                of = {key: {w["window"]: w[key] for w in played["windows"]} for key in ("outcomes", "simulator_errors")}
+                told = {"other": other.name, "first_layout": played["seed"], **of, "command": command}
                 looks.add(entry, takeover=told)
 
 
@@ -289,11 +290,11 @@ def _takeovers(seen: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[str]:
             if name != "never":
                 against = [f"{(won & ~never).sum()} / {(never & ~won).sum()}", f"{mcnemar(won, never):.2g}"]
             rows.append([name, str(won.sum()), *against])
-        windows = len(outcomes) - 1
         parts += [
             f"**{entry.arm}, seed {entry.seed}, with takeovers**: in each window {one['takeover']['other']} acts for "
-            f"ten steps, on the same layouts; gained and lost against never. p is of {windows} comparisons and not "
-            "corrected for their number.",
+            f"ten steps, on the same layouts; gained and lost against never. p is of {len(outcomes) - 1} comparisons "
+            "and not corrected for their number.",
+            told_cut_short(one["takeover"].get("simulator_errors", {})),
             markdown_table(rows),
         ]
     return parts

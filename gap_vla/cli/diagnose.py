@@ -95,6 +95,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.rollouts.task import sim_task
     from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import require_rendering
+    from gap_vla.training.data import count_learnt, motion_of
 
     claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",), named=False)
     simulated = not (options.demos or options.rlds)
@@ -137,6 +138,12 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if playing is not None and task is not None:
         for name, shown, where in scenes(playing, task, recordings, chosen):
             require_place(out / name, evaluated(shown, where, options.seed))
+    learnt = 0
+    if options.checkpoint and data:
+        learnt = count_learnt(options.checkpoint, [motion_of(one.proprio, one.action) for one in recordings])
+    if learnt:
+        told = f"note: the policy was trained on {learnt} of these {len(recordings)} recordings"
+        print(f"{told}, where its undisturbed error is smaller as a rule, and multiples of it larger")
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     claim_folder(out, "diagnosis")
     closed: tuple[Any, ...] = ()
@@ -157,6 +164,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     content = {
         **of,
         "episodes": len(recordings),
+        "learnt": learnt,
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),

@@ -21,11 +21,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
+
+if TYPE_CHECKING:
+    from gap_vla.rollouts.recordings import Recording
 
 HELD_OUT_FILE = "held_out.json"
 
@@ -119,6 +122,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.record import require_same
     from gap_vla.rollouts.recordings import from_episode, require_scene
+    from gap_vla.training.data import count_learnt, motion_of
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
@@ -132,22 +136,34 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     with unchanging(options.rlds):
         require_unchanged(options.rlds, but=STATISTICS)
         episodes = read_rlds(options.rlds, options.split, compared=True)
-        found = held_out(loaded.policy, map(from_episode, episodes, itertools.count()), progress=not options.quiet)
+        motions: list[str] = []
+
+        def shown() -> Iterator[Recording]:
+            for recording in map(from_episode, episodes, itertools.count()):
+                motions.append(motion_of(recording.proprio, recording.action))
+                yield recording
+
+        found = held_out(loaded.policy, shown(), progress=not options.quiet)
+    learnt = count_learnt(options.checkpoint, motions)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
-    which = "action error in training" if options.split.startswith("train") else "held-out action error"
+    trained = options.split.startswith("train")
+    which = "action error in training" if trained else f"{'' if learnt else 'held-out '}action error"
     print(
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
     )
+    if learnt and not (trained and learnt == found.episodes):
+        print(f"note: the policy was trained on {learnt} of these {found.episodes} episodes: they are not held out")
     if found.left_out:
         print(found.left_out)
     if not split:
         print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
+    content = {**dataclasses.asdict(found), "learnt": learnt, **of}
     if options.out:
         folder = claim_folder(options.out, "held_out")
-        write_output(folder / HELD_OUT_FILE, "held_out", json.dumps({**dataclasses.asdict(found), **of}))
-    return {**dataclasses.asdict(found), **of}
+        write_output(folder / HELD_OUT_FILE, "held_out", json.dumps(content))
+    return content
 
 
 def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[str]:

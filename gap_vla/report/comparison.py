@@ -14,7 +14,7 @@ from gap_vla.core.foreign import Section, one_line
 from gap_vla.core.run_settings import of_result
 from gap_vla.core.seals import DIGESTS
 from gap_vla.rollouts.statistics import OutcomesError, PairedDifference, as_outcomes, mean_rate, paired_difference
-from gap_vla.rollouts.summary import read_outcomes
+from gap_vla.rollouts.summary import read_outcomes, told_cut_short
 from gap_vla.sim import variant_spec
 
 HOW_INTERVALS = (
@@ -158,6 +158,7 @@ class Comparison:
         apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known;
             `unsealed`: of those without digests, as 0.1.0 left them.
         simulator_errors: method to how many of its rollouts the simulator cut short, as far as that was counted.
+        failed: names of runs that were asked for and failed, and are in no figure.
     """
 
     success: Mapping[str, Mapping[str, Success]]
@@ -166,6 +167,7 @@ class Comparison:
     unknown: int = 0
     unsealed: int = 0
     simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    failed: Sequence[str] = ()
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -189,6 +191,7 @@ class Comparison:
                 a, b = (self.success[method][variant].layouts for method in (first, second))
                 if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes += self.cut_short(name)
         notes += told_apart(self.apart)
         if self.unknown:
@@ -203,9 +206,8 @@ class Comparison:
 
     def cut_short(self, name: Name = str) -> list[str]:
         """Of which methods the simulator cut rollouts short, and how many."""
-        told = [f"{name(method)} {count}" for method, count in self.simulator_errors.items() if count]
-        which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
-        return [f"{which}: {', '.join(told)}."] if told else []
+        told = told_cut_short({name(method): count for method, count in self.simulator_errors.items()})
+        return [told] if told else []
 
     def _unpaired(self, first: str, second: str, paired: Collection[str]) -> list[str]:
         """What two methods do not share, of each variant that both have and of which no difference is `paired`."""

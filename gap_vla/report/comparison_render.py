@@ -154,13 +154,16 @@ def _draw_one(
     axes.plot(100 * mean, y, marker, color=color, markersize=6)
 
 
-def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, dict[str, Any]]:
+def render(
+    summaries: Iterable[str | Path], out_dir: str | Path, failed: Sequence[str] = ()
+) -> tuple[str, dict[str, Any]]:
     """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`, and returns the tables as
     text, and what `table.json` holds.
 
     Args:
         summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` or `variants` as
             `evaluate` returns them).
+        failed: names of further runs, which failed: a note says that they are in no figure.
 
     Raises:
         EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts,
@@ -185,7 +188,8 @@ def render(summaries: Iterable[str | Path], out_dir: str | Path) -> tuple[str, d
     for folder, run in zip(folders, runs):
         require_sealed(folder, run)
     settings = [_settings_of(run, folder) for folder, run in zip(folders, runs) if folder.config.exists()]
-    comparison = compare(outcomes, None, settings, [run.values for run in runs])
+    compared = compare(outcomes, None, settings, [run.values for run in runs])
+    comparison = dataclasses.replace(compared, failed=failed)
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     require_writable(out, "the folder of the tables")

@@ -8,6 +8,7 @@ from gap_vla.drawing.markup import text_table
 from gap_vla.rollouts.diagnose import ClosedLoop, Effect, OpenLoop
 from gap_vla.rollouts.interventions import DESCRIPTIONS
 from gap_vla.rollouts.statistics import points
+from gap_vla.rollouts.summary import told_cut_short
 
 LOOKS, HARDLY = 1.25, 1.1
 """Verdicts: another episode's pictures multiply its error by at least the first, or by less than the second. A
@@ -76,10 +77,8 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
             f"It succeeds in {before.successes} of {before.episodes} layouts, with another episode's pictures in "
             f"{after.successes}."
         )
-    if cut_short := [f"{entry.intervention} {entry.simulator_errors}" for entry in closed if entry.simulator_errors]:
-        which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
-        sentences.append(f"{which}: {', '.join(cut_short)}.")
-    return " ".join(sentences)
+    sentences.append(told_cut_short({entry.intervention: entry.simulator_errors for entry in closed}))
+    return " ".join(filter(None, sentences))
 
 
 def _figure(value: float | None) -> str:

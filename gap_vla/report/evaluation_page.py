@@ -11,7 +11,7 @@ from gap_vla.core.outputs import write_output
 from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page, text_table
 from gap_vla.rollouts.record import PAGE_FILE
 from gap_vla.rollouts.statistics import percent
-from gap_vla.rollouts.summary import describe, title
+from gap_vla.rollouts.summary import cut_short_by_simulator, describe, title
 
 VARIANTS_FILE = "variants.json"
 
@@ -65,8 +65,14 @@ def _videos(summary: Mapping[str, Any]) -> str:
 
 
 def variants_table(found: Summaries) -> str:
-    """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
-    return text_table([("variant", "episodes", "success", "95 % interval"), *_cells(found)])
+    """Success on each variant. Their layouts differ (unless a seed was given), so the rates are to be compared by their
+    intervals."""
+    return "\n".join([text_table([("variant", "episodes", "success", "95 % interval"), *_cells(found)]), *_lost(found)])
+
+
+def _lost(found: Summaries) -> list[str]:
+    """Of which variants the simulator cut episodes short."""
+    return [f"{name}: {said}" for name, one in found.items() for said in cut_short_by_simulator(one)]
 
 
 def write_variants(folder: Path, found: Summaries) -> Path:
@@ -77,6 +83,9 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     """
     kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
     figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
+    for name, one in found.items():
+        figures[name]["simulator_errors"] = one.get("simulator_errors", 0)
+    apart = len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
     write_output(folder / VARIANTS_FILE, "variants", json.dumps(figures))
     first = next(iter(found.values()))
     rows = [
@@ -86,7 +95,8 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     text = page(
         f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
         html_table([("variant", "episodes", "success", "", "95 % interval"), *rows]),
-        note("Layouts differ between variants: compare the rates by their intervals."),
+        note("Layouts differ between variants: compare the rates by their intervals.") if apart else "",
+        *map(note, _lost(found)),
     )
     return write_output(folder / PAGE_FILE, "variants", text)
 

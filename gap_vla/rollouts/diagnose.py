@@ -54,7 +54,8 @@ class Effect:
     All figures are in units of the recorded actions' standard deviation (root mean square over the columns that vary).
 
     Attributes:
-        change: mean distance between the action with and without the intervention; None where it does not apply.
+        change: mean distance between the action with and without the intervention, with `OBJECTS_MOVED` over the steps
+            at which a recording is `free`; None where it does not apply.
         change_transition, change_consistent: the same over transition steps, and over the others.
         error: mean distance between the action under the intervention and the recorded one.
         cost: that error as a multiple of the undisturbed one; None where there is none (`EXACT`).

@@ -50,7 +50,7 @@ DESCRIPTIONS = {
     "images_swapped": "pictures of another episode (same step, or its last)",
     "proprio_frozen": "proprioception stays that of the first step",
     "proprio_swapped": "proprioception of another episode (same step, or its last)",
-    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
+    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched; open loop until a gripper first closes",
 }
 
 

@@ -206,6 +206,17 @@ def title(summary: Mapping[str, Any]) -> str:
     return f"{summary['policy']['name']} on {task}" + ("" if variant == "default" else f", {variant}")
 
 
+def told_cut_short(counts: Mapping[str, int | None]) -> str:
+    """How many rollouts of each name the simulator cut short, in a sentence; "" where none was.
+
+    >>> told_cut_short({"vp": 2, "v": 0})
+    'Rollouts that were cut short by the simulator, not by the policy, count as failed: vp 2.'
+    """
+    told = [f"{name} {count}" for name, count in counts.items() if count]
+    which = "Rollouts that were cut short by the simulator, not by the policy, count as failed"
+    return f"{which}: {', '.join(told)}." if told else ""
+
+
 def cut_short_by_simulator(summary: Mapping[str, Any]) -> list[str]:
     """How many episodes were, in words; nothing where none was."""
     if not (count := summary.get("simulator_errors", 0)):

@@ -87,7 +87,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         with alone(out / ".lock", f"{out}", wait=True):  # all four files are of one call
             write_output(out / "cells.json", "comparison", json.dumps(account))
             if finished:
-                text, content = render(finished, out)
+                text, content = render(finished, out, [failure["cell"] for failure in failures])
             elif kept := [name for name in TABLES if made_by(out / name) == "comparison"]:
                 print(f"note: {', '.join(kept)} in {out} are of an earlier call; none finished in this one", flush=True)
     return text, [failure["cell"] for failure in failures], content

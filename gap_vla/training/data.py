@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import blaming, one_line
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, blaming, one_line
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore, WindowLoader
@@ -131,11 +135,32 @@ def _require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) 
 
 
 def _motions(store: EpisodeStore, name: str) -> Iterator[str]:
-    """A hash of the states and actions of each episode of a split."""
+    """`motion_of` each episode of a split."""
     for split in (one for one in store.splits.values() if one.name == name):
         for begin, end in itertools.pairwise(split.offsets):
-            motion = (split.fields[key][begin:end].tobytes() for key in ("proprio", "action"))
-            yield hashlib.sha256(b"".join(motion)).hexdigest()
+            yield motion_of(*(split.fields[key][begin:end] for key in ("proprio", "action")))
+
+
+def motion_of(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:
+    """A hash of an episode's states and actions."""
+    return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
+
+
+def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int:
+    """How many of some episodes, by `motion_of`, are among those that the run which made a checkpoint was trained on
+    (but for those of `data.mixture`), as far as its store is here, and as it was.
+    """
+    place = Path(checkpoint).resolve()
+    run = RunDirectory(place.parent if place.name == "checkpoint" else place)
+    learnt = set[str]()
+    # what is wrong with a run or a store concerns who trains on it, and these files may be somebody else's
+    with contextlib.suppress(UserError, OSError), blaming(run.path, "no run"):
+        if run.config.is_file() and run.summary.is_file():
+            made = Run(run.path, run.read_config(), Section.read(run.summary).values, {}, {})
+            store = EpisodeStore.open(made.store) if made.store else None
+            if store and made.summary.get("dataset", {}).get("hash") == store.source_hash:
+                learnt = {*_motions(store, "train")}
+    return sum(motion in learnt for motion in motions)
 
 
 def shuffled_images(

@@ -44,6 +44,7 @@ def add_takeover(path):
     takeover.mkdir(parents=True)
     window = {"successes": 3, "difference": 0.25, "difference_interval": [0.0, 0.5]}
     windows = [{**window, "window": name} for name in ("start of grasp", "always")]
+    windows[1]["simulator_errors"] = 1  # of what an earlier version wrote, nobody counted
     windows.insert(0, {"window": "never", "successes": 2, "difference": 0.0, "difference_interval": [0.0, 0.0]})
     own = Run.read(path)
     found = {"main": own.label, "task": own.task, "other": "vision, seed 0", "episodes": 4, "windows": windows}
@@ -72,6 +73,8 @@ def test_probes_and_takeovers_stand_on_the_page_with_their_commands(runs, tmp_pa
     assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
     assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
     assert "vision, seed 0 takes over from gap, seed 1" in page
+    assert f"Untrained: a network of the architecture of {PROBE['labels'][0]}, with fresh weights." in page
+    assert "cut short by the simulator, not by the policy, count as failed: always 1." in page
     for key in ("probe", "silenced", "takeover"):
         assert f'<a href="#{key}">' in page and f'id="{key}"' in page
 

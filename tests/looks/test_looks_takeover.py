@@ -118,6 +118,7 @@ def test_success_changes_in_the_window_where_the_other_policy_is_needed(tmp_path
     out = tmp_path / "takeover"
     found = take_over(Pilot(False), Pilot(True), task, windows, episodes=4, seed=0, out_dir=out, progress=False)
     by_name = {window["window"]: window for window in found["windows"]}
+    assert {window["simulator_errors"] for window in found["windows"]} == {0}
     assert by_name["never"]["successes"] == 0 and by_name["always"]["successes"] == 4
     assert by_name["start of grip"]["difference"] == 1.0 and by_name["start of grip"]["outcomes"] == "1111"
     assert by_name["start of grip"]["phase"] == "grip" and (out / "takeover.json").is_file()

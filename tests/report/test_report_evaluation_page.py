@@ -72,6 +72,13 @@ def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path)
     page = write_variants(tmp_path, found).read_text()
     assert 'href="light/index.html"' in page and "9 to 91 %" in page and "<b>" not in page
     assert json.loads((tmp_path / "variants.json").read_text())["light"]["successes"] == 1
+    found["light"] = summary("step 3: the simulator failed: ValueError: no contact")
+    told = "light: 1 of 2 episodes were cut short by the simulator, not by the policy, and count as failed"
+    assert told in variants_table(found) and told in write_variants(tmp_path, found).read_text() and told not in page
+    assert json.loads((tmp_path / "variants.json").read_text())["light"]["simulator_errors"] == 1
+    assert "Layouts differ" not in page  # both are of seeds 100 and 101, as where --seed names them
+    found["light"]["layout_seeds"] = [600, 601]
+    assert "Layouts differ between variants" in write_variants(tmp_path, found).read_text()
 
 
 def test_another_variant_than_the_default_is_named():

@@ -27,13 +27,15 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.marks import stamp
 from gap_vla.core.outputs import alone_in, claim_folder, write_output
-from gap_vla.rlds import write_rlds
+from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rollouts import PolicyError, RandomPolicy
+from gap_vla.rollouts.heldout import HeldOut
 from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
 from gap_vla.rollouts.policy import identity
 from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import load_checkpoint
+from gap_vla.training.data import count_learnt, motion_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +154,37 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     assert script("evaluate").main([*options[:4], "--quiet", "--split", "train"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("action error in training ") and "held-out" not in said
+
+
+def test_episodes_that_a_policy_was_trained_on_are_not_called_held_out(run, dataset, tmp_path, capsys, monkeypatch):
+    own, other = dataset("assembly"), dataset("assembly", val_fraction=0.75)  # the same episodes, split otherwise
+    store = EpisodeStore.build(own, tmp_path / "store")
+    trained = {"store": str(store.directory), "hash": store.source_hash}
+    (copy := tmp_path / "run").mkdir()
+    shutil.copytree(run, copy, dirs_exist_ok=True)
+    (copy / "summary.json").write_text(json.dumps({"task": "assembly", "method": "vp", "dataset": trained}))
+    motions = {path: [motion_of(one.proprio, one.action) for one in read_rlds(path, "val")] for path in (own, other)}
+    for place in (copy, copy / "checkpoint"):
+        assert [count_learnt(place, some) for some in motions.values()] == [0, 2]
+    assert count_learnt(run, motions[other]) == count_learnt("hf://somebody/something", motions[other]) == 0
+    measured = HeldOut(0.5, None, None, 36, 0, 3)
+    shown = []
+    monkeypatch.setattr("gap_vla.rollouts.heldout.held_out", lambda _, some, **__: shown.extend(some) or measured)
+    assert script("evaluate").main(["--checkpoint", str(copy), "--rlds", str(other), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("action error 0.500") and len(shown) == 3
+    assert "note: the policy was trained on 2 of these 3 episodes: they are not held out" in said
+    assert script("evaluate").main(["--checkpoint", str(copy), "--rlds", str(own), "--split", "train", "--quiet"]) == 0
+    assert "trained on 2 of these 3" in (said := capsys.readouterr().out) and said.startswith("action error in train")
+    monkeypatch.setattr("gap_vla.rollouts.diagnose.open_loop", lambda *_, **__: 1 / 0)
+    options = ["--checkpoint", str(copy), "--rlds", str(other), "--out", str(tmp_path / "out"), "--quiet"]
+    with pytest.raises(ZeroDivisionError):
+        script("diagnose").main.__wrapped__(options)
+    assert "note: the policy was trained on 2 of these 3 recordings, where its" in capsys.readouterr().out
+    (tmp_path / "store" / "store.json").write_text("{}")  # of which evaluate says nothing
+    assert count_learnt(copy, motions[other]) == 0
+    (copy / "summary.json").write_text('{"dataset": "somebody else\'s"}')
+    assert count_learnt(copy, motions[other]) == 0
 
 
 def test_data_of_another_task_view_or_version_of_the_pictures_are_refused(run, dataset, capsys):

@@ -207,6 +207,7 @@ def test_moved_objects_are_counted_only_where_nothing_is_held(recordings):
     found, seen = effects(Seeing(), shifted)
     assert seen["objects_moved"].change > 0.3 and seen["objects_moved"].change_transition is None
     assert seen["objects_moved"].error is None
+    assert "objects_moved: objects shifted by some centimetres, robot untouched; open loop until a" in report(found)
     assert "objects_moved" in report(found) and "steps, not known which are transitions; with" in report(found)
     known = [dataclasses.replace(one, transition=np.arange(len(one)) < 1) for one in recordings]
     assert f"steps, {len(known)} of them transitions; with" in report(open_loop(Seeing(), known))

@@ -65,7 +65,7 @@ def finished(trained, tmp_path, monkeypatch):
 
     def take_over(main, other, *, episodes):
         made.append(f"{other.name} in {main.name}")
-        windows = [{"window": "never", "outcomes": "01"}]
+        windows = [{"window": "never", "outcomes": "01", "simulator_errors": 1}]
         return {"other": "vision", "seed": 7, "windows": windows}
 
     monkeypatch.setattr("experiments.looks.takeover.take_over_runs", take_over)
@@ -82,6 +82,7 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     look(cells, ledger, kind, ["probe", "takeover"], "reproduce --look")
     looks, entry = Looks(ledger), ledger.matching(cells[0])
     assert looks.of(entry)["probe"] == {"a": 1} and looks.of(entry)["takeover"]["outcomes"] == {"never": "01"}
+    assert looks.of(entry)["takeover"]["simulator_errors"] == {"never": 1}
     assert looks.of(entry)["reliance"] == {"episodes": 20} and looks.untrained("assembly", [entry])["probe"] == {"a": 0}
     before = list(made)
     look(cells, ledger, kind, ["probe", "takeover"], "")
