@@ -57,7 +57,7 @@ class Variant:
         seen = "primary" in cameras if self.camera else bool(cameras)
         if self.only_looks and not seen:
             camera = "the primary camera" if self.camera else "cameras"
-            raise UnknownNameError(f"variant {self.name} is not seen without {camera}; leave it out")
+            raise UnknownNameError(f"variant {self.name} is one of looks, not seen without {camera}; leave it out")
         self.require_view(view)
 
 

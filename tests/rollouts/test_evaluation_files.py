@@ -315,8 +315,8 @@ RANDOM = ("--policy", "random", "--task", "assembly")
     ("scene", "said"),
     [
         (["--camera", "corner"], "variant camera_shift moves the task's own view, not 'corner'"),
-        (["--cameras", "wrist"], "variant camera_shift is not seen without the primary camera"),
-        (["--cameras", "none"], "variant camera_shift is not seen without the primary camera"),
+        (["--cameras", "wrist"], "variant camera_shift is one of looks, not seen without the primary camera"),
+        (["--cameras", "none"], "variant camera_shift is one of looks, not seen without the primary camera"),
     ],
 )
 def test_a_variant_that_the_pictures_do_not_show_is_refused_alone_and_left_out_of_all(

@@ -309,8 +309,8 @@ def test_what_somebody_puts_beside_finished_demonstrations_is_named_and_stays(tm
         ({"cameras": ("left",)}, "camera 'left' is unknown"),
         ({"camera": "corner9"}, r"view 'corner9' is unknown .did you mean 'corner'"),
         ({"camera": "corner", "variant": "camera_shift"}, "camera_shift moves the task's own view, not 'corner'; take"),
-        ({"cameras": (), "variant": "light"}, "variant light is not seen without"),
-        ({"cameras": ("wrist",), "variant": "camera_shift"}, "camera_shift is not seen without"),
+        ({"cameras": (), "variant": "light"}, "variant light is one of looks, not seen without"),
+        ({"cameras": ("wrist",), "variant": "camera_shift"}, "camera_shift is one of looks, not seen without"),
     ],
 )
 def test_names_that_no_task_has_or_no_picture_would_show_are_refused_before_anything_is_made(tmp_path, wrong, said):
