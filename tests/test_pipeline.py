@@ -271,6 +271,16 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
     assert comparison.compare(config, ["vp", "vp_gap"], [0, 1])[1] == []
 
+    def without_page(config):
+        run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=True)
+        finish(run, config, enumerate([0, 1, 1, 0], 100_000))
+        return "OSError: its page found no place"
+
+    monkeypatch.setattr(comparison, "_run_in_a_process", without_page)
+    monkeypatch.setattr(comparison, "prepare_data", lambda *_: None)
+    assert comparison.compare(config, ["v"], [2])[1] == ["v, seed 2"]
+    assert "in no figure" not in (out / "table.md").read_text()  # its rollouts are
+
     def other_data(summary, config, *_):
         raise ConfigError(f"{config.method} has other data")
 

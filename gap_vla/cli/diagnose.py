@@ -138,7 +138,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if playing is not None and task is not None:
         for name, shown, where in scenes(playing, task, recordings, chosen):
             require_place(out / name, evaluated(shown, where, options.seed))
-    learnt = 0
+    learnt: int | None = None
     if options.checkpoint and data:
         learnt = count_learnt(options.checkpoint, [motion_of(one.proprio, one.action) for one in recordings])
     if learnt:

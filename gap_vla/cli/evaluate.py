@@ -153,6 +153,8 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
     )
+    if learnt is None and not trained:
+        print("note: the store of its training is not here as it was: whether these episodes are held out is not known")
     if learnt and not (trained and learnt == found.episodes):
         print(f"note: the policy was trained on {learnt} of these {found.episodes} episodes: they are not held out")
     if found.left_out:

@@ -12,6 +12,7 @@ from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, 
 from gap_vla.rollouts.record import PAGE_FILE
 from gap_vla.rollouts.statistics import percent
 from gap_vla.rollouts.summary import cut_short_by_simulator, describe, title
+from gap_vla.sim import variant_spec
 
 VARIANTS_FILE = "variants.json"
 
@@ -85,7 +86,8 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
     for name, one in found.items():
         figures[name]["simulator_errors"] = one.get("simulator_errors", 0)
-    apart = len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
+    alike = all(name == "default" or variant_spec(name).only_looks for name in found)
+    apart = not alike or len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
     write_output(folder / VARIANTS_FILE, "variants", json.dumps(figures))
     first = next(iter(found.values()))
     rows = [

@@ -38,7 +38,7 @@ STORE_VERSION = 2
 Sizes = Mapping[str, tuple[int, int]]
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
-_OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.[\w-]+\.bin"
+_OWN_FILES = r"store\.json|dataset_statistics\.json|[^/]+\.[^/]+\.bin"
 """Names of the files that a store has."""
 
 
@@ -89,7 +89,9 @@ class EpisodeStore:
                 raise EpisodeError(f"{directory / 'store.json'}: the checksum of {lost[0]} is missing; {_REBUILD}")
             for name, (size, content_hash) in account["files"].items():
                 path = directory / name
-                found = path.stat().st_size if path.exists() else None
+                if Path(name).name != name:  # of somebody else's store
+                    raise EpisodeError(f"{directory / 'store.json'}: {name!r:.60} is no file of a store; {_REBUILD}")
+                found = path.stat().st_size if path.is_file() else None
                 if found != size or ((verify or "image_" not in name) and _digest(path) != content_hash):
                     what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
                     raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
@@ -209,7 +211,7 @@ class StoreSplit:
 
     def episode(self, index: int) -> Episode:
         """Episode `index` as written into the dataset; raises EpisodeError if there is none of that number."""
-        whole(f"episode of {self.name}", index, 0, len(self) - 1, EpisodeError)
+        index = whole(f"episode of {self.name}", index, 0, len(self) - 1, EpisodeError)
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         take = {key: np.asarray(value[part]) for key, value in self.fields.items()}
         codes = take.pop("phase", None)

@@ -156,6 +156,8 @@ def chunk(
         dims = tf.gather(of_all[:, :action_horizon], index)
     elif len(action.shape) == 3:
         dims = tf.gather(of_all, index)[:, :, None]
+    elif upstream_action_mask:
+        dims = of_all[:, None, None]
     else:
         dims = tf.gather(of_all, of_chunks)
     observation = tf.nest.map_structure(lambda x: tf.gather(x, index), trajectory["observation"])

@@ -87,7 +87,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         with alone(out / ".lock", f"{out}", wait=True):  # all four files are of one call
             write_output(out / "cells.json", "comparison", json.dumps(account))
             if finished:
-                text, content = render(finished, out, [failure["cell"] for failure in failures])
+                left = [f["cell"] for f in failures if Path(f["run"]) / "summary.json" not in finished]
+                text, content = render(finished, out, left)
             elif kept := [name for name in TABLES if made_by(out / name) == "comparison"]:
                 print(f"note: {', '.join(kept)} in {out} are of an earlier call; none finished in this one", flush=True)
     return text, [failure["cell"] for failure in failures], content

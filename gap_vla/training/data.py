@@ -146,13 +146,13 @@ def motion_of(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"
     return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
 
 
-def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int:
+def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int | None:
     """How many of some episodes, by `motion_of`, are among those that the run which made a checkpoint was trained on
-    (but for those of `data.mixture`), as far as its store is here, and as it was.
+    (but for those of `data.mixture`); None where its store is not here, or not as it was, or the run is not finished.
     """
     place = Path(checkpoint).resolve()
     run = RunDirectory(place.parent if place.name == "checkpoint" else place)
-    learnt = set[str]()
+    learnt: set[str] | None = None
     # what is wrong with a run or a store concerns who trains on it, and these files may be somebody else's
     with contextlib.suppress(UserError, OSError), blaming(run.path, "no run"):
         if run.config.is_file() and run.summary.is_file():
@@ -160,7 +160,7 @@ def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int:
             store = EpisodeStore.open(made.store) if made.store else None
             if store and made.summary.get("dataset", {}).get("hash") == store.source_hash:
                 learnt = {*_motions(store, "train")}
-    return sum(motion in learnt for motion in motions)
+    return None if learnt is None else sum(motion in learnt for motion in motions)
 
 
 def shuffled_images(

@@ -77,6 +77,8 @@ def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path)
     assert told in variants_table(found) and told in write_variants(tmp_path, found).read_text() and told not in page
     assert json.loads((tmp_path / "variants.json").read_text())["light"]["simulator_errors"] == 1
     assert "Layouts differ" not in page  # both are of seeds 100 and 101, as where --seed names them
+    wide = {"default": summary(), "positions_wide": summary()}  # of the same seeds, in other places
+    assert "Layouts differ between variants" in write_variants(tmp_path, wide).read_text()
     found["light"]["layout_seeds"] = [600, 601]
     assert "Layouts differ between variants" in write_variants(tmp_path, found).read_text()
 

@@ -76,6 +76,8 @@ def test_a_mask_of_steps_goes_with_their_actions_in_every_chunk() -> None:
     found = tr.chunk({**trajectory(), "action_pad_mask": tf.constant(counts)}, 2, 3)
     steps = found["observation"]["timestep"].numpy()[..., None] + np.arange(3)
     np.testing.assert_array_equal(found["action_pad_mask"].numpy()[..., 0], (steps <= 5) & (steps != 3))
+    masked = tr.chunk({**trajectory(), "action_pad_mask": tf.constant(counts)}, 2, 3, upstream_action_mask=True)
+    assert not masked["action_pad_mask"][3].numpy().any() and masked["action_pad_mask"][2].numpy().all()
 
 
 def test_empty_texts_and_pictures_are_marked_as_upstream_does() -> None:
