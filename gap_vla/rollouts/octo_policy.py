@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError, Section, shown
 from gap_vla.core.hub import local_directory
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import digest, plain
 from gap_vla.core.resources import require_jax_device
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
@@ -71,7 +71,7 @@ class OctoPolicy(ChunkPolicy):
         arithmetic = np.dtype(model.module.octo_transformer.compute.dtype).name
         details = {
             "parameters": parameter_digest(model.params),
-            "architecture": digest(json.loads(json.dumps({**of, "window_size": window}, default=_as_saved)), 16),
+            "architecture": digest(json.loads(json.dumps(plain({**of, "window_size": window}, "the config"))), 16),
             **({} if arithmetic == "float32" else {"arithmetic": arithmetic}),
             **options.pop("details", {}),
         }
@@ -257,8 +257,3 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
     if needs_proprio and "proprio" not in found:
         raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
     return found
-
-
-def _as_saved(value: Any) -> Any:
-    """Numbers of numpy as `config.json` holds them, so that a model is the same before it is saved and after."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
