@@ -24,6 +24,7 @@ from gap_vla.core.resources import ResourceError, available_memory
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
+from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.store import write_store
 from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
@@ -227,7 +228,7 @@ def test_a_batch_that_several_devices_cannot_share_is_refused_before_anything_is
 ):
     monkeypatch.setattr("jax.device_count", lambda: 3)
     ready(octo(**folders))  # of one device, it is not asked, which takes seconds
-    monkeypatch.setattr("gap_vla.training.octo.glob.glob", lambda pattern: gpus)
+    monkeypatch.setattr("gap_vla.training.octo.glob", types.SimpleNamespace(glob=lambda pattern: gpus))
     monkeypatch.setenv("GAP_VLA_KNOWN_XLA_FLAGS", variables.get("XLA_FLAGS", ""))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -630,8 +631,47 @@ def test_a_training_state_that_does_not_fit_on_the_disk_of_runs_is_refused(folde
         resources, "free_disk", lambda folder: next(n for p, n in room.items() if str(folder).startswith(p))
     )
     for make in (octo, small):
-        with pytest.raises(ResourceError, match=r"of disk in .*runs are needed \(training state and checkpoint"):
+        with pytest.raises(ResourceError, match=r"of disk in .*runs are needed \(training states and checkpoint"):
             ready(make(**folders))
+
+
+def still_episode(steps):
+    shapes = {"image_primary": ((64, 64, 3), np.uint8), "proprio": ((9,), np.float32), "action": ((7,), np.float32)}
+    images, proprio, action = (np.zeros((steps, *shape), kind) for shape, kind in shapes.values())
+    rho, points = np.zeros(steps, np.float32), np.zeros(steps, bool)
+    return Episode({"image_primary": images}, proprio, action, rho=rho, change_point=points)
+
+
+def test_memory_for_held_out_steps_is_counted_before_work_by_how_many_there_are_or_will_be(folders, monkeypatch):
+    one_picture = {**folders, "train__batch_size": 1, "model__image_history": 5, "model__proprio_history": 5}
+    config = small(**one_picture)
+    stages = stages_of(config)
+    planned = preflight.held_out_steps(config, stages)
+    episodes = len(plan_splits(config.demos.episodes, config.data.val_fraction)["val"])
+    assert planned == episodes * task_spec("threading").horizon // 2
+    alone, beside = sum(config.memory().values()), sum(config.memory(held_out=planned).values())
+    assert beside > 3 * alone, "one step learns from less than all held-out steps are measured on"
+    libraries = 300 * 2**20
+    monkeypatch.setattr(resources, "available_memory", lambda: int(beside + libraries - 2**20))
+    with pytest.raises(ResourceError, match="of memory are needed"):
+        ready(config)
+    assert "libraries 300.0 MiB" in Run(config).dry_run()
+    monkeypatch.setattr(resources, "available_memory", lambda: int(beside + libraries + 2**20))
+    ready(config)
+    stages.store.mkdir(parents=True)
+    write_store(stages.store, {"train": [still_episode(8)], "val": [still_episode(6)]}, source="", source_hash="0")
+    assert preflight.held_out_steps(config, stages) == 6
+    monkeypatch.setattr(resources, "available_memory", lambda: int(beside + libraries - 2**20))
+    ready(config)
+
+
+def test_held_out_steps_of_a_dataset_without_a_store_are_as_many_as_its_bytes_hold_uncompressed(dataset, folders):
+    config = small(**folders, data__rlds=str(dataset))
+    assert preflight.held_out_steps(config, stages_of(config)) == 0
+    for shard, size in enumerate((2 * 64 * 64 * 3, 64 * 64 * 3 + 99)):
+        (dataset / f"toy-val.tfrecord-0000{shard}-of-00002").write_bytes(bytes(size))
+    (dataset / "toy-train.tfrecord-00000-of-00001").write_bytes(bytes(10**6))
+    assert preflight.held_out_steps(config, stages_of(config)) == 3
 
 
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
@@ -646,7 +686,7 @@ def test_memory_is_known_and_no_more_than_the_machine_has():
 
 
 def test_the_memory_of_a_model_that_jax_computes_beside_a_gpu_is_counted(monkeypatch):
-    monkeypatch.setattr("gap_vla.training.octo.glob.glob", lambda pattern: ["/dev/nvidia0"])
+    monkeypatch.setattr("gap_vla.training.octo.glob", types.SimpleNamespace(glob=lambda pattern: ["/dev/nvidia0"]))
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     assert not octo().on_cpu
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

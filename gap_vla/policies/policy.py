@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,6 @@ from gap_vla.policies import registry
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import ProprioEncoder
 from gap_vla.policies.heads import Generators
-
-_AT_ONCE = 2**24
-"""Pixels that are encoded at once where nothing is trained: the 256 windows of held-out data may be large ones."""
 
 Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:
@@ -125,7 +123,8 @@ class SmallPolicy(nn.Module):
                 raise ConfigError(f"image_{camera} is {kind}; {wanted}, the policy scales their values")
             batch, window = frames.shape[:2]
             whole = self.training or torch.is_grad_enabled()  # else frames do not depend on each other
-            parts = frames.flatten(0, 1).split(max(len(frames) * window if whole else _AT_ONCE // shape[0] ** 2, 1))
+            at_once = len(frames) * window if whole else registry.PIXELS_AT_ONCE // math.prod(shape[:2])
+            parts = frames.flatten(0, 1).split(max(at_once, 1))
             features = torch.cat([self._encoded_frames(camera, part) for part in parts])
             found.append(features.unflatten(0, (batch, window)))
         return torch.cat(found, -1)

@@ -13,6 +13,12 @@ ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "re
 SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
 """Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
 
+WINDOWS_AT_ONCE = 256
+"""Held-out windows that are measured beside each other."""
+
+PIXELS_AT_ONCE = 2**21
+"""Pixels of one camera that are encoded beside each other where nothing is trained."""
+
 TEMPORALS: Mapping[str, str] = {"none": "fusions:LastStep", "transformer": "fusions:TemporalTransformer"}
 
 FUSIONS: Mapping[str, str] = {

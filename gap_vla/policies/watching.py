@@ -12,9 +12,9 @@ import torch
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.methods import Gap, masked_mean
+from gap_vla.policies.registry import WINDOWS_AT_ONCE
 
 EVERY = 50  # training steps from one measurement to the next
-WINDOWS = 256  # held-out windows that are measured, at most
 LEAST = 0.1  # λ while the policy does not look at all
 WIDEST = 0.25  # the power of ρ meanwhile: 0.1 becomes 0.56
 HALF = 0.5  # the share of vision at which it counts as recovered
@@ -95,7 +95,7 @@ def share_of_vision(
     numbers = windows.transitions
     if not len(numbers):
         return otherwise
-    batch = windows.gather(numbers[np.linspace(0, len(numbers) - 1, min(WINDOWS, len(numbers))).astype(int)])
+    batch = windows.gather(numbers[np.linspace(0, len(numbers) - 1, min(WINDOWS_AT_ONCE, len(numbers))).astype(int)])
     batch = place(batch)
     policy.eval()
     vision, proprio = policy.branch_features(batch)

@@ -17,7 +17,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
-from gap_vla.policies.registry import OF_THE_DATASET
+from gap_vla.policies.registry import OF_THE_DATASET, WINDOWS_AT_ONCE
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.store import StoreSplit
@@ -92,7 +92,7 @@ class SmallWindows:
             drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self._data), size=len(numbers))
         return self.gather(numbers, drawn, self._epochs(step))
 
-    def in_order(self, size: int = 256) -> Iterator[dict[str, Any]]:
+    def in_order(self, size: int = WINDOWS_AT_ONCE) -> Iterator[dict[str, Any]]:
         """Every window once."""
         for start in range(0, len(self), size):
             yield self.gather(np.arange(start, min(start + size, len(self))))

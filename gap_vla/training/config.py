@@ -258,9 +258,14 @@ class Experiment(abc.ABC):
         """Whether the model is computed there."""
 
     @abc.abstractmethod
-    def memory(self, image_size: float | None = None) -> dict[str, float]:
+    def memory(self, image_size: float | None = None, held_out: int = 0) -> dict[str, float]:
         """Bytes by part that training takes (`gap_vla.training.preflight`), of pictures of that size (default:
-        `demos.image_size`); `batches` among them."""
+        `demos.image_size`), and measuring that many held-out windows, which is done between steps; `batches` among
+        them."""
+
+    @abc.abstractmethod
+    def disk(self) -> float:
+        """Bytes that training states and checkpoint take at once."""
 
     @abc.abstractmethod
     def require_ready(self, dry_run: bool = False) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 import os
 import pkgutil
 import re
@@ -198,29 +199,44 @@ class FinetuneConfig(Experiment):
     def require_place(self, run: Path) -> None:
         require_plain(run)
 
-    def memory(self, image_size: float | None = None) -> dict[str, float]:
-        model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
-        samples = self.train.batch_size / self.train.accumulate
-        frames = samples * model.window_size * cameras
+    @property
+    def _sizes(self) -> tuple[float, float, tuple[float, ...], tuple[int, ...]]:
+        """Numbers that are trained and that are not; layers, width, MLP, heads; features of the image stem."""
+        model = self.model
         if model.pretrained:
             trained, layers, width, mlp, heads, frozen = sizes_of(model.pretrained, self.optimizer.frozen_keys)
-            stem: tuple[int, ...] = (32, 96, 192, 384)
-        else:
-            layers, width, mlp, heads = model.num_layers, model.token_embedding_size, model.mlp_dim, model.num_heads
-            stem, frozen = model.stem_features, 0.0
-            convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
-            trained = layers * (4 * width**2 + 2 * width * mlp) + cameras * convolutions
-            trained += 12 * width**2  # the head's attention over its readouts
+            return trained, frozen, (layers, width, mlp, heads), (32, 96, 192, 384)
+        layers, width, mlp, stem = model.num_layers, model.token_embedding_size, model.mlp_dim, model.stem_features
+        convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
+        trained = layers * (4 * width**2 + 2 * width * mlp) + len(self.demos.cameras) * convolutions
+        trained += 12 * width**2  # the head's attention over its readouts
+        return trained, 0.0, (layers, width, mlp, model.num_heads), stem
+
+    def memory(self, image_size: float | None = None, held_out: int = 0) -> dict[str, float]:
+        model, cameras, size = self.model, len(self.demos.cameras), image_size or self.demos.image_size
+        trained, frozen, (layers, width, mlp, heads), stem = self._sizes
         side = size / model.pixels_of_token
         number = 2 if self.train.precision == "bfloat16" else 4
         kept = 1 if self.train.remat else layers
         tokens = model.window_size * (cameras * side**2 + 10 * model.proprio_history)
+        samples = self.train.batch_size / self.train.accumulate
+        windows = min(self.train.batch_size, held_out)  # without gradients, a layer's input and output are there
+        maps = [2 * f * (side * 2**n) ** 2 for n, f in enumerate(reversed(stem))]
+        pictures = max(samples * sum(maps), windows * max(maps))
+        layer = max(tokens * (width + mlp), heads * tokens**2)
+        activations = samples * kept * (tokens * (8 * width + 2 * mlp) + heads * tokens**2)
         return {
             "parameters, gradients, optimizer": 14.0 * trained + 4 * frozen,
             "batches": 2.0 * self.train.batch_size * model.window_size * 3.0 * cameras * size**2,
-            "image encoder": frames * number * sum(2 * f * (side * 2**n) ** 2 for n, f in enumerate(reversed(stem))),
-            "transformer": number * samples * kept * (tokens * (8 * width + 2 * mlp) + heads * tokens**2),
+            "image encoder": number * model.window_size * cameras * pictures,
+            "transformer": number * max(activations, windows * layer),
         }
+
+    def disk(self) -> float:
+        trained, frozen, *_ = self._sizes
+        state, checkpoint = 8.0 * trained, 4.0 * (trained + frozen)  # 10 with the moments, compressed
+        states = math.ceil(self.train.steps / self.train.save_every)  # two are kept, until a third is there
+        return max(min(states, 3) * state, min(states, 2) * state + checkpoint)
 
     def require_ready(self, dry_run: bool = False) -> None:
         place_among_hosts()

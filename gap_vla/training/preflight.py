@@ -37,6 +37,9 @@ from gap_vla.training.stages import Stages, require_own_stages
 _LABELS: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
 """What every dataset that is made here has beside the fields of its demonstrations."""
 
+_PAGE = 200_000
+"""Bytes of a run's page, pictures and measurements, at least."""
+
 
 def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, dry_run: bool = False) -> None:
     """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
@@ -94,10 +97,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if stages.mixture:
         _require_mixture(config, stages)
     if not dry_run:
-        require_training_memory(config, config.on_cpu, shapes_of_data(config, stages))
+        require_training_memory(config, config.on_cpu, shapes_of_data(config, stages), held_out_steps(config, stages))
     if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
-        size = config.memory()["parameters, gradients, optimizer"]  # the checkpoint takes the place of gradients
-        require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
+        needs = {"training states and checkpoint": config.disk(), "page and pictures": _PAGE}
+        require_disk(needs, config.runs, "the sizes in model, or name another disk")
 
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
@@ -125,22 +128,31 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
         load_checkpoint(checkpoint)  # compares it with its run
 
 
-def require_training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raises ResourceError if the model, or (not `on_cpu`) its batches alone, do not fit into the machine's memory."""
+def require_training_memory(
+    config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]], held_out: int = 0
+) -> None:
+    """Raises ResourceError if the model, or (not `on_cpu`) its batches alone, do not fit into the machine's memory.
+
+    Args:
+        shapes: of the steps' fields, as far as they are known.
+        held_out: steps that are held out, at least.
+    """
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
-    require_memory(_training_memory(config, on_cpu, shapes), advice)
+    require_memory(_training_memory(config, on_cpu, shapes, held_out), advice)
 
 
-def _training_memory(config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]]) -> dict[str, float]:
+def _training_memory(
+    config: Experiment, on_cpu: bool, shapes: Mapping[str, Sequence[int]], held_out: int
+) -> dict[str, float]:
     areas = [math.prod(shape[:2]) for name, shape in shapes.items() if name.startswith("image_")]
-    counted = config.memory(math.sqrt(sum(areas) / len(areas)) if areas else config.demos.image_size)
+    counted = config.memory(math.sqrt(sum(areas) / len(areas)) if areas else config.demos.image_size, held_out)
     needs = {name: size for name, size in counted.items() if on_cpu or name == "batches"}
     return {"libraries": 300 * 2**20, **needs}
 
 
-def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]]) -> str:
+def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]], held_out: int = 0) -> str:
     """What `require_training_memory` counts, and whether it is here, for a dry run."""
-    needs, have = _training_memory(config, config.on_cpu, shapes), available_memory()
+    needs, have = _training_memory(config, config.on_cpu, shapes, held_out), available_memory()
     parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
     short = have is not None and sum(needs.values()) > have
     here = f"; {shown(have or 0)} are free here, so that a run would be refused" if short else ""
@@ -199,8 +211,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
 
 def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequence[int]] | None]:
     """What is trained on, and the shapes of its steps' fields; None where its description is not TFDS'."""
-    made = EpisodeStore.open(stages.store) if (stages.store / "store.json").exists() else None
-    if made and (not stages.rlds.exists() or made.source_hash == source_hash_of(stages.rlds)):  # else it is made anew
+    if made := _store(stages):
         return stages.store, fields_of(made)
     if stages.rlds.exists():
         return stages.rlds, _step_fields(stages.rlds)
@@ -217,6 +228,27 @@ def shapes_of_data(config: Experiment, stages: Stages) -> Mapping[str, Sequence[
     found = {} if config.eval.episodes else _data(config, stages)[1] or {}
     wanted = {"proprio", "action", *(f"image_{camera}" for camera in config.demos.cameras)}
     return {name: shape for name, shape in found.items() if name in wanted and shape and min(shape) > 0}
+
+
+def held_out_steps(config: Experiment, stages: Stages) -> int:
+    """How many steps are held out, or will be, rather too few than too many: of a dataset that no store has been made
+    of, as many as its bytes would be uncompressed."""
+    if made := _store(stages):
+        return len(made.split("val").fields["action"]) if "val" in made.splits else 0
+    if stages.rlds.exists():
+        pictures = [shape for name, shape in (_step_fields(stages.rlds) or {}).items() if name.startswith("image_")]
+        size = sum(path.stat().st_size for path in stages.rlds.glob("[!.]*-val.*-of-*"))
+        return size // max(sum(map(math.prod, pictures)), 1) if pictures else 0
+    episodes, steps = config.demos.episodes, task_spec(config.task).horizon // 2
+    if config.demos.path:
+        episodes, steps, _ = _require_source(config)
+    return len(plan_splits(episodes, config.data.val_fraction).get("val", ())) * steps
+
+
+def _store(stages: Stages) -> EpisodeStore | None:
+    """The store, unless it is of other data than the dataset; it is made anew then."""
+    made = EpisodeStore.open(stages.store) if (stages.store / "store.json").exists() else None
+    return made if made and (not stages.rlds.exists() or made.source_hash == source_hash_of(stages.rlds)) else None
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:

@@ -33,6 +33,7 @@ from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, 
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import (
     fields_of,
+    held_out_steps,
     memory_in_words,
     require_data,
     require_exported,
@@ -247,7 +248,7 @@ class Run:
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
                 f"run: {self.directory.path}{self.directory.stands(self.config.to_dict(), self._made_from())}",
                 self.config.trainer().dry_run(self.config, shapes),
-                memory_in_words(self.config, shapes),
+                memory_in_words(self.config, shapes, held_out_steps(self.config, self.stages)),
                 *_notes(self.config, 0 if getattr(self.config.train, "epochs", 0) else self.config.train.steps, shapes),
             ]
         )

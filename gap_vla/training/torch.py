@@ -128,29 +128,48 @@ class SmallConfig(Experiment):
     def on_cpu(self) -> bool:
         return self.train.device == "cpu"
 
-    def memory(self, image_size: float | None = None) -> dict[str, float]:
-        model, samples, size = self.model, self.train.batch_size, image_size or self.demos.image_size
-        cameras = len(self.demos.cameras) * (self.method != "proprio")  # which sees none
-        frames = samples * model.image_history * cameras
-        half = self.train.precision == "bfloat16"
+    @property
+    def _seen(self) -> int:
+        """Number of cameras that the policy sees."""
+        return len(self.demos.cameras) * (self.method != "proprio")
+
+    @property
+    def _parameters(self) -> float:
+        """How many numbers are trained; what a fusion other than concat or a method adds is left out."""
+        model, cameras, features = self.model, self._seen, self.model.feature_dim
+        w, states = model.encoder_width, self.method != "vision"
+        encoder = 11_200_000 if model.encoder == "resnet18" else 370 * w**2 + 330 * w
+        found = cameras * (encoder + 129 * features) + states * features**2 * (model.proprio_layers - 1)
+        fused = features * (states + cameras * (1 if model.temporal == "transformer" else model.image_history))
+        if model.temporal == "transformer":
+            width = model.temporal_heads * model.temporal_head_dim
+            found += fused * width + model.temporal_layers * 12 * width**2
+            fused = width
+        return float(found + fused * model.head_dim + model.head_dim**2 * (model.head_layers - 1))
+
+    def memory(self, image_size: float | None = None, held_out: int = 0) -> dict[str, float]:
+        model, size = self.model, image_size or self.demos.image_size
+        seen = model.image_history * self._seen
+        frames, half = self.train.batch_size * seen, self.train.precision == "bfloat16"
         if model.encoder == "resnet18":
-            bytes_each = 2.8 if half else 4.4
+            bytes_each, measured = 2.8 if half else 4.4, 36 + 2 * 64
             stages = sum(8 * 64 * 2**n * (size / 4 / 2**n) ** 2 for n in range(4))
-            encoder, values = 11e6, 2 * 64 * (size / 2) ** 2 + stages
+            values = 2 * 64 * (size / 2) ** 2 + stages
         else:
             w, bytes_each = model.encoder_width, 4.0 if half else 5.4
-            encoder, values = 100 * w**2, 6 * w * (size / 2) ** 2 + 30 * w * (size / 4) ** 2
-        fused = model.feature_dim * (1 + cameras * (1 if model.temporal == "transformer" else model.image_history))
-        inner = model.temporal_heads * model.temporal_head_dim
-        trained = cameras * encoder + model.feature_dim**2 * model.proprio_layers + fused * model.head_dim
-        trained += model.head_dim**2 * (model.head_layers - 1)
-        if model.temporal == "transformer":
-            trained += model.temporal_layers * (4 * fused * inner + 8 * fused**2)
+            measured, values = 36 + 4 * w, 6 * w * (size / 2) ** 2 + 30 * w * (size / 4) ** 2
+        windows = min(registry.WINDOWS_AT_ONCE, held_out)  # without gradients: some layers' maps
+        pixels = min(windows * model.image_history * bool(self._seen) * size**2, registry.PIXELS_AT_ONCE)
         return {
-            "parameters, gradients, optimizer": 16.0 * trained,
-            "batches": (2.0 + 8.0) * frames * 3.0 * size**2,
-            "image encoder": frames * values * bytes_each,
+            "parameters, gradients, optimizer": 16.0 * self._parameters,
+            "batches": max(10.0 * frames, 1.0 * windows * seen) * 3.0 * size**2,
+            "image encoder": max(frames * values * bytes_each, pixels * measured),
         }
+
+    def disk(self) -> float:
+        state, checkpoint = 12.0 * self._parameters, 4.0 * self._parameters
+        again = not self.train.epochs and self.train.steps > self.train.save_every  # the last is kept meanwhile
+        return max(2 * state * again, state + checkpoint)
 
     def require_ready(self, dry_run: bool = False) -> None:
         require_device(self.train.device)

@@ -505,3 +505,57 @@ def test_a_batch_takes_about_the_memory_that_it_was_estimated_to_take(tmp_path):
         peaks.append(int(done.stdout.split("peak")[1]))
         estimates.append(sum(config.memory().values()))
     assert 0.65 < (estimates[1] - estimates[0]) / (peaks[1] - peaks[0]) < 1.4, (peaks, estimates)
+
+
+def test_held_out_windows_take_the_memory_that_is_counted_however_many_they_are():
+    program = (
+        "import torch\n"
+        "from gap_vla.policies import build_policy\n"
+        "from gap_vla.policies.config import SmallModelConfig\n"
+        "torch.set_num_threads(1)\n"
+        "def peak(frames):\n"
+        "    open('/proc/self/clear_refs', 'w').write('5')\n"
+        "    with torch.no_grad():\n"
+        "        policy.features(frames)\n"
+        "    return 1024 * int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+        "policy = build_policy(SmallModelConfig(encoder_width=32), 'vision', (128, 128, 3), 9, 7).eval()\n"
+        "few, many = (torch.ones(n, 1, 128, 128, 3, dtype=torch.uint8) for n in (1, 256))\n"
+        "print(-peak(few) + peak(many))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    sizes = {"demos": {"image_size": 128}, "model": {"encoder_width": 32}, "train": {"batch_size": 1}}
+    config = SmallConfig.from_dict({"task": "assembly", "method": "vision", **sizes})
+    counted = config.memory(held_out=256)["image encoder"]
+    assert counted == config.memory(held_out=10**6)["image encoder"]
+    assert counted < int(done.stdout) < 1.7 * counted
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("gap", {}),
+        ("vision", {"encoder_width": 64}),
+        ("proprio", {}),
+        ("gap", {"encoder_width": 8, "feature_dim": 32, "head_dim": 32}),
+        ("gap", {"encoder": "resnet18", "temporal": "transformer", "image_history": 5, "feature_dim": 512}),
+        ("concat", {"temporal": "transformer", "image_history": 5, "head_layers": 4, "proprio_layers": 5}),
+        ("concat", {"head": "diffusion", "image_history": 2}),
+    ],
+)
+def test_the_parameters_that_are_counted_before_training_are_those_of_the_policy(method, model):
+    config = SmallConfig.from_dict({"task": "assembly", "method": method, "model": model})
+    policy = build_policy(config.model, method, (64, 64, 3), 9, 7)
+    counted = config.memory()["parameters, gradients, optimizer"] / 16
+    assert 0.85 < counted / sum(part.numel() for part in policy.parameters()) <= 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_disk_that_is_counted_is_what_a_run_takes_while_it_saves(several, tmp_path):
+    config = toy_config(tmp_path, "gap", train=dict(save_every=4 if several else 12))
+    place_store(config)
+    run = Run(config, "run")
+    run.to_the_end()
+    state = (run.directory.state / "training.pt").stat().st_size
+    weights = (run.directory.checkpoint / "policy.safetensors").stat().st_size
+    written = max(2 * state, state + weights) if several else state + weights
+    assert 0.75 * written < config.disk() < written

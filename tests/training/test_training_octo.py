@@ -1,6 +1,7 @@
 """Training Octo with and without GAP, killed and resumed: claims about parameters, bit for bit."""
 
 import contextlib
+import dataclasses
 import shutil
 import signal
 
@@ -84,6 +85,20 @@ def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(t
     np.testing.assert_allclose(
         model.dataset_statistics["action"]["mean"], EpisodeStore.open(store).statistics["action"]["mean"]
     )
+
+
+def test_the_disk_that_is_counted_beforehand_is_what_states_and_checkpoint_take(training):
+    def size(folder):
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    run = training.run("whole", method="vp_gap")
+    states, checkpoint = [size(folder) for folder in (run / "state").iterdir()], size(run / "checkpoint")
+    config = FinetuneConfig.from_dict(RunDirectory(run).read_config())
+    assert len(states) == 2 and config.train.steps == 3 * config.train.save_every
+    written = max(1.5 * sum(states), sum(states) + checkpoint)  # the third is there before the first is taken away
+    assert 0.6 * written < config.disk() < written
+    once = dataclasses.replace(config, train=dataclasses.replace(config.train, save_every=config.train.steps))
+    assert once.disk() < 0.7 * config.disk()
 
 
 def test_the_step_that_a_run_exported_is_rolled_out_whatever_lies_beside_it(blind, tmp_path, monkeypatch):
