@@ -73,7 +73,7 @@ def test_many_large_pictures_are_encoded_one_part_after_the_other_where_nothing_
     config = SmallModelConfig(**TINY, image_history=2)
     policy, batch, seen = build_policy(config, "vision", (SIZE, SIZE, 3), 9, 7), a_batch(config, batch=4), []
     policy.encoders["primary"].register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
-    monkeypatch.setattr("gap_vla.policies.policy._AT_ONCE", 3 * SIZE**2)
+    monkeypatch.setattr("gap_vla.policies.registry.PIXELS_AT_ONCE", 3 * SIZE**2)
     whole = policy.features(batch).detach()
     with torch.no_grad():
         policy.features(batch)
