@@ -25,7 +25,7 @@ from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
 from gap_vla.rlds.shards import plan_splits
-from gap_vla.rlds.store import write_store
+from gap_vla.rlds.store import source_hash_of, write_store
 from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
@@ -672,6 +672,21 @@ def test_held_out_steps_of_a_dataset_without_a_store_are_as_many_as_its_bytes_ho
         (dataset / f"toy-val.tfrecord-0000{shard}-of-00002").write_bytes(bytes(size))
     (dataset / "toy-train.tfrecord-00000-of-00001").write_bytes(bytes(10**6))
     assert preflight.held_out_steps(config, stages_of(config)) == 3
+    described = (dataset / "features.json").read_text()
+    (dataset / "features.json").write_text(described.replace('["64", "64", "3"]', '["-1", "-1", "3"]'))
+    assert preflight.held_out_steps(config, stages_of(config)) == 0, "where no size is stated"
+
+
+def test_a_store_of_an_earlier_version_beside_its_dataset_is_made_anew_and_not_refused(dataset, folders):
+    config = small(**folders, data__rlds=str(dataset), eval__episodes=0)
+    (store := stages_of(config).store).mkdir(parents=True)
+    episodes = {"train": [still_episode(8)], "val": [still_episode(6)]}
+    write_store(store, episodes, source="", source_hash=source_hash_of(dataset))
+    assert preflight.held_out_steps(config, stages_of(config)) == 6
+    account = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps({**account, "store_version": 1}))
+    assert preflight.held_out_steps(config, stages_of(config)) == 0
+    assert preflight.shapes_of_data(config, stages_of(config)) == {"image_primary": [64, 64, 3]}
 
 
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):

@@ -131,12 +131,8 @@ class EpisodeStore:
             unchanged = Unchanged(version_dir)
             source_hash = source_hash_of(version_dir, resize, keys)
             require_unchanged(version_dir, but=STATISTICS)
-            if (directory / "store.json").exists():
-                with refusing(directory, _REBUILD, EpisodeError):
-                    recorded = parsed(content(directory / "store.json"))
-                    made = recorded["source_hash"], recorded["store_version"]
-                if made == (source_hash, STORE_VERSION):
-                    return cls.open(directory, verify=True)
+            if made_of(source_hash, directory):
+                return cls.open(directory, verify=True)
             _require_replaceable(directory)
             with workplace(directory) as folder:
                 new = folder / directory.name
@@ -233,6 +229,19 @@ def source_hash_of(version_dir: Path, resize: Sizes | None = None, keys: Mapping
     """The `source_hash` of a store made of this dataset as it is now, by the options of `EpisodeStore.build`."""
     options = {"resize": {key: list(size) for key, size in (resize or {}).items()}, "keys": dict(keys or {})}
     return content_hash(version_dir, json.dumps([STORE_VERSION, options], sort_keys=True))
+
+
+def made_of(source_hash: str, directory: Path) -> bool:
+    """Whether a store of the present version that was made of this data (`source_hash_of`) is there.
+
+    Raises:
+        EpisodeError: something else is there.
+    """
+    if not (directory / "store.json").exists():
+        return False
+    with refusing(directory, _REBUILD, EpisodeError):
+        recorded = parsed(content(directory / "store.json"))
+        return bool((recorded["source_hash"], recorded["store_version"]) == (source_hash, STORE_VERSION))
 
 
 def write_store(

@@ -27,7 +27,7 @@ from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
-from gap_vla.rlds.store import source_hash_of
+from gap_vla.rlds.store import made_of, source_hash_of
 from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
@@ -238,7 +238,8 @@ def held_out_steps(config: Experiment, stages: Stages) -> int:
     if stages.rlds.exists():
         pictures = [shape for name, shape in (_step_fields(stages.rlds) or {}).items() if name.startswith("image_")]
         size = sum(path.stat().st_size for path in stages.rlds.glob("[!.]*-val.*-of-*"))
-        return size // max(sum(map(math.prod, pictures)), 1) if pictures else 0
+        known = pictures and all(shape and min(shape) > 0 for shape in pictures)
+        return size // sum(map(math.prod, pictures)) if known else 0
     episodes, steps = config.demos.episodes, task_spec(config.task).horizon // 2
     if config.demos.path:
         episodes, steps, _ = _require_source(config)
@@ -246,9 +247,11 @@ def held_out_steps(config: Experiment, stages: Stages) -> int:
 
 
 def _store(stages: Stages) -> EpisodeStore | None:
-    """The store, unless it is of other data than the dataset; it is made anew then."""
-    made = EpisodeStore.open(stages.store) if (stages.store / "store.json").exists() else None
-    return made if made and (not stages.rlds.exists() or made.source_hash == source_hash_of(stages.rlds)) else None
+    """The store, unless it is of other data than the dataset, or of another version: it is made anew then."""
+    there = (stages.store / "store.json").exists()
+    if there and (not stages.rlds.exists() or made_of(source_hash_of(stages.rlds), stages.store)):
+        return EpisodeStore.open(stages.store)
+    return None
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:
