@@ -148,12 +148,13 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
     trained = options.split.startswith("train")
-    which = "action error in training" if trained else f"{'' if learnt else 'held-out '}action error"
+    which = "action error" if learnt or (trained and learnt is None) else "held-out action error"
+    which = "action error in training" if learnt == found.episodes else which
     print(
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
     )
-    if learnt is None and not trained:
+    if learnt is None:
         print("note: the store of its training is not here as it was: whether these episodes are held out is not known")
     if learnt and not (trained and learnt == found.episodes):
         print(f"note: the policy was trained on {learnt} of these {found.episodes} episodes: they are not held out")

@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     policy: Any = loaded.policy
     if options.whole_chunks and policy.window_size > 1:
-        problem = f"this policy was trained on {policy.window_size} frames in a row"
+        problem = f"this policy was trained on {policy.window_size} steps in a row"
         print(f"warning: {problem}; clients that execute whole chunks show it the first of each alone", flush=True)
     needed = {f"image_{camera}" for camera in policy.cameras} | ({"proprio"} if policy.proprio_dim else set())
     needed |= {"language_instruction"} if policy.reads_instructions else set()

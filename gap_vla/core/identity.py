@@ -91,10 +91,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
     >>> differences({"train": {"steps": 3}}, {"train": {"steps": 4}})
     {'train.steps': (3, 4)}
+    >>> differences({"options": {}}, {"options": {"sigma": 2}})
+    {'options.sigma': (None, 2)}
     """
     then, now = dict(flat(old)), dict(flat(new))
     pairs = {key: (then.get(key), now.get(key)) for key in {**then, **now}}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    filled = {key for key in pairs if any(other.startswith(f"{key}.") for other in pairs)}  # once empty
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not ({} in pair and key in filled)}
 
 
 def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -59,7 +59,7 @@ def claim(
     if suffixes and suffix_of(path) not in suffixes:
         raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
     if len(os.fsencode(path.name)) > 235:  # of 255: it is made under a hidden name that is longer
-        raise OutputError(f"{path.name[:40]}…: the name has more than 235 bytes; give a shorter one")
+        raise OutputError(f"{path.name[:40]}…{path.name[-20:]}: the name has more than 235 bytes; give a shorter one")
     if os.path.islink(os.path.realpath(path)):
         raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
     if path.is_symlink() and not named:

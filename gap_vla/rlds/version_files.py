@@ -190,7 +190,8 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
         raise EpisodeError(f"{split.where}: {len(lengths)} files, {len(files)} are there; copy the whole dataset")
     for file, said in zip(files, lengths):
         if not file.is_file() or file.parent.resolve() != version_dir.resolve():
-            raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
+            what = "is missing, in another folder or no regular file"
+            raise EpisodeError(f"{file} {what}; copy the whole dataset or build it again")
         place, found, size = 0, 0, file.stat().st_size
         with open(file, "rb") as stream:
             while place < size and found <= said:

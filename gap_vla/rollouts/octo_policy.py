@@ -56,8 +56,8 @@ class OctoPolicy(ChunkPolicy):
         seen, told = _read(model)
         inputs = {key: example[key].shape[2:] for key in seen if key == "proprio" or key.startswith("image_")}
         if told and model.text_processor is None:
-            what = f"{options.get('source') or name} reads {', '.join(told)}, and has no text processor"
-            warnings.warn(f"{what}: it acts without, as rollouts have none", stacklevel=2)
+            what = f"{options.get('source') or name} reads {', '.join(told)} of its task, and has no text processor"
+            warnings.warn(f"{what}: it acts without a task, as rollouts have none", stacklevel=2)
         self._states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
         if "proprio" in inputs:
             inputs["proprio"] = (inputs["proprio"][0] // self._states,)

@@ -202,7 +202,7 @@ def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> Load
         policy.cameras = known["cameras"] = tuple(cameras)
     window = said.get("window_size")
     if said.get("answers") == "chunks" and keys.execute > 1 and isinstance(window, int) and window > 1:
-        problem = f"{policy.address} serves a policy that was trained on {window} frames in a row"
+        problem = f"{policy.address} serves a policy that was trained on {window} steps in a row"
         warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
     if type(size) is int and 0 < size <= 4096:
         if sent not in (None, size):

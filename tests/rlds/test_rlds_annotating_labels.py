@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,12 +53,14 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
         show_episode(source, tmp_path / "e.png", episode=1)
     assert show_episode(source, tmp_path / "e.png", episode=0).is_file()
     made_by = source / "annotator" if kind == "npz" else Path(f"{source}.annotator")
+    assert "rho" not in capsys.readouterr().out
     for given in ({"method": "gaussian"}, {"annotator": made_by}):  # which replace what is stored
         assert show_episode(source, tmp_path / "e.png", episode=1, **given).is_file()
+    assert re.search(r"not taken: .*\brho\b", said := capsys.readouterr().out)
     changed = f"{source} was changed after it was annotated"
     if kind == "npz":
         changed = f"{source / 'episode_1.npz'} was changed since it was written"
-    assert f"note: {changed}; where its states were, annotate again" in capsys.readouterr().out
+    assert f"note: {changed}; where its states were, annotate again" in said
     again = annotate_files(source, tmp_path / "again" / source.name, method="gaussian").path
     assert show_episode(again, tmp_path / "e.png", episode=1).is_file()
     assert "was changed" not in (out := capsys.readouterr().out) and "not taken: rho" not in out

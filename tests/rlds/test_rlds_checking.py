@@ -775,3 +775,20 @@ def test_what_is_asked_for_is_looked_at_before_the_records(version_dir: Path, mo
 @pytest.mark.usefixtures("blank_charts")
 def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:
     assert check_dataset(version_dir, pictures=2).pictures
+
+
+def test_an_action_barely_beyond_its_limit_is_told_with_the_digits_that_show_it() -> None:
+    (barely := SOUND[0].action.copy())[3, 3] = -1.002
+    (found,) = check_ranges([dataclasses.replace(SOUND[0], action=barely)])
+    assert "action dimension 3 is -1.002, outside of [-1, 1]" in found.message
+
+
+def test_an_empty_instruction_is_counted_among_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gap_vla.rlds.checking.run.DATASET_CHECKS", ())
+    for texts, said in ((["", ""], "none"), (["", "lift"], "1: lift")):
+        episodes = [
+            Episode({}, np.full((6, 9), i, np.float32), np.zeros((6, 7), np.float32), language_instruction=text)
+            for i, text in enumerate(texts)
+        ]
+        version = write_rlds(episodes, tmp_path / said[:1], "dots", val_fraction=0.5)
+        assert check_dataset(version, pictures=0).summary["instructions"] == said

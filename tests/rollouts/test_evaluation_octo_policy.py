@@ -509,7 +509,7 @@ def test_a_task_that_rollouts_cannot_give_is_said(model, read):
         batch["task"][read] = np.ones((1, 8), np.float32)
         config["model"]["task_tokenizers"] = {"language": ModuleSpec.create(LanguageTokenizer)}
     model = model.replace(module=OctoModule.create(**config["model"]), config=config, example_batch=batch)
-    with pytest.warns(UserWarning, match=rf"octo reads {read}, and has no text processor: it acts without"):
+    with pytest.warns(UserWarning, match=rf"octo reads {read} of its task, and has no text processor: it acts without"):
         OctoPolicy(model)
     with warnings.catch_warnings(action="error"):
         OctoPolicy(model.replace(text_processor=object()))

@@ -497,7 +497,7 @@ def test_whole_chunks_of_a_policy_that_looks_back_are_warned_of_where_they_are_e
     keys = tmp_path / "keys.json"
     keys.write_text('{"execute": 8}')
     with greeting(lambda number: {"task": "assembly", "answers": "chunks", "window_size": 2}) as address:
-        with pytest.warns(UserWarning, match=r"trained on 2 frames in a row, and is shown every 8th; serve it without"):
+        with pytest.warns(UserWarning, match=r"trained on 2 steps in a row, and is shown every 8th; serve it without"):
             load_policy(address, action_dim=7, keys=keys)
         with warnings.catch_warnings(action="error"):
             load_policy(address, action_dim=7)

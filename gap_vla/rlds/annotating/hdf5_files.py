@@ -85,7 +85,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, stored: bool = True) -> Episode:
     """Demonstration `index`, as `labelled`, or without its `stored` labels. Raises AnnotationError: there is none."""
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
-    print(_account(demos, job, LABELS), flush=True)
+    print(_account(demos, job, LABELS if stored else ()), flush=True)
     tell_changed(source)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")

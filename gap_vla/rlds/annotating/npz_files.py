@@ -76,7 +76,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, store
     """Episode `index`, in the order of names, with its images and `stored` labels. Raises AnnotationError: there is
     none."""
     files = files_in(source, ".npz")
-    print(_account(source, files, job, LABELS), flush=True)
+    print(_account(source, files, job, LABELS if stored else ()), flush=True)
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
     if stored:

@@ -83,7 +83,7 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
         if beyond.any():
             step, column = np.argwhere(beyond)[0]
             text = (
-                f"action dimension {column} is {episode.action[step, column]:.3g}, outside of [-{most:g}, {most:g}]; "
+                f"action dimension {column} is {episode.action[step, column]:.6g}, outside of [-{most:g}, {most:g}]; "
                 "rescale it, or state the largest action that the controller means with --action-limit"
             )
             yield Finding("error", "range", text, episode.name, int(step))

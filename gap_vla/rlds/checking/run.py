@@ -253,7 +253,8 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
     lengths = np.array([len(e) for e in kept])
     alike = len({e.action.shape[1] for e in kept}) == 1
     actions = np.concatenate([e.action if alike else e.action[:, :0] for e in kept])
-    texts = {e.language[0] for e in kept if e.language}
+    texts = {e.language[0] for e in kept if e.language and e.language[0].strip()}
+    instructions = "; ".join(one_line(text, 200) for text in sorted(texts)[:5])
     annotator = dataset_metadata(version_dir).get("annotator", {})
     with np.printoptions(precision=3, suppress=True):
         return {
@@ -261,7 +262,7 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "splits": ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items()),
             "steps": int(lengths.sum()),
             "length": f"min {lengths.min()}, median {np.median(lengths):.10g}, max {lengths.max()}",
-            "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
+            "instructions": f"{len(texts)}: {instructions}" if texts else "none",
             "state": key or "none",
             "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
             **({"action min": str(actions.min(0)), "action max": str(actions.max(0))} if alike else {}),
