@@ -30,7 +30,9 @@ from gap_vla.demos.source import NamedArrays, stated
 SUCCESS = ("success", "is_episode_successful", "next.success")
 """Columns whose last step says whether an episode succeeded, the surest last."""
 
-_NO_COLOURS = re.compile("depth|tactile|gelsight|segment|mask|thermal|infrared|flow", re.IGNORECASE)
+_NO_COLOURS = re.compile(
+    "depth|touch|tactile|gelsight|gelslim|(?<![a-z])digit(?![a-z])|segment|mask|thermal|infrared|flow", re.IGNORECASE
+)
 """Names of pictures that show something other than what a camera sees."""
 
 _ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)

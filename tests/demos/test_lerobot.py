@@ -402,6 +402,7 @@ def test_pictures_of_which_one_side_is_3_are_told_from_their_colours(tmp_path: P
         (["front", "front_depth", "wrist"], {"front": "image_primary", "wrist": "image_wrist"}),
         (["front", "front_depth"], {"front": "image_primary"}),
         (["tactile_left", "segmentation", "front"], {"front": "image_primary"}),
+        (["digit_left", "front", "touch"], {"front": "image_primary"}),
         (["left_wrist", "right_wrist"], {"left_wrist": "image_primary", "right_wrist": "image_wrist"}),
     ],
 )
