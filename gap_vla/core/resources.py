@@ -63,7 +63,8 @@ def free_disk(folder: Path | str) -> int | None:
 
 def existing_parent(path: Path | str) -> Path:
     """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere, a `~`
-    that no shell has replaced by the home folder, as in `--out=~/demos`, or an address, as `gs://bucket`."""
+    that no shell has replaced by the home folder, as in `--out=~/demos`, an address, as `gs://bucket`, or a `..`
+    after a folder that is not there, which is no place for the system and the folder above for `os.path.realpath`."""
     first = Path(path).parts[0] if Path(path).parts else ""
     if re.fullmatch(r"~[\w-]*", first):
         raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
@@ -73,6 +74,8 @@ def existing_parent(path: Path | str) -> Path:
     place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
     if place.is_symlink() and not place.exists():
         raise ResourceError(f"{place} is a link that leads nowhere; remove it, or name another place")
+    if ".." in (missing := path.parts[len(place.parts) :]):
+        raise ResourceError(f"{path} leads through {place / missing[0]}, which is not there; name the place without ..")
     return place
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.resources import existing_parent
 
 OURS, SUFFIX = ".gap_vla-", ".partial"
 """What hidden folders of ours, and no others, have in their names."""
@@ -36,7 +37,7 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     suffix = path.suffix.lower()  # of the link: writers go by it
-    path = Path(os.path.realpath(path if follow else path.parent), "" if follow else path.name)
+    path = Path(_real(path if follow else path.parent), "" if follow else path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
@@ -55,6 +56,13 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _real(path: Path) -> Path:
+    """Where a path leads; ResourceError where the system says nowhere, at a `..` after a folder that is missing."""
+    if ".." in path.parts:
+        existing_parent(path if path.name == ".." else path.parent)
+    return Path(os.path.realpath(path))
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
@@ -71,9 +79,9 @@ def workplace(path: Path) -> Iterator[Path]:
     """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
 
     What is made in it has the name of `path`, or that with `.annotator`. Raises UserError: a killed writer's folder
-    holds something else.
+    holds something else; see `_real`.
     """
-    path = Path(os.path.realpath(path))
+    path = _real(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     folder, lock = _locked_folder(path)
@@ -105,7 +113,7 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
 
 def put(new: Path, path: Path) -> None:
     """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
-    path = Path(os.path.realpath(path))
+    path = _real(path)
     _give_usual_mode(new, path)
     if not path.is_dir():
         os.replace(new, path)

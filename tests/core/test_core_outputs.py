@@ -23,7 +23,7 @@ from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
 from gap_vla.core.outputs import OutputError, alone_in, claim, claim_folder, deliver, write_output, writing
 from gap_vla.core.resources import ResourceError
-from gap_vla.core.whole import put, workplace, write_json
+from gap_vla.core.whole import put, replacing, workplace, write_json
 from gap_vla.drawing.video import write_video
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
@@ -208,6 +208,41 @@ def test_a_link_that_leads_nowhere_is_no_place_for_results(tmp_path):
     with pytest.raises(ResourceError, match=r"film\.png is a link that leads nowhere"):
         write_output(tmp_path / "film.png", "sheet", "")
     assert sorted(place.name for place in tmp_path.iterdir()) == ["film.png", "link"]
+
+
+def test_a_folder_above_one_that_is_missing_is_no_place_for_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.html").write_text("mine")
+    Path("folder").mkdir()
+    Path("folder/notes").write_text("mine")
+    Path("there").mkdir()
+    page, folder = Path("no/../mine.html"), Path("no/../folder")
+
+    def placed(place):
+        with workplace(Path("new")) as work:
+            (work / "new").mkdir()
+            put(work / "new", place)
+
+    def replaced(place, **how):
+        with replacing(place, **how) as temporary:
+            temporary.write_text("not mine")
+
+    ways = [
+        lambda: claim(page, "report", suffixes=(".html",)),
+        lambda: claim_folder(folder, "check"),
+        lambda: write_output(page, "report", "not mine"),
+        lambda: replaced(page),
+        lambda: replaced(page, follow=True),
+        lambda: placed(page),
+        lambda: placed(folder),
+        lambda: write_json(folder / "notes", "not mine"),
+    ]
+    for way in ways:  # which the system would call missing, and os.path.realpath somebody's
+        with pytest.raises(ResourceError, match=r"/no, which is not there; name the place without \.\."):
+            way()
+        assert Path("mine.html").read_text() == Path("folder/notes").read_text() == "mine"
+    write_output("there/../page.html", "report", "<!DOCTYPE html>\n<html></html>")
+    assert sorted(place.name for place in Path().iterdir()) == ["folder", "mine.html", "page.html", "there"]
 
 
 @pytest.mark.parametrize(
