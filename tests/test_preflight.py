@@ -668,7 +668,7 @@ def test_memory_for_held_out_steps_is_counted_before_work_by_how_many_there_are_
 def test_held_out_steps_of_a_dataset_without_a_store_are_as_many_as_its_bytes_hold_uncompressed(dataset, folders):
     config = small(**folders, data__rlds=str(dataset))
     assert preflight.held_out_steps(config, stages_of(config)) == 0
-    for shard, size in enumerate((2 * 64 * 64 * 3, 64 * 64 * 3 + 99)):
+    for shard, size in enumerate((2 * 64 * 64 * 3, 64 * 64 * 3 + 99)):  # and four bytes of the action
         (dataset / f"toy-val.tfrecord-0000{shard}-of-00002").write_bytes(bytes(size))
     (dataset / "toy-train.tfrecord-00000-of-00001").write_bytes(bytes(10**6))
     assert preflight.held_out_steps(config, stages_of(config)) == 3
@@ -677,15 +677,22 @@ def test_held_out_steps_of_a_dataset_without_a_store_are_as_many_as_its_bytes_ho
     assert preflight.held_out_steps(config, stages_of(config)) == 0, "where no size is stated"
 
 
+def test_pictures_of_another_size_in_a_mixture_are_not_to_be_mended_by_that_of_the_main_dataset(dataset, folders):
+    config = small(**folders, demos__image_size=32, method="concat")
+    with pytest.raises(UserError, match=r"make them 32 × 32, or leave it out of data\.mixture"):
+        preflight.require_dataset(dataset, config, {"train"})
+    with pytest.raises(UserError, match=r"set --config\.demos\.image_size=64"):
+        preflight.require_dataset(dataset, config)
+
+
 def test_a_store_of_an_earlier_version_beside_its_dataset_is_made_anew_and_not_refused(dataset, folders):
     config = small(**folders, data__rlds=str(dataset), eval__episodes=0)
     (store := stages_of(config).store).mkdir(parents=True)
     episodes = {"train": [still_episode(8)], "val": [still_episode(6)]}
     write_store(store, episodes, source="", source_hash=source_hash_of(dataset))
-    assert preflight.held_out_steps(config, stages_of(config)) == 6
+    assert preflight.shapes_of_data(config, stages_of(config))["proprio"] == (9,)
     account = json.loads((store / "store.json").read_text())
     (store / "store.json").write_text(json.dumps({**account, "store_version": 1}))
-    assert preflight.held_out_steps(config, stages_of(config)) == 0
     assert preflight.shapes_of_data(config, stages_of(config)) == {"image_primary": [64, 64, 3]}
 
 

@@ -148,7 +148,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
     trained = options.split.startswith("train")
-    which = "action error" if learnt or (trained and learnt is None) else "held-out action error"
+    which = "action error" if learnt or trained else "held-out action error"  # of data.mixture nothing is counted
     which = "action error in training" if learnt == found.episodes else which
     print(
         f"{which} {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "

@@ -20,7 +20,7 @@ from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.locks import NoLocksError, alone
 from gap_vla.core.marks import HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
-from gap_vla.core.whole import put, replacing
+from gap_vla.core.whole import put, real_place, replacing
 
 _SEALED = ("dataset", "labelled_npz", "annotator")
 """Kinds of folders that are written at once, and read only as they were."""
@@ -119,7 +119,7 @@ def alone_in(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds the lock beside a claimed file or folder: from the look at what is there until the new one is written, so
     that of two commands at once none replaces what it did not see. Where the file system knows no locks, nothing is
     held. Raises InUseError: another process holds it, and not `wait`."""
-    real = Path(os.path.realpath(path))
+    real = real_place(path)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NoLocksError):
             stack.enter_context(alone(real.with_name(f".{real.name}.lock"), f"{path}", wait, there=real))

@@ -75,7 +75,8 @@ def existing_parent(path: Path | str) -> Path:
     if place.is_symlink() and not place.exists():
         raise ResourceError(f"{place} is a link that leads nowhere; remove it, or name another place")
     if ".." in (missing := path.parts[len(place.parts) :]):
-        raise ResourceError(f"{path} leads through {place / missing[0]}, which is not there; name the place without ..")
+        through = f"{place}, which is no folder" if place.is_file() else f"{place / missing[0]}, which is not there"
+        raise ResourceError(f"{path} leads through {through}; name the place without ..")
     return place
 
 

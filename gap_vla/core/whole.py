@@ -36,8 +36,10 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
     A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is.
     """
     path = Path(path)
+    if path.name == "..":
+        real_place(path)
     suffix = path.suffix.lower()  # of the link: writers go by it
-    path = Path(_real(path if follow else path.parent), "" if follow else path.name)
+    path = Path(real_place(path if follow else path.parent), "" if follow else path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
@@ -56,11 +58,13 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _real(path: Path) -> Path:
-    """Where a path leads; ResourceError where the system says nowhere, at a `..` after a folder that is missing."""
-    if ".." in path.parts:
-        existing_parent(path if path.name == ".." else path.parent)
-    return Path(os.path.realpath(path))
+def real_place(path: Path) -> Path:
+    """Where a path leads; ResourceError where the system says nowhere, as at a `..` after a folder that is missing (in
+    what a link says, too)."""
+    real = Path(os.path.realpath(path))
+    if ".." in path.parts or (os.path.exists(real) and not os.path.exists(path)):
+        existing_parent(path if path.name == ".." or path.is_symlink() else path.parent)
+    return real
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -79,9 +83,9 @@ def workplace(path: Path) -> Iterator[Path]:
     """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
 
     What is made in it has the name of `path`, or that with `.annotator`. Raises UserError: a killed writer's folder
-    holds something else; see `_real`.
+    holds something else; see `real_place`.
     """
-    path = _real(path)
+    path = real_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     folder, lock = _locked_folder(path)
@@ -113,7 +117,7 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
 
 def put(new: Path, path: Path) -> None:
     """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
-    path = _real(path)
+    path = real_place(path)
     _give_usual_mode(new, path)
     if not path.is_dir():
         os.replace(new, path)

@@ -31,7 +31,8 @@ SUCCESS = ("success", "is_episode_successful", "next.success")
 """Columns whose last step says whether an episode succeeded, the surest last."""
 
 _NO_COLOURS = re.compile(
-    "depth|touch|tactile|gelsight|gelslim|(?<![a-z])digit(?![a-z])|segment|mask|thermal|infrared|flow", re.IGNORECASE
+    "depth|(?<![a-z])touch(?![a-z])|tactile|gelsight|gelslim|(?<![a-z])digit(?![a-z])|segment|mask|thermal|infrared|flow",
+    re.IGNORECASE,
 )
 """Names of pictures that show something other than what a camera sees."""
 

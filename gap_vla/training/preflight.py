@@ -222,6 +222,14 @@ def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequen
     return stages.rlds, widths | _LABELS | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
 
 
+def _store(stages: Stages) -> EpisodeStore | None:
+    """The store, unless it is of other data than the dataset, or of another version: it is made anew then."""
+    there = (stages.store / "store.json").exists()
+    if there and (not stages.rlds.exists() or made_of(source_hash_of(stages.rlds), stages.store)):
+        return EpisodeStore.open(stages.store)
+    return None
+
+
 def shapes_of_data(config: Experiment, stages: Stages) -> Mapping[str, Sequence[int]]:
     """Shapes of the steps' pictures, states and actions where they may be others than the configuration says: without
     rollouts. Empty with them, and where they are not known."""
@@ -231,27 +239,22 @@ def shapes_of_data(config: Experiment, stages: Stages) -> Mapping[str, Sequence[
 
 
 def held_out_steps(config: Experiment, stages: Stages) -> int:
-    """How many steps are held out, or will be, rather too few than too many: of a dataset that no store has been made
-    of, as many as its bytes would be uncompressed."""
-    if made := _store(stages):
-        return len(made.split("val").fields["action"]) if "val" in made.splits else 0
+    """About how many steps are held out, or will be: of a dataset, at least as many as its bytes hold uncompressed; of
+    episodes, as many as if all were as long as the first."""
     if stages.rlds.exists():
-        pictures = [shape for name, shape in (_step_fields(stages.rlds) or {}).items() if name.startswith("image_")]
+        fields = [
+            (name, shape) for name, shape in (_step_fields(stages.rlds) or {}).items() if not isinstance(shape, dict)
+        ]
+        step = sum(math.prod(shape) * (1 if name.startswith("image_") else 4) for name, shape in fields)
         size = sum(path.stat().st_size for path in stages.rlds.glob("[!.]*-val.*-of-*"))
-        known = pictures and all(shape and min(shape) > 0 for shape in pictures)
-        return size // sum(map(math.prod, pictures)) if known else 0
+        return size // step if step > 0 and all(min(shape, default=1) > 0 for _, shape in fields) else 0
+    if (stages.store / "store.json").exists():
+        made = EpisodeStore.open(stages.store)
+        return len(made.split("val").fields["action"]) if "val" in made.splits else 0
     episodes, steps = config.demos.episodes, task_spec(config.task).horizon // 2
     if config.demos.path:
         episodes, steps, _ = _require_source(config)
     return len(plan_splits(episodes, config.data.val_fraction).get("val", ())) * steps
-
-
-def _store(stages: Stages) -> EpisodeStore | None:
-    """The store, unless it is of other data than the dataset, or of another version: it is made anew then."""
-    there = (stages.store / "store.json").exists()
-    if there and (not stages.rlds.exists() or made_of(source_hash_of(stages.rlds), stages.store)):
-        return EpisodeStore.open(stages.store)
-    return None
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:
@@ -308,6 +311,7 @@ def require_fields(
         matters = config.eval.episodes or config.backend == "small"
         if found and matters and found != (size, size):
             square = f"set --config.demos.image_size={found[0]}" if found[0] == found[1] else "make them square"
+            square = square if widths else f"make them {size} × {size}, or leave it out of data.mixture"
             raise ConfigError(
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; the policy would be "
                 f"shown others than it was trained on: {square}"

@@ -135,12 +135,14 @@ class SmallConfig(Experiment):
 
     @property
     def _parameters(self) -> float:
-        """How many numbers are trained; what a fusion other than concat or a method adds is left out."""
+        """How many numbers are trained, at least; what a fusion other than concat or a method adds is left out."""
         model, cameras, features = self.model, self._seen, self.model.feature_dim
         w, states = model.encoder_width, self.method != "vision"
         encoder = 11_200_000 if model.encoder == "resnet18" else 370 * w**2 + 330 * w
         found = cameras * (encoder + 129 * features) + states * features**2 * (model.proprio_layers - 1)
         fused = features * (states + cameras * (1 if model.temporal == "transformer" else model.image_history))
+        if model.fusion != "concat" or self.method == "msbot":
+            fused = min(fused, features)
         if model.temporal == "transformer":
             width = model.temporal_heads * model.temporal_head_dim
             found += fused * width + model.temporal_layers * 12 * width**2
@@ -163,7 +165,7 @@ class SmallConfig(Experiment):
         return {
             "parameters, gradients, optimizer": 16.0 * self._parameters,
             "batches": max(10.0 * frames, 1.0 * windows * seen) * 3.0 * size**2,
-            "image encoder": max(frames * values * bytes_each, pixels * measured),
+            "image encoder": max(frames * values * bytes_each, pixels * measured * (0.75 if half else 0.9)),
         }
 
     def disk(self) -> float:

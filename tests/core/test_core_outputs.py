@@ -236,13 +236,24 @@ def test_a_folder_above_one_that_is_missing_is_no_place_for_results(tmp_path, mo
         lambda: placed(page),
         lambda: placed(folder),
         lambda: write_json(folder / "notes", "not mine"),
+        lambda: placed(Path("link")),
+        lambda: replaced(Path("link"), follow=True),
+        lambda: write_json("linked/notes", "not mine"),
+        lambda: replaced(Path("no/..")),
     ]
+    Path("link").symlink_to(page)
+    Path("linked").symlink_to(folder)
     for way in ways:  # which the system would call missing, and os.path.realpath somebody's
-        with pytest.raises(ResourceError, match=r"/no, which is not there; name the place without \.\."):
+        with pytest.raises(
+            ResourceError,
+            match=r"/no, which is not there; name the place without \.\.|link(ed)? is a link that leads nowhere",
+        ):
             way()
         assert Path("mine.html").read_text() == Path("folder/notes").read_text() == "mine"
     write_output("there/../page.html", "report", "<!DOCTYPE html>\n<html></html>")
-    assert sorted(place.name for place in Path().iterdir()) == ["folder", "mine.html", "page.html", "there"]
+    assert sorted(place.name for place in Path().iterdir()) == [
+        *("folder", "link", "linked", "mine.html", "page.html", "there")
+    ]
 
 
 @pytest.mark.parametrize(

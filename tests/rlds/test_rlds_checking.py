@@ -507,6 +507,10 @@ def test_exchanged_and_repeated_cameras_are_found() -> None:
         assert _told_of_pictures(_seen(primary=[*SCENES[:3], film])) == [
             "train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"
         ]
+    copied = _seen(primary=[*SCENES[:3], SCENES[0]])
+    for steps in (slice(2, None), slice(40)):  # a copy that was cut takes the same actions
+        copied[3] = dataclasses.replace(copied[3], action=copied[0].action[steps])
+        assert not _told_of_pictures(copied)
     start = np.concatenate([SCENES[0][:20], SCENES[3][20:]])  # episodes may begin alike
     assert not _told_of_pictures(_seen(primary=[*SCENES[:3], start]))
     at_rest = wrist[0][np.minimum(np.arange(60), 9)]  # an arm that is not used settles alike in all episodes

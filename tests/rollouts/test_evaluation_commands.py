@@ -180,7 +180,7 @@ def test_episodes_that_a_policy_was_trained_on_are_not_called_held_out(run, data
     assert (said := capsys.readouterr().out).startswith("action error in training 0.500") and "note" not in said
     elsewhere = dataset("assembly", first=7)  # of which none was learnt, whatever their split is called
     assert script("evaluate").main([*in_training[:3], str(elsewhere), *in_training[4:]]) == 0
-    assert (said := capsys.readouterr().out).startswith("held-out action error 0.500") and "note" not in said
+    assert (said := capsys.readouterr().out).startswith("action error 0.500") and "note" not in said
     monkeypatch.setattr("gap_vla.rollouts.diagnose.open_loop", lambda *_, **__: 1 / 0)
     options = ["--checkpoint", str(copy), "--rlds", str(other), "--out", str(tmp_path / "out"), "--quiet"]
     with pytest.raises(ZeroDivisionError):

@@ -88,12 +88,18 @@ def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 first = next(other for other in episodes if other.name == name)
                 least = min(len(own), len(first.prints[camera]))
                 film = len(own) > FEW * len(episode)  # else what rests, as a hand whose arm is not used
-                if film and count > SAME * least and not np.array_equal(first.action, episode.action):
+                if film and count > SAME * least and not _part_of(first.action, episode.action):
                     text = f"{camera} shows the same pictures as in {name}, where other actions are taken; drop one"
                     yield Finding("warning", "pictures", text, episode.name)
     for (a, b), names in alike.items():
         text = f"{a} and {b} show the same pictures in {len(names)} of {len(episodes)} episodes; leave one camera out"
         yield Finding("warning", "pictures", text, names[0])
+
+
+def _part_of(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the shorter of two recordings' actions are steps in a row of the longer one's."""
+    short, long = sorted((one, other), key=len)
+    return any(np.array_equal(short, long[i : i + len(short)]) for i in range(len(long) - len(short) + 1))
 
 
 def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
