@@ -358,6 +358,31 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "mean is .*nan.* no data",
         lambda: check_statistics(of_field(mean=np.full(3, np.nan)), "normal", 7),
     ),
+    "an Octo's mean that float32 does not hold": (
+        BatchError,
+        "mean is .*inf.* no data",
+        lambda: check_statistics(of_field(mean=np.full(3, 1e39)), "normal", 7),
+    ),
+    "an Octo's mean of complex numbers": (
+        BatchError,
+        "mean is .* vector of numbers",
+        lambda: check_statistics(of_field(mean=np.full(3, 1j)), "normal", 7),
+    ),
+    "an Octo's mask of texts": (
+        BatchError,
+        "mask is .*yes.* vector of numbers",
+        lambda: check_statistics(of_field(mask=["yes", "no", "no"]), "normal", 7),
+    ),
+    "an Octo's mask of halves": (
+        BatchError,
+        "mask is .*0.5.* truth values",
+        lambda: check_statistics(of_field(mask=[1, 0.5, 1]), "normal", 7),
+    ),
+    "an Octo's std of unequal lists": (
+        BatchError,
+        "std is .* vector of numbers",
+        lambda: check_statistics(of_field(std=[[1], [1, 2], [3]]), "normal", 7),
+    ),
     "an Octo's std below 0": (BatchError, "no data", lambda: check_statistics(of_field(std=-np.ones(3)), "normal", 7)),
 }
 

@@ -211,8 +211,9 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
         kind: "normal" needs mean and std, "bounds" needs mean, p01 and p99.
 
     Raises:
-        BatchError: a key is missing, or a vector is wider than the actions or than the others, not finite, or what no
-            data have: a std below 0, or where the mask does not leave it out, 0 throughout, or p01 above p99.
+        BatchError: a key is missing, or a vector is wider than the actions or than the others, not of numbers (a mask:
+            of truth values), not finite as float32, or what no data have: a std below 0, or where the mask does not
+            leave it out, 0 throughout, or p01 above p99.
     """
     needed = {"normal": ("mean", "std"), "bounds": ("mean", "p01", "p99")}[kind]
     missing = [key for key in needed if key not in statistics]
@@ -222,26 +223,41 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
             f"{sorted(statistics)}. Pass those of one data set's actions, such as "
             'model.dataset_statistics["action"] or model.dataset_statistics["bridge_dataset"]["action"]'
         )
-    width = np.shape(statistics["mean"])
-    for key in (*needed, *(["mask"] if "mask" in statistics else [])):
-        shape = np.shape(statistics[key])
+    found = {key: _vector(statistics[key], key) for key in (*needed, *(["mask"] if "mask" in statistics else []))}
+    width = found["mean"].shape
+    for key, values in found.items():
+        shape = values.shape
         if shape != width or len(shape) != 1 or shape[0] > action_dim:
             raise BatchError(
                 f"unnormalization_statistics/{key} is {shape}, mean is {width}, and the model's actions are "
                 f"({action_dim},) wide: these are statistics of another robot"
             )
-        values = np.asarray(statistics[key])
         if not np.isfinite(values).all() or (key == "std" and (values < 0).any()):
             raise BatchError(f"unnormalization_statistics/{key} is {values.tolist()}: these belong to no data")
-    used = np.asarray(statistics.get("mask", np.ones(width)), bool)
-    if kind == "normal" and used.any() and not np.asarray(statistics["std"])[used].any():
+    used = found.get("mask", np.ones(width)).astype(bool)
+    if kind == "normal" and used.any() and not found["std"][used].any():
         raise BatchError(
             "unnormalization_statistics/std is 0 in all dimensions, so that every action would be the mean"
         )
-    if kind == "bounds" and (crossed := used & (np.asarray(statistics["p01"]) > np.asarray(statistics["p99"]))).any():
+    if kind == "bounds" and (crossed := used & (found["p01"] > found["p99"])).any():
         raise BatchError(
             f"unnormalization_statistics/p01 is above p99 at index {int(np.argmax(crossed))}; copy them again"
         )
+
+
+def _vector(value: Any, key: str) -> np.ndarray:
+    """float32, of a mask 0 and 1; raises BatchError for what is of another kind."""
+    try:
+        given = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        given = np.empty(0, object)
+    kinds = [np.floating, np.integer, *([np.bool_] if key == "mask" else [])]
+    if not any(jax.dtypes.issubdtype(given.dtype, kind) for kind in kinds):
+        raise BatchError(f"unnormalization_statistics/{key} is {str(value)[:60]}; it must be a vector of numbers")
+    if key == "mask" and not np.isin(given, (0, 1)).all():
+        raise BatchError(f"unnormalization_statistics/mask is {given.tolist()}; it must hold truth values, or 0 and 1")
+    with np.errstate(over="ignore"):
+        return given.astype(np.float32)
 
 
 def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -290,8 +290,9 @@ def unnormalize(
     """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
     mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)
     actions = actions[..., : len(mask)]
-    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in statistics if key != "mask"}
     kind = NormalizationType(normalization_type)
+    needed = ("std", "mean") if kind is NormalizationType.NORMAL else ("p99", "p01")
+    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in needed}
     if kind is NormalizationType.NORMAL:
         return jnp.where(mask, actions * values["std"] + values["mean"], actions)
     span = values["p99"] - values["p01"]

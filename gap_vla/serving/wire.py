@@ -101,13 +101,28 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _decode(found: dict) -> Any:
     if b"__ndarray__" in found:
+        _require_known(found, b"__ndarray__", b"data", b"dtype", b"shape")
         return _array(found)
     if b"__npgeneric__" in found:
+        _require_known(found, b"__npgeneric__", b"data", b"dtype")
         try:
             return _checked_dtype(found.get(b"dtype")).type(found.get(b"data"))
         except (TypeError, ValueError, OverflowError) as error:
             raise WireError(f"a numpy scalar that is none: {error}") from None
     return found
+
+
+def _require_known(found: dict, mark: bytes, *others: bytes) -> None:
+    """What else a map says, as an order of its bytes, would not be followed."""
+    if found[mark] is not True:
+        raise WireError(f"{mark.decode()} is {str(found[mark])[:40]}, not true")
+    if unknown := [_text(key) for key in found if key not in (mark, *others)]:
+        known, found_too = ", ".join(key.decode() for key in others), ", ".join(unknown[:5])
+        raise WireError(f"a map with {mark.decode()} holds {found_too} beside {known}, which means nothing")
+
+
+def _text(key: Any) -> str:
+    return (key.decode(errors="replace") if isinstance(key, bytes) else str(key))[:40]
 
 
 def _array(found: dict) -> np.ndarray:

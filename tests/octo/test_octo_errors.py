@@ -207,7 +207,7 @@ def test_statistics_that_no_data_have_are_refused_unless_the_mask_leaves_them_ou
 def test_statistics_of_fewer_columns_are_warned_of_unless_it_is_said() -> None:
     case = golden.load("a")
     inputs = case.batch["observation"], case.batch["task"]
-    narrow = {key: np.ones(2, np.float32) for key in ("mean", "std")}
+    narrow = {key: np.ones(2, np.float32) for key in ("mean", "std")} | {"max": None, "of": "a robot"}
     with pytest.warns(UserWarning, match="statistics of 2 columns for 7 actions: the others are dropped"):
         assert case.model.sample_actions(*inputs, narrow).shape[-1] == 2
     with warnings.catch_warnings():

@@ -150,6 +150,9 @@ def test_a_client_gets_metadata_then_chunks(port, talk):
         ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]}}, "shape"),
         ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [2**40, 0]}}, "shape"),
         ({"observation/state": {b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}}, "numpy scalar"),
+        ({"observation/state": as_map(STATE) | {b"order": "F"}}, "holds order beside data, dtype, shape"),
+        ({"observation/state": as_map(STATE) | {b"__ndarray__": False}}, "__ndarray__ is False, not true"),
+        ({"n": {b"__npgeneric__": True, b"data": 1, b"dtype": "<f4", "bits": 32}}, "holds bits beside data, dtype"),
     ],
 )
 def test_an_unusable_message_is_answered_with_a_text_and_the_connection_lives(talk, message, complaint):
@@ -219,8 +222,8 @@ leaves = (
 array_like = st.fixed_dictionaries(
     {},
     optional={
-        b"__ndarray__": leaves,
-        b"__npgeneric__": leaves,
+        b"__ndarray__": st.just(True) | leaves,
+        b"__npgeneric__": st.just(True) | leaves,
         b"data": leaves,
         b"dtype": st.sampled_from(["<f4", "|O", "|V8", "<c8", "<U3", "<M8[s]", "x", "", "f4,f4"]) | leaves,
         b"shape": st.lists(st.integers(-2, 2**33), max_size=3) | leaves,
