@@ -22,6 +22,11 @@ from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_
 _PLAIN, _FORGOTTEN = torch.ones(()), torch.ones(())  # in the place of factors: of a plain pass, and of one without rho
 
 
+def _may_hide(part: object) -> bool:
+    """Whether a part of an output holds tensors with a gradient, or cannot be looked into without using it up."""
+    return isinstance(part, Iterator) or any(t.requires_grad for t in tensors_in(part))
+
+
 def _checkpoints(method: Any) -> list[Any]:
     """The contexts of torch's reentrant activation checkpointing in whose `forward` or `backward` this is called, the
     innermost first."""
@@ -185,8 +190,11 @@ class ForwardHooks:
                     "lies before it too; attach to the part that reads the raw state, or to columns with attach_columns"
                 )
             others = (leaf for leaf in leaves if not isinstance(leaf, torch.Tensor))
-            hidden = (type(leaf).__name__ for leaf in others if any(t.requires_grad for t in tensors_in(leaf)))
+            hidden = (type(leaf).__name__ for leaf in others if _may_hide(leaf))
             missed = missed or next((f"a {name}, whose tensors would not be adjusted" for name in hidden), None)
+            known = set(map(id, leaves))
+            if any(t.requires_grad and id(t) not in known for t in tensors_in(output)):
+                missed = missed or "a tensor as a key or an attribute, which would not be adjusted"
         if missed and any(p.requires_grad for p in module.parameters()):
             raise AdjustmentError(
                 f"submodule {place.name!r} gives {type(output).__name__}, in which there is {missed}; attach to a part "

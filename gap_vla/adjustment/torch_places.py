@@ -6,6 +6,7 @@ There ρ[B, W] lies in the leading axes of the tensors; the window may be missin
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -13,7 +14,7 @@ import itertools
 import logging
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MappingView, Sequence
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ LEVELS, OBJECTS = 3, 10_000
 a whole data set, or the trainer."""
 _WITHOUT = (nn.Module, torch.optim.Optimizer, logging.Logger, threading.Thread, type, types.ModuleType)
 _SIMPLE = {str, bytes, int, float, bool, complex, types.NoneType}
-_CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType)
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType, MappingView)
 
 
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:
@@ -202,7 +203,7 @@ def _carries(part: object) -> bool:
 def _contained(part: object) -> list[object] | None:
     """What a container holds; None: it is none."""
     if isinstance(part, (dict, types.MappingProxyType)):
-        held = [*(dict.values(part) if isinstance(part, dict) else part.values())]
+        held = [*part, *(dict.values(part) if isinstance(part, dict) else part.values())]
     elif isinstance(part, _CONTAINERS):
         held = [*part]
     else:  # of those that torch was told of
@@ -211,8 +212,17 @@ def _contained(part: object) -> list[object] | None:
 
 
 def _attributes(part: object) -> list[object]:
-    """What an object holds in its attributes and slots."""
+    """What an object holds in its attributes and slots, a function in what it closes over."""
     held = list(vars(part).values()) if hasattr(part, "__dict__") else []
+    if isinstance(part, functools.partial):
+        held += [part.func, *part.args, *part.keywords.values()]
+    elif isinstance(part, types.MethodType):
+        held += [part.__self__, part.__func__]
+    elif isinstance(part, types.FunctionType):
+        held += [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+        for cell in part.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty one
+                held.append(cell.cell_contents)
     kind: Any = type(part)
     return held + [getattr(part, name) for name in _slots(kind) if hasattr(part, name)]
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import io
 import warnings
 from collections.abc import Mapping
@@ -86,6 +87,9 @@ class Out:
     def __init__(self, hidden):
         self.hidden = self.mean = hidden
 
+    def with_one(self):
+        return self.hidden + 1
+
 
 class Features(dict):
     pass
@@ -106,6 +110,12 @@ class Slots:
         (lambda x: (x, Slots(x)), "tuple, in which there is a Slots, whose"),
         (lambda x: (x, {"deep": Out([Slots(Features(h=x))])}), "tuple, in which there is a Out, whose"),
         (lambda x: (x, frozenset([x.exp()])), "tuple, in which there is a frozenset, whose"),
+        (lambda x: (x, functools.partial(torch.add, x)), "tuple, in which there is a partial, whose"),
+        (lambda x: (x, lambda: x), "tuple, in which there is a function, whose"),
+        (lambda x: (x, Out(x).with_one), "tuple, in which there is a method, whose"),
+        (lambda x: (x, iter([x])), "tuple, in which there is a list_iterator, whose"),
+        (lambda x: (x, {"of": x}.values()), "tuple, in which there is a dict_values, whose"),
+        (lambda x: {x.exp(): x}, "dict, in which there is a tensor as a key"),
     ],
 )
 def test_an_output_in_which_a_tensor_cannot_be_found_is_refused(wrap, said):
