@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 import types
-from collections.abc import Iterator, Mapping, MappingView, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
 import torch
@@ -160,7 +160,7 @@ LEVELS, OBJECTS = 3, 10_000
 a whole data set, or the trainer."""
 _WITHOUT = (nn.Module, torch.optim.Optimizer, logging.Logger, threading.Thread, type, types.ModuleType)
 _SIMPLE = {str, bytes, int, float, bool, complex, types.NoneType}
-_CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType, MappingView)
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType)
 
 
 def tensors_in(tree: object) -> Iterator[torch.Tensor]:
@@ -204,7 +204,7 @@ def _contained(part: object) -> list[object] | None:
     """What a container holds; None: it is none."""
     if isinstance(part, (dict, types.MappingProxyType)):
         held = [*part, *(dict.values(part) if isinstance(part, dict) else part.values())]
-    elif isinstance(part, _CONTAINERS):
+    elif isinstance(part, (*_CONTAINERS, KeysView, ValuesView, ItemsView)):
         held = [*part]
     else:  # of those that torch was told of
         return tree_flatten(part)[0] if type(part) in SUPPORTED_NODES else None

@@ -754,8 +754,8 @@ def test_dimensions_that_normalisation_leaves_out_are_named() -> None:
     notes = [f.message for f in check_ranges([dataclasses.replace(one, action_limit=1000) for one in seen])]
     mask = dataset_statistics([one.action for one in seen[:3]], [one.proprio for one in seen[:3]])["action"]["mask"]
     assert np.flatnonzero(~mask).tolist() == [4, 5, 6]  # the gripper always
-    left_out = "(standard deviation below 0.0001); they are left out of normalisation"
-    assert notes == [f"action dimensions [4, 5] hardly vary in train {left_out}"]
+    left_out = "(standard deviation below 0.0001); normalisation leaves out what varies so little in all of train"
+    assert notes == [f"action dimensions [4, 5] hardly vary in the episodes read of train {left_out}"]
 
 
 def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:

@@ -90,9 +90,9 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
     spread = actions.std(0, dtype=np.float64) if len(actions) else np.ones(0)
     constant = np.flatnonzero(spread < MIN_STD)
     if len(constant):
-        where = "hardly vary in train" if learnt else "hardly vary"
+        where = "hardly vary in the episodes read of train" if learnt else "hardly vary"
         text = f"action dimensions {constant.tolist()} {where} (standard deviation below {MIN_STD:g})"
-        text += "; they are left out of normalisation"
+        text += "; normalisation leaves out what varies so little in all of train"
         yield Finding("note", "range", text)
 
 
