@@ -244,9 +244,16 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def failure_of_system(error: BaseException) -> str:
-    """Why the system could not read, whatever is there, and what to do; empty: it could. HDF5 puts it into a text."""
-    number = re.search(r"errno (?:= )?(\d+)\b", str(error).lower()) if isinstance(error, OSError) else None
-    return _FAILURES.get(int(number[1]), "") if number else ""
+    """Why the system could not read, whatever is there, and what to do; empty: it could. HDF5 puts it into a text,
+    zipfile says another thing in its place."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower() if isinstance(seen, OSError) or "errno = " in str(seen).lower() else ""
+        number = re.search(r"errno (?:= )?(\d+)\b", text)
+        if number and int(number[1]) in _FAILURES:
+            return _FAILURES[int(number[1])]
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 class _Pipe(io.TextIOWrapper):

@@ -89,10 +89,16 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned workers; after Ctrl-C or an error they finish what they are at, and no more.
 
     They end with their parent. Not forked: a fork of one that holds TensorFlow's, JAX's or OpenGL's threads can hang.
-    Raises UserError: one ended before its work, as where memory runs out.
+    Raises UserError: one ended before its work, as where memory runs out, or the system has no locks for them.
     """
-    with starting_workers():
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
+    try:
+        with starting_workers():
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
+    except OSError as error:  # of its semaphores, which are files in /dev/shm; it names none
+        what = f"no locks for worker processes can be made in /dev/shm ({error.strerror})"
+        raise UserError(
+            f"{what}; make room there and the right to write, or use one worker, as with --workers 1"
+        ) from None
     try:
         with starting_workers():
             for _ in range(workers):

@@ -236,7 +236,8 @@ def _axes(item: h5py.Group, name: str) -> int | None:
 
 def _require_inside(found: h5py.Dataset, path: str, where: str) -> None:
     if found.is_virtual or found.external:
-        raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack -l CONTI IN OUT)")
+        what = f"{where}: {path!r} is virtual or lies in other files"
+        raise EpisodeError(f"{what}; copy it into this one (h5repack -l CONTI IN OUT)")
 
 
 def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:

@@ -145,14 +145,18 @@ class Run:
 
     @property
     def store(self) -> Path | None:
-        """The episode store that it was trained on: as its summary says, seen from here or from beside its `runs`."""
+        """The episode store that it was trained on: as its summary says, or below the `data.root` that was corrected
+        since; seen from here or from beside its `runs`."""
         dataset = self.summary.get("dataset", {})
         recorded = Path(dataset.get("store") or dataset.get("path", ""))
         if not (self.small or "store" in dataset) and len(recorded.parents) > 3:
             # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
             recorded = recorded.parents[3] / "store" / recorded.parents[1].name
-        beside = [*self.path.absolute().parents][:3][-1] / recorded
-        return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
+        beside = [*self.path.absolute().parents][:3][-1]
+        root = self.config.get("data", {}).get("root")
+        stores = recorded, *([Path(root) / "store" / recorded.name] if isinstance(root, str) else [])
+        places = (place for store in stores for place in (store, beside / store))
+        return next((place for place in places if (place / "store.json").exists()), None)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

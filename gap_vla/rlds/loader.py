@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
     return np.concatenate(batches)[order]
 
 
+def _pairs(given: Any) -> list[tuple[EpisodeStore, float]]:
+    """Of stores and weights. Raises ConfigError: they are none."""
+    pairs = [*given] if isinstance(given, Iterable) and not isinstance(given, str | bytes) else None
+    for pair in [given] if pairs is None else pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], EpisodeStore)):
+            what = f"{pair!r:.80} is no EpisodeStore, and no pair of one and its weight"
+            raise ConfigError(f"{what}; give EpisodeStore.build(FOLDER), or [(store, 0.7), (other, 0.3)]")
+    return pairs or []
+
+
 class WindowLoader:
     """Iterates over batches of windows in Octo's layout.
 
@@ -103,7 +113,7 @@ class WindowLoader:
     ) -> None:
         import grain
 
-        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
+        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else _pairs(store)
         if not stores or not all(isinstance(w, int | float | np.number) and 0 < w < np.inf for _, w in stores):
             given = [weight for _, weight in stores]
             raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")

@@ -123,6 +123,8 @@ class Run:
                     finished = Finished.read(run.path)
                     require_as_exported(run.checkpoint, finished.summary.get(EXPORTED, {}), ConfigError)
                     print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
+                    if is_first_host() and not os.path.lexists(run.page) and os.access(run.path, os.W_OK):
+                        self._write_page(run)  # the run was ended while that was written
                     return dict(finished.summary)
                 stack.enter_context(Agenda(STAGES))
                 store, *mixture = open_store(config, self.stages), *open_mixture(self.stages)
@@ -149,10 +151,9 @@ class Run:
 
     def _train_and_roll_out(self, run: RunDirectory, store: Any, mixture: list[Any], started: float) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
-        from gap_vla.report.page import write_report
         from gap_vla.report.runs import Run as Finished
         from gap_vla.rlds.statistics import check_statistics
-        from gap_vla.training.data import describe_store, training_rho, unlearnt
+        from gap_vla.training.data import describe_store, unlearnt
 
         config = self.config
         for one in (store, *mixture):
@@ -219,9 +220,15 @@ class Run:
             summary = sealed(run, summary)
             write_json(run.summary, summary)
             Agenda.begin("page")
-            command = f"gap-vla report {shlex.quote(str(run.path))}"
-            write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
+            self._write_page(run)
         return summary
+
+    def _write_page(self, run: RunDirectory) -> None:
+        from gap_vla.report.page import write_report
+        from gap_vla.training.data import training_rho
+
+        command = f"gap-vla report {shlex.quote(str(run.path))}"
+        write_report([run.path], run.page, command=command, videos=self.config.eval.videos, rho_of=training_rho)
 
     def collect(self) -> None:
         """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""

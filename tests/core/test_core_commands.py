@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -418,6 +419,20 @@ def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     with pytest.raises(PermissionError) as closed, refusing("in/toy: cannot be opened", "copy it again"):
         raise PermissionError(errno.EACCES, "Permission denied", "in/toy/shard")
     assert message_of(closed.value) == "in/toy/shard: Permission denied; ask for the right, or give another path"
+
+
+@pytest.mark.parametrize("kind", [zipfile.BadZipFile, KeyError])
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(kind):
+    with (
+        pytest.raises(UserError, match=r"in\.npz: its disk, or the network, failed"),
+        refusing("in.npz", "copy it again"),
+    ):
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError:
+            raise kind("File is not a zip file")  # as zipfile does  # noqa: B904
+    with pytest.raises(UserError, match="its disk, or the network, failed"), refusing("in.hdf5", "copy it again"):
+        raise KeyError("Unable to open object (file read failed: errno = 5, error message = 'Input/output error')")
 
 
 @pytest.mark.parametrize(

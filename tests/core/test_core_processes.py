@@ -1,5 +1,6 @@
 """What a process of its own says when its work goes wrong."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def test_workers_work_for_a_thread_that_is_not_the_first():
 def test_a_worker_that_was_ended_from_outside_is_no_bug():
     with pytest.raises(UserError, match=r"where memory runs out; .* use fewer workers"), worker_pool(1) as pool:
         pool.submit(os.abort).result()
+
+
+def test_where_no_locks_can_be_made_it_is_said_where(monkeypatch):
+    def made(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", made)
+    with pytest.raises(UserError, match=r"/dev/shm \(Read-only file system\); .* --workers 1"), worker_pool(1):
+        pass
 
 
 @pytest.fixture

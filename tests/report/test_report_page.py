@@ -157,6 +157,12 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
         write_report([path], store / "page.html", command="")
     monkeypatch.chdir(tmp_path / "project")
     assert Run.read("runs/assembly/gap-seed0").store.resolve() == store
+    (tmp_path / "project" / "data").rename(tmp_path / "project" / "archive")  # as --resume with data.root=archive takes
+    assert Run.read(path).store is None
+    (path / "config.json").write_text(
+        json.dumps({**config, "model": {"encoder": "small"}, "data": {"root": "archive"}})
+    )
+    assert Run.read("runs/assembly/gap-seed0").store.resolve() == tmp_path / "project" / "archive/store/assembly-1"
 
 
 EVALUATED = {**evaluation_of({5: True}, ("reach",)), "videos": []}

@@ -24,7 +24,7 @@ from gap_vla.rlds.checking import check_dataset, dataset_checks
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
+from gap_vla.rlds.checking.picture_checks import MISTAKES, PICTURE_CHECKS, check_views, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
 from gap_vla.rlds.statistics import dataset_statistics
@@ -428,6 +428,21 @@ def test_an_object_on_the_other_side_and_a_shifted_scene_are_not_called_mirrored
     for axis in (1, 2):
         told = _told_of_pictures(_seen(primary=[np.roll(f, 16, axis) if i == 1 else f for i, f in enumerate(SCENES)]))
         assert ["something else" in one for one in told] == [True], told
+
+
+def test_small_objects_that_lie_elsewhere_in_each_episode_turn_no_picture_around() -> None:
+    def scene(rng: np.random.Generator) -> np.ndarray:
+        film = np.full((4, 32, 32, 3), 70, np.uint8)
+        for colour, size in (((220, 40, 40), 5), ((40, 200, 60), 3), ((240, 240, 240), 3)):
+            row, column = rng.integers(2, 25, 2)
+            film[:, row : row + size, column : column + size] = colour
+        return film
+
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        seen = [dataclasses.replace(SOUND[0], glances={"primary": glance(scene(rng))}) for _ in range(8)]
+        told = " ".join(finding.message for finding in check_views(seen))
+        assert not any(how in told for how in MISTAKES), (seed, told)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,19 @@ def test_a_gripper_that_jumps_and_opens_in_one_episode_where_it_closes_in_others
     assert "opens the gripper in this episode" in told(check_grippers, [*usual, odd])[0]
 
 
+def test_an_episode_that_is_shifted_in_time_is_told_to_be_that_alone() -> None:
+    sound = [legs(i, 12, (0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1)) for i in range(5)]
+    for one in sound:
+        assert one.proprio is not None
+        one.action[:, 6] = np.where(np.arange(len(one.action)) // 6 % 2, 1, -1)
+        one.proprio[1:, 7] = np.where(one.action[:-1, 6] > 0, 0.0, 0.04)
+    late = dataclasses.replace(sound[0], action=np.roll(sound[0].action, 6, axis=0), name="train[5]")
+    assert not told(check_grippers, sound) and not told(check_scale, sound) and not told(check_lag, sound)
+    (said,) = told(check_lag, [*sound, late])
+    assert "follows the actions by -6 steps, in most others by 0" in said
+    assert not told(check_grippers, [*sound, late]) and not told(check_scale, [*sound, late])
+
+
 def test_an_episode_of_holding_and_closing_is_not_told_to_be_rescaled_where_others_open_too() -> None:
     action = np.zeros((STEPS, 7), np.float32)
     action[50:60, 6], action[150:160, 6] = 1, -1

@@ -54,6 +54,15 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
         WindowLoader(store, **OPTIONS, augment={"image_third": {}})
 
 
+@pytest.mark.parametrize("given", ["data/toy", Path("data/toy"), None, ["data/toy"], ("data/toy", 1.0), [("toy", 1.0)]])
+def test_what_is_no_store_is_refused_by_name(given: Any, store: EpisodeStore) -> None:
+    for wrong in (given, [store, given], (store, 1.0)):
+        with pytest.raises(ConfigError, match=r"is no EpisodeStore, .* EpisodeStore\.build"):
+            WindowLoader(wrong, **OPTIONS)
+    with pytest.raises(ConfigError, match="weights \\[\\]"):
+        WindowLoader([], **OPTIONS)
+
+
 def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
     loader = WindowLoader([(store, np.float32(0.75)), (store, 0.25)], **{**OPTIONS, "batch_size": 200})
     batch = next(loader)

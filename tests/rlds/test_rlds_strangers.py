@@ -126,6 +126,18 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_dataset_without_its_mark_is_not_found_again(tmp_path: Path, converted: Path) -> None:
+    """Its owner has taken the mark out, as check-dataset says, after a change of his own."""
+    source, version = converted / "d.hdf5", tmp_path / "data" / "toy" / "1.0.0"
+    shutil.copytree(converted / "data", tmp_path / "data")
+    (version / "made_by.json").unlink()
+    there = content(version)
+    for overwrite in (False, True):
+        with pytest.raises(DatasetError, match=r"has no made_by\.json, .* move it away, or choose another name"):
+            build_dataset(source, tmp_path / "data", "toy", overwrite=overwrite, **BUILD)
+    assert content(version) == there
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("dataset_") else []) for name in CHANGES],

@@ -93,7 +93,12 @@ def test_a_finished_run_answers_for_the_data_that_it_was_trained_on_alone(tmp_pa
     }
     config = SmallConfig.from_dict(values)
     trained = Run(config, "named").to_the_end()
+    page = tmp_path / "runs" / "threading" / "named" / "report.html"
+    page.unlink()  # as of a run that was killed while it was written
     assert Run(config, "named").to_the_end(resume=True) == trained
+    written = page.read_text()
+    assert written.rstrip().endswith("</html>")
+    assert Run(config, "named").to_the_end(resume=True) == trained and page.read_text() == written
     shutil.rmtree(data)
     shutil.copytree(others, data)
     with pytest.raises(ConfigError, match=rf"{data} holds other data than this run was trained on"):

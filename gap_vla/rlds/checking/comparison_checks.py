@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import label_problems
 from gap_vla.phases.motion import relative_rotation_vector
@@ -62,7 +62,8 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 axis, [c[:, columns] for c in command], [m[:, columns] for m in moved]
             ):
                 odd.setdefault(index, Finding("warning", check, f"arm {arm}: {text}", names[index]))
-        yield from odd.values()
+        late = _lags(states, actions)[2]
+        yield from (finding for index, finding in odd.items() if not late[index])
         a, m = np.concatenate(command), np.concatenate(moved)
         gains = abs(np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)]))
         if np.isfinite(gains).sum() > 1 and np.nanmax(gains) > 4 * np.nanmin(gains):
@@ -75,22 +76,32 @@ def check_lag(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """Motion follows the actions by as many steps in every episode, and by few."""
     names = [e.name for e in usable(episodes)]
     for arm, states, actions in per_arm(episodes):
-        found = [_agreement_by_lag(a[:-1, :3], np.diff(s[:, :3], axis=0)) for a, s in zip(actions, states)]
-        best = np.array([_LAGS[int(f.argmax())] for f in found])
-        clear = np.array([f.max() > 0.5 for f in found])
-        shows = np.array([f[f > -1].any() for f in found], bool)  # is long enough, commands and moves
-        if clear.sum() <= shows.sum() / 2:  # where few follow at all, as with an axis that is flipped, none is usual
+        usual, best, odd = _lags(states, actions)
+        if usual is None:
             continue
-        usual = int(np.quantile(best[clear], 0.5, method="higher"))
-        gained = np.array([f.max() - f[usual - _LAGS[0]] for f in found])
         text = f"arm {arm}: motion follows the actions by {{}} steps, in most others by {usual}; shifted in time?"
-        odd = clear & (abs(best - usual) > 1) & (gained > 0.1) & (len(names) >= FEWEST)
         yield from _odd(odd, names, "time", text, best, most=False)
         if usual < -1:
             text = f"arm {arm}: motion comes {-usual} steps before its actions; these are recorded late"
             yield Finding("error", "time", text)
         elif usual > USUAL_LAG:
             yield Finding("warning", "time", f"arm {arm}: motion follows the actions by {usual} steps; recorded early?")
+
+
+def _lags(
+    states: Sequence[np.ndarray], actions: Sequence[np.ndarray]
+) -> tuple[int | None, Int[np.ndarray, " E"], Bool[np.ndarray, " E"]]:
+    """By how many steps motion follows the actions in most episodes (None: few follow at all) and in each, and in which
+    it differs from the others."""
+    found = [_agreement_by_lag(a[:-1, :3], np.diff(s[:, :3], axis=0)) for a, s in zip(actions, states)]
+    best = np.array([_LAGS[int(f.argmax())] for f in found])
+    clear = np.array([f.max() > 0.5 for f in found])
+    shows = np.array([f[f > -1].any() for f in found], bool)  # is long enough, commands and moves
+    if clear.sum() <= shows.sum() / 2:  # where few follow at all, as with an axis that is flipped, none is usual
+        return None, best, np.zeros(len(found), bool)
+    usual = int(np.quantile(best[clear], 0.5, method="higher"))
+    gained = np.array([f.max() - f[usual - _LAGS[0]] for f in found])
+    return usual, best, clear & (abs(best - usual) > 1) & (gained > 0.1) & (len(found) >= FEWEST)
 
 
 def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -120,6 +131,7 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         ways = np.array([abs(o).sum() for o in change])
         # what fingers give way after a grasp says nothing where the grasp itself is missing
         known = np.isfinite(closes) & (ways > _WAY * np.median(ways))
+        known &= ~_lags(states, actions)[2]  # by which of the fingers' motions come before their actions
         if len(names) >= FEWEST and known.any() and np.median(closes[known]) > 0.7:
             text = f"arm {arm}: a high gripper action opens the gripper in this episode, and closes it in most others"
             yield from _odd(known & (closes < 0.3), names, "gripper", text, most=False)

@@ -16,6 +16,8 @@ Glance = Float[np.ndarray, "8 8 3"]
 CELLS = 8
 DIFFERENT = 8.0
 """Grey levels, root mean square, from which on two glances show different things."""
+UNUSUAL = 1.5
+"""Times the usual distance, up to which the objects that each episode places elsewhere are what differs."""
 MUCH_CLOSER = 0.55
 """A change of the picture that leaves less than this share of the distance to the other episodes undoes a mistake."""
 SAME = 0.5
@@ -125,7 +127,9 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
             far = _distance(seen, usual[camera])
             text = ""
             elsewhere = min(_distance(np.roll(seen, CELLS // 2, axis), usual[camera]) for axis in (0, 1))
-            if far > DIFFERENT and undone[how] < min(MUCH_CLOSER * far, RIVALS * elsewhere):
+            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and undone[how] < min(
+                MUCH_CLOSER * far, RIVALS * elsewhere
+            ):
                 text = f"{camera} is {how}, compared with most other episodes"
             elif far > max(FAR, FAR_TIMES * spread[camera]) and not _is_grey_of(seen, usual[camera]):
                 text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
