@@ -96,7 +96,7 @@ def make_loader(
         mixture: the stores of `data.mixture`.
 
     Raises:
-        ConfigError: an episode that is held out would be trained on in another dataset of the mixture.
+        ConfigError: an episode that is held out would be trained on, in this dataset or another of the mixture.
     """
     _require_held_out(store, dict(zip(dict(config.data.mixture), mixture)))
     augment, change = config.data.augment.of_images, None
@@ -125,6 +125,12 @@ def make_loader(
 
 def _require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -> None:
     held = {motion: index for index, motion in enumerate(_motions(store, "val"))}
+    for index, motion in enumerate(_motions(store, "train")):
+        if motion in held:
+            raise ConfigError(
+                f"{store.directory}: train[{index}] of the dataset is val[{held[motion]}] too, which is held out; make "
+                "it anew with each episode once (gap-vla check-dataset lists those that it holds twice)"
+            )
     for path, other in mixture.items():
         for index, motion in enumerate(_motions(other, "train")):
             if motion in held:

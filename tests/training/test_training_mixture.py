@@ -76,6 +76,14 @@ def test_an_episode_that_is_held_out_is_trained_on_in_no_other_dataset(store, tm
         make_loader(config, main, "train", train=True, mixture=[EpisodeStore.build(path)])
 
 
+def test_an_episode_that_is_held_out_is_not_trained_on_in_the_same_dataset(tmp_path):
+    one, other = made_up_episodes(seed=1)[:2]
+    path = write_rlds([one, one, other, other], tmp_path, "dots", val_fraction=0.25, annotator={})
+    config = FinetuneConfig.from_dict(SMALL)
+    with pytest.raises(ConfigError, match=r"dots.*: train\[\d\] of the dataset is val\[0\] too, which is held out"):
+        make_loader(config, EpisodeStore.build(path), "train", train=True)
+
+
 @pytest.mark.slow
 def test_training_depends_on_the_rho_of_each_dataset(training, mixtures):
     for rho, data in mixtures.items():
