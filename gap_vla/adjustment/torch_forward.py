@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import sys
 import threading
 import types
@@ -24,7 +25,7 @@ _PLAIN, _FORGOTTEN = torch.ones(()), torch.ones(())  # in the place of factors: 
 
 def _may_hide(part: object) -> bool:
     """Whether a part of an output holds tensors with a gradient, or cannot be looked into without using it up."""
-    return isinstance(part, Iterator) or any(t.requires_grad for t in tensors_in(part))
+    return isinstance(part, Iterator) or any(t.requires_grad for t in tensors_in(part, functions=True))
 
 
 def _checkpoints(method: Any) -> list[Any]:
@@ -190,6 +191,7 @@ class ForwardHooks:
                     "lies before it too; attach to the part that reads the raw state, or to columns with attach_columns"
                 )
             others = (leaf for leaf in leaves if not isinstance(leaf, torch.Tensor))
+            others = (leaf for leaf in others if not isinstance(leaf, io.IOBase))
             hidden = (type(leaf).__name__ for leaf in others if _may_hide(leaf))
             missed = missed or next((f"a {name}, whose tensors would not be adjusted" for name in hidden), None)
             known = set(map(id, leaves))

@@ -163,10 +163,11 @@ _SIMPLE = {str, bytes, int, float, bool, complex, types.NoneType}
 _CONTAINERS = (list, tuple, set, frozenset, collections.deque, dict, types.MappingProxyType)
 
 
-def tensors_in(tree: object) -> Iterator[torch.Tensor]:
+def tensors_in(tree: object, functions: bool = False) -> Iterator[torch.Tensor]:
     """The tensors of a tree, and those that containers and objects in it, as a batch's or a distribution's, hold.
 
-    Of an object within another only what a batch or an output is made of is looked into: an object of any kind, as a
+    With `functions` also what functions close over, which an input's, as a trainer's `log`, are not asked for. Of an
+    object within another only what a batch or an output is made of is looked into: an object of any kind, as a
     trainer, is no part of them.
     """
     parts, seen, looked = collections.deque([tree]), dict[int, object](), 1
@@ -185,7 +186,7 @@ def tensors_in(tree: object) -> Iterator[torch.Tensor]:
                     looked += len(held)
                     parts += [value for value in held if type(value) not in _SIMPLE]
         for part in objects if level < LEVELS else ():
-            held = _attributes(part)
+            held = _attributes(part) + (_closed_over(part) if functions else [])
             looked += len(held)
             if level and not _carries(part):
                 held = [value for value in held if _carries(value)]
@@ -212,19 +213,25 @@ def _contained(part: object) -> list[object] | None:
 
 
 def _attributes(part: object) -> list[object]:
-    """What an object holds in its attributes and slots, a function in what it closes over."""
+    """What an object holds in its attributes and slots."""
     held = list(vars(part).values()) if hasattr(part, "__dict__") else []
-    if isinstance(part, functools.partial):
-        held += [part.func, *part.args, *part.keywords.values()]
-    elif isinstance(part, types.MethodType):
-        held += [part.__self__, part.__func__]
-    elif isinstance(part, types.FunctionType):
-        held += [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
-        for cell in part.__closure__ or ():
-            with contextlib.suppress(ValueError):  # an empty one
-                held.append(cell.cell_contents)
     kind: Any = type(part)
     return held + [getattr(part, name) for name in _slots(kind) if hasattr(part, name)]
+
+
+def _closed_over(part: object) -> list[object]:
+    """What a function, a method or a partial call brings along."""
+    if isinstance(part, functools.partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if isinstance(part, types.MethodType):
+        return [part.__self__, part.__func__]
+    if not isinstance(part, types.FunctionType):
+        return []
+    held = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+    for cell in part.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty one
+            held.append(cell.cell_contents)
+    return held
 
 
 @functools.lru_cache(maxsize=1024)

@@ -246,13 +246,11 @@ def is_full_disk(error: BaseException) -> bool:
 def failure_of_system(error: BaseException) -> str:
     """Why the system could not read, whatever is there, and what to do; empty: it could. HDF5 puts it into a text,
     zipfile says another thing in its place."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen).lower() if isinstance(seen, OSError) or "errno = " in str(seen).lower() else ""
-        number = re.search(r"errno (?:= )?(\d+)\b", text)
-        if number and int(number[1]) in _FAILURES:
-            return _FAILURES[int(number[1])]
-        seen = seen.__cause__ or seen.__context__
+    for one in (error, error.__cause__ or (None if error.__suppress_context__ else error.__context__)):
+        text = str(one).lower()
+        number = re.search(r"errno (?:= )?(\d+)\b", text) if isinstance(one, OSError) or "errno = " in text else None
+        if number and (failure := _FAILURES.get(int(number[1]))):
+            return failure
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import math
 import os
@@ -95,6 +96,8 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         with starting_workers():
             pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
     except OSError as error:  # of its semaphores, which are files in /dev/shm; it names none
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
         what = f"no locks for worker processes can be made in /dev/shm ({error.strerror})"
         raise UserError(
             f"{what}; make room there and the right to write, or use one worker, as with --workers 1"

@@ -153,7 +153,8 @@ class Run:
             # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
             recorded = recorded.parents[3] / "store" / recorded.parents[1].name
         beside = [*self.path.absolute().parents][:3][-1]
-        root = self.config.get("data", {}).get("root")
+        data = self.config.get("data")
+        root = data.get("root") if isinstance(data, dict) else None
         stores = recorded, *([Path(root) / "store" / recorded.name] if isinstance(root, str) else [])
         places = (place for store in stores for place in (store, beside / store))
         return next((place for place in places if (place / "store.json").exists()), None)

@@ -134,7 +134,7 @@ def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
 def is_whole(path: Path, overwrite: bool) -> bool:
     """Whether a dataset of the right settings is as it was written, so that nothing is left to do. Raises EpisodeError,
     which names the file: it is not, and must not be overwritten; DatasetError: nothing says how it was written."""
-    if not (path / FOLDER_MARK).exists():
+    if not (path / FOLDER_MARK).is_file():
         what = f"{path} has no {FOLDER_MARK}, so that nothing says whether it is as it was written"
         raise DatasetError(f"{what}; move it away, or choose another name or version")
     with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():

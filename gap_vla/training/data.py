@@ -98,7 +98,7 @@ def make_loader(
     Raises:
         ConfigError: an episode that is held out would be trained on, in this dataset or another of the mixture.
     """
-    _require_held_out(store, dict(zip(dict(config.data.mixture), mixture)))
+    require_held_out(store, dict(zip(dict(config.data.mixture), mixture)))
     augment, change = config.data.augment.of_images, None
     if config.data.shuffle_images and train:
         change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
@@ -123,13 +123,14 @@ def make_loader(
     )
 
 
-def _require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -> None:
+def require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -> None:
+    """Raises ConfigError: an episode of its `val` is trained on, in its own `train` or in that of another dataset."""
     held = {motion: index for index, motion in enumerate(_motions(store, "val"))}
     for index, motion in enumerate(_motions(store, "train")):
         if motion in held:
             raise ConfigError(
-                f"{store.directory}: train[{index}] of the dataset is val[{held[motion]}] too, which is held out; make "
-                "it anew with each episode once (gap-vla check-dataset lists those that it holds twice)"
+                f"{store.directory}: train[{index}] of the dataset has the states and actions of val[{held[motion]}], "
+                "which is held out; make it anew with each episode once (gap-vla check-dataset lists what is there twice)"
             )
     for path, other in mixture.items():
         for index, motion in enumerate(_motions(other, "train")):

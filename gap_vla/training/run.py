@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
@@ -124,7 +124,10 @@ class Run:
                     require_as_exported(run.checkpoint, finished.summary.get(EXPORTED, {}), ConfigError)
                     print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
                     if is_first_host() and not os.path.lexists(run.page) and os.access(run.path, os.W_OK):
-                        self._write_page(run)  # the run was ended while that was written
+                        try:
+                            self._write_page(run)  # the run was ended while that was written
+                        except (UserError, OSError) as error:
+                            print(f"note: its page could not be made: {message_of(error)}", flush=True)
                     return dict(finished.summary)
                 stack.enter_context(Agenda(STAGES))
                 store, *mixture = open_store(config, self.stages), *open_mixture(self.stages)

@@ -44,6 +44,7 @@ from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.sim import task_spec
+from gap_vla.training.data import require_held_out
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.torch import SmallConfig
@@ -104,6 +105,7 @@ class SmallTrainer(Trainer):
             for split in ("train", "val")
         )
         method.check_held_out(held_out, store.directory)
+        require_held_out(store, {})
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
         policy = build_policy(config.model, config.method, (height, width, channels), *widths, config.demos.cameras)
         train = config.train

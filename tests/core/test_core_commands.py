@@ -433,6 +433,16 @@ def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(kind):
             raise kind("File is not a zip file")  # as zipfile does  # noqa: B904
     with pytest.raises(UserError, match="its disk, or the network, failed"), refusing("in.hdf5", "copy it again"):
         raise KeyError("Unable to open object (file read failed: errno = 5, error message = 'Input/output error')")
+    with pytest.raises(UserError, match="copy it again"), refusing("in.npz", "copy it again"):
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError:
+            raise kind("another thing") from None
+    with pytest.raises(UserError, match="copy it again"), refusing("in.npz", "copy it again"):
+        try:
+            raise kind("its own cause")
+        except kind as problem:
+            raise problem from problem
 
 
 @pytest.mark.parametrize(

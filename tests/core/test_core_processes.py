@@ -70,7 +70,7 @@ def test_where_no_locks_can_be_made_it_is_said_where(monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", made)
-    with pytest.raises(UserError, match=r"/dev/shm \(Read-only file system\); .* --workers 1"), worker_pool(1):
+    with pytest.raises(UserError, match=r"/dev/shm \(Read-only file system\); .* one worker"), worker_pool(1):
         pass
 
 

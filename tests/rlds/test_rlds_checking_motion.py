@@ -304,6 +304,18 @@ def test_an_episode_that_is_shifted_in_time_is_told_to_be_that_alone() -> None:
     assert not told(check_grippers, [*sound, late]) and not told(check_scale, [*sound, late])
 
 
+def test_what_is_wrong_beside_a_shift_in_time_and_a_flip_that_looks_like_one_are_found() -> None:
+    sound = [stirring(i, 16, lag=0) for i in range(5)]
+    against = dataclasses.replace(
+        sound[0], action=sound[0].action * np.float32([-1, -1, -1, 1, 1, 1, 1]), name="train[5]"
+    )
+    assert not told(check_lag, [*sound, against])
+    assert "one unit of action moves -0.0" in " ".join(told(check_scale, [*sound, against]))
+    late = np.roll(sound[0].action, 5, axis=0) / 4
+    both = dataclasses.replace(sound[0], action=late, name="train[5]")
+    assert told(check_lag, [*sound, both]) and "in most others" in told(check_scale, [*sound, both])[0]
+
+
 def test_an_episode_of_holding_and_closing_is_not_told_to_be_rescaled_where_others_open_too() -> None:
     action = np.zeros((STEPS, 7), np.float32)
     action[50:60, 6], action[150:160, 6] = 1, -1

@@ -20,6 +20,8 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import LOSSES, OctoTrainer
 from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, open_mixture, origin, require_data_of, stages_of
+from gap_vla.training.torch import SmallConfig
+from gap_vla.training.torch_trainer import SmallTrainer
 
 SMALL = {"task": "threading", "demos": {"image_size": 32}, "train": {"batch_size": 30}, "model": {"window_size": 2}}
 
@@ -80,8 +82,13 @@ def test_an_episode_that_is_held_out_is_not_trained_on_in_the_same_dataset(tmp_p
     one, other = made_up_episodes(seed=1)[:2]
     path = write_rlds([one, one, other, other], tmp_path, "dots", val_fraction=0.25, annotator={})
     config = FinetuneConfig.from_dict(SMALL)
-    with pytest.raises(ConfigError, match=r"dots.*: train\[\d\] of the dataset is val\[0\] too, which is held out"):
+    with pytest.raises(
+        ConfigError, match=r"dots.*: train\[\d\] .* has the states and actions of val\[0\], which is held out"
+    ):
         make_loader(config, EpisodeStore.build(path), "train", train=True)
+    small = SmallConfig.from_dict({"task": "threading", "demos": {"image_size": 32, "cameras": ["primary"]}})
+    with pytest.raises(ConfigError, match=r"has the states and actions of val\[0\], which is held out"):
+        SmallTrainer.on(small, EpisodeStore.build(path))
 
 
 @pytest.mark.slow

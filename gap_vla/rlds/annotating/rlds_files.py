@@ -200,9 +200,7 @@ def _write_features(source: Path, out: Path) -> None:
 
 def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
     metadata = dataset_metadata(source)
-    of_source = metadata.get("labelled_from") or {}  # a copy of a copy: the hash of the one that was converted
-    known = metadata.pop("identity_hash", None) or of_source.get("identity_hash")
-    before = {"version": source.absolute().name, "identity_hash": known}
+    before = {"version": source.absolute().name, "identity_hash": metadata.pop("identity_hash", None)}
     if isinstance(metadata.get("schema"), dict):
         metadata["schema"] = {**metadata["schema"], "rho": True}
     metadata |= {"annotator": identity, "labelled_from": before}

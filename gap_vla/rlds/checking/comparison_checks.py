@@ -24,6 +24,8 @@ _EXPLAINED, _UNEXPLAINED, _UNEXPLAINED_AXIS, _USED = 0.4, 0.5, 0.9, 0.5
 one's least action and motion as shares of the usual. Simulated episodes leave up to 0.32 over all axes, 0.81 over one.
 """
 _LAGS = range(-10, 11)
+_AGAINST = -0.5
+"""Agreement, below which an arm moves against its actions: a way that repeats would follow them half a period later."""
 _OPENING = 1.5
 """Finger positions are metres, or an opening from 0 to 1."""
 _HOLDS = 0.1
@@ -51,6 +53,7 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """One unit of action moves every episode, and every axis in it, by about the same distance, and the same way."""
     names = [e.name for e in usable(episodes)]
     for arm, states, actions in per_arm(episodes):
+        states, actions = _in_step(states, actions)
         moved = [np.diff(s[:, :3], axis=0) for s in states]
         command = followed([a[:, :3] for a in actions], moved)
         odd: dict[int, Finding] = {}
@@ -62,8 +65,7 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 axis, [c[:, columns] for c in command], [m[:, columns] for m in moved]
             ):
                 odd.setdefault(index, Finding("warning", check, f"arm {arm}: {text}", names[index]))
-        late = _lags(states, actions)[2]
-        yield from (finding for index, finding in odd.items() if not late[index])
+        yield from odd.values()
         a, m = np.concatenate(command), np.concatenate(moved)
         gains = abs(np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)]))
         if np.isfinite(gains).sum() > 1 and np.nanmax(gains) > 4 * np.nanmin(gains):
@@ -100,8 +102,18 @@ def _lags(
     if clear.sum() <= shows.sum() / 2:  # where few follow at all, as with an axis that is flipped, none is usual
         return None, best, np.zeros(len(found), bool)
     usual = int(np.quantile(best[clear], 0.5, method="higher"))
-    gained = np.array([f.max() - f[usual - _LAGS[0]] for f in found])
-    return usual, best, clear & (abs(best - usual) > 1) & (gained > 0.1) & (len(found) >= FEWEST)
+    there = np.array([f[usual - _LAGS[0]] for f in found])
+    gained = np.array([f.max() for f in found]) - there
+    odd = clear & (abs(best - usual) > 1) & (gained > 0.1) & (there > _AGAINST) & (len(found) >= FEWEST)
+    return usual, best, odd
+
+
+def _in_step(states: Sequence[np.ndarray], actions: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The same, but episodes that are shifted in time beside the actions that moved them."""
+    usual, best, odd = _lags(states, actions)
+    by = np.where(odd, best - (usual or 0), 0)  # steps that the motion comes later than usual
+    before = [s[shift:] if shift >= 0 else s[:shift] for s, shift in zip(states, by)]
+    return before, [a[-shift:] if shift < 0 else a[: len(a) - shift] for a, shift in zip(actions, by)]
 
 
 def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -126,12 +138,13 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         text = f"arm {arm}: a finger stands at {{:.3g}}; metres, or an opening from 0 to 1, are expected"
         yield from _odd(largest > _OPENING, names, "gripper", text, largest)
         middle = (max(c.max() for c in command) + min(c.min() for c in command)) / 2
+        states, actions = _in_step(states, actions)
+        command, opening = [a[:-1, 6] for a in actions], [abs(s[:, 7:9]).sum(1) for s in states]
         change = _uncut([np.diff(o) for o in opening])
         closes = np.array([_closes(c - middle, o, 0.02 * max(ranges.max(), 1e-9)) for c, o in zip(command, change)])
         ways = np.array([abs(o).sum() for o in change])
         # what fingers give way after a grasp says nothing where the grasp itself is missing
         known = np.isfinite(closes) & (ways > _WAY * np.median(ways))
-        known &= ~_lags(states, actions)[2]  # by which of the fingers' motions come before their actions
         if len(names) >= FEWEST and known.any() and np.median(closes[known]) > 0.7:
             text = f"arm {arm}: a high gripper action opens the gripper in this episode, and closes it in most others"
             yield from _odd(known & (closes < 0.3), names, "gripper", text, most=False)
