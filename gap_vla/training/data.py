@@ -130,7 +130,7 @@ def require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -
         if motion in held:
             raise ConfigError(
                 f"{store.directory}: train[{index}] of the dataset has the states and actions of val[{held[motion]}], "
-                "which is held out; make it anew with each episode once (gap-vla check-dataset lists what is there twice)"
+                "which is held out; make it anew with each episode once (gap-vla check-dataset lists them)"
             )
     for path, other in mixture.items():
         for index, motion in enumerate(_motions(other, "train")):
