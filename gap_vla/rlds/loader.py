@@ -63,7 +63,7 @@ def _pairs(given: Any) -> list[tuple[EpisodeStore, float]]:
     pairs = [*given] if isinstance(given, Iterable) and not isinstance(given, str | bytes) else None
     for pair in [given] if pairs is None else pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], EpisodeStore)):
-            what = f"{pair!r:.80} is no EpisodeStore, and no pair of one and its weight"
+            what = f"{pair!r:.80} is no {'EpisodeStore' if pairs is None else 'pair of an EpisodeStore and its weight'}"
             raise ConfigError(f"{what}; give EpisodeStore.build(FOLDER), or [(store, 0.7), (other, 0.3)]")
     return pairs or []
 

@@ -57,7 +57,7 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
 @pytest.mark.parametrize("given", ["data/toy", Path("data/toy"), None, ["data/toy"], ("data/toy", 1.0), [("toy", 1.0)]])
 def test_what_is_no_store_is_refused_by_name(given: Any, store: EpisodeStore) -> None:
     for wrong in (given, [store, given], (store, 1.0)):
-        with pytest.raises(ConfigError, match=r"is no EpisodeStore, .* EpisodeStore\.build"):
+        with pytest.raises(ConfigError, match=r"is no (pair of an )?EpisodeStore\b.*; give EpisodeStore\.build"):
             WindowLoader(wrong, **OPTIONS)
     with pytest.raises(ConfigError, match="weights \\[\\]"):
         WindowLoader([], **OPTIONS)
