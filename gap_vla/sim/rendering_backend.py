@@ -8,6 +8,7 @@ import ctypes.util
 import glob
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from gap_vla.core.errors import UserError
 
 APT_EGL = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
 APT_OSMESA = "apt-get install -y libosmesa6"
+_SHADERS = 2**26
+"""Bytes of free disk, below which Mesa is told to keep no compiled shaders."""
 _LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
 
 
@@ -36,13 +39,14 @@ def require_rendering() -> str:
 
     A value that the user has set stays, and MuJoCo may have been imported before. Software OpenGL is told to use
     one thread per process (`LP_NUM_THREADS`): the pictures are small, and several processes with several threads
-    each would wait for one another.
+    each would wait for one another. Where its cache's disk is full, it is told to keep none.
 
     Raises:
         RenderingError: no OpenGL library is installed (names the apt packages), or `MUJOCO_GL` asks for one that is
             missing, or MuJoCo was imported earlier and cannot be switched.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
+    _keep_no_shaders_on_a_full_disk()
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("glfw", "glx"):
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -67,6 +71,16 @@ def require_rendering() -> str:
         "no library for drawing without a display was found: neither EGL (libEGL.so.1) nor OSMesa (libOSMesa). "
         f"Run `{APT_EGL}` (or `{APT_OSMESA}`), or use cameras=() where no pictures are needed"
     )
+
+
+def _keep_no_shaders_on_a_full_disk() -> None:
+    """Mesa maps the file of its cache before it has room for it, and the process dies by SIGBUS where there is none."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    place = Path(os.environ.get("MESA_SHADER_CACHE_DIR") or home).absolute()
+    there = next((folder for folder in (place, *place.parents) if folder.is_dir()), place)
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(there).free < _SHADERS:
+            os.environ.setdefault("MESA_SHADER_CACHE_DISABLE", "true")
 
 
 def _name_glfw() -> None:

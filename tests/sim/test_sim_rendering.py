@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -24,6 +25,19 @@ def no_platform(monkeypatch):
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(0, "true"), (2**40, None)])
+def test_no_shaders_are_kept_where_the_disk_of_their_cache_is_full(monkeypatch, tmp_path, free, kept):
+    """Mesa would end the process by SIGBUS."""
+    monkeypatch.setenv("MESA_SHADER_CACHE_DISABLE", "")
+    monkeypatch.delenv("MESA_SHADER_CACHE_DISABLE")
+    monkeypatch.delenv("MESA_SHADER_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+    usage = {tmp_path: types.SimpleNamespace(free=free)}
+    monkeypatch.setattr(rendering_backend.shutil, "disk_usage", usage.__getitem__)
+    sim.require_rendering()
+    assert os.environ.get("MESA_SHADER_CACHE_DISABLE") == kept
 
 
 def test_no_opengl_library_names_the_package_to_install(monkeypatch, no_platform):
