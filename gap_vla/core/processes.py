@@ -99,9 +99,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
             raise
         what = f"no locks for worker processes can be made in /dev/shm ({error.strerror})"
-        raise UserError(
-            f"{what}; make room there and the right to write, or use one worker, as with --workers 1"
-        ) from None
+        raise UserError(f"{what}; make room there and the right to write, or use one worker") from None
     try:
         with starting_workers():
             for _ in range(workers):
