@@ -142,14 +142,14 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     if phase.shape != (len(motion),):
         raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
     texts = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in phase]
-    none = none | [name is None or text.strip() in _NO_NAMES for name, text in zip(phase, texts)]
+    none = none | [name is None or text.strip().casefold() in _NO_NAMES for name, text in zip(phase, texts)]
     if none.any():
         step = int(none.argmax())
         raise MotionError(f"{motion.where}: phase is {found} and {texts[step]!r} at step {step}; give each step a name")
     return label_changes(phase)
 
 
-_NO_NAMES = ("", "nan", "NaT", "<NA>", "inf", "-inf")
+_NO_NAMES = ("", "nan", "nat", "<na>", "n/a", "null", "none", "inf", "-inf")
 """What a table writes where a person left a step without a phase, and what is no number."""
 
 

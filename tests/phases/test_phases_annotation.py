@@ -358,6 +358,8 @@ def with_gap(phase, nothing):
         with_gap(["a"] * 80, None),
         with_gap(["a"] * 80, np.nan).astype(str),
         with_gap(["a"] * 80, " ").astype(str),
+        with_gap(["a"] * 80, "None").astype(str),
+        with_gap([b"a"] * 80, b"NaN"),
         with_gap([b"a"] * 80, b""),
         with_gap(np.zeros(80), np.inf).astype(float),
         with_gap(["2026-11-21"] * 80, "NaT").astype("datetime64[s]"),
