@@ -431,6 +431,7 @@ def test_a_shard_that_is_missing_is_found_before_work(dataset, folders):
         (b"", "00001-of-00002 is empty, dataset_info.json says 3 episodes"),
         (2 * record, "00001-of-00002 holds 2, dataset_info.json says 3 episodes"),
         (3 * record + b"more", "00001-of-00002 (holds more than 3|is truncated or damaged)"),
+        (record + b"\xff" + record[1:] + record, "00001-of-00002 holds 2, or is damaged, dataset_info.json says 3"),
     ):
         if content is not None:
             last.write_bytes(content)
@@ -491,6 +492,12 @@ def widths(proprio, action):
     ("method", "old", "new", "words"),
     [
         ("vp_gap", "{}", "{}", r"1\.0\.0 has no steps/rho, which method vp_gap needs"),
+        (
+            "vp",
+            '"action": {"tensor": {}}',
+            f'{widths(9, 7)}, "rho": {{"tensor": {{}}}}',
+            r"1\.0\.0 has steps/rho without steps/change_point; add both with `gap-vla annotate`",
+        ),
         ("vp", '"image_primary"', '"image_side"', r"1\.0\.0 has no camera 'primary' .*; it has image_side"),
         ("vp", '"action": {"tensor": {}}', widths(18, 7), r"1\.0\.0: proprio is \[18\], in .* it is \[9\]"),
         ("vp", '"action": {"tensor": {}}', widths(9, 14), r"1\.0\.0: action is \[14\], in .* it is \[7\]"),
@@ -498,7 +505,7 @@ def widths(proprio, action):
             "vp_gap",
             '"action": {"tensor": {}}',
             f'{widths(9, 7)}, "rho": {{"tensor": {{}}}}',
-            r"1\.0\.0: change_point is missing, in .* it is \[\]",
+            r"1\.0\.0 has steps/rho without steps/change_point; add both",
         ),
     ],
 )
@@ -633,6 +640,14 @@ def test_a_training_state_that_does_not_fit_on_the_disk_of_runs_is_refused(folde
     for make in (octo, small):
         with pytest.raises(ResourceError, match=r"of disk in .*runs are needed \(training states and checkpoint"):
             ready(make(**folders))
+
+
+def test_demonstrations_alone_need_no_room_for_what_is_made_of_them(folders, monkeypatch):
+    monkeypatch.setattr(resources, "free_disk", lambda folder: 1000)
+    config = small(**folders)
+    with pytest.raises(ResourceError, match=r"are needed \(RLDS dataset .*, episode store .* lower demos.image_size"):
+        preflight.require_data(config, stages_of(config))
+    preflight.require_data(config, stages_of(config), collect_only=True)
 
 
 def still_episode(steps):

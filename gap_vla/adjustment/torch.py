@@ -108,6 +108,8 @@ class Adjustment:
                 says so: `with gap.adjusting(rho, step), gap.plain():`).
         """
         active = self.schedule.active(step, self.total_steps)
+        if active and not self._attached:
+            raise AdjustmentError("GAP is detached from this policy: attach it again, or train without `adjusting`")
         if step >= self.total_steps:
             warnings.warn(
                 f"training step {step} of a run of {self.total_steps} steps: GAP's window is a share of these; "

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -196,6 +197,7 @@ def _overridden(where: str, config: ConfigDict, arguments: Sequence[str]) -> dic
     except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
         said = message_of(error).replace("invalid literal for int() with base 10:", "must be a whole number, not")
         said = said.replace("could not convert string to float:", "must be a number, not")
+        said = re.sub(r"\('Non-boolean argument to boolean flag', (.*)\)", r"must be True or False, not \1", said)
         raise ConfigError(f"{where}: {said}") from None
     if positional:
         raise ConfigError(f"unexpected argument {positional[0]!r}; options start with --")

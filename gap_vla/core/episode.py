@@ -188,7 +188,7 @@ class Episode:
                     raise EpisodeError(f"{where}: {key} is NaN or infinite at step {step}; repair or drop the episode")
         labels = {key: value for key, value in self.arrays.items() if key in LABELS}
         for problem, _ in label_problems(labels):
-            raise EpisodeError(f"{where}: {problem}; annotate again")
+            raise EpisodeError(f"{where}: {problem}; annotate again, or rename it if it is yours")
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
                 raise EpisodeError(

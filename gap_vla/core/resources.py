@@ -96,7 +96,7 @@ def require_memory(needs: Mapping[str, float], advice: str) -> None:
 
     Args:
         needs: what, and how many bytes of it.
-        advice: which settings make it less.
+        advice: what to do, as which settings to lower.
 
     Raises:
         ResourceError: with all numbers.
@@ -113,7 +113,7 @@ def _require(needs: Mapping[str, float], what: str, have: float | None, advice: 
     if have is not None and (total := sum(needs.values())) > have:
         parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
         raise ResourceError(
-            f"about {shown(total)} of {what} are needed ({parts}), and {shown(have)} are free; lower {advice}"
+            f"about {shown(total)} of {what} are needed ({parts}), and {shown(have)} are free; {advice}"
         )
 
 

@@ -194,12 +194,12 @@ class RunDirectory:
             run._claimed = run.path.stat()
             return run
         run._claimed = run.path.stat()
+        run._require_same(config, dataset)
         if not resume:
             raise RunExistsError(
                 f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
                 "pass --resume to go on with it, or --run-name NAME to start another"
             )
-        run._require_same(config, dataset)
         run._take_up(config)
         return run
 

@@ -107,7 +107,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {_found(value)} ({type(value).__name__}); it must be {hint.__name__}")
+        kind = "" if _found(value) == type(value).__name__ else f" ({type(value).__name__})"
+        raise ConfigError(f"{where} is {_found(value)}{kind}; it must be {hint.__name__}")
     if hint is str and "\0" in value:
         raise ConfigError(f"{where} is {_found(value)}; no name or path holds a null character")
     return os.path.expanduser(value) if hint is str else value  # no shell does that behind --config.data.rlds=

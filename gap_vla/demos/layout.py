@@ -73,7 +73,9 @@ class StateLayout:
         if twice := [column for column in columns if columns.count(column) > 1]:
             raise EpisodeError(f"layout: column {twice[0]} is two of position, rotation and gripper; name each once")
         if (last := max(columns)) >= self.width:
-            raise EpisodeError(f"column {last} is outside of an arm's {self.width} columns")
+            raise EpisodeError(
+                f"layout: column {last} is outside of an arm's {self.width} columns; correct it, or width"
+            )
 
     @classmethod
     def of(cls, layout: str | Mapping[str, Any] | StateLayout) -> StateLayout:

@@ -144,6 +144,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
             uint8, or numbers that are masked, of another byte order, or not finite as float32 (those that are traced
             are not looked at).
     """
+    if not isinstance(data, Mapping):
+        raise BatchError(f"{kind} is {shown(data)}; give a dictionary of arrays ({{}} for a task that says nothing)")
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
     extra, missing = (

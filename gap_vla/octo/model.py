@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.foreign import blaming, whole
 from gap_vla.core.hub import local_directory
-from gap_vla.core.typed_config import choose
+from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
 from gap_vla.octo.heads.diffusion import DiffusionActionHead
@@ -80,7 +80,15 @@ class OctoModel:
                 that finds nothing in it is left out, with a warning.
             compute: see `Compute`; the default computes everything in float32.
             pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
+
+        Raises:
+            ConfigError: `config` holds no model.
+            BatchError: `example_batch` holds no observation or no task.
         """
+        if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
+            raise ConfigError("config has no dictionary called model; give a whole one, as that of config.json")
+        if not isinstance(example_batch, Mapping) or not {"observation", "task"} <= example_batch.keys():
+            raise batches.BatchError("example_batch is no dictionary with observation and task, as loaders give it")
         module = OctoModule.create(**config["model"], compute=compute)
         example = jax.tree.map(lambda leaf: leaf[:1], batches.native(dict(example_batch)))
         rng = jax.random.PRNGKey(0) if rng is None else rng
@@ -223,7 +231,7 @@ class OctoModel:
         if statistics is not None and own not in (None, str(normalization_type)):
             what = f"the model was trained with normalization {own}, its actions are taken as {normalization_type}"
             warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own!r})", stacklevel=2)
-        kind = choose(str(normalization_type), [*NormalizationType], "normalization_type", batches.BatchError)
+        kind = choose(str(normalization_type), [*map(str, NormalizationType)], "normalization_type", batches.BatchError)
         dims, head = embodiment_action_dim, self.module.heads.get("action")
         if statistics is not None and head is not None:
             statistics = batches.with_percentiles(statistics)

@@ -10,7 +10,15 @@ import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
-from gap_vla.phases.annotator import Annotation, Annotator, find_points, motions_of, opening_unit, require_unit
+from gap_vla.phases.annotator import (
+    Annotation,
+    Annotator,
+    as_episodes,
+    find_points,
+    motions_of,
+    opening_unit,
+    require_unit,
+)
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.methods import METHODS, OPTIONS, USED, Options, method_parts, resolved
 from gap_vla.phases.motion import MotionError, require_columns
@@ -58,7 +66,7 @@ def annotate(
     >>> annotation.change_points[0], annotation.rho[0].shape
     (array([20]), (40,))
     """
-    episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
+    episodes = as_episodes(episodes)
     if not episodes:
         raise MotionError("there is no episode to annotate")
     seed = whole("seed", seed, 0, 2**64, MotionError)

@@ -75,7 +75,7 @@ class Annotator:
 
         Raises MotionError: bad signals, or other columns than the estimator was trained on.
         """
-        episodes = list(episodes)
+        episodes = list(as_episodes(episodes))
         motions = motions_of(episodes, extra)
         for episode, motion in zip(episodes, motions):
             if self.columns:
@@ -258,6 +258,23 @@ def require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
         )
 
 
+def as_episodes(given: Iterable[Episode]) -> Sequence[Episode]:
+    """A sequence of them, which may read each when it is asked for; raises MotionError for a path or None."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise MotionError(_no_episode(given))
+    return given if isinstance(given, Sequence) else [*given]
+
+
+def _no_episode(found: Any) -> str:
+    return f"{shown(found)} is no Episode; give those of gap_vla.demos.open_source(PATH, kind=…)"
+
+
+def _numbered(index: int, episode: Episode) -> Episode:
+    if not isinstance(episode, Episode):
+        raise MotionError(_no_episode(episode))
+    return dataclasses.replace(episode, metadata={"episode_id": index, **episode.metadata})
+
+
 def motions_of(episodes: Sequence[Episode], extra: Iterable[np.ndarray] | None) -> list[Motion]:
     """Of episodes, with the extra columns of each in order: a table's column is numbered otherwise after a shuffle."""
     if isinstance(extra, Mapping):
@@ -265,7 +282,7 @@ def motions_of(episodes: Sequence[Episode], extra: Iterable[np.ndarray] | None) 
     given = [None] * len(episodes) if extra is None else list(extra)
     if len(given) != len(episodes):
         raise MotionError(f"{len(episodes)} episodes but extra columns for {len(given)}")
-    numbered = [dataclasses.replace(e, metadata={"episode_id": i, **e.metadata}) for i, e in enumerate(episodes)]
+    numbered = [_numbered(*each) for each in enumerate(episodes)]
     for episode in numbered:
         episode.require_rows()
     return [motion_of(e, columns) for e, columns in zip(numbered, given)]

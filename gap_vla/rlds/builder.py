@@ -168,7 +168,7 @@ def _write_all(
             jobs[split].append(job)
     every = [job for of_split in jobs.values() for job in of_split]
     left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
-    require_disk({f"{left} episodes, compressed": left * size / 3}, partial, "their number or size")
+    require_disk({f"{left} episodes, compressed": left * size / 3}, partial, "lower their number or size")
     progress = f"write {settings['name']}", len(every), "shard"
     if runner is not None:
         accounts = runner(every)

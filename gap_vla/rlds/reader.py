@@ -200,6 +200,8 @@ def read_steps(
                 continue
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
             said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
+            if "Dataset was empty" in said:
+                raise EpisodeError(f"{where}, episode {index}: no steps; drop the episode") from None
             if "must have the same size" in said:
                 said = _uneven(builder.info, split, index)
             if "Cannot batch" in said:  # what else changes from step to step was left out

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, shown
 from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
@@ -276,6 +276,8 @@ def _typed(name: str, value: Any) -> np.ndarray:
 
 def vector_of(statistics: Mapping[str, Any], name: str) -> np.ndarray:
     """One vector of a field, with as many numbers as its mean has."""
+    if not isinstance(statistics, Mapping):
+        raise StatisticsError(f"statistics are {shown(statistics)}; give those of one field, as statistics['proprio']")
     if name not in statistics:
         raise StatisticsError(f"statistics lack {name}; they have {', '.join(sorted(statistics))}")
     found, width = np.asarray(statistics[name]), np.shape(statistics["mean"])

@@ -94,6 +94,7 @@ class EpisodeStore:
                 found = path.stat().st_size if path.is_file() else None
                 if found != size or ((verify or "image_" not in name) and _digest(path) != content_hash):
                     what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
+                    what = "missing" if found is None else what
                     raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
             return cls(directory, account)
 

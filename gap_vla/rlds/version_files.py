@@ -178,7 +178,10 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
                 )
             whose[place] = split.text("name")
     if nobodys:
-        raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
+        raise EpisodeError(
+            f"{info.where} has no split with {min(nobodys)}, which lies beside it; move that file away, or copy "
+            "dataset_info.json again"
+        )
 
 
 def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:
@@ -200,7 +203,8 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
                 found += 1
         if found != said:
             what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
-            what += ", or is damaged" if found > said else ""  # a record's length is what says where the next begins
+            # a record's length is what says where the next begins
+            what += ", or is damaged" if found > said or place != size else ""
             raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
         if place != size:
             raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")

@@ -330,8 +330,11 @@ class GuardedPolicy:
 def require_seen(policy: Policy, cameras: Sequence[str], named: str) -> None:
     """Raises PolicyError: the cameras that are drawn are not those that a policy, as it is `named`, says it sees."""
     seen = {*getattr(policy, "cameras", ())}
-    if lost := sorted(seen - {*cameras}):
-        raise PolicyError(f"{named} sees {', '.join(lost)} too; name it with --cameras, or leave that away")
+    if seen - {*cameras}:
+        raise PolicyError(
+            f"{named} sees {', '.join(sorted(seen))}, and --cameras names {', '.join(cameras) or 'none'}; name those "
+            "that it sees, or leave that away"
+        )
     if seen and (idle := sorted({*cameras} - seen)):
         raise PolicyError(
             f"--cameras {idle[0]} has no effect: {named} sees {', '.join(sorted(seen))} alone; leave it out"

@@ -70,7 +70,7 @@ def unpack(message: bytes) -> Any:
     except WireError:
         raise
     except Exception as error:  # msgpack has many ways to say no, some of them plain ValueError or RecursionError
-        raise WireError(f"not a msgpack message ({type(error).__name__}: {error})") from error
+        raise WireError(f"not a msgpack message ({f'{type(error).__name__}: {error}'.removesuffix(': ')})") from error
     level = [content]
     for _ in range(MAX_DEPTH):
         held = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))

@@ -144,8 +144,12 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
     """
     episode = task_spec(task).horizon / 2 * 3.0 * cameras * image_size**2
     processes = min(workers, episodes)
-    require_memory({f"{processes} simulators": processes * (SIMULATOR + episode)}, "the workers, or the image size")
-    require_disk({f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "their number, or the image size")
+    require_memory(
+        {f"{processes} simulators": processes * (SIMULATOR + episode)}, "lower the workers, or the image size"
+    )
+    require_disk(
+        {f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "lower their number, or the image size"
+    )
 
 
 @contextlib.contextmanager

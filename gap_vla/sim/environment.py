@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import one_line, whole
+from gap_vla.core.foreign import one_line, shown, whole
 from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View
 from gap_vla.sim.rendering import FastRenderer, check_owner
@@ -240,6 +240,8 @@ def make(
             refuses a variable such as `MUJOCO_EGL_DEVICE_ID`.
     """
     spec, chosen = task_spec(name), variant_spec(variant)
+    if cameras is None or isinstance(cameras, str):
+        raise UserError(f"cameras is {shown(cameras)}; give a list, as ('primary',); () draws no pictures")
     image_size, cameras = whole("image_size", image_size, 1, 4096), tuple(cameras)
     seed = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
     spec.require_cameras(cameras, camera)

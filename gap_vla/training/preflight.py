@@ -100,7 +100,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         require_training_memory(config, config.on_cpu, shapes_of_data(config, stages), held_out_steps(config, stages))
     if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
         needs = {"training states and checkpoint": config.disk(), "page and pictures": _PAGE}
-        require_disk(needs, config.runs, "the sizes in model, or name another disk")
+        require_disk(needs, config.runs, "lower the sizes in model, or name another disk")
 
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
@@ -137,7 +137,7 @@ def require_training_memory(
         shapes: of the steps' fields, as far as they are known.
         held_out: steps that are held out, at least.
     """
-    advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
+    advice = f"lower {config.memory_advice}, demos.image_size, or the sizes in model"
     require_memory(_training_memory(config, on_cpu, shapes, held_out), advice)
 
 
@@ -159,8 +159,9 @@ def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]], hel
     return f"memory of training: about {shown(sum(needs.values()))} ({parts}){here}"
 
 
-def require_data(config: Experiment, stages: Stages) -> None:
-    """What the stages before training need, as far as they have not been made."""
+def require_data(config: Experiment, stages: Stages, collect_only: bool = False) -> None:
+    """What the stages before training need, as far as they have not been made; of disk nothing where demonstrations
+    are collected only, which looks at its own."""
     require_writable(config.data.root, "data.root")
     require_flags("tensorflow")
     if stages.rlds.exists():
@@ -181,9 +182,11 @@ def require_data(config: Experiment, stages: Stages) -> None:
         )
     if not stages.demos.exists():
         require_rendering()
+    if collect_only:
+        return
     raw = 3.0 * episodes * steps * len(config.demos.cameras) * config.demos.image_size**2
     needs = {"RLDS dataset": raw / 3, "episode store": raw}
-    require_disk(needs, stages.store.parent, "demos.image_size, or give fewer episodes")
+    require_disk(needs, stages.store.parent, "lower demos.image_size, or give fewer episodes")
 
 
 def _require_source(config: Experiment) -> tuple[int, int, dict[str, Sequence[int]]]:
@@ -302,6 +305,9 @@ def require_fields(
                 f"{where} has no steps/{label}, which method {config.method} needs; {advice}, or choose a method "
                 "without it"
             )
+    if len(lone := sorted(_LABELS.keys() & shapes.keys())) == 1:
+        other = min(_LABELS.keys() - {*lone})
+        raise ConfigError(f"{where} has steps/{lone[0]} without steps/{other}; add both with `gap-vla annotate`")
     size = config.demos.image_size
     for camera in config.demos.cameras:
         if f"image_{camera}" not in shapes:

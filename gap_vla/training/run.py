@@ -236,7 +236,7 @@ class Run:
     def collect(self) -> None:
         """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
         require_own_demos(self.config, self.stages)
-        require_data(self.config, self.stages)
+        require_data(self.config, self.stages, collect_only=True)
         with alone(self.stages.lock, f"{self.stages.store}", wait=True):
             prepare_data(self.config, self.stages, collect_only=True)
 

@@ -189,7 +189,7 @@ class SmallTrainer(Trainer):
         self._made_with = {"data": self.windows.data_hash, "settings": settings_hash(self.config.to_dict())}
         if not self._file.exists():
             return 0
-        advice = "copy it again, or move it away: --resume then trains from the beginning"
+        advice = "copy it again, or start another run with --run-name NAME"
         with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
             require_unpacked(regular(self._file))
             with zipfile.ZipFile(self._file) as parts:  # torch.load does not compare the checksums

@@ -138,7 +138,9 @@ def test_adjusting_after_detaching_says_that_nothing_is_adjusted(policy):
     with gap.adjusting(RHO, 0):
         policy(IMAGE, PROPRIO)
     gap.detach()
-    with pytest.raises(AdjustmentError, match="GAP adjusts nothing"), gap.adjusting(RHO, 1):
+    with pytest.raises(AdjustmentError, match="GAP is detached from this policy: attach it again"):
+        gap.adjusting(RHO, 1).__enter__()
+    with gap.adjusting(RHO, 9):  # after the window, as of a training that ends without GAP
         policy(IMAGE, PROPRIO)
 
 

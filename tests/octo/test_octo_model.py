@@ -66,6 +66,22 @@ def test_an_observation_of_another_shape_is_named_with_both_shapes() -> None:
         case.model.sample_actions(batch["observation"], batch["task"])
 
 
+def test_what_is_no_batch_and_no_whole_config_is_named() -> None:
+    case = golden.load("b")
+    with pytest.raises(
+        BatchError, match=r"task is None; give a dictionary of arrays \({} for a task that says nothing"
+    ):
+        case.model.sample_actions(case.batch["observation"], None)
+    with pytest.raises(BatchError, match=r"observation is None; give a dictionary"):
+        case.model.sample_actions(None, case.batch["task"])
+    for config in ({}, case.model.config["model"], None):
+        with pytest.raises(ConfigError, match=r"config has no dictionary called model; give a whole one"):
+            OctoModel.from_config(config, case.batch)
+    for example in (None, case.batch["observation"]):
+        with pytest.raises(BatchError, match="example_batch is no dictionary with observation and task"):
+            OctoModel.from_config(case.model.config, example)
+
+
 def test_statistics_of_another_robot_or_of_no_data_set_are_named() -> None:
     case = golden.load("b")
     wide = {"mean": np.zeros(9), "std": np.ones(9)}

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jaxtyping
 import numpy as np
@@ -343,6 +344,17 @@ def test_errors_name_the_episode_the_option_and_the_method():
         annotate([])
     with pytest.raises(MotionError, match="needs the phase of every step"):
         annotate([DEMOS[0].replace(phase=None)], method="column")
+
+
+def test_what_is_no_episode_is_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    later = annotate(DEMOS[:2], method="gaussian").annotator.annotate
+    for label in (partial(annotate, method="gaussian"), later):
+        for given, named in (("demos.hdf5", "'demos.hdf5'"), (None, "None"), ([DEMOS[0].proprio], "ndarray")):
+            with pytest.raises(
+                MotionError, match=rf"^{named} is no Episode; give those of gap_vla\.demos\.open_source"
+            ):
+                label(given)
 
 
 def with_gap(phase, nothing):

@@ -382,16 +382,17 @@ def test_an_annotator_that_was_not_written_with_its_folder_is_not_used(tmp_path)
     assert AnnotationJob(annotator=kept).annotator == kept
 
 
-def test_a_damaged_picture_is_not_copied(hdf5, tmp_path):
+@pytest.mark.parametrize("name", ["data/demo_1/obs/depth", "data/demo_1/datagen_info/eef/pose", "frames"])
+def test_a_damaged_picture_is_not_copied(hdf5, tmp_path, name):
     with h5py.File(hdf5, "r+") as file:
         pictures = file["data/demo_1/obs/image_primary"][()]
-        packed = file.create_dataset("data/demo_1/obs/depth", data=pictures, chunks=(8, 16, 16, 3), compression="gzip")
+        packed = file.create_dataset(name, data=pictures, chunks=(8, 16, 16, 3), compression="gzip")
         place = packed.id.get_chunk_info(3).byte_offset
     assert annotate_files(hdf5, tmp_path / "sound.hdf5", method="gaussian").path.exists()
     with hdf5.open("r+b") as stream:
         stream.seek(place)
         stream.write(b"damaged")
-    with pytest.raises(EpisodeError, match=r"demos\.hdf5, episode demo_1: cannot be read: .*; copy the file again"):
+    with pytest.raises(EpisodeError, match=rf"demos\.hdf5, {name}: cannot be read: .*; copy the file again"):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
 
 
@@ -405,7 +406,10 @@ def test_an_array_behind_a_filter_that_is_not_installed_is_copied_and_named(hdf5
         made = h5py.h5d.create(where, b"force", h5py.h5t.NATIVE_DOUBLE, space, by_zstd)
         made.write_direct_chunk((0, 0), b"what only zstd could read")
     out = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian").path
-    assert "note: demo_1/obs/force and its like are copied unread: HDF5 filter 32015 is not" in capsys.readouterr().out
+    assert (
+        "note: data/demo_1/obs/force and its like are copied unread: HDF5 filter 32015 is not"
+        in capsys.readouterr().out
+    )
     with h5py.File(out) as file:
         assert file["data/demo_1/obs/force"].id.read_direct_chunk((0, 0))[1] == b"what only zstd could read"
 
@@ -481,6 +485,10 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
             lambda file: file.create_dataset("data/demo_1/rho", data=np.zeros((80, 3))),
             r", episode demo_1: 'rho' is float64\[80, 3\], no label of ours; rename it first",
         ),
+        (
+            lambda file: file.create_dataset("data/demo_1/change_point", data=np.arange(80) - 40),
+            r", episode demo_1: 'change_point' is -40 at step 0, no label of ours; rename it first",
+        ),
         (lambda file: file["data"].attrs.update(annotator="Alice"), ": its attribute 'annotator' is none of ours"),
     ],
 )
@@ -495,7 +503,7 @@ def test_what_others_put_where_labels_go_is_not_lost_and_is_seen_before_any_labe
     assert not (tmp_path / "out.hdf5").exists()
 
 
-@pytest.mark.parametrize("theirs", [np.array(["of air"] * 80), np.zeros((80, 3))])
+@pytest.mark.parametrize("theirs", [np.array(["of air"] * 80), np.zeros((80, 3)), np.full(80, 997)])
 def test_an_array_of_the_name_of_a_label_that_is_none_is_not_replaced(theirs, npz, tmp_path):
     file = npz / "episode_1.npz"
     with np.load(file) as held:
@@ -584,7 +592,7 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
 
 
 @pytest.mark.usefixtures("blank_charts")
-def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
+def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path, capsys):
     from gap_vla.rlds import write_rlds
 
     with_pictures = tmp_path / "pictures"
@@ -600,6 +608,7 @@ def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
         page = write_report(done, tmp_path / f"{out}.html", 2).read_text()
         data = [json.loads(part.split("</script>")[0]) for part in page.split('application/json">')[1:]]
         assert [len(d["frames"]) for d in data] == [80, 80]
+        assert capsys.readouterr().out.count("proprio <-") == 1  # what is read is told once, not for each episode shown
         assert _sizes(data[1]["frames"]) == {(160, 128) if out == "out" else (16, 16)}  # never above 160 pixels
     blind = write_report(
         annotate_files(npz, tmp_path / "blind", method="gaussian"), tmp_path / "blind.html"

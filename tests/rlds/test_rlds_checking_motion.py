@@ -397,12 +397,16 @@ def test_every_camera_of_a_foreign_dataset_is_looked_at(tmp_path: Path) -> None:
         return {k: of_each(make, v) for k, v in of.items()} if isinstance(of, dict) else make(of)
 
     feature = of_each(lambda c: tfds.features.Tensor(shape=(8, 8, c), dtype=np.uint8), channels)
-    black = of_each(lambda c: np.zeros((8, 8, c), np.uint8), channels)
+    feature["deep"] = tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint16)
+    black = of_each(lambda c: np.zeros((8, 8, c), np.uint8), channels) | {"deep": np.ones((8, 8, 1), np.uint16)}
     version = written(tmp_path, "cameras", feature, black)
     found = {f.message.split(";")[0] for f in check_dataset(version, pictures=0).findings}
     looked_at = {"cameras/exterior/rgb", "cameras/wrist/rgb", "grey", "with_alpha"}
     assert {f"{camera} has one colour throughout" for camera in looked_at} <= found
     assert "cameras/other has 2 channels, and is not checked as a picture" in found
+    assert "cameras/deep is uint16, and is not checked as a picture" in found
+    part = [f.message for f in check_dataset(version, pictures=0, max_episodes=1).findings if f.check == "structure"]
+    assert part == ["1 episodes of each split at most are read, and the numbers of records not compared"]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -167,7 +167,9 @@ def test_an_end_before_the_last_step_is_refused_and_what_is_not_read_is_said(tmp
     assert "not read: steps/has_image\n" in said
 
 
-@pytest.mark.parametrize(("feature", "value"), [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32))])
+@pytest.mark.parametrize(
+    ("feature", "value"), [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32)), (np.float32, 997.0)]
+)
 def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, feature: Any, value: Any) -> None:
     version = written(tmp_path, "rho", feature, value)
     with pytest.raises(UserError, match=r"'steps/rho' is .*, no label of ours; rename it first"):
@@ -191,3 +193,10 @@ def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict
         pick_fields(steps, keys, "toy, train[0]")
     with pytest.raises(UserError, match=r"toy, train\[0\]: no steps; drop the episode"):
         pick_fields({"action": np.zeros((0, 7))}, {"action": "action"}, "toy, train[0]")
+
+
+def test_an_episode_of_no_steps_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "STEPS", 0)
+    version = written(tmp_path, "extra", np.float32, 0.0)
+    with pytest.raises(UserError, match=r"1\.0\.0, split train, episode 0: no steps; drop the episode"):
+        list(read_rlds(version))

@@ -43,6 +43,7 @@ def test_writing_says_that_the_disk_is_full_and_goes_on_later(tmp_path: Path) ->
     assert leftovers(tmp_path / "toy") == []
     path = write_rlds(episodes, tmp_path, "toy")
     clean = write_rlds(episodes, tmp_path / "clean", "toy")
+    assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o777
     assert all(p.read_bytes() == (clean / p.name).read_bytes() for p in path.iterdir())
 
 
@@ -52,6 +53,7 @@ def test_a_kept_shard_whose_numbers_were_damaged_is_written_again(tmp_path: Path
         patch.setattr("gap_vla.rlds.builder.describe", Mock(side_effect=KeyboardInterrupt))
         write_rlds(episodes, tmp_path, "toy", val_fraction=0)
     (kept,) = (tmp_path / "toy").glob(".1.0.0.partial/*.npz")
+    assert kept.parent.stat().st_mode & 0o077 == 0  # what is not finished may be of a private dataset
     content = bytearray(kept.read_bytes())
     content[len(content) // 3] ^= 1  # among the actions
     kept.write_bytes(content)
@@ -70,7 +72,9 @@ def test_annotating_says_that_the_disk_is_full_and_blames_no_source(tmp_path: Pa
 def test_a_copy_that_the_disk_cannot_hold_is_refused_before_phases_are_looked_for(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
     file = write_robomimic(tmp_path / "d.hdf5", [make_episode(0, annotated=False)])
-    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(the copy .* are free; lower"):
+    with pytest.raises(
+        ResourceError, match=r"of disk in .* are needed \(the copy .* are free; free some, or name another disk"
+    ):
         annotate_files(file, tmp_path / "out" / "o.hdf5", method="fixed")
     assert not (tmp_path / "out").exists()
 

@@ -100,6 +100,13 @@ def test_counts_below_one_are_refused(key):
     checked({**of_data(), key: np.array(1)})  # as Octo's checkpoints are read
 
 
+def test_no_statistics_at_all_are_named():
+    with pytest.raises(
+        StatisticsError, match=r"statistics are None; give those of one field, as statistics\['proprio'\]"
+    ):
+        normalize(np.zeros((2, 9)), None)
+
+
 @pytest.mark.parametrize("odd, said", [(np.ma.masked, "masked in places"), (1e300, "NaN or infinite")])
 def test_values_that_are_masked_or_infinite_in_float32_have_no_statistics(odd, said):
     actions = np.ma.array(np.random.default_rng(0).normal(size=(9, 7)))

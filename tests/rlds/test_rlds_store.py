@@ -107,6 +107,9 @@ def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
         stream.truncate(10)
     with pytest.raises(EpisodeError, match=r"train.rho.bin: 10 bytes instead of"):
         EpisodeStore.open(copy)
+    (copy / "train.rho.bin").unlink()
+    with pytest.raises(EpisodeError, match=r"train.rho.bin: missing; delete"):
+        EpisodeStore.open(copy)
 
 
 def test_a_stage_of_other_settings_in_the_place_of_a_stage_is_refused(tmp_path: Path, episodes: list[Episode]) -> None:

@@ -108,7 +108,10 @@ def test_rollouts_that_a_run_counts_as_its_own_are_not_gone_on_with(tmp_path, ca
 def test_a_checkpoint_sees_all_its_cameras_or_is_refused(run, tmp_path, capsys):
     said = ["--checkpoint", str(run), "--episodes", "1", "--cameras", "wrist", "--out", str(tmp_path / "ev")]
     assert script("evaluate").main(said) == 2
-    assert f"{run} sees primary too; name it with --cameras, or leave that away" in capsys.readouterr().err
+    assert (
+        f"{run} sees primary, and --cameras names wrist; name those that it sees, or leave that away"
+        in capsys.readouterr().err
+    )
     said[5:5] = ["primary"]
     assert script("evaluate").main(said) == 2
     assert f"--cameras wrist has no effect: {run} sees primary alone; leave it out" in capsys.readouterr().err

@@ -53,6 +53,12 @@ def test_a_program_whose_locale_has_no_decimal_point_is_told_where_that_matters(
     sim.make("assembly", cameras=()).close()
 
 
+@pytest.mark.parametrize("cameras", [None, "primary"])
+def test_cameras_are_a_list(cameras):
+    with pytest.raises(UserError, match=rf"cameras is {cameras!r}; give a list, as \('primary',\); \(\) draws no"):
+        sim.make("assembly", cameras=cameras)
+
+
 @pytest.mark.parametrize("fixture", ["assembly", "threading_env"])
 def test_observations_have_the_stated_shapes_and_units(request, fixture):
     env = request.getfixturevalue(fixture)

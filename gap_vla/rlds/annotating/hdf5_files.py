@@ -20,7 +20,7 @@ from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import OLD, put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_members import NEEDED, group_at, has, lengths_in, numbers_at, opened
+from gap_vla.demos.hdf5_members import NEEDED, group_at, has, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_of
@@ -46,10 +46,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     print(_account(demos, job), flush=True)
-    require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
+    require_disk({"the copy": source.stat().st_size}, out.parent, "free some, or name another disk")
     episodes = demos.without_images()
     _require_replaceable(demos)
-    _require_readable(demos)
+    _require_readable(source)
     annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:
         new = folder / out.name
@@ -79,7 +79,12 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
                 if new_annotator.exists():
                     put(new_annotator, saved)
                 raise
-    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
+
+    @functools.cache
+    def copy() -> RobomimicHDF5:
+        return RobomimicHDF5(out, action_limit=None, layout=job.layout)
+
+    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: labelled(copy(), index))
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, stored: bool = True) -> Episode:
@@ -117,26 +122,26 @@ def _require_replaceable(demos: RobomimicHDF5) -> None:
             group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
             for name in LABELS:
                 if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
-                    found = numbers_at(group, name, where)
-                    require_replaceable(name, found.shape, found.dtype, where)
+                    require_replaceable(name, numbers_at(group, name, where), where)
 
 
-def _require_readable(demos: RobomimicHDF5) -> None:
-    """Raises EpisodeError: what is compressed, and would be copied unseen, is damaged. A note names the filters that
-    are not installed."""
+def _require_readable(path: Path) -> None:
+    """Raises EpisodeError: an array that is compressed, anywhere in the file, and would be copied unseen is damaged. A
+    note names the filters that are not installed."""
     unread: dict[int, str] = {}
-    for place in demos.places:
-        with opened(demos.path, f", episode {place}") as file:
-            group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
-            for name in lengths_in(group, where, "obs", "next_obs"):
-                filters = filters_of(group[name])
-                if lacking := [number for number in filters if not h5py.h5z.filter_avail(number)]:
-                    unread.setdefault(lacking[0], f"{place}/{name}")
-                elif filters:
-                    for chunk in chunks_of(group[name]):
-                        group[name][
-                            tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, group[name].chunks)))
-                        ]
+    packed: list[str] = []
+    with opened(path) as file:
+        file.visititems(
+            lambda name, item: packed.append(name) if isinstance(item, h5py.Dataset) and filters_of(item) else None
+        )
+    for name in packed:
+        with opened(path, f", {name}") as file:
+            array = file[name]
+            if lacking := [number for number in filters_of(array) if not h5py.h5z.filter_avail(number)]:
+                unread.setdefault(lacking[0], name)
+                continue
+            for chunk in chunks_of(array):
+                array[tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, array.chunks)))]
     for number, name in unread.items():
         print(f"note: {name} and its like are copied unread: HDF5 filter {number} is not installed", flush=True)
 

@@ -179,10 +179,14 @@ class AnnotatedFiles:
     read: Callable[[int], Episode]
 
 
-def require_replaceable(name: str, shape: Sequence[int | None], dtype: np.dtype, where: object) -> None:
-    """Raises AnnotationError: what stands in the place of a label is not one number per step, so somebody else's."""
-    if len(shape) != 1 or dtype.kind not in "fiub":
-        raise AnnotationError(f"{where}: {name!r} is {dtype}{[*shape]}, no label of ours; rename it first")
+def require_replaceable(name: str, found: np.ndarray, where: object) -> None:
+    """Raises AnnotationError: what stands in the place of a label is not one number from 0 to 1 per step (or NaN, as of
+    a damaged label), so somebody else's."""
+    what = None if found.ndim == 1 and found.dtype.kind in "fiub" else f"{found.dtype}{[*found.shape]}"
+    if what is None and (beyond := (found < 0) | (found > 1)).any():
+        what = f"{found[beyond.argmax()]:g} at step {beyond.argmax()}"
+    if what:
+        raise AnnotationError(f"{where}: {name!r} is {what}, no label of ours; rename it first")
 
 
 def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
@@ -202,7 +206,9 @@ def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
         if len(odd := np.argwhere(~np.isfinite(parts[-1]))):
-            raise EpisodeError(f"{where}: '{name}' is NaN or infinite at step {odd[0, 0]}, column {odd[0, 1]}")
+            raise EpisodeError(
+                f"{where}: '{name}' is NaN or infinite at step {odd[0, 0]}, column {odd[0, 1]}; repair or drop it"
+            )
     if len({len(part) for part in parts}) > 1:
         raise AnnotationError(f"{where}: {', '.join(names)} have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1)

@@ -48,10 +48,11 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     episodes = [read_npz(file, job, images=False, labels=False) for file in files]
     for file, episode in zip(files, episodes):
         held = forms(file, lambda _: True, AnnotationError)
+        stored = read_arrays(file, lambda name: name in LABELS, AnnotationError)
+        for label in stored.keys() & {*LABELS}:
+            require_replaceable(label, stored[label], file)
         for name, (shape, dtype) in held.items():
-            if name in LABELS:
-                require_replaceable(name, shape, dtype, file)
-            elif name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
+            if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
                 picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept
         others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
@@ -69,7 +70,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         unchanged()
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "labelled_npz", overwrite=job.overwrite)
-    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
+    return AnnotatedFiles(
+        out, out / "annotator", annotation, episodes, lambda index: read_npz(out / files[index].name, job)
+    )
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, stored: bool = True) -> Episode:

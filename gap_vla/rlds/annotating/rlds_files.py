@@ -53,6 +53,8 @@ def episodes_of(
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
         with refusing(where, "convert the source again", AnnotationError):
             check_steps(fields, where)
+            for label in fields.keys() & {*LABELS} if only is None else ():
+                require_replaceable(f"steps/{label}", fields[label], where)
             column = functools.partial(_column, fields, where)
             extra = joined(job.extra_names, column, where) if job.extra_names else None
             for name in job.state.split("+"):
@@ -99,7 +101,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     if (statistics := source / STATISTICS).exists():
         load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
-    require_disk({"the copy": size}, out.parent, "their number, or name another disk")
+    require_disk({"the copy": size}, out.parent, "free some, or name another disk")
     print(f"{source}: proprio <- {job.state} ({job.columns})", flush=True)
     found = read_all(source, job)
     episodes = [episode for *_, episode, _ in found]
@@ -136,7 +138,8 @@ def _require_replaceable(source: Path, step: Any) -> None:
     """Raises AnnotationError: what stands in the place of a label, or of our account, is not ours."""
     for name in LABELS:
         if name in step:
-            require_replaceable(f"steps/{name}", (None, *step[name].shape), np.dtype(step[name].np_dtype), source)
+            none = np.empty((0, *(size or 0 for size in step[name].shape)), step[name].np_dtype)
+            require_replaceable(f"steps/{name}", none, source)
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")

@@ -88,9 +88,15 @@ def _checked(
     part = max_episodes is not None and max_episodes < max(counts, default=0)
     if not part:
         require_examples(builder)
+    else:
+        text = f"{max_episodes} episodes of each split at most are read, and the numbers of records not compared"
+        findings.append(Finding("note", "structure", text))
     for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
-        if feature.np_dtype == np.uint8 and len(feature.shape) == 3 and feature.shape[-1] not in CHANNELS:
-            text = f"{field} has {feature.shape[-1]} channels, and is not checked as a picture"
+        if isinstance(feature.np_dtype, Mapping) or len(feature.shape) != 3:
+            continue
+        if (dtype := np.dtype(feature.np_dtype)) != np.uint8 or feature.shape[-1] not in CHANNELS:
+            what = f"has {feature.shape[-1]} channels" if dtype == np.uint8 else f"is {dtype}"
+            text = f"{field} {what}, and is not checked as a picture"
             findings.append(Finding("note", "picture", text))
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
