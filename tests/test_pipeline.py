@@ -198,7 +198,7 @@ def test_a_dataset_that_is_there_does_not_keep_its_demonstrations_from_being_col
     monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *given, **_: made.append(given[2]))
     data = dataclasses.replace(CONFIG.data, root=str(tmp_path / "data"))
     run = Run(dataclasses.replace(CONFIG, runs=str(tmp_path / "runs"), data=data))
-    monkeypatch.setattr("gap_vla.training.run.require_data", lambda config, stages: None)
+    monkeypatch.setattr("gap_vla.training.run.require_data", lambda config, stages, collect_only: None)
     run.stages.rlds.mkdir(parents=True)
     run.collect()
     assert made == [run.stages.demos]

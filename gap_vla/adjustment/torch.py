@@ -101,7 +101,8 @@ class Adjustment:
             step: 0-based training step, which decides whether GAP acts.
 
         Raises:
-            AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
+            AdjustmentError: in the schedule's window, GAP was detached;
+                ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
                 act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
                 some with another part; this is within `plain()`, or another thread is in such a context; in the
                 schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
@@ -109,7 +110,7 @@ class Adjustment:
         """
         active = self.schedule.active(step, self.total_steps)
         if active and not self._attached:
-            raise AdjustmentError("GAP is detached from this policy: attach it again, or train without `adjusting`")
+            raise AdjustmentError("GAP is detached from this policy: attach it again, or leave `adjusting` out")
         if step >= self.total_steps:
             warnings.warn(
                 f"training step {step} of a run of {self.total_steps} steps: GAP's window is a share of these; "
@@ -133,7 +134,7 @@ class Adjustment:
         if active and self._forward.is_plain:
             raise AdjustmentError(
                 "adjusting within `gap.plain()` adjusts no gradient, and lam would act: write "
-                "`with gap.adjusting(rho, step), gap.plain():`, or detach() for a training without GAP"
+                "`with gap.adjusting(rho, step), gap.plain():`, or leave `adjusting` out for a training without GAP"
             )
         if rho is None and active and self.schedule.needs_rho:
             raise AdjustmentError(

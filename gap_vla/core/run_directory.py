@@ -182,7 +182,7 @@ class RunDirectory:
                 they were named; it is not compared with a run that has none.
 
         Raises:
-            RunExistsError: it exists and `resume` is False.
+            RunExistsError: it exists, of these settings, and `resume` is False.
             ConfigError: it was trained with another configuration or on other data; the differing keys are named.
         """
         run = cls(path)

@@ -140,9 +140,9 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     instruction; an instruction may be word pieces in one and an embedding in the other.
 
     Raises:
-        BatchError: an entry has another shape, is a dictionary where the example has an array, a picture that is not
-            uint8, or numbers that are masked, of another byte order, or not finite as float32 (those that are traced
-            are not looked at).
+        BatchError: it is no dictionary; an entry has another shape, is a dictionary where the example has an array, a
+            picture that is not uint8, or numbers that are masked, of another byte order, or not finite as float32
+            (those that are traced are not looked at).
     """
     if not isinstance(data, Mapping):
         raise BatchError(f"{kind} is {shown(data)}; give a dictionary of arrays ({{}} for a task that says nothing)")

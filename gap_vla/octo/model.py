@@ -85,7 +85,7 @@ class OctoModel:
             ConfigError: `config` holds no model.
             BatchError: `example_batch` holds no observation or no task.
         """
-        if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
+        if not hasattr(config, "keys") or not hasattr(config.get("model"), "keys"):  # as ml_collections' have
             raise ConfigError("config has no dictionary called model; give a whole one, as that of config.json")
         if not isinstance(example_batch, Mapping) or not {"observation", "task"} <= example_batch.keys():
             raise batches.BatchError("example_batch is no dictionary with observation and task, as loaders give it")

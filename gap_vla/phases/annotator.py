@@ -73,7 +73,7 @@ class Annotator:
     ) -> Annotation:
         """The labels of new episodes; nothing is fitted.
 
-        Raises MotionError: bad signals, or other columns than the estimator was trained on.
+        Raises MotionError: what is no episode, bad signals, or other columns than the estimator was trained on.
         """
         episodes = list(as_episodes(episodes))
         motions = motions_of(episodes, extra)
@@ -260,7 +260,7 @@ def require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
 
 def as_episodes(given: Iterable[Episode]) -> Sequence[Episode]:
     """A sequence of them, which may read each when it is asked for; raises MotionError for a path or None."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
         raise MotionError(_no_episode(given))
     return given if isinstance(given, Sequence) else [*given]
 

@@ -132,7 +132,7 @@ def _with_number(motion: Motion, objective: Objective, number: int, bounds: tupl
         room = max(len(motion) // min_size - 1, 0)
         raise MotionError(
             f"{motion.where}: {number} change points do not fit: {len(motion)} samples with min_size {min_size} "
-            f"hold at most {room}; lower n_change_points or min_size"
+            f"hold at most {room}; lower {'n_change_points or ' * (number > 0)}min_size"
         )
     from gap_vla.phases.search import optimal_table
 
@@ -140,7 +140,7 @@ def _with_number(motion: Motion, objective: Objective, number: int, bounds: tupl
     if not np.isfinite(cost):
         raise MotionError(
             f"{motion.where}: {number} change points do not fit {len(motion)} samples with min_size {min_size}, "
-            f"max_segment {max_segment}, jump {jump}; change one of the four"
+            f"max_segment {max_segment}, jump {jump}; lower min_size or jump, or raise max_segment"
         )
     points, end = np.zeros(number, np.int64), len(motion)
     for row in range(number, 0, -1):

@@ -75,9 +75,9 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         _require_own(partial, path)
         if partial.exists() and not (mark.exists() and mark.read_text(errors="replace") == described):
             _discard(partial)
-        partial.mkdir(
-            0o700, exist_ok=True
-        )  # as private as any other output in the making; `put` gives it the usual mode
+        partial.mkdir(exist_ok=True)
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            partial.chmod(0o700)  # as private as any other output in the making; `put` gives it the usual mode
         write_json(mark, settings)
         try:
             yield partial

@@ -239,7 +239,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"{summary['mean_steps']:.0f} steps on average"
     ]
     per_step = summary["seconds_per_step"]
-    if per_step["simulation"] and all(value is not None for value in per_step.values()):
+    if per_step.get("simulation") and all(value is not None for value in per_step.values()):
         lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
     if summary["phases"]:
         reached = ", ".join(f"{name} {percent(share)} %" for name, share in summary["phases"]["reached"].items())

@@ -92,7 +92,7 @@ class Run:
         Raises:
             ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
             ConfigError: `data.rlds` holds other data than the run was begun on.
-            RunExistsError: the run directory exists and `resume` is False.
+            RunExistsError: the run directory exists, of these settings, and `resume` is False.
             InUseError: another process is at work in it, and not `wait`.
             DivergedError: the loss is not finite.
         """

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import octo_golden as golden
 import pytest
+from ml_collections import ConfigDict
 
 from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.core.typed_config import ConfigError
@@ -74,6 +75,7 @@ def test_what_is_no_batch_and_no_whole_config_is_named() -> None:
         case.model.sample_actions(case.batch["observation"], None)
     with pytest.raises(BatchError, match=r"observation is None; give a dictionary"):
         case.model.sample_actions(None, case.batch["task"])
+    assert OctoModel.from_config(ConfigDict(case.model.config), case.batch).params.keys() == case.model.params.keys()
     for config in ({}, case.model.config["model"], None):
         with pytest.raises(ConfigError, match=r"config has no dictionary called model; give a whole one"):
             OctoModel.from_config(config, case.batch)

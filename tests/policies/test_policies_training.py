@@ -324,7 +324,9 @@ def test_ctrl_c_saves_the_last_whole_step_and_goes_no_further(number, store, tmp
 def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, tmp_path):
     trainer, _ = made(toy_config(tmp_path), store)
     (tmp_path / "training.pt").write_bytes(damaged)
-    with pytest.raises(ConfigError, match=r"training.pt is damaged: .*; copy it again, or move it away: --resume then"):
+    with pytest.raises(
+        ConfigError, match=r"training.pt is damaged: .*; copy it again, or start another run with --run"
+    ):
         trainer.restore(tmp_path)
 
 

@@ -396,6 +396,18 @@ def test_a_damaged_picture_is_not_copied(hdf5, tmp_path, name):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
 
 
+def test_an_array_of_numbers_that_numpy_has_not_is_copied_and_named(hdf5, tmp_path, capsys):
+    with h5py.File(hdf5, "r+") as file:
+        of_24_bits = h5py.h5t.STD_I32LE.copy()
+        of_24_bits.set_size(3)
+        packed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        packed.set_chunk((8,))
+        packed.set_deflate(4)
+        h5py.h5d.create(file.create_group("log").id, b"adc", of_24_bits, h5py.h5s.create_simple((8,)), packed)
+    annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    assert "note: log/adc and its like are copied unread: numpy has no such numbers (" in capsys.readouterr().out
+
+
 def test_an_array_behind_a_filter_that_is_not_installed_is_copied_and_named(hdf5, tmp_path, capsys):
     with h5py.File(hdf5, "r+") as file:
         steps = len(file["data/demo_1/actions"])

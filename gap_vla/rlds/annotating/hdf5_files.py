@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.episode import LABELS, Episode
-from gap_vla.core.foreign import refusing
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.hdf5_mark import is_changed, read_mark
 from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.marks import HDF5
@@ -127,23 +127,28 @@ def _require_replaceable(demos: RobomimicHDF5) -> None:
 
 def _require_readable(path: Path) -> None:
     """Raises EpisodeError: an array that is compressed, anywhere in the file, and would be copied unseen is damaged. A
-    note names the filters that are not installed."""
-    unread: dict[int, str] = {}
+    note names the filters that are not installed, and the types that numpy has not."""
+    unread: dict[str, str] = {}
     packed: list[str] = []
     with opened(path) as file:
         file.visititems(
             lambda name, item: packed.append(name) if isinstance(item, h5py.Dataset) and filters_of(item) else None
         )
-    for name in packed:
-        with opened(path, f", {name}") as file:
+        for name in packed:
             array = file[name]
             if lacking := [number for number in filters_of(array) if not h5py.h5z.filter_avail(number)]:
-                unread.setdefault(lacking[0], name)
+                unread.setdefault(f"HDF5 filter {lacking[0]} is not installed", name)
                 continue
-            for chunk in chunks_of(array):
-                array[tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, array.chunks)))]
-    for number, name in unread.items():
-        print(f"note: {name} and its like are copied unread: HDF5 filter {number} is not installed", flush=True)
+            try:
+                _ = array.dtype
+            except TypeError as error:
+                unread.setdefault(f"numpy has no such numbers ({one_line(str(error))})", name)
+                continue
+            with refusing(f"{path}, {name}: cannot be read", "copy the file again", EpisodeError):
+                for chunk in chunks_of(array):
+                    array[tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, array.chunks)))]
+    for why, name in unread.items():
+        print(f"note: {name} and its like are copied unread: {why}", flush=True)
 
 
 def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:

@@ -182,11 +182,16 @@ class AnnotatedFiles:
 def require_replaceable(name: str, found: np.ndarray, where: object) -> None:
     """Raises AnnotationError: what stands in the place of a label is not one number from 0 to 1 per step (or NaN, as of
     a damaged label), so somebody else's."""
-    what = None if found.ndim == 1 and found.dtype.kind in "fiub" else f"{found.dtype}{[*found.shape]}"
-    if what is None and (beyond := (found < 0) | (found > 1)).any():
-        what = f"{found[beyond.argmax()]:g} at step {beyond.argmax()}"
-    if what:
-        raise AnnotationError(f"{where}: {name!r} is {what}, no label of ours; rename it first")
+    require_numbers(name, found.shape, found.dtype, where)
+    if (beyond := (found < 0) | (found > 1)).any():
+        value, step = found[beyond.argmax()].item(), beyond.argmax()
+        raise AnnotationError(f"{where}: {name!r} is {value!r} at step {step}, no label of ours; rename it first")
+
+
+def require_numbers(name: str, shape: Sequence[int | None], dtype: np.dtype, where: object) -> None:
+    """The same by its type alone, as it is declared."""
+    if len(shape) != 1 or dtype.kind not in "fiub":
+        raise AnnotationError(f"{where}: {name!r} is {dtype}{[*shape]}, no label of ours; rename it first")
 
 
 def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:

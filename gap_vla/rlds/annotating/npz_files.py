@@ -33,6 +33,7 @@ from gap_vla.rlds.annotating.job import (
     AnnotationJob,
     joined,
     labels_of,
+    require_numbers,
     require_replaceable,
 )
 
@@ -48,9 +49,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     episodes = [read_npz(file, job, images=False, labels=False) for file in files]
     for file, episode in zip(files, episodes):
         held = forms(file, lambda _: True, AnnotationError)
-        stored = read_arrays(file, lambda name: name in LABELS, AnnotationError)
-        for label in stored.keys() & {*LABELS}:
-            require_replaceable(label, stored[label], file)
+        for label in held.keys() & {*LABELS}:
+            require_numbers(label, *held[label], file)
+            require_replaceable(label, read_arrays(file, {label}.__contains__, AnnotationError)[label], file)
         for name, (shape, dtype) in held.items():
             if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
                 picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept

@@ -28,7 +28,14 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, require_replaceable
+from gap_vla.rlds.annotating.job import (
+    AnnotatedFiles,
+    AnnotationError,
+    AnnotationJob,
+    joined,
+    require_numbers,
+    require_replaceable,
+)
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
@@ -138,8 +145,7 @@ def _require_replaceable(source: Path, step: Any) -> None:
     """Raises AnnotationError: what stands in the place of a label, or of our account, is not ours."""
     for name in LABELS:
         if name in step:
-            none = np.empty((0, *(size or 0 for size in step[name].shape)), step[name].np_dtype)
-            require_replaceable(f"steps/{name}", none, source)
+            require_numbers(f"steps/{name}", (None, *step[name].shape), np.dtype(step[name].np_dtype), source)
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")

@@ -89,12 +89,13 @@ def _checked(
     if not part:
         require_examples(builder)
     else:
-        text = f"{max_episodes} episodes of each split at most are read, and the numbers of records not compared"
+        text = f"of each split, the first {max_episodes} alone are read, and the numbers of records not compared"
         findings.append(Finding("note", "structure", text))
     for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
         if isinstance(feature.np_dtype, Mapping) or len(feature.shape) != 3:
             continue
-        if (dtype := np.dtype(feature.np_dtype)) != np.uint8 or feature.shape[-1] not in CHANNELS:
+        dtype, small = np.dtype(feature.np_dtype), min(size or 8 for size in feature.shape[:2]) < 8
+        if feature.shape[-1] not in CHANNELS if dtype == np.uint8 else not small and dtype.kind in "fiu":
             what = f"has {feature.shape[-1]} channels" if dtype == np.uint8 else f"is {dtype}"
             text = f"{field} {what}, and is not checked as a picture"
             findings.append(Finding("note", "picture", text))
