@@ -101,12 +101,11 @@ class Adjustment:
             step: 0-based training step, which decides whether GAP acts.
 
         Raises:
-            AdjustmentError: in the schedule's window, GAP was detached;
-                ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
+            AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
                 act and no optimizer is watched; a submodule is another one by now, trains other parameters, or shares
                 some with another part; this is within `plain()`, or another thread is in such a context; in the
-                schedule's window, no forward pass went through one of the submodules (a step that is to leave it out
-                says so: `with gap.adjusting(rho, step), gap.plain():`).
+                schedule's window, GAP was detached, or no forward pass went through one of the submodules (a step that
+                is to leave it out says so: `with gap.adjusting(rho, step), gap.plain():`).
         """
         active = self.schedule.active(step, self.total_steps)
         if active and not self._attached:

@@ -6,6 +6,7 @@ import sys
 
 try:
     import atexit
+    import contextlib
     import importlib
     import os
     import signal
@@ -85,4 +86,5 @@ def restart_with_huge_pages() -> None:
     if own and sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with contextlib.suppress(OSError):  # as where Python lies in a folder of somebody else's: slower, no error
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -251,7 +251,7 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
         numbers = np.reshape(table["task_index"], place.length).tolist()
         odd = [number for number in numbers if place.tasks is not None and number not in place.tasks]
     if odd:
-        known = f"the index says {one_line(sorted(place.tasks or ()), 60)}"
+        known = f"meta/tasks.* numbers the episode's tasks {one_line(sorted(place.tasks or ()), 60)}"
         raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
     if len(found := dict.fromkeys(numbers)) > 1:
         raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")

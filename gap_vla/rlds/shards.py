@@ -13,7 +13,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import FOREIGN, finite, refusing
+from gap_vla.core.foreign import FOREIGN, finite, refusing, shown
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -171,4 +171,7 @@ def _on_a_worker(job: ShardJob) -> dict[str, Any]:
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:
     """The episode with the ρ and change points of a fitted annotator (`gap_vla.phases.annotate(...).annotator`,
     `load_annotator(...)`); in a Beam pipeline of your own, `Map(with_rho, annotator)`."""
+    if not hasattr(annotator, "annotate"):
+        what = "give annotate(...).annotator or load_annotator(FOLDER)"
+        raise EpisodeError(f"annotator is {shown(annotator)}; {what}")
     return annotator.annotate([episode], workers=1).apply([episode])[0]

@@ -296,7 +296,10 @@ def require_unchanged(version_dir: Path, but: str = "") -> None:
     """Raises EpisodeError if a file of a marked version, `but` one, is not as it was written."""
     for name, how in unlike_written(version_dir).items():
         if name != but:
-            raise EpisodeError(f"{version_dir / name} {how}; copy it again, or move {version_dir} away")
+            raise EpisodeError(
+                f"{version_dir / name} {how}; copy it again, or move {version_dir} away (if the change is yours, "
+                f"remove {FOLDER_MARK}: it is a dataset of yours then)"
+            )
 
 
 def require_split_unchanged(version_dir: Path, split: str) -> None:

@@ -151,6 +151,8 @@ class Windows:
         image_keys = tuple(image_keys)
         if len({*image_keys}) < len(image_keys):
             raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
+        if augment is not None and not isinstance(augment, Mapping):
+            raise ConfigError(f"augment is {augment!r:.60}; give a map from cameras to what is done to their pictures")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)

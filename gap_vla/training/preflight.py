@@ -273,7 +273,9 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     splits = {split.text("name"): split for split in info.list("splits", Section.section)}
     for name in needed:
         if name not in splits:
-            raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
+            raise ConfigError(
+                f"{directory} has no split {name!r}; give one that has it, as `gap-vla build-dataset` writes"
+            )
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
     require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it

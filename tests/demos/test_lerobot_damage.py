@@ -50,7 +50,7 @@ def change(root: Path, pattern: str, column: str, new: Callable[[list[Any]], lis
         ("timestamp", lambda c: [1000 * t for t in c], r"'timestamp' is 100 at step 1, .* or correct fps in"),
         ("timestamp", lambda c: [t + 0.1 for t in c], "'timestamp' is 0.1 at step 0, not 0"),
         ("timestamp", lambda c: [*c[:4], *(t + 0.2 for t in c[4:])], "'timestamp' is 0.6 at step 4, not 0.4"),
-        ("task_index", lambda c: [-1] * len(c), r"'task_index' is -1, the index says \[0\]; download both again"),
+        ("task_index", lambda c: [-1] * len(c), r"'task_index' is -1, meta/tasks.* numbers .* \[0\]; download both"),
         ("task_index", lambda c: [None] * len(c), "'task_index' is None"),
         ("task_index", lambda c: [1] * len(c), "'task_index' is 1"),
         ("task_index", lambda c: list(map(str, c)), "'task_index' is '0'"),
@@ -190,10 +190,13 @@ def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"\x80\xff\x00", "tasks.jsonl: the index cannot be read"),
-        (b"", r"'task_index' is 0, the index says \[\]"),
+        (b"", r"'task_index' is 0, meta/tasks\.\* numbers the episode's tasks \[\]"),
         (b'{"task_index": 0, "task": 5}', "tasks.jsonl row 1: task is 5"),
         (b'{"task_index": "0", "task": "push block 0"}', "tasks.jsonl row 1: task_index is '0'"),
-        (b'{"task_index": 0, "task": "push block 1"}', r"'task_index' is 0, the index says \[\]"),
+        (
+            b'{"task_index": 0, "task": "push block 1"}',
+            r"'task_index' is 0, meta/tasks\.\* numbers the episode's tasks \[\]",
+        ),
         (b"[1, 2]\n", "tasks.jsonl row 1 is list"),
         (b"7\n", "tasks.jsonl row 1 is 7"),
         (

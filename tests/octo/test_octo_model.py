@@ -79,6 +79,10 @@ def test_what_is_no_batch_and_no_whole_config_is_named() -> None:
     for config in ({}, case.model.config["model"], None):
         with pytest.raises(ConfigError, match=r"config has no dictionary called model; give a whole one"):
             OctoModel.from_config(config, case.batch)
+    with pytest.raises(
+        BatchError, match=r"pretrained is 'runs/x/checkpoint', no tree of parameters; give OctoModel\.load"
+    ):
+        OctoModel.from_config(case.model.config, case.batch, pretrained="runs/x/checkpoint")
     for example in (None, case.batch["observation"]):
         with pytest.raises(BatchError, match="example_batch is no dictionary with observation and task"):
             OctoModel.from_config(case.model.config, example)

@@ -23,7 +23,7 @@ from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset, dataset_checks
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
-from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS, check_pose
 from gap_vla.rlds.checking.picture_checks import MISTAKES, PICTURE_CHECKS, check_views, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
@@ -126,6 +126,14 @@ def _jump(p: np.ndarray) -> None:
 
 def _millimetres(p: np.ndarray) -> None:
     p[:, :3] *= 1000
+
+
+def test_only_a_quaternion_that_was_recorded_changes_its_sign() -> None:
+    made, angles = physical(0), np.zeros((60, 7), np.float32)
+    _flip(proprio := made.proprio.copy())
+    for state, levels in ((proprio, ["warning"]), (proprio[:, [0, 1, 2, 4, 5, 6, 3, 7]], ["warning"]), (angles, [])):
+        odd = dataclasses.replace(made, proprio=proprio, state=state)
+        assert [f.level for f in check_pose(odd) if "changes its sign" in f.message] == levels
 
 
 def _flip(p: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -48,6 +49,18 @@ def made(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(name: str, *arguments: object) -> int:
     """A command, in this process: TensorFlow is imported once."""
     return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
+
+
+def test_a_finished_dataset_is_found_where_nothing_may_be_written(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("build_dataset", file, "--name", "my_task", "--data-dir", tmp_path, "--method", "gaussian")
+    assert call(*command) == 0
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK and mode != os.W_OK | os.X_OK)
+    assert call(*command) == 0
+    for others in (("--overwrite",), ("--version", "2.0.0")):
+        assert call(*command, *others) == 2
+        assert "--data-dir is" in (said := capsys.readouterr().err) and "is not writable" in said
 
 
 def test_build_dataset_annotates_writes_and_reuses(
@@ -353,6 +366,9 @@ def test_rho_is_a_beam_transform(tmp_path: Path) -> None:
 
     from gap_vla.phases import annotate
     from gap_vla.rlds import with_rho
+
+    with pytest.raises(EpisodeError, match="annotator is None; give annotate"):
+        with_rho(make_episode(0), None)  # type: ignore[arg-type]
 
     episodes = [make_episode(i, annotated=False) for i in range(4)]
     annotation = annotate(episodes, method="gaussian", workers=1)

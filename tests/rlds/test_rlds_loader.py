@@ -52,6 +52,8 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
     assert cropped.shape == before.shape and (cropped != before).any()
     with pytest.raises(ValueError, match="augment names image_third"):
         WindowLoader(store, **OPTIONS, augment={"image_third": {}})
+    with pytest.raises(ValueError, match=r"augment is \['image_primary'\]; give a map from cameras"):
+        WindowLoader(store, **OPTIONS, augment=["image_primary"])
 
 
 @pytest.mark.parametrize("given", ["data/toy", Path("data/toy"), None, ["data/toy"], ("data/toy", 1.0), [("toy", 1.0)]])

@@ -103,9 +103,15 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
         turned = np.linalg.norm(relative_rotation_vector(quaternion[:-1], quaternion[1:]), axis=1)
         yield from _jump(episode, turned, JUMP_RADIANS, f"arm {arm} turns", "rad")
         flips = np.flatnonzero((quaternion[1:] * quaternion[:-1]).sum(1) < 0) + 1
-        if len(flips):
+        if len(flips) and _is_recorded(quaternion, episode.state):
             text = f"arm {arm}: the quaternion changes its sign {len(flips)} times (same pose, other numbers); "
             yield Finding("warning", "quaternion", text + "force one hemisphere", episode.name, int(flips[0]))
+
+
+def _is_recorded(quaternion: np.ndarray, state: np.ndarray | None) -> bool:
+    """Whether the four numbers are columns of the state, and not made of angles or a matrix."""
+    columns = quaternion if state is None else state
+    return all(np.isclose(columns, part[:, None], atol=1e-3).all(0).any() for part in quaternion.T)
 
 
 def _jump(episode: Recording, size: np.ndarray, least: float, what: str, unit: str) -> Iterator[Finding]:
