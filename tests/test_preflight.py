@@ -575,7 +575,7 @@ def test_the_command_names_a_bad_dataset_of_a_mixture_in_one_line_within_two_sec
 
 def test_a_dataset_without_a_split_is_named_before_it_is_read(dataset, folders):
     (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train", "shardLengths": []}]}))
-    with pytest.raises(UserError, match="has no split 'val'"):
+    with pytest.raises(UserError, match=r"has no split 'val'; give one that has it .`gap-vla build-dataset --val"):
         ready(octo(**folders, method="vp", data__rlds=str(dataset)))
 
 

@@ -6,7 +6,6 @@ import sys
 
 try:
     import atexit
-    import contextlib
     import importlib
     import os
     import signal
@@ -86,5 +85,10 @@ def restart_with_huge_pages() -> None:
     if own and sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         sys.stdout.flush()
-        with contextlib.suppress(OSError):  # as where Python lies in a folder of somebody else's: slower, no error
+        try:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        except OSError as error:
+            what = f"{sys.executable}, which runs this, may not be started again ({error.strerror})"
+            raise UserError(
+                f"{what}, and simulators and other workers need that; use a Python that you may start"
+            ) from None

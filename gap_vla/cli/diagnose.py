@@ -122,7 +122,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if options.keys and (simulated or options.closed_loop):
         require_shown(options.keys, [f"image_{camera}" for camera in cameras])
     if options.rlds:
-        require_unchanged(options.rlds, but=STATISTICS)
+        require_unchanged(options.rlds, but=STATISTICS, made_here=False)
     playing = None
     if options.closed_loop and task is not None:
         playing = load_policy(options).policy

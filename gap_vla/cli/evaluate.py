@@ -134,7 +134,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
     with unchanging(options.rlds):
-        require_unchanged(options.rlds, but=STATISTICS)
+        require_unchanged(options.rlds, but=STATISTICS, made_here=False)
         episodes = read_rlds(options.rlds, options.split, compared=True)
         motions: list[str] = []
 

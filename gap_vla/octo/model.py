@@ -84,6 +84,7 @@ class OctoModel:
         Raises:
             ConfigError: `config` holds no model.
             BatchError: `example_batch` holds no observation or no task.
+            CheckpointError: `pretrained` holds no parameters, or none that fit.
         """
         if not hasattr(config, "keys") or not hasattr(config.get("model"), "keys"):  # as ml_collections' have
             raise ConfigError("config has no dictionary called model; give a whole one, as that of config.json")

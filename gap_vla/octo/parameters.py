@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from gap_vla.core.foreign import CheckpointError, shown
-from gap_vla.octo.batches import BatchError, native
+from gap_vla.octo.batches import native
 from gap_vla.octo.module import OctoModule
 
 
@@ -112,9 +112,10 @@ def merge_params(
         >>> params["a"], sorted(account.fresh)
         (array([1., 1.]), ['b'])
     """
-    if not isinstance(pretrained, Mapping):
-        advice = "give OctoModel.load_pretrained(PATH).params"
-        raise BatchError(f"pretrained is {shown(pretrained)}, no tree of parameters; {advice}")
+    for name, tree in {"target": target, "pretrained": pretrained}.items():
+        if not isinstance(tree, Mapping):
+            advice = "give OctoModel.load_pretrained(PATH).params"
+            raise CheckpointError(f"{name} is {shown(tree)}, no tree of parameters; {advice}")
     have = traverse_util.flatten_dict(dict(target), sep="/")
     source = traverse_util.flatten_dict(dict(pretrained), sep="/")
     wanted, given = ({path: tuple(np.shape(leaf)) for path, leaf in tree.items()} for tree in (have, source))

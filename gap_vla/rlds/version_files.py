@@ -292,14 +292,16 @@ def _leads_to_written(version_dir: Path, name: str) -> bool:
     return file_mark(Path(os.path.realpath(link))) == written
 
 
-def require_unchanged(version_dir: Path, but: str = "") -> None:
-    """Raises EpisodeError if a file of a marked version, `but` one, is not as it was written."""
+def require_unchanged(version_dir: Path, but: str = "", made_here: bool = True) -> None:
+    """Raises EpisodeError if a file of a marked version, `but` one, is not as it was written.
+
+    Args:
+        made_here: by who asks, who would make it again; else it is only read, and may be somebody's own by now.
+    """
     for name, how in unlike_written(version_dir).items():
         if name != but:
-            raise EpisodeError(
-                f"{version_dir / name} {how}; copy it again, or move {version_dir} away (if the change is yours, "
-                f"remove {FOLDER_MARK}: it is a dataset of yours then)"
-            )
+            advice = f"move {version_dir} away" if made_here else f"remove {FOLDER_MARK} if the change is yours"
+            raise EpisodeError(f"{version_dir / name} {how}; copy it again, or {advice}")
 
 
 def require_split_unchanged(version_dir: Path, split: str) -> None:

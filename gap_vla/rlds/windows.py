@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import whole
+from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, check_statistics, normalize
@@ -151,8 +151,8 @@ class Windows:
         image_keys = tuple(image_keys)
         if len({*image_keys}) < len(image_keys):
             raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
-        if augment is not None and not isinstance(augment, Mapping):
-            raise ConfigError(f"augment is {augment!r:.60}; give a map from cameras to what is done to their pictures")
+        if augment and not hasattr(augment, "items"):  # ml_collections' have it
+            raise ConfigError(f"augment is {shown(augment)}; give a map from cameras to what is done to their pictures")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)

@@ -274,7 +274,8 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     for name in needed:
         if name not in splits:
             raise ConfigError(
-                f"{directory} has no split {name!r}; give one that has it, as `gap-vla build-dataset` writes"
+                f"{directory} has no split {name!r}; give one that has it (`gap-vla build-dataset --val-fraction 0.1` "
+                "writes train and val of two episodes or more)"
             )
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)

@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
@@ -655,3 +656,16 @@ def test_make_clean_leaves_demonstrations_and_runs():
         ["make", "--no-print-directory", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split()[2:] == [".venv", ".venv-lerobot", "site"]
+
+
+def test_a_python_that_may_not_be_started_again_is_named(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/somewhere/finetune.py", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "/somewhere/finetune.py"])
+    monkeypatch.setattr(sys, "executable", "/root/python")
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr(os, "execv", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(
+        UserError, match=r"^/root/python, which runs this, may not be started again \(Permission denied\)"
+    ):
+        gap_vla.cli.restart_with_huge_pages()

@@ -16,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from gap_vla.adjustment.jax import adjusted_gradients
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import (
     BatchError,
@@ -80,7 +81,7 @@ def test_what_is_no_batch_and_no_whole_config_is_named() -> None:
         with pytest.raises(ConfigError, match=r"config has no dictionary called model; give a whole one"):
             OctoModel.from_config(config, case.batch)
     with pytest.raises(
-        BatchError, match=r"pretrained is 'runs/x/checkpoint', no tree of parameters; give OctoModel\.load"
+        CheckpointError, match=r"pretrained is 'runs/x/checkpoint', no tree of parameters; give OctoModel\.load"
     ):
         OctoModel.from_config(case.model.config, case.batch, pretrained="runs/x/checkpoint")
     for example in (None, case.batch["observation"]):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import config
+from ml_collections import ConfigDict
 from synthetic_demos import same
 
 from gap_vla.core.episode import EpisodeError
@@ -50,9 +51,11 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
     crop = {"image_primary": {"crop_scale": (0.5, 0.9)}}
     cropped = next(WindowLoader(store, **OPTIONS, augment=crop))["observation"]["image_primary"]
     assert cropped.shape == before.shape and (cropped != before).any()
+    again = next(WindowLoader(store, **OPTIONS, augment=ConfigDict(crop)))["observation"]["image_primary"]
+    assert np.array_equal(cropped, again)
     with pytest.raises(ValueError, match="augment names image_third"):
         WindowLoader(store, **OPTIONS, augment={"image_third": {}})
-    with pytest.raises(ValueError, match=r"augment is \['image_primary'\]; give a map from cameras"):
+    with pytest.raises(ValueError, match="augment is list; give a map from cameras"):
         WindowLoader(store, **OPTIONS, augment=["image_primary"])
 
 
