@@ -108,9 +108,8 @@ def main(argv: list[str] | None = None) -> None:
         print(builder.dry_run(arguments.source, picture, reader=arguments.reader, **labels))
         return
     require_apart(Path(builder.data_dir), arguments.source, arguments.annotator)
-    if (
-        arguments.overwrite or not Path(builder.data_dir).is_dir()
-    ):  # else it is found, also where nothing may be written
+    # a finished one is found, also where nothing may be written
+    if arguments.overwrite or not Path(builder.data_dir).is_dir():
         require_writable(arguments.data_dir, "--data-dir")
     with keeping("what is finished is kept, the same command continues"):
         path = builder.convert(arguments.source, reader=arguments.reader, **labels, **writing)

@@ -16,11 +16,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import io
 import os
 import re
 import signal
-import stat
 import sys
 import threading
 import time
@@ -29,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gap_vla.core.lazy import own_settings, start_quietly
+from gap_vla.core.streams import lead_nowhere, prepare_streams
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
@@ -104,7 +103,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             if hears and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 heard = signal.signal(signal.SIGINT, _interrupt)
-            _prepare_streams()
+            prepare_streams()
             with own_settings():
                 start_quietly(refused=UserError)
                 _require_surroundings()
@@ -124,7 +123,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 try:
                     stream.flush()
                 except OSError:  # else a command around this one would try again, and Python when it ends
-                    _lead_nowhere(stream)
+                    lead_nowhere(stream)
 
     return guarded
 
@@ -252,55 +251,6 @@ def failure_of_system(error: BaseException) -> str:
         if number and (failure := _FAILURES.get(int(number[1]))):
             return failure
     return ""
-
-
-class _Pipe(io.TextIOWrapper):
-    """A stream that somebody reads, or has stopped to read: then it leads nowhere, and work goes on."""
-
-    def write(self, text: str) -> int:
-        with self._read_or_not():
-            return super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._read_or_not():
-            super().flush()
-
-    @contextlib.contextmanager
-    def _read_or_not(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a terminal that was closed
-                raise
-            _lead_nowhere(self)
-
-
-def _lead_nowhere(stream: Any) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _prepare_streams() -> None:
-    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened, and so is a pipe that
-    nobody reads any more or a terminal that was closed; what the encoding of stdout cannot say is written as on stderr,
-    as `\\u03c1`."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the first number that is free
-            os.set_inheritable(nowhere, True)
-            setattr(sys, name, open(nowhere, "w" if number else "r"))
-        stream = getattr(sys, name)
-        if number and stream is getattr(sys, f"__{name}__") and (_is_pipe(number) or os.isatty(number)):
-            if _is_pipe(number):
-                os.set_blocking(number, True)  # one that is full is waited for; Python would lose what does not fit
-            how = {"encoding": stream.encoding, "errors": stream.errors, "write_through": stream.write_through}
-            setattr(sys, name, _Pipe(stream.buffer, line_buffering=stream.line_buffering, **how))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _is_pipe(number: int) -> bool:
-    return stat.S_ISFIFO(os.fstat(number).st_mode)
 
 
 _MAIN = threading.main_thread()

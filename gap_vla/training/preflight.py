@@ -160,8 +160,7 @@ def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]], hel
 
 
 def require_data(config: Experiment, stages: Stages, collect_only: bool = False) -> None:
-    """What the stages before training need, as far as they have not been made; of disk nothing where demonstrations
-    are collected only, which looks at its own."""
+    """What the stages before training need, as far as they have not been made; collecting looks at its own disk."""
     require_writable(config.data.root, "data.root")
     require_flags("tensorflow")
     if stages.rlds.exists():
@@ -273,10 +272,8 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     splits = {split.text("name"): split for split in info.list("splits", Section.section)}
     for name in needed:
         if name not in splits:
-            raise ConfigError(
-                f"{directory} has no split {name!r}; give one that has it (`gap-vla build-dataset --val-fraction 0.1` "
-                "writes train and val of two episodes or more)"
-            )
+            advice = "give one that has it (`gap-vla build-dataset --val-fraction 0.1`, of two episodes or more)"
+            raise ConfigError(f"{directory} has no split {name!r}; {advice}")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
     require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it
