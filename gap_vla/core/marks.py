@@ -17,12 +17,12 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.hdf5_mark import read_mark, write_mark
-from gap_vla.core.whole import replacing
+from gap_vla.core.whole import HIDDEN, clear_leftovers, replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
 _PART = 2**22
-_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}(\.[^/.]+)$")  # a path in a folder, as `replacing` hides it
+_TEMPORARY = re.compile(rf"(^|/){HIDDEN.pattern}/[^/]+$")  # a path in a folder, as `replacing` hides it
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
 
@@ -35,6 +35,7 @@ def stamp(path: Path, kind: str) -> None:
     """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
     mark = f"gap_vla:{kind}"
     if path.is_dir():
+        clear_leftovers(path)
         while empty := list(_empty(path)):  # left where something of others lay in an unfinished one
             for folder in empty:
                 folder.rmdir()
@@ -85,13 +86,13 @@ def others_in(folder: Path, own: str) -> list[Path]:
     expression of paths in it, allows; the folder itself if it is a file or a link."""
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         return [folder]
-    names = {file: _TEMPORARY.sub(r"\1\2\3", str(file.relative_to(folder))) for file in _files(folder)}
+    names = {file: _TEMPORARY.sub(r"\1\2", str(file.relative_to(folder))) for file in _files(folder)}
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
 def is_unmarked(folder: Path) -> bool:
     """Whether nothing is in a folder but, perhaps, a mark that a killed writer has not finished."""
-    return all(_TEMPORARY.sub(r"\2\3", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())
+    return all(HIDDEN.sub(r"\1", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())
 
 
 def file_mark(file: Path) -> str:

@@ -20,7 +20,7 @@ from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.locks import NoLocksError, alone
 from gap_vla.core.marks import HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
-from gap_vla.core.whole import put, real_place, replacing
+from gap_vla.core.whole import clear_leftovers, put, real_place, replacing
 
 _SEALED = ("dataset", "labelled_npz", "annotator")
 """Kinds of folders that are written at once, and read only as they were."""
@@ -41,6 +41,8 @@ def claim(
 ) -> Path:
     """Makes sure that `path` may be written, before the work for it begins; writes nothing itself.
 
+    What a killed writer left hidden beside an output that is there is removed.
+
     Args:
         kind: of what will stand there, lower case and `_`.
         overwrite: whether an older output of the same kind may be replaced; None: this command never replaces any.
@@ -58,8 +60,8 @@ def claim(
     path = Path(path)
     if suffixes and suffix_of(path) not in suffixes:
         raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
-    if len(os.fsencode(path.name)) > 235:  # of 255: it is made under a hidden name that is longer
-        raise OutputError(f"{path.name[:40]}…{path.name[-20:]}: the name has more than 235 bytes; give a shorter one")
+    if len(os.fsencode(path.name)) > 229:  # of 255: it is made under a hidden name that is longer
+        raise OutputError(f"{path.name[:40]}…{path.name[-20:]}: the name has more than 229 bytes; give a shorter one")
     if os.path.islink(os.path.realpath(path)):
         raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
     if path.is_symlink() and not named:
@@ -73,6 +75,7 @@ def claim(
         if made_by(folder) in _SEALED:
             raise OutputError(f"{path} lies in {folder}, which would not be as it was made; name another place")
     if os.path.exists(path):
+        clear_leftovers(real.parent, real.name)
         _require_own(path, kind, overwrite, folder=not suffixes)
         _require_changeable(path)
     existing_parent(path)

@@ -27,7 +27,7 @@ from gap_vla.core.identity import differences, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.run_settings import of_result, of_training
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.core.whole import as_written, write_json
+from gap_vla.core.whole import HIDDEN, as_written, clear_leftovers, write_json
 
 SOURCE_HASH = "source_hash"
 """Key of `dataset.json` that says what a dataset that is no run's own held when training began."""
@@ -121,9 +121,10 @@ class RunDirectory:
         run = cls(path)
         with contextlib.ExitStack() as stack:
             if lock:
-                run.require_free_place(config, dataset)
+                run.require_free_place(dataset)
                 stack.enter_context(alone(run.lock, f"{run.path}", wait))
-                for leftover in run._left(config, dataset):
+                clear_leftovers(run.path)
+                for leftover in run._left(dataset):
                     leftover.unlink()
             new = lock and not run.config.exists()
             try:
@@ -135,23 +136,18 @@ class RunDirectory:
                     run.dataset.unlink(missing_ok=True)
                 raise
 
-    def _left(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> list[Path]:
-        """Files of one who was killed as he began this run: they hold what it writes first, or a beginning of that."""
-        if self.config.exists():
+    def _left(self, dataset: Mapping[str, Any] | None) -> list[Path]:
+        """What one who was killed as he began this run wrote, or a beginning of that; the configuration comes last."""
+        if self.config.exists() or dataset is None or not self.dataset.is_file():
             return []
-        first = {"config": as_written(config), "dataset": b"" if dataset is None else as_written(dict(dataset))}
-        found = []
-        for path in self.path.glob("*.json"):
-            name = re.fullmatch(r"\.?(config|dataset)(\.[a-z0-9_]{8})?\.json", path.name)
-            if name and path.is_file() and first[name[1]].startswith(content(path)):
-                found.append(path)
-        return found
+        return [self.dataset] if as_written(dict(dataset)).startswith(content(self.dataset)) else []
 
-    def require_free_place(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None = None) -> None:
+    def require_free_place(self, dataset: Mapping[str, Any] | None = None) -> None:
         """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
         self._require_no_link()
-        own = [self.lock, *self._left(config, dataset)]
-        if not self.config.exists() and self.path.exists() and any(p not in own for p in self.path.iterdir()):
+        own = [self.lock, *self._left(dataset)]
+        others = (p for p in self.path.glob("*") if p not in own and not HIDDEN.fullmatch(p.name))
+        if not self.config.exists() and any(others):
             lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run: move it"
             raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
 
@@ -187,7 +183,7 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config.exists():
-            run.require_free_place(config, dataset)
+            run.require_free_place(dataset)
             if dataset is not None:
                 write_json(run.dataset, dict(dataset))
             write_json(run.config, config)

@@ -1,8 +1,7 @@
 """Files and folders that are whole or absent, whatever moment their writer is killed at.
 
-A file is written under a temporary name beside its destination and renamed. A folder is written into a hidden, locked
-folder beside its destination; the kernel drops the lock of a killed writer, so that the next one knows which hidden
-folders nobody works in any more, and removes them.
+What is written lies in a hidden, locked folder beside its destination until it is renamed. The kernel drops the lock of
+a killed writer, so that the next one knows which hidden folders nobody works in any more, and removes them.
 """
 
 from __future__ import annotations
@@ -25,37 +24,35 @@ from gap_vla.core.resources import existing_parent
 
 OURS, SUFFIX = ".gap_vla-", ".partial"
 """What hidden folders of ours, and no others, have in their names."""
+HIDDEN = re.compile(rf"\.([^/]+){re.escape(OURS)}[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
+"""The whole name of one; the group is the name of what is made in it."""
 OLD = "replaced."
 """What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it takes its place, on an error it is removed.
+    """Yields a temporary file in a hidden folder beside `path`, which takes its place; on an error it is removed.
 
-    A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is.
+    A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is. Raises
+    UserError: see `workplace`.
     """
     path = Path(path)
     if path.name == "..":
         real_place(path)
     suffix = path.suffix.lower()  # of the link: writers go by it
     path = Path(real_place(path if follow else path.parent), "" if follow else path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        _give_usual_mode(temporary, path)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is None or error.filename in (None, name, temporary):
-            error.filename = str(path)  # the name that the user knows
-        raise
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
+    with _hidden_folder(path) as folder:
+        temporary = folder / (path.name if path.name.endswith(suffix) else path.name + suffix)
+        try:
+            temporary.touch(0o600)
+            yield temporary
+            _give_usual_mode(temporary, path)
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.filename in (None, str(temporary), temporary):
+                error.filename = str(path)  # the name that the user knows
+            raise
 
 
 def real_place(path: Path) -> Path:
@@ -82,19 +79,30 @@ def as_written(value: Any) -> bytes:
 def workplace(path: Path) -> Iterator[Path]:
     """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
 
-    What is made in it has the name of `path`, or that with `.annotator`. Raises UserError: a killed writer's folder
-    holds something else; see `real_place`.
+    What is made in it has the name of `path`, or that with a suffix. Raises UserError: a killed writer's folder holds
+    something else; see `real_place`.
     """
     path = real_place(path)
+    with _hidden_folder(path) as folder:
+        try:
+            yield folder
+        except OSError as error:
+            if isinstance(error.filename, str | Path):  # the name that the user knows
+                error.filename = str(error.filename).replace(f"{folder}/", f"{path.parent}/")
+            raise
+
+
+@contextlib.contextmanager
+def _hidden_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
-    folder, lock = _locked_folder(path)
+    clear_leftovers(path.parent, path.name)
+    try:
+        folder, lock = _locked_folder(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     try:
         yield folder
-    except OSError as error:
-        if isinstance(error.filename, str | Path):  # the name that the user knows
-            error.filename = str(error.filename).replace(f"{folder}/", f"{path.parent}/")
-        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
@@ -122,7 +130,7 @@ def put(new: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(new, path)
     elif not _exchange(new, path):
-        # killed between the two: the next writer's `_clear_leftovers` puts the old one back
+        # killed between the two: the next writer's `clear_leftovers` puts the old one back
         os.replace(path, new.parent / (OLD + path.name))
         os.replace(new, path)
 
@@ -137,8 +145,12 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _clear_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}{OURS}*{SUFFIX}"):
+def clear_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes what killed writers left hidden in a folder, of what was to have this name, or of all. Raises UserError:
+    it holds something of others."""
+    for leftover in folder.glob(f".{'*' if name is None else glob.escape(name)}{OURS}*{SUFFIX}"):
+        if not (made := HIDDEN.fullmatch(leftover.name)):
+            continue
         try:
             lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
@@ -148,11 +160,14 @@ def _clear_leftovers(path: Path) -> None:
         except OSError:
             continue  # somebody works there
         else:
-            own = rf"({re.escape(OLD)})?{re.escape(path.name)}(\.annotator)?"
+            if not leftover.exists():  # who worked there has just ended
+                continue
+            own = rf"({re.escape(OLD)})?{re.escape(made[1])}(\.\w+)?"
             if others := [place for place in leftover.iterdir() if not re.fullmatch(own, place.name)]:
-                raise UserError(f"{others[0]} lies where {path} is made and was not written by gap_vla; move it away")
+                what = f"{others[0]} lies where {folder / made[1]} is made and was not written by gap_vla"
+                raise UserError(f"{what}; move it away")
             for old in leftover.glob(f"{OLD}*"):
-                if not (home := path.with_name(old.name.removeprefix(OLD))).exists():
+                if not (home := folder / old.name.removeprefix(OLD)).exists():
                     os.replace(old, home)
             shutil.rmtree(leftover, ignore_errors=True)
         finally:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import collections
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +27,7 @@ from flax import serialization
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
-from gap_vla.core.whole import replacing
+from gap_vla.core.whole import put, replacing, workplace
 from gap_vla.octo.batches import native
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import FILE as TOKENIZER
@@ -327,13 +325,12 @@ def _to_numpy(tree: Any) -> Any:
 
 def _write_step(folder: Path, content: bytes) -> None:
     """The folder appears with its parameters: one without them is a step that was damaged."""
-    made = folder if folder.exists() else folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        _write(made / "default" / "checkpoint", content)
-        os.rename(made, folder)  # or itself, which changes nothing
-    finally:
-        if made != folder:
-            shutil.rmtree(made, ignore_errors=True)
+    if folder.exists():
+        _write(folder / "default" / "checkpoint", content)
+        return
+    with workplace(folder) as place:
+        _write(place / folder.name / "default" / "checkpoint", content)
+        put(place / folder.name, folder)
 
 
 def _write(path: Path, content: bytes) -> None:

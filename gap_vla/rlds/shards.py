@@ -14,7 +14,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import FOREIGN, finite, refusing, shown
-from gap_vla.core.whole import replacing, write_json
+from gap_vla.core.whole import clear_leftovers, replacing, write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
 
@@ -83,8 +83,9 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
 def remove_accounts(directory: Path) -> None:
     """Removes what `write_shard`, killed or not, left beside the shards, once the dataset's own description says it."""
-    for path in [*directory.glob(ACCOUNTS), *directory.glob("*.tfrecord-*.npz"), *directory.glob(".*")]:
-        path.unlink(missing_ok=True)  # a hidden account is found by two of them
+    clear_leftovers(directory)
+    for path in [*directory.glob(ACCOUNTS), *directory.glob("*.tfrecord-*.npz")]:
+        path.unlink()
 
 
 def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:

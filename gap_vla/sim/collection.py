@@ -16,6 +16,7 @@ from gap_vla.core.marks import HDF5, others_in
 from gap_vla.core.outputs import claim
 from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import EPISODES
+from gap_vla.core.whole import clear_leftovers
 from gap_vla.sim.attempts import KEPT, CollectionError, finished, piece, play, seed_of, stopped
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
 from gap_vla.sim.rendering_backend import require_rendering
@@ -160,6 +161,5 @@ def _parts(folder: Path, made: str) -> Iterator[None]:
     with alone(folder / "lock", str(folder)):
         for path in sorted(folder.glob("attempt_*")):
             require_of(path, made)
-        for leftover in folder.glob(".attempt_*"):
-            leftover.unlink()  # a process that was killed while it wrote
+        clear_leftovers(folder)
         yield

@@ -343,7 +343,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_of_the_file_that_was_asked_f
     def refused(prefix, suffix, dir):
         raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}ab12cd34{suffix}")
 
-    monkeypatch.setattr("tempfile.mkstemp", refused)
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
     with pytest.raises(PermissionError) as closed:
         write_json(tmp_path / "TASKS.json", {})
     assert closed.value.filename == str(tmp_path / "TASKS.json")
@@ -507,9 +507,9 @@ def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
         claim(tmp_path / "file" / "deeper" / "x.html", "episode", suffixes=(".html",))
     with pytest.raises(OutputError, match=r"must end in \.html or \.png"):
         claim(tmp_path / "x.txt", "episode", suffixes=(".html", ".png"))
-    with pytest.raises(OutputError, match="the name has more than 235 bytes; give a shorter one"):
-        claim(tmp_path / ("x" * 231 + ".html"), "episode", suffixes=(".html",))
-    assert write_output(tmp_path / ("x" * 230 + ".html"), "episode", "<p>").exists()
+    with pytest.raises(OutputError, match="the name has more than 229 bytes; give a shorter one"):
+        claim(tmp_path / ("x" * 225 + ".html"), "episode", suffixes=(".html",))
+    assert write_output(tmp_path / ("x" * 224 + ".html"), "episode", "<p>").exists()
     assert write_output(tmp_path / "new" / "folder" / "x.html", "episode", "<p>").exists()
 
 
@@ -645,8 +645,12 @@ def test_a_mark_of_a_folder_is_whole_or_absent_and_the_same_call_goes_on(tmp_pat
         changed.setattr(Path, "write_text", on_a_full_disk)
         with pytest.raises(OSError, match=r"No space .*out/made_by\.json"):
             claim_folder(tmp_path / "out", "check")
-    (tmp_path / "out" / ".made_by.abcd_123.json").touch()  # of one who was killed
+    killed = tmp_path / "out" / ".made_by.json.gap_vla-abcd_123.partial"
+    killed.mkdir()
+    (killed / "made_by.json").touch()
     assert made_by(claim_folder(tmp_path / "out", "check")) == "check"
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["made_by.json"]
+    assert Section.read(tmp_path / "out" / FOLDER_MARK, OutputError).section("files").values == {}
 
 
 def test_half_of_a_pair_of_characters_as_json_may_hold_is_written_as_its_number(tmp_path: Path) -> None:

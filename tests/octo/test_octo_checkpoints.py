@@ -98,14 +98,15 @@ def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
 
 
 def test_a_step_that_is_being_saved_is_not_there_until_it_is_whole(tmp_path, monkeypatch) -> None:
-    model, rename, seen = golden.load("a").model, os.rename, []
+    model, replace, seen = golden.load("a").model, os.replace, []
     model.save_pretrained(7, tmp_path)
 
     def looking(made: Path, folder: Path) -> None:
-        seen.append((checkpoint.read_params(tmp_path)[1], folder.exists()))
-        rename(made, folder)
+        if folder == tmp_path / "8":
+            seen.append((checkpoint.read_params(tmp_path)[1], folder.exists()))
+        replace(made, folder)
 
-    monkeypatch.setattr(os, "rename", looking)
+    monkeypatch.setattr(os, "replace", looking)
     model.save_pretrained(8, tmp_path)
     assert seen == [(7, False)] and checkpoint.read_params(tmp_path)[1] == 8
     assert not [*tmp_path.glob(".*")]

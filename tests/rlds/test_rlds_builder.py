@@ -284,7 +284,9 @@ def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: 
 
 
 def test_an_account_that_a_killed_writer_had_begun_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".toy-val.tfrecord-00000-of-00001.0c2nawek.json").write_text("{")
+    account = "toy-val.tfrecord-00000-of-00001.json"
+    (tmp_path / f".{account}.gap_vla-0c2nawek.partial").mkdir()
+    (tmp_path / f".{account}.gap_vla-0c2nawek.partial" / account).write_text("{")
     remove_accounts(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

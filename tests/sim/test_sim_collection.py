@@ -131,7 +131,8 @@ def interrupted(out, workers, stop):
 def test_a_killed_collection_leaves_no_file_and_one_worker_writes_what_two_write(collection, tmp_path):
     out = tmp_path / "killed.hdf5"
     parts, _, _ = interrupted(out, 1, lambda process: process.kill())
-    (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
+    (parts / ".attempt_000009.hdf5.gap_vla-abcd_123.partial").mkdir()
+    (parts / ".attempt_000009.hdf5.gap_vla-abcd_123.partial" / "attempt_000009.hdf5").write_text("half written")
     (tmp_path / ".killed.hdf5.gap_vla-abcd_123.partial").mkdir()
     (tmp_path / ".killed.hdf5.gap_vla-abcd_123.partial" / "killed.hdf5").write_text("half assembled")
     numbers = {key: np.int64(SETTINGS[key]) for key in ("image_size", "seed")}  # numpy's are taken as Python's

@@ -219,22 +219,31 @@ def test_a_run_that_fails_before_anything_came_of_it_leaves_no_directory(tmp_pat
     assert run.config.exists()
 
 
-@pytest.mark.parametrize("name", [".dataset.abcd_123.json", "dataset.json", ".config.abcd_123.json"])
+@pytest.mark.parametrize(
+    "name",
+    [f".{name}.gap_vla-abcd_123.partial/{name}" for name in ("dataset.json", "config.json", "bad_batch.npz")]
+    + ["dataset.json"],
+)
 def test_one_who_was_killed_as_he_began_a_run_begins_it_again(tmp_path, name):
     path = tmp_path / "run"
     with RunDirectory.held(path, CONFIG, resume=False, dataset={"demos": 1}) as run:
         whole = (run.config if "config" in name else run.dataset).read_bytes()
     run.config.unlink()
     run.dataset.unlink()
+    (path / name).parent.mkdir(exist_ok=True)
     (path / name).write_bytes(whole[:-3])
     with RunDirectory.held(path, CONFIG, resume=True, dataset={"demos": 1}) as run:
         assert {*path.iterdir()} == {run.config, run.dataset, run.lock}
     run.config.unlink()
     run.dataset.unlink()
-    (path / name).write_text("the only copy")
-    with pytest.raises(RunExistsError, match="is no run"), RunDirectory.held(path, CONFIG, False, {"demos": 1}):
-        pass
-    assert (path / name).read_text() == "the only copy"
+    theirs = run.dataset if path / name == run.dataset else (path / name).with_name("mine")
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("the only copy")
+    with pytest.raises(UserError, match=r"is no run|mine lies where") as refused:
+        with RunDirectory.held(path, CONFIG, False, {"demos": 1}):
+            pass
+    assert theirs.read_text() == "the only copy"
+    assert isinstance(refused.value, RunExistsError) == (theirs == run.dataset)
 
 
 def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):

@@ -1,0 +1,88 @@
+"""A file is whole or absent, and its killed writer leaves nothing that the next one does not remove."""
+
+import contextlib
+import json
+import os
+import signal
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gap_vla.core.outputs import claim, writing
+from gap_vla.core.whole import HIDDEN, replacing, write_json
+
+
+def in_killed_process(write: Callable[[], object]) -> None:
+    """Calls `write` in a process that SIGKILL ends within it."""
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            write()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def killed_in(place: Path) -> None:
+    place.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def written_once(path: Path, killed: bool) -> None:
+    with writing(path, "report") as temporary:
+        killed_in(temporary) if killed else temporary.write_text("<!doctype html>")
+
+
+def replaced_once(path: Path, killed: bool) -> None:
+    with replacing(path) as temporary:
+        killed_in(temporary) if killed else temporary.write_text("whole")
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "linked"),
+    [
+        (written_once, "page.html", None),
+        (written_once, "page.HTML", "deeper/page.bin"),
+        (written_once, "x" * 224 + ".html", None),
+        (replaced_once, "[a]*.json", None),
+        (replaced_once, "no suffix", None),
+    ],
+)
+def test_of_a_file_whose_writer_was_killed_the_next_one_leaves_nothing(write, name, linked, tmp_path):
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    if linked:  # to a page of ours under a name that does not say so
+        (tmp_path / "deeper").mkdir()
+        write(tmp_path / "deeper" / "page.html", killed=False)
+        path.symlink_to((tmp_path / "deeper" / "page.html").rename(tmp_path / linked))
+    (usual := tmp_path / "usual").touch()
+    real = Path(os.path.realpath(path))
+    old = path.read_bytes() if linked else None
+    for _ in range(2):
+        in_killed_process(lambda: write(path, killed=True))
+        assert [bool(HIDDEN.fullmatch(one.name)) for one in real.parent.iterdir() if one != real] == [True]
+        assert (path.read_bytes() if path.exists() else None) == old
+    write(path, killed=False)
+    assert [*real.parent.iterdir()] == [real] and path.is_symlink() == bool(linked)
+    assert stat.S_IMODE(real.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+    in_killed_process(lambda: write(path, killed=True))
+    assert len([*real.parent.iterdir()]) == 2
+    if write is written_once:
+        claim(path, "report", suffixes=(".html",))  # as a command that only says that it is there
+    else:
+        write(path, killed=False)
+    assert [*real.parent.iterdir()] == [real]
+
+
+def test_two_writers_of_one_file_leave_one_of_theirs_whole(tmp_path):
+    path = tmp_path / "x.json"
+
+    def write(number: int) -> None:
+        for _ in range(100):
+            write_json(path, [number] * 1000)
+            assert len({*json.loads(path.read_bytes())}) == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(write, range(4))]
+    assert [*tmp_path.iterdir()] == [path]
