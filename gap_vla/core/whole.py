@@ -162,11 +162,14 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
         else:
             if not leftover.exists():  # who worked there has just ended
                 continue
-            own = rf"({re.escape(OLD)})?{re.escape(made[1])}(\.\w+)?"
-            if others := [place for place in leftover.iterdir() if not re.fullmatch(own, place.name)]:
+            own = rf"{re.escape(made[1])}(\.[^/]+)?"
+            known = rf"({re.escape(OLD)})?{own}|\.tmp\w{{6}}"  # the last is what safetensors writes before it renames
+            if others := [place for place in leftover.iterdir() if not re.fullmatch(known, place.name, re.DOTALL)]:
                 what = f"{others[0]} lies where {folder / made[1]} is made and was not written by gap_vla"
                 raise UserError(f"{what}; move it away")
             for old in leftover.glob(f"{OLD}*"):
+                if re.fullmatch(own, old.name, re.DOTALL):  # the name of what is made begins so itself
+                    continue
                 if not (home := folder / old.name.removeprefix(OLD)).exists():
                     os.replace(old, home)
             shutil.rmtree(leftover, ignore_errors=True)

@@ -35,8 +35,8 @@ _MARKS = (_MARK, FOLDER_MARK)
 
 def check_names(name: str, version: str) -> None:
     """Raises DatasetError for what is no name or no version of a dataset."""
-    if not re.fullmatch("[a-z][a-z0-9_]{,199}", name):  # others TFDS writes, and does not find again
-        rule = "at most 200 small letters a to z, digits and underscores, first a letter"
+    if not re.fullmatch("[a-z][a-z0-9_]{,189}", name):  # others TFDS writes, and does not find again
+        rule = "at most 190 small letters a to z, digits and underscores, first a letter"
         raise DatasetError(f"dataset name {name!r}: use {rule}")
     if not VERSION.fullmatch(version):
         raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")

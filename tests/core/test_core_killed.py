@@ -86,3 +86,17 @@ def test_two_writers_of_one_file_leave_one_of_theirs_whole(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         [*pool.map(write, range(4))]
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["replaced.page.json", "model.Q4-K", "weights.safetensors"])
+def test_what_a_killed_writer_left_under_an_odd_name_is_removed_and_becomes_nothing_else(name, tmp_path):
+    path = tmp_path / name
+
+    def killed() -> None:
+        with replacing(path) as temporary:
+            (temporary.with_name(".tmpAb12_z") if path.suffix == ".safetensors" else temporary).touch()
+            killed_in(temporary)
+
+    in_killed_process(killed)
+    replaced_once(path, killed=False)
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "whole"

@@ -214,7 +214,7 @@ def test_datasets_without_a_folder_are_written_by_the_base_builder(file: Path, t
         "rlds_builders.threading"
     )
     for name in ("my-task", "übung", "MyTask", "_x", "a" * 201):
-        with pytest.raises(DatasetError, match=f"'{name}': use at most 200 small letters a to z, digits"):
+        with pytest.raises(DatasetError, match=f"'{name}': use at most 190 small letters a to z, digits"):
             dataset_builder(name, tmp_path)
 
 
