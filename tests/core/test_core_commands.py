@@ -277,7 +277,7 @@ def test_the_help_of_every_command_needs_no_extra():
         (
             "build_dataset",
             ["nothing.hdf5", "--name", "x y"],
-            "at most 200 small letters a to z, digits and underscores",
+            "at most 190 small letters a to z, digits and underscores",
         ),
         ("check_dataset", ["nothing"], "nothing"),
         ("collect_demos", ["--task", "sewing", "--out", "x.hdf5"], "sewing"),

@@ -213,7 +213,7 @@ def test_datasets_without_a_folder_are_written_by_the_base_builder(file: Path, t
     assert type(dataset_builder("threading", tmp_path, version="1.0.1")).__module__.startswith(
         "rlds_builders.threading"
     )
-    for name in ("my-task", "übung", "MyTask", "_x", "a" * 201):
+    for name in ("my-task", "übung", "MyTask", "_x", "a" * 191):
         with pytest.raises(DatasetError, match=f"'{name}': use at most 190 small letters a to z, digits"):
             dataset_builder(name, tmp_path)
 
