@@ -18,7 +18,7 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.locks import NoLocksError, alone
-from gap_vla.core.marks import HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
+from gap_vla.core.marks import FOLDER_MARK, HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import clear_leftovers, put, real_place, replacing
 
@@ -60,7 +60,9 @@ def claim(
     path = Path(path)
     if suffixes and suffix_of(path) not in suffixes:
         raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
-    if len(os.fsencode(path.name)) > 229:  # of 255: it is made under a hidden name that is longer
+    if (
+        max(len(os.fsencode(name)) for name in (path.name, os.path.basename(os.path.realpath(path)))) > 229
+    ):  # of 255: it is made under a hidden name that is longer
         raise OutputError(f"{path.name[:40]}…{path.name[-20:]}: the name has more than 229 bytes; give a shorter one")
     if os.path.islink(os.path.realpath(path)):
         raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
@@ -109,6 +111,7 @@ def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | 
     path = Path(path)
     if made_by(path) == kind and path.is_dir():
         require_apart(path, *sources)
+        clear_leftovers(path, FOLDER_MARK)
         return path
     claim(path, kind, sources=sources)
     if make:

@@ -131,8 +131,14 @@ def put(new: Path, path: Path) -> None:
         os.replace(new, path)
     elif not _exchange(new, path):
         # killed between the two: the next writer's `clear_leftovers` puts the old one back
-        os.replace(path, new.parent / (OLD + path.name))
-        os.replace(new, path)
+        old = new.parent / (OLD + path.name)
+        try:
+            os.replace(path, old)
+            os.replace(new, path)
+        except BaseException:  # as Ctrl-C
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise
 
 
 def _exchange(one: Path, other: Path) -> bool:

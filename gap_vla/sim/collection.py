@@ -156,9 +156,12 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
 @contextlib.contextmanager
 def _parts(folder: Path, made: str) -> Iterator[None]:
     """Opens the folder of finished episodes, alone, and only if all are whole and of the settings with this digest."""
-    if others := others_in(folder, _OWN):
-        raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
-    with alone(folder / "lock", str(folder)):
+    strange = folder.is_symlink() or (
+        folder.exists() and not folder.is_dir()
+    )  # then it is refused, without a lock in it
+    with contextlib.nullcontext() if strange else alone(folder / "lock", str(folder)):
+        if others := others_in(folder, _OWN):  # alone: what another process is writing there comes and goes
+            raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
         for path in sorted(folder.glob("attempt_*")):
             require_of(path, made)
         clear_leftovers(folder)

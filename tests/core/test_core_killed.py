@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gap_vla.core.outputs import claim, writing
-from gap_vla.core.whole import HIDDEN, replacing, write_json
+from gap_vla.core.whole import HIDDEN, put, replacing, workplace, write_json
 
 
 def in_killed_process(write: Callable[[], object]) -> None:
@@ -100,3 +100,21 @@ def test_what_a_killed_writer_left_under_an_odd_name_is_removed_and_becomes_noth
     in_killed_process(killed)
     replaced_once(path, killed=False)
     assert [*tmp_path.iterdir()] == [path] and path.read_text() == "whole"
+
+
+def test_an_old_output_is_put_back_after_ctrl_c_where_two_places_cannot_be_exchanged(tmp_path, monkeypatch):
+    old, replace = tmp_path / "out", os.replace
+    old.mkdir()
+    (old / "mine").touch()
+    monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+
+    def interrupted(one: Path, other: Path) -> None:
+        if one.name == "out" and other == old:
+            raise KeyboardInterrupt
+        replace(one, other)
+
+    with contextlib.suppress(KeyboardInterrupt), workplace(old) as folder:
+        (folder / "out").mkdir()
+        monkeypatch.setattr(os, "replace", interrupted)
+        put(folder / "out", old)
+    assert [*tmp_path.rglob("*")] == [old, old / "mine"]
