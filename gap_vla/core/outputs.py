@@ -60,16 +60,14 @@ def claim(
     path = Path(path)
     if suffixes and suffix_of(path) not in suffixes:
         raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
-    if (
-        max(len(os.fsencode(name)) for name in (path.name, os.path.basename(os.path.realpath(path)))) > 229
-    ):  # of 255: it is made under a hidden name that is longer
+    real = Path(os.path.realpath(path))
+    if max(len(os.fsencode(one.name)) for one in (path, real)) > 229:  # of 255: it is made in a folder of a longer name
         raise OutputError(f"{path.name[:40]}…{path.name[-20:]}: the name has more than 229 bytes; give a shorter one")
-    if os.path.islink(os.path.realpath(path)):
+    if os.path.islink(real):
         raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
     if path.is_symlink() and not named:
         raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
     require_apart(path, *sources)
-    real = Path(os.path.realpath(path))
     for one in (real, *real.parents):
         if re.fullmatch("[0-9]+", one.name) and (one.parent / "example_batch.msgpack").exists():
             raise OutputError(f"{one} would be a step of the checkpoint {one.parent}; give a name that is no number")

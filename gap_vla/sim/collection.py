@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -156,11 +157,9 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
 @contextlib.contextmanager
 def _parts(folder: Path, made: str) -> Iterator[None]:
     """Opens the folder of finished episodes, alone, and only if all are whole and of the settings with this digest."""
-    strange = folder.is_symlink() or (
-        folder.exists() and not folder.is_dir()
-    )  # then it is refused, without a lock in it
-    with contextlib.nullcontext() if strange else alone(folder / "lock", str(folder)):
-        if others := others_in(folder, _OWN):  # alone: what another process is writing there comes and goes
+    own = not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink())  # else no lock is put into it
+    with alone(folder / "lock", str(folder)) if own else contextlib.nullcontext():
+        if others := others_in(folder, _OWN):  # under the lock: what another process is writing comes and goes
             raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
         for path in sorted(folder.glob("attempt_*")):
             require_of(path, made)

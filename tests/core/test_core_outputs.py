@@ -509,6 +509,10 @@ def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
         claim(tmp_path / "x.txt", "episode", suffixes=(".html", ".png"))
     with pytest.raises(OutputError, match="the name has more than 229 bytes; give a shorter one"):
         claim(tmp_path / ("x" * 225 + ".html"), "episode", suffixes=(".html",))
+    (tmp_path / "long.html").symlink_to(tmp_path / ("x" * 225 + ".html"))
+    (tmp_path / ("x" * 225 + ".html")).touch()
+    with pytest.raises(OutputError, match="the name has more than 229 bytes; give a shorter one"):
+        claim(tmp_path / "long.html", "episode", suffixes=(".html",))
     assert write_output(tmp_path / ("x" * 224 + ".html"), "episode", "<p>").exists()
     assert write_output(tmp_path / "new" / "folder" / "x.html", "episode", "<p>").exists()
 
@@ -649,6 +653,8 @@ def test_a_mark_of_a_folder_is_whole_or_absent_and_the_same_call_goes_on(tmp_pat
     killed.mkdir()
     (killed / "made_by.json").touch()
     assert made_by(claim_folder(tmp_path / "out", "check")) == "check"
+    killed.mkdir()  # after the mark had taken its place
+    claim_folder(tmp_path / "out", "check")
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["made_by.json"]
     assert Section.read(tmp_path / "out" / FOLDER_MARK, OutputError).section("files").values == {}
 
