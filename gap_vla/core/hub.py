@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, shown
-from gap_vla.core.whole import replacing
+from gap_vla.core.whole import clear_leftovers, replacing
 
 PREFIX = "hf://"
 _LAYOUT = "config.json"
@@ -74,6 +74,8 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
             raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
     if whole and not {_LAYOUT, "policy.json"} & {*names}:
         raise ForeignModel(f"{PREFIX}{repository} has neither {_LAYOUT} nor policy.json; nothing was downloaded")
+    for place in {(folder / name).parent for name in names}:
+        clear_leftovers(place)
     for name in names:
         if not (folder / name).exists():
             with replacing(folder / name) as temporary, temporary.open("wb") as file:

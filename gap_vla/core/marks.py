@@ -17,12 +17,11 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.hdf5_mark import read_mark, write_mark
-from gap_vla.core.whole import HIDDEN, clear_leftovers, replacing
+from gap_vla.core.whole import HIDDEN, WITHIN, clear_leftovers, replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
 _PART = 2**22
-_TEMPORARY = re.compile(rf"(^|/){HIDDEN.pattern}/[^/]+$")  # a path in a folder, as `replacing` hides it
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
 
@@ -86,13 +85,14 @@ def others_in(folder: Path, own: str) -> list[Path]:
     expression of paths in it, allows; the folder itself if it is a file or a link."""
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         return [folder]
-    names = {file: _TEMPORARY.sub(r"\1\2", str(file.relative_to(folder))) for file in _files(folder)}
+    names = {file: str(file.relative_to(folder)) for file in _files(folder)}
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
 def is_unmarked(folder: Path) -> bool:
     """Whether nothing is in a folder but, perhaps, a mark that a killed writer has not finished."""
-    return all(HIDDEN.sub(r"\1", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())
+    marks = (HIDDEN.sub(r"\1", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())
+    return all(marks) and not any(_files(folder))
 
 
 def file_mark(file: Path) -> str:
@@ -107,14 +107,26 @@ def file_mark(file: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All but its mark."""
-    files = (file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
-    return (file for file in files if file != folder / FOLDER_MARK)
+    """All but its mark and what writers hide."""
+    for place, folders, files in _walked(folder):
+        for name in files + [name for name in folders if (place / name).is_symlink()]:
+            if place / name != folder / FOLDER_MARK and not WITHIN.fullmatch(f"{place.name}/{name}"):
+                yield place / name
 
 
 def _empty(folder: Path) -> Iterator[Path]:
-    """Folders without anything in them, such as the mark of another program."""
-    return (part for part in folder.rglob("*") if part.is_dir() and not part.is_symlink() and not any(part.iterdir()))
+    """Folders without anything in them, such as the mark of another program, but those of writers."""
+    for place, folders, files in _walked(folder):
+        if not folders and not files and place != folder and not HIDDEN.fullmatch(place.name):
+            yield place
+
+
+def _walked(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    def stop(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a writer has removed what it hid
+            raise error
+
+    return ((Path(place), folders, files) for place, folders, files in os.walk(folder, onerror=stop))
 
 
 def _in_png(content: bytes, mark: str) -> bytes:

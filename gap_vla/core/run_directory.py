@@ -123,7 +123,8 @@ class RunDirectory:
             if lock:
                 run.require_free_place(dataset)
                 stack.enter_context(alone(run.lock, f"{run.path}", wait))
-                clear_leftovers(run.path)
+                for place in (run.path, run.state, run.checkpoint):
+                    clear_leftovers(place)
                 for leftover in run._left(dataset):
                     leftover.unlink()
             new = lock and not run.config.exists()

@@ -1,7 +1,7 @@
 """Files and folders that are whole or absent, whatever moment their writer is killed at.
 
-What is written lies in a hidden, locked folder beside its destination until it is renamed. The kernel drops the lock of
-a killed writer, so that the next one knows which hidden folders nobody works in any more, and removes them.
+What is written lies in a hidden folder beside its destination until it is renamed, with a locked file. The kernel drops
+the lock of a killed writer, so that the next one knows which hidden folders nobody works in any more, and removes them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import glob
 import json
 import os
 import re
@@ -26,8 +25,13 @@ OURS, SUFFIX = ".gap_vla-", ".partial"
 """What hidden folders of ours, and no others, have in their names."""
 HIDDEN = re.compile(rf"\.([^/]+){re.escape(OURS)}[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
 """The whole name of one; the group is the name of what is made in it."""
-OLD = "replaced."
+OLD = "replaced-"
 """What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
+LOCK = ".gap_vla.lock"
+"""A file, since network file systems lock folders for one machine alone."""
+WITHIN = re.compile(rf"{HIDDEN.pattern}/({OLD}\1|\1(\.[^/]+)?|\.tmp\w{{6}}|{re.escape(LOCK)}|\.nfs\w+)")
+"""What lies in one. `.tmp` is safetensors', before it renames; `.nfs` what network file systems make of a file that is
+removed while it is open."""
 
 
 @contextlib.contextmanager
@@ -104,8 +108,7 @@ def _hidden_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        _remove(folder, lock)
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:
@@ -113,32 +116,53 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}{OURS}", suffix=SUFFIX, dir=path.parent))
         try:
-            lock = os.open(folder, os.O_RDONLY)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:
             continue
+        except OSError:  # the disk is full
+            folder.rmdir()
+            raise
         with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
+        if _is_lock(lock, folder):
             return folder, lock
         os.close(lock)
 
 
+def _is_lock(handle: int, folder: Path) -> bool:
+    """Whether an open file is the lock of a hidden folder still, which its holder removes with it."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(folder / LOCK))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # network file systems keep an open file, and its folder
+
+
 def put(new: Path, path: Path) -> None:
-    """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
+    """Moves `new`, a file or folder, to `path`; an old or a new one is there at every moment. An old folder then has
+    the place of `new`."""
     path = real_place(path)
     _give_usual_mode(new, path)
     if not path.is_dir():
         os.replace(new, path)
     elif not _exchange(new, path):
-        # killed between the two: the next writer's `clear_leftovers` puts the old one back
-        old = new.parent / (OLD + path.name)
-        try:
-            os.replace(path, old)
-            os.replace(new, path)
-        except BaseException:  # as Ctrl-C
-            if old.exists() and not path.exists():
-                os.replace(old, path)
-            raise
+        with _hidden_folder(path) as folder:
+            # killed between the two: the next writer's `clear_leftovers` puts the old one back
+            old = folder / (OLD + path.name)
+            try:
+                os.replace(path, old)
+                os.replace(new, path)
+                os.replace(old, new)
+            except BaseException:  # as Ctrl-C
+                if old.exists() and not path.exists():
+                    os.replace(old, path)
+                raise
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -154,33 +178,43 @@ def _exchange(one: Path, other: Path) -> bool:
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
     """Removes what killed writers left hidden in a folder, of what was to have this name, or of all. Raises UserError:
     it holds something of others."""
-    for leftover in folder.glob(f".{'*' if name is None else glob.escape(name)}{OURS}*{SUFFIX}"):
-        if not (made := HIDDEN.fullmatch(leftover.name)):
+    for leftover in _hidden_in(folder, name):
+        if (lock := _lock_of_killed(leftover)) is None:
             continue
-        try:
-            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # somebody works there
-        else:
-            if not leftover.exists():  # who worked there has just ended
-                continue
-            own = rf"{re.escape(made[1])}(\.[^/]+)?"
-            known = rf"({re.escape(OLD)})?{own}|\.tmp\w{{6}}"  # the last is what safetensors writes before it renames
-            if others := [place for place in leftover.iterdir() if not re.fullmatch(known, place.name, re.DOTALL)]:
-                what = f"{others[0]} lies where {folder / made[1]} is made and was not written by gap_vla"
-                raise UserError(f"{what}; move it away")
-            for old in leftover.glob(f"{OLD}*"):
-                if re.fullmatch(own, old.name, re.DOTALL):  # the name of what is made begins so itself
-                    continue
-                if not (home := folder / old.name.removeprefix(OLD)).exists():
-                    os.replace(old, home)
-            shutil.rmtree(leftover, ignore_errors=True)
-        finally:
+        made = folder / HIDDEN.sub(r"\1", leftover.name)
+        others = [place for place in leftover.iterdir() if not WITHIN.fullmatch(f"{leftover.name}/{place.name}")]
+        if others:
             os.close(lock)
+            what = f"{others[0]} lies where {made} is made and was not written by gap_vla"
+            raise UserError(f"{what}; move it away")
+        if (old := leftover / (OLD + made.name)).exists() and not made.exists():
+            os.replace(old, made)
+        _remove(leftover, lock)
+
+
+def _hidden_in(folder: Path, name: str | None) -> list[Path]:
+    beginning = "." if name is None else f".{name}{OURS}"
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        ours = (one for one in entries if one.name.startswith(beginning) and HIDDEN.fullmatch(one.name))
+        return [folder / one.name for one in ours if one.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _lock_of_killed(leftover: Path) -> int | None:
+    """The lock of a hidden folder, if nobody works there and something is left in it."""
+    with contextlib.suppress(OSError):
+        leftover.rmdir()  # killed before it had a lock
+        return None
+    try:
+        lock = os.open(leftover / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:  # gone, or of another user
+        return None
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_lock(lock, leftover):  # else who worked there has just ended
+            return lock
+    os.close(lock)
+    return None
 
 
 def _give_usual_mode(path: Path, old: Path) -> None:

@@ -27,7 +27,7 @@ from flax import serialization
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
-from gap_vla.core.whole import put, replacing, workplace
+from gap_vla.core.whole import clear_leftovers, put, replacing, workplace
 from gap_vla.octo.batches import native
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import FILE as TOKENIZER
@@ -273,6 +273,7 @@ def write_checkpoint(
     config, statistics and an example batch of another model, which its steps would be read with.
     """
     target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
+    clear_leftovers(root)
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})

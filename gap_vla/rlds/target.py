@@ -19,7 +19,7 @@ from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import FOLDER_MARK, others_in
 from gap_vla.core.outputs import claim, deliver
-from gap_vla.core.whole import write_json
+from gap_vla.core.whole import clear_leftovers, write_json
 from gap_vla.phases.motion import MotionError
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
@@ -60,16 +60,19 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     somebody's file, is in the way; InUseError: another writer is at work.
     """
     with alone_at(path):
+        clear_leftovers(path.parent, path.name)
+        partial = _unfinished(path)
         if path.exists():
             recorded = dataset_metadata(path)
             known, hashed = recorded.get("identity"), recorded.get("identity_hash")
             if (hashed == digest(settings, 16) or same_settings(known, settings)) and is_whole(path, overwrite):
+                if (partial / FOLDER_MARK).exists():  # the dataset that this one took the place of
+                    _discard_own(partial, path)
                 yield None
                 return
             if not overwrite:
                 refuse_other(path, settings)
         claim(path, "dataset", named=False)  # what a link leads to is another dataset
-        partial = _unfinished(path)
         mark = partial / _MARK
         described = json.dumps(settings, indent=2) + "\n"
         _require_own(partial, path)
@@ -83,9 +86,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             yield partial
         except BaseException as error:
             if isinstance(error, EpisodeError | MotionError) or not any(partial.glob(ACCOUNTS)):
-                with contextlib.suppress(OSError, DatasetError):
-                    _require_own(partial, path)
-                    _discard(partial)
+                _discard_own(partial, path)
             raise
 
 
@@ -165,6 +166,13 @@ def _discard(partial: Path) -> None:
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     partial.rmdir()
+
+
+def _discard_own(partial: Path, path: Path) -> None:
+    """`_discard`, unless somebody put something there."""
+    with contextlib.suppress(OSError, DatasetError):
+        _require_own(partial, path)
+        _discard(partial)
 
 
 def describe(

@@ -17,7 +17,7 @@ from gap_vla.core.foreign import Section, one_line, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
-from gap_vla.core.whole import write_json
+from gap_vla.core.whole import clear_leftovers, write_json
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import (
     FIRST_ANSWER,
@@ -159,6 +159,8 @@ def evaluate(
     what = evaluated(policy, chosen, seed)
     of = what if named is None else {key: what[key] for key in ("task", "policy")}  # its layouts count from no seed
     with alone(out / ".lock", str(out)):
+        for place in (out, out / "videos"):
+            clear_leftovers(place)
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         outcomes = {e: record.success for e, record in log.records.items()}
         if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from leftovers import leave
 
 from gap_vla.core.errors import message_of
 from gap_vla.core.foreign import CheckpointError
@@ -72,6 +73,14 @@ def test_a_snapshot_is_whole_and_lies_where_the_hubs_own_package_finds_it(hub, t
     assert str(found) == snapshot_download("lab/mine", local_files_only=True)
     assert local_directory("hf://lab/mine") == found and sorted(hub["asked"]) == sorted(FILES)  # once each
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]  # whatever the ETags say
+
+
+def test_what_a_killed_download_left_of_a_finished_snapshot_is_removed(hub, tmp_path):
+    found = local_directory("hf://lab/mine")
+    before = sorted(found.rglob("*"))
+    leave(found / "7" / "default" / "checkpoint")
+    leave(found / "config.json", "config.json")
+    assert local_directory("hf://lab/mine") == found and sorted(found.rglob("*")) == before
 
 
 def test_a_tokenizer_is_fetched_alone(hub, tmp_path):

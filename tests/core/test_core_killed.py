@@ -1,6 +1,8 @@
 """A file is whole or absent, and its killed writer leaves nothing that the next one does not remove."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -10,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from leftovers import leave
 
-from gap_vla.core.outputs import claim, writing
+from gap_vla.core.errors import UserError
+from gap_vla.core.marks import FOLDER_MARK, is_unmarked, others_in, stamp, unlike_mark
+from gap_vla.core.outputs import claim, claim_folder, writing
 from gap_vla.core.whole import HIDDEN, put, replacing, workplace, write_json
 
 
@@ -88,7 +93,42 @@ def test_two_writers_of_one_file_leave_one_of_theirs_whole(tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("name", ["replaced.page.json", "model.Q4-K", "weights.safetensors"])
+def test_what_another_machine_is_writing_on_a_network_disk_stays(tmp_path, monkeypatch):
+    """There a lock of a folder holds for one machine; that of a file, for all."""
+    lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: stat.S_ISDIR(os.fstat(file).st_mode) or lock(file, how))
+    path = tmp_path / "x.json"
+    with replacing(path) as theirs:
+        theirs.write_text("half")
+        write_json(path, "ours")
+        assert theirs.read_text() == "half"
+        theirs.write_text("theirs")
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "theirs"
+
+
+def test_where_no_lock_can_be_had_nothing_is_taken_for_a_leftover(tmp_path, monkeypatch):
+    def none(file: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = tmp_path / "x.json"
+    with replacing(path) as theirs:
+        theirs.write_text("theirs")
+        write_json(path, "ours")
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "theirs"
+
+
+def test_one_who_was_killed_before_he_had_a_lock_or_as_he_gave_it_back_leaves_nothing(tmp_path):
+    (tmp_path / ".x.json.gap_vla-abcdefgh.partial").mkdir()
+    given_back = tmp_path / ".x.json.gap_vla-hgfedcba.partial"
+    given_back.mkdir()
+    for name in ("x.json", ".nfs000000000004c2b700000001"):
+        (given_back / name).touch()
+    write_json(tmp_path / "x.json", 1)
+    assert [one.name for one in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("name", ["replaced-page.json", "model.Q4-K", "weights.safetensors"])
 def test_what_a_killed_writer_left_under_an_odd_name_is_removed_and_becomes_nothing_else(name, tmp_path):
     path = tmp_path / name
 
@@ -118,3 +158,52 @@ def test_an_old_output_is_put_back_after_ctrl_c_where_two_places_cannot_be_excha
         monkeypatch.setattr(os, "replace", interrupted)
         put(folder / "out", old)
     assert [*tmp_path.rglob("*")] == [old, old / "mine"]
+
+
+def test_where_two_places_cannot_be_exchanged_the_old_output_goes_with_the_new_ones_place(tmp_path, monkeypatch):
+    old, replace = tmp_path / "out", os.replace
+    monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+
+    def make(name: str) -> None:
+        with workplace(old) as folder:
+            (new := folder / "out").mkdir()
+            (new / name).touch()
+            put(new, old)
+            assert name == "first" or [one.name for one in new.iterdir()] == ["first"]
+
+    def killed(one: Path, other: Path) -> None:
+        replace(one, other)
+        if one == old:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    make("first")
+    make("first")
+    monkeypatch.setattr(os, "replace", killed)
+    in_killed_process(lambda: make("second"))
+    monkeypatch.setattr(os, "replace", replace)
+    assert not old.exists() and len([*tmp_path.iterdir()]) == 2  # the old one, and where the new one was made
+    make("second")
+    assert [*tmp_path.rglob("*")] == [old, old / "second"]
+
+
+def test_two_who_mark_one_folder_at_once_both_find_it_theirs(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(100):
+            assert [*pool.map(claim_folder, [tmp_path / f"{number}"] * 4, ["report"] * 4)]
+
+
+def test_what_a_killed_writer_left_in_a_folder_is_no_part_of_it_and_a_file_of_somebody_is(tmp_path, monkeypatch):
+    (folder := tmp_path / "data").mkdir()
+    (folder / "a.npz").touch()
+    hidden = leave(folder / "deeper" / "b.npz", "b.npz")
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: (_ for _ in ()).throw(OSError("no locks")))
+    stamp(folder, "dataset")
+    assert json.loads((folder / FOLDER_MARK).read_text())["files"].keys() == {"a.npz"}
+    assert unlike_mark(folder, UserError) == {} and others_in(folder, r"a\.npz|made_by\.json") == []
+    (theirs := hidden / "mine").touch()
+    assert [*unlike_mark(folder, UserError).values()] == ["added"]
+    assert others_in(folder, r"a\.npz|made_by\.json") == [theirs]
+    leave(tmp_path / "new" / FOLDER_MARK, FOLDER_MARK)
+    assert is_unmarked(tmp_path / "new")
+    leave(tmp_path / "other" / FOLDER_MARK, "mine")
+    assert not is_unmarked(tmp_path / "other")

@@ -23,7 +23,7 @@ from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
 from gap_vla.core.outputs import OutputError, alone_in, claim, claim_folder, deliver, write_output, writing
 from gap_vla.core.resources import ResourceError
-from gap_vla.core.whole import put, replacing, workplace, write_json
+from gap_vla.core.whole import LOCK, put, replacing, workplace, write_json
 from gap_vla.drawing.video import write_video
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
@@ -298,7 +298,7 @@ def test_hidden_folders_that_are_not_ours_stay(tmp_path):
     (ours / "thesis.txt").rename(ours / "x.hdf5")
     for name in ("x.hdf5", "*.hdf5", "[a-z].hdf5"):
         with workplace(tmp_path / name) as folder:
-            assert folder.parent == tmp_path and not any(folder.iterdir())
+            assert folder.parent == tmp_path and [one.name for one in folder.iterdir()] == [LOCK]
     assert all((folder / "thesis.txt").exists() for folder in foreign) and not ours.exists()
 
 

@@ -14,6 +14,7 @@ import octo_golden as golden
 import pytest
 from flax import serialization
 from flax.core import FrozenDict
+from leftovers import leave
 
 from gap_vla.core.marks import file_mark
 from gap_vla.octo import CheckpointError, OctoModel, checkpoint, merge_params
@@ -36,6 +37,17 @@ def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) 
     ]
     for file in files:
         assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
+
+
+def test_what_a_killed_writer_left_beside_a_finished_step_goes_with_the_next(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    model.save_pretrained(5, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    leave(tmp_path / "5")
+    leave(tmp_path / "config.json", "config.json")
+    with pytest.raises(CheckpointError, match="exists already"):
+        model.save_pretrained(5, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_numbers_in_another_byte_order_are_saved_and_act_as_the_same(tmp_path: Path) -> None:

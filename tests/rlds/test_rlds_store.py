@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from leftovers import leave
 from synthetic_demos import assert_equal
 
 from gap_vla.core.episode import Episode, EpisodeError
@@ -48,6 +49,15 @@ def test_a_finished_store_is_reused_and_another_datasets_is_rebuilt(tmp_path: Pa
     (where / "notes.txt").rename(where / "train.image_front-left.bin")  # of a camera
     rebuilt = EpisodeStore.build(data)
     assert rebuilt.split("train").steps + rebuilt.split("val").steps == sum(len(e) for e in episodes[2:5])
+
+
+def test_an_old_store_that_a_kill_left_after_the_exchange_goes_when_the_new_one_is_opened(
+    version_dir: Path, tmp_path: Path
+) -> None:
+    built = EpisodeStore.build(version_dir, tmp_path / "store")
+    shutil.copytree(tmp_path / "store", leave(tmp_path / "store") / "store")
+    assert EpisodeStore.build(version_dir, tmp_path / "store").source_hash == built.source_hash
+    assert [*tmp_path.iterdir()] == [tmp_path / "store"]
 
 
 def test_a_finished_store_on_a_disk_that_may_only_be_read_is_used(

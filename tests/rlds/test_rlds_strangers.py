@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from leftovers import leave
 from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
@@ -40,7 +41,16 @@ def partial(tmp_path: Path) -> Path:
     return tmp_path / "toy" / ".1.0.0.partial"
 
 
-NAMES = ["mine.txt", ".notes", "annotator/mine.json", "toy-train.tfrecord-00000-of-00001.bak", "toy/mine.txt", "link"]
+HIDDEN = ".metadata.json.gap_vla-abcdefgh.partial/mine"
+NAMES = [
+    "mine.txt",
+    ".notes",
+    HIDDEN,
+    "annotator/mine.json",
+    "toy-train.tfrecord-00000-of-00001.bak",
+    "toy/mine.txt",
+    "link",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,6 +99,38 @@ def test_an_old_or_new_dataset_that_a_kill_left_in_the_hidden_folder_is_no_stran
     version = write_rlds(EPISODES[:2], tmp_path, "toy")  # exchanged with the new one, and not removed any more
     version.rename(partial := version.with_name(".1.0.0.partial"))
     assert content(write_rlds(EPISODES, tmp_path, "toy")) == sound and not partial.exists()
+
+
+def test_an_old_dataset_that_a_kill_left_after_the_exchange_goes_when_nothing_is_left_to_do(
+    tmp_path: Path, sound: dict[str, bytes]
+) -> None:
+    old = write_rlds(EPISODES[:2], tmp_path, "toy").rename(tmp_path / "old")
+    version = write_rlds(EPISODES, tmp_path, "toy")
+    shutil.copytree(old, partial := version.with_name(".1.0.0.partial"))
+    (partial / "mine.txt").write_text("the only copy")
+    assert write_rlds(EPISODES, tmp_path, "toy") == version and (partial / "mine.txt").exists()
+    (partial / "mine.txt").unlink()
+    assert write_rlds(EPISODES, tmp_path, "toy") == version and content(version) == sound
+    assert [*version.parent.iterdir()] == [version]
+    with pytest.raises(KeyboardInterrupt):  # what is made from other data may be gone on with
+        write_rlds(EPISODES[:2], tmp_path, "toy", companion=interrupt, overwrite=True)
+    assert write_rlds(EPISODES, tmp_path, "toy") == version and partial.exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_where_two_places_cannot_be_exchanged_no_old_dataset_stays(
+    tmp_path: Path, sound: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+    version = write_rlds(EPISODES[:2], tmp_path, "toy")
+    if killed:
+        old = content(version)
+        version.rename(leave(version) / "replaced-1.0.0")
+        with pytest.raises(DatasetError, match="exists and was made differently"):
+            write_rlds(EPISODES, tmp_path, "toy")
+        assert content(version) == old
+    write_rlds(EPISODES, tmp_path, "toy", overwrite=True)
+    assert content(version) == sound and [*version.parent.iterdir()] == [version]
 
 
 def other_shard(version: Path) -> None:

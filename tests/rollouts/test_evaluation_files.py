@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from evaluations import evaluation_of
+from leftovers import leave
 from pointmass import PointTask
 from served import Counting, serving
 
@@ -61,6 +62,16 @@ def test_a_diagnosis_of_demonstrations_without_pictures_is_none(tmp_path, capsys
     options = ["--policy", "random", "--task", "assembly", "--demos", str(path), "--out", str(tmp_path / "out")]
     assert diagnose.main(options) == 2
     assert "has no pictures, and a diagnosis alters them; give recordings with" in capsys.readouterr().err
+
+
+def test_what_a_killed_evaluation_left_of_its_files_goes_when_it_is_taken_up(tmp_path):
+    options = dict(episodes=1, seed=0, out_dir=tmp_path, workers=1)
+    summary = evaluate(RandomPolicy(7), PointTask(), **options)
+    before = sorted(tmp_path.rglob("*"))
+    leave(tmp_path / "evaluation.json", "evaluation.json")
+    leave(tmp_path / "videos" / "episode_0000_failure.mp4", "episode_0000_failure.mp4")
+    assert evaluate(RandomPolicy(7), PointTask(), **options)["episodes"] == summary["episodes"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def replaying(path, task="assembly"):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
+from leftovers import leave
 from safetensors.numpy import save_file
 
 from gap_vla.core.errors import UserError
@@ -217,6 +218,15 @@ def test_a_run_that_fails_before_anything_came_of_it_leaves_no_directory(tmp_pat
     with pytest.raises(RunExistsError, match="started run"), RunDirectory.held(run.path, CONFIG, resume=False):
         pass
     assert run.config.exists()
+
+
+def test_what_a_killed_training_left_of_its_files_goes_when_it_is_taken_up(tmp_path):
+    with RunDirectory.held(tmp_path / "run", CONFIG, resume=False) as run:
+        run.metrics.write_text("{}")
+    for path in (run.summary, run.state / "latest.json", run.checkpoint / "config.json"):
+        leave(path, path.name)
+    with RunDirectory.held(run.path, CONFIG, resume=True):
+        assert not [*run.path.rglob("*.partial")]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.marks import HDF5
 from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
-from gap_vla.core.whole import OLD, put, workplace
+from gap_vla.core.whole import put, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.hdf5_members import NEEDED, group_at, has, numbers_at, opened
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
@@ -74,8 +74,6 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             try:
                 deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
             except BaseException:  # as of a place that is mounted, where nothing can take it
-                if (old := folder / (OLD + saved.name)).exists():
-                    old.rename(new_annotator)
                 if new_annotator.exists():
                     put(new_annotator, saved)
                 raise
