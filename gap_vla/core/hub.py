@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError, Section, one_line, shown
-from gap_vla.core.whole import clear_leftovers, replacing
+from gap_vla.core.whole import HIDDEN, clear_leftovers, replacing
 
 PREFIX = "hf://"
 _LAYOUT = "config.json"
@@ -70,12 +73,13 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     every = [file.rfilename for file in newest.siblings or ()]
     whole, names = names is None, sorted(every, key=lambda name: name != _LAYOUT) if names is None else names
     for name in names:
-        if {"", ".", ".."} & {*name.split("/")}:
+        if {"", ".", ".."} & {*name.split("/")} or any(map(HIDDEN.fullmatch, name.split("/"))):
             raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
     if whole and not {_LAYOUT, "policy.json"} & {*names}:
         raise ForeignModel(f"{PREFIX}{repository} has neither {_LAYOUT} nor policy.json; nothing was downloaded")
-    for place in {(folder / name).parent for name in names}:
-        clear_leftovers(place)
+    for place, *_ in os.walk(cache / "snapshots"):  # of earlier commits too
+        with contextlib.suppress(UserError):  # somebody's file that is not in the way
+            clear_leftovers(Path(place))
     for name in names:
         if not (folder / name).exists():
             with replacing(folder / name) as temporary, temporary.open("wb") as file:

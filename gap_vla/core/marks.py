@@ -123,7 +123,8 @@ def _empty(folder: Path) -> Iterator[Path]:
 
 def _walked(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     def stop(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # a writer has removed what it hid
+        hidden = isinstance(error, PermissionError) and HIDDEN.fullmatch(Path(error.filename).name)  # of another user
+        if not hidden and not isinstance(error, FileNotFoundError):  # a writer has removed what it hid
             raise error
 
     return ((Path(place), folders, files) for place, folders, files in os.walk(folder, onerror=stop))

@@ -41,7 +41,7 @@ def claim(
 ) -> Path:
     """Makes sure that `path` may be written, before the work for it begins; writes nothing itself.
 
-    What a killed writer left hidden beside an output that is there is removed.
+    What a killed writer left hidden beside it is removed, and what it had put aside comes back.
 
     Args:
         kind: of what will stand there, lower case and `_`.
@@ -74,8 +74,8 @@ def claim(
     for folder in real.parents:
         if made_by(folder) in _SEALED:
             raise OutputError(f"{path} lies in {folder}, which would not be as it was made; name another place")
+    clear_leftovers(real.parent, real.name)
     if os.path.exists(path):
-        clear_leftovers(real.parent, real.name)
         _require_own(path, kind, overwrite, folder=not suffixes)
         _require_changeable(path)
     existing_parent(path)

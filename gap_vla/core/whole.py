@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -124,8 +125,12 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
             raise
         with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_lock(lock, folder):
-            return folder, lock
+        try:
+            if _is_lock(lock, folder):
+                return folder, lock
+        except BaseException:
+            os.close(lock)
+            raise
         os.close(lock)
 
 
@@ -133,7 +138,9 @@ def _is_lock(handle: int, folder: Path) -> bool:
     """Whether an open file is the lock of a hidden folder still, which its holder removes with it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(folder / LOCK))
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # the latter where another machine removed it
+            raise
         return False
 
 
@@ -179,17 +186,30 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
     """Removes what killed writers left hidden in a folder, of what was to have this name, or of all. Raises UserError:
     it holds something of others."""
     for leftover in _hidden_in(folder, name):
-        if (lock := _lock_of_killed(leftover)) is None:
+        with contextlib.suppress(OSError):
+            leftover.rmdir()  # killed before it had a lock
             continue
         made = folder / HIDDEN.sub(r"\1", leftover.name)
-        others = [place for place in leftover.iterdir() if not WITHIN.fullmatch(f"{leftover.name}/{place.name}")]
-        if others:
+        if not os.path.exists(leftover / LOCK):
+            _require_own(leftover, made)  # before a lock is put into what is somebody's
+        if (lock := _lock_of_killed(leftover)) is None:
+            continue
+        try:
+            _require_own(leftover, made)
+            if (old := leftover / (OLD + made.name)).exists() and not made.exists():
+                os.replace(old, made)
+        except BaseException:
             os.close(lock)
-            what = f"{others[0]} lies where {made} is made and was not written by gap_vla"
-            raise UserError(f"{what}; move it away")
-        if (old := leftover / (OLD + made.name)).exists() and not made.exists():
-            os.replace(old, made)
+            raise
         _remove(leftover, lock)
+
+
+def _require_own(leftover: Path, made: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        for place in leftover.iterdir():
+            if not WITHIN.fullmatch(f"{leftover.name}/{place.name}"):
+                what = f"{place} lies where {made} is made and was not written by gap_vla"
+                raise UserError(f"{what}; move it away")
 
 
 def _hidden_in(folder: Path, name: str | None) -> list[Path]:
@@ -201,10 +221,7 @@ def _hidden_in(folder: Path, name: str | None) -> list[Path]:
 
 
 def _lock_of_killed(leftover: Path) -> int | None:
-    """The lock of a hidden folder, if nobody works there and something is left in it."""
-    with contextlib.suppress(OSError):
-        leftover.rmdir()  # killed before it had a lock
-        return None
+    """The lock of a hidden folder, if nobody works there."""
     try:
         lock = os.open(leftover / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError:  # gone, or of another user

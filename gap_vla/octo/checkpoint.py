@@ -13,6 +13,7 @@ Directories whose names are not numbers belong to others (`state/`, ...) and are
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ import msgpack
 import numpy as np
 from flax import serialization
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
@@ -273,7 +275,9 @@ def write_checkpoint(
     config, statistics and an example batch of another model, which its steps would be read with.
     """
     target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
-    clear_leftovers(root)
+    for place in (root, target.parent):
+        with contextlib.suppress(UserError):  # somebody's file that is not in the way
+            clear_leftovers(place)
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})

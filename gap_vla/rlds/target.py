@@ -68,6 +68,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if (hashed == digest(settings, 16) or same_settings(known, settings)) and is_whole(path, overwrite):
                 if (partial / FOLDER_MARK).exists():  # the dataset that this one took the place of
                     _discard_own(partial, path)
+                with contextlib.suppress(OSError):
+                    partial.rmdir()  # what a kill left of removing it
                 yield None
                 return
             if not overwrite:

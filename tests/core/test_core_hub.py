@@ -1,6 +1,7 @@
 """Checkpoints of the Hugging Face hub: what a hub says names nothing outside of its cache."""
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -80,7 +81,11 @@ def test_what_a_killed_download_left_of_a_finished_snapshot_is_removed(hub, tmp_
     before = sorted(found.rglob("*"))
     leave(found / "7" / "default" / "checkpoint")
     leave(found / "config.json", "config.json")
+    leave(found.with_name("0" * 40) / "weights" / "a.bin", "a.bin")
+    shutil.copytree(found.with_name("0" * 40), found.with_name("1" * 40))
+    (theirs := next(found.parent.rglob("1*/weights/.a*")) / "mine").touch()
     assert local_directory("hf://lab/mine") == found and sorted(found.rglob("*")) == before
+    assert [path for path in found.parent.rglob("*") if path.name.endswith(".partial")] == [theirs.parent]
 
 
 def test_a_tokenizer_is_fetched_alone(hub, tmp_path):
@@ -95,6 +100,7 @@ def test_a_tokenizer_is_fetched_alone(hub, tmp_path):
         ({"commit": None}, "the hub calls its commit None"),
         ({"files": ["config.json", "../../../escaped"]}, r"calls a file '\.\./\.\./\.\./escaped', which is the name"),
         ({"files": ["/tmp/escaped"]}, "calls a file '/tmp/escaped'"),
+        ({"files": [".a.gap_vla-abcdefgh.partial/b"]}, r"calls a file '\.a\.gap"),
         ({"files": ["a//b"]}, "calls a file 'a//b'"),
         ({"status": 404}, r"hf://lab/mine could not be downloaded \(HfHubHTTPError: .*404"),
     ],

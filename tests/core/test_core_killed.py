@@ -17,7 +17,7 @@ from leftovers import leave
 from gap_vla.core.errors import UserError
 from gap_vla.core.marks import FOLDER_MARK, is_unmarked, others_in, stamp, unlike_mark
 from gap_vla.core.outputs import claim, claim_folder, writing
-from gap_vla.core.whole import HIDDEN, put, replacing, workplace, write_json
+from gap_vla.core.whole import HIDDEN, clear_leftovers, put, replacing, workplace, write_json
 
 
 def in_killed_process(write: Callable[[], object]) -> None:
@@ -182,8 +182,66 @@ def test_where_two_places_cannot_be_exchanged_the_old_output_goes_with_the_new_o
     in_killed_process(lambda: make("second"))
     monkeypatch.setattr(os, "replace", replace)
     assert not old.exists() and len([*tmp_path.iterdir()]) == 2  # the old one, and where the new one was made
+    with pytest.raises(UserError, match="exists without a mark"):
+        claim(old, "report")
+    assert [*tmp_path.rglob("*")] == [old, old / "first"]
     make("second")
     assert [*tmp_path.rglob("*")] == [old, old / "second"]
+
+
+def test_a_folder_that_another_machine_removed_is_made_anew(tmp_path, monkeypatch):
+    look, stale = os.fstat, [errno.ESTALE, errno.EIO]
+
+    def once(handle: int) -> os.stat_result:
+        if stale:
+            raise OSError(stale.pop(0), "gone")
+        return look(handle)
+
+    monkeypatch.setattr("gap_vla.core.whole.os.fstat", once)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="gone") as raised:
+        write_json(tmp_path / "x.json", 1)
+    assert raised.value.errno == errno.EIO and len(os.listdir("/proc/self/fd")) == before
+    write_json(tmp_path / "x.json", 1)
+    assert [*tmp_path.iterdir()] == [tmp_path / "x.json"]
+
+
+def test_an_old_output_whose_place_is_taken_stays_until_it_can_be_put_back(tmp_path):
+    hidden = leave(tmp_path / "out")
+    (hidden / "replaced-out").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    (mine := hidden / "mine").touch()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"/mine lies where .*/out is made"):
+            clear_leftovers(tmp_path, "out")
+    mine.unlink()
+    for _ in range(2):
+        with pytest.raises(NotADirectoryError):
+            clear_leftovers(tmp_path, "out")
+    (tmp_path / "out").unlink()
+    clear_leftovers(tmp_path, "out")
+    assert (tmp_path / "out").is_dir() and not hidden.exists()
+    (foreign := tmp_path / ".y.gap_vla-abcdefgh.partial").mkdir()
+    (foreign / "mine").touch()
+    with pytest.raises(UserError, match=r"/mine lies where .*/y is made"):
+        clear_leftovers(tmp_path, "y")
+    assert [one.name for one in foreign.iterdir()] == ["mine"]
+
+
+def test_what_another_user_hides_in_a_shared_folder_is_no_part_of_it(tmp_path, monkeypatch):
+    hidden = leave(tmp_path / FOLDER_MARK)
+    look = os.scandir
+
+    def refused(place: Path) -> object:
+        if Path(place) in (hidden, tmp_path / "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert is_unmarked(tmp_path) and others_in(tmp_path, "") == []
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(PermissionError):
+        others_in(tmp_path, "")
 
 
 def test_two_who_mark_one_folder_at_once_both_find_it_theirs(tmp_path):

@@ -45,6 +45,7 @@ def test_what_a_killed_writer_left_beside_a_finished_step_goes_with_the_next(tmp
     before = sorted(tmp_path.rglob("*"))
     leave(tmp_path / "5")
     leave(tmp_path / "config.json", "config.json")
+    leave(tmp_path / "5" / "default" / "checkpoint", "checkpoint")
     with pytest.raises(CheckpointError, match="exists already"):
         model.save_pretrained(5, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

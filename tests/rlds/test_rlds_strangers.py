@@ -112,6 +112,8 @@ def test_an_old_dataset_that_a_kill_left_after_the_exchange_goes_when_nothing_is
     (partial / "mine.txt").unlink()
     assert write_rlds(EPISODES, tmp_path, "toy") == version and content(version) == sound
     assert [*version.parent.iterdir()] == [version]
+    partial.mkdir()  # killed as its last file was removed
+    assert write_rlds(EPISODES, tmp_path, "toy") == version and not partial.exists()
     with pytest.raises(KeyboardInterrupt):  # what is made from other data may be gone on with
         write_rlds(EPISODES[:2], tmp_path, "toy", companion=interrupt, overwrite=True)
     assert write_rlds(EPISODES, tmp_path, "toy") == version and partial.exists()
