@@ -71,9 +71,10 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     cache = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
     folder = cache / "snapshots" / commit
     every = [file.rfilename for file in newest.siblings or ()]
+    every = [name for name in every if not any(map(HIDDEN.fullmatch, name.split("/")))]  # uploaded with it
     whole, names = names is None, sorted(every, key=lambda name: name != _LAYOUT) if names is None else names
     for name in names:
-        if {"", ".", ".."} & {*name.split("/")} or any(map(HIDDEN.fullmatch, name.split("/"))):
+        if {"", ".", ".."} & {*name.split("/")}:
             raise CheckpointError(f"the hub calls a file {shown(name)}, which is the name of none")
     if whole and not {_LAYOUT, "policy.json"} & {*names}:
         raise ForeignModel(f"{PREFIX}{repository} has neither {_LAYOUT} nor policy.json; nothing was downloaded")

@@ -89,6 +89,12 @@ def others_in(folder: Path, own: str) -> list[Path]:
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
+def closed_in(folder: Path) -> list[Path]:
+    """Where writers of other users hide what they make in a folder."""
+    hidden = (at / name for at, folders, _ in _walked(folder) for name in folders if HIDDEN.fullmatch(name))
+    return [place for place in hidden if not os.access(place, os.R_OK) and place.is_dir()]  # not gone meanwhile
+
+
 def is_unmarked(folder: Path) -> bool:
     """Whether nothing is in a folder but, perhaps, a mark that a killed writer has not finished."""
     marks = (HIDDEN.sub(r"\1", path.name) == FOLDER_MARK != path.name for path in folder.iterdir())

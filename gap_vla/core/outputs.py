@@ -18,7 +18,7 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.locks import NoLocksError, alone
-from gap_vla.core.marks import FOLDER_MARK, HDF5, is_unmarked, made_by, stamp, suffix_of, unlike_mark
+from gap_vla.core.marks import FOLDER_MARK, HDF5, closed_in, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import clear_leftovers, put, real_place, replacing
 
@@ -205,7 +205,8 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
     if suffix_of(path) in HDF5 and not folder and is_changed(path):
         raise OutputError(f"{path} was changed since it was written; name another place, or move it away")
     if folder:
-        if others := [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]:
+        others = [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]
+        if others := others or [str(place) for place in closed_in(path)]:
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
 
 

@@ -183,25 +183,38 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
-    """Removes what killed writers left hidden in a folder, of what was to have this name, or of all. Raises UserError:
-    it holds something of others."""
+    """Removes what killed writers left hidden in a folder, of what was to have this name, or of all. Raises UserError,
+    after the others: one holds something of somebody's, or cannot be put back."""
+    refused = []
     for leftover in _hidden_in(folder, name):
-        with contextlib.suppress(OSError):
-            leftover.rmdir()  # killed before it had a lock
-            continue
-        made = folder / HIDDEN.sub(r"\1", leftover.name)
-        if not os.path.exists(leftover / LOCK):
-            _require_own(leftover, made)  # before a lock is put into what is somebody's
-        if (lock := _lock_of_killed(leftover)) is None:
-            continue
         try:
-            _require_own(leftover, made)
-            if (old := leftover / (OLD + made.name)).exists() and not made.exists():
-                os.replace(old, made)
-        except BaseException:
-            os.close(lock)
-            raise
-        _remove(leftover, lock)
+            _clear(leftover, folder / HIDDEN.sub(r"\1", leftover.name))
+        except UserError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
+def _clear(leftover: Path, made: Path) -> None:
+    with contextlib.suppress(OSError):
+        leftover.rmdir()  # killed before it had a lock
+        return
+    if not os.path.exists(leftover / LOCK):
+        _require_own(leftover, made)  # before a lock is put into what is somebody's
+    if (lock := _lock_of_killed(leftover)) is None:
+        return
+    try:
+        _require_own(leftover, made)
+        if (old := leftover / (OLD + made.name)).exists():
+            if made.is_symlink() and not made.exists():
+                what = f"{made} is a link that leads nowhere, and what was there before lies in {leftover}"
+                raise UserError(f"{what}; remove the link")
+            # what a new one took the place of is not to come back, also if this is killed while it is removed
+            os.replace(old, old.with_name(made.name + ".old") if made.exists() else made)
+    except BaseException:
+        os.close(lock)
+        raise
+    _remove(leftover, lock)
 
 
 def _require_own(leftover: Path, made: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_snapshot_is_whole_and_lies_where_the_hubs_own_package_finds_it(hub, t
 def test_what_a_killed_download_left_of_a_finished_snapshot_is_removed(hub, tmp_path):
     found = local_directory("hf://lab/mine")
     before = sorted(found.rglob("*"))
+    hub["files"].append(".config.json.gap_vla-abcdefgh.partial/config.json")  # which somebody uploaded
     leave(found / "7" / "default" / "checkpoint")
     leave(found / "config.json", "config.json")
     leave(found.with_name("0" * 40) / "weights" / "a.bin", "a.bin")
@@ -100,7 +101,6 @@ def test_a_tokenizer_is_fetched_alone(hub, tmp_path):
         ({"commit": None}, "the hub calls its commit None"),
         ({"files": ["config.json", "../../../escaped"]}, r"calls a file '\.\./\.\./\.\./escaped', which is the name"),
         ({"files": ["/tmp/escaped"]}, "calls a file '/tmp/escaped'"),
-        ({"files": [".a.gap_vla-abcdefgh.partial/b"]}, r"calls a file '\.a\.gap"),
         ({"files": ["a//b"]}, "calls a file 'a//b'"),
         ({"status": 404}, r"hf://lab/mine could not be downloaded \(HfHubHTTPError: .*404"),
     ],

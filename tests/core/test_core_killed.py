@@ -216,16 +216,34 @@ def test_an_old_output_whose_place_is_taken_stays_until_it_can_be_put_back(tmp_p
             clear_leftovers(tmp_path, "out")
     mine.unlink()
     for _ in range(2):
-        with pytest.raises(NotADirectoryError):
+        with pytest.raises(UserError, match="/out is a link that leads nowhere, and what was there before lies in "):
             clear_leftovers(tmp_path, "out")
     (tmp_path / "out").unlink()
     clear_leftovers(tmp_path, "out")
     assert (tmp_path / "out").is_dir() and not hidden.exists()
+
+
+def test_an_old_output_that_was_replaced_does_not_come_back_by_half(tmp_path, monkeypatch):
+    (leave(tmp_path / "out") / "replaced-out").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("gap_vla.core.whole._remove", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    in_killed_process(lambda: clear_leftovers(tmp_path))
+    monkeypatch.undo()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    clear_leftovers(tmp_path)
+    assert [*tmp_path.iterdir()] == [tmp_path / "moved"]
+
+
+def test_somebodys_file_in_one_hidden_folder_does_not_keep_the_others(tmp_path):
     (foreign := tmp_path / ".y.gap_vla-abcdefgh.partial").mkdir()
     (foreign / "mine").touch()
     with pytest.raises(UserError, match=r"/mine lies where .*/y is made"):
         clear_leftovers(tmp_path, "y")
-    assert [one.name for one in foreign.iterdir()] == ["mine"]
+    for number in range(9):
+        leave(tmp_path / f"x{number}")
+    with pytest.raises(UserError, match=r"/mine lies where .*/y is made"):
+        clear_leftovers(tmp_path)
+    assert [*tmp_path.rglob("*")] == [foreign, foreign / "mine"]
 
 
 def test_what_another_user_hides_in_a_shared_folder_is_no_part_of_it(tmp_path, monkeypatch):
@@ -239,6 +257,12 @@ def test_what_another_user_hides_in_a_shared_folder_is_no_part_of_it(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", refused)
     assert is_unmarked(tmp_path) and others_in(tmp_path, "") == []
+    (tmp_path / FOLDER_MARK).write_text('{"made_by": "gap_vla:dataset", "files": {}}')
+    monkeypatch.setattr(os, "access", lambda place, how: place != hidden)
+    monkeypatch.setattr("gap_vla.core.whole._lock_of_killed", lambda _: None)
+    with pytest.raises(UserError, match=rf"{hidden}, which was not written with it"):
+        claim(tmp_path, "dataset")  # it would go along with what is replaced
+    (tmp_path / FOLDER_MARK).unlink()
     (tmp_path / "closed").mkdir()
     with pytest.raises(PermissionError):
         others_in(tmp_path, "")
