@@ -224,14 +224,15 @@ def test_an_old_output_whose_place_is_taken_stays_until_it_can_be_put_back(tmp_p
 
 
 def test_an_old_output_that_was_replaced_does_not_come_back_by_half(tmp_path, monkeypatch):
-    (leave(tmp_path / "out") / "replaced-out").mkdir()
-    (tmp_path / "out").mkdir()
+    for place in (leave(tmp_path / "out") / "replaced-out", tmp_path / "out"):
+        place.mkdir()
+        (place / "a").touch()
     monkeypatch.setattr("gap_vla.core.whole._remove", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     in_killed_process(lambda: clear_leftovers(tmp_path))
     monkeypatch.undo()
     (tmp_path / "out").rename(tmp_path / "moved")
     clear_leftovers(tmp_path)
-    assert [*tmp_path.iterdir()] == [tmp_path / "moved"]
+    assert [*tmp_path.rglob("*")] == [tmp_path / "moved", tmp_path / "moved" / "a"]
 
 
 def test_somebodys_file_in_one_hidden_folder_does_not_keep_the_others(tmp_path):

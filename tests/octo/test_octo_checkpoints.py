@@ -49,6 +49,9 @@ def test_what_a_killed_writer_left_beside_a_finished_step_goes_with_the_next(tmp
     with pytest.raises(CheckpointError, match="exists already"):
         model.save_pretrained(5, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+    leave(tmp_path / "x", "mine")  # is not in the way
+    model.save_pretrained(6, tmp_path)
+    assert (tmp_path / ".x.gap_vla-abcdefgh.partial" / "mine").exists()
 
 
 def test_numbers_in_another_byte_order_are_saved_and_act_as_the_same(tmp_path: Path) -> None:
