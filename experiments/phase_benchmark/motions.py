@@ -55,7 +55,8 @@ def load_motions(
             raise EpisodeError(f"{path}: its {key} is {shown(own)}, not {value!r} as that of its set; {advice}")
     hz = said.finite("control_hz", 1, 1000)
     if most and len(source) < most:
-        raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; give less, or {advice}")
+        lower = "lower --episodes (to 4 at least)"
+        raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; {lower}, or {advice}")
     out: list[ExpertMotion] = []
     places: dict[bytes, int] = {}
     for number in range(most or len(source)):

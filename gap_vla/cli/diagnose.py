@@ -26,7 +26,6 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 
 if TYPE_CHECKING:
-    from gap_vla.core.episode import Episode
     from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
@@ -193,21 +192,21 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
 
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
-    from gap_vla import demos, rlds
+    from gap_vla import demos
     from gap_vla.demos.content import unchanging
     from gap_vla.rlds.annotating.hdf5_files import labelled, tell_changed
-    from gap_vla.rollouts.recordings import from_episode, from_simulator
+    from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator
 
     if data := options.demos or options.rlds:
-        episodes: Iterator[Episode]
+        episodes: Iterator[Recording]
         with unchanging(data):
             if options.demos:
                 source = cast("RobomimicHDF5", demos.open_source(options.demos))
                 tell_changed(source.path)
-                episodes = (labelled(source, index) for index in range(len(source)))
+                episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
             else:
-                episodes = rlds.read_rlds(options.rlds, "val", compared=True)
-            found = list(map(from_episode, itertools.islice(episodes, options.episodes), itertools.count()))
+                episodes = from_dataset(options.rlds, "val")
+            found = list(itertools.islice(episodes, options.episodes))
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")
         return found

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -114,14 +113,13 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
 def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it and what it is of."""
     from gap_vla.demos.content import unchanging
-    from gap_vla.rlds import read_rlds
     from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rlds.version_files import require_unchanged
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.record import require_same
-    from gap_vla.rollouts.recordings import from_episode, require_scene
+    from gap_vla.rollouts.recordings import from_dataset, require_scene
     from gap_vla.training.data import count_learnt, motion_of
 
     if not options.checkpoint:
@@ -135,11 +133,10 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     require_scene(options.rlds, loaded.task, loaded.camera)
     with unchanging(options.rlds):
         require_unchanged(options.rlds, but=STATISTICS, made_here=False)
-        episodes = read_rlds(options.rlds, options.split, compared=True)
         motions: list[str] = []
 
         def shown() -> Iterator[Recording]:
-            for recording in map(from_episode, episodes, itertools.count()):
+            for recording in from_dataset(options.rlds, options.split):
                 motions.append(motion_of(recording.proprio, recording.action))
                 yield recording
 

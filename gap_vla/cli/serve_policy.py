@@ -99,7 +99,10 @@ def main(argv: list[str] | None = None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host  # the colons of IPv6
     advice = "give --host an address of this machine, and --port a free one (0 finds one)"
     with refusing(f"cannot listen on {host}:{options.port}", advice, PolicyError):
-        asyncio.run(_require_free(options.host, options.port))
+        try:
+            asyncio.run(_require_free(options.host, options.port))
+        except PermissionError:
+            raise ValueError("permission denied, as of ports below 1024") from None
     loaded = load_checkpoint(
         options.checkpoint,
         step=options.step,

@@ -67,7 +67,11 @@ def existing_parent(path: Path | str) -> Path:
     after a folder that is not there, which is no place for the system and the folder above for `os.path.realpath`."""
     first = Path(path).parts[0] if Path(path).parts else ""
     if re.fullmatch(r"~[\w-]*", first):
-        raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
+        home = "$HOME" if first == "~" else os.path.expanduser(first)
+        if home == first:
+            raise ResourceError(f"{path} begins with {first}, and this machine has no such user; write the folder out")
+        why = "which a shell leaves as it is behind a = sign"
+        raise ResourceError(f"{path} begins with {first}, {why}; write {home} instead")
     if re.fullmatch(r"[A-Za-z][\w+.-]+:", first) and not Path(first).exists():
         raise ResourceError(f"{path} is an address; give a folder of this machine, and copy what comes there yourself")
     path = Path(path).absolute()

@@ -87,9 +87,10 @@ class RobomimicHDF5(Source):
             self.places = demonstrations(file, self.path, filter_key, action_key)
             self._language = self._file_language(file)
             self._said, self.kept, self._dropped = self._looked_through(file)
-            first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
+            where = f"{self.path}, episode {self.places[0]}"
+            first = members.group_at(file, f"data/{self.places[0]}", where)
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
-            observations = members.names_in(members.group_at(first, "obs", f"{self.path}"), f"{self.path}")
+            observations = members.names_in(members.group_at(first, "obs", where), where)
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
             raise EpisodeError(
                 f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names; "

@@ -13,6 +13,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.identity import differences
 from gap_vla.core.measurements import hole, read_metrics, require_losses, require_measurements
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
@@ -96,7 +97,8 @@ class Run:
                 for kept in (folder / IDENTITY_FILE, folder / SUMMARY_FILE):
                     written = dict(Section.read(kept, ReportError).values) if kept.exists() else {}
                     written.pop("wall_seconds_of_last_run", None)
-                    if other := [k for k, value in written.items() if evaluations[variant].get(k, value) != value]:
+                    now = {key: evaluations[variant].get(key, value) for key, value in written.items()}
+                    if other := [*differences(now, written)]:
                         raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
                 played = folder / EPISODES_FILE
                 if beside and not played.exists():

@@ -127,6 +127,9 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     return "".join([chart, mean, *apart, command_block(command)])
 
 
+_AGAIN = "`gap-vla evaluate --checkpoint RUN` films episodes again, for a page of its own"
+
+
 def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
@@ -140,13 +143,13 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
         paths = [one for one in paths if one[1] not in there]
     for caption, path in paths:
         if not path.exists() and not path.is_symlink():
-            cut.append(note(f"{path} is not there any more; `gap-vla evaluate` films episodes again."))
+            cut.append(note(f"{path} is not there any more; {_AGAIN}."))
             continue
         # a link may lead out of the run, into a page that is given away; `evaluate` writes films of a few MB
         if not path.is_symlink() and path.is_file() and path.stat().st_size < 2**26 and pictures_in(path):
             figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
         else:
-            said = f"{path} is a link, huge or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
+            said = f"{path} is a link, huge or no whole MP4 and is not shown; {_AGAIN}."
             cut.append(note(said))
     told = note("Films are those that lie in the runs; only their names are compared with the outcomes.")
     return films(figures) + "".join([*cut, told]) + command_block(command) if figures or cut else ""
@@ -166,7 +169,7 @@ def runs_section(runs: list[Run]) -> str:
         if DIGESTS not in run.summary:
             why = "version 0.1.0" if run.summary else "not finished"
             told.append(f"{run.path} holds no digests ({why}): edits of its files are not seen.")
-    command = "train-small" if runs[0].small else "finetune"
+    command = " or ".join(dict.fromkeys("train-small" if run.small else "finetune" for run in runs))
     settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
     return (
         html_table(rows)

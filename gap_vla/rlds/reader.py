@@ -79,6 +79,7 @@ def read_rlds(
             of the split is compared with its checksums before the first episode, about 1 GB/s), or a
             damaged shard (names the shard and what to do).
     """
+    require_keys(keys)
     if not compared:
         require_split_unchanged(Path(version_dir), split)
     tell_unread(Path(version_dir), split, keys or {})
@@ -87,9 +88,10 @@ def read_rlds(
         raise EpisodeError(f"{version_dir}: resize names {idle[0]!r}, and keys do not; name it there, or leave it out")
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     found = zip(read_steps(version_dir, split, workers=workers, resize=size), _whole_examples(Path(version_dir), split))
+    advice = "name them with keys, or convert the source again"
     for index, ((steps, metadata), _) in enumerate(found):
         where = f"{version_dir}, {split}[{index}]"
-        with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
+        with refusing(f"{where}: not the fields of an episode", advice, EpisodeError):
             fields = dict(flat(steps, separator="/"))
             if len(spoken := instruction_of(fields)):
                 steps["language_instruction"] = spoken
@@ -104,6 +106,13 @@ def read_rlds(
             check_steps(fields, where)
             as_actions(episode.action, limit, f"{where}: action")
         yield episode
+
+
+def require_keys(keys: Mapping[str, str] | None) -> None:
+    """Raises EpisodeError: something else than a map of texts."""
+    if keys is not None and not (isinstance(keys, Mapping) and all(isinstance(one, str) for one in keys.values())):
+        what = "a map from names to fields, as proprio to observation/state (several joined by +)"
+        raise EpisodeError(f"keys are {one_line(repr(keys), 80)}; give {what}")
 
 
 def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:

@@ -173,14 +173,14 @@ def instruction_of(fields: Mapping[str, Any]) -> Any:
 def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Episode:
     """An Episode from the decoded, stacked arrays of one RLDS episode (the inverse of `Schema.encode`)."""
     observation = steps["observation"]
-    languages = steps.get("language_instruction", [b""])
+    spoken = steps.get("language_instruction", [b""])[0]
     return Episode(
         images={key: np.asarray(value) for key, value in observation.items() if key.startswith("image_")},
         proprio=np.asarray(observation["proprio"], np.float32),
         action=np.asarray(steps["action"], np.float32),
-        language_instruction=decoded(languages[0]) if isinstance(languages[0], bytes) else languages[0],
+        language_instruction=_utf8(spoken, "steps/language_instruction") if isinstance(spoken, bytes) else spoken,
         success=bool(metadata.get("success", True)),
-        phase=np.array([decoded(p) for p in steps["phase"]]) if "phase" in steps else None,
+        phase=np.array([_utf8(p, "steps/phase") for p in steps["phase"]]) if "phase" in steps else None,
         rho=np.asarray(steps["rho"], np.float32) if "rho" in steps else None,
         change_point=as_truths(steps["change_point"]) if "change_point" in steps else None,
         metadata=recorded(metadata),
@@ -189,8 +189,19 @@ def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Epi
 
 def recorded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """An Episode's metadata from those of an RLDS episode; raises ValueError or TypeError for what is no text."""
-    names = {key: decoded(metadata.get(key, b"")) for key in ("episode_id", "file_path")}
-    return {**names, **parsed(decoded(metadata.get("extra_json", b"")) or "{}")}
+    texts = {key: _utf8(metadata.get(key, b""), f"episode_metadata/{key}") for key in ("episode_id", "file_path")}
+    extra = _utf8(metadata.get("extra_json", b""), name := "episode_metadata/extra_json") or "{}"
+    try:
+        return {**texts, **parsed(extra)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _utf8(value: Any, name: str) -> str:
+    try:
+        return decoded(value)
+    except UnicodeError:
+        raise ValueError(f"{name} is no UTF-8") from None
 
 
 def encode_png(image: np.ndarray) -> bytes:

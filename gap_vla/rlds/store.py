@@ -24,7 +24,7 @@ from gap_vla.core.marks import others_in
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.whole import clear_leftovers, put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.rlds.reader import read_rlds
+from gap_vla.rlds.reader import read_rlds, require_keys
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
 from gap_vla.rlds.version_files import (
     content_hash,
@@ -122,6 +122,7 @@ class EpisodeStore:
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         require_apart(directory, version_dir)
+        require_keys(keys)
         resize = {
             key: (whole(f"height of {key}", height, 1, 2**31), whole(f"width of {key}", width, 1, 2**31))
             for key, (height, width) in (resize or {}).items()

@@ -103,10 +103,13 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
         recordings: two or more.
 
     Raises:
-        PolicyError: fewer recordings, of another action width, or actions that are not finite.
+        PolicyError: fewer recordings, something else, of another action width, or actions that are not finite.
         EvaluationError: recorded actions that never vary, recordings that show different things, or a camera (that the
             policy is known to be shown, or any where nobody knows) that shows nothing, or the same in all of them.
     """
+    recordings = list(recordings)
+    if odd := [one for one in recordings if not isinstance(one, Recording)]:
+        raise PolicyError(f"{type(odd[0]).__name__} is no recording; give from_episode(episode) of each")
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     require_alike(recordings, cameras := cameras_of(policy, recordings[0].images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import one_line, whole
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, shown, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
@@ -92,14 +92,18 @@ class Recording:
         return {**images, "proprio": self.proprio[step], "language_instruction": self.instruction}
 
 
-def from_episode(episode: Episode, number: int | None = None) -> Recording:
-    """A demonstration, called by its `number`, if there is one, where it has no name; transitions are the steps of high
-    ρ, or those near a change of phase where there is no ρ.
+def from_episode(episode: Episode, name: str = "") -> Recording:
+    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ.
+
+    Args:
+        name: how messages call it; else by its file and episode, if it knows them.
 
     Raises:
         EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
     """
-    episode.validate()
+    if not isinstance(episode, Episode):
+        raise EpisodeError(f"{shown(episode)} is no episode; give one of open_source or read_rlds")
+    episode.validate(name)
     named = episode.metadata.get("episode_id") not in (None, "")
     return Recording(
         images=dict(episode.images),
@@ -107,8 +111,16 @@ def from_episode(episode: Episode, number: int | None = None) -> Recording:
         action=np.asarray(episode.action, np.float32),
         transition=_transition(episode),
         instruction=episode.language_instruction,
-        name=episode.name if named else "a recording" if number is None else f"episode {number}",
+        name=name or (episode.name if named else "a recording"),
     )
+
+
+def from_dataset(version_dir: str | Path, split: str) -> Iterator[Recording]:
+    """The episodes of a split that was compared with its checksums, called by their places in it; see `read_rlds`."""
+    from gap_vla.rlds import read_rlds
+
+    for number, episode in enumerate(read_rlds(version_dir, split, compared=True)):
+        yield from_episode(episode, f"{version_dir}, {split}[{number}]")
 
 
 def require_scene(data: str | Path, task: str | None, view: str | None = None, *, foreign: bool = True) -> None:

@@ -258,7 +258,8 @@ def test_a_folder_above_one_that_is_missing_is_no_place_for_results(tmp_path, mo
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [(home, r"begins with ~, .*; write \$HOME instead") for home in ("~", "~somebody", "~jean-luc")]
+    [("~", r"begins with ~, .*; write \$HOME instead"), ("~root", r"begins with ~root, .*; write /\S+ instead")]
+    + [(home, rf"begins with {home}, .* no such user; write the") for home in ("~somebody", "~jean-luc")]
     + [(bucket, "is an address; give a folder of this machine") for bucket in ("gs://bucket/rlds", "s3://bucket")],
 )
 def test_a_home_that_no_shell_has_put_in_and_an_address_make_no_folder_of_that_name(start, said, tmp_path, monkeypatch):

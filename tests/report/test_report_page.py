@@ -433,7 +433,9 @@ def test_a_run_with_the_rollouts_of_another_policy_is_refused(tmp_path):
     played.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in lines))
     Run.read(path)
     kept.write_text(json.dumps({"policy": {**own, "weights": "of another"}}))
-    with pytest.raises(UserError, match=rf"{kept} is of another policy than .*summary\.json; copy the run again"):
+    with pytest.raises(
+        UserError, match=rf"{kept} is of another policy\.weights than .*summary\.json; copy the run again"
+    ):
         Run.read(path)
 
 

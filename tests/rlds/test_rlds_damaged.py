@@ -407,6 +407,30 @@ def test_check_dataset_refuses_what_it_cannot_compare(sound: Path, tmp_path: Pat
         check_dataset(version, pictures=0)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("steps/language_instruction", b"caf\xe9", "steps/language_instruction is no UTF-8"),
+        ("steps/phase", b"\xff", "steps/phase is no UTF-8"),
+        ("episode_metadata/episode_id", b"\xff", "episode_metadata/episode_id is no UTF-8"),
+        ("episode_metadata/extra_json", b'{"a": ' + b"1" * 5000 + b"}", "episode_metadata/extra_json: .*5000 digits"),
+    ],
+)
+def test_a_text_that_is_none_is_named_by_its_field(tmp_path: Path, field: str, value: bytes, said: str) -> None:
+    version = write_rlds([make_episode(i, steps=STEPS, size=4) for i in range(2)], tmp_path, "toy", val_fraction=0.0)
+
+    def damage(features: Any) -> None:
+        kept = features[field].bytes_list.value
+        kept[:] = [value] * len(kept)
+
+    record(damage)(version)
+    (version / "made_by.json").unlink()  # else the checksum would tell
+    with pytest.raises(UserError, match=rf"train\[1\]: .*{said}; .*convert the source again"):
+        list(read_rlds(version, "train"))
+    with pytest.raises(UserError, match=rf"train\[1\]: {said}"):
+        read(version, 1, AnnotationJob(), "train")
+
+
 def test_a_finished_dataset_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path) -> None:
     episodes = [tiny(i) for i in range(2)]
     version = write_rlds(episodes, tmp_path, "toy")

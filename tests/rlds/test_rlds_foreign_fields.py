@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from gap_vla.core.errors import UserError
-from gap_vla.rlds import read_rlds
+from gap_vla.rlds import EpisodeStore, read_rlds
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.reader import pick_fields
@@ -194,6 +194,15 @@ def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict
         pick_fields(steps, keys, "toy, train[0]")
     with pytest.raises(UserError, match=r"toy, train\[0\]: no steps; drop the episode"):
         pick_fields({"action": np.zeros((0, 7))}, {"action": "action"}, "toy, train[0]")
+
+
+@pytest.mark.parametrize("keys", [["observation/proprio"], {"image_primary": None}, {"proprio": ["a", "b"]}])
+def test_keys_that_are_no_map_of_texts_are_refused(tmp_path: Path, keys: Any) -> None:
+    version = written(tmp_path, "extra", np.float32, 0.0)
+    for read in (lambda: EpisodeStore.build(version, keys=keys), lambda: list(read_rlds(version, keys=keys))):
+        with pytest.raises(UserError, match=r"^keys are .*; give a map from names to fields"):
+            read()
+    assert [*version.parent.iterdir()] == [version]
 
 
 def test_an_episode_of_no_steps_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from gap_vla.rollouts import PolicyError, RandomPolicy
 from gap_vla.rollouts.heldout import HeldOut
 from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
 from gap_vla.rollouts.policy import identity
+from gap_vla.rollouts.recordings import from_dataset
 from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import load_checkpoint
@@ -442,6 +443,21 @@ def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_lo
         assert script("serve_policy").main(["--checkpoint", "nowhere", "--host", host, "--port", str(port)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: cannot listen on {host}:{port}: ") and "; give --host an address" in said
+
+
+def test_an_episode_of_a_dataset_is_called_by_its_place_in_it(dataset):
+    version = dataset("assembly")
+    assert [one.name for one in from_dataset(version, "val")] == [f"{version}, val[0]", f"{version}, val[1]"]
+
+
+def test_a_port_that_may_not_be_listened_at_is_refused_with_what_to_do(capsys, monkeypatch):
+    async def refused(*arguments):
+        raise PermissionError(13, "error while attempting to bind on address ('127.0.0.1', 80): permission denied")
+
+    monkeypatch.setattr("gap_vla.cli.serve_policy._require_free", refused)
+    assert script("serve_policy").main(["--checkpoint", "nowhere", "--port", "80"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot listen on 127.0.0.1:80: permission denied, as of ports below 1024; give --host" in said
 
 
 def test_a_server_in_a_thread_or_a_notebook_is_a_line(capsys):

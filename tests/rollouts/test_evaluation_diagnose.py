@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pointmass import STEP, PointExpert, PointTask
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
 from gap_vla.rollouts.donors import donor_of, donors_of
@@ -284,8 +284,12 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
         Episode(**arrays, phase=np.array(["a", "a", "b", "b"])),
         Episode(**arrays),
     ]
-    with_rho, with_phase, bare = map(from_episode, given, range(3))
-    assert bare.name == "episode 2"
+    with_rho, with_phase, bare = (from_episode(one) for one in given)
+    assert bare.name == "a recording" and from_episode(given[2], "d, val[2]").name == "d, val[2]"
+    with pytest.raises(EpisodeError, match=r"^'d\.hdf5' is no episode; give one of open_source or read_rlds"):
+        from_episode("d.hdf5")
+    with pytest.raises(PolicyError, match=r"^Episode is no recording; give from_episode\(episode\) of each"):
+        open_loop(Seeing(), given)
     assert with_rho.transition.tolist() == [False, True, True, False]
     assert with_phase.transition.all() and bare.transition is None
 
