@@ -193,6 +193,7 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
         wanted = "folder" if folder else "file"
         raise OutputError(f"{path} exists and is no {wanted}; name another place")
     if folder and is_unmarked(path):
+        _require_open(path)
         return
     if overwrite is None:
         raise OutputError(f"{path} exists; choose another name, or move it away")
@@ -206,8 +207,15 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
         raise OutputError(f"{path} was changed since it was written; name another place, or move it away")
     if folder:
         others = [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]
-        if others := others or [str(place) for place in closed_in(path)]:
+        if others:
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
+        _require_open(path)
+
+
+def _require_open(folder: Path) -> None:
+    """Raises OutputError: a command of another user makes something in the folder, or was killed as it did."""
+    if theirs := closed_in(folder):
+        raise OutputError(f"{theirs[0]} is hidden by another user; wait for that one's command, or have it moved away")
 
 
 def _require_whole(temporary: Path, path: Path, kind: str) -> None:

@@ -27,7 +27,8 @@ OURS, SUFFIX = ".gap_vla-", ".partial"
 HIDDEN = re.compile(rf"\.([^/]+){re.escape(OURS)}[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
 """The whole name of one; the group is the name of what is made in it."""
 OLD = "replaced-"
-"""What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
+"""What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step. It goes
+with that folder, unless the new one lies there still: then it is to be put back."""
 LOCK = ".gap_vla.lock"
 """A file, since network file systems lock folders for one machine alone."""
 WITHIN = re.compile(rf"{HIDDEN.pattern}/({OLD}\1|\1(\.[^/]+)?|\.tmp\w{{6}}|{re.escape(LOCK)}|\.nfs\w+)")
@@ -82,15 +83,16 @@ def as_written(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def workplace(path: Path) -> Iterator[Path]:
-    """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
+    """Yields the place where the file or folder `path` is made, in a hidden folder beside it, which is removed in the
+    end; those of killed writers are too.
 
-    What is made in it has the name of `path`, or that with a suffix. Raises UserError: a killed writer's folder holds
-    something else; see `real_place`.
+    What else is made there has that name with a suffix. Raises UserError: a killed writer's folder holds something
+    else; see `real_place`.
     """
     path = real_place(path)
     with _hidden_folder(path) as folder:
         try:
-            yield folder
+            yield folder / path.name
         except OSError as error:
             if isinstance(error.filename, str | Path):  # the name that the user knows
                 error.filename = str(error.filename).replace(f"{folder}/", f"{path.parent}/")
@@ -109,7 +111,10 @@ def _hidden_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _remove(folder, lock)
+        if _not_replaced(folder, path.name):  # nor put back: the next writer's `clear_leftovers` tries again
+            os.close(lock)
+        else:
+            _remove(folder, lock)
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:
@@ -121,11 +126,12 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
         except FileNotFoundError:
             continue
         except OSError:  # the disk is full
-            folder.rmdir()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
             raise
-        with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
-            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
+            with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_lock(lock, folder):
                 return folder, lock
         except BaseException:
@@ -145,10 +151,22 @@ def _is_lock(handle: int, folder: Path) -> bool:
 
 
 def _remove(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+    try:
+        make_removable(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
     with contextlib.suppress(OSError):
         folder.rmdir()  # network file systems keep an open file, and its folder
+
+
+def make_removable(folder: Path) -> None:
+    """Lets its owner empty a folder and those in it, which `chmod -R a-w` forbids."""
+    for place, folders, _ in os.walk(folder):
+        for inner in (Path(place, name) for name in folders):
+            with contextlib.suppress(OSError):  # of another user
+                if not inner.is_symlink() and not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
+                    inner.chmod(0o700)
 
 
 def put(new: Path, path: Path) -> None:
@@ -160,16 +178,31 @@ def put(new: Path, path: Path) -> None:
         os.replace(new, path)
     elif not _exchange(new, path):
         with _hidden_folder(path) as folder:
-            # killed between the two: the next writer's `clear_leftovers` puts the old one back
-            old = folder / (OLD + path.name)
+            old, coming = folder / (OLD + path.name), folder / path.name
             try:
+                os.replace(new, coming)
                 os.replace(path, old)
-                os.replace(new, path)
+                os.replace(coming, path)
                 os.replace(old, new)
             except BaseException:  # as Ctrl-C
-                if old.exists() and not path.exists():
-                    os.replace(old, path)
+                if _not_replaced(folder, path.name):
+                    _put_back(old, path)
+                for moved in (coming, old):
+                    if moved.exists():
+                        os.replace(moved, new)
                 raise
+
+
+def _not_replaced(folder: Path, name: str) -> bool:
+    return all(os.path.lexists(folder / one) for one in (OLD + name, name))
+
+
+def _put_back(old: Path, path: Path) -> None:
+    try:
+        os.replace(old, path)
+    except OSError as error:  # somebody put something there meanwhile
+        why = f"cannot be put back ({error.strerror})"
+        raise UserError(f"{old} was {path}, and {why}; move away what is in its place, and repeat") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -205,12 +238,8 @@ def _clear(leftover: Path, made: Path) -> None:
         return
     try:
         _require_own(leftover, made)
-        if (old := leftover / (OLD + made.name)).exists():
-            if made.is_symlink() and not made.exists():
-                what = f"{made} is a link that leads nowhere, and what was there before lies in {leftover}"
-                raise UserError(f"{what}; remove the link")
-            # what a new one took the place of is not to come back, also if this is killed while it is removed
-            os.replace(old, old.with_name(made.name + ".old") if made.exists() else made)
+        if _not_replaced(leftover, made.name):
+            _put_back(leftover / (OLD + made.name), made)
     except BaseException:
         os.close(lock)
         raise

@@ -333,9 +333,9 @@ def _write_step(folder: Path, content: bytes) -> None:
     if folder.exists():
         _write(folder / "default" / "checkpoint", content)
         return
-    with workplace(folder) as place:
-        _write(place / folder.name / "default" / "checkpoint", content)
-        put(place / folder.name, folder)
+    with workplace(folder) as new:
+        _write(new / "default" / "checkpoint", content)
+        put(new, folder)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from gap_vla import phases
 from gap_vla.core.episode import Episode
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import whole
 from gap_vla.core.identity import plain
 from gap_vla.core.outputs import require_apart
@@ -21,7 +23,15 @@ from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.target import as_recorded, is_whole, refuse_other, require_free, same_settings
+from gap_vla.rlds.target import (
+    alone_at,
+    as_recorded,
+    forget_replaced,
+    is_whole,
+    refuse_other,
+    require_free,
+    same_settings,
+)
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
 if TYPE_CHECKING:
@@ -117,6 +127,8 @@ def build_dataset(
     recorded = metadata.get("identity", {}) if "labelled_from" not in metadata else {}  # a copy with other labels
     same = same_settings({key: recorded.get(key) for key in stated}, as_recorded(stated))
     if same and is_whole(target, overwrite):
+        with contextlib.suppress(OSError, UserError), alone_at(target):  # where one may write, and nobody is at work
+            forget_replaced(target)
         return target
     if annotator is not None:
         require_of_labels(Path(annotator))

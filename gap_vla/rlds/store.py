@@ -22,7 +22,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
 from gap_vla.core.outputs import require_apart
-from gap_vla.core.whole import clear_leftovers, put, workplace
+from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds, require_keys
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
@@ -133,12 +133,12 @@ class EpisodeStore:
             unchanged = Unchanged(version_dir)
             source_hash = source_hash_of(version_dir, resize, keys)
             require_unchanged(version_dir, but=STATISTICS)
-            clear_leftovers(directory.parent, directory.name)  # as the store that this one took the place of
+            real = real_place(directory)
+            clear_leftovers(real.parent, real.name)  # as the store that this one took the place of
             if made_of(source_hash, directory):
                 return cls.open(directory, verify=True)
             _require_replaceable(directory)
-            with workplace(directory) as folder:
-                new = folder / directory.name
+            with workplace(directory) as new:
                 new.mkdir()
                 splits = open_version(version_dir).info.splits
                 write_store(

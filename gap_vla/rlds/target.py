@@ -17,9 +17,9 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.marks import FOLDER_MARK, others_in
+from gap_vla.core.marks import FOLDER_MARK, others_in, unlike_mark
 from gap_vla.core.outputs import claim, deliver
-from gap_vla.core.whole import clear_leftovers, write_json
+from gap_vla.core.whole import clear_leftovers, make_removable, write_json
 from gap_vla.phases.motion import MotionError
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
@@ -66,10 +66,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             recorded = dataset_metadata(path)
             known, hashed = recorded.get("identity"), recorded.get("identity_hash")
             if (hashed == digest(settings, 16) or same_settings(known, settings)) and is_whole(path, overwrite):
-                if (partial / FOLDER_MARK).exists():  # the dataset that this one took the place of
-                    _discard_own(partial, path)
-                with contextlib.suppress(OSError):
-                    partial.rmdir()  # what a kill left of removing it
+                forget_replaced(path)
                 yield None
                 return
             if not overwrite:
@@ -90,6 +87,16 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if isinstance(error, EpisodeError | MotionError) or not any(partial.glob(ACCOUNTS)):
                 _discard_own(partial, path)
             raise
+
+
+def forget_replaced(path: Path) -> None:
+    """Removes what a kill left of the dataset that a whole one took the place of; needs the lock of `alone_at`."""
+    clear_leftovers(path.parent, path.name)
+    partial = _unfinished(path)
+    if (partial / FOLDER_MARK).exists():
+        _discard_own(partial, path)
+    with contextlib.suppress(OSError):
+        partial.rmdir()
 
 
 def require_free(path: Path, overwrite: bool) -> None:
@@ -157,6 +164,9 @@ def _require_own(partial: Path, path: Path) -> None:
         r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
     )
     others = others_in(partial, "|".join(own))
+    if others and (partial / FOLDER_MARK).exists():  # an old one, which may be a copy with more files
+        strange = unlike_mark(partial, DatasetError)
+        others = [place for place in others if str(place.relative_to(partial)) in strange]
     if not any((partial / mark).exists() for mark in _MARKS):
         others += partial.glob("[!.]*")
     if others:
@@ -165,6 +175,7 @@ def _require_own(partial: Path, path: Path) -> None:
 
 def _discard(partial: Path) -> None:
     """Removes an unfinished dataset, or an old one, its marks last: what a kill leaves is known."""
+    make_removable(partial)
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     partial.rmdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,7 @@ def assemble(
         counts: what happened on the way (`attempts`, `failures`).
         shown: is given the whole file before it takes its place.
     """
-    with workplace(out) as folder:  # what a killed one leaves of it, perhaps GB, the next one removes
-        new = folder / Path(os.path.realpath(out)).name
+    with workplace(out) as new:  # what a killed one leaves of it, perhaps GB, the next one removes
         with writing_hdf5(new, "w") as file:
             data = file.create_group("data")
             total = 0

@@ -180,8 +180,7 @@ class OctoTrainer(Trainer):
         model = self.model()
         if not is_first_host():
             return self.steps
-        with workplace(run.checkpoint) as folder:
-            made = folder / "checkpoint"
+        with workplace(run.checkpoint) as made:
             model.save_pretrained(step=self.steps, checkpoint_path=str(made))
             for file in sorted(path for path in made.rglob("*") if path.is_file()):
                 place = run.checkpoint / file.relative_to(made)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from leftovers import leave
 from gap_vla.core.errors import UserError
 from gap_vla.core.marks import FOLDER_MARK, is_unmarked, others_in, stamp, unlike_mark
 from gap_vla.core.outputs import claim, claim_folder, writing
-from gap_vla.core.whole import HIDDEN, clear_leftovers, put, replacing, workplace, write_json
+from gap_vla.core.whole import HIDDEN, LOCK, clear_leftovers, put, replacing, workplace, write_json
 
 
 def in_killed_process(write: Callable[[], object]) -> None:
@@ -142,51 +143,85 @@ def test_what_a_killed_writer_left_under_an_odd_name_is_removed_and_becomes_noth
     assert [*tmp_path.iterdir()] == [path] and path.read_text() == "whole"
 
 
-def test_an_old_output_is_put_back_after_ctrl_c_where_two_places_cannot_be_exchanged(tmp_path, monkeypatch):
-    old, replace = tmp_path / "out", os.replace
-    old.mkdir()
-    (old / "mine").touch()
-    monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+def in_steps(monkeypatch: pytest.MonkeyPatch, step: int, then: Callable[[], object]) -> None:
+    """Two places cannot be exchanged; after `step` of the renames in its place, `then` is called, and before the first
+    if that is 0."""
+    replace, done = os.replace, []
 
-    def interrupted(one: Path, other: Path) -> None:
-        if one.name == "out" and other == old:
-            raise KeyboardInterrupt
+    def renamed(one: Path, other: Path) -> None:
+        if step == len(done) == 0:
+            done.append(one)
+            then()
         replace(one, other)
+        done.append(one)
+        if len(done) == step:
+            then()
 
-    with contextlib.suppress(KeyboardInterrupt), workplace(old) as folder:
-        (folder / "out").mkdir()
-        monkeypatch.setattr(os, "replace", interrupted)
-        put(folder / "out", old)
-    assert [*tmp_path.rglob("*")] == [old, old / "mine"]
-
-
-def test_where_two_places_cannot_be_exchanged_the_old_output_goes_with_the_new_ones_place(tmp_path, monkeypatch):
-    old, replace = tmp_path / "out", os.replace
     monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", renamed)
 
-    def make(name: str) -> None:
-        with workplace(old) as folder:
-            (new := folder / "out").mkdir()
-            (new / name).touch()
-            put(new, old)
-            assert name == "first" or [one.name for one in new.iterdir()] == ["first"]
 
-    def killed(one: Path, other: Path) -> None:
-        replace(one, other)
-        if one == old:
-            os.kill(os.getpid(), signal.SIGKILL)
+def made_anew(out: Path, name: str) -> Path:
+    with workplace(out) as new:
+        new.mkdir(exist_ok=True)
+        (new / name).touch()
+        put(new, out)
+        return new
 
-    make("first")
-    make("first")
-    monkeypatch.setattr(os, "replace", killed)
-    in_killed_process(lambda: make("second"))
-    monkeypatch.setattr(os, "replace", replace)
-    assert not old.exists() and len([*tmp_path.iterdir()]) == 2  # the old one, and where the new one was made
-    with pytest.raises(UserError, match="exists without a mark"):
-        claim(old, "report")
-    assert [*tmp_path.rglob("*")] == [old, old / "first"]
-    make("second")
-    assert [*tmp_path.rglob("*")] == [old, old / "second"]
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, "old"), (1, "old"), (2, "old"), (3, "new"), (4, "new")])
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_old_output_or_a_new_one_is_there_where_two_places_cannot_be_exchanged(
+    step, kept, killed, tmp_path, monkeypatch
+):
+    made_anew(out := tmp_path / "out", "old")
+    in_steps(monkeypatch, step, (lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else stop)
+    if killed:
+        in_killed_process(lambda: made_anew(out, "new"))
+        monkeypatch.undo()
+        clear_leftovers(tmp_path, "out")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            made_anew(out, "new")
+    assert [*tmp_path.rglob("*")] == [out, out / kept]
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_who_is_stopped_as_he_replaces_has_the_new_output_or_the_old_one_in_its_place(step, tmp_path, monkeypatch):
+    """What a caller does then, as to put back another file, goes by what is in the new one's place."""
+    made_anew(out := tmp_path / "out", "old")
+    in_steps(monkeypatch, step, stop)
+    with pytest.raises(KeyboardInterrupt), workplace(out) as new:
+        new.mkdir()
+        (new / "new").touch()
+        try:
+            put(new, out)
+        finally:
+            assert [one.name for one in new.iterdir()] == (["new"] if step < 3 else ["old"])
+
+
+def taken_by(out: Path, name: str) -> None:
+    (out / name).parent.mkdir()
+    (out / name).touch()
+
+
+def test_an_old_output_whose_place_somebody_took_meanwhile_is_kept_until_it_can_be_put_back(tmp_path, monkeypatch):
+    made_anew(out := tmp_path / "out", "old")
+    in_steps(monkeypatch, 2, lambda: taken_by(out, "theirs"))
+    with pytest.raises(UserError, match=r"/replaced-out was .*/out, and cannot be put back \(Directory not empty\)"):
+        made_anew(out, "new")
+    monkeypatch.undo()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"/replaced-out was .*/out, and cannot be put back .*; move away what is"):
+            claim(out, "report")
+    assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == [LOCK, "new", "old", "theirs"]
+    (out / "theirs").rename(tmp_path / "moved")
+    clear_leftovers(tmp_path, "out")  # into the empty folder
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "moved", out, out / "old"]
 
 
 def test_a_folder_that_another_machine_removed_is_made_anew(tmp_path, monkeypatch):
@@ -208,7 +243,8 @@ def test_a_folder_that_another_machine_removed_is_made_anew(tmp_path, monkeypatc
 
 def test_an_old_output_whose_place_is_taken_stays_until_it_can_be_put_back(tmp_path):
     hidden = leave(tmp_path / "out")
-    (hidden / "replaced-out").mkdir()
+    for name in ("out", "replaced-out"):
+        (hidden / name).mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
     (mine := hidden / "mine").touch()
     for _ in range(2):
@@ -216,7 +252,7 @@ def test_an_old_output_whose_place_is_taken_stays_until_it_can_be_put_back(tmp_p
             clear_leftovers(tmp_path, "out")
     mine.unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match="/out is a link that leads nowhere, and what was there before lies in "):
+        with pytest.raises(UserError, match=r"/out, and cannot be put back \(Not a directory\); move away what is"):
             clear_leftovers(tmp_path, "out")
     (tmp_path / "out").unlink()
     clear_leftovers(tmp_path, "out")
@@ -258,11 +294,13 @@ def test_what_another_user_hides_in_a_shared_folder_is_no_part_of_it(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", refused)
     assert is_unmarked(tmp_path) and others_in(tmp_path, "") == []
-    (tmp_path / FOLDER_MARK).write_text('{"made_by": "gap_vla:dataset", "files": {}}')
     monkeypatch.setattr(os, "access", lambda place, how: place != hidden)
     monkeypatch.setattr("gap_vla.core.whole._lock_of_killed", lambda _: None)
-    with pytest.raises(UserError, match=rf"{hidden}, which was not written with it"):
-        claim(tmp_path, "dataset")  # it would go along with what is replaced
+    for content in (None, '{"made_by": "gap_vla:dataset", "files": {}}'):
+        if content:
+            (tmp_path / FOLDER_MARK).write_text(content)
+        with pytest.raises(UserError, match=rf"{hidden} is hidden by another user"):
+            claim(tmp_path, "dataset")  # it would go along with what is replaced
     (tmp_path / FOLDER_MARK).unlink()
     (tmp_path / "closed").mkdir()
     with pytest.raises(PermissionError):
@@ -290,3 +328,64 @@ def test_what_a_killed_writer_left_in_a_folder_is_no_part_of_it_and_a_file_of_so
     assert is_unmarked(tmp_path / "new")
     leave(tmp_path / "other" / FOLDER_MARK, "mine")
     assert not is_unmarked(tmp_path / "other")
+
+
+def test_what_is_made_for_a_link_has_the_name_of_what_that_leads_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.hdf5").symlink_to(tmp_path / "disk" / "data1.hdf5")
+    (tmp_path / "disk" / "data1.hdf5").touch()
+
+    def killed() -> None:
+        with workplace(tmp_path / "link.hdf5") as new:
+            new.with_name(new.name + ".annotator").mkdir()
+            killed_in(new)
+
+    in_killed_process(killed)
+    clear_leftovers(tmp_path / "disk", "data1.hdf5")
+    assert [*tmp_path.rglob("*.hdf5*")] == [tmp_path / "link.hdf5", tmp_path / "disk" / "data1.hdf5"]
+
+
+def by_another_user(act: Callable[[], object]) -> int:
+    """The exit status of a process of nobody's, or of one that is no root's already, that calls `act`."""
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+            act()
+            os._exit(0)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_an_old_output_that_was_made_read_only_goes_too():
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o777)
+        out = Path(scratch) / "out"
+
+        def protected() -> None:
+            made_anew(out, "a")
+            (out / "in").mkdir()
+            (out / "in" / "b").touch()
+            (out / "linked").symlink_to(scratch)
+            (out / "in").chmod(0o555)
+
+        assert by_another_user(protected) == 0
+        os.chmod(scratch, 0o777)
+        assert by_another_user(lambda: made_anew(out, "new")) == 0
+        assert [*Path(scratch).rglob("*")] == [out, out / "new"]
+
+
+def test_a_handle_is_closed_also_when_the_removal_is_interrupted(tmp_path, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("gap_vla.core.whole.shutil.rmtree", lambda *_, **__: stop())
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "x.json", 1)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: stop())
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "y.json", 1)
+    monkeypatch.undo()
+    assert len(os.listdir("/proc/self/fd")) == before
+    clear_leftovers(tmp_path)
+    assert [*tmp_path.iterdir()] == [tmp_path / "x.json"]

@@ -97,10 +97,10 @@ def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
     path = tmp_path / "labelled"
 
     def make(content: str) -> None:
-        with workplace(path) as place:
-            (place / "new").mkdir()
-            (place / "new" / "a.npz").write_text(content)
-            deliver(place / "new", path, "labelled_npz")
+        with workplace(path) as new:
+            new.mkdir()
+            (new / "a.npz").write_text(content)
+            deliver(new, path, "labelled_npz")
 
     make("1")
     make("2")
@@ -148,8 +148,8 @@ def test_a_place_of_work_that_another_writer_took_for_a_leftover_is_made_anew(tm
         lock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with workplace(tmp_path / "out") as folder:
-        (folder / "out").write_text("whole")
+    with workplace(tmp_path / "out") as new:
+        new.write_text("whole")
     assert not list(tmp_path.iterdir())
 
 
@@ -182,10 +182,10 @@ def test_a_mark_is_read_up_to_its_end(tmp_path):
 
 @pytest.mark.parametrize("place", [0, 5 * 2**20, 12 * 2**20 - 1])
 def test_a_large_file_that_was_changed_is_not_ours(place, tmp_path):
-    with workplace(tmp_path / "out") as folder:
-        (folder / "new").mkdir()
-        (folder / "new" / "large").write_bytes(bytes(12 * 2**20))
-        deliver(folder / "new", tmp_path / "out", "dataset")
+    with workplace(tmp_path / "out") as new:
+        new.mkdir()
+        (new / "large").write_bytes(bytes(12 * 2**20))
+        deliver(new, tmp_path / "out", "dataset")
     claim(tmp_path / "out", "dataset")
     with open(tmp_path / "out" / "large", "r+b") as file:
         file.seek(place)
@@ -219,9 +219,9 @@ def test_a_folder_above_one_that_is_missing_is_no_place_for_results(tmp_path, mo
     page, folder = Path("no/../mine.html"), Path("no/../folder")
 
     def placed(place):
-        with workplace(Path("new")) as work:
-            (work / "new").mkdir()
-            put(work / "new", place)
+        with workplace(Path("new")) as new:
+            new.mkdir()
+            put(new, place)
 
     def replaced(place, **how):
         with replacing(place, **how) as temporary:
@@ -298,8 +298,8 @@ def test_hidden_folders_that_are_not_ours_stay(tmp_path):
         (folder / "thesis.txt").write_text("the only copy")
     (ours / "thesis.txt").rename(ours / "x.hdf5")
     for name in ("x.hdf5", "*.hdf5", "[a-z].hdf5"):
-        with workplace(tmp_path / name) as folder:
-            assert folder.parent == tmp_path and [one.name for one in folder.iterdir()] == [LOCK]
+        with workplace(tmp_path / name) as new:
+            assert new.parent.parent == tmp_path and [one.name for one in new.parent.iterdir()] == [LOCK]
     assert all((folder / "thesis.txt").exists() for folder in foreign) and not ours.exists()
 
 

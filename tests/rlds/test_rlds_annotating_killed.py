@@ -1,10 +1,16 @@
 """A writer that is killed: the old dataset stays whole, and the same command then finishes the work."""
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 from annotating_demos import demos, write_hdf5, write_npz
+
+from gap_vla.core.whole import put
+from gap_vla.phases import load_annotator
+from gap_vla.rlds.annotating import annotate_files
 
 KILLS = {"hdf5": 2, "npz": 3, "rlds": 3}
 LEG = 5
@@ -44,3 +50,37 @@ def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_th
             assert kill["killed"] in (found["old"], found["new"]), kill
         assert kill["again"] == found["new"] and kill["beside"] == expected and kill["annotator"] == "gaussian", kill
     assert found["kills"][0]["killed"] == found["old"] and found["kills"][-1]["killed"] == found["new"]
+
+
+@pytest.mark.parametrize(("renames", "kept"), [(0, "change_points"), (1, "change_points"), (2, "gaussian")])
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_ctrl_c_leaves_an_old_file_and_its_annotator_or_a_new_one_and_its_own(
+    renames, kept, exchanged, tmp_path, monkeypatch
+):
+    source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3, leg=LEG)), tmp_path / "out" / "labelled.hdf5"
+    annotate_files(source, out, method="change_points")
+    done: list[Path] = []
+
+    def interrupted(new: Path, path: Path) -> None:
+        if len(done) < renames:
+            put(new, path)
+        done.append(path)
+        if len(done) >= renames:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gap_vla.core.outputs.put", interrupted)
+    if not exchanged:
+        monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
+    with pytest.raises(KeyboardInterrupt):
+        annotate_files(source, out, method="gaussian", overwrite=True)
+    annotator = load_annotator(saved := out.with_name("labelled.hdf5.annotator"))
+    with h5py.File(out) as file:
+        assert json.loads(file["data"].attrs["annotator"])["hash"] == annotator.identity["hash"]
+    assert annotator.method == kept
+    assert sorted(out.parent.iterdir()) == [out, saved]
+    shutil.rmtree(saved)
+    out.unlink()
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        annotate_files(source, out, method="gaussian")
+    assert sorted(out.parent.iterdir()) == [[], [saved], [out, saved]][renames]

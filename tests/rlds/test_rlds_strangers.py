@@ -12,10 +12,11 @@ from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
+from gap_vla.core.marks import stamp
 from gap_vla.core.outputs import OutputError
 from gap_vla.rlds import build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating.job import AnnotationJob
-from gap_vla.rlds.target import DatasetError
+from gap_vla.rlds.target import DatasetError, alone_at
 
 EPISODES = [make_episode(i, size=8) for i in range(3)]
 
@@ -126,8 +127,9 @@ def test_where_two_places_cannot_be_exchanged_no_old_dataset_stays(
     monkeypatch.setattr("gap_vla.core.whole._exchange", lambda one, other: False)
     version = write_rlds(EPISODES[:2], tmp_path, "toy")
     if killed:
-        old = content(version)
-        version.rename(leave(version) / "replaced-1.0.0")
+        old, hidden = content(version), leave(version)
+        shutil.copytree(version, hidden / "1.0.0")  # the new one
+        version.rename(hidden / "replaced-1.0.0")
         with pytest.raises(DatasetError, match="exists and was made differently"):
             write_rlds(EPISODES, tmp_path, "toy")
         assert content(version) == old
@@ -180,6 +182,31 @@ def test_a_dataset_without_its_mark_is_not_found_again(tmp_path: Path, converted
         with pytest.raises(DatasetError, match=r"has no made_by\.json, .* move it away, or choose another name"):
             build_dataset(source, tmp_path / "data", "toy", overwrite=overwrite, **BUILD)
     assert content(version) == there
+
+
+def test_an_old_dataset_that_a_kill_left_goes_when_the_same_command_is_given_again(
+    tmp_path: Path, converted: Path
+) -> None:
+    source, version = converted / "d.hdf5", tmp_path / "data" / "toy" / "1.0.0"
+    shutil.copytree(converted / "data", tmp_path / "data")
+    shutil.copytree(version, partial := version.with_name(".1.0.0.partial"))
+    (partial / "LICENSE").write_text("an annotated copy has more of its source's files")
+    stamp(partial, "dataset")
+    (partial / "docs").mkdir()
+    (partial / "docs" / "mine.txt").write_text("the only copy")
+    hidden = leave(version)
+    for name in ("1.0.0", "replaced-1.0.0"):
+        shutil.copytree(version, hidden / name)
+    shutil.rmtree(hidden / "1.0.0")  # the new one has come
+    assert build_dataset(source, tmp_path / "data", "toy", **BUILD) == version
+    assert sorted(one.name for one in version.parent.iterdir()) == [".1.0.0.partial", "1.0.0"]
+    assert (partial / "LICENSE").exists() and (partial / "docs" / "mine.txt").exists()
+    (partial / "docs" / "mine.txt").unlink()
+    (partial / "docs").rmdir()
+    with alone_at(version):  # another command is at work
+        assert build_dataset(source, tmp_path / "data", "toy", **BUILD) == version and partial.exists()
+    assert build_dataset(source, tmp_path / "data", "toy", **BUILD) == version
+    assert [*version.parent.iterdir()] == [version]
 
 
 @pytest.mark.parametrize(

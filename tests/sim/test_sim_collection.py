@@ -19,6 +19,7 @@ from PIL import Image
 
 import gap_vla.sim as sim
 from gap_vla.cli.collect_demos import main
+from gap_vla.core import whole
 from gap_vla.core.errors import USER_ERROR, UserError
 from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
@@ -285,6 +286,28 @@ def test_a_file_that_comes_into_the_place_of_a_collection_meanwhile_stays(finish
     with pytest.raises(UserError, match="exists; choose another name"):
         collect_demos("assembly", 3, out, **NOISY)
     assert out.read_bytes() == b"a colleague's" and list(parts.glob("attempt_*"))
+
+
+def test_what_a_kill_left_of_the_pieces_goes_when_the_same_command_is_given_again(finished, tmp_path, monkeypatch):
+    out = tmp_path / "out.hdf5"
+    shutil.copytree(finished[1], tmp_path / "out.hdf5.parts")
+
+    def killed(folder, lock):
+        if pieces := list(folder.glob("*.parts/attempt_*")):
+            pieces[0].unlink()
+            os.close(lock)
+            raise KeyboardInterrupt
+        remove(folder, lock)
+
+    remove = whole._remove
+    monkeypatch.setattr(whole, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collect_demos("assembly", 3, out, **NOISY)
+    monkeypatch.undo()
+    assert len([*tmp_path.iterdir()]) == 2 and out.read_bytes() == finished[0].read_bytes()
+    with pytest.raises(UserError, match="exists; choose another name"):
+        collect_demos("assembly", 3, out, **NOISY)
+    assert [*tmp_path.iterdir()] == [out]
 
 
 def test_an_existing_file_is_refused(collection):

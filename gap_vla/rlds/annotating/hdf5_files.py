@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -51,8 +52,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     _require_replaceable(demos)
     _require_readable(source)
     annotation = job.run(episodes, _extra(demos, job))
-    with workplace(out) as folder:
-        new = folder / out.name
+    with workplace(out) as new:
         shutil.copyfile(source, new)
         with writing_hdf5(new, "r+") as file:
             for index, episode in enumerate(episodes):
@@ -65,17 +65,19 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
         unchanged()
         _read_back(new, job, episodes, annotation)
-        new_annotator = annotation.annotator.save(folder / saved.name)
+        new_annotator = annotation.annotator.save(new.with_name(new.name + ".annotator"))
+        made = new_annotator.stat()
         with alone_in(out, wait=True):  # of two at once the file of one would stay beside the annotator of the other
             claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
             # the annotator first: where the annotated file is, its annotator is too
             again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
-            deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
             try:
+                deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
                 deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
-            except BaseException:  # as of a place that is mounted, where nothing can take it
-                if new_annotator.exists():
-                    put(new_annotator, saved)
+            except BaseException:  # as Ctrl-C, or of a place that is mounted, where nothing can take it
+                came = saved.exists() and os.path.samestat(made, saved.stat())
+                if came and new.exists() and new_annotator.exists():
+                    put(new_annotator, saved)  # the old one, which has the place of the new one
                 raise
 
     @functools.cache

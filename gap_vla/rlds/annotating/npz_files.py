@@ -60,8 +60,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     tell_others(source, files, "copied")
     annotation = job.run(episodes, extra)
-    with workplace(out) as folder:
-        new = folder / out.name
+    with workplace(out) as new:
         new.mkdir()
         for index, file in enumerate(files):
             labels = annotation.labels(index)

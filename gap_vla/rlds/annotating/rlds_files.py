@@ -115,8 +115,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     extra = [column for *_, column in found if column is not None]
     fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
-    with workplace(out) as folder:
-        new = folder / out.name
+    with workplace(out) as new:
         new.mkdir()
         for path in others:
             target = new / path.relative_to(source)
