@@ -368,13 +368,15 @@ def test_an_old_output_that_was_made_read_only_goes_too():
             made_anew(out, "a")
             (out / "in").mkdir()
             (out / "in" / "b").touch()
-            (out / "linked").symlink_to(scratch)
+            (theirs := Path(scratch) / "theirs").mkdir(0o555)
+            (out / "linked").symlink_to(theirs)
             (out / "in").chmod(0o555)
 
         assert by_another_user(protected) == 0
         os.chmod(scratch, 0o777)
         assert by_another_user(lambda: made_anew(out, "new")) == 0
-        assert [*Path(scratch).rglob("*")] == [out, out / "new"]
+        assert sorted(Path(scratch).rglob("*")) == [out, out / "new", theirs := Path(scratch) / "theirs"]
+        assert stat.S_IMODE(theirs.stat().st_mode) == 0o555
 
 
 def test_a_handle_is_closed_also_when_the_removal_is_interrupted(tmp_path, monkeypatch):
