@@ -605,6 +605,14 @@ def test_a_collection_that_does_not_fit_is_refused(tmp_path):
     require_space("threading", 100, 64, 1, 2, tmp_path)
 
 
+def test_what_is_a_little_more_than_there_is_does_not_say_that_as_much_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "free_disk", lambda folder: 5 * 2**20 - 1)
+    with pytest.raises(
+        ResourceError, match=r"about 5\.0 MiB of disk in .* are needed \(it 5\.0 MiB\), and less are free"
+    ):
+        resources.require_disk({"it": 5 * 2**20}, tmp_path, "free some")
+
+
 def test_the_memory_of_a_job_is_that_of_its_group_and_of_those_above(tmp_path):
     def group(name, limit, used, stat, **numbers):
         (folder := tmp_path / "sys/fs/cgroup" / name).mkdir(parents=True, exist_ok=True)

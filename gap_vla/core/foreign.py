@@ -85,14 +85,6 @@ def regular(path: Path, error: type[UserError] = UserError) -> Path:
     return path
 
 
-def require_unpacked(path: Path) -> None:
-    """Raises ValueError if a part of torch's zip is packed, which torch never does: it may be one of gigabytes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            if packed := [part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED]:
-                raise ValueError(f"{packed[0]} is packed, as torch writes none")
-
-
 def is_text(value: object) -> bool:
     """Whether it is text that UTF-8 can hold; names in files and folders may be other bytes."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

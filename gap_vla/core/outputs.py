@@ -193,7 +193,8 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
         wanted = "folder" if folder else "file"
         raise OutputError(f"{path} exists and is no {wanted}; name another place")
     if folder and is_unmarked(path):
-        _require_open(path)
+        if kind in _SEALED:  # it is replaced; results are put into it
+            _require_open(path)
         return
     if overwrite is None:
         raise OutputError(f"{path} exists; choose another name, or move it away")

@@ -116,9 +116,8 @@ def require_disk(needs: Mapping[str, float], folder: Path | str, advice: str) ->
 def _require(needs: Mapping[str, float], what: str, have: float | None, advice: str) -> None:
     if have is not None and (total := sum(needs.values())) > have:
         parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
-        raise ResourceError(
-            f"about {shown(total)} of {what} are needed ({parts}), and {shown(have)} are free; {advice}"
-        )
+        short = shown(have) if shown(have) != shown(total) else "less"
+        raise ResourceError(f"about {shown(total)} of {what} are needed ({parts}), and {short} are free; {advice}")
 
 
 def require_usual_jax() -> None:

@@ -25,6 +25,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, shown
 from gap_vla.core.identity import differences, in_words
 from gap_vla.core.locks import alone
+from gap_vla.core.marks import others_in
 from gap_vla.core.run_settings import of_result, of_training
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import HIDDEN, as_written, clear_leftovers, write_json
@@ -264,6 +265,8 @@ class RunDirectory:
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
     def _set_aside(self, *paths: Path) -> None:
+        """Under other names, but folders in which nothing is except locks of killed processes."""
+        paths = tuple(path for path in paths if not path.is_dir() or others_in(path, r"(.+/)?\.lock"))
         for number in itertools.count(1):
             aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
             if not any(path.exists() for path in aside):

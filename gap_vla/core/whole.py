@@ -162,11 +162,13 @@ def _remove(folder: Path, lock: int) -> None:
 
 def make_removable(folder: Path) -> None:
     """Lets its owner empty a folder and those in it, which `chmod -R a-w` forbids."""
-    for place, folders, _ in os.walk(folder):
-        for inner in (Path(place, name) for name in folders):
-            with contextlib.suppress(OSError):  # of another user
-                if not inner.is_symlink() and not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
-                    inner.chmod(0o700)
+    inner = [folder]
+    while inner:
+        with contextlib.suppress(OSError):  # of another user
+            if not os.access(place := inner.pop(), os.R_OK | os.W_OK | os.X_OK):
+                place.chmod(0o700)
+            with os.scandir(place) as entries:
+                inner += [Path(one.path) for one in entries if one.is_dir(follow_symlinks=False)]
 
 
 def put(new: Path, path: Path) -> None:

@@ -29,6 +29,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.marks import file_mark
+from gap_vla.core.outputs import alone_in
 from gap_vla.core.whole import clear_leftovers, put, replacing, workplace
 from gap_vla.octo.batches import native
 from gap_vla.octo.spec import ModuleSpec
@@ -299,7 +300,8 @@ def write_checkpoint(
             _write(root / name, said)
     _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
     marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *(beside or {}))}
-    _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
+    with alone_in(root / CHECKSUMS, wait=True):  # of two that write steps at once, the later one adds its own
+        _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
 
 def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

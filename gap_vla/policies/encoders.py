@@ -5,7 +5,11 @@ An image encoder is `Encoder(config, image_shape)`, float[N, 3, h, w] of 0 to 25
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -72,6 +76,22 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
         y = functional.relu(self.norm1(self.conv1(x)))
         return functional.relu(self.shortcut(x) + self.norm2(self.conv2(y)))
+
+
+def torch_file(path: Path) -> Any:
+    """What `torch.save` wrote: tensors on the CPU and plain values.
+
+    Raises ValueError: a part of its zip is packed, which torch never does (it may be one of gigabytes), or it holds
+    something else, which torch's own message says how to execute. Others of torch: it is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            if packed := [part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"{packed[0]} is packed, as torch writes none")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds something else than tensors and plain values, which is not read") from None
 
 
 def odd_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
-from gap_vla.core.foreign import misfits, one_line, require_unpacked
+from gap_vla.core.foreign import misfits, one_line
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax, odd_weights
+from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax, odd_weights, torch_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of layer1 to layer4, two blocks each
@@ -91,11 +91,9 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        require_unpacked(path)
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        found = dict(loaded)
+        found = dict(load_file(path) if path.suffix == ".safetensors" else torch_file(path))
     except Exception as error:  # either library has classes of its own
-        raise ConfigError(f"{path}: not readable ({one_line(error, 120)}); download them again") from None
+        raise ConfigError(f"{path}: not readable ({one_line(error, 120)}); download torchvision's") from None
     found = {name: value for name, value in found.items() if not str(name).startswith("fc.")}
     if odd := [name for name, value in found.items() if not isinstance(value, torch.Tensor)]:
         raise ConfigError(f"{path} holds {one_line(odd[0], 60)!r}, which is no tensor; give the weights alone, by name")

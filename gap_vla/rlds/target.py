@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import message_of
 from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.marks import FOLDER_MARK, others_in, unlike_mark
+from gap_vla.core.marks import FOLDER_MARK, made_by, others_in, unlike_mark
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import clear_leftovers, make_removable, write_json
 from gap_vla.phases.motion import MotionError
@@ -164,7 +165,7 @@ def _require_own(partial: Path, path: Path) -> None:
         r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
     )
     others = others_in(partial, "|".join(own))
-    if others and (partial / FOLDER_MARK).exists():  # an old one, which may be a copy with more files
+    if others and not (partial / _MARK).exists() and made_by(partial) == "dataset":  # an old one, or a copy with more
         strange = unlike_mark(partial, DatasetError)
         others = [place for place in others if str(place.relative_to(partial)) in strange]
     if not any((partial / mark).exists() for mark in _MARKS):
@@ -174,11 +175,15 @@ def _require_own(partial: Path, path: Path) -> None:
 
 
 def _discard(partial: Path) -> None:
-    """Removes an unfinished dataset, or an old one, its marks last: what a kill leaves is known."""
+    """Removes an unfinished dataset, or an old one, its marks last: what a kill leaves is known. Raises DatasetError:
+    something in it belongs to another user."""
     make_removable(partial)
-    for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    partial.rmdir()
+    try:
+        for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        partial.rmdir()
+    except OSError as error:
+        raise DatasetError(f"{partial} cannot be removed ({message_of(error)}); have it removed") from error
 
 
 def _discard_own(partial: Path, path: Path) -> None:
@@ -226,6 +231,9 @@ def finish(partial: Path, path: Path, overwrite: bool) -> Path:
     _require_own(partial, path)
     (partial / _MARK).replace(partial / FOLDER_MARK)  # it is ours at every moment
     deliver(partial, path, "dataset", overwrite=overwrite)
-    with contextlib.suppress(OSError):
-        _discard(partial)  # the old one, after the exchange
+    if partial.exists():  # the old one, after the exchange
+        try:
+            _discard(partial)
+        except DatasetError as error:
+            print(f"note: what {path} took the place of: {error}", flush=True)
     return path

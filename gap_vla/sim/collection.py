@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from gap_vla.core.marks import HDF5, closed_in, others_in
 from gap_vla.core.outputs import claim
 from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import EPISODES
-from gap_vla.core.whole import clear_leftovers, workplace
+from gap_vla.core.whole import clear_leftovers
 from gap_vla.sim.attempts import KEPT, CollectionError, finished, piece, play, seed_of, stopped
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
 from gap_vla.sim.rendering_backend import require_rendering
@@ -126,9 +127,12 @@ def collect_demos(
                 shown=before_it_is_there,
             )
             # what somebody put there meanwhile stays, and all that lies beside it
-            if not others_in(folder, _OWN) and not closed_in(folder):
-                with workplace(out) as new:  # killed while it is removed, the rest goes when `out` is claimed
-                    folder.rename(new.with_name(new.name + ".parts"))
+            if own := not others_in(folder, _OWN) and not closed_in(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # network file systems keep the open lock, and its folder
+        if own and folder.exists():
+            print(f"note: {folder} cannot be removed; {out} is whole and needs it no more", flush=True)
     except OSError as error:
         if not is_full_disk(error):
             raise

@@ -18,7 +18,6 @@ import dataclasses
 import io
 import math
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,12 +28,13 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
-from gap_vla.core.foreign import refusing, regular, require_unpacked
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.run_settings import settings_hash
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.policies import build_policy
+from gap_vla.policies.encoders import torch_file
 from gap_vla.policies.heads import LARGEST_ACTION
 from gap_vla.policies.methods import Forward, masked_mean
 from gap_vla.policies.policy import SmallPolicy
@@ -190,12 +190,11 @@ class SmallTrainer(Trainer):
         if not self._file.exists():
             return 0
         advice = "copy it again, or start another run with --run-name NAME"
-        with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
-            require_unpacked(regular(self._file))
-            with zipfile.ZipFile(self._file) as parts:  # torch.load does not compare the checksums
+        with refusing(f"{self._file} is damaged", advice, ConfigError):
+            with zipfile.ZipFile(regular(self._file)) as parts:  # torch.load does not compare the checksums
                 if part := parts.testzip():
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
-            found = torch.load(self._file, map_location="cpu", weights_only=True)
+            found = torch_file(self._file)
             said = found.pop("checksum", None)
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")

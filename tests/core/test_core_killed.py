@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -18,7 +19,7 @@ from leftovers import leave
 from gap_vla.core.errors import UserError
 from gap_vla.core.marks import FOLDER_MARK, is_unmarked, others_in, stamp, unlike_mark
 from gap_vla.core.outputs import claim, claim_folder, writing
-from gap_vla.core.whole import HIDDEN, LOCK, clear_leftovers, put, replacing, workplace, write_json
+from gap_vla.core.whole import HIDDEN, LOCK, clear_leftovers, make_removable, put, replacing, workplace, write_json
 
 
 def in_killed_process(write: Callable[[], object]) -> None:
@@ -301,6 +302,8 @@ def test_what_another_user_hides_in_a_shared_folder_is_no_part_of_it(tmp_path, m
             (tmp_path / FOLDER_MARK).write_text(content)
         with pytest.raises(UserError, match=rf"{hidden} is hidden by another user"):
             claim(tmp_path, "dataset")  # it would go along with what is replaced
+        if not content:
+            claim_folder(tmp_path, "check", make=False)  # it is put beside
     (tmp_path / FOLDER_MARK).unlink()
     (tmp_path / "closed").mkdir()
     with pytest.raises(PermissionError):
@@ -377,6 +380,13 @@ def test_an_old_output_that_was_made_read_only_goes_too():
         assert by_another_user(lambda: made_anew(out, "new")) == 0
         assert sorted(Path(scratch).rglob("*")) == [out, out / "new", theirs := Path(scratch) / "theirs"]
         assert stat.S_IMODE(theirs.stat().st_mode) == 0o555
+
+        def removed() -> None:
+            out.chmod(0o555)
+            make_removable(out)
+            shutil.rmtree(out)
+
+        assert by_another_user(removed) == 0 and not out.exists()
 
 
 def test_a_handle_is_closed_also_when_the_removal_is_interrupted(tmp_path, monkeypatch):

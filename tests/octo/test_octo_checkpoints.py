@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_what_a_killed_writer_left_beside_a_finished_step_goes_with_the_next(tmp
     leave(tmp_path / "x", "mine")  # is not in the way
     model.save_pretrained(6, tmp_path)
     assert (tmp_path / ".x.gap_vla-abcdefgh.partial" / "mine").exists()
+
+
+def test_two_who_save_steps_into_one_folder_at_once_both_leave_their_checksums(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    with ThreadPoolExecutor(4) as pool:
+        for first in range(0, 20, 4):
+            [*pool.map(lambda step: model.save_pretrained(step, tmp_path), range(first, first + 4))]
+    known = json.loads((tmp_path / "checksums.json").read_bytes())
+    assert {name for name in known if name.isdecimal()} == {str(step) for step in range(20)}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_numbers_in_another_byte_order_are_saved_and_act_as_the_same(tmp_path: Path) -> None:

@@ -18,6 +18,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+class _Executes:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture
+def executes(tmp_path):
+    """What the pickle machine would make a file of."""
+    yield _Executes(tmp_path / "executed")
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def blank_charts():
     """The pages of these runs lack their charts, which take longer than the training; tests/report has them."""

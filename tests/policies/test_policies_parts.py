@@ -299,8 +299,14 @@ class TestConfig:
 def test_weights_that_are_no_weights_are_refused_by_their_file(tmp_path):
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"\x80\x04N.")
-        with pytest.raises(ConfigError, match=rf"{name}: not readable \(.*download them again"):
+        with pytest.raises(ConfigError, match=rf"{name}: not readable \(.*; download torchvision's"):
             load_imagenet(Trunk(), tmp_path / name)
+
+
+def test_of_weights_that_execute_something_torch_does_not_say_how(tmp_path, executes):
+    torch.save({**Trunk().state_dict(), "note": executes}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"w\.pth: not readable \(it holds something else than tensors and plain val"):
+        load_imagenet(Trunk(), tmp_path / "w.pth")
 
 
 def test_weights_that_are_packed_are_refused_before_they_are_unpacked(tmp_path):

@@ -330,6 +330,15 @@ def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, 
         trainer.restore(tmp_path)
 
 
+def test_of_a_saved_state_that_executes_something_torch_does_not_say_how(store, tmp_path, executes):
+    trainer, _ = made(toy_config(tmp_path), store)
+    torch.save({"step": 1, "policy": executes}, tmp_path / "training.pt")
+    with pytest.raises(
+        ConfigError, match=r"holds something else than tensors and plain values, which is not read; cop"
+    ):
+        trainer.restore(tmp_path)
+
+
 def test_a_moment_of_another_shape_than_its_parameter_is_refused(store, tmp_path):
     trainer, windows = made(toy_config(tmp_path), store)
     assert trainer.restore(tmp_path) == 0

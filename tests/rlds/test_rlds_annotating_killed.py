@@ -8,6 +8,7 @@ import h5py
 import pytest
 from annotating_demos import demos, write_hdf5, write_npz
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.whole import put
 from gap_vla.phases import load_annotator
 from gap_vla.rlds.annotating import annotate_files
@@ -78,9 +79,41 @@ def test_ctrl_c_leaves_an_old_file_and_its_annotator_or_a_new_one_and_its_own(
         assert json.loads(file["data"].attrs["annotator"])["hash"] == annotator.identity["hash"]
     assert annotator.method == kept
     assert sorted(out.parent.iterdir()) == [out, saved]
-    shutil.rmtree(saved)
+    if renames == 1:  # an old file whose annotator was moved away
+        shutil.rmtree(saved)
+        done.clear()
+        with pytest.raises(KeyboardInterrupt):
+            annotate_files(source, out, method="gaussian", overwrite=True)
+        assert sorted(out.parent.iterdir()) == [out]
+    shutil.rmtree(saved, ignore_errors=True)
     out.unlink()
     done.clear()
     with pytest.raises(KeyboardInterrupt):
         annotate_files(source, out, method="gaussian")
     assert sorted(out.parent.iterdir()) == [[], [saved], [out, saved]][renames]
+
+
+def test_an_annotator_is_made_beside_its_place_also_where_the_file_is_a_link_to_another_disk(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    source, far = write_hdf5(tmp_path / "demos.hdf5", demos(3, leg=LEG)), tmp_path / "disk" / "far.hdf5"
+    annotate_files(source, far, method="gaussian")
+    (out := tmp_path / "out.hdf5").symlink_to(far)
+    moved: list[tuple[Path, Path]] = []
+    monkeypatch.setattr("gap_vla.core.outputs.put", lambda new, path: moved.append((new, path)) or put(new, path))
+    annotate_files(source, out, method="change_points", overwrite=True)
+    assert [new.parent.parent for new, _ in moved] == [tmp_path, tmp_path / "disk"]
+    assert [path.name for _, path in moved] == ["out.hdf5.annotator", "out.hdf5"]
+
+
+def test_what_comes_into_the_place_of_an_annotator_meanwhile_is_named_and_stays(tmp_path, monkeypatch):
+    source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3, leg=LEG)), tmp_path / "out.hdf5"
+    theirs = tmp_path / "out.hdf5.annotator" / "mine"
+
+    def come(*_: object) -> None:
+        theirs.parent.mkdir()
+        theirs.touch()
+
+    monkeypatch.setattr("gap_vla.rlds.annotating.hdf5_files._read_back", come)
+    with pytest.raises(UserError, match=r"out\.hdf5\.annotator exists without a mark of gap_vla .*; name another pla"):
+        annotate_files(source, out, method="gaussian")
+    assert theirs.exists() and not out.exists()

@@ -120,6 +120,46 @@ def test_an_old_dataset_that_a_kill_left_after_the_exchange_goes_when_nothing_is
     assert write_rlds(EPISODES, tmp_path, "toy") == version and partial.exists()
 
 
+def test_of_an_old_dataset_that_cannot_be_removed_a_note_says_so(
+    tmp_path: Path, sound: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in it belongs to another user."""
+    remove = shutil.rmtree
+
+    def refused(place: Path, **how: object) -> None:
+        if Path(place).name == "annotator":
+            raise PermissionError(13, "Permission denied", "labels.json")
+        remove(place, **how)
+
+    def annotator(folder: Path) -> None:
+        (folder / "annotator").mkdir()
+        (folder / "annotator" / "labels.json").write_text("{}")
+
+    version = write_rlds(EPISODES[:2], tmp_path, "toy", companion=annotator)
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    write_rlds(EPISODES, tmp_path, "toy", overwrite=True)
+    assert content(version) == sound
+    said = rf"{version.with_name('.1.0.0.partial')} cannot be removed (labels.json: Permission denied"
+    assert f"note: what {version} took the place of: {said}" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match=r"/\.1\.0\.0\.partial cannot be removed .*; have it removed"):
+        write_rlds(EPISODES[:1], tmp_path, "toy", overwrite=True)
+    assert content(version) == sound
+
+
+@pytest.mark.parametrize("kind", ["dataset", "labelled_npz"])
+def test_what_is_marked_as_something_else_in_the_place_of_an_unfinished_dataset_is_named_and_stays(
+    tmp_path: Path, kind: str
+) -> None:
+    (partial := tmp_path / "toy" / ".1.0.0.partial").mkdir(parents=True)
+    (partial / "a.npz").touch()
+    stamp(partial, kind)
+    if kind == "dataset":  # and is one that is being made
+        (partial / "settings.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"a\.npz lies where .*/1\.0\.0 would be made, without a mark of gap_vla"):
+        write_rlds(EPISODES, tmp_path, "toy")
+    assert (partial / "a.npz").exists()
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_where_two_places_cannot_be_exchanged_no_old_dataset_stays(
     tmp_path: Path, sound: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, killed: bool

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -42,10 +43,14 @@ def changed(key, value):
     return config
 
 
-def finished_run(path):
-    run = RunDirectory.claim(path, CONFIG, resume=False)
+def played(run):
     run.rollouts.mkdir()
     (run.rollouts / "episodes.jsonl").write_text("{}\n")
+
+
+def finished_run(path):
+    run = RunDirectory.claim(path, CONFIG, resume=False)
+    played(run)
     run.summary.write_text('{"rollouts": "of seed 5"}')
     return run
 
@@ -91,8 +96,21 @@ def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_asi
         assert not run.complete and not run.rollouts.exists()
         assert (run.path / f"rollouts-earlier-{number}").is_dir()
         assert (run.path / f"summary-earlier-{number}.json").exists()
-        run.rollouts.mkdir()
+        played(run)
         run.summary.write_text("{}")
+
+
+def test_rollouts_of_which_a_kill_left_nothing_but_a_lock_are_not_kept_as_earlier_ones(tmp_path):
+    run = finished_run(tmp_path / "run")
+    shutil.rmtree(run.rollouts)
+    (run.rollouts / "default").mkdir(parents=True)
+    (run.rollouts / "default" / ".lock").write_text("process 1 on here\n")
+    RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True).measure_anew()
+    assert run.rollouts.is_dir() and not list(run.path.glob("rollouts-earlier-*"))
+    (run.rollouts / "default" / "episodes.jsonl").touch()
+    run.summary.write_text("{}")
+    RunDirectory.claim(run.path, changed("eval.seed", 7), resume=True).measure_anew()
+    assert not run.rollouts.exists() and (run.path / "rollouts-earlier-2" / "default" / "episodes.jsonl").exists()
 
 
 def _json(path):

@@ -52,7 +52,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     _require_replaceable(demos)
     _require_readable(source)
     annotation = job.run(episodes, _extra(demos, job))
-    with workplace(out) as new:
+    with workplace(out) as new, workplace(saved) as new_annotator:
         shutil.copyfile(source, new)
         with writing_hdf5(new, "r+") as file:
             for index, episode in enumerate(episodes):
@@ -65,11 +65,12 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
         unchanged()
         _read_back(new, job, episodes, annotation)
-        new_annotator = annotation.annotator.save(new.with_name(new.name + ".annotator"))
+        annotation.annotator.save(new_annotator)
         made = new_annotator.stat()
         with alone_in(out, wait=True):  # of two at once the file of one would stay beside the annotator of the other
             claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
             # the annotator first: where the annotated file is, its annotator is too
+            claim(saved, "annotator", overwrite=job.overwrite or alone, named=False)
             again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
             try:
                 deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
@@ -78,6 +79,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
                 came = saved.exists() and os.path.samestat(made, saved.stat())
                 if came and new.exists() and new_annotator.exists():
                     put(new_annotator, saved)  # the old one, which has the place of the new one
+                elif came and new.exists() and out.exists():  # an old file that has none
+                    os.replace(saved, new_annotator)
                 raise
 
     @functools.cache
