@@ -453,6 +453,28 @@ def test_small_objects_that_lie_elsewhere_in_each_episode_turn_no_picture_around
         assert not any(how in told for how in MISTAKES), (seed, told)
 
 
+@pytest.mark.parametrize(("how", "least"), [("with red and blue exchanged", 70), ("inverted", 95)])
+def test_other_colours_are_found_also_where_large_objects_lie_elsewhere_in_each_episode(how: str, least: int) -> None:
+    """In this many of 100 scenes: in the others they differ among themselves about as much."""
+
+    def scene(rng: np.random.Generator) -> np.ndarray:
+        across, down = np.arange(32), np.arange(32)[:, None]
+        film = np.stack(np.broadcast_arrays(60 + 2 * across, 90 + 2 * down, 150 - across), -1).astype(np.uint8)
+        for colour in ((20, 200, 40), (230, 220, 30), (220, 30, 60)):
+            row, column = rng.integers(0, 27, 2)
+            film[row : row + 5, column : column + 5] = colour
+        return film[None].repeat(4, 0)
+
+    found = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        films = [scene(rng) for _ in range(8)]
+        assert not _told_of_pictures(_seen(primary=films)), seed
+        told = _told_of_pictures(_seen(primary=[MISTAKES[how](f) if i == 1 else f for i, f in enumerate(films)]))
+        found += told == [f"train[1]: primary is {how}, compared with most other episodes"]
+    assert found >= least, found
+
+
 @pytest.mark.parametrize(
     ("spoil", "how"),
     [

@@ -36,6 +36,10 @@ MISTAKES: dict[str, Callable[[Glance], Glance]] = {
     "with red and blue exchanged": lambda g: g[..., ::-1],
     "inverted": lambda g: 255 - g,
 }
+OF_COLOURS = ("with red and blue exchanged", "inverted")
+LIKE_OTHERS = 1.25
+"""Times the usual distance, up to which a change of colours undoes a mistake, whatever it leaves: that objects lie
+elsewhere does not look like other colours."""
 
 RIVALS = 0.8
 """Share of what a shift by half leaves, below which a change undoes a mistake; in simulated scenes it is below a half.
@@ -127,9 +131,8 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
             far = _distance(seen, usual[camera])
             text = ""
             elsewhere = min(_distance(np.roll(seen, CELLS // 2, axis), usual[camera]) for axis in (0, 1))
-            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and undone[how] < min(
-                MUCH_CLOSER * far, RIVALS * elsewhere
-            ):
+            close = max(MUCH_CLOSER * far, LIKE_OTHERS * spread[camera] * (how in OF_COLOURS))
+            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and undone[how] < min(close, RIVALS * elsewhere):
                 text = f"{camera} is {how}, compared with most other episodes"
             elif far > max(FAR, FAR_TIMES * spread[camera]) and not _is_grey_of(seen, usual[camera]):
                 text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
