@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from gap_vla.adjustment.schedule import AdjustmentError
+from gap_vla.core.foreign import shown
 
 PROPRIO_TOKEN_GROUP = "obs_proprio"
 """Name that Octo gives to the tokens of the observation tokenizer called `proprio`."""
@@ -40,10 +41,12 @@ def scale_gradient(x: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
         factor: broadcast against `x` from the left: [B] or [B, T] (M6: 1 - ρ), or anything of x's number of axes.
 
     Raises:
-        GroupError: the factor is not of x's first axes.
+        GroupError: the factor is not of x's first axes, or x is no array.
         AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
     _require_factors("the factor", factor)
+    if not hasattr(x, "dtype"):
+        raise GroupError(f"x is {shown(x)}; give an array, as the features of a batch")
     shape, of_x = jnp.shape(factor), jnp.shape(x)
     same = len(shape) == len(of_x) and all(size in (1, whole) for size, whole in zip(shape, of_x))
     if not same and shape != of_x[: len(shape)]:
@@ -203,6 +206,8 @@ def _require_leaves(group: Mapping[str, Any], tree: Any, may_be_empty: bool) -> 
     if lost or not (group or may_be_empty):
         what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
         raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
+    if twice := sorted(name for name in group if known.count(name) > 1):
+        raise GroupError(f"two parameters are called {twice[0]!r}, as a key with a slash makes them; rename one")
 
 
 class ScaleGroupState(NamedTuple):

@@ -24,6 +24,7 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gap_vla.adjustment.schedule import AdjustmentError
+from gap_vla.core.foreign import shown
 
 Columns = Sequence[slice] | None
 
@@ -214,6 +215,8 @@ class OptimizerWatch:
 
     def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
         """See `Adjustment.watch`."""
+        if decoupled not in (None, True, False):
+            raise AdjustmentError(f"decoupled is {shown(decoupled)}; give True or False, or leave it out")
         held = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}
         if held and not mine:

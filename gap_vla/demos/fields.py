@@ -231,9 +231,10 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
         return
     if not (risen := (times[1:] > times[:-1]) | (equal & (times[1:] == times[:-1]))).all():
         step = 1 + (~risen).argmax()
-        raise EpisodeError(
-            f"{where} is {times[step]:g} at step {step}, behind {times[step - 1]:g}; write it with times that increase"
-        )
+        now, before = f"{times[step]:g}", f"{times[step - 1]:g}"
+        if now == before:  # as nanoseconds since 1970
+            now, before = times[step].item(), times[step - 1].item()
+        raise EpisodeError(f"{where} is {now} at step {step}, behind {before}; write it with times that increase")
 
 
 ENDS = ("done", "dones", "terminal", "terminals", "terminated", "truncated", "timeouts")

@@ -46,6 +46,8 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
     ):
         try:
             file = h5py.File(regular(path, EpisodeError), "r")
+        except FileNotFoundError:
+            raise EpisodeError(f"{path}: no such file") from None
         except OSError as error:
             if "unable to lock" in str(error) and f"errno = {errno.EAGAIN}" not in str(error):
                 advice = "copy the file to another one, or set HDF5_USE_FILE_LOCKING=FALSE"
@@ -155,7 +157,8 @@ def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
     """The numbers at a path, with at least one axis. Raises EpisodeError: there are none, or fewer than declared."""
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() not in _NUMBERS:
-        raise EpisodeError(f"{where}: {path!r} holds no numbers; write one row of numbers per step")
+        kind = f"{found.dtype.base}{[*found.dtype.shape]}" if found.dtype.shape else "no numbers"
+        raise EpisodeError(f"{where}: {path!r} holds {kind}; write one row of numbers per step")
     values = found[()]
     return values.view(np.uint8) != 0 if values.dtype == bool else values
 

@@ -140,13 +140,16 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     instruction; an instruction may be word pieces in one and an embedding in the other.
 
     Raises:
-        BatchError: it is no dictionary; an entry has another shape, is a dictionary where the example has an array, a
-            picture that is not uint8, or numbers that are masked, of another byte order, or not finite as float32
-            (those that are traced are not looked at).
+        BatchError: it is no dictionary; an entry is no array of numpy or JAX, has another shape, is a dictionary where
+            the example has an array, a picture that is not uint8, or numbers that are masked, of another byte order,
+            or not finite as float32 (those that are traced are not looked at).
     """
     if not isinstance(data, Mapping):
         raise BatchError(f"{kind} is {shown(data)}; give a dictionary of arrays ({{}} for a task that says nothing)")
     found, expected = _flatten(data), _flatten(example)
+    for key in sorted(set(found) & {*expected, "language_instruction"}):
+        if not isinstance(getattr(found[key], "dtype", None), np.dtype):  # as torch's, TensorFlow's, and of a list
+            raise BatchError(f"{kind}/{key} is a {type(found[key]).__name__}; give an array of numpy or JAX")
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
     extra, missing = (
         sorted(key for key in keys if not key.startswith(("pad_mask_dict/", "language_instruction")))

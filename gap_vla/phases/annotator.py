@@ -130,7 +130,11 @@ class Annotation:
     """A digest of each episode's proprioception."""
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
-        """`rho` and `change_point` of one episode; these are bool[T], True where a segment but the first begins."""
+        """`rho` and `change_point` of one episode; these are bool[T], True where a segment but the first begins.
+
+        Raises MotionError: there is no episode of this index.
+        """
+        index = whole("the index of an episode", index, -len(self.rho), len(self.rho) - 1, MotionError)
         flags = np.zeros(len(self.rho[index]), bool)
         flags[self.change_points[index]] = True
         return {"rho": self.rho[index], "change_point": flags}
@@ -138,9 +142,12 @@ class Annotation:
     def apply(self, episodes: Iterable[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
-        Raises MotionError: these are not the episodes that were annotated (number, order or proprioception differ).
+        Raises MotionError: these are not the episodes that were annotated (number, order or proprioception differ), or
+        none.
         """
-        episodes = list(episodes)
+        episodes = list(as_episodes(episodes))
+        if odd := [episode for episode in episodes if not isinstance(episode, Episode)]:
+            raise MotionError(_no_episode(odd[0]))
         if self.labelled != digests(episodes):
             raise MotionError(
                 "the episodes differ in number, order or proprioception from those that were annotated; keep them in "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import content, parsed, refusing, whole
+from gap_vla.core.foreign import content, one_line, parsed, refusing, whole
 from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
@@ -50,11 +50,13 @@ class EpisodeStore:
         splits: split names.
         statistics: of the split `train`, or of all where there is none of that name (`gap_vla.rlds.statistics`).
         metadata: the dataset's own metadata (identity, annotator).
-        source_hash: hash of the dataset that it was built from.
+        source: the dataset that it was built from, as it was called then.
+        source_hash: hash of that.
     """
 
     def __init__(self, directory: Path, account: Mapping[str, Any]) -> None:
         self.directory = directory
+        self.source = one_line(account.get("source", directory))
         self.source_hash: str = account["source_hash"]
         self.metadata: dict[str, Any] = account["metadata"]
         self.statistics = load_statistics(directory / STATISTICS)

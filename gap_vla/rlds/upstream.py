@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gap_vla.core.foreign import shown
 from gap_vla.core.typed_config import ConfigError
 
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`). Raises
-    ConfigError: the dataset has no ρ."""
+    ConfigError: the dataset has no ρ, or no action."""
     if "rho" not in trajectory:
         raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
+    if "action" not in trajectory:
+        raise ConfigError(f"no action among {', '.join(sorted(trajectory))}; standardize before pack_rho")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 
@@ -50,6 +53,9 @@ def mask_with_rho(action_mask: Sequence[bool]) -> list[bool]:
 
 
 def without_rho(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising."""
+    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising. Raises
+    ConfigError: they are none of actions."""
+    if not isinstance(statistics, Mapping) or not isinstance(statistics.get("action"), Mapping):
+        raise ConfigError(f"{shown(statistics)} holds no statistics of an action; give those of the dataset")
     action = {key: np.asarray(value)[:-1] for key, value in statistics["action"].items()}
     return {**statistics, "action": action}

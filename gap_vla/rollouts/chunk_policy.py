@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError, whole
+from gap_vla.core.foreign import CheckpointError, shown, whole
 from gap_vla.core.identity import digest
 from gap_vla.demos.fields import resized
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
@@ -19,6 +19,11 @@ from gap_vla.rollouts.policy import PolicyError
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
+
+
+def _require_ids(given: Sequence[int]) -> None:
+    if isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(i, Hashable) for i in given):
+        raise PolicyError(f"the episodes are {shown(given)}; give a list of their numbers")
 
 
 class RecedingHorizon:
@@ -217,6 +222,7 @@ class ChunkPolicy(abc.ABC):
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         """These episodes begin."""
+        _require_ids(episode_ids)
         self.forget(episode_ids)
         for episode in episode_ids:
             self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
@@ -264,6 +270,9 @@ class ChunkPolicy(abc.ABC):
     ) -> Iterator[list[EpisodeHistory]]:
         """The episodes, which remember these observations unless the prediction fails: then the same may be given
         again."""
+        if not isinstance(observations, Mapping):
+            raise PolicyError(f"observations are {shown(observations)}; give a dictionary of arrays")
+        _require_ids(episode_ids)
         prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
         texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
         if texts is None:

@@ -69,11 +69,9 @@ def unpack(message: bytes) -> Any:
         )
     except WireError:
         raise
-    except ValueError as error:
-        if "exceeds max_" in f"{error}":
-            raise WireError(f"a list or map of more than {MAX_ITEMS} entries; send numbers as numpy arrays") from error
-        raise WireError(f"not a msgpack message (ValueError: {error})".removesuffix(": )")) from error
     except Exception as error:  # msgpack has many ways to say no, some of them plain ValueError or RecursionError
+        if isinstance(error, ValueError) and "exceeds max_" in f"{error}":
+            raise WireError(f"a list or map of more than {MAX_ITEMS} entries; send numbers as numpy arrays") from error
         raise WireError(f"not a msgpack message ({f'{type(error).__name__}: {error}'.removesuffix(': ')})") from error
     level = [content]
     for _ in range(MAX_DEPTH):

@@ -129,7 +129,7 @@ def require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -
     for index, motion in enumerate(_motions(store, "train")):
         if motion in held:
             raise ConfigError(
-                f"{store.directory}: train[{index}] of the dataset has the states and actions of val[{held[motion]}], "
+                f"{store.source}: train[{index}] has the states and actions of val[{held[motion]}], "
                 "which is held out; make it anew with each episode once (gap-vla check-dataset lists them)"
             )
     for path, other in mixture.items():

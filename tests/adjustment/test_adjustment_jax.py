@@ -189,6 +189,19 @@ def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, 
         scale_group_gradients(GRADIENTS, group, 0.3)
 
 
+def test_a_name_that_two_parameters_have_is_refused():
+    tree = {"own": {"w": jnp.ones(2)}, "own/w": jnp.ones(2), "other": jnp.ones(2)}
+    with pytest.raises(GroupError, match="two parameters are called 'own/w'"):
+        scale_group_gradients(tree, {"own/w": (2,)}, 0.3)
+    assert scale_group_gradients(tree, {"other": (2,)}, 0.5)["other"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("x", [{"a": np.ones(2)}, None, "features", [1.0, 2.0]])
+def test_features_that_are_no_array_are_refused(x, unchecked):
+    with pytest.raises(GroupError, match=r"x is .*; give an array"):
+        scale_gradient(x, 0.5)
+
+
 def test_a_policy_without_proprioception_says_that_its_group_is_empty():
     tx = scale_group_updates({}, may_be_empty=True)
     found, _ = tx.update(GRADIENTS, tx.init(PARAMS), update_factor=0.3)

@@ -34,6 +34,12 @@ def test_an_optimizer_that_is_watched_again_is_scaled_once():
         gap.watch(optimizer, decoupled=False)
 
 
+def test_what_says_nothing_of_the_decay_is_refused(unchecked):
+    gap = attach(policy := make_policy(), "state", LAM_ONLY[0.25], total_steps=2)
+    with pytest.raises(ValueError, match="decoupled is 'no'; give True or False"):
+        gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1), decoupled="no")
+
+
 def test_an_optimizer_that_trains_nothing_of_the_state_is_left_alone_whatever_it_is():
     class ScheduleFree(torch.optim.SGD):
         def train(self):

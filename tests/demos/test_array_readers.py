@@ -144,6 +144,7 @@ TIMES = np.arange(STEPS, dtype=np.float32) / 10
           for name in ("is_first", "is_last", "done", "reward", "discount", "timestamp", "rho", "change_point")),
         ({"rho": np.zeros((STEPS + 1, 1))}, f"'rho' has {STEPS + 1} steps, the actions {STEPS}"),
         ({"timestamp": TIMES[::-1]}, "'timestamp' is .* at step 1, behind .*; write it with times that increase$"),
+        ({"timestamp": 10**18 - np.arange(STEPS)}, f"'timestamp' is {10**18 - 1} at step 1, behind {10**18}; write"),
         ({"timestamp": np.append(TIMES[:-1], np.nan)}, f"'timestamp' is nan at step {STEPS - 1}, behind"),
         ({"timestamp": np.append(TIMES[:-1], TIMES[-2]).astype(np.uint8)}, "'timestamp' is 0 at step 1, behind 0"),
         ({"timestamp": TIMES, "done": np.zeros(STEPS, bool)}, None),

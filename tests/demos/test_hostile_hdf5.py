@@ -43,6 +43,13 @@ def put(path: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+def _rows(file: h5py.File) -> None:
+    """Of HDF5's array type: one element per step, which h5py reads as one row."""
+    actions = file["data/demo_1/actions"][()].astype(np.float64)
+    del file["data/demo_1/actions"]
+    file["data/demo_1"].create_dataset("actions", (len(actions),), np.dtype((np.float64, (7,))))[...] = actions
+
+
 def _elsewhere(file: h5py.File) -> None:
     other = Path(file.filename).with_name("other.hdf5")
     with h5py.File(other, "w") as stored:
@@ -127,6 +134,7 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (put("data/demo_1/actions", h5py.SoftLink("/nowhere")), "episode demo_1: no '/nowhere'"),
         (put("data/demo_1/actions", h5py.SoftLink("/data/demo_1/actions")), "episode demo_1: .* in a circle"),
         (_pointers, "episode demo_1: 'actions' holds no numbers"),
+        (_rows, r"episode demo_1: 'actions' holds float64\[7\]; write one row of numbers per step"),
         (_compressed_elsewhere, r"demo_1: this HDF5 library lacks its compression; .* h5repack -f GZIP=4"),
         (_huge, "episode demo_1: 'actions': declares .* bytes and stores 0"),
         (_never_written("data/demo_1/actions", chunks=(4, 7)), "demo_1: parts of 'actions' were never written"),

@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 import octo_golden as golden
 import pytest
+import torch
 
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import CheckpointError
@@ -250,6 +251,10 @@ def test_tasks_and_observations_that_do_not_go_together_are_refused() -> None:
     for shape in ((rows, 32), (rows, 5, 32)):
         embedded = {**task, "language_instruction": np.zeros(shape, np.float32)}
         refused(functools.partial(model.sample_actions, observation, embedded), "expected (B, 16, E)")
+    listed = {**observation, "timestep_pad_mask": observation["timestep_pad_mask"].tolist()}
+    refused(lambda: model.sample_actions(listed, task), "observation/timestep_pad_mask is a list; give an array")
+    foreign = {**observation, "proprio": torch.from_numpy(np.array(observation["proprio"]))}
+    refused(lambda: model.sample_actions(foreign, task), "observation/proprio is a Tensor; give an array of numpy")
     damaged = {**observation, "proprio": np.full_like(observation["proprio"], np.nan)}
     refused(lambda: model.sample_actions(damaged, task), "observation/proprio is NaN or infinite")
     swapped = {**observation, "proprio": observation["proprio"].astype(">f4")}

@@ -258,7 +258,8 @@ def test_what_is_fitted_sees_only_the_episodes_named():
         annotate(DEMOS, fit=[])
 
 
-def test_apply_fills_rho_and_change_point():
+def test_apply_fills_rho_and_change_point(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     annotation = annotate(DEMOS, method="gaussian")
     labelled = annotation.apply(DEMOS)
     assert np.flatnonzero(labelled[0].change_point).tolist() == [20, 40, 60]
@@ -268,6 +269,10 @@ def test_apply_fills_rho_and_change_point():
         annotation.apply(DEMOS[:2])
     with pytest.raises(MotionError, match="differ in number, order or proprioception"):
         annotation.apply([DEMOS[i] for i in (0, 2, 1, 3, 4, 5)])
+    assert annotation.labels(np.int64(-1))["rho"] is annotation.rho[-1]
+    for index in (len(DEMOS), -len(DEMOS) - 1, 1.5, None):
+        with pytest.raises(MotionError, match="the index of an episode is"):
+            annotation.labels(index)
 
 
 def test_two_arms_are_segmented_together_or_each():
@@ -349,7 +354,7 @@ def test_errors_name_the_episode_the_option_and_the_method():
 def test_what_is_no_episode_is_named(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     later = annotate(DEMOS[:2], method="gaussian").annotator.annotate
-    for label in (partial(annotate, method="gaussian"), later):
+    for label in (partial(annotate, method="gaussian"), later, annotate(DEMOS[:1], method="gaussian").apply):
         for given, named in (("demos.hdf5", "'demos.hdf5'"), (None, "None"), ([DEMOS[0].proprio], "ndarray")):
             with pytest.raises(
                 MotionError, match=rf"^{named} is no Episode; give those of gap_vla\.demos\.open_source"

@@ -74,6 +74,14 @@ def test_a_dataset_without_rho_is_named() -> None:
         pack_rho({"action": tf.zeros((3, 7))})
 
 
+def test_what_holds_no_action_is_named() -> None:
+    with pytest.raises(ConfigError, match="no action among rho; standardize before pack_rho"):
+        pack_rho({"rho": np.zeros(3)})
+    for statistics in ({}, {"action": None}, None, "statistics.json"):
+        with pytest.raises(ConfigError, match="holds no statistics of an action"):
+            without_rho(statistics)  # type: ignore[arg-type]
+
+
 def test_rho_is_unpacked_after_the_chunking() -> None:
     with pytest.raises(
         ConfigError, match=r"action has shape \[5, 8\], not \[T, W, H, A \+ 1\]; unpack_rho comes after"

@@ -329,6 +329,14 @@ def test_inputs_of_another_task_are_an_error_that_says_so(model):
         policy.act({**batch, "proprio": np.zeros((1, 18), np.float32)}, [0])
     with pytest.raises(PolicyError, match="predicts 4 actions"):
         OctoPolicy(model, execute=5)
+    for odd in (None, [batch], batch["proprio"]):
+        with pytest.raises(PolicyError, match=r"observations are .*; give a dictionary of arrays"):
+            policy.act(odd, [0])
+    for ids in (None, "0", [[0]]):
+        with pytest.raises(PolicyError, match=r"the episodes are .*; give a list of their numbers"):
+            policy.act(batch, ids)
+        with pytest.raises(PolicyError, match=r"the episodes are .*; give a list of their numbers"):
+            policy.reset(ids)
     for change, ids, said in (
         ({"image_primary": batch["image_primary"] / 255.0}, [0], r"image_primary is float64.*uint8\[B, h, w, 3\]"),
         ({"image_primary": batch["image_primary"].transpose(0, 3, 1, 2)}, [0], "takes pictures as uint8"),

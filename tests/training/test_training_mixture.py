@@ -83,7 +83,7 @@ def test_an_episode_that_is_held_out_is_not_trained_on_in_the_same_dataset(tmp_p
     path = write_rlds([one, one, other, other], tmp_path, "dots", val_fraction=0.25, annotator={})
     config = FinetuneConfig.from_dict(SMALL)
     with pytest.raises(
-        ConfigError, match=r"dots.*: train\[\d\] .* has the states and actions of val\[0\], which is held out"
+        ConfigError, match=rf"{path}: train\[\d\] has the states and actions of val\[0\], which is held out"
     ):
         make_loader(config, EpisodeStore.build(path), "train", train=True)
     small = SmallConfig.from_dict({"task": "threading", "demos": {"image_size": 32, "cameras": ["primary"]}})
