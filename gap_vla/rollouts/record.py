@@ -200,7 +200,9 @@ class EpisodeLog:
     def require_there(self) -> None:
         """Raises EvaluationError if the folder was renamed, removed or replaced meanwhile."""
         folder = self.path.parent
-        if self._place and folder.exists() and not os.path.samestat(self._place, folder.stat()):
+        if (self._place or self.records) and not folder.exists():
+            raise EvaluationError(f"{folder} was renamed or removed meanwhile; give it its name again")
+        if self._place and not os.path.samestat(self._place, folder.stat()):
             raise EvaluationError(f"{folder} was renamed meanwhile, and another put there; give each a name of its own")
 
     def require_open(self) -> None:

@@ -197,6 +197,7 @@ class Rollout:
 
     def _record(self, episode: _Live, success: bool, error: str | None) -> None:
         self.log.append(episode.record(success, error and one_line(error, 2000)))  # what others say may be no text
+        self.log.require_there()  # else the film would make the folder anew
         self.shelf.add(episode.number, success, episode.pictures)
         won = sum(record.success for record in self.log.records.values())
         self.shown.advance(1, f"{won} of {len(self.log.records)} succeeded")

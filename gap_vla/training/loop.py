@@ -179,6 +179,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
                 print(f"validation after step {done}: {shown}", flush=True)
             if saving:
+                metrics.require_there()  # a validation may take long
                 trainer.ends = metrics.ends
                 trainer.save(done)
                 saved = done

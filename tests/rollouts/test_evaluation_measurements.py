@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import queue
+import shutil
 import threading
 import time
 import types
@@ -39,6 +40,7 @@ from gap_vla.rollouts.evaluation import evaluated
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.interventions import IntervenedPolicy
 from gap_vla.rollouts.policy import asked, identity
+from gap_vla.rollouts.record import EpisodeLog
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.rollouts.summary import describe, title
 from gap_vla.rollouts.task import SimTask
@@ -206,6 +208,19 @@ def test_an_evaluation_that_is_put_into_the_place_of_one_that_works_stays(tmp_pa
     with pytest.raises(EvaluationError, match="mine was renamed meanwhile, and another put there"):
         evaluate(Slow(7), mine, episodes=2)
     assert {path: (mine / path.name).read_bytes() for path in before} == before
+
+
+def test_the_film_of_an_episode_makes_no_folder_anew_that_was_removed_meanwhile(tmp_path, monkeypatch):
+    out, append = tmp_path / "out", EpisodeLog.append
+
+    def removed(log, record):
+        append(log, record)
+        shutil.rmtree(out)
+
+    monkeypatch.setattr(EpisodeLog, "append", removed)
+    with pytest.raises(EvaluationError, match="out was renamed or removed meanwhile; give it its name again"):
+        evaluate(RandomPolicy(7), out, episodes=2, videos=2)
+    assert not out.exists()
 
 
 def test_errors_of_episodes_steer_no_terminal(tmp_path):

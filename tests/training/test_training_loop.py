@@ -12,6 +12,7 @@ import pytest
 from linear_policy import batch_of, linear_training
 
 from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
+from gap_vla.core.errors import UserError
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.training.config import TrainConfig
@@ -99,6 +100,18 @@ def test_every_step_gets_the_factors_of_its_own_number_and_batch(schedule, tmp_p
         assert (given.gradient, given.update) == (expected.gradient, expected.update)
         plain = (np.asarray(given.sample) == 1).all() and given.gradient == given.update == 1
         assert plain == (schedule.mode == "none" or (number >= 3 and schedule.window < 1)), number
+
+
+def test_a_run_that_is_removed_during_a_validation_is_not_made_anew(tmp_path, monkeypatch):
+    def removed(trainer):
+        if int(trainer.state.step):
+            (tmp_path / "run").rename(tmp_path / "moved")
+        return {}
+
+    monkeypatch.setattr(Linear, "validate", removed)
+    with pytest.raises(UserError, match="run was renamed or removed meanwhile"):
+        run(tmp_path / "run", Batches(), save_every=4)
+    assert [*tmp_path.iterdir()] == [tmp_path / "moved"]
 
 
 def test_a_nan_in_a_batch_stops_training_names_the_key_and_is_never_saved(tmp_path):
