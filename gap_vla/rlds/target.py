@@ -227,7 +227,11 @@ def finish(partial: Path, path: Path, overwrite: bool) -> Path:
     somebody put a file into it."""
     _require_own(partial, path)
     remove_accounts(partial)
-    read_back(partial)
+    try:
+        read_back(partial)
+    except EpisodeError as error:  # whose advice is for a dataset that somebody has
+        what = f"{path} did not arrive whole on the disk, and nothing of it is kept"
+        raise EpisodeError(f"{what} ({f'{error}'.partition(';')[0]}); give the same command again") from error
     _require_own(partial, path)
     (partial / _MARK).replace(partial / FOLDER_MARK)  # it is ours at every moment
     deliver(partial, path, "dataset", overwrite=overwrite)
