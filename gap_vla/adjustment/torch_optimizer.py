@@ -215,7 +215,7 @@ class OptimizerWatch:
 
     def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
         """See `Adjustment.watch`."""
-        if decoupled not in (None, True, False):
+        if not (decoupled is None or isinstance(decoupled, bool)):
             raise AdjustmentError(f"decoupled is {shown(decoupled)}; give True or False, or leave it out")
         held = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}

@@ -266,7 +266,7 @@ class RunDirectory:
 
     def _set_aside(self, *paths: Path) -> None:
         """Under other names, but folders in which nothing is except locks of killed processes."""
-        paths = tuple(path for path in paths if not path.is_dir() or others_in(path, r"(.+/)?\.lock"))
+        paths = tuple(path for path in paths if not _only_locks(path))
         for number in itertools.count(1):
             aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
             if not any(path.exists() for path in aside):
@@ -275,3 +275,9 @@ class RunDirectory:
             if path.exists():
                 path.rename(new)
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+
+
+def _only_locks(path: Path) -> bool:
+    with contextlib.suppress(PermissionError):  # what may not be looked into is something
+        return path.is_dir() and not others_in(path, r"(.+/)?\.lock")
+    return False

@@ -298,9 +298,9 @@ def write_checkpoint(
     for name, said in described.items():
         if not (root / name).exists():
             _write(root / name, said)
-    _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
-    marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *(beside or {}))}
     with alone_in(root / CHECKSUMS, wait=True):  # of two that write steps at once, the later one adds its own
+        _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
+        marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *(beside or {}))}
         _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
 

@@ -81,17 +81,20 @@ class ResidualBlock(nn.Module):
 def torch_file(path: Path) -> Any:
     """What `torch.save` wrote: tensors on the CPU and plain values.
 
-    Raises ValueError: a part of its zip is packed, which torch never does (it may be one of gigabytes), or it holds
-    something else, which torch's own message says how to execute. Others of torch: it is damaged.
+    Raises ValueError: a part of its zip is packed, which torch never does (it may be one of gigabytes), or damaged; or
+    it holds something else, which torch's own message says how to execute. Others of torch: it is no file of its.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as parts:
             if packed := [part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED]:
                 raise ValueError(f"{packed[0]} is packed, as torch writes none")
+            if part := parts.testzip():  # torch does not compare the checksums
+                raise ValueError(f"the checksum of {part} differs")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError("it holds something else than tensors and plain values, which is not read") from None
+        what = "it holds something else than tensors and plain values, which is not read, or was not written by torch"
+        raise ValueError(what) from None
 
 
 def odd_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:

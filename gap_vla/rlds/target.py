@@ -165,9 +165,10 @@ def _require_own(partial: Path, path: Path) -> None:
         r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
     )
     others = others_in(partial, "|".join(own))
-    if others and not (partial / _MARK).exists() and made_by(partial) == "dataset":  # an old one, or a copy with more
+    if others and made_by(partial) == "dataset":
         strange = unlike_mark(partial, DatasetError)
-        others = [place for place in others if str(place.relative_to(partial)) in strange]
+        if _MARK not in strange:  # an old one, which may be a copy with more files
+            others = [place for place in others if str(place.relative_to(partial)) in strange]
     if not any((partial / mark).exists() for mark in _MARKS):
         others += partial.glob("[!.]*")
     if others:

@@ -128,7 +128,8 @@ def collect_demos(
             )
             # what somebody put there meanwhile stays, and all that lies beside it
             if own := not others_in(folder, _OWN) and not closed_in(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                with keeping(f"{out} is whole, and what is left of {folder} may be deleted"):
+                    shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()  # network file systems keep the open lock, and its folder
         if own and folder.exists():

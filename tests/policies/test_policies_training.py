@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -330,11 +331,19 @@ def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, 
         trainer.restore(tmp_path)
 
 
+def test_a_saved_state_that_is_packed_is_refused_before_it_is_unpacked(store, tmp_path):
+    trainer, _ = made(toy_config(tmp_path), store)
+    with zipfile.ZipFile(tmp_path / "training.pt", "w") as packed:
+        packed.writestr("state/data.pkl", b"state", zipfile.ZIP_LZMA)
+    with pytest.raises(ConfigError, match=r"training\.pt is damaged: state/data\.pkl is packed, as torch writes none;"):
+        trainer.restore(tmp_path)
+
+
 def test_of_a_saved_state_that_executes_something_torch_does_not_say_how(store, tmp_path, executes):
     trainer, _ = made(toy_config(tmp_path), store)
     torch.save({"step": 1, "policy": executes}, tmp_path / "training.pt")
     with pytest.raises(
-        ConfigError, match=r"holds something else than tensors and plain values, which is not read; cop"
+        ConfigError, match=r"holds something else than tensors and plain values, which is not read, or was"
     ):
         trainer.restore(tmp_path)
 

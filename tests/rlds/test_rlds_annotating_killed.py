@@ -117,3 +117,10 @@ def test_what_comes_into_the_place_of_an_annotator_meanwhile_is_named_and_stays(
     with pytest.raises(UserError, match=r"out\.hdf5\.annotator exists without a mark of gap_vla .*; name another pla"):
         annotate_files(source, out, method="gaussian")
     assert theirs.exists() and not out.exists()
+
+
+def test_an_empty_folder_is_a_place_for_an_annotator(tmp_path):
+    source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3, leg=LEG)), tmp_path / "out.hdf5"
+    (saved := tmp_path / "out.hdf5.annotator").mkdir()
+    annotate_files(source, out, method="gaussian")
+    assert load_annotator(saved).method == "gaussian"

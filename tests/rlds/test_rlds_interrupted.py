@@ -166,9 +166,7 @@ def test_a_shard_that_did_not_reach_the_disk_whole_is_noticed_before_the_old_dat
         shard = directory / "toy-train.tfrecord-00000-of-00001"
         shard.write_bytes(shard.read_bytes()[:-40])
 
-    said = (
-        r"1\.0\.0 did not arrive whole on the disk, .* \(.*tfrecord.* is truncated or damaged\); give the same command"
-    )
+    said = r"1\.0\.0 did not arrive whole on the disk, .* \(.*tfrecord.* is truncated or damaged.*\); give the same"
     with pytest.raises(EpisodeError, match=said):
         write_rlds(episodes, tmp_path, "toy", identity={"of": "four"}, overwrite=True, companion=lose_a_record)
     assert sum(1 for split in ("train", "val") for _ in read_rlds(old, split)) == 2

@@ -230,7 +230,8 @@ def test_an_old_dataset_that_a_kill_left_goes_when_the_same_command_is_given_aga
     source, version = converted / "d.hdf5", tmp_path / "data" / "toy" / "1.0.0"
     shutil.copytree(converted / "data", tmp_path / "data")
     shutil.copytree(version, partial := version.with_name(".1.0.0.partial"))
-    (partial / "LICENSE").write_text("an annotated copy has more of its source's files")
+    for name in ("LICENSE", "settings.json"):
+        (partial / name).write_text("an annotated copy has more of its source's files")
     stamp(partial, "dataset")
     (partial / "docs").mkdir()
     (partial / "docs" / "mine.txt").write_text("the only copy")

@@ -305,6 +305,22 @@ def test_a_collection_is_whole_also_where_its_pieces_cannot_be_removed(finished,
     assert parts.exists() == (f"note: {parts} cannot be removed" in capsys.readouterr().out) == (left is not None)
 
 
+def test_ctrl_c_while_the_pieces_are_removed_says_that_the_collection_is_whole(finished, tmp_path, monkeypatch):
+    out = tmp_path / "out.hdf5"
+    shutil.copytree(finished[1], tmp_path / "out.hdf5.parts")
+
+    def interrupted(folder, **how):
+        if folder.suffix == ".parts":
+            raise KeyboardInterrupt
+        remove(folder, **how)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=rf"{out} is whole, and what is left of {out}\.parts may be deleted"):
+        collect_demos("assembly", 3, out, **NOISY)
+    assert out.read_bytes() == finished[0].read_bytes()
+
+
 def test_an_existing_file_is_refused(collection):
     with pytest.raises(UserError, match="exists; choose another name"):
         collect_demos("assembly", 1, collection, **SETTINGS)

@@ -113,6 +113,17 @@ def test_rollouts_of_which_a_kill_left_nothing_but_a_lock_are_not_kept_as_earlie
     assert not run.rollouts.exists() and (run.path / "rollouts-earlier-2" / "default" / "episodes.jsonl").exists()
 
 
+def test_rollouts_that_may_not_be_looked_into_are_kept(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    run = finished_run(tmp_path / "run")
+    again = RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True)
+    monkeypatch.setattr("gap_vla.core.run_directory.others_in", refused)
+    again.measure_anew()
+    assert (run.path / "rollouts-earlier-1").is_dir()
+
+
 def _json(path):
     path.write_text("{}")
 

@@ -71,7 +71,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
             # the annotator first: where the annotated file is, its annotator is too
             claim(saved, "annotator", overwrite=job.overwrite or alone, named=False)
-            again = alone and saved.exists() and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
+            there = alone and (saved / "annotator.json").exists()
+            again = there and load_annotator(saved).identity["hash"] == annotation.identity["hash"]
             try:
                 deliver(new_annotator, saved, "annotator", overwrite=job.overwrite or again)
                 deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)

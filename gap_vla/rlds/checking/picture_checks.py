@@ -38,8 +38,10 @@ MISTAKES: dict[str, Callable[[Glance], Glance]] = {
 }
 OF_COLOURS = ("with red and blue exchanged", "inverted")
 LIKE_OTHERS = 1.25
-"""Times the usual distance, up to which a change of colours undoes a mistake, whatever it leaves: that objects lie
-elsewhere does not look like other colours."""
+"""Times the usual distance, up to which a change of colours undoes a mistake, whatever it leaves, of an episode that is
+`_alone_in_its_colours`: that objects lie elsewhere does not look like other colours."""
+NEARER = 0.8
+"""Share of the distance to the nearest other episode that such a change leaves; scenes may be of several colours."""
 
 RIVALS = 0.8
 """Share of what a shift by half leaves, below which a change undoes a mistake; in simulated scenes it is below a half.
@@ -131,8 +133,11 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
             far = _distance(seen, usual[camera])
             text = ""
             elsewhere = min(_distance(np.roll(seen, CELLS // 2, axis), usual[camera]) for axis in (0, 1))
-            close = max(MUCH_CLOSER * far, LIKE_OTHERS * spread[camera] * (how in OF_COLOURS))
-            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and undone[how] < min(close, RIVALS * elsewhere):
+            closer = undone[how] < MUCH_CLOSER * far
+            if not closer and how in OF_COLOURS and undone[how] < LIKE_OTHERS * spread[camera]:
+                others = [e.glances[camera] for e in episodes if e is not episode]
+                closer = _alone_in_its_colours(seen, MISTAKES[how](seen), others, usual[camera])
+            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and closer and undone[how] < RIVALS * elsewhere:
                 text = f"{camera} is {how}, compared with most other episodes"
             elif far > max(FAR, FAR_TIMES * spread[camera]) and not _is_grey_of(seen, usual[camera]):
                 text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
@@ -140,6 +145,14 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
                 text = f"{camera} has lost its colours, which most other episodes have"
             if text:
                 yield Finding("warning", "pictures", text, episode.name)
+
+
+def _alone_in_its_colours(seen: Glance, undone: Glance, others: Sequence[Glance], usual: Glance) -> bool:
+    """Whether no other episode is as far from the usual one, and the change makes it much nearer to one of them."""
+    if _distance(seen, usual) <= max(_distance(other, usual) for other in others):
+        return False
+    near, before = (min(_distance(one, other) for other in others) for one in (undone, seen))
+    return near < NEARER * before
 
 
 def _usual(glances: Sequence[Glance]) -> Glance:
