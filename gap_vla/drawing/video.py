@@ -71,7 +71,8 @@ def working_ffmpeg(path: Path, error: type[UserError]) -> str:
     ffmpeg, about = "what was found", b""
     with contextlib.suppress(OSError, RuntimeError, subprocess.TimeoutExpired):
         ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-        about = subprocess.run([ffmpeg, "-version"], capture_output=True, timeout=ANSWER).stdout
+        asked = [ffmpeg, "-version"]
+        about = subprocess.run(asked, capture_output=True, timeout=ANSWER, start_new_session=True).stdout
     if not about.startswith(b"ffmpeg"):
         raise error(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")
     return ffmpeg
@@ -84,8 +85,14 @@ def packets(video: Path) -> list[str]:
     import imageio_ffmpeg
 
     asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{video}", "-map", "0:v:0", "-c", "copy"]
-    # with a terminal as its stdin it would listen to keys, and be stopped in the background
-    told = subprocess.run([*asked, "-f", "framecrc", "-"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    # with a terminal as its stdin it would listen to keys, and be stopped in the background; Ctrl-C is for the command
+    told = subprocess.run(
+        [*asked, "-f", "framecrc", "-"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     return [] if told.returncode else told.stdout.splitlines()
 
 

@@ -1,7 +1,9 @@
 """One drawing of an episode: what it shows, as a figure, on a page and below a video."""
 
 import dataclasses
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from gap_vla.drawing.episode import (
 )
 from gap_vla.drawing.episode_page import episodes_page
 from gap_vla.drawing.markup import chart_image, command_block, film, html_table, link, page
+from gap_vla.drawing.video import packets, working_ffmpeg
 
 STEPS = 40
 
@@ -139,3 +142,17 @@ def test_cells_are_escaped_unless_they_are_made_here():
     table = html_table([("a", "b"), ("<i>", link("x?a=1&b", "go"))], ["error"])
     assert '<tr class="error"><td>&lt;i&gt;</td><td><a href="x?a=1&amp;b">go</a></td></tr>' in table
     assert page("t & u", table).count("t &amp; u") == 2
+
+
+def test_ctrl_c_for_the_command_does_not_end_the_program_that_a_video_is_read_with(tmp_path, monkeypatch):
+    """A video would be called damaged where the command is still to hear of it."""
+    program = tmp_path / "ffmpeg"
+    told = f"print(os.getsid(0), file=open({str(tmp_path / 'sessions')!r}, 'a'))"
+    program.write_text(f"#!{sys.executable}\nimport os\nprint('ffmpeg')\n{told}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    assert packets(tmp_path / "x.mp4") == ["ffmpeg"] and working_ffmpeg(tmp_path / "x.mp4", EpisodeError) == str(
+        program
+    )
+    sessions = (tmp_path / "sessions").read_text().split()
+    assert len({*sessions, f"{os.getsid(0)}"}) == 3
