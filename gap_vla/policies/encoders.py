@@ -92,7 +92,7 @@ def torch_file(path: Path) -> Any:
                 raise ValueError(f"the checksum of {part} differs")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, LookupError):  # the latter of what is no pickle
         what = "it holds something else than tensors and plain values, which is not read, or was not written by torch"
         raise ValueError(what) from None
 

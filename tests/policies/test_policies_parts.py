@@ -303,6 +303,14 @@ def test_weights_that_are_no_weights_are_refused_by_their_file(tmp_path):
             load_imagenet(Trunk(), tmp_path / name)
 
 
+def test_what_is_no_file_of_torch_is_said_to_be_none(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"junk\n")  # to torch, a key that is missing
+    with pytest.raises(
+        ConfigError, match=r"w\.pth: not readable \(.*was not written by torch\); download torchvision's"
+    ):
+        load_imagenet(Trunk(), tmp_path / "w.pth")
+
+
 def test_of_weights_that_execute_something_torch_does_not_say_how(tmp_path, executes):
     torch.save({**Trunk().state_dict(), "note": executes}, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match=r"w\.pth: not readable \(it holds something else than tensors and plain val"):
