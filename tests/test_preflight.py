@@ -725,6 +725,17 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
         resources.require_writable(tmp_path / "runs" / "here", "runs")
 
 
+def test_a_run_of_ones_own_goes_on_where_no_others_may_be_made(folders, tmp_path, monkeypatch):
+    config = small(**folders)
+    Run(config).directory.path.mkdir(parents=True)
+    refused = {Path(config.runs), Run(config).directory.path.parent}
+    monkeypatch.setattr(resources.os, "access", lambda place, mode: Path(place) not in refused)
+    ready(config)
+    refused.add(Run(config).directory.path)
+    with pytest.raises(ResourceError, match=r"the run is '.*', but .* is not writable"):
+        ready(config)
+
+
 def test_memory_is_known_and_no_more_than_the_machine_has():
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 0 < resources.available_memory() <= total

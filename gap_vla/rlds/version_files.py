@@ -170,7 +170,8 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
             )
         files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
         check_files(split, files, version_dir)
-        nobodys -= {file.name for file in files}
+        nobodys -= (names := {file.name for file in files})
+        nobodys = {name for name in nobodys if not any(_copy_of(shard, name) for shard in names)}
         for file in files:
             if (place := os.path.realpath(file)) in whose:
                 raise EpisodeError(
@@ -182,6 +183,11 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
             f"{info.where} has no split with {min(nobodys)}, which lies beside it; move that file away, or copy "
             "dataset_info.json again"
         )
+
+
+def _copy_of(shard: str, name: str) -> bool:
+    """Whether a copier made a file beside a shard: `SHARD_.gstmp`, `….partial`, `SHARD (1)`, `SHARD~`."""
+    return name.startswith(shard) and name[len(shard) :][:1] in tuple("_. ~")
 
 
 def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:

@@ -52,7 +52,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         RenderingError: no EGL or OSMesa library, and pictures are to be drawn.
         EpisodeError: demonstrations that cannot be read.
     """
-    require_writable(config.runs, "runs")
+    begun = directory.path.is_dir()  # a run of one's own goes on also where no others may be made
+    require_writable(*((directory.path, "the run") if begun else (config.runs, "runs")))
     if not directory.summary.exists():
         config.require_place(directory.path)
     folders = (directory.state, directory.tensorboard, directory.checkpoint, directory.rollouts)

@@ -312,7 +312,9 @@ def test_two_splits_of_one_file_are_refused(sound: Path, tmp_path: Path) -> None
 
 def test_what_others_and_file_systems_put_beside_the_shards_is_left_alone(sound: Path, tmp_path: Path) -> None:
     version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
-    (version / f"._{shard(version).name}").write_bytes(b"\0\5\26\7")
+    name = shard(version).name
+    for left in (f"._{name}", f"{name}_.gstmp", f"{name}.partial", f"{name} (1)"):  # a file system's, and copiers'
+        (version / left).write_bytes(b"\0\5\26\7")
     (version / "made_by.json").unlink()
     for theirs in ({"annotator": "Alice"}, {"schema": "v2", "identity": "lab 3"}):
         (version / "metadata.json").write_text(json.dumps(theirs))
@@ -320,6 +322,15 @@ def test_what_others_and_file_systems_put_beside_the_shards_is_left_alone(sound:
             annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     assert "files" not in {finding.check for finding in check_dataset(version, pictures=0).findings}
     assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
+
+
+@pytest.mark.parametrize("kind", ["other-train.tfrecord-00000-of-00001", "{shard}0", "{shard}-00000-of-00002"])
+def test_a_shard_that_no_split_has_is_refused(kind: str, sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    (version / "made_by.json").unlink()
+    shutil.copy(shard(version), version / (name := kind.format(shard=shard(version).name)))
+    with pytest.raises(UserError, match=rf"has no split with {name}, which lies beside it; move that file away"):
+        EpisodeStore.build(version)
 
 
 def test_a_dataset_in_a_folder_that_is_a_link_is_read(sound: Path, tmp_path: Path) -> None:
