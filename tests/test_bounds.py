@@ -68,6 +68,7 @@ def test_help_says_the_bounds(kind):
     for key, field in all_number_fields(CONFIGS[kind]).items():
         shown = next(line for line in lines if f" --config.{key}=" in line)
         assert field.bounds is None or str(field.bounds) in shown, key
+    assert "  --config.phases.options.NAME=VALUE" in lines, "a section without keys takes any, and no value"
     homes = ["adjustment/schedule", "rlds/augmentation", *["policies/config"] * (kind == "small")]
     assert all(f"gap_vla/{home}.py" in "".join(lines) for home in homes), "what keys mean stands there, too"
 

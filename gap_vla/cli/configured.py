@@ -130,6 +130,8 @@ def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: 
         name = f"{prefix}.{key}"
         if isinstance(value, dict) and value:
             lines += _keys(value, fields, name)
+        elif isinstance(value, dict):
+            lines.append(f"  {name}.NAME=VALUE")
         else:
             bounds = fields[name].bounds if name in fields else None
             lines.append(f"  {name}={value!r}" + (f"  {bounds}" if bounds else ""))
