@@ -708,6 +708,24 @@ def test_pictures_of_another_size_in_a_mixture_are_not_to_be_mended_by_that_of_t
         preflight.require_dataset(dataset, config)
 
 
+def test_what_a_copier_left_beside_the_shards_counts_as_none_of_them(dataset, folders):
+    config = small(**folders, data__rlds=str(dataset), demos__image_size=64, method="concat")
+    info = json.loads((dataset / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        split |= {"shardLengths": ["1"], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+        name = f"toy-{split['name']}.tfrecord-00000-of-00001"
+        (dataset / name).write_bytes((984).to_bytes(8, "little") + bytes(992))  # one record
+    (dataset / "dataset_info.json").write_text(json.dumps(info))
+    held = preflight.held_out_steps(config, stages_of(config))
+    for left in ("_.gstmp", ".partial", " (1)"):
+        (dataset / f"{name}{left}").write_bytes(bytes(10**6))
+    preflight.require_dataset(dataset, config, {"val"})
+    assert preflight.held_out_steps(config, stages_of(config)) == held
+    (dataset / "toy-val.tfrecord-00001-of-00002").write_bytes(bytes(1000))
+    with pytest.raises(UserError, match=r"1 files, 2 are there"):
+        preflight.require_dataset(dataset, config, {"val"})
+
+
 def test_a_store_of_an_earlier_version_beside_its_dataset_is_made_anew_and_not_refused(dataset, folders):
     config = small(**folders, data__rlds=str(dataset), eval__episodes=0)
     (store := stages_of(config).store).mkdir(parents=True)

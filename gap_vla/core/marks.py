@@ -109,7 +109,16 @@ def file_mark(file: Path) -> str:
         found, size = 0, os.fstat(stream.fileno()).st_size
         while part := stream.read(_PART):
             found = zlib.crc32(part, found)
-    return f"{size} bytes, CRC-32 of all {found:08x}"
+    return _mark(size, found)
+
+
+def content_mark(content: bytes) -> str:
+    """The `file_mark` of a file that holds this."""
+    return _mark(len(content), zlib.crc32(content))
+
+
+def _mark(size: int, checksum: int) -> str:
+    return f"{size} bytes, CRC-32 of all {checksum:08x}"
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ from flax import serialization
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import differences, flat
-from gap_vla.core.marks import file_mark
+from gap_vla.core.marks import content_mark, file_mark
 from gap_vla.core.outputs import alone_in
 from gap_vla.core.whole import clear_leftovers, put, replacing, workplace
 from gap_vla.octo.batches import native
@@ -279,8 +279,25 @@ def write_checkpoint(
     for place in (root, target.parent):
         with contextlib.suppress(UserError):  # somebody's file that is not in the way
             clear_leftovers(place)
-    if target.exists():
-        raise CheckpointError(f"{target} exists already; choose another step or another directory")
+    with alone_in(root / CHECKSUMS, wait=True):  # of two that write steps at once, each sees what the other wrote
+        if target.exists():
+            raise CheckpointError(f"{target} exists already; choose another step or another directory")
+        beside = beside or {}
+        _write_beside(root, config, example_batch, statistics, beside)
+        content = serialization.msgpack_serialize(_to_numpy(params))
+        marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *beside)}
+        said = {**marks, **_checksums(root), str(step): content_mark(content)}
+        _write(root / CHECKSUMS, json.dumps(said).encode())  # before the step, which is never there without its own
+        _write_step(root / str(step), content)
+
+
+def _write_beside(
+    root: Path,
+    config: Mapping[str, Any],
+    example_batch: Mapping[str, Any],
+    statistics: Mapping[str, Any] | None,
+    beside: Mapping[str, bytes],
+) -> None:
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
     described = {CONFIG: json.dumps(config, default=_plain).encode(), STATISTICS: json.dumps(lists).encode()}
     for name, said in described.items():
@@ -290,18 +307,14 @@ def write_checkpoint(
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
         _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), native(example_batch))
-    for name, said in (beside or {}).items():
+    for name, said in beside.items():
         if (root / name).exists() and (root / name).read_bytes() != said:
-            warnings.warn(f"{root / name} is not the one of this model, and is kept", stacklevel=3)
-    described |= beside or {}
+            warnings.warn(f"{root / name} is not the one of this model, and is kept", stacklevel=4)
+    described |= beside
     described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
     for name, said in described.items():
         if not (root / name).exists():
             _write(root / name, said)
-    with alone_in(root / CHECKSUMS, wait=True):  # of two that write steps at once, the later one adds its own
-        _write_step(root / str(step), serialization.msgpack_serialize(_to_numpy(params)))
-        marks = {name: file_mark(root / name) for name in (*_DESCRIBING, *(beside or {}))}
-        _write(root / CHECKSUMS, json.dumps({**marks, **_checksums(root), str(step): file_mark(target)}).encode())
 
 
 def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -232,7 +232,8 @@ def finish(partial: Path, path: Path, overwrite: bool) -> Path:
         read_back(partial)
     except EpisodeError as error:  # whose advice is for a dataset that somebody has
         what = f"{path} did not arrive whole on the disk, and nothing of it is kept"
-        raise EpisodeError(f"{what} ({f'{error}'.partition(';')[0]}); give the same command again") from error
+        why = f"{error}".rpartition("; ")[0] or f"{error}"
+        raise EpisodeError(f"{what} ({why}); give the same command again") from error
     _require_own(partial, path)
     (partial / _MARK).replace(partial / FOLDER_MARK)  # it is ours at every moment
     deliver(partial, path, "dataset", overwrite=overwrite)

@@ -185,6 +185,12 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         )
 
 
+def shards_of(version_dir: Path, split: str) -> list[Path]:
+    """The files that are a split's by their names, in order."""
+    found = version_dir.glob(f"[!.]*-{split}.*-of-*")
+    return sorted(path for path in found if re.search(r"-of-\d+$", path.name))  # else a copier's, see `_copy_of`
+
+
 def _copy_of(shard: str, name: str) -> bool:
     """Whether a copier made a file beside a shard: `SHARD_.gstmp`, `….partial`, `SHARD (1)`, `SHARD~`."""
     return name.startswith(shard) and name[len(shard) :][:1] in tuple("_. ~")

@@ -28,7 +28,7 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.store import made_of, source_hash_of
-from gap_vla.rlds.version_files import check_files
+from gap_vla.rlds.version_files import check_files, shards_of
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
@@ -249,7 +249,7 @@ def held_out_steps(config: Experiment, stages: Stages) -> int:
             (name, shape) for name, shape in (_step_fields(stages.rlds) or {}).items() if not isinstance(shape, dict)
         ]
         step = sum(math.prod(shape) * (1 if name.startswith("image_") else 4) for name, shape in fields)
-        size = sum(path.stat().st_size for path in stages.rlds.glob("[!.]*-val.*-of-*"))
+        size = sum(path.stat().st_size for path in shards_of(stages.rlds, "val"))
         return size // step if step > 0 and all(min(shape, default=1) > 0 for _, shape in fields) else 0
     if (stages.store / "store.json").exists():
         made = EpisodeStore.open(stages.store)
@@ -276,7 +276,7 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
             advice = "give one that has it (`gap-vla build-dataset --val-fraction 0.1`, of two episodes or more)"
             raise ConfigError(f"{directory} has no split {name!r}; {advice}")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
-            check_files(splits[name], sorted(directory.glob(f"[!.]*-{name}.*-of-*")), directory)
+            check_files(splits[name], shards_of(directory, name), directory)
     require_fields(directory, fields, config, widths="val" in needed)  # what a mixture adds must be like it
 
 

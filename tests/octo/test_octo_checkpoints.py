@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,6 +65,49 @@ def test_two_who_save_steps_into_one_folder_at_once_both_leave_their_checksums(t
     known = json.loads((tmp_path / "checksums.json").read_bytes())
     assert {name for name in known if name.isdecimal()} == {str(step) for step in range(20)}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_of_two_who_save_the_same_step_at_once_one_is_told_that_it_is_there(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    models = [
+        model.replace(params=jax.tree.map(functools.partial(np.full_like, fill_value=k), model.params))
+        for k in (1, 2, 3)
+    ]
+
+    def save(model: OctoModel) -> bool:
+        try:
+            model.save_pretrained(5, tmp_path)
+        except CheckpointError as error:
+            assert "exists already" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        saved = [*pool.map(save, models)]
+    assert sorted(saved) == [False, False, True]
+    found = jax.tree.leaves(checkpoint.read_params(tmp_path)[0])[0]
+    np.testing.assert_array_equal(np.asarray(found), saved.index(True) + 1)
+
+
+def test_a_step_is_never_there_without_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, put = golden.load("a").model, checkpoint.put
+
+    def then_stop(new: Path, place: Path) -> None:
+        put(new, place)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "put", then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(5, tmp_path)
+    known = json.loads((tmp_path / "checksums.json").read_bytes())
+    assert known["5"] == file_mark(tmp_path / "5" / "default" / "checkpoint")
+    monkeypatch.setattr(checkpoint, "put", lambda new, place: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(6, tmp_path)
+    assert checkpoint.available_steps(tmp_path) == [5]
+    monkeypatch.setattr(checkpoint, "put", put)
+    model.save_pretrained(6, tmp_path)
+    assert checkpoint.read_params(tmp_path)[1] == 6 and not [*tmp_path.glob(".*")]
 
 
 def test_numbers_in_another_byte_order_are_saved_and_act_as_the_same(tmp_path: Path) -> None:

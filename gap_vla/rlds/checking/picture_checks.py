@@ -133,11 +133,12 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
             far = _distance(seen, usual[camera])
             text = ""
             elsewhere = min(_distance(np.roll(seen, CELLS // 2, axis), usual[camera]) for axis in (0, 1))
+            unusual = far > max(DIFFERENT, UNUSUAL * spread[camera])
             closer = undone[how] < MUCH_CLOSER * far
-            if not closer and how in OF_COLOURS and undone[how] < LIKE_OTHERS * spread[camera]:
+            if unusual and not closer and how in OF_COLOURS and undone[how] < LIKE_OTHERS * spread[camera]:
                 others = [e.glances[camera] for e in episodes if e is not episode]
                 closer = _alone_in_its_colours(seen, MISTAKES[how](seen), others, usual[camera])
-            if far > max(DIFFERENT, UNUSUAL * spread[camera]) and closer and undone[how] < RIVALS * elsewhere:
+            if unusual and closer and undone[how] < RIVALS * elsewhere:
                 text = f"{camera} is {how}, compared with most other episodes"
             elif far > max(FAR, FAR_TIMES * spread[camera]) and not _is_grey_of(seen, usual[camera]):
                 text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
@@ -149,7 +150,8 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 def _alone_in_its_colours(seen: Glance, undone: Glance, others: Sequence[Glance], usual: Glance) -> bool:
     """Whether no other episode is as far from the usual one, and the change makes it much nearer to one of them."""
-    if _distance(seen, usual) <= max(_distance(other, usual) for other in others):
+    far = _distance(seen, usual)
+    if any(_distance(other, usual) >= far for other in others):
         return False
     near, before = (min(_distance(one, other) for other in others) for one in (undone, seen))
     return near < NEARER * before
