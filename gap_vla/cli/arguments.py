@@ -196,7 +196,9 @@ class Parser(argparse.ArgumentParser):
 
     def refuse_idle_for_policy(self, options: argparse.Namespace, *of_checkpoint: str) -> None:
         """Refuses what has no effect on a policy of this kind; `of_checkpoint`: further options for checkpoints."""
-        if not str(options.policy).startswith(("ws://", "wss://")):
+        if not (name := str(options.policy)).startswith(("ws://", "wss://")):
+            if "://" in name:
+                self.error(f"--policy is {name!a}; the address of a server begins with ws:// or wss://")
             self.refuse_idle("without a server, ws://", "keys", "patience")
         if not options.checkpoint:
             self.refuse_idle("without --checkpoint", "step", *of_checkpoint, "dataset")

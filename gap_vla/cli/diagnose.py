@@ -115,7 +115,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     require_same(before := out / "diagnosis.json", of)
     chosen = options.interventions or INTERVENTIONS
     if before.exists():
-        _require_more(Section.read(before, PolicyError), options, chosen)
+        _require_more(Section.read(before, PolicyError, "move it away"), options, chosen)
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
     if options.keys and (simulated or options.closed_loop):

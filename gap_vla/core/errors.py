@@ -40,7 +40,10 @@ _ADVICE = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 _FAILURES = {
-    errno.EIO: "its disk, or the network, failed; try again",
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN),
+        "its disk, or the network, failed; try again",
+    ),
     errno.EMFILE: f"too many files are open; {_ADVICE[errno.EMFILE]}",
     errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
 }

@@ -71,6 +71,7 @@ def refusing(
             found = re.sub("^no ['\"](Unable to .*).$", r"\1", f"no {found}")
         if failure := failure_of_system(problem):
             raise error(f"{f'{where}'.split(': ')[0]}: {failure}") from problem
+        found = found.partition(" See full TensorStore details")[0]
         found = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>|\{\{.*?\}\} ?| \[Op:\w+\] name:", "", found)  # TensorFlow's
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
@@ -137,7 +138,10 @@ def content(path: Path, error: type[UserError] = UserError) -> bytes:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError: none, too deep, a key twice, or an integer of over 300 digits."""
+    """The value of a JSON text. Raises ValueError: none, not UTF-8, too deep, a key twice, or an integer of over
+    300 digits."""
+    if isinstance(text, bytes):  # of which json guesses UTF-16 too
+        text = text.decode("utf-8-sig")
     try:
         return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except RecursionError:

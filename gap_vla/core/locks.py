@@ -46,10 +46,10 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
         return
     new = [folder for folder in Path(lock).parents if not folder.exists()]
     with _opened(Path(lock), what, wait) as stream:
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {platform.node()}\n")
-        stream.flush()
         try:
+            stream.truncate(0)
+            with contextlib.suppress(OSError):  # a full disk: it is held all the same, and nobody is told by whom
+                os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode(errors="replace"))
             yield
         finally:
             with contextlib.suppress(OSError):

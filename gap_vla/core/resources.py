@@ -73,7 +73,8 @@ def existing_parent(path: Path | str) -> Path:
         why = "which a shell leaves as it is behind a = sign"
         raise ResourceError(f"{path} begins with {first}, {why}; write {home} instead")
     if re.fullmatch(r"[A-Za-z][\w+.-]+:", first) and not Path(first).exists():
-        raise ResourceError(f"{path} is an address; give a folder of this machine, and copy what comes there yourself")
+        advice = "give a folder of this machine, and copy what is there, or comes there, yourself"
+        raise ResourceError(f"{path} is an address; {advice}")
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
     if place.is_symlink() and not place.exists():

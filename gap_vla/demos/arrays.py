@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,12 +59,17 @@ def _each(
 ) -> dict[str, Any]:
     if not is_text(str(file)):
         raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
+    if file.is_symlink() and not file.exists():
+        advice = "mount or copy that, or remove the link"
+        raise error(f"{file}: a link to {os.readlink(file)}, which is not there; {advice}")
     unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
     with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
         if before := min((member.header_offset for member in archive.infolist()), default=0):
             raise error(
                 f"{file}: {before:,} bytes before its first array, as of files that were put together; write it again"
             )
+        if any(member.flag_bits & 1 for member in archive.infolist()):
+            raise error(f"{file}: its arrays are encrypted; write it again without a password")
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
         if len(set(names)) < len(names):
             raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")

@@ -172,7 +172,11 @@ class LeRobot(NamedArrays):
                 width = math.prod(self._features[key].shape)
                 if sum(n > 1 for n in np.shape(table[key][0])) > 1:
                     raise EpisodeError(f"{where}: {key} has several rows a step; name one of one row")
-                arrays[key] = np.stack([np.ravel(row) for row in table[key]])
+                rows = [np.ravel(row) for row in table[key]]
+                if odd := [step for step, row in enumerate(rows) if len(row) != len(rows[0])]:
+                    counts_of = f"{len(rows[odd[0]])} numbers at step {odd[0]}, {len(rows[0])} at the first"
+                    raise EpisodeError(f"{where}: {key!r} has {counts_of}; download it again")
+                arrays[key] = np.stack(rows)
             if (found := arrays[key].shape[1]) != width:
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in (*columns[:2], *counts):

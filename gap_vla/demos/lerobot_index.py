@@ -46,8 +46,9 @@ def read_rows(
             raise EpisodeError(f"{file}: {count} rows, the index lists {most} steps of it; download both again")
         held = table.schema_arrow.names
         names = list(dict.fromkeys([*(columns or held), *(name for name in optional if name in held)]))
-        if missing := [name for name in names if name not in held]:
-            raise EpisodeError(f"{file}: no column {missing[0]!r}; {advice}")
+        if odd := [name for name in names if held.count(name) != 1]:
+            what = f"{held.count(odd[0])} columns" if odd[0] in held else "no column"
+            raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         behind = np.zeros(0)
         for group in range(table.num_row_groups):
@@ -263,8 +264,12 @@ def _sections(file: Path) -> list[Section]:
         columns = read_rows(file)
         rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     else:
-        with refusing(f"{file}: the index cannot be read", "download it again", EpisodeError):
-            rows = [parsed(line) for line in content(file, EpisodeError).decode().split("\n") if line.strip()]
+        rows, advice = [], "download it again"
+        with refusing(f"{file}: the index cannot be read", advice, EpisodeError):
+            lines = content(file, EpisodeError).decode().split("\n")
+        for number, line in enumerate(lines, start=1):
+            with refusing(f"{file} line {number}: the index cannot be read", advice, EpisodeError):
+                rows += [parsed(line)] if line.strip() else []
     return [Section(row, f"{file} row {i}", EpisodeError) for i, row in enumerate(rows, start=1)]
 
 

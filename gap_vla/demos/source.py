@@ -249,7 +249,7 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
         raise EpisodeError(f"{path}: no such file or folder")
     if kind == "robomimic_hdf5" and path.is_dir():
         known = "lerobot" if (path / "meta" / "info.json").exists() else " or ".join(k for k in READERS if k != kind)
-        raise EpisodeError(f"{path} is a folder, not an HDF5 file; build-dataset reads such with --kind {known}")
+        raise EpisodeError(f"{path} is a folder, not an HDF5 file; say its kind, {known} (--kind or demos.kind)")
     for file in (path, *listed(path)):
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")

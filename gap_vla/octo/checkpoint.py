@@ -242,6 +242,11 @@ def _arrays(section: Section) -> dict[str, Any]:
         except ValueError:
             raise section.refuse(key, "numbers, all rows equally long") from None
         if found[key].dtype.kind not in "biuf":
+            for one in np.array(value, object).flat if isinstance(value, list) else ():
+                if not isinstance(one, int | float):
+                    raise CheckpointError(
+                        f"{section.name(key)} holds {shown(one)}; all must be numbers, or truth values"
+                    )
             raise section.refuse(key, "numbers")
     return found
 

@@ -214,7 +214,7 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
 
 
 def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
-    from gap_vla.phases import LABELS_VERSION, Annotation, annotate
+    from gap_vla.phases import LABELS_VERSION, Annotation, MotionError, annotate
     from gap_vla.phases.annotation import options_of
     from gap_vla.phases.annotator import digests
 
@@ -225,7 +225,10 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
     places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
     episodes = [store.split(split).episode(index) for split, index in places]
     if (kept / "labels.json").exists():
-        annotation = Annotation.load(kept)
+        try:
+            annotation = Annotation.load(kept)
+        except (MotionError, FileNotFoundError) as error:
+            raise ConfigError(f"{f'{error}'.partition('; ')[0]}; delete that folder, they are made again") from error
     else:
         print(f"rho: labelling {len(episodes)} episodes with {source} → {kept}", flush=True)
         train = [place for place, (split, _) in enumerate(places) if split == "train"]

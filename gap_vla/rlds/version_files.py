@@ -22,6 +22,7 @@ from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, content, one_line, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK, file_mark, unlike_mark
+from gap_vla.core.resources import existing_parent
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
@@ -91,6 +92,7 @@ def content_hash(version_dir: Path, used_for: str) -> str:
 def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone. Raises
     EpisodeError that names the file: it is missing, damaged, of another dataset, or has features of other libraries."""
+    existing_parent(version_dir)
     for needed in ("dataset_info.json", "features.json"):
         if not (version_dir / needed).exists():
             raise EpisodeError(

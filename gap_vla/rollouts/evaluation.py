@@ -28,7 +28,7 @@ from gap_vla.rollouts.policy import (
     as_json,
     identity,
 )
-from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_contradicts, film_of
+from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, require_phases, summarize, title
 from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
@@ -162,9 +162,7 @@ def evaluate(
         for place in (out, out / "videos"):
             clear_leftovers(place)
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
-        outcomes = {e: record.success for e, record in log.records.items()}
-        if odd_films := [film for film in shelf.paths if film_contradicts(film.name, outcomes)]:
-            raise EvaluationError(f"{odd_films[0]} is of an episode that ended otherwise in {log.path}; move it away")
+        shelf.require_of(log)
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")

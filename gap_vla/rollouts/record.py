@@ -21,7 +21,7 @@ from gap_vla.core.identity import differences, in_words
 from gap_vla.core.marks import made_by
 from gap_vla.core.typed_config import EPISODES, STEPS
 from gap_vla.core.whole import replacing, write_json
-from gap_vla.drawing.video import write_video
+from gap_vla.drawing.video import pictures_in, working_ffmpeg, write_video
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
@@ -114,6 +114,9 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
             values = parsed(line)
             seal = values.pop("seal", None) if isinstance(values, dict) else None  # since 0.2
             record = EpisodeRecord.read(values, where)
+        except UnicodeDecodeError:
+            advice = "save the file as UTF-8, or remove the line if it alone is damaged"
+            raise EvaluationError(f"{where}: not UTF-8; {advice}") from None
         except (ValueError, TypeError) as error:
             raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
         if None not in (seal, own) and seal != own:
@@ -157,7 +160,7 @@ def require_place(directory: Path, identity: Mapping[str, Any]) -> None:
 
 def require_same(path: Path, of: Mapping[str, Any]) -> None:
     """Raises EvaluationError if a measurement that is there does not say that it is of this."""
-    there = Section.read(path, EvaluationError).values if path.exists() else of
+    there = Section.read(path, EvaluationError, "move it away").values if path.exists() else of
     if changed := _changed({key: there.get(key) for key in of}, of):
         raise EvaluationError(f"{path} is of something else ({changed}); choose another --out")
 
@@ -258,6 +261,21 @@ class VideoShelf:
                 what = "a link" if path.is_symlink() else "or not as it is now"
                 raise EvaluationError(f"{path} was not made by an evaluation ({what}); move it away")
         return sorted(found, key=_shelf)
+
+    def require_of(self, log: EpisodeLog) -> None:
+        """Raises EvaluationError: a film ends otherwise than its episode, or shows more or fewer steps."""
+        outcomes = {number: record.success for number, record in log.records.items()}
+        for film in self.paths:
+            if film_contradicts(film.name, outcomes):
+                raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
+            number = film_of(film.name)
+            record = None if number is None else log.records.get(number)
+            if record is None or record.error is not None:  # one that was cut short may lack its last picture
+                continue
+            working_ffmpeg(film, EvaluationError)
+            if (shown := pictures_in(film)) != record.steps + 1:
+                said = f"shows {shown} pictures, and episode {number} of {log.path} has {record.steps + 1}"
+                raise EvaluationError(f"{film} {said}; move it away")
 
     @property
     def films(self) -> bool:

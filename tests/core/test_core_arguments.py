@@ -38,6 +38,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         (f"{CHECKPOINT} --split train", "--split has no effect without --rlds"),
         (f"{CHECKPOINT} --rlds d --horizon 9", "--horizon has no effect with --rlds"),
         (f"{CHECKPOINT} --keys k.json", "--keys has no effect without a server"),
+        ("evaluate --policy http://here:80 --task stack --keys k.json", "of a server begins with ws:// or wss://"),
         ("evaluate --policy random --task stack --patience 3", "--patience has no effect without a server"),
         (f"{CHECKPOINT} --execute 2 --ensemble", "--ensemble: not allowed with argument --execute"),
         (f"{CHECKPOINT} --other-view", "--other-view has no effect without --camera"),

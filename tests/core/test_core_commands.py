@@ -422,14 +422,15 @@ def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     assert message_of(closed.value) == "in/toy/shard: Permission denied; ask for the right, or give another path"
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 @pytest.mark.parametrize("kind", [zipfile.BadZipFile, KeyError])
-def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(kind):
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(kind, number):
     with (
         pytest.raises(UserError, match=r"in\.npz: its disk, or the network, failed"),
         refusing("in.npz", "copy it again"),
     ):
         try:
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(number, os.strerror(number))
         except OSError:
             raise kind("File is not a zip file")  # as zipfile does  # noqa: B904
     with pytest.raises(UserError, match="its disk, or the network, failed"), refusing("in.hdf5", "copy it again"):

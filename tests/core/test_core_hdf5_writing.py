@@ -1,6 +1,7 @@
 """HDF5 files on a disk that is full, at every place at which it can be."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gap_vla.core.hdf5_writing import writing_hdf5
+from gap_vla.core.hdf5_writing import _Patient, writing_hdf5
 
 FULL = """
 import resource, sys
@@ -55,6 +56,37 @@ def test_a_full_disk_is_an_error_wherever_it_ends_and_never_ends_the_process(tmp
     with h5py.File(tmp_path / f"{500 * whole}.hdf5") as file:
         assert file["group_5/rho"][999] == 999 and len(file.attrs["note"]) == 1000
         assert mode == "w" or len(file["group_9/actions"]) == 500
+
+
+def test_behind_the_end_of_a_file_that_does_not_grow_are_zeros_and_not_what_memory_held(tmp_path):
+    with _Patient(tmp_path / "a", "w+") as stream:
+        stream.write(b"there")
+        stream.failed = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert stream.write(b"not there") == 9
+        stream.seek(2)
+        memory = bytearray(b"\xaa" * 8)
+        assert stream.readinto(memory) == 8 and memory == b"ere" + bytes(5)
+
+
+def test_texts_on_a_full_disk_never_end_the_process(tmp_path):
+    code = r"""if True:
+        import resource, sys
+        from pathlib import Path
+        import h5py, numpy as np
+        from gap_vla.core.hdf5_writing import writing_hdf5
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        left = [b"\xaa" * size for size in range(500, 9000, 7) for _ in range(8)]  # what is freed keeps its bytes
+        del left
+        try:
+            with writing_hdf5(Path(sys.argv[1]), "w") as file:
+                file["pictures"] = np.zeros((40, 1000), np.uint8)
+                for number in range(20):
+                    file.create_dataset(f"{number}", data=["reach"] * 132, dtype=h5py.string_dtype())
+        except OSError as error:
+            print(error.errno)
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.hdf5")], capture_output=True, text=True)
+    assert done.stdout == f"{errno.EFBIG}\n", (done.returncode, done.stderr)
 
 
 def test_what_the_caller_raises_comes_out_and_ctrl_c_waits_for_the_end(tmp_path):

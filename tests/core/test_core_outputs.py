@@ -321,6 +321,17 @@ def test_what_somebody_put_into_the_folder_of_a_killed_writer_is_named_and_stays
     assert (tmp_path / "linked" / "replaced.x").exists() and not killed.exists()
 
 
+def test_a_lock_on_a_full_disk_is_held_and_none_of_it_stays(tmp_path, monkeypatch):
+    def full(handle, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with alone(tmp_path / "made" / ".lock", "it"):
+        with pytest.raises(InUseError, match="it is in use by another process"), alone(tmp_path / "made/.lock", "it"):
+            pass
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [b"the only copy", b"process 1 on x\nand more", b"\xff"])
 def test_a_file_in_the_place_of_a_lock_is_named_and_stays(content, tmp_path):
     (tmp_path / ".lock").write_bytes(content)

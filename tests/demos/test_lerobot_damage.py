@@ -283,6 +283,23 @@ def test_companions_of_macos_and_line_ends_within_an_instruction_are_no_damage(t
     assert open_source(tmp_path / "v21_video", "lerobot")[1].language_instruction == "push\u2028block 1"
 
 
+def test_what_is_odd_in_a_table_or_a_list_is_named_by_its_place(tmp_path: Path) -> None:
+    file = sorted(copied("v21_video", tmp_path).glob("data/**/*.parquet"))[0]
+    table = pq.read_table(file)
+    action = [[*row][: 6 if step == 4 else None] for step, row in enumerate(table["action"].to_pylist())]
+    place = table.schema.get_field_index("action")
+    pq.write_table(table.set_column(place, "action", pa.array(action, pa.list_(pa.float32()))), file)
+    with pytest.raises(EpisodeError, match=r"'action' has 6 numbers at step 4, 7 at the first; download it again"):
+        open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
+    pq.write_table(table.append_column("action", table["action"]), file)
+    with pytest.raises(EpisodeError, match=r"episode_000000.parquet: 2 columns 'action'; keep one"):
+        open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
+    lines = (index := tmp_path / "v21_video" / "meta" / "episodes.jsonl").read_text()
+    index.write_text(lines.replace("\n", "\n<<<<<<< HEAD\n", 1))
+    with pytest.raises(EpisodeError, match=r"episodes.jsonl line 2: the index cannot be read: Expecting value"):
+        open_source(tmp_path / "v21_video", "lerobot")
+
+
 def test_a_table_with_checksums_is_compared_with_them(tmp_path: Path) -> None:
     file = sorted(copied("v21_video", tmp_path).glob("data/**/*.parquet"))[0]
     table = pq.ParquetFile(file).read()

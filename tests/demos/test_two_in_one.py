@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,21 @@ def test_an_array_of_joints_holds_no_positions(tmp_path: Path) -> None:
         EpisodeError, match=r"demo\.npz: the layout takes columns joint_positions as x, y, z; name the c"
     ):
         source.read(0)
+
+
+def test_a_link_to_an_npz_that_is_not_there_and_an_encrypted_one_are_said_to_be_that(tmp_path: Path) -> None:
+    of_npz(tmp_path)
+    file = tmp_path / "demo.npz"
+    whole = file.read_bytes()
+    for head, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # as an archiver with a password sets it
+        whole = re.sub(re.escape(head) + b"." * (flags - 4) + b".", lambda m: m[0][:-1] + b"\1", whole, flags=re.DOTALL)
+    file.write_bytes(whole)
+    with pytest.raises(EpisodeError, match=r"demo\.npz: its arrays are encrypted; write it again without a password"):
+        open_source(tmp_path, "npz").read(0)
+    file.unlink()
+    file.symlink_to("/mnt/away/demo.npz")
+    with pytest.raises(EpisodeError, match=r"demo\.npz: a link to /mnt/away/demo\.npz, which is not there; mount or"):
+        open_source(tmp_path, "npz").read(0)
 
 
 def test_npz_files_that_were_put_together_are_refused(tmp_path: Path) -> None:

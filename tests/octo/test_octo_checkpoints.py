@@ -271,6 +271,14 @@ def test_a_truncated_file_is_named(copied: Path, file: str) -> None:
         OctoModel.load_pretrained(copied)
 
 
+def test_a_text_among_the_statistics_is_shown(copied: Path) -> None:
+    statistics = json.loads((copied / "dataset_statistics.json").read_text())
+    statistics["action"]["std"] = [*statistics["action"]["std"][:-1], "0.47"]
+    (copied / "dataset_statistics.json").write_text(json.dumps(statistics))
+    with pytest.raises(CheckpointError, match=r"action\.std holds '0\.47'; all must be numbers, or truth values"):
+        checkpoint.read_statistics(copied)
+
+
 def test_a_config_that_no_model_has_is_refused(copied: Path) -> None:
     whole = (copied / "config.json").read_text()
     for key, value, said in (

@@ -498,6 +498,10 @@ def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, ca
     assert np.array_equal(found["val"], np.concatenate(expected[6:]))
     capsys.readouterr()
     assert np.array_equal(rho_of(config, store)["train"], found["train"])
+    (kept / "labels.safetensors").rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match=rf"{kept} holds no labels.safetensors; delete that folder, they are made"):
+        rho_of(config, store)
+    (tmp_path / "away").rename(kept / "labels.safetensors")
     assert "labelling" not in capsys.readouterr().out
     monkeypatch.setattr("gap_vla.phases.LABELS_VERSION", 8)
     rho_of(config, store)

@@ -313,6 +313,8 @@ def test_a_store_whose_file_would_be_addresses_of_objects_is_refused(store: Epis
 
 
 def test_unfinished_or_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gs:/robots/toy/1.0.0 is an address; give a folder of this machine"):
+        list(read_rlds("gs://robots/toy/1.0.0"))
     with pytest.raises(EpisodeError, match=r"no dataset_info.json; give the folder"):
         EpisodeStore.build(tmp_path)
     with pytest.raises(EpisodeError, match=r"no dataset_info.json; give the folder"):

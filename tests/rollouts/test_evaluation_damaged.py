@@ -198,7 +198,7 @@ def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, na
         (("action", "min"), [5.0] * 7, "action.mean lies beyond min at index 0"),
         (("action", "max"), [-5.0] + [5.0] * 6, "action.mean lies beyond max at index 0"),
         (("action", "max"), [5.0] * 6, "action.max is ndarray; it must be a list of 7 numbers"),
-        (("action", "min"), ["low"] * 7, "action.min is"),
+        (("action", "min"), ["low"] * 7, "action.min "),
         (("proprio", "mean"), [0.0, [1.0]], "dataset_statistics.json"),
         (("proprio", "std"), [2.0] * 8, "proprio.std has shape (8,)"),
         (("proprio", "std", 8), 0.0, "proprio.std is 0 at index 8: what does not vary"),

@@ -20,9 +20,9 @@ from gap_vla.cli import diagnose
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
-from gap_vla.core.marks import stamp
 from gap_vla.core.whole import write_json
 from gap_vla.demos import open_source
+from gap_vla.drawing.video import write_video
 from gap_vla.report.comparison_render import render
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
@@ -239,13 +239,40 @@ def test_a_film_of_an_episode_that_ended_otherwise_is_named(tmp_path):
     assert evaluated()["outcomes"] == [0]
     for name in ("episode_0000_failure.mp4", "episode_0000_success.mp4"):
         film = tmp_path / "videos" / name
-        film.parent.mkdir(exist_ok=True)
-        film.write_bytes(b"film")
-        stamp(film, "rollout")
+        write_video(film, [np.zeros((16, 16, 3), np.uint8)] * (PointTask().horizon + 1), "rollout")
         odd = name.endswith("success.mp4")
         said = pytest.raises(EvaluationError, match=f"{name} is of an episode that ended otherwise in .*; move it away")
         with said if odd else contextlib.nullcontext():
             assert evaluated()["videos"] == [f"videos/{name}"]
+
+
+def test_a_film_of_more_or_fewer_steps_than_its_episode_is_named(tmp_path):
+    def evaluated():
+        return evaluate(ExpertPolicy(), PointTask(), episodes=4, seed=0, out_dir=tmp_path, videos=4, workers=1)
+
+    assert evaluated()["outcomes"] == [1] * 4
+    assert evaluated()["videos"] == [f"videos/episode_000{i}_success.mp4" for i in range(4)]
+    steps = {number: record.steps for number, record in read_episodes(tmp_path / "episodes.jsonl")[0].items()}
+    one, other = sorted(steps, key=steps.get)[:: len(steps) - 1]
+    film, same = (tmp_path / "videos" / f"episode_000{i}_success.mp4" for i in (one, other))
+    film.replace(tmp_path / "kept")
+    same.replace(film)
+    said = rf"{film.name} shows {steps[other] + 1} pictures, and episode {one} of .* has {steps[one] + 1}; move it away"
+    with pytest.raises(EvaluationError, match=said):
+        evaluated()
+    assert steps[one] < steps[other] and not same.exists()
+
+
+def test_a_list_of_episodes_in_another_encoding_is_refused_and_none_of_its_lines_blamed(tmp_path):
+    options = {"seed": 0, "out_dir": tmp_path, "videos": 0, "workers": 1}
+    evaluate(ExpertPolicy(), PointTask(), episodes=1, **options)
+    text = (file := tmp_path / "episodes.jsonl").read_text()
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 1: not UTF-8; save the file as UTF-8, or remove"):
+        evaluate(ExpertPolicy(), PointTask(), episodes=2, **options)
+    assert file.read_text(encoding="utf-16") == text
+    file.write_text(text, encoding="utf-8-sig")  # as an editor of Windows saves it
+    assert evaluate(ExpertPolicy(), PointTask(), episodes=2, **options)["outcomes"] == [1, 1]
 
 
 def test_numbers_of_numpy_are_taken_as_pythons(tmp_path):
@@ -765,7 +792,7 @@ def test_a_line_separator_inside_of_a_text_ends_no_line_and_bytes_that_are_no_te
     assert EpisodeLog(tmp_path, {}).records == log.records
     with (tmp_path / "episodes.jsonl").open("ab") as file:
         file.write(b'{"episode": "\xff"}\n')
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not an episode"):
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not UTF-8; .* remove the line if it alone"):
         EpisodeLog(tmp_path, {})
 
 

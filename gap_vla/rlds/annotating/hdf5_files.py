@@ -64,7 +64,11 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
         unchanged()
-        _read_back(new, job, episodes, annotation)
+        try:
+            _read_back(new, job, episodes, annotation)
+        except EpisodeError as error:  # whose advice is for a file that somebody has
+            why = f"{error}".rpartition("; ")[0].replace(f"{new}", f"{out}")
+            raise AnnotationError(f"{out} did not arrive whole on its disk ({why}); annotate again") from error
         annotation.annotator.save(new_annotator)
         made = new_annotator.stat()
         with alone_in(out, wait=True):  # of two at once the file of one would stay beside the annotator of the other
