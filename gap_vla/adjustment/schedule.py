@@ -142,14 +142,14 @@ class AdjustmentSchedule:
         if counts.dtype != bool or counts.shape != rho.shape or not counts.any():
             found = f"{counts.dtype}{[*counts.shape]} and marks {np.count_nonzero(counts)} steps"
             raise AdjustmentError(f"timestep_pad_mask is {found}; it must be bool{[*rho.shape]} and mark one or more")
-        ones = np.ones(rho.shape, np.float32)
+        ones, active = np.ones(rho.shape, np.float32), self.active(step, total_steps)
         if step > total_steps:  # the number of the last step and one is that of a look after training
             warnings.warn(
                 f"training step {step} of a run of {total_steps} steps: GAP's window is a share of these; "
                 "was total_steps counted in epochs?",
                 stacklevel=2,
             )
-        if not self.active(step, total_steps):
+        if not active:
             return Factors(ones, np.float32(1), np.float32(1))
         if not ((rho >= 0) & (rho <= 1)).all():
             bad = rho[~((rho >= 0) & (rho <= 1))][0]

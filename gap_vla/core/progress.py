@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -111,7 +112,8 @@ class Progress:
         if self._said != self._done:
             self._say()
         if self._rewrites and not self._quiet:
-            print(file=self._out, flush=True)
+            with contextlib.suppress(ValueError):
+                print(file=self._out, flush=True)
 
     def _say(self) -> None:
         if self._quiet:
@@ -126,7 +128,8 @@ class Progress:
         heading = Agenda.running.heading if Agenda.running else ""
         line = f"{heading}{self._what}: {', '.join([*parts, *([self._extra] if self._extra else [])])}"
         line = f"\r\x1b[K{line}" if self._rewrites else f"{line}\n"
-        print(line, end="", file=self._out, flush=True)
+        with contextlib.suppress(ValueError):  # a stream that a program has closed: the work goes on
+            print(line, end="", file=self._out, flush=True)
 
 
 def watched(results: Iterable[T], what: str, total: int, unit: str, after: float = 0.0) -> list[T]:

@@ -236,7 +236,7 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
     """Opens demonstrations of a known format.
 
     Args:
-        path: file or folder.
+        path: file or folder; a relative one leads from the folder that is the present one at each read.
         kind: a name in `READERS`.
         **options: the reader's own options.
 

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import optax
 from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.core.foreign import blaming, whole
+from gap_vla.core.foreign import blaming, shown, whole
 from gap_vla.core.hub import local_directory
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.octo import batches, checkpoint
@@ -250,7 +250,10 @@ class OctoModel:
             dims = len(statistics["mean"])
         params, timestep_pad_mask = batches.native((self.params, timestep_pad_mask))
         tasks = recall_language(self.module, params, tasks)
-        static = (self.module, train, argmax, tuple(sample_shape))
+        if isinstance(sample_shape, str) or not isinstance(sample_shape, Iterable):
+            raise batches.BatchError(f"sample_shape is {shown(sample_shape)}; give whole numbers, as (8,)")
+        shape = tuple(whole("sample_shape", size, 1, 1_000_000, batches.BatchError) for size in sample_shape)
+        static = (self.module, train, argmax, shape)
         rng = jax.random.PRNGKey(0) if rng is None else rng
         actions = _sample_actions(
             static, params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims

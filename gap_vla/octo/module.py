@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool
 
+from gap_vla.core.foreign import shown
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.batches import BatchError
 from gap_vla.octo.block_transformer import BlockTransformer
@@ -206,6 +207,8 @@ class OctoModule(nn.Module):
     ) -> OctoModule:
         """The module of `config["model"]`: module specs and fields of `OctoTransformer`; `compute` is how, not what."""
         compute = Compute() if compute is None else compute
+        if not isinstance(compute, Compute):
+            raise ConfigError(f"compute is {shown(compute)}; give Compute(dtype=jnp.bfloat16), or others of its fields")
 
         def tokenizer(spec: Mapping[str, Any]) -> nn.Module:
             target = ModuleSpec.instantiate(spec)

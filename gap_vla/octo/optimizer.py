@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from gap_vla.core.foreign import Section, finite, whole
+from gap_vla.core.foreign import Section, finite, shown, whole
 from gap_vla.core.typed_config import ConfigError
 
 Schedule = Callable[[Any], Any]
@@ -134,6 +134,8 @@ def create_optimizer(
         schedule = create_schedule(**learning_rate)
     else:
         schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+    if after_normalization is not None and not hasattr(after_normalization, "update"):
+        raise ConfigError(f"after_normalization is {shown(after_normalization)}; give optax.GradientTransformation")
     adam_options.setdefault("mu_dtype", jnp.bfloat16)
     tx = optax.chain(
         optax.scale_by_adam(**adam_options),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.episode import LABELS, PROPRIO_PER_ARM, Episode, EpisodeError
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import refusing, whole
 from gap_vla.core.identity import plain
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.processes import worker_pool
@@ -81,6 +81,7 @@ def write_rlds(
         OutputError: the dataset would lie in the folder of its demonstrations.
     """
     check_names(name, version)
+    whole("workers", workers, 1, 1024, DatasetError)
     path = Path(data_dir) / name / version
     episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
     if identity is None and isinstance(episodes, Source):

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import one_line, refusing, whole
+from gap_vla.core.foreign import one_line, refusing, shown, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.fields import (
@@ -80,6 +80,8 @@ def read_rlds(
             damaged shard (names the shard and what to do).
     """
     require_keys(keys)
+    resize = sizes_of(resize)
+    whole("workers", workers, 1, 1024, EpisodeError)
     if not compared:
         require_split_unchanged(Path(version_dir), split)
     tell_unread(Path(version_dir), split, keys or {})
@@ -113,6 +115,23 @@ def require_keys(keys: Mapping[str, str] | None) -> None:
     if keys is not None and not (isinstance(keys, Mapping) and all(isinstance(one, str) for one in keys.values())):
         what = "a map from names to fields, as proprio to observation/state (several joined by +)"
         raise EpisodeError(f"keys are {one_line(repr(keys), 80)}; give {what}")
+
+
+def sizes_of(resize: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, int]]:
+    """Height and width of cameras. Raises EpisodeError: something else than a map of cameras to two sides."""
+    if not isinstance(resize, Mapping | None):
+        raise EpisodeError(f"resize is {shown(resize)}; give a map, as image_primary to (height, width)")
+    for camera, sides in (resize or {}).items():
+        if np.shape(sides) != (2,):
+            raise EpisodeError(f"resize of {camera} is {shown(sides)}; give (height, width)")
+    most = math.isqrt(MOST_PIXELS)
+    return {
+        camera: (
+            whole(f"height of {camera}", height, 1, most, EpisodeError),
+            whole(f"width of {camera}", width, 1, most, EpisodeError),
+        )
+        for camera, (height, width) in (resize or {}).items()
+    }
 
 
 def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
@@ -173,12 +192,10 @@ def read_steps(
     step = flat(builder.info.features["steps"].feature, separator="/") if resize else ()
     films = ((key, one) for key, one in step if len(getattr(one, "shape", None) or ()) == 3)
     pictures = {key for key, one in films if one.np_dtype == np.uint8}  # others would be cut off at 0 and 255
-    for path, sides in (resize or {}).items():
+    for path in resize or ():
         if path not in pictures:
             found = ", ".join(sorted(pictures)) or "none"
             raise EpisodeError(f"{where}: no pictures {path!r} of bytes to resize; there are {found}")
-        for side in sides:
-            whole(f"resize of {path}", side, 1, math.isqrt(MOST_PIXELS), EpisodeError)
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         decode = bounded() if images else tfds.decode.SkipDecoding()

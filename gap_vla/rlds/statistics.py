@@ -292,10 +292,10 @@ def vector_of(statistics: Mapping[str, Any], name: str) -> np.ndarray:
 def mask_of(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     """Which columns of `x` are normalised; raises StatisticsError if these are not statistics of such an array."""
     width = len(vector_of(statistics, "mean"))
-    if np.shape(x)[-1] != width:
-        raise StatisticsError(
-            f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
-        )
+    if not (shape := np.shape(x)):
+        raise StatisticsError(f"array is {shown(x)}; give numbers [..., {width}]")
+    if shape[-1] != width:
+        raise StatisticsError(f"array is {shape[-1]} wide, statistics are {width} wide: they belong to other data")
     if _whole(x).dtype.kind not in "fiub":
         raise StatisticsError(f"array is {np.asarray(x).dtype}, not of numbers")
     mask = np.asarray(statistics.get("mask", np.ones(width, bool)))

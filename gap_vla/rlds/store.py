@@ -24,7 +24,7 @@ from gap_vla.core.marks import others_in
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.rlds.reader import read_rlds, require_keys
+from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
 from gap_vla.rlds.version_files import (
     content_hash,
@@ -125,10 +125,7 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         require_apart(directory, version_dir)
         require_keys(keys)
-        resize = {
-            key: (whole(f"height of {key}", height, 1, 2**31), whole(f"width of {key}", width, 1, 2**31))
-            for key, (height, width) in (resize or {}).items()
-        }
+        resize = sizes_of(resize)
         lock = directory.with_name(f".{directory.name}.lock")
         held = alone(lock, f"{directory}", wait=True, there=directory / "store.json")
         with held, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits

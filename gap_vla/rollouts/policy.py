@@ -181,7 +181,7 @@ class ReplayPolicy:
         if len(widths) != 1:
             raise PolicyError(f"{len(actions)} recordings, of widths {sorted(widths)}; give one or more, of one width")
         seeds = [whole("the seed of a recording's layout", seed, 0, 2**32 - 1, PolicyError) for seed in layout_seeds]
-        self._actions = [np.asarray(a, np.float32) for a in actions]
+        self._actions = [np.array(a, np.float32) for a in actions]  # not the caller's, which may change
         self.layout_seeds = dict(enumerate(seeds))
         self.lengths = [len(one) for one in self._actions]
         played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))
@@ -196,6 +196,8 @@ class ReplayPolicy:
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         rows = []
+        if fresh := set(episode_ids) - self._step.keys():
+            raise PolicyError(f"episodes {sorted(fresh)}: reset each of them once before it acts")
         for episode in episode_ids:
             recording, step = self._actions[episode], self._step[episode]
             self._step[episode] = step + 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import Section, one_line
+from gap_vla.core.foreign import Section, one_line, shown
 from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord, EvaluationError
 from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
@@ -32,6 +32,9 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     Raises:
         EvaluationError: no episodes, one twice, or one that ended in a phase which is none of `phases`.
     """
+    records = [*records]
+    if odd := [one for one in records if not isinstance(one, EpisodeRecord)]:
+        raise EvaluationError(f"a record is {shown(odd[0])}; give EpisodeRecord, as read_episodes does")
     ordered = sorted(records, key=lambda record: record.episode)
     if not ordered:
         raise EvaluationError("no episodes, so nothing was measured")

@@ -57,7 +57,8 @@ class KeyMapping:
     action_signs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        optional = {field.name for field in dataclasses.fields(self) if field.default is None}
+        given = {name: value for name, value in vars(self).items() if value is not None or name not in optional}
         plain = {name: [*value] if isinstance(value, tuple) else value for name, value in given.items()}
         _require_mapping(Section(plain, "KeyMapping", PolicyError))
         object.__setattr__(self, "observation", dict(self.observation))  # not the caller's, which may change

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.foreign import CheckpointError, one_line, whole
+from gap_vla.core.foreign import CheckpointError, one_line, shown, whole
 from gap_vla.core.hub import PREFIX, local_directory
 from gap_vla.core.identity import flat
 from gap_vla.core.seals import require_as_exported
@@ -155,6 +155,8 @@ def load_policy(
         PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
         EpisodeError: no such recordings.
     """
+    if not isinstance(name, str):
+        raise PolicyError(f"the policy is {shown(name)}; name one, as 'expert'")
     if keys is not None and not name.startswith(("ws://", "wss://")):
         raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
     if execute not in (None, 1) and not name.startswith(("ws://", "wss://")):

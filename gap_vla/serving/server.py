@@ -102,6 +102,8 @@ class PolicyServer:
     ) -> None:
         if keys is not None and keys != KeyMapping(keys.observation):
             raise PolicyError("a server takes observation of keys alone; leave its other entries to clients")
+        if not hasattr(policy, needed := "predict" if whole_chunks else "act"):
+            raise PolicyError(f"{shown(policy)} has no {needed}, which a server asks for")
         self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]

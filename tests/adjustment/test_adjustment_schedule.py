@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gap_vla.adjustment import MODES, AdjustmentSchedule
+from gap_vla.adjustment import MODES, AdjustmentError, AdjustmentSchedule
 
 RHO = np.array([[0.0, 0.25], [1.0, 0.5]], np.float32)
 
@@ -100,3 +100,9 @@ def test_the_number_of_active_steps_is_known_without_counting_them(window, mode)
     for total in (1, 2, 3, 7, 100):
         assert schedule.active_steps(total) == sum(schedule.active(step, total) for step in range(total))
     assert schedule.active_steps(2 * 10**9) <= 2 * 10**9
+
+
+def test_steps_that_count_nothing_are_refused_before_they_are_compared(recwarn):
+    with pytest.raises(AdjustmentError, match=r"is -3; it must be a whole number from 1"):
+        AdjustmentSchedule().factors(np.ones((1, 1)), 0, -3)
+    assert not recwarn

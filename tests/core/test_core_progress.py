@@ -48,3 +48,11 @@ def test_slow_work_counts_its_units_by_the_minute_and_quiet_work_says_nothing(mo
     shown.update(4)
     shown.close()
     assert len(out.getvalue().splitlines()) == 1
+
+
+def test_a_stream_that_was_closed_stops_no_work():
+    out = io.StringIO()
+    shown = Progress("cells", 4, "cell", out=out)
+    out.close()
+    shown.update(4)
+    shown.close()

@@ -279,3 +279,12 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_before_anything_is_made(
         text._load.cache_clear()
         refused(lambda: require_weights(str(folder)), "tokenizer.json", said)
         refused(lambda: model.create_tasks(texts=["cup"]), said)
+
+
+def test_what_is_no_transformation_no_compute_and_no_shape_of_samples_is_named() -> None:
+    case = golden.load("a")
+    refused(lambda: create_optimizer(case.model.params, 1e-3, after_normalization=0.3), "after_normalization is 0.3")
+    refused(lambda: OctoModule.create({}, {}, {}, compute="bfloat16"), "compute is 'bfloat16'; give Compute(dtype=")
+    observation, task = case.model.example_batch["observation"], case.model.example_batch["task"]
+    for shape in (None, "ab", (1.5,), (-1,), 3):
+        refused(lambda shape=shape: case.model.sample_actions(observation, task, sample_shape=shape), "sample_shape is")

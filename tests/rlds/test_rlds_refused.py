@@ -23,6 +23,7 @@ from gap_vla.rlds import build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating.files import annotate_files, show_episode
 from gap_vla.rlds.convert import dry_run
 from gap_vla.rlds.schema import content_hash
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.version_files import DatasetError, open_version
 
 
@@ -308,3 +309,29 @@ def test_joints_in_degrees_are_no_positions_that_no_arm_reaches(tmp_path: Path, 
     joints = episode.replace(proprio=np.full_like(episode.proprio, 90.0))
     write_rlds([joints], tmp_path, "toy", val_fraction=0)
     assert "are these metres?" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"resize": (8, 8)}, r"resize is .*; give a map, as image_primary to \(height, width\)"),
+        ({"resize": {"image_primary": 8}}, r"resize of image_primary is 8; give \(height, width\)"),
+        ({"resize": {"image_primary": (8, 8, 3)}}, r"resize of image_primary is .*; give \(height, width\)"),
+        ({"resize": {"image_primary": (8, 0)}}, "width of image_primary is 0; it must be a whole number from 1"),
+        ({"workers": 0}, "workers is 0; it must be a whole number from 1 to 1024"),
+        ({"workers": -1}, "workers is -1"),
+        ({"workers": "x"}, "workers is 'x'"),
+    ],
+)
+def test_sizes_and_workers_that_are_none_are_named_and_the_dataset_is_not_blamed(
+    wrong: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    version = write_rlds([make_episode(0, annotated=False)], tmp_path, "toy")
+    with pytest.raises(EpisodeError, match=said):
+        next(iter(read_rlds(version, **wrong)))
+    if "resize" in wrong:
+        with pytest.raises(EpisodeError, match=said):
+            EpisodeStore.build(version, **wrong)
+    else:
+        with pytest.raises(DatasetError, match=said):
+            write_rlds([make_episode(0, annotated=False)], tmp_path, "other", **wrong)

@@ -116,3 +116,10 @@ def test_values_that_are_masked_or_infinite_in_float32_have_no_statistics(odd, s
     if odd is np.ma.masked:
         with pytest.raises(StatisticsError, match=said):
             normalize(actions, dataset_statistics([actions.data], [np.zeros((9, 2))])["action"])
+
+
+@pytest.mark.parametrize("x", [None, 3.0])
+def test_one_number_is_no_array_to_normalise(x):
+    own = dataset_statistics([np.random.default_rng(0).normal(size=(9, 7))], [np.zeros((9, 2))])["action"]
+    with pytest.raises(StatisticsError, match=rf"array is {x}; give numbers \[\.\.\., 7\]"):
+        normalize(x, own)

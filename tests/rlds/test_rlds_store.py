@@ -85,7 +85,7 @@ def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes
     np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
     for wrong, said in (
         ({"primary": (8, 8)}, "no pictures 'observation/primary' of bytes to resize; there are observation/"),
-        ({"image_primary": (0, 8)}, "resize of observation/image_primary is 0; it must be a whole number from 1"),
+        ({"image_primary": (0, 8)}, "height of image_primary is 0; it must be a whole number from 1"),
     ):
         with pytest.raises(EpisodeError, match=said):
             next(read_rlds(data, resize=wrong))

@@ -516,6 +516,7 @@ def test_a_key_file_of_another_shape_is_refused_by_its_key(tmp_path, content, na
         ({"action_columns": (-1,)}, "action_columns[0] is -1"),
         ({"action_columns": (1, 1)}, "names a column twice"),
         ({"execute": 0}, "execute is 0"),
+        *(({name: None}, f"{name} is ") for name in ("observation", "actions", "execute")),
     ],
 )
 def test_a_mapping_made_in_python_is_refused_like_a_file(given, named):

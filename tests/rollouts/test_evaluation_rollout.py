@@ -120,6 +120,12 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         recordings.append(np.array(actions))
     summary = evaluate(ReplayPolicy(recordings, seeds), tmp_path, episodes=2)
     assert summary["success_rate"] == 1.0 and summary["layout_seeds"] == seeds
+    policy = ReplayPolicy(given := [one.astype(np.float32) for one in recordings], seeds)
+    with pytest.raises(PolicyError, match=r"episodes \[1\]: reset each of them once before it acts"):
+        policy.act({}, [1])
+    given[1][:] = np.nan  # a buffer that its owner fills anew
+    policy.reset([1])
+    assert policy.act({}, [1]).tolist() == [recordings[1][0].astype(np.float32).tolist()]
     with pytest.raises(EvaluationError, match="knows 2 layouts, 3 episodes"):
         evaluate(ReplayPolicy(recordings, seeds), tmp_path / "more", episodes=3)
     with pytest.raises(EvaluationError, match="knows 1 layouts, 2 episodes"):

@@ -261,3 +261,8 @@ def test_connections_in_turn_and_at_once_leave_memory_flat():
     found = module.measure(module.TINY, connections=200, at_once=32, seconds=10)
     assert found["at_once"]["connections"] > 32
     assert found["one_after_another"]["more_mb"] <= 20 and found["at_once"]["more_mb"] <= 20, found
+
+
+def test_a_policy_without_chunks_cannot_serve_them():
+    with pytest.raises(PolicyError, match=r"ReplayPolicy.* has no predict, which a server asks for"):
+        PolicyServer(ReplayPolicy([np.ones((3, 7))], [1]), whole_chunks=True)

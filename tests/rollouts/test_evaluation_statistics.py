@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gap_vla.rollouts import clopper_pearson, mcnemar, paired_difference, wilson
+from gap_vla.rollouts import EvaluationError, clopper_pearson, mcnemar, paired_difference, wilson
 from gap_vla.rollouts.statistics import mean_rate
+from gap_vla.rollouts.summary import summarize
 
 counts = st.integers(0, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -155,3 +156,8 @@ def test_unequal_and_impossible_shapes_are_refused():
             paired_difference(np.ones(first), np.ones(second))
     with pytest.raises(ValueError, match="all must be 0 or 1, none masked"):
         paired_difference(np.ma.masked_array([1, 1], [0, 1]), np.zeros(2))
+
+
+def test_lines_of_episodes_are_no_records():
+    with pytest.raises(EvaluationError, match=r"a record is .*; give EpisodeRecord, as read_episodes does"):
+        summarize([{"episode": 0}])
