@@ -19,7 +19,8 @@ from gap_vla.demos.layout import to_quaternion
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.comparison_checks import check_grippers, check_lag, check_scale
 from gap_vla.rlds.checking.dataset_checks import check_conventions, check_duplicates
-from gap_vla.rlds.checking.episode_checks import check_pictures, check_recorded, check_time
+from gap_vla.rlds.checking.episode_checks import check_pictures, check_pose, check_recorded, check_time
+from gap_vla.rlds.checking.jump_checks import check_jumps
 from gap_vla.rlds.checking.report import Finding, Recording
 
 STEPS = 200
@@ -184,6 +185,102 @@ def test_a_flipped_axis_that_moves_a_few_millimetres_by_actions_in_metres_is_fou
     assert not told(check_conventions, sound)
     flipped = [dataclasses.replace(one, action=one.action * np.float32([-1, 1, 1, 1, 1, 1, 1])) for one in sound]
     assert "x moves against its action" in told(check_conventions, flipped)[0]
+
+
+def roaming(number: int, lag: int = 0, noise: float = 0.0, held: int = 0) -> Recording:
+    """A hand that goes where it is sent, 1 cm per unit, another way every 12 steps; it is held over step 30, and then
+    goes at once where it was sent meanwhile."""
+    rng = np.random.default_rng(number)
+    asked = 0.35 * np.repeat(rng.normal(size=(5, 3)), 12, axis=0) + 0.08 * rng.normal(size=(60, 3))
+    moved = 0.01 * np.concatenate([np.zeros((lag, 3)), asked])[:59]
+    moved += noise * moved.std() * rng.normal(size=moved.shape)
+    state = np.zeros((60, 9), np.float32)
+    state[1:, :3], state[:, 3] = np.cumsum(moved, axis=0), 1
+    state[30 : 30 + held, :3] = state[30, :3]
+    action = np.concatenate([asked, np.zeros((60, 4))], axis=1).astype(np.float32)
+    return dataclasses.replace(frozen(state, action=action), name=f"train[{number}]")
+
+
+def without(recording: Recording, *steps: int) -> Recording:
+    kept = np.delete(np.arange(len(recording)), steps)
+    state, action = recording.proprio[kept], recording.action[kept]  # type: ignore[index]
+    return dataclasses.replace(recording, proprio=state, action=action)
+
+
+@pytest.mark.parametrize(("lag", "noise"), [(0, 0.0), (2, 0.0), (0, 0.2), (3, 0.2)])
+def test_missing_steps_of_a_slow_stretch_show_by_what_was_commanded(lag: int, noise: float) -> None:
+    sound = [roaming(i, lag, noise) for i in range(8)]
+    assert not told(check_jumps, sound)
+    lost = without(sound[5], *range(27, 35))
+    assert not told(check_pose, lost)
+    (found,) = check_jumps([*sound[:5], lost, *sound[6:]])
+    assert (found.level, found.check, found.episode, found.step) == ("warning", "jump", "train[5]", 27)
+    assert "beyond what its actions command; frames missing" in found.message
+
+
+def test_a_hand_that_is_held_or_makes_up_for_it_or_ignores_its_actions_does_not_jump() -> None:
+    for held in (5, 12, 30):
+        assert not told(check_jumps, [roaming(i, held=held if i == 3 else 0) for i in range(8)])
+    far = [roaming(i) for i in range(8)]
+    far[3].action[20, :3] = 5  # it is sent farther than a step can be, and does not go
+    assert not told(check_jumps, far)
+    lost = [without(roaming(i), *range(27, 35)) for i in range(8)]
+    assert len(told(check_jumps, lost)) == 4
+    others = [dataclasses.replace(one, action=lost[i - 1].action) for i, one in enumerate(lost)]
+    assert not told(check_jumps, others)
+    for hopping in others:
+        hopping.proprio[:, :3] = 0.015 * (np.arange(52)[:, None] > [10, 25, 40])  # type: ignore[index]
+    assert not told(check_jumps, others)
+
+
+def test_steps_are_judged_by_their_actions_where_there_are_enough_to_tell() -> None:
+    lost, sound = without(roaming(5), *range(27, 35)), [roaming(i) for i in range(4)]
+    assert told(check_jumps, [lost, sound[0]])
+    assert not told(check_jumps, [lost])
+    for steps, found in ((20, 0), (21, 1)):
+        assert len(told(check_jumps, [*sound, without(lost, *range(20), *range(20 + steps, 52))])) == found
+
+
+def test_what_is_far_greater_than_other_steps_is_told_once() -> None:
+    sound = [roaming(i) for i in range(4)]
+    sound[2].proprio[20:, 0] += 0.9  # type: ignore[index]
+    assert len(told(check_pose, sound[2])) == 1
+    assert not told(check_jumps, sound)
+    assert not told(check_jumps, [without(sound[0], *range(3, 60))])
+
+
+def circling(number: int, late: int = 0, noise: float = 0.0, exchanged: bool = False) -> Recording:
+    """Two hands, 2 cm per unit, each on slow waves of its own; their actions come late, or are those of the other."""
+    rng, along = np.random.default_rng(number), 2 * np.pi * np.arange(60)[:, None] / 60
+    sizes, speeds, starts = (rng.uniform(*of, (2, 1, 6)) for of in ((0.15, 0.4), (0.6, 2.5), (0, 6)))
+    waves = (sizes * np.sin(speeds * along + starts)).sum(0)
+    state, action = np.zeros((60, 18), np.float32), np.zeros((60, 14), np.float32)
+    for arm, asked in enumerate(np.split(waves, 2, axis=1)):
+        moved = 0.02 * asked + noise * 0.02 * asked.std() * rng.normal(size=asked.shape)
+        state[1:, 9 * arm : 9 * arm + 3] = np.cumsum(moved, axis=0)[:-1]
+        state[:, 9 * arm + 3] = 1
+        to = 7 * (1 - arm if exchanged else arm)
+        action[:, to : to + 3] = np.roll(asked, late, axis=0)
+    return dataclasses.replace(frozen(state, action=action), name=f"train[{number}]")
+
+
+def test_actions_of_the_other_arm_are_doubted_and_not_called_late() -> None:
+    for first in range(0, 160, 8):
+        assert not told(check_conventions, [circling(first + i) for i in range(8)])
+        found = told(check_conventions, [circling(first + i, exchanged=True) for i in range(8)])
+        assert len(found) == 2 and all("actions hardly explain the motion" in one for one in found)
+    for late, noise in ((1, 0.0), (1, 0.3), (2, 0.3), (1, 0.6)):
+        found = told(check_conventions, [circling(i, late, noise) for i in range(8)])
+        assert len(found) == 2 and all("actions are recorded late" in one for one in found)
+
+
+def test_late_actions_are_found_where_most_of_the_motion_is_a_disturbance() -> None:
+    asked, pushed = np.random.default_rng(0).normal(size=(2, 4, 60, 3))
+    state, action = np.zeros((4, 60, 9), np.float32), np.zeros((4, 60, 7), np.float32)
+    state[:, 1:, :3], state[..., 3] = 0.01 * np.cumsum(asked + 1.65 * pushed, axis=1)[:, :-1], 1
+    action[:, 1:, :3] = asked[:, :-1]
+    late = [frozen(of, action=given) for of, given in zip(state, action)]
+    assert "recorded late" in told(check_conventions, late)[0]
 
 
 def test_who_moves_faster_than_others_has_no_other_scale_where_the_arm_lags() -> None:

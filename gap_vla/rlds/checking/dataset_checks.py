@@ -9,7 +9,8 @@ import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.following import agreement, followed, frame_and_sign, per_arm, scaled, turned
+from gap_vla.rlds.checking.following import EXPLAINED, agreement, followed, frame_and_sign, per_arm, scaled, turned
+from gap_vla.rlds.checking.jump_checks import check_jumps
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.statistics import MIN_STD
 
@@ -173,23 +174,27 @@ def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> I
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
     """Motion follows from the action before it. If, both given, the action *after* it tells more, over all and in most
-    episodes, actions are late.
+    episodes, actions are late; an effect that explains less than half of what one of its size would, is chance.
     """
-    of_now, of_after = _effects(command, moved)
+    of_now, of_after, explained = _effects(command, moved)
     each = np.array([_effects([c], [m]) for c, m in zip(command, moved)])
-    if of_after > max(0.5, abs(of_now)) and np.median(each[:, 1] - each[:, 0]) > 0:
+    follows = explained > min(EXPLAINED, of_after**2 / 2) and of_after > max(0.5, abs(of_now))
+    if follows and np.median(each[:, 1] - each[:, 0]) > 0:
         text = f"arm {arm}: the motion of a step follows the action after it (effect {of_after:.2f}) more than its own "
         yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded late")
 
 
-def _effects(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float, float]:
-    """Of a step's action and of the next one on its motion, mean over the axes in use, by how much each moves."""
+def _effects(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float, float, float]:
+    """Of a step's action and of the next one on its motion, and the share of its square that both explain; mean over
+    the axes in use, by how much each moves."""
     now, performed = scaled([c[:-1] for c in command], moved)
     after, _ = scaled([c[1:] for c in command], moved)
     both = [np.stack([now[:, axis], after[:, axis]], 1) for axis in range(3)]
     effects = np.array([np.linalg.lstsq(a, performed[:, axis], rcond=1e-6)[0] for axis, a in enumerate(both)])
+    fitted = np.stack([a @ effect for a, effect in zip(both, effects)], 1)
+    found = np.column_stack([effects, 1 - ((performed - fitted) ** 2).mean(0)])
     size = np.sqrt((np.concatenate(moved) ** 2).mean(0)) * (effects.sum(1) > 0)  # one that is flipped says nothing
-    return tuple(np.average(effects, axis=0, weights=size).tolist()) if size.any() else (0.0, 0.0)
+    return tuple(np.average(found, axis=0, weights=size).tolist()) if size.any() else (0.0, 0.0, 0.0)
 
 
 def _mean_distance(differences: list[np.ndarray]) -> float:
@@ -200,4 +205,5 @@ DATASET_CHECKS: tuple[Callable[[Sequence[Recording]], Iterator[Finding]], ...] =
     check_duplicates,
     check_ranges,
     check_conventions,
+    check_jumps,
 )

@@ -12,14 +12,13 @@ from gap_vla.core.episode import LABELS, EpisodeError, label_problems
 from gap_vla.demos.fields import ENDS, misplaced, require_ended
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
+from gap_vla.rlds.checking.jump_checks import JUMP_METRES, JUMP_RADIANS, jump
 from gap_vla.rlds.checking.picture_checks import cells, of_one_colour
 from gap_vla.rlds.checking.report import Finding, Recording
 
 SHORTEST = 5
 COARSE = 0.01
 """Seconds that times in float32 may be apart at least: those since 1970 are 128 and say no more than an order."""
-JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
-"""A step is a jump if it is this many times the 95th percentile of all but the two largest, and at least this large."""
 NEAR = 3
 """Steps about a change point in which ρ is higher than elsewhere."""
 DARK = 8
@@ -92,7 +91,7 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
         yield Finding("error", "pose", episode.doubt, episode.name)
     for arm, state in enumerate(np.split(episode.proprio.astype(np.float64), episode.arms, axis=1)):
         moved = np.linalg.norm(np.diff(state[:, :3], axis=0), axis=1)
-        yield from _jump(episode, moved, JUMP_METRES, f"arm {arm} moves", "m")
+        yield from jump(episode, moved, JUMP_METRES, f"arm {arm} moves", "m")
         quaternion = state[:, 3:7]
         norm = np.linalg.norm(quaternion, axis=1)
         if abs(norm - 1).max() > UNIT_QUATERNION_TOLERANCE:
@@ -101,7 +100,7 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
             yield Finding("error", "quaternion", text, episode.name, step)
             continue
         turned = np.linalg.norm(relative_rotation_vector(quaternion[:-1], quaternion[1:]), axis=1)
-        yield from _jump(episode, turned, JUMP_RADIANS, f"arm {arm} turns", "rad")
+        yield from jump(episode, turned, JUMP_RADIANS, f"arm {arm} turns", "rad")
         flips = np.flatnonzero((quaternion[1:] * quaternion[:-1]).sum(1) < 0) + 1
         if len(flips) and _is_recorded(quaternion, episode.state):
             text = f"arm {arm}: the quaternion changes its sign {len(flips)} times (same pose, other numbers); "
@@ -112,13 +111,6 @@ def _is_recorded(quaternion: np.ndarray, state: np.ndarray | None) -> bool:
     """Whether the four numbers are columns of the state, and not made of angles or a matrix."""
     columns = quaternion if state is None else state
     return all(np.isclose(columns, part[:, None], atol=1e-3).all(0).any() for part in quaternion.T)
-
-
-def _jump(episode: Recording, size: np.ndarray, least: float, what: str, unit: str) -> Iterator[Finding]:
-    if len(size) > 2 and size.max() > max(least, JUMP_FACTOR * float(np.quantile(np.sort(size)[:-2], 0.95))):
-        usual = np.median(size)
-        text = f"{what} {size.max():.3g} {unit} in one step (median {usual:.2g}); frames missing or a tracking error"
-        yield Finding("warning", "jump", text, episode.name, int(size.argmax()) + 1)
 
 
 def check_recorded(episode: Recording) -> Iterator[Finding]:

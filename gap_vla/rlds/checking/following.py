@@ -11,6 +11,8 @@ from gap_vla.rlds.checking.report import Finding, Recording
 ACTION_PER_ARM = 7
 USUAL_LAG = 4
 """Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
+EXPLAINED = 0.3
+"""Of the square of an axis' motion, what actions explain at least where their sign, frame and time are judged by it."""
 _HELD, _IDLE = 0.005, 0.02
 """An axis is held that stays within so many metres, or radians, of where it starts, under actions below this."""
 
@@ -89,7 +91,7 @@ def frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray]
     for axis, name in enumerate("xyz"):
         own, others = effect[axis, axis], np.delete(effect[axis], axis)
         target = int(abs(effect[axis]).argmax())
-        if explained[target] < 0.3:
+        if explained[target] < EXPLAINED:
             continue
         text = ""
         if own < -0.3 and abs(own) >= abs(others).max():
