@@ -184,16 +184,15 @@ def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[s
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
-    from gap_vla.core.foreign import Section
     from gap_vla.core.marks import made_by
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.evaluation_page import VARIANTS_FILE, write_variants
     from gap_vla.rollouts import PolicyError, evaluate
-    from gap_vla.rollouts.evaluation import Limits, evaluated
+    from gap_vla.rollouts.evaluation import Limits, evaluated, kept_summary
     from gap_vla.rollouts.policy import require_seen
-    from gap_vla.rollouts.record import PAGE_FILE, SUMMARY_FILE, require_place
+    from gap_vla.rollouts.record import PAGE_FILE, require_place
     from gap_vla.rollouts.task import sim_task
     from gap_vla.serving.key_mapping import require_shown
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
@@ -244,13 +243,15 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     scene = {"image_size": options.image_size or loaded.image_size, "cameras": cameras, "camera": view}
     scene["horizon"] = options.horizon
     tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
+    kept: dict[str, dict[str, Any] | None] = {}
     for variant, folder in folders.items():
         for run in folder.resolve().parents:
             if RunDirectory(run).metrics.is_file() and folder.resolve().is_relative_to(run / "rollouts"):
                 raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
-    found = {}
+        kept[variant] = kept_summary(loaded.policy, tasks[variant], seeds[variant], folder)
+    found: dict[str, Any] = {}
     for variant, folder in folders.items():
         found[variant] = summary = evaluate(
             loaded.policy,
@@ -265,9 +266,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             limits=limits,
         )
         if len(variants) > 1:  # also before a stop: an earlier table tells of other episodes than now lie beside it
-            later = {v: folders[v] / SUMMARY_FILE for v in folders if v not in found}
-            kept = {v: dict(Section.read(p, PolicyError).values) for v, p in later.items() if p.exists()}
-            write_variants(root, {v: one for v in folders if (one := (found | kept).get(v))})
+            write_variants(root, {v: one for v in folders if (one := found.get(v) or kept[v])})
         recorded = zip(getattr(loaded.policy, "succeeded", ()), getattr(loaded.policy, "lengths", ()))
         ended = [steps for (then, steps), now in zip(recorded, summary["outcomes"]) if then and not now]
         if cut := sum(steps > (options.horizon or steps) for steps in ended):

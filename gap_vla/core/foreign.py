@@ -215,7 +215,7 @@ class Section:
         try:
             if (size := os.path.getsize(path)) > MOST_OF_JSON:
                 raise error(f"{path}: {size:,} bytes of settings or results; copy the file again")
-            values = parsed(content(path, error).decode())
+            values = parsed(content(path, error))
         except OSError as problem:
             raise error(message_of(problem)) from None
         except error:

@@ -66,7 +66,10 @@ def public(address: str) -> str:
     >>> public("ws://me:secret@robot:8000/?token=abc"), public("ws://robot:8000")
     ('ws://robot:8000/#6034', 'ws://robot:8000')
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # it is no address, and may hold a password all the same
+        return f"#{digest({'address': address}, 4)}"
     host = parts.netloc.rpartition("@")[2]
     if not host or (host == parts.netloc and not parts.query):
         return address

@@ -9,7 +9,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,15 @@ from gap_vla.rollouts.policy import (
     as_json,
     identity,
 )
-from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
+from gap_vla.rollouts.record import (
+    EPISODES_FILE,
+    SUMMARY_FILE,
+    EpisodeLog,
+    EvaluationError,
+    VideoShelf,
+    film_of,
+    read_episodes,
+)
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, require_phases, summarize, title
 from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
@@ -155,9 +163,8 @@ def evaluate(
         if others := [key for key in shown if trained[key] not in (None, shown[key])]:
             said = ", ".join(f"{key} {trained[key]}, not {shown[key]} as here" for key in others)
             warnings.warn(f"{policy.name} was trained with {said.removeprefix('trained_')}", stacklevel=2)
-    out = Path(out_dir).absolute()  # also where a policy changes the present folder
+    summary_file = (out := Path(out_dir).absolute()) / SUMMARY_FILE  # also where a policy changes the present folder
     what = evaluated(policy, chosen, seed)
-    of = what if named is None else {key: what[key] for key in ("task", "policy")}  # its layouts count from no seed
     with alone(out / ".lock", str(out)):
         for place in (out, out / "videos"):
             clear_leftovers(place)
@@ -175,8 +182,7 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
-        if summarized := (summary_file := out / "summary.json").exists():
-            _require_of(of, log, Section.read(summary_file, EvaluationError, "move it away"), chosen.phases)
+        summarized = kept_summary(policy, chosen, seed, out) is not None
         whose = getattr(policy, "undisturbed", policy)
         greeted = getattr(whose, "server_metadata", None)
         names = getattr(whose, "identity", None) if greeted is None else {*greeted} - {"policy", "answers", "inputs"}
@@ -222,7 +228,7 @@ def evaluate(
             raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
         summary = {
             **what,
-            "seed": of.get("seed"),
+            "seed": what.get("seed") if named is None else None,  # whose layouts count from no seed
             "source": None if (source := getattr(policy, "source", None)) is None else str(source),
             **summarize([log.records[e] for e in range(episodes)], chosen.phases),
             "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
@@ -253,17 +259,24 @@ def _acting(policy: Policy) -> Iterator[None]:
             del _ACTING[id(policy)]
 
 
-def _require_of(what: Mapping[str, Any], log: EpisodeLog, summary: Section, phases: Sequence[str]) -> None:
-    """Raises EvaluationError if what an earlier call left is of another evaluation, or not what its episodes give."""
+def kept_summary(policy: Policy, task: Task, seed: int, out: Path) -> dict[str, Any] | None:
+    """The summary that an earlier call left in a folder, if any. Raises EvaluationError: it is of another evaluation,
+    or not what its episodes give."""
+    if not (file := out / SUMMARY_FILE).exists():
+        return None
+    of = evaluated(policy, task, seed)
+    if getattr(policy, "layout_seeds", None) is not None:  # its layouts count from no seed
+        of = {key: of[key] for key in ("task", "policy")}
+    summary, lines = Section.read(file, EvaluationError, "move it away"), out / EPISODES_FILE
+    records = read_episodes(lines)[0] if lines.exists() else {}
     numbers = range(summary.whole("episodes", 1, int(EPISODES.most)))
-    odd = [f"episode {e}" for e in numbers if e not in log.records]
+    odd = [f"episode {e}" for e in numbers if e not in records]
     if not odd:
-        right = {**what, **summarize([log.records[e] for e in numbers], phases)}
+        right = {**of, **summarize([records[e] for e in numbers], task.phases)}
         odd = [key for key, value in right.items() if differ(summary.values.get(key), value)]
     if odd:
-        raise EvaluationError(
-            f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"
-        )
+        raise EvaluationError(f"{file} says of {odd[0]} other than {lines}; copy both again, or move it away")
+    return dict(summary.values)
 
 
 def _require_sent(task: Task) -> None:

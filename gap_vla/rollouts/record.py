@@ -188,7 +188,7 @@ class EpisodeLog:
         if whole < self.path.stat().st_size:
             self._leave_snapshots()
             os.truncate(self.path, whole)
-        elif not content(self.path, EvaluationError).endswith(b"\n"):
+        elif whole and not content(self.path, EvaluationError).endswith(b"\n"):
             self._leave_snapshots()
             with self.path.open("ab") as file:
                 file.write(b"\n")
@@ -221,11 +221,14 @@ class EpisodeLog:
                 raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
             write_json(self._marker, self.identity)
         self._leave_snapshots()
-        with self.path.open("a", encoding="utf-8") as file:
-            line = {**dataclasses.asdict(record), "seal": _seal(self.identity)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = {**dataclasses.asdict(record), "seal": _seal(self.identity)}
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # of a full disk it names no file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.records[record.episode] = record
 
 

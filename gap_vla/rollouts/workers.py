@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -63,6 +64,8 @@ class Crash:
     lost: bool = False
 
 
+_AT_ONCE = 8
+"""Commands that a worker is sent before it is listened to: they fit into a pipe, whatever becomes of the answers."""
 _PART = 1.0
 """Seconds of a wait; see `gap_vla.core.processes.parts`."""
 
@@ -172,11 +175,18 @@ class _Worker:
 
     def start(self) -> None:
         self.owed: list[int] = []
+        self.waiting: deque[Reset | Step] = deque()  # the last of what is owed, not sent yet
         self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
         self.connection, theirs = Pipe()
         self.process = spawned(serve, theirs, self._task, self._privilege, name=f"simulator-{self._number}")
         theirs.close()
         self.heard = 0.0
+
+    def send(self) -> None:
+        """As many as are answered without anybody listening: with both pipes full each would wait for the other."""
+        while self.waiting and len(self.owed) - len(self.waiting) < _AT_ONCE:
+            with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when it is awaited
+                self.connection.send(self.waiting.popleft())
 
     def stop(self, patience: float) -> None:
         self.connection.close()
@@ -219,8 +229,8 @@ class WorkerPool:
         if not worker.owed:
             worker.heard = self._waited
         worker.owed.append(command.slot)
-        with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when its answer is awaited
-            worker.connection.send(command)
+        worker.waiting.append(command)
+        worker.send()
 
     def collect(self) -> dict[int, Frame | Crash | None]:
         """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
@@ -253,6 +263,7 @@ class WorkerPool:
             return
         worker.heard = self._waited
         worker.owed.remove(reply.slot)
+        worker.send()
         worker.starting[reply.slot] -= 1
         answers[reply.slot] = reply
 

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import struct
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Sequence
+from socket import SO_SNDTIMEO, SOL_SOCKET
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -252,6 +254,7 @@ class RemotePolicy:
         while True:
             try:
                 link = _Link(self._url, deadline - time.monotonic())
+                link.connection.socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _timeval(self._limit))
                 now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
                 if changed := differences(self._policy, now):
                     link.close()
@@ -272,6 +275,11 @@ class RemotePolicy:
         advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
         found = f"{error}: {error.__cause__}" if error.__cause__ else f"{error}"  # which names the status of HTTP/1.0
         return f"no policy server at {self.address} ({one_line(found, 200)}); {advice}"
+
+
+def _timeval(seconds: float) -> bytes:
+    """As the system takes a time, which is none if it is 0."""
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 def _check_address(address: str) -> None:

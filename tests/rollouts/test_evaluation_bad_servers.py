@@ -1,7 +1,11 @@
 """Claims about servers that end connections, or keep them and never answer: every episode ends, with a line on why."""
 
 import contextlib
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -100,3 +104,33 @@ def test_a_server_that_never_answers_is_not_waited_for_for_ever():
             PolicyUnavailable, match=r"was silent on, 1 connection\(s\) of one episode \(timed out in 0\.5s\)"
         ):
             policy.act(BATCH, [0])
+
+
+def test_a_server_that_reads_no_more_is_not_waited_for_for_ever():
+    code = """if True:
+        from websockets.sync.server import serve
+        import numpy as np
+        from gap_vla.serving.wire import pack
+
+        def converse(connection):
+            connection.send(pack({}))
+            for _ in connection:
+                connection.send(pack({"actions": np.zeros(7)}))
+
+        with serve(converse, "127.0.0.1", 0, max_size=None) as server:
+            print(server.socket.getsockname()[1], flush=True)
+            server.serve_forever()
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            policy = RemotePolicy(f"ws://127.0.0.1:{process.stdout.readline().strip()}", patience=1, limit=1.0)
+            policy.reset([0])
+            policy.act(BATCH, [0])
+            process.send_signal(signal.SIGSTOP)  # as in a computation that does not end
+            large = {"image_primary": np.zeros((1, 6000, 4000, 3), np.uint8)}  # more than the system keeps for it
+            began = time.monotonic()
+            with pytest.raises(PolicyUnavailable):
+                policy.act(BATCH | large, [0])
+            assert time.monotonic() - began < 30
+        finally:
+            process.kill()

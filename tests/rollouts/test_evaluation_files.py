@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -263,6 +264,20 @@ def test_a_film_of_more_or_fewer_steps_than_its_episode_is_named(tmp_path):
     assert steps[one] < steps[other] and not same.exists()
 
 
+def test_an_empty_list_of_episodes_as_a_full_disk_leaves_it_is_gone_on_with(tmp_path, monkeypatch):
+    options = {"seed": 0, "out_dir": tmp_path, "videos": 0, "workers": 1}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"No space left .*episodes\.jsonl'"):
+        patched.setattr("gap_vla.rollouts.record.os.fsync", full)
+        evaluate(ExpertPolicy(), PointTask(), episodes=1, **options)
+    (tmp_path / "episodes.jsonl").write_text("")
+    for count in (1, 2):
+        assert evaluate(ExpertPolicy(), PointTask(), episodes=count, **options)["outcomes"] == [1] * count
+
+
 def test_a_list_of_episodes_in_another_encoding_is_refused_and_none_of_its_lines_blamed(tmp_path):
     options = {"seed": 0, "out_dir": tmp_path, "videos": 0, "workers": 1}
     evaluate(ExpertPolicy(), PointTask(), episodes=1, **options)
@@ -422,6 +437,9 @@ def test_the_table_of_all_variants_keeps_the_rows_of_those_that_a_stop_left_as_t
         write_json(out_dir / "summary.json", summary)
         return summary
 
+    def as_it_is(policy, task, seed, folder):
+        return json.loads(file.read_text()) if (file := folder / "summary.json").exists() else None
+
     def table():
         return [*json.loads((tmp_path / "out" / "variants.json").read_text())]
 
@@ -430,6 +448,8 @@ def test_the_table_of_all_variants_keeps_the_rows_of_those_that_a_stop_left_as_t
     command = [*RANDOM, "--cameras", "none", "--variant", "all", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     whole = table()
+    assert main(command) == 2  # a summary without its episodes, before any is played
+    monkeypatch.setattr("gap_vla.rollouts.evaluation.kept_summary", as_it_is)
     (tmp_path / "out" / whole[-1] / "summary.json").unlink()
 
     def after_the_first(*arguments, **named):

@@ -396,3 +396,18 @@ def test_the_instruction_of_each_layout_is_the_simulators_own_and_no_list_hides_
     assert ["speed is NaN or infinite at index 0" in one["error"] for one in summary["errors"]] == [True]
     with pytest.raises(EvaluationError, match="pointmass: language_instruction is b'go'; let it be a text"):
         evaluate(Listening(), tmp_path / "b", task=ToldTask(), episodes=1, seed=100)
+
+
+def test_many_environments_of_a_process_are_not_waited_for_for_ever(tmp_path):
+    code = """if True:
+        import sys
+        from pointmass import PointTask
+        from gap_vla.rollouts import RandomPolicy, evaluate
+        options = dict(episodes=256, seed=0, workers=1, slots_per_worker=256, videos=0, progress=False)
+        print(evaluate(RandomPolicy(7), PointTask(size=64, horizon=3), out_dir=sys.argv[1], **options)["episodes"])
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    (tmp_path / "run.py").write_text("if __name__ == '__main__':\n" + code.replace("if True:", "    if True:", 1))
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "256\n", done.stderr
