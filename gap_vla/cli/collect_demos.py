@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     if "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
     variant_spec(options.variant).require_shown(options.cameras, options.camera)
+    from gap_vla.core.outputs import OutputError
+    from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
     if options.show and options.cameras:
         claim_pictures(options.out)
+        working_ffmpeg(options.out, OutputError)
         asked["shown"] = draw
     print(collect_demos(**asked, n=options.episodes, progress=not options.quiet))
     print(*pictures, sep="\n", end="\n" if pictures else "")

@@ -38,13 +38,24 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
-        held = [found if isinstance(found := self._arrays(index), Mapping) else {} for index in range(len(self))]
+        held = [self._glance(index) for index in range(len(self))]
+        self._opened = None
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._refuse_steps(held)
         self._names = sorted({str(name) for names in held for name in names})
         self._successes = sum("success" in names for names in held)
         self._take_images()
         self.options["image_keys"] = dict(self._image_keys)  # a dataset is known by them
+
+    def _glance(self, index: int) -> dict[Any, Any]:
+        """What an opening needs of a recording, without its arrays: of all of a folder there may be no memory."""
+        found, action = self._arrays(index), self.options["action_key"]
+        if not isinstance(found, Mapping):
+            return {}
+        kept = {**dict.fromkeys(found), "language_instruction": found.get("language_instruction")}
+        if isinstance(rows := found.get(action), np.ndarray):
+            kept[action] = np.broadcast_to(np.uint8(0), rows.shape)
+        return kept if "language_instruction" in found else {name: kept[name] for name in found}
 
     def _refuse_steps(self, held: Sequence[Mapping[str, Any]]) -> None:
         """Raises EpisodeError: each of several recordings in a file is one step, so that they are none."""

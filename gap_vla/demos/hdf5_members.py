@@ -256,7 +256,12 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     pieces = math.prod(-(-steps // piece) for steps, piece in zip(found.shape, found.chunks or ()))
     stored = found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()
     if found.size and (stored < pieces or (found.ndim == 4 and is_cut_off(found))):
-        raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
+        made = (
+            " (or the file was made sparse where pictures are black: cp --sparse=never A B)" if found.ndim == 4 else ""
+        )
+        raise EpisodeError(
+            f"{where}: parts of {path!r} were never written; the recording was cut off, get it again{made}"
+        )
     return found
 
 

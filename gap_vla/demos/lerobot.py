@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
+from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
 from gap_vla.demos.layout import require_action_names
 from gap_vla.demos.lerobot_index import (
@@ -153,10 +155,12 @@ class LeRobot(NamedArrays):
         return [key for key in SUCCESS if key in self._features][-1:]
 
     def look(self) -> None:
+        progress = Progress(f"look at {self.path}", len(self.places), "episode", after=PATIENCE, out=sys.stderr)
         for place in self.places:
             _rows(place, ["episode_index"])
             for video, _ in place.videos.values():
                 require_there(video, f"{video}, episode {place.index}")
+            progress.advance(1)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         place = self.places[index]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 import re
@@ -34,12 +35,11 @@ def read_rows(
     numbers has a value. Raises EpisodeError: no such table, a damaged one, or one of more rows than `most`."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     advice = "download it again"
     with (
         refusing(f"{file}: the table cannot be read", advice, EpisodeError, (pa.ArrowException,)),
-        pq.ParquetFile(regular(file.absolute()), page_checksum_verification=True) as table,
+        _opened(file) as table,
     ):
         refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
         if (count := table.metadata.num_rows) > most:
@@ -50,22 +50,50 @@ def read_rows(
             what = f"{held.count(odd[0])} columns" if odd[0] in held else "no column"
             raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
-        behind = np.zeros(0)
+        spans = None if where is None else _spans(file, _stamp(file), where[0])
         for group in range(table.num_row_groups):
-            chosen = None
-            if where is not None:
-                values = table.read_row_group(group, columns=[where[0]], use_threads=False)[where[0]]
-                behind = np.concatenate([behind[-1:], values.to_numpy()])
-                if (behind[1:] < behind[:-1]).any():
-                    raise EpisodeError(f"{file}: its rows are not in the order of {where[0]!r}; {advice}")
-                chosen = pc.equal(values, where[1])
-                if not pc.any(chosen).as_py():
-                    continue
+            if where and spans and not spans[group][0] <= where[1] <= spans[group][1]:
+                continue
             part = table.read_row_group(group, columns=names, use_threads=False)
-            part = part if chosen is None else part.filter(chosen)
+            part = part if where is None else part.filter(pc.equal(part[where[0]], where[1]))
             for name in names:
                 rows[name] += part[name].to_pylist()
         return rows
+
+
+def _opened(file: Path) -> Any:
+    """A table. Of one with many parts the description is read once, as long as it stays as it is."""
+    import pyarrow.parquet as pq
+
+    path = regular(file.absolute())
+    return pq.ParquetFile(path, metadata=_described(path, _stamp(path)), page_checksum_verification=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _described(file: Path, stamp: tuple[int, ...]) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(file)
+
+
+@functools.lru_cache(maxsize=16)
+def _spans(file: Path, stamp: tuple[int, ...], column: str) -> list[tuple[int, int]]:
+    """First and last number of each row group's column: a table of many episodes may have a group of each. Raises
+    EpisodeError: the rows are not in the order of that column."""
+    spans: list[tuple[int, int]] = []
+    with _opened(file) as table:
+        for group in range(table.num_row_groups):
+            values = table.read_row_group(group, columns=[column], use_threads=False)[column].to_numpy()
+            behind = np.concatenate([[one[1] for one in spans[-1:]], values])
+            if (behind[1:] < behind[:-1]).any():
+                raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
+            spans.append((values[0], values[-1]) if len(values) else (behind[-1] + 1, behind[-1]) if spans else (0, -1))
+    return spans
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def columns_of(file: Path) -> list[str]:
@@ -190,7 +218,10 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
     tasks = _tasks(described)
     rows = sorted(_episodes(described), key=lambda row: row.whole("episode_index", 0, MOST))
     before = itertools.accumulate((row.whole("length", 1, MOST) for row in rows), initial=0)
-    places = [_place(described, row, first, tasks, cameras) for row, first in zip(rows, before)]
+    numbers: dict[str, list[int]] | None = None if tasks is None else {}
+    for number, text in (tasks or {}).items():
+        numbers.setdefault(text, []).append(number)  # type: ignore[union-attr]
+    places = [_place(described, row, first, numbers, cameras) for row, first in zip(rows, before)]
     if not places:
         index = "meta/episodes/*.parquet" if described.version == "v3" else "meta/episodes.jsonl"
         raise EpisodeError(f"{root}: {index} lists no episodes; download the dataset again")
@@ -261,7 +292,7 @@ def _tasks(described: Description) -> dict[int, str] | None:
 def _sections(file: Path) -> list[Section]:
     """The rows of a table of the index: JSON lines, or parquet."""
     if file.suffix == ".parquet":
-        columns = read_rows(file)
+        columns = read_rows(file, [name for name in columns_of(file) if not name.startswith("stats/")])
         rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     else:
         rows, advice = [], "download it again"
@@ -274,7 +305,7 @@ def _sections(file: Path) -> list[Section]:
 
 
 def _place(
-    described: Description, row: Section, first: int, tasks: Mapping[int, str] | None, cameras: Iterable[str]
+    described: Description, row: Section, first: int, numbers: Mapping[str, list[int]] | None, cameras: Iterable[str]
 ) -> EpisodePlace:
     index, length = row.whole("episode_index", 0, MOST), row.whole("length", 1, MOST)
     shared = described.version == "v3"
@@ -299,7 +330,7 @@ def _place(
         videos[key] = file(described.video_path, part, video_key=key), start
     texts = row.list("tasks", Section.text)
     task = next(iter(texts), "")
-    if tasks is None and len({*texts}) > 1:
+    if numbers is None and len({*texts}) > 1:
         raise EpisodeError(f"{row.where}: {len(texts)} tasks, and there is no meta/tasks.* to number them; download it")
-    tasks = None if tasks is None else {number: text for number, text in tasks.items() if text in texts}
+    tasks = None if numbers is None else {number: text for text in texts for number in numbers.get(text, ())}
     return EpisodePlace(file(described.data_path, "data"), index, first, length, task, tasks, videos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import writing
+from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.drawing.figures import COLORS, saved
 from gap_vla.drawing.video import write_video
 
@@ -192,7 +194,9 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
 
     assert view.shown_frames is not None
     strip = Image.fromarray(_rho_strip(view))
+    progress = Progress("draw", len(view), "picture", after=PATIENCE, out=sys.stderr)
     for step, frame in enumerate(view.shown_frames):
+        progress.update(step)
         canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
         scale = SIDE / max(frame.shape[:2])
         size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))

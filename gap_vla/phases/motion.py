@@ -15,6 +15,8 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 
 UNIT_QUATERNION_TOLERANCE = 1e-2
+_LARGEST = 1e18
+"""Numbers of any motion; differences of these, and their squares, are finite in float32."""
 """Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
 
 
@@ -110,7 +112,7 @@ class Motion:
         for name, value in fields.items():
             if len(value) != len(pos):
                 raise MotionError(f"{where}: {name} has {len(value)} steps, position {len(pos)}; they must be equal")
-            if (bad := ~(np.abs(value) <= np.finfo(np.float32).max)).any():
+            if (bad := ~(np.abs(value) <= _LARGEST)).any():
                 step, column = (int(i) for i in np.argwhere(bad)[0])
                 raise MotionError(
                     f"{where}: {name} is {value[step, column]} at step {step}, column {column}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -533,3 +534,15 @@ def test_every_format_of_numpys_arrays_is_read(tmp_path: Path, version: tuple[in
     with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive, archive.open("action.npy", "w") as stream:
         np.lib.format.write_array(stream, plain(0).action, version=version)
     np.testing.assert_array_equal(read_arrays(tmp_path / "e.npz")["action"], plain(0).action)
+
+
+def test_a_folder_of_pickles_is_opened_without_holding_all_of_their_arrays(tmp_path: Path) -> None:
+    for number in range(8):
+        state = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (20, 1))
+        content = {"state": state, "action": np.zeros((20, 7)), "image": np.zeros((20, 256, 256, 3), np.uint8)}
+        (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps(content))
+    tracemalloc.start()
+    open_source(tmp_path, "pickle")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * 20 * 256 * 256 * 3

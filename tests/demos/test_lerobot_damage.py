@@ -428,3 +428,26 @@ def test_a_size_of_no_pictures_is_refused(tmp_path: Path) -> None:
         open_source(root, "lerobot", image_size=[])
     with pytest.raises(EpisodeError, match="image_size has no effect without cameras; leave it out"):
         open_source(root, "lerobot", image_size=[8, 8], image_keys={})
+
+
+def test_of_a_table_of_many_episodes_each_reads_its_own_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    row_group = pq.ParquetFile.read_row_group
+
+    def counted(self: Any, group: int, *arguments: Any, **named: Any) -> Any:
+        read.append(group)
+        return row_group(self, group, *arguments, **named)
+
+    source = open_source(copied("v30_video", tmp_path), "lerobot")
+    (file,) = {place.table for place in source.places}
+    assert pq.ParquetFile(file).num_row_groups == 2
+    source.look()  # the first look at the whole table
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    source.look()
+    assert read == [0, 1]
+    table = pq.read_table(file)
+    pq.write_table(table.take([*range(12, len(table)), *range(12)]), file, row_group_size=12)
+    with pytest.raises(EpisodeError, match="its rows are not in the order of 'episode_index'"):
+        source.read(1, images=False)  # another table now
