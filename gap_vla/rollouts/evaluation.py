@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from gap_vla.core.foreign import Section, one_line, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
+from gap_vla.core.resources import require_memory
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import clear_leftovers, write_json
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -148,6 +149,8 @@ def evaluate(
         told.text(name)
     whole(f"{chosen.name}: action_dim", chosen.action_dim, 1, 10_000, EvaluationError)
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
+    if isinstance(chosen, SimTask):
+        _require_memory(chosen, min(episodes, workers * slots_per_worker), min(episodes, workers), videos)
     named = getattr(policy, "layout_seeds", None)
     seed = int(seed)  # numpy's goes into no JSON
     layouts = {e: seed + e for e in range(episodes)} if named is None else named
@@ -277,6 +280,16 @@ def kept_summary(policy: Policy, task: Task, seed: int, out: Path) -> dict[str, 
     if odd:
         raise EvaluationError(f"{file} says of {odd[0]} other than {lines}; copy both again, or move it away")
     return dict(summary.values)
+
+
+def _require_memory(task: SimTask, live: int, workers: int, videos: int) -> None:
+    """Raises ResourceError, with the numbers: the machine cannot hold the simulators, and the pictures of so many
+    episodes at once, of which films are to be made."""
+    from gap_vla.sim.collection import SIMULATOR
+
+    film = (task.horizon + 1) * 3.0 * task.image_size**2 if task.cameras and videos else 0.0
+    needs = {f"{workers} simulators": workers * SIMULATOR, f"pictures of {live} episodes": live * film}
+    require_memory(needs, "lower the workers, their slots or the image size, or ask for no videos")
 
 
 def _require_sent(task: Task) -> None:

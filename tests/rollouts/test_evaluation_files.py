@@ -21,6 +21,7 @@ from gap_vla.cli import diagnose
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
+from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import write_json
 from gap_vla.demos import open_source
 from gap_vla.drawing.video import write_video
@@ -844,3 +845,12 @@ def test_masked_and_complex_recordings_are_refused():
     for action in (masked, np.zeros((3, 7), complex)):
         with pytest.raises(EvaluationError, match="action is"):
             Recording({}, np.zeros((3, 9)), action)
+
+
+def test_pictures_that_the_machine_cannot_hold_are_refused_before_a_simulator_starts(tmp_path, monkeypatch):
+    asked = {"seed": 0, "image_size": 1024, "out_dir": tmp_path / "out", "workers": 2, "slots_per_worker": 4}
+    monkeypatch.setattr("gap_vla.core.resources.available_memory", lambda: 2**30)
+    said = r"about \d+(\.\d)? GB of memory are needed \(2 simulators .*, pictures of 8 episodes .*ask for no videos"
+    with pytest.raises(ResourceError, match=said):
+        evaluate(ExpertPolicy(), "threading", episodes=9, **asked)
+    assert not (tmp_path / "out").exists()
