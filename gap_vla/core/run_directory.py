@@ -36,6 +36,8 @@ SOURCE_HASH = "source_hash"
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
 
+_KILLED_SAVE = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")
+
 
 class RunExistsError(UserError, RuntimeError):
     """The run directory is there already and resuming was not asked for."""
@@ -74,6 +76,12 @@ class RunDirectory:
     @property
     def complete(self) -> bool:
         return os.path.lexists(self.summary) and self._to_measure_as is None
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a training can go on from what was saved."""
+        states = (p for p in self.state.glob("*") if re.fullmatch("[0-9]+", p.name) and p.is_dir())
+        return (self.state / "training.pt").exists() or any(states)
 
     @property
     def measures_anew(self) -> bool:
@@ -155,7 +163,13 @@ class RunDirectory:
 
     def _require_no_link(self) -> None:
         if links := [place for place in self.path.glob("*") if place.is_symlink()]:
-            raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
+            raise _link_refused(links[0])
+
+    def require_own(self, place: Path) -> None:
+        """Raises RunExistsError if a folder of this run, in which a file is to be written, is a link."""
+        folders = [self.path / part for part in place.relative_to(self.path).parents][:-1]
+        if links := [folder for folder in reversed(folders) if folder.is_symlink()]:
+            raise _link_refused(links[0])
 
     def require_there(self) -> None:
         """Raises UserError if the folder was renamed, removed or replaced while its training, which measures into it,
@@ -242,7 +256,9 @@ class RunDirectory:
                 f"{self.path}: its rollouts cannot be made again without the state in {self.state.name}/; copy that "
                 "back, or give another --run-name"
             )
-        self._set_aside(self.summary, self.rollouts)  # first what says that the run is complete
+        before = sum(len(of_result(one)) > 1 for one in self._earlier())  # beside "until"
+        # first what says that the run is complete; a number of this change's own, as the rest goes with it after a kill
+        self._set_aside(self.summary, self.rollouts, first=before + 1)
         self._note(self._to_measure_as)
         self._to_measure_as = None
 
@@ -264,17 +280,31 @@ class RunDirectory:
         write_json(self.config, {**config, EARLIER: [*self._earlier(), last]})
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
-    def _set_aside(self, *paths: Path) -> None:
-        """Under other names, but folders in which nothing is except locks of killed processes."""
-        paths = tuple(path for path in paths if not _only_locks(path))
-        for number in itertools.count(1):
-            aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
+    def _set_aside(self, *paths: Path, first: int = 1) -> None:
+        """Under other names with one number, but folders in which nothing is except locks of killed processes.
+
+        Args:
+            paths: in the order in which they are moved; one who was killed meanwhile has moved the first of them.
+            first: the least number.
+        """
+        left = [*itertools.dropwhile(lambda path: not path.exists(), paths)]
+        for number in itertools.count(first):
+            aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in left]
             if not any(path.exists() for path in aside):
                 break
-        for path, new in zip(paths, aside):
-            if path.exists():
+        for path, new in zip(left, aside):
+            if path.exists() and not _only_locks(path):
                 path.rename(new)
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+
+
+def killed_saves(state: Path) -> list[Path]:
+    """The folders that orbax did not finish in a run's `state/`."""
+    return [p for p in state.glob("*") if _KILLED_SAVE.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+
+
+def _link_refused(link: Path) -> RunExistsError:
+    return RunExistsError(f"{link} is a link; a run writes files of its own: remove it, or move them here")
 
 
 def _only_locks(path: Path) -> bool:

@@ -6,9 +6,12 @@ sees, and no more.
 
 from __future__ import annotations
 
+import errno
 import itertools
+import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +25,9 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows, uniform
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotation
 
 FAR = 2**24
 """Steps to a change point that is not there: more than any episode has, and finite, as what a batch should hold."""
@@ -186,18 +192,21 @@ def phase_names(store: EpisodeStore) -> list[str]:
     return list(dict.fromkeys(name for split in ("train", "val") for name in store.split(split).phases))
 
 
-def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
+def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.ndarray]:
     """ρ of every step, by split: float32[S].
 
     The dataset's own, permuted or its mean (zeros if there is none and the method does not need it), or labels of
     `gap_vla.phases` that are kept beside the store.
+
+    Args:
+        keep: whether labels that are made now are written there; without, nothing is.
 
     Raises:
         ConfigError: the method needs the dataset's ρ and it has none, or kept labels are of other episodes.
     """
     method = method_of(config.method)
     if method.rho_source not in OF_THE_DATASET:
-        return _labelled(config, store, method.rho_source)
+        return _labelled(config, store, method.rho_source, keep)
     if all("rho" in split.fields for split in store.splits.values()):
         found = {name: np.asarray(split.fields["rho"], np.float32) for name, split in store.splits.items()}
         if method.rho_source == "mean":
@@ -213,7 +222,7 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
     return {name: np.zeros(split.steps, np.float32) for name, split in store.splits.items()}
 
 
-def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
+def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict[str, np.ndarray]:
     from gap_vla.phases import LABELS_VERSION, Annotation, MotionError, annotate
     from gap_vla.phases.annotation import options_of
     from gap_vla.phases.annotator import digests
@@ -230,12 +239,24 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
         except (MotionError, FileNotFoundError) as error:
             raise ConfigError(f"{f'{error}'.partition('; ')[0]}; delete that folder, they are made again") from error
     else:
-        print(f"rho: labelling {len(episodes)} episodes with {source} → {kept}", flush=True)
+        print(f"rho: labelling {len(episodes)} episodes with {source}{f' → {kept}' if keep else ''}", flush=True)
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
-        annotation.save(kept)
+        if keep:
+            _keep(annotation, kept)
     if annotation.labelled != digests(episodes):
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
     flat = np.concatenate(annotation.rho).astype(np.float32)
     ends = np.cumsum([split.steps for split in store.splits.values()])
     return dict(zip(store.splits, np.split(flat, ends[:-1])))
+
+
+def _keep(annotation: Annotation, folder: Path) -> None:
+    """Writes labels for later runs, which make them again where nobody may write."""
+    try:
+        annotation.save(folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        advice = "this run goes on with them, and a later one makes them again"
+        print(f"note: labels cannot be kept in {folder} ({error.strerror}); {advice}", file=sys.stderr, flush=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,16 @@ import orbax.checkpoint as ocp
 
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import digest
+from gap_vla.core.run_directory import killed_saves
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.training.hosts import is_first_host
 from gap_vla.training.octo import require_plain
 from gap_vla.training.step import TrainState
 
 _ADVICE = "move it away: --resume goes on without it"
+
+_PARTS = {"_CHECKPOINT_METADATA", "state", "loader"}
+"""What lies in the folder of a state."""
 
 
 @jax.jit
@@ -37,19 +45,32 @@ def _checksum(state: TrainState, said: dict[str, str]) -> str:
     return digest({**said, "arrays": [int(value) for value in _sums(vars(state))]})
 
 
+def _require_states(directory: Path) -> None:
+    for place in (one for one in sorted(directory.iterdir()) if re.fullmatch("[0-9]+", one.name)):
+        if place.is_symlink():
+            raise ConfigError(f"{place} is a link, and old states are removed; move its folder here")
+        held = {*os.listdir(place)} if place.is_dir() else None
+        if held is None or (held and not held & _PARTS):  # a kill as it was removed leaves some of them, or none
+            raise ConfigError(f"{place} is no training state, and would be replaced or removed as one; {_ADVICE}")
+
+
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Orbax prints the traceback of what it cannot write, and raises it too."""
     return not (record.exc_info and "/orbax/checkpoint/" in record.pathname)
 
 
 class StateCheckpoints:
-    """Training states under one folder; the newest two are kept.
+    """Training states under one folder, for the one training that writes there; the newest two are kept.
 
-    Each holds the train state and the data loader's position. One that a kill interrupted has no final name yet.
+    Each holds the train state and the data loader's position. One that a kill interrupted has no final name yet, and
+    goes when the folder is opened.
 
     Args:
         layout: which number of the packed parameters means what (`Packing.identity`); another one is not restored.
         settings: hash of what is trained; nor is a state of other settings.
+
+    Raises:
+        ConfigError: something that is no state has the name of one, and would be replaced or removed as one is.
     """
 
     def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
@@ -58,6 +79,9 @@ class StateCheckpoints:
         logging.getLogger("absl").addFilter(_is_not_raised)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         directory.mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
+        _require_states(directory)
+        for place in killed_saves(directory) if is_first_host() else ():
+            shutil.rmtree(place, ignore_errors=True)  # orbax itself removes it where that step is saved again
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     @property

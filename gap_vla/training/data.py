@@ -210,7 +210,7 @@ def store_of(run: Run) -> EpisodeStore | None:
 
 def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     """The store's training split and ρ of its steps as this run used it; None where the store is not here, the method
-    uses no ρ, or, after a line on stderr, the store is made from other data.
+    uses no ρ, or, after a line on stderr, the store is made from other data. Nothing is written.
     """
     with blaming(run.path / "config.json", "no settings of a run"):
         config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
@@ -220,5 +220,5 @@ def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     if run.small:
         from gap_vla.policies.windows import rho_of  # loads torch
 
-        return split, rho_of(config, store)["train"]
+        return split, rho_of(config, store, keep=False)["train"]
     return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None

@@ -119,7 +119,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
 
     Returns:
         The last held-out measurements; after how many steps this process took them up, if it did; and, if it trained a
-        step, its steps per second and the share of its time that batches took.
+        step, the share of its time that batches took and its steps per second, of those that it did not compile in.
 
     Raises:
         DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
@@ -145,6 +145,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
         metrics.write(done, held_out)
     saved, gathering, started = done, 0.0, time.perf_counter()
+    untimed = done  # the last step that the rate leaves out
     met = True  # whether hosts wait for each other after this step anyway
     pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
     with StopRequest() as stop, contextlib.closing(metrics):
@@ -159,10 +160,10 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 _require_finite(*pending, done, run)
             done += 1
             pending = (batch, measured)
-            if done == 1 and trainer.compiles:
+            if trainer.compiles and done == first + 1:
                 _require_finite(*pending, done, run)
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
-                progress = Progress("train", trainer.steps, "step", done)
+                progress, untimed = Progress("train", trainer.steps, "step", done), done
             saving = done % rhythm.save_every == 0 or last
             validating = done % rhythm.validate_every == 0 or last
             met = logged or saving or validating
@@ -170,8 +171,9 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 _require_finite(*pending, done, run)
                 metrics.require_there()
             if logged:
-                values = {**measured.values(), "train/steps_per_second": progress.rate(done)}
-                metrics.write(done, values)
+                values = measured.values()
+                rate = {"train/steps_per_second": progress.rate(done)} if done > untimed else {}
+                metrics.write(done, {**values, **rate})
                 progress.update(done, f"loss {values['train/loss']:.4f}", force=last)
             if validating:
                 held_out = trainer.validate()
@@ -194,7 +196,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     if done == first:
         return {**held_out, **resumed}
     share = gathering / (time.perf_counter() - started)
-    return {**held_out, **resumed, "steps_per_second": progress.rate(done), "data_share": share}
+    rate = {"steps_per_second": progress.rate(done)} if done > untimed else {}
+    return {**held_out, **resumed, **rate, "data_share": share}
 
 
 def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:

@@ -176,14 +176,21 @@ class OctoTrainer(Trainer):
         return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
 
     def export(self, run: RunDirectory) -> int:
-        """In upstream's layout, also in the place of what a run that was stopped during its rollouts has."""
+        """In upstream's layout, also in the place of what a run that was stopped during its rollouts has.
+
+        Raises:
+            RunExistsError: a folder there is a link; nothing is written then.
+        """
         model = self.model()
         if not is_first_host():
             return self.steps
         with workplace(run.checkpoint) as made:
             model.save_pretrained(step=self.steps, checkpoint_path=str(made))
-            for file in sorted(path for path in made.rglob("*") if path.is_file()):
-                place = run.checkpoint / file.relative_to(made)
+            files = sorted(path for path in made.rglob("*") if path.is_file())
+            places = [run.checkpoint / file.relative_to(made) for file in files]
+            for place in places:
+                run.require_own(place)
+            for file, place in zip(files, places):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(place)
         return self.steps

@@ -20,7 +20,7 @@ from gap_vla.core.foreign import Section, refusing, regular
 from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
-from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_directory import RunDirectory, killed_saves
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos import open_source
 from gap_vla.drawing.video import working_ffmpeg
@@ -86,7 +86,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if not (stages.store / "store.json").exists():
         if stages.store.is_dir() and any(stages.store.iterdir()):
             raise ConfigError(f"{stages.store} is no store, and not empty; move it away")
-        if directory.config.exists() and any(directory.state.glob("*")):
+        if directory.config.exists() and directory.has_state:
             root = Section(directory.read_config(), str(directory.config), ConfigError).section("data").text("root")
             if root != config.data.root:  # what is made there carries other paths, and is other data
                 raise ConfigError(f"{directory.path} was trained on data in {root}; move that folder to data.root")
@@ -99,8 +99,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         _require_mixture(config, stages)
     if not dry_run:
         require_training_memory(config, config.on_cpu, shapes_of_data(config, stages), held_out_steps(config, stages))
-    if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
-        needs = {"training states and checkpoint": config.disk(), "page and pictures": _PAGE}
+    if not directory.checkpoint.exists() and not directory.has_state:
+        leftovers = (file for place in killed_saves(directory.state) for file in place.rglob("*") if file.is_file())
+        states = config.disk() - sum(file.stat().st_size for file in leftovers)  # which go as training begins
+        needs = {"training states and checkpoint": max(0.0, states), "page and pictures": _PAGE}
         require_disk(needs, config.runs, "lower the sizes in model, or name another disk")
 
 

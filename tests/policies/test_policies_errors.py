@@ -1,5 +1,6 @@
 """Data and parts that do not fit are refused in words before training."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,10 +20,12 @@ from gap_vla.core.seals import DIGESTS, EXPORTED
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.resnet18 import Trunk
 from gap_vla.policies.windows import rho_of
+from gap_vla.report.runs import Run as FinishedRun
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.record import EpisodeRecord
 from gap_vla.rollouts.summary import summarize
 from gap_vla.serving import load_checkpoint
+from gap_vla.training.data import training_rho
 from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.metrics import require_own
 from gap_vla.training.octo import FinetuneConfig
@@ -481,3 +484,39 @@ def test_method_fusion_and_head_that_do_not_fit_leave_no_run(method, model, mess
     with pytest.raises(ConfigError, match=message):
         finetune(config)
     assert not Path(config.runs).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_labels_that_cannot_be_kept_stop_no_training_and_are_said_not_to_be(number, tmp_path, monkeypatch, capsys):
+    config = toy_config(tmp_path, "gap_gaussian")
+    store = place_store(config)
+    kept = rho_of(config, store)
+    folder = store.directory.with_name(f"{store.directory.name}.rho")
+    shutil.rmtree(folder)
+
+    def refused(annotation, directory):
+        raise OSError(number, os.strerror(number), str(directory))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gap_vla.phases.Annotation.save", refused)
+        found = rho_of(config, store)
+        assert np.array_equal(found["train"], kept["train"]) and np.array_equal(found["val"], kept["val"])
+        said = capsys.readouterr().err
+        assert f"note: labels cannot be kept in {folder}/gaussian-" in said and os.strerror(number) in said
+        number = errno.ENOSPC
+        with pytest.raises(OSError, match="No space left"):
+            rho_of(config, store)
+    assert not folder.exists()
+
+
+def test_a_report_makes_the_labels_that_it_misses_and_writes_nothing_into_the_data(tmp_path, capsys):
+    config = toy_config(tmp_path, "gap_gaussian")
+    store = place_store(config)
+    finetune(config, "run")
+    folder = store.directory.with_name(f"{store.directory.name}.rho")
+    run = FinishedRun.read(tmp_path / "runs" / "assembly" / "run")
+    kept = training_rho(run)[1]
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    assert np.array_equal(training_rho(run)[1], kept) and not folder.exists()
+    assert capsys.readouterr().out == "rho: labelling 8 episodes with gaussian\n"

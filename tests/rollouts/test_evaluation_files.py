@@ -850,7 +850,7 @@ def test_masked_and_complex_recordings_are_refused():
 def test_pictures_that_the_machine_cannot_hold_are_refused_before_a_simulator_starts(tmp_path, monkeypatch):
     asked = {"seed": 0, "image_size": 1024, "out_dir": tmp_path / "out", "workers": 2, "slots_per_worker": 4}
     monkeypatch.setattr("gap_vla.core.resources.available_memory", lambda: 2**30)
-    said = r"about \d+(\.\d)? GB of memory are needed \(2 simulators .*, pictures of 8 episodes .*ask for no videos"
+    said = r"about \d+(\.\d)? GiB of memory are needed \(2 simulators .*, pictures of 8 episodes .*ask for no videos"
     with pytest.raises(ResourceError, match=said):
         evaluate(ExpertPolicy(), "threading", episodes=9, **asked)
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,10 @@
 """A saved state of Octo that a disk damaged is named, with what to do; orbax has many ways to say so."""
 
 import json
+import os
 import re
 import resource
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +165,72 @@ def test_orbax_is_given_the_folder_that_a_link_and_two_dots_lead_to(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
     assert require_plain(tmp_path / "link" / ".." / "runs") == tmp_path / "elsewhere" / "runs"
     assert require_plain(tmp_path / "link" / "runs") == tmp_path / "link" / "runs"
+
+
+def test_what_a_save_left_unfinished_goes_when_its_training_goes_on_and_nothing_else(tmp_path, monkeypatch):
+    saved = StateCheckpoints(tmp_path)
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, most))
+    try:
+        with pytest.raises(Exception, match="File too large"):
+            saved.save(3, Template(params={"kernel": jnp.asarray(noise)}, step=jnp.int32(3)), {"position": 7})
+            saved.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    assert os.listdir(tmp_path) == ["3.orbax-checkpoint-tmp"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "4.orbax-checkpoint-tmp").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "5.orbax-checkpoint-tmp").write_text("mine")
+    (tmp_path / "mine.orbax-checkpoint-tmp").mkdir()
+    there = sorted(os.listdir(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("gap_vla.training.checkpoints.is_first_host", lambda: False)
+        StateCheckpoints(tmp_path).close()
+    assert sorted(os.listdir(tmp_path)) == there
+    StateCheckpoints(tmp_path).close()
+    assert sorted(os.listdir(tmp_path)) == there[1:] and (tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize("name", ["1", "6", "008"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_has_the_name_of_a_state_and_is_none_is_refused_and_stays(kind, name, tmp_path):
+    saved = StateCheckpoints(tmp_path / "state")
+    saved.save(3, Template(step=jnp.int32(3)), {})
+    saved.close()
+    place = tmp_path / "state" / name
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "folder":
+        place.mkdir()
+        (place / "mine.txt").write_text("mine")
+    else:
+        (tmp_path / "state" / "3").rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    words = "is a link, and old states are removed; move its folder here" if kind == "link" else "is no training state"
+    with pytest.raises(ConfigError, match=f"{place} {words}"):
+        StateCheckpoints(tmp_path / "state")
+    assert os.path.lexists(place) and (kind != "folder" or (place / "mine.txt").read_text() == "mine")
+
+
+def test_a_state_whose_removal_a_kill_interrupted_stops_no_training(tmp_path):
+    saved = StateCheckpoints(tmp_path)
+    for step in (3, 6):
+        saved.save(step, Template(step=jnp.int32(step)), {})
+    saved.close()
+    (tmp_path / "1").mkdir()  # all of it was removed but the folder
+    (tmp_path / "3" / "_CHECKPOINT_METADATA").unlink()
+    shutil.rmtree(tmp_path / "3" / "loader")
+    again = StateCheckpoints(tmp_path)
+    again.save(9, Template(step=jnp.int32(9)), {})
+    again.close()
+    assert {*os.listdir(tmp_path)} == {"6", "9"}
+
+
+def test_an_empty_folder_in_the_place_of_the_newest_state_is_named_with_what_to_do(tmp_path):
+    saved = StateCheckpoints(tmp_path)
+    saved.save(3, Template(step=jnp.int32(3)), {})
+    saved.close()
+    (tmp_path / "8").mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/8 cannot be read: .*; move it away: --resume goes on without"):
+        StateCheckpoints(tmp_path).restore(Template(step=jnp.int32(3)))

@@ -16,7 +16,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.loop import DivergedError, train
+from gap_vla.training.loop import DivergedError, Measured, Trainer, train
 from gap_vla.training.mesh import make_mesh
 from gap_vla.training.octo_trainer import OctoTrainer
 
@@ -159,3 +159,54 @@ def test_a_checkpoint_of_another_layout_is_not_resumed(tmp_path):
     run(tmp_path, Batches())
     with pytest.raises(ValueError, match="another order or of another model"):
         run(tmp_path, Batches(), steps=6, layout="another")
+
+
+class Clocked(Trainer):
+    """Its first step takes 100 s, in which it compiles if it does, and each of the others half a second."""
+
+    def __init__(self, clock, steps, done, compiles):
+        self.clock, self.steps, self.done, self.compiles, self.first = clock, steps, done, compiles, True
+
+    on = dry_run = classmethod(lambda *_: None)
+    describe = picture = export = lambda *_: None
+
+    def restore(self, folder):
+        return self.done
+
+    def save(self, done):
+        pass
+
+    def batch(self, step):
+        return {}
+
+    def step(self, batch, step, measure):
+        self.clock[0] += 100 if self.first else 0.5
+        self.first = False
+        return Measured(1.0, 1.0, lambda: {"train/loss": 1.0})
+
+    def validate(self):
+        return {"val/loss": 1.0}
+
+
+@pytest.mark.parametrize("done", [0, 4])
+def test_the_rate_leaves_out_the_step_that_compiled_also_where_a_run_is_resumed(done, tmp_path, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("gap_vla.core.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def trained(compiles, steps):
+        (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+        rhythm = TrainConfig(steps=steps, log_every=1, validate_every=100, save_every=100)
+        (tmp_path / "config.json").write_text("{}")
+        found = train(Clocked(clock, steps, done, compiles), rhythm, RunDirectory(tmp_path))
+        rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in row]
+        assert [row["step"] for row in rows] == [*range(done + 1, steps + 1)]
+        return found, [row.get("train/steps_per_second") for row in rows]
+
+    found, rates = trained(True, done + 4)
+    assert rates == [None, 2, 2, 2] and found["steps_per_second"] == 2
+    said = capsys.readouterr().out
+    assert "first step after" in said and f"{done + 4}/{done + 4} steps, 2.00 steps/s, 0 s left" in said
+    found, rates = trained(True, done + 1)
+    assert rates == [None] and "steps_per_second" not in found and "data_share" in found
+    found, rates = trained(False, done + 1)
+    assert rates == [0.01] and found["steps_per_second"] == 0.01

@@ -1,11 +1,14 @@
 """A run goes on with settings that no training depends on, alone, and leaves nothing where it never began."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +32,7 @@ from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.serving import load_checkpoint
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import OctoTrainer
 from gap_vla.training.preflight import require_exported
 from gap_vla.training.run import Run
 from gap_vla.training.torch import SmallConfig
@@ -353,3 +357,64 @@ def test_a_run_with_a_link_in_it_is_not_taken_up(tmp_path, name):
     ):
         pass
     assert not list((tmp_path / "foreign").iterdir())
+
+
+@pytest.mark.parametrize("link", ["checkpoint", "checkpoint/6", "checkpoint/6/default"])
+def test_an_octo_is_not_exported_through_a_link(link, tmp_path):
+    run = finished_run(tmp_path / "run")
+    (tmp_path / "foreign").mkdir()
+    (run.path / link).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / link).symlink_to(tmp_path / "foreign")
+
+    def save_pretrained(step, checkpoint_path):
+        for name in ("config.json", f"{step}/default/checkpoint"):
+            place = Path(checkpoint_path, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("ours")
+
+    model = SimpleNamespace(save_pretrained=save_pretrained)
+    with pytest.raises(RunExistsError, match=rf"run/{link} is a link; a run writes files of its own: remove it, or"):
+        OctoTrainer.export(SimpleNamespace(model=lambda: model, steps=6), run)
+    assert not [*tmp_path.rglob("config.json")][1:] and not [*(tmp_path / "foreign").iterdir()]
+    (run.path / link).unlink()
+    OctoTrainer.export(SimpleNamespace(model=lambda: model, steps=6), run)
+    assert (run.checkpoint / "6" / "default" / "checkpoint").read_text() == "ours"
+
+
+@contextlib.contextmanager
+def killed_before_renaming(number):
+    """Within it, a process is killed before it renames so often."""
+    real, counted = Path.rename, itertools.count(1)
+
+    def rename(path, new):
+        if next(counted) == number:
+            raise KeyboardInterrupt
+        return real(path, new)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        yield
+
+
+def test_a_summary_and_its_rollouts_have_one_number_also_after_a_kill_between_them(tmp_path):
+    run = finished_run(tmp_path / "run")
+    for number, seed in enumerate((6, 7), 1):
+        run.summary.write_text(f"of change {number}")
+        (run.rollouts / "episodes.jsonl").write_text(f"of change {number}")
+        with killed_before_renaming(2), pytest.raises(KeyboardInterrupt):
+            RunDirectory.claim(run.path, changed("eval.seed", seed), resume=True).measure_anew()
+        assert not run.summary.exists() and run.rollouts.exists()
+        RunDirectory.claim(run.path, changed("eval.seed", seed), resume=True).measure_anew()
+        assert (run.path / f"summary-earlier-{number}.json").read_text() == f"of change {number}"
+        assert (run.path / f"rollouts-earlier-{number}" / "episodes.jsonl").read_text() == f"of change {number}"
+        played(run)
+
+
+def test_rollouts_are_not_kept_beside_the_summary_of_another_change(tmp_path):
+    run = finished_run(tmp_path / "run")
+    shutil.rmtree(run.rollouts)
+    RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True).measure_anew()
+    assert (run.path / "summary-earlier-1.json").exists()
+    played(run)  # and stopped before its summary
+    RunDirectory.claim(run.path, changed("eval.seed", 7), resume=True).measure_anew()
+    assert [path.name for path in run.path.glob("rollouts-earlier-*")] == ["rollouts-earlier-2"]
