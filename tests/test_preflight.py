@@ -726,6 +726,27 @@ def test_what_a_copier_left_beside_the_shards_counts_as_none_of_them(dataset, fo
         preflight.require_dataset(dataset, config, {"val"})
 
 
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}", "val-00000-of-00001.tfrecord"),
+        ("{DATASET}.{SPLIT}.{SHARD_INDEX}", "toy.val.00000"),
+        ("episodes_{SPLIT}", "episodes_val"),
+    ],
+)
+def test_shards_of_other_names_are_those_of_the_datasets_own_template(template, name, dataset, folders):
+    config = small(**folders, data__rlds=str(dataset), demos__image_size=64, method="concat")
+    split = {"name": "val", "shardLengths": ["1"], "filepathTemplate": template}
+    (dataset / "dataset_info.json").write_text(json.dumps({"name": "toy", "splits": [split]}))
+    for left in (name, f"{name}_.gstmp", f"{name}~", f".{name}"):
+        (dataset / left).write_bytes((24884).to_bytes(8, "little") + bytes(24892))  # one record
+    preflight.require_dataset(dataset, config, {"val"})
+    assert preflight.held_out_steps(config, stages_of(config)) == 2
+    (dataset / name).unlink()
+    with pytest.raises(UserError, match=r"1 files, 0 are there"):
+        preflight.require_dataset(dataset, config, {"val"})
+
+
 def test_a_store_of_an_earlier_version_beside_its_dataset_is_made_anew_and_not_refused(dataset, folders):
     config = small(**folders, data__rlds=str(dataset), eval__episodes=0)
     (store := stages_of(config).store).mkdir(parents=True)
@@ -806,3 +827,27 @@ def test_demonstrations_that_another_version_recorded_or_of_another_width_are_re
     with pytest.raises(UserError, match=r"wide\.hdf5 has actions of 8 numbers, and threading, where .*, takes 7"):
         ready(small(**folders, **wide, eval__episodes=1))
     ready(small(**folders, **wide, eval__episodes=0))
+
+
+@pytest.mark.parametrize("state", ["7/", "training.pt"])
+def test_what_a_killed_save_left_is_no_state_that_a_run_goes_on_from(state, folders, monkeypatch):
+    config = octo(**folders)
+    run, values = Run(config).directory, config.to_dict()
+    (run.state / "5.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    (run.state / "5.orbax-checkpoint-tmp" / "state" / "d").write_bytes(bytes(1000))
+    (run.state / "6").write_text("mine")
+    (run.state / "8.orbax-checkpoint-tmp").symlink_to(run.state / "5.orbax-checkpoint-tmp")
+    elsewhere = {**values, "data": {**values["data"], "root": "elsewhere"}}
+    needed = []
+    monkeypatch.setattr("gap_vla.training.preflight.require_disk", lambda needs, *_: needed.append(needs))
+    write_json(run.config, elsewhere)
+    ready(config)
+    [states] = [needs["training states and checkpoint"] for needs in needed if "page and pictures" in needs]
+    assert states == config.disk() - 1000  # which go as training begins
+    (run.state / state).mkdir() if state == "7/" else (run.state / state).touch()
+    with pytest.raises(UserError, match=r"was trained on data in elsewhere; move that folder to data\.root"):
+        ready(config)
+    write_json(run.config, values)
+    needed.clear()
+    ready(config)
+    assert not any("page and pictures" in needs for needs in needed)

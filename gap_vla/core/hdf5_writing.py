@@ -29,11 +29,11 @@ class _Patient(io.FileIO):
 
     def readinto(self, buffer: Any) -> int:
         """Zeros beyond what is there: h5py fills no more than it is told, and HDF5 takes the rest of its memory for
-        numbers and addresses."""
+        numbers and addresses. Linux reads at most 2 GiB at once."""
         view = memoryview(buffer).cast("B")
         with self._keeping():
-            found = super().readinto(view) or 0
-            view = view[found:]
+            while view and (found := super().readinto(view)):
+                view = view[found:]
         view[:] = bytes(len(view))
         return len(memoryview(buffer).cast("B"))
 

@@ -27,7 +27,7 @@ def local_directory(path: str | Path) -> Path:
     """The directory of `path`; `"hf://<owner>/<repository>"` is downloaded first (or found in the cache)."""
     text = str(path)
     if not text.startswith(PREFIX):
-        root = Path(text).expanduser()
+        root = Path(os.path.expanduser(text))  # which leaves a user whom nobody knows as it is
         if not root.is_dir():
             raise CheckpointError(f"{root}: no such checkpoint directory")
         return root

@@ -44,7 +44,7 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
     if there is not None and there.exists() and not os.access(Path(lock).parent, os.W_OK):
         yield
         return
-    new = [folder for folder in Path(lock).parents if not folder.exists()]
+    new, holder = [folder for folder in Path(lock).parents if not folder.exists()], os.getpid()
     with _opened(Path(lock), what, wait) as stream:
         try:
             stream.truncate(0)
@@ -52,11 +52,14 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
                 os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode(errors="replace"))
             yield
         finally:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):  # else its folder was renamed meanwhile
-                    Path(lock).unlink()
-                for folder in new:
-                    folder.rmdir()
+            if os.getpid() == holder:  # no child that was forked inside, and leaves the block as its parent would
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):  # else its folder was renamed
+                        Path(lock).unlink()
+                    for folder in new:
+                        folder.rmdir()
+                with contextlib.suppress(OSError):
+                    fcntl.flock(stream, fcntl.LOCK_UN)  # a forked child has the file open for as long as it lives
 
 
 def _made(lock: Path, tries: int = 100) -> int:

@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +160,14 @@ def _remove(folder: Path, lock: int) -> None:
         os.close(lock)
     with contextlib.suppress(OSError):
         folder.rmdir()  # network file systems keep an open file, and its folder
+    if os.path.lexists(folder):
+        _tell_left(folder)
+
+
+@functools.cache
+def _tell_left(folder: Path) -> None:
+    """Once: who claims a place looks at what is left beside it, and who writes there does again."""
+    print(f"note: {folder} cannot be removed (it holds what is another user's, or in use); have it removed", flush=True)
 
 
 def make_removable(folder: Path) -> None:
@@ -176,6 +186,9 @@ def put(new: Path, path: Path) -> None:
     the place of `new`."""
     path = real_place(path)
     _give_usual_mode(new, path)
+    if path.is_dir() and not os.access(path, os.W_OK):  # it would not move to another folder
+        with contextlib.suppress(OSError):  # of another user
+            path.chmod(stat.S_IMODE(os.stat(path).st_mode) | stat.S_IWUSR)
     if not path.is_dir():
         os.replace(new, path)
     elif not _exchange(new, path):
@@ -280,15 +293,26 @@ def _lock_of_killed(leftover: Path) -> int | None:
 
 def _give_usual_mode(path: Path, old: Path) -> None:
     """That of new files and folders here; what is hidden from others in the `old` one's place stays hidden."""
-    umask = os.umask(0)
-    os.umask(umask)
-    hidden = 0
+    hidden, group = 0, 0
+    if path.is_dir():
+        group = os.stat(path).st_mode & stat.S_ISGID  # as its parent has it, so that what is made in it is the group's
     if old.exists():
         hidden = ~os.stat(old).st_mode & 0o077
         with contextlib.suppress(OSError):  # to a group that is not ours
             os.chown(path, -1, os.stat(old).st_gid)
     try:
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask & ~hidden)
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask() & ~hidden | group)
     except PermissionError:  # a file system without modes, where all have the same
         if os.stat(path).st_mode & hidden:
             raise
+
+
+def _umask() -> int:
+    """The modes that new files do not get. To ask by `os.umask` is to set it, also for files of other threads."""
+    with contextlib.suppress(OSError):
+        said = Path("/proc/self/status").read_text(errors="replace")
+        if found := re.search(r"^Umask:\s*([0-7]+)$", said, re.MULTILINE):
+            return int(found[1], 8)
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import enum
 import functools
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ class OctoModel:
         Raises:
             CheckpointError: the step is there already, or other files that are there are of another model.
         """
-        root = Path(checkpoint_path).expanduser()  # as `load_pretrained`
+        root = Path(os.path.expanduser(checkpoint_path))  # as `load_pretrained`
         words = self.text_processor.carried() if isinstance(self.text_processor, HFTokenizer) else {}
         described = (self.config, self.example_batch, self.dataset_statistics)
         checkpoint.write_checkpoint(root, step, self.params, *described, beside=words)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from gap_vla.core.foreign import content, one_line, parsed, refusing, whole
 from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
-from gap_vla.core.outputs import require_apart
+from gap_vla.core.outputs import require_apart, require_no_volume
+from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
@@ -38,8 +41,6 @@ STORE_VERSION = 2
 Sizes = Mapping[str, tuple[int, int]]
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
-_OWN_FILES = r"store\.json|dataset_statistics\.json|[^/]+\.[^/]+\.bin"
-"""Names of the files that a store has."""
 
 
 class EpisodeStore:
@@ -120,9 +121,11 @@ class EpisodeStore:
 
         Raises:
             EpisodeError: the dataset cannot be read; no store appears then.
+            ResourceError: the disk has less room than the store is estimated to take.
         """
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
+        directory = directory if directory.name else directory.absolute()
         require_apart(directory, version_dir)
         require_keys(keys)
         resize = sizes_of(resize)
@@ -137,12 +140,14 @@ class EpisodeStore:
             if made_of(source_hash, directory):
                 return cls.open(directory, verify=True)
             _require_replaceable(directory)
+            described = open_version(version_dir).info.splits
+            splits = {name: read_rlds(version_dir, name, resize=resize, keys=keys, compared=True) for name in described}
+            _require_room(directory, described, splits)
             with workplace(directory) as new:
                 new.mkdir()
-                splits = open_version(version_dir).info.splits
                 write_store(
                     new,
-                    {name: read_rlds(version_dir, name, resize=resize, keys=keys, compared=True) for name in splits},
+                    splits,
                     source=str(version_dir),
                     source_hash=source_hash,
                     metadata=dataset_metadata(version_dir),
@@ -159,12 +164,33 @@ class EpisodeStore:
 
 
 def _require_replaceable(directory: Path) -> None:
-    """Raises EpisodeError: there is something that no store has."""
+    """Raises EpisodeError: there is something that is not of the store there, by its own list of files; OutputError: it
+    is a volume."""
+    require_no_volume(directory)
     if (directory / "store.json").exists():
-        if strange := others_in(directory, _OWN_FILES):
+        with refusing(directory, _REBUILD, EpisodeError):
+            own = {"store.json", *dict(parsed(content(directory / "store.json"))["files"])}
+        if strange := others_in(directory, "|".join(map(re.escape, own))):
             raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
     elif directory.exists() and any(directory.iterdir()):
         raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
+
+
+def _require_room(directory: Path, described: Mapping[str, Any], splits: dict[str, Iterator[Episode]]) -> None:
+    """Raises ResourceError: there is less room than for as many episodes like the first one as there are, and than for
+    as many as their bytes would be. The dataset's description does not say how many steps there are."""
+    files = [(name, Path(str(file))) for name, split in described.items() for file in split.filepaths]
+    filled = [(name, file) for name, file in files if file.stat().st_size]
+    for first in itertools.islice(splits[filled[0][0]], 1) if filled else ():
+        splits[filled[0][0]] = itertools.chain([first], splits[filled[0][0]])
+        with open(filled[0][1], "rb") as stream:
+            record = 16 + int.from_bytes(stream.read(8), "little")
+        count = min(
+            sum(split.num_examples for split in described.values()),
+            sum(file.stat().st_size for _, file in filled) / record,
+        )
+        size = count * sum(array.nbytes for array in first.arrays.values())
+        require_disk({"the store": size}, directory.parent, "free some, or name another disk")
 
 
 class StoreSplit:
@@ -254,7 +280,7 @@ def write_store(
     source_hash: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the files of a store into an empty folder; memory holds one episode at a time.
+    """Writes the files of a store into an empty folder; memory holds a few episodes at a time.
 
     Args:
         splits: episodes of each split, all with the same fields and sizes.
@@ -310,7 +336,8 @@ def _write_split(
                 here, there = ("no", "has") if odd[0] in fields else ("has", "has not")
                 raise EpisodeError(f"{name}: {here} {odd[0]}, and the first episode {there}; make them alike")
             for key, (dtype, shape) in fields.items():
-                if not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
+                wraps = np.dtype(dtype).kind in "iu" and not np.can_cast(arrays[key].dtype, dtype, "safe")
+                if wraps or not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
                     raise EpisodeError(f"{name}: {key} is {arrays[key].dtype}, in the first episode {dtype}")
                 if (found := arrays[key].shape[1:]) != shape:
                     raise EpisodeError(

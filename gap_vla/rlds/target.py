@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,7 +81,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             _discard(partial)
         partial.mkdir(exist_ok=True)
         with contextlib.suppress(PermissionError):  # a file system without modes
-            partial.chmod(0o700)  # as private as any other output in the making; `put` gives it the usual mode
+            # as private as any other output in the making; `put` gives it the usual mode
+            partial.chmod(0o700 | partial.stat().st_mode & stat.S_ISGID)
         write_json(mark, settings)
         try:
             yield partial

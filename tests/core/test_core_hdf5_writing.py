@@ -1,6 +1,7 @@
 """HDF5 files on a disk that is full, at every place at which it can be."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -66,6 +67,20 @@ def test_behind_the_end_of_a_file_that_does_not_grow_are_zeros_and_not_what_memo
         stream.seek(2)
         memory = bytearray(b"\xaa" * 8)
         assert stream.readinto(memory) == 8 and memory == b"ere" + bytes(5)
+
+
+def test_what_the_system_gives_in_parts_is_read_whole(tmp_path):
+    class Parts(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:3])
+
+    class InParts(_Patient, Parts):
+        pass
+
+    (tmp_path / "a").write_bytes(b"there it is")
+    with InParts(tmp_path / "a", "r+") as stream:
+        memory = bytearray(b"\xaa" * 16)
+        assert stream.readinto(memory) == 16 and memory == b"there it is" + bytes(5)
 
 
 def test_texts_on_a_full_disk_never_end_the_process(tmp_path):

@@ -162,3 +162,11 @@ def test_nothing_more_of_a_model_of_another_kind_is_downloaded(hub, monkeypatch,
         local_directory("hf://lab/mine")
     assert {*hub["asked"]} == ({"config.json"} if config else set())
     assert "could not be downloaded" not in str(refused.value)
+
+
+def test_the_home_of_a_user_whom_nobody_knows_is_no_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert local_directory("~/model") == tmp_path / "model"
+    with pytest.raises(CheckpointError, match=r"^~nosuch-user/model: no such checkpoint directory$"):
+        local_directory("~nosuch-user/model")

@@ -381,12 +381,31 @@ def test_an_old_output_that_was_made_read_only_goes_too():
         assert sorted(Path(scratch).rglob("*")) == [out, out / "new", theirs := Path(scratch) / "theirs"]
         assert stat.S_IMODE(theirs.stat().st_mode) == 0o555
 
+        def closed() -> None:
+            out.chmod(0o555)
+            made_anew(out, "newer")
+
+        assert by_another_user(closed) == 0 and [one.name for one in out.iterdir()] == ["newer"]
+
         def removed() -> None:
             out.chmod(0o555)
             make_removable(out)
             shutil.rmtree(out)
 
         assert by_another_user(removed) == 0 and not out.exists()
+
+
+def test_what_cannot_be_removed_is_named_once_and_not_left_without_a_word(tmp_path, monkeypatch, capsys):
+    """As the old output of another user, in which nobody else may remove anything."""
+    monkeypatch.setattr("gap_vla.core.whole.shutil.rmtree", lambda *_, **__: None)
+    write_json(tmp_path / "x.json", 1)
+    (left,) = tmp_path.glob(".x.json*")
+    clear_leftovers(tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: {left} cannot be removed (") and said.count("\n") == 1
+    monkeypatch.undo()
+    clear_leftovers(tmp_path)
+    assert [*tmp_path.iterdir()] == [tmp_path / "x.json"] and not capsys.readouterr().out
 
 
 def test_a_handle_is_closed_also_when_the_removal_is_interrupted(tmp_path, monkeypatch):

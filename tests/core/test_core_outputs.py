@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -431,6 +432,32 @@ def test_what_was_hidden_from_others_stays_so(tmp_path):
         os.umask(umask)
 
 
+def test_a_folder_of_a_group_stays_the_groups(tmp_path):
+    tmp_path.chmod(0o2775)
+    with workplace(out := tmp_path / "out") as new:
+        (new / "in").mkdir(parents=True)
+        (new / "in" / "page.md").touch()
+        put(new, out)
+    umask = os.umask(0o027)
+    os.umask(umask)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o2777 & ~umask
+    assert (out / "in").stat().st_mode & stat.S_ISGID and not (out / "in" / "page.md").stat().st_mode & stat.S_ISGID
+
+
+def test_no_file_of_another_thread_is_open_to_all_while_one_is_written(tmp_path, monkeypatch):
+    usual = os.umask(0o077)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the process's own was changed"))
+            write_json(tmp_path / "mine.json", 1)
+            patch.setattr(os, "umask", lambda _: 0o077)
+            patch.setattr("pathlib.Path.read_text", lambda *_, **__: "Name:\tpython\n")  # of an old kernel
+            write_json(tmp_path / "old.json", 1)
+    finally:
+        os.umask(usual)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_results_are_no_step_of_a_checkpoint(tmp_path):
     (tmp_path / "example_batch.msgpack").touch()
     for place in (tmp_path / "7", tmp_path / "7" / "eval", tmp_path / "x" / ".." / "7"):
@@ -633,6 +660,17 @@ def test_a_volume_takes_results_and_is_replaced_by_nothing(tmp_path, monkeypatch
     assert made_by(claim_folder(tmp_path / "out", "check")) == "check"
     with pytest.raises(ResourceError, match=rf"^the folder of .*new is '{tmp_path}', but .* is not writable"):
         claim_folder(tmp_path / "new", "check")
+
+
+def test_a_folder_of_another_user_that_nobody_else_may_write_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    with workplace(out := tmp_path / "out") as new:
+        new.mkdir()
+        deliver(new, out, "labelled_npz")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != out)  # the tests may be root's, who may all
+    assert claim(out, "labelled_npz") == out, "one's own"
+    monkeypatch.setattr("os.geteuid", lambda: out.stat().st_uid + 1)
+    with pytest.raises(ResourceError, match=rf"the folder is '{out}', but {out} is not writable; give another folder"):
+        claim(out, "labelled_npz")
 
 
 def test_a_folder_of_results_is_new_empty_or_ours(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from scripts_under_test import ROOT
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.locks import alone
+from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.processes import CellProcess, worker_pool
 
 
@@ -105,6 +105,46 @@ def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_lef
     with pytest.raises(UserError), alone(tmp_path / "a" / "b" / ".toy.making", "the store", wait=True):
         raise UserError("refused")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_child_that_was_forked_under_a_lock_does_not_keep_it_from_who_waits(tmp_path, capsys):
+    """As a worker of torch's DataLoader, or a server that a program starts meanwhile."""
+    lock, (heard, told) = tmp_path / ".toy.lock", os.pipe()
+
+    def wait():
+        with alone(lock, "the store", wait=True):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    with alone(lock, "the store"):
+        if (child := os.fork()) == 0:
+            os.read(heard, 1)  # it lives until it is told
+            os._exit(0)
+        waiting.start()
+        while "waiting for it" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    waiting.join(20)
+    kept = waiting.is_alive()
+    os.write(told, b".")
+    os.waitpid(child, 0)
+    waiting.join()
+    assert not kept and not [*tmp_path.iterdir()]
+
+
+def test_a_child_that_leaves_the_block_of_a_lock_gives_nothing_back(tmp_path):
+    lock, child = tmp_path / ".toy.lock", -1
+    try:
+        with alone(lock, "the store"):
+            if (child := os.fork()) == 0:
+                raise UserError("in the child")
+            os.waitpid(child, 0)
+            with pytest.raises(InUseError), alone(lock, "the store"):
+                pass
+    finally:
+        if child == 0:
+            os._exit(0)
+    assert not [*tmp_path.iterdir()]
 
 
 ORPHANS = """

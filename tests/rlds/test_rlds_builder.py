@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -251,6 +252,11 @@ def test_the_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path: Path, epi
     version = write_rlds(episodes, tmp_path / "link" / ".." / "data", "toy")
     assert len(list(read_rlds(version, "train"))) == len(list(read_rlds(tmp_path / "real/data/toy/1.0.0", "train")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_dataset_in_a_folder_of_a_group_is_the_groups_too(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    assert write_rlds([make_episode(0)], tmp_path, "toy", val_fraction=0).stat().st_mode & stat.S_ISGID
 
 
 def test_a_link_to_another_dataset_is_not_written_through(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from tensorflow.core.example import example_pb2, feature_pb2
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
+from gap_vla.core.marks import file_mark
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob, annotate_files
@@ -33,6 +35,7 @@ from gap_vla.rlds.checking import check_dataset, run
 from gap_vla.rlds.checking.report import Recording
 from gap_vla.rlds.reader import read_steps
 from gap_vla.rlds.store import source_hash_of
+from gap_vla.rlds.version_files import content_hash
 
 Damage = Callable[[Path], Any]
 STEPS = 6
@@ -322,6 +325,58 @@ def test_what_others_and_file_systems_put_beside_the_shards_is_left_alone(sound:
             annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     assert "files" not in {finding.check for finding in check_dataset(version, pictures=0).findings}
     assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
+
+
+def hash_of_all(version: Path, used_for: str) -> str:
+    """`content_hash` as it was when it left out nothing but caches; runs and stores of then are known by it."""
+    total = hashlib.sha256(used_for.encode())
+    marked = (version / "made_by.json").exists()
+    for path in sorted(version.iterdir()):
+        if path.name.startswith("dataset_statistics_"):
+            continue
+        if path.name == "made_by.json":
+            mark = json.loads(path.read_bytes())
+            names = {**mark, "files": list(mark.get("files", ()))}
+            total.update(f"{path.name}{json.dumps(names, indent=1)}\n".encode())
+        elif path.suffix == ".json":
+            total.update(path.name.encode() + path.read_bytes())
+        elif path.is_file():
+            file = Path(os.path.realpath(path))
+            total.update(f"{path.name}{file.stat().st_size if marked else file_mark(file)}".encode())
+    return total.hexdigest()[:16]
+
+
+def without_mark(version: Path) -> None:
+    (version / "made_by.json").unlink()
+
+
+def of_others(version: Path) -> None:
+    """With a page, a cache and TFDS' index of a shard, and names of shards that end in a point and a word."""
+    without_mark(version)
+    (version / "README.md").write_text("# Toy")
+    name = shard(version).rename(version / "train.tfrecord").name
+    (version / f"{name}_index.json").write_text('{"index": []}')
+    (version / "dataset_statistics_0123.json").write_text("{}")
+    edited("dataset_info.json", lambda v: v["splits"][0].update(filepathTemplate="{SPLIT}.{FILEFORMAT}"))(version)
+
+
+@pytest.mark.parametrize("kind", [None, without_mark, of_others])
+def test_what_others_and_file_systems_put_beside_a_dataset_makes_it_no_other_data(
+    kind: Callable[[Path], None] | None, sound: Path, tmp_path: Path
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    if kind:
+        kind(version)
+    before = content_hash(version, "a store")
+    assert before == hash_of_all(version, "a store")
+    (name,) = [path.name for path in version.glob("*train*") if path.suffix != ".json"]
+    strange = [".DS_Store", ".nfs000000000abc", f"{name}_.gstmp", f"{name}~", f"{name}.partial", "features.json~"]
+    for left in (*strange, *(["README.md", "extra.json"] if kind is None else [])):
+        (version / left).write_bytes(b"\0")
+        assert content_hash(version, "a store") == before, left
+    for own in ("dataset_info.json", name):
+        (version / own).write_bytes((version / own).read_bytes() + b" ")
+        assert before != (before := content_hash(version, "a store")), own
 
 
 @pytest.mark.parametrize("kind", ["other-train.tfrecord-00000-of-00001", "{shard}0", "{shard}-00000-of-00002"])

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -21,6 +22,7 @@ from synthetic_demos import assert_equal
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.identity import digest
+from gap_vla.core.resources import ResourceError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rlds.store import write_store
@@ -46,8 +48,17 @@ def test_a_finished_store_is_reused_and_another_datasets_is_rebuilt(tmp_path: Pa
     with pytest.raises(EpisodeError, match=r"notes.txt is no file of the store that is made anew there; move it away"):
         EpisodeStore.build(data)
     assert (where / "notes.txt").read_text() == "mine"
-    (where / "notes.txt").rename(where / "train.image_front-left.bin")  # of a camera
-    rebuilt = EpisodeStore.build(data)
+    (where / "notes.txt").rename(where / "train.dino_features.bin")  # called as the store's own are
+    with pytest.raises(EpisodeError, match=r"train.dino_features.bin is no file of the store that is made anew there"):
+        EpisodeStore.build(data)
+    assert (where / "train.dino_features.bin").read_text() == "mine"
+    (where / "train.dino_features.bin").unlink()
+    account = json.loads((where / "store.json").read_text())
+    for listed, refused in (({}, "no 'files'; this is no whole store; delete the"), ({"files": account["files"]}, "")):
+        (where / "store.json").write_text(json.dumps({"source_hash": "x", "store_version": 1, **listed}))
+        with pytest.raises(EpisodeError, match=refused) if refused else contextlib.nullcontext():
+            EpisodeStore.build(data)
+    rebuilt = EpisodeStore.open(where)
     assert rebuilt.split("train").steps + rebuilt.split("val").steps == sum(len(e) for e in episodes[2:5])
 
 
@@ -71,6 +82,24 @@ def test_a_finished_store_on_a_disk_that_may_only_be_read_is_used(
     again = EpisodeStore.build(tmp_path / "1.0.0", tmp_path / "store")
     assert again.source_hash == built.source_hash
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_store_for_which_there_is_no_room_is_refused_before_it_is_written(
+    store: EpisodeStore, version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in store.directory.glob("*.bin"))
+    free = [size // 2]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=free[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr("gap_vla.rlds.store.write_store", lambda *_, **__: pytest.fail("it was begun"))
+        with pytest.raises(ResourceError, match=rf"of disk in {tmp_path} are needed \(the store .* are free; free"):
+            EpisodeStore.build(version_dir, tmp_path / "store")
+    assert not [*tmp_path.iterdir()]
+    free[0] = 2 * size
+    built = EpisodeStore.build(version_dir, tmp_path / "store")
+    assert_equal(built.split("train").episode(0), store.split("train").episode(0))
+    free[0] = 0
+    assert EpisodeStore.build(version_dir, tmp_path / "store").source_hash == built.source_hash, "one that is there"
 
 
 def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes: list[Episode]) -> None:
@@ -186,6 +215,10 @@ def test_an_episode_unlike_the_first_is_named_with_what_differs(episodes: list[E
             f"{other.name}: has change_point, .* has not",
         ),
         ([whole_numbers, other], f"{other.name}: action is float32, in the first episode <i8"),
+        (
+            [whole_numbers.replace(action=whole_numbers.action.astype(np.int8)), whole_numbers],
+            f"{first.name}: action is int64, in the first episode |i1",
+        ),
         ([first, other.replace(rho=None, change_point=None)], f"{other.name}: no (rho|change_point), and the first"),
         (
             [first, other.replace(action=other.action[:, :6])],
@@ -276,6 +309,9 @@ def test_a_dataset_that_is_replaced_while_it_is_decoded_becomes_no_store(
     monkeypatch.undo()
     monkeypatch.chdir(data)
     assert EpisodeStore.build(".").directory == data.with_name("1.0.0.store")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert EpisodeStore.build(data, ".").directory == tmp_path / "empty"
 
 
 def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_path: Path) -> None:
@@ -300,6 +336,17 @@ def test_a_folder_that_is_no_store_is_never_replaced(version_dir: Path, tmp_path
     assert (precious / "thesis.tex").exists()
     with pytest.raises(UserError, match=r"1\.0\.0/store lies in .*, which is read; name another place"):
         EpisodeStore.build(version_dir, version_dir / "store")
+
+
+def test_a_volume_is_no_place_of_a_store_which_is_said_before_any_work(
+    store: EpisodeStore, version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) in (tmp_path / "volume", store.directory))
+    monkeypatch.setattr("gap_vla.rlds.store.write_store", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=r"volume is a volume, .*; name one in it, .*volume/NAME$"):
+        EpisodeStore.build(version_dir, tmp_path / "volume")
+    assert EpisodeStore.build(version_dir, store.directory).source_hash == store.source_hash, "one that is there"
 
 
 def test_a_store_whose_file_would_be_addresses_of_objects_is_refused(store: EpisodeStore, tmp_path: Path) -> None:
