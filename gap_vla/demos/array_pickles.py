@@ -39,7 +39,8 @@ class ArrayPickles(NamedArrays):
         self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
         held = [self._glance(index) for index in range(len(self))]
-        self._opened = None
+        if len(self.files) > 1:
+            self._opened = None
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._refuse_steps(held)
         self._names = sorted({str(name) for names in held for name in names})

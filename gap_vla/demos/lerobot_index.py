@@ -50,12 +50,16 @@ def read_rows(
             what = f"{held.count(odd[0])} columns" if odd[0] in held else "no column"
             raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
-        spans = None if where is None else _spans(file, _stamp(file), where[0])
+        several = where is not None and table.num_row_groups > 1
+        spans = _spans(file, _stamp(file), where[0]) if where and several else None
         for group in range(table.num_row_groups):
             if where and spans and not spans[group][0] <= where[1] <= spans[group][1]:
                 continue
             part = table.read_row_group(group, columns=names, use_threads=False)
-            part = part if where is None else part.filter(pc.equal(part[where[0]], where[1]))
+            if where is not None:
+                if spans is None:
+                    _require_order(file, where[0], part[where[0]].to_numpy())
+                part = part.filter(pc.equal(part[where[0]], where[1]))
             for name in names:
                 rows[name] += part[name].to_pylist()
         return rows
@@ -84,11 +88,14 @@ def _spans(file: Path, stamp: tuple[int, ...], column: str) -> list[tuple[int, i
     with _opened(file) as table:
         for group in range(table.num_row_groups):
             values = table.read_row_group(group, columns=[column], use_threads=False)[column].to_numpy()
-            behind = np.concatenate([[one[1] for one in spans[-1:]], values])
-            if (behind[1:] < behind[:-1]).any():
-                raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
+            _require_order(file, column, behind := np.concatenate([[one[1] for one in spans[-1:]], values]))
             spans.append((values[0], values[-1]) if len(values) else (behind[-1] + 1, behind[-1]) if spans else (0, -1))
     return spans
+
+
+def _require_order(file: Path, column: str, values: np.ndarray) -> None:
+    if (values[1:] < values[:-1]).any():
+        raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 
 UNIT_QUATERNION_TOLERANCE = 1e-2
+"""Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
 _LARGEST = 1e18
 """Numbers of any motion; differences of these, and their squares, are finite in float32."""
-"""Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
 
 
 class MotionError(UserError, ValueError):

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
 from gap_vla.core.outputs import require_apart, require_no_volume
-from gap_vla.core.resources import require_disk
+from gap_vla.core.resources import free_disk, shown
 from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
@@ -121,7 +122,6 @@ class EpisodeStore:
 
         Raises:
             EpisodeError: the dataset cannot be read; no store appears then.
-            ResourceError: the disk has less room than the store is estimated to take.
         """
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
@@ -142,7 +142,7 @@ class EpisodeStore:
             _require_replaceable(directory)
             described = open_version(version_dir).info.splits
             splits = {name: read_rlds(version_dir, name, resize=resize, keys=keys, compared=True) for name in described}
-            _require_room(directory, described, splits)
+            _tell_room(directory, described, splits)
             with workplace(directory) as new:
                 new.mkdir()
                 write_store(
@@ -176,9 +176,9 @@ def _require_replaceable(directory: Path) -> None:
         raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
 
 
-def _require_room(directory: Path, described: Mapping[str, Any], splits: dict[str, Iterator[Episode]]) -> None:
-    """Raises ResourceError: there is less room than for as many episodes like the first one as there are, and than for
-    as many as their bytes would be. The dataset's description does not say how many steps there are."""
+def _tell_room(directory: Path, described: Mapping[str, Any], splits: dict[str, Iterator[Episode]]) -> None:
+    """Says so where there is less room than for as many episodes like the first one as there are, and than for as many
+    as their bytes would be: a guess, for the dataset's description does not say how many steps there are."""
     files = [(name, Path(str(file))) for name, split in described.items() for file in split.filepaths]
     filled = [(name, file) for name, file in files if file.stat().st_size]
     for first in itertools.islice(splits[filled[0][0]], 1) if filled else ():
@@ -190,7 +190,9 @@ def _require_room(directory: Path, described: Mapping[str, Any], splits: dict[st
             sum(file.stat().st_size for _, file in filled) / record,
         )
         size = count * sum(array.nbytes for array in first.arrays.values())
-        require_disk({"the store": size}, directory.parent, "free some, or name another disk")
+        have = free_disk(real_place(directory).parent)
+        if have is not None and size > have:
+            print(f"note: the store may take {shown(size)}, and {shown(have)} are free", file=sys.stderr, flush=True)
 
 
 class StoreSplit:

@@ -114,7 +114,8 @@ def _besides(version_dir: Path, marked: bool) -> set[str]:
 def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone. Raises
     EpisodeError that names the file: it is missing, damaged, of another dataset, or has features of other libraries."""
-    existing_parent(version_dir)
+    if not version_dir.exists():
+        existing_parent(version_dir)
     for needed in ("dataset_info.json", "features.json"):
         if not (version_dir / needed).exists():
             raise EpisodeError(
@@ -183,6 +184,7 @@ def _class_names(value: Any) -> Iterator[Any]:
 def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     nobodys = {file.name for file in version_dir.glob("[!.]*.tfrecord*")}  # hidden ones are a file system's
     whose: dict[str, str] = {}
+    shards: set[str] = set()
     info.require("name")
     described = info.list("splits", Section.section)
     if len({split.text("name") for split in described}) < len(described):
@@ -195,13 +197,14 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
         check_files(split, files, version_dir)
         nobodys -= (names := {file.name for file in files})
-        nobodys = {name for name in nobodys if not any(_copy_of(shard, name) for shard in names)}
+        shards |= names
         for file in files:
             if (place := os.path.realpath(file)) in whose:
                 raise EpisodeError(
                     f"{split.where}: {file.name} is one of {whose[place]}, too; correct filepathTemplate"
                 )
             whose[place] = split.text("name")
+    nobodys = {name for name in nobodys if not any(_copy_of(shard, name) for shard in shards)}
     if nobodys:
         raise EpisodeError(
             f"{info.where} has no split with {min(nobodys)}, which lies beside it; move that file away, or copy "

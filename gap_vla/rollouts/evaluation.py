@@ -149,8 +149,6 @@ def evaluate(
         told.text(name)
     whole(f"{chosen.name}: action_dim", chosen.action_dim, 1, 10_000, EvaluationError)
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
-    if isinstance(chosen, SimTask):
-        _require_memory(chosen, min(episodes, workers * slots_per_worker), min(episodes, workers), videos)
     named = getattr(policy, "layout_seeds", None)
     seed = int(seed)  # numpy's goes into no JSON
     layouts = {e: seed + e for e in range(episodes)} if named is None else named
@@ -199,6 +197,8 @@ def evaluate(
             log.require_open()
             workers = min(workers, len(todo))
             slots = min(slots_per_worker, -(-len(todo) // workers))
+            if isinstance(chosen, SimTask):
+                _require_memory(chosen, min(len(todo), workers * slots), workers, videos)
             watched = watch and hasattr(chosen, "make_watcher")
             mode: Privilege | None = (
                 "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
@@ -284,10 +284,10 @@ def kept_summary(policy: Policy, task: Task, seed: int, out: Path) -> dict[str, 
 
 def _require_memory(task: SimTask, live: int, workers: int, videos: int) -> None:
     """Raises ResourceError, with the numbers: the machine cannot hold the simulators, and the pictures of so many
-    episodes at once, of which films are to be made."""
+    episodes at once, of which films are to be made; about half a horizon each."""
     from gap_vla.sim.collection import SIMULATOR
 
-    film = (task.horizon + 1) * 3.0 * task.image_size**2 if task.cameras and videos else 0.0
+    film = task.horizon / 2 * 3.0 * task.image_size**2 if task.cameras and videos else 0.0
     needs = {f"{workers} simulators": workers * SIMULATOR, f"pictures of {live} episodes": live * film}
     require_memory(needs, "lower the workers, their slots or the image size, or ask for no videos")
 

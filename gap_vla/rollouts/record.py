@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
 from gap_vla.core.marks import made_by
+from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.typed_config import EPISODES, STEPS
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import pictures_in, working_ffmpeg, write_video
@@ -266,17 +268,21 @@ class VideoShelf:
         return sorted(found, key=_shelf)
 
     def require_of(self, log: EpisodeLog) -> None:
-        """Raises EvaluationError: a film ends otherwise than its episode, or shows more or fewer steps."""
-        outcomes = {number: record.success for number, record in log.records.items()}
-        for film in self.paths:
+        """Raises EvaluationError: a film ends otherwise than its episode; or, where films are made, so that there is a
+        program that counts their pictures, shows more or fewer steps."""
+        outcomes, films = {number: record.success for number, record in log.records.items()}, self.paths
+        if films and self.films:
+            working_ffmpeg(films[0], EvaluationError)
+        progress = Progress("look at films", len(films), "film", after=PATIENCE, out=sys.stderr)
+        for film in films:
+            progress.advance(1)
             if film_contradicts(film.name, outcomes):
                 raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
             number = film_of(film.name)
             record = None if number is None else log.records.get(number)
-            if record is None or record.error is not None:  # one that was cut short may lack its last picture
+            if record is None or record.error is not None or not self.films:
                 continue
-            working_ffmpeg(film, EvaluationError)
-            if (shown := pictures_in(film)) != record.steps + 1:
+            if not record.steps <= (shown := pictures_in(film)) <= record.steps + 1:  # some show none of the end
                 said = f"shows {shown} pictures, and episode {number} of {log.path} has {record.steps + 1}"
                 raise EvaluationError(f"{film} {said}; move it away")
 
@@ -291,6 +297,7 @@ class VideoShelf:
             if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
                 other.unlink()
         if not self.films:
+            path.unlink(missing_ok=True)  # of how it went before
             return
         shelved = [other for other in self.paths if other != path]
         shelved += [path] if frames or path.exists() else []

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import socket
 import struct
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Sequence
-from socket import SO_SNDTIMEO, SOL_SOCKET
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -254,7 +254,7 @@ class RemotePolicy:
         while True:
             try:
                 link = _Link(self._url, deadline - time.monotonic())
-                link.connection.socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _timeval(self._limit))
+                _limit_sending(link.connection.socket, self._limit)
                 now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
                 if changed := differences(self._policy, now):
                     link.close()
@@ -277,9 +277,12 @@ class RemotePolicy:
         return f"no policy server at {self.address} ({one_line(found, 200)}); {advice}"
 
 
-def _timeval(seconds: float) -> bytes:
-    """As the system takes a time, which is none if it is 0."""
-    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+def _limit_sending(connection: socket.socket, seconds: float) -> None:
+    """What a server does not take within this time ends the connection; by TLS where the system has such a limit."""
+    timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(seconds * 1000)))
 
 
 def _check_address(address: str) -> None:

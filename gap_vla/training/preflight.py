@@ -9,9 +9,11 @@ RLDS dataset, compressed, takes a third of its store.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -100,8 +102,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if not dry_run:
         require_training_memory(config, config.on_cpu, shapes_of_data(config, stages), held_out_steps(config, stages))
     if not directory.checkpoint.exists() and not directory.has_state:
-        leftovers = (file for place in killed_saves(directory.state) for file in place.rglob("*") if file.is_file())
-        states = config.disk() - sum(file.stat().st_size for file in leftovers)  # which go as training begins
+        states = config.disk() - sum(map(_size, killed_saves(directory.state)))  # which go as training begins
         needs = {"training states and checkpoint": max(0.0, states), "page and pictures": _PAGE}
         require_disk(needs, config.runs, "lower the sizes in model, or name another disk")
 
@@ -351,3 +352,13 @@ def _described(feature: dict[str, Any]) -> Any:
         return {name: _described(part) for name, part in feature["featuresDict"]["features"].items()}
     kind = feature.get("image") or feature.get("tensor") or {}
     return [int(n) for n in kind.get("shape", {}).get("dimensions", [])]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder, of which another process may remove or rename some meanwhile."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total

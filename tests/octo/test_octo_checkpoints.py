@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import shutil
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,14 +93,17 @@ def test_a_step_is_never_there_without_its_checksum(tmp_path: Path, monkeypatch:
 
     def then_stop(new: Path, place: Path) -> None:
         put(new, place)
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
+
+    def stop(new: Path, place: Path) -> None:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "put", then_stop)
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(5, tmp_path)
     known = json.loads((tmp_path / "checksums.json").read_bytes())
     assert known["5"] == file_mark(tmp_path / "5" / "default" / "checkpoint")
-    monkeypatch.setattr(checkpoint, "put", lambda new, place: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(checkpoint, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(6, tmp_path)
     assert checkpoint.available_steps(tmp_path) == [5]

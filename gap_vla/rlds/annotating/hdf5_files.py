@@ -67,7 +67,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         try:
             _read_back(new, job, episodes, annotation)
         except EpisodeError as error:  # whose advice is for a file that somebody has
-            why = f"{error}".rpartition("; ")[0].replace(f"{new}", f"{out}")
+            why = (f"{error}".rpartition("; ")[0] or f"{error}").replace(f"{new}", f"{out}")
             raise AnnotationError(f"{out} did not arrive whole on its disk ({why}); annotate again") from error
         annotation.annotator.save(new_annotator)
         made = new_annotator.stat()
