@@ -39,7 +39,7 @@ class Unchanged:
 
     def __init__(self, path: Path, coming: str = "") -> None:
         self._path, self._coming = path, coming
-        self._seen = {file: self._look(file) for file in self._files()}
+        self._seen = {file: stamp(file) for file in self._files()}
 
     def _files(self) -> list[Path]:
         return [file for file in (self._path, *listed(self._path)) if file.is_file()]
@@ -50,13 +50,14 @@ class Unchanged:
                 f"{min(came)} came while {self._path} was read; give the same command when it stays as it is"
             )
         for file, seen in self._seen.items():
-            if self._look(file) != seen:
+            if stamp(file) != seen:
                 raise EpisodeError(f"{file} changed while it was read; give the same command when it stays as it is")
 
-    @staticmethod
-    def _look(file: Path) -> tuple[int, ...]:
-        found = file.stat() if file.exists() else os.stat_result(range(10))
-        return found.st_size, found.st_mtime_ns, found.st_ino
+
+def stamp(file: Path) -> tuple[int, ...]:
+    """By which a change of a file shows, unless somebody sets its time back; of one that is not there, any."""
+    found = file.stat() if file.exists() else os.stat_result(range(10))
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @contextlib.contextmanager

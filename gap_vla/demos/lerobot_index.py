@@ -20,7 +20,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular, shown
-from gap_vla.demos.content import listed
+from gap_vla.demos.content import listed, stamp
 
 
 def read_rows(
@@ -51,7 +51,7 @@ def read_rows(
             raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         several = where is not None and table.num_row_groups > 1
-        spans = _spans(file, _stamp(file), where[0]) if where and several else None
+        spans = _spans(file, stamp(file), where[0]) if where and several else None
         for group in range(table.num_row_groups):
             if where and spans and not spans[group][0] <= where[1] <= spans[group][1]:
                 continue
@@ -70,18 +70,18 @@ def _opened(file: Path) -> Any:
     import pyarrow.parquet as pq
 
     path = regular(file.absolute())
-    return pq.ParquetFile(path, metadata=_described(path, _stamp(path)), page_checksum_verification=True)
+    return pq.ParquetFile(path, metadata=_described(path, stamp(path)), page_checksum_verification=True)
 
 
 @functools.lru_cache(maxsize=16)
-def _described(file: Path, stamp: tuple[int, ...]) -> Any:
+def _described(file: Path, seen: tuple[int, ...]) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_metadata(file)
 
 
 @functools.lru_cache(maxsize=16)
-def _spans(file: Path, stamp: tuple[int, ...], column: str) -> list[tuple[int, int]]:
+def _spans(file: Path, seen: tuple[int, ...], column: str) -> list[tuple[int, int]]:
     """First and last number of each row group's column: a table of many episodes may have a group of each. Raises
     EpisodeError: the rows are not in the order of that column."""
     spans: list[tuple[int, int]] = []
@@ -96,11 +96,6 @@ def _spans(file: Path, stamp: tuple[int, ...], column: str) -> list[tuple[int, i
 def _require_order(file: Path, column: str, values: np.ndarray) -> None:
     if (values[1:] < values[:-1]).any():
         raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def columns_of(file: Path) -> list[str]:
