@@ -24,6 +24,7 @@ from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK, file_mark, unlike_mark
 from gap_vla.core.resources import existing_parent
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
+from gap_vla.rlds.shard_names import besides_of, copy_of
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
 
@@ -31,7 +32,6 @@ BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 """The folders of builders, where this package lies in a checkout."""
 
 MOST = 2**40
-_DESCRIPTION = ("dataset_info.json", "features.json", "metadata.json")
 _OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
 
 
@@ -67,7 +67,7 @@ def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
 
 def content_hash(version_dir: Path, used_for: str) -> str:
     """Hash of a dataset's description and shards, and of the text that says what it is used for; what others put beside
-    them is left out as far as it is known (`_besides`).
+    them is left out as far as it is known (`besides_of`).
 
     Of shards the names and sizes are enough where our mark lies beside them, whose checksums are compared by who reads
     them; those of others are read whole.
@@ -76,7 +76,7 @@ def content_hash(version_dir: Path, used_for: str) -> str:
         raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
     total = hashlib.sha256(used_for.encode())
     marked = (version_dir / FOLDER_MARK).exists()
-    besides = _besides(version_dir, marked)
+    besides = besides_of(version_dir, marked)
     for path in sorted(version_dir.iterdir()):
         if path.name in besides or path.name.startswith("dataset_statistics_"):
             continue  # the latter is the cache that upstream Octo and OpenVLA leave beside the shards
@@ -90,25 +90,6 @@ def content_hash(version_dir: Path, used_for: str) -> str:
             file = Path(os.path.realpath(path))  # a link may lead to other content than it did
             total.update(f"{path.name}{file.stat().st_size if marked else file_mark(file)}".encode())
     return total.hexdigest()[:16]
-
-
-def _besides(version_dir: Path, marked: bool) -> set[str]:
-    """Names of what others put beside a dataset and no reader takes for a part of it: hidden files, copiers' leftovers,
-    and, beside files that our mark lists, all others."""
-    names, shards = {path.name for path in version_dir.iterdir()}, set[str]()
-    with contextlib.suppress(EpisodeError):  # a damaged description is refused by who reads it
-        info = Section.read(version_dir / "dataset_info.json", EpisodeError)
-        for template in (_template(info, split) for split in info.list("splits", Section.section)):
-            shards |= {name for name in names if template.fullmatch(name)}
-    own = shards | {*_DESCRIPTION, FOLDER_MARK}
-    listed = marked and Section.read(version_dir / FOLDER_MARK, EpisodeError).values.get("files")
-    return {
-        name
-        for name in names - own
-        if name.startswith(".")
-        or (listed and name not in listed)
-        or (not name.endswith(".json") and any(_copy_of(one, name) for one in own))  # TFDS' own are `SHARD_index.json`
-    }
 
 
 def open_version(version_dir: Path, *, shards: bool = True) -> Any:
@@ -204,42 +185,12 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
                     f"{split.where}: {file.name} is one of {whose[place]}, too; correct filepathTemplate"
                 )
             whose[place] = split.text("name")
-    nobodys = {name for name in nobodys if not any(_copy_of(shard, name) for shard in shards)}
+    nobodys = {name for name in nobodys if not any(copy_of(shard, name) for shard in shards)}
     if nobodys:
         raise EpisodeError(
             f"{info.where} has no split with {min(nobodys)}, which lies beside it; move that file away, or copy "
             "dataset_info.json again"
         )
-
-
-def shards_of(version_dir: Path, split: str) -> list[Path]:
-    """The files that are a split's by the template of its names in `dataset_info.json`, in order. Raises EpisodeError:
-    that is damaged."""
-    info = Section.read(version_dir / "dataset_info.json", EpisodeError)
-    splits = (one for one in info.list("splits", Section.section) if one.text("name") == split)
-    templates = [_template(info, one) for one in splits]
-    return sorted(path for path in version_dir.iterdir() if any(one.fullmatch(path.name) for one in templates))
-
-
-def _template(info: Section, split: Section) -> re.Pattern[str]:
-    """The names of a split's shards, as TFDS makes them; those of copiers' leftovers (`_copy_of`) go on."""
-    name, lengths = info.text("name", ""), split.values.get("shardLengths")
-    number = rf"\d{{{max(5, len(str(len(lengths) if isinstance(lengths, list) else 0)))}}}"
-    parts = {
-        "DATASET": re.escape(name) or r"[^.].*",
-        "SPLIT": re.escape(split.text("name")),
-        "FILEFORMAT": "tfrecord",
-        "SHARD_INDEX": number,
-        "NUM_SHARDS": number,
-        "SHARD_X_OF_Y": f"{number}-of-{number}",
-    }
-    template = (name and split.text("filepathTemplate", "")) or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    return re.compile(re.sub(r"\\\{([A-Z_]+)\\\}", lambda found: parts.get(found[1], found[0]), re.escape(template)))
-
-
-def _copy_of(shard: str, name: str) -> bool:
-    """Whether a copier made a file beside a shard: `SHARD_.gstmp`, `….partial`, `SHARD (1)`, `SHARD~`."""
-    return name.startswith(shard) and name[len(shard) :][:1] in tuple("_. ~")
 
 
 def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:

@@ -28,9 +28,10 @@ from gap_vla.demos import open_source
 from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
+from gap_vla.rlds.shard_names import shards_of
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.store import made_of, source_hash_of
-from gap_vla.rlds.version_files import check_files, shards_of
+from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
