@@ -501,6 +501,10 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
             lambda file: file.create_dataset("data/demo_1/change_point", data=np.arange(80) - 40),
             r", episode demo_1: 'change_point' is -40 at step 0, no label of ours; rename it first",
         ),
+        (
+            lambda file: file.create_dataset("data/demo_1/change_point", data=np.zeros(80, np.int8)),
+            ", episode demo_1: 'change_point' without 'rho', no label of ours; rename it first",
+        ),
         (lambda file: file["data"].attrs.update(annotator="Alice"), ": its attribute 'annotator' is none of ours"),
     ],
 )
@@ -515,12 +519,14 @@ def test_what_others_put_where_labels_go_is_not_lost_and_is_seen_before_any_labe
     assert not (tmp_path / "out.hdf5").exists()
 
 
-@pytest.mark.parametrize("theirs", [np.array(["of air"] * 80), np.zeros((80, 3)), np.full(80, 997)])
+@pytest.mark.parametrize("theirs", [np.array(["of air"] * 80), np.zeros((80, 3)), np.full(80, 997), np.zeros(80)])
 def test_an_array_of_the_name_of_a_label_that_is_none_is_not_replaced(theirs, npz, tmp_path):
     file = npz / "episode_1.npz"
     with np.load(file) as held:
         np.savez(file, **dict(held), rho=theirs)
-    with pytest.raises(AnnotationError, match=r"episode_1\.npz: 'rho' is .*, no label of ours; rename it first"):
+    with pytest.raises(
+        AnnotationError, match=r"episode_1\.npz: 'rho' (is|without) .*, no label of ours; rename it first"
+    ):
         annotate_files(npz, tmp_path / "out", method="gaussian")
 
 

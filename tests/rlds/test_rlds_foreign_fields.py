@@ -168,11 +168,12 @@ def test_an_end_before_the_last_step_is_refused_and_what_is_not_read_is_said(tmp
 
 
 @pytest.mark.parametrize(
-    ("feature", "value"), [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32)), (np.float32, 997.0)]
+    ("feature", "value"),
+    [(tfds.features.Text(), "of air"), (wide(3), np.zeros(3, np.float32)), (np.float32, 997.0), (np.float32, 0.5)],
 )
 def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, feature: Any, value: Any) -> None:
     version = written(tmp_path, "rho", feature, value)
-    said = r"'steps/rho' is (object\[None\]|float32\[None, 3\]|997.0 at step 0), no label of ours; rename it first"
+    said = r"('steps/rho' is (object\[None\]|float32\[None, 3\]|997.0 at step 0)|'rho' without 'change_point'), no"
     with pytest.raises(UserError, match=said):
         annotate_files(version, tmp_path / "1.1.0", method="gaussian")
 

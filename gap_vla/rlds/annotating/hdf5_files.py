@@ -35,6 +35,7 @@ from gap_vla.rlds.annotating.job import (
     joined,
     labelled_by,
     labels_of,
+    require_pair,
     require_replaceable,
 )
 
@@ -131,6 +132,7 @@ def _require_replaceable(demos: RobomimicHDF5) -> None:
             for name in LABELS:
                 if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
                     require_replaceable(name, numbers_at(group, name, where), where)
+            require_pair(group, where)
 
 
 def _require_readable(path: Path) -> None:

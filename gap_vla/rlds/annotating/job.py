@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gap_vla.core.episode import LARGEST_STATE, PROPRIO_PER_ARM, Episode, EpisodeError, require_measured
+from gap_vla.core.episode import LABELS, LARGEST_STATE, PROPRIO_PER_ARM, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, parsed, refusing
 from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
@@ -192,6 +192,14 @@ def require_numbers(name: str, shape: Sequence[int | None], dtype: np.dtype, whe
     """The same by its type alone, as it is declared."""
     if len(shape) != 1 or dtype.kind not in "fiub":
         raise AnnotationError(f"{where}: {name!r} is {dtype}{[*shape]}, no label of ours; rename it first")
+
+
+def require_pair(found: Iterable[str], where: object) -> None:
+    """Raises AnnotationError: one of the two labels is there without the other, which annotate does not write."""
+    if len(lone := {*found} & {*LABELS}) == 1:
+        raise AnnotationError(
+            f"{where}: {min(lone)!r} without {min({*LABELS} - lone)!r}, no label of ours; rename it first"
+        )
 
 
 def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:

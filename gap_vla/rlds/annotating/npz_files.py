@@ -34,6 +34,7 @@ from gap_vla.rlds.annotating.job import (
     joined,
     labels_of,
     require_numbers,
+    require_pair,
     require_replaceable,
 )
 
@@ -52,6 +53,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         for label in held.keys() & {*LABELS}:
             require_numbers(label, *held[label], file)
             require_replaceable(label, read_arrays(file, {label}.__contains__, AnnotationError)[label], file)
+        require_pair(held, file)
         for name, (shape, dtype) in held.items():
             if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
                 picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept

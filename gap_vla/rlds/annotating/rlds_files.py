@@ -34,6 +34,7 @@ from gap_vla.rlds.annotating.job import (
     AnnotationJob,
     joined,
     require_numbers,
+    require_pair,
     require_replaceable,
 )
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
@@ -62,6 +63,7 @@ def episodes_of(
             check_steps(fields, where)
             for label in fields.keys() & {*LABELS} if only is None else ():
                 require_replaceable(f"steps/{label}", fields[label], where)
+            require_pair(fields if only is None else (), where)
             column = functools.partial(_column, fields, where)
             extra = joined(job.extra_names, column, where) if job.extra_names else None
             for name in job.state.split("+"):
