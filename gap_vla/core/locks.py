@@ -62,10 +62,14 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
                     fcntl.flock(stream, fcntl.LOCK_UN)  # a forked child has the file open for as long as it lives
 
 
-def _made(lock: Path, tries: int = 100) -> int:
+def _made(lock: Path, tries: int = 100) -> tuple[int, bool]:
+    """The open file, and whether it was not there."""
+    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        with contextlib.suppress(FileExistsError):
+            return os.open(lock, how | os.O_EXCL, 0o666), True
+        return os.open(lock, how, 0o666), False
     except (FileNotFoundError, FileExistsError):  # who had it has just removed the folders that were made for it
         if tries == 0:
             raise
@@ -74,7 +78,7 @@ def _made(lock: Path, tries: int = 100) -> int:
 
 def _opened(lock: Path, what: str, wait: bool) -> TextIO:
     while True:
-        handle = _made(lock)
+        handle, made = _made(lock)
         foreign = InUseError(f"{lock} is in the place of a lock and was not written by gap_vla; move it away")
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
@@ -85,7 +89,8 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 stream.close()
-                lock.unlink(missing_ok=True)
+                if made:
+                    lock.unlink(missing_ok=True)
                 raise NoLocksError(f"{lock.parent}: its file system knows no locks; choose another place") from None
             stream.seek(0)
             holder = stream.read(1000).strip() or "another process"

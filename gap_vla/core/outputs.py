@@ -174,7 +174,8 @@ def deliver(new: Path, path: Path, kind: str, *, overwrite: bool = True, suffixe
 
 
 def require_apart(path: Path, *sources: str | Path | None, why: str = "read") -> None:
-    """Makes sure that an output is, contains and lies in nothing that is read, or, as `why` says, written too.
+    """Makes sure that an output is, contains and lies in nothing that is read, or, as `why` says, written too; nor what
+    links in a folder that is read lead to.
 
     Raises:
         OutputError: it does.
@@ -183,11 +184,21 @@ def require_apart(path: Path, *sources: str | Path | None, why: str = "read") ->
     for source in sources:
         if source is None:
             continue
-        there = Path(os.path.realpath(source))
-        around, within = (any(map(partial(_same, a), b.parents)) for a, b in ((here, there), (there, here)))
-        if (same := _same(here, there)) or around or within:
-            how = "is" if same else "contains" if around else "lies in"
-            raise OutputError(f"{path} {how} {source}, which is {why}; name another place")
+        for name, there in _places(Path(source)):
+            around, within = (any(map(partial(_same, a), b.parents)) for a, b in ((here, there), (there, here)))
+            if (same := _same(here, there)) or around or within:
+                how = "is" if same else "contains" if around else "lies in"
+                raise OutputError(f"{path} {how} {name}, which is {why}; name another place")
+
+
+def _places(source: Path) -> Iterator[tuple[Path, Path]]:
+    """What is read, by its name and where it lies: a file or folder, and what links in the folder lead to."""
+    yield source, Path(os.path.realpath(source))
+    for place, folders, files in os.walk(source, followlinks=True):
+        above = {os.path.realpath(one) for one in (Path(place), *Path(place).parents)}  # of links that lead in a circle
+        for link in (one for one in (Path(place, name) for name in (*folders, *files)) if one.is_symlink()):
+            yield link, Path(os.path.realpath(link))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in above]
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -1,5 +1,6 @@
 """Nothing that we did not make is replaced, nothing is written over its source, nothing arrives in part."""
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -387,6 +388,26 @@ def test_nothing_is_written_into_a_folder_that_is_read_as_it_was_made(kind, tmp_
     claim(tmp_path / "page.html", "runs_report", suffixes=[".html"])
 
 
+@pytest.mark.parametrize(
+    ("linked", "out", "how"),
+    [
+        ("lab/one.npz", "lab", "contains"),
+        ("lab", "lab", "is"),
+        ("lab", "lab/made", "lies in"),
+        ("lab/one.npz", "other", None),
+    ],
+)
+def test_nothing_is_written_where_links_in_the_source_lead(linked, out, how, tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/one.npz").touch()
+    (tmp_path / "source/deeper").mkdir(parents=True)
+    (link := tmp_path / "source/deeper/link").symlink_to(tmp_path / linked)
+    (tmp_path / "source/deeper/circle").symlink_to(tmp_path / "source")
+    said = pytest.raises(OutputError, match=f"{out} {how} {link}, which is read; name another place")
+    with said if how else contextlib.nullcontext():
+        claim(tmp_path / out, "dataset", overwrite=True, sources=[tmp_path / "source"])
+
+
 def test_a_source_that_is_seen_through_a_mount_is_known(tmp_path):
     pairs = {("view/out", "source"): "lies in", ("view", "source/inner"): "contains", ("view", "source"): "is"}
     program = (
@@ -495,6 +516,18 @@ def test_a_file_system_without_locks_is_not_taken_for_another_process(said, wait
     with alone_in(tmp_path / "out", wait=wait):  # of which the lock is no more than a help
         pass
     assert not [*tmp_path.iterdir()]
+
+
+def test_where_no_locks_are_known_a_file_in_the_place_of_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    (lock := tmp_path / ".d.lock").write_text("my notes")
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="its file system knows no locks"), alone(lock, "d"):
+            pass
+    assert lock.read_text() == "my notes"
+    with pytest.raises(ResourceError), alone(tmp_path / ".e.lock", "e"):
+        pass
+    assert not (tmp_path / ".e.lock").exists()
 
 
 def test_a_file_beside_an_output_is_never_written_through_a_link(tmp_path):
