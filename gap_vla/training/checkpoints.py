@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,32 @@ _PARTS = {"_CHECKPOINT_METADATA", "state", "loader"}
 """What lies in the folder of a state."""
 
 
-@jax.jit
-def _sums(state: dict[str, Any]) -> list[jax.Array]:
-    """uint32 of every array: its words, each times an odd number of its own, summed where they lie."""
+@partial(jax.jit, static_argnames="mixed")
+def _sums(state: dict[str, Any], mixed: bool) -> list[jax.Array]:
+    """uint32 of every array: its words, each times an odd number of its own, summed where they lie; `mixed` before,
+    since of two that changed in their highest bit, the sign, the sum does not tell."""
 
     def of(leaf: jax.Array) -> jax.Array:
         flat = jnp.ravel(leaf)
         words = jax.lax.bitcast_convert_type(flat, jnp.dtype(f"uint{8 * flat.dtype.itemsize}")).astype(jnp.uint32)
-        return jnp.sum(words * (2 * jnp.arange(len(words), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+        own = 2 * jnp.arange(len(words), dtype=jnp.uint32) + 1
+        if mixed:  # as hashes of 32 bits do at their end (Murmur3's "finalization mix")
+            words = words + own * jnp.uint32(0x9E3779B9)
+            words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+            words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+            words = words ^ (words >> 16)
+        return jnp.sum(words * own, dtype=jnp.uint32)
 
     return [of(leaf) for leaf in jax.tree_util.tree_leaves(state)]
 
 
-def _checksum(state: TrainState, said: dict[str, str]) -> str:
+_CHECKSUMS = {"checksum": False, "checksum_2": True}
+"""By the name that one is kept under, whether it is of `mixed` words; the first was written before 2026-11-29."""
+
+
+def _checksum(state: TrainState, said: dict[str, str], name: str = "checksum_2") -> str:
     """Of the arrays, and of what is said about them."""
-    return digest({**said, "arrays": [int(value) for value in _sums(vars(state))]})
+    return digest({**said, "arrays": [int(value) for value in _sums(vars(state), _CHECKSUMS[name])]})
 
 
 def _require_states(directory: Path) -> None:
@@ -94,7 +106,7 @@ class StateCheckpoints:
         said = {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(vars(state)),
-            loader=ocp.args.JsonSave({**said, "checksum": _checksum(state, said)}),
+            loader=ocp.args.JsonSave({**said, "checksum_2": _checksum(state, said)}),
         )
         self._manager.save(step, args=args)
 
@@ -116,11 +128,11 @@ class StateCheckpoints:
             )
         if said["settings"] != self._settings:
             raise ConfigError(f"{where} is of a run with other settings; copy this run's own, or {_ADVICE}")
-        if "checksum" not in found:
+        if not (kept := [name for name in _CHECKSUMS if name in found]):
             raise ConfigError(f"{where} is of an earlier version; {_ADVICE}")
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, vars(template))
         state = TrainState(**self._read(where, state=ocp.args.StandardRestore(abstract))["state"])
-        if found.text("checksum") != _checksum(state, said):
+        if found.text(kept[-1]) != _checksum(state, said, kept[-1]):
             raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
         if int(state.step) != self.latest:
             raise ConfigError(f"{where} holds the state of step {int(state.step)}; copy it again, or {_ADVICE}")

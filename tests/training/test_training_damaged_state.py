@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,12 +53,25 @@ def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monke
     again.close()
 
 
-@pytest.mark.parametrize(("dtype", "bit"), [("float32", 11), ("int32", 0), ("bfloat16", 7)])
-def test_one_bit_of_a_saved_state_that_changed_is_noticed(dtype, bit, tmp_path, monkeypatch):
+def turned_bit(values, bit):
+    values.view(np.uint8)[1000 + bit // 8] ^= 1 << bit % 8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "turn"),
+    [
+        ("float32", partial(turned_bit, bit=11)),
+        ("int32", partial(turned_bit, bit=0)),
+        ("bfloat16", partial(turned_bit, bit=7)),
+        ("float32", lambda values: np.negative(values[-2:], out=values[-2:])),
+        ("float32", lambda values: np.negative(values, out=values)),
+        ("float32", lambda values: values[:2].sort()),
+    ],
+)
+def test_bits_of_a_saved_state_that_changed_are_noticed(dtype, turn, tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
-    values = np.arange(1000).astype(jnp.dtype(dtype))
-    turned = values.copy()
-    turned.view(np.uint8)[1000 + bit // 8] ^= 1 << bit % 8
+    values = np.arange(1000)[::-1].astype(jnp.dtype(dtype))
+    turn(turned := values.copy())
     save = ocp.args.StandardSave
     for folder, kept in (("whole", values), ("turned", turned)):
         monkeypatch.setattr(
@@ -77,7 +91,7 @@ def test_one_bit_of_a_saved_state_that_changed_is_noticed(dtype, bit, tmp_path, 
     ("change", "words"),
     [
         (lambda said: {**said, "state": said["state"].replace("7", "8")}, "is damaged: its checksum differs"),
-        (lambda said: {k: v for k, v in said.items() if k != "checksum"}, "is of an earlier version"),
+        (lambda said: {k: v for k, v in said.items() if k != "checksum_2"}, "is of an earlier version"),
     ],
 )
 def test_another_position_in_the_data_and_a_state_without_a_checksum_are_refused(change, words, tmp_path, monkeypatch):
