@@ -39,6 +39,14 @@ def test_changed_demonstrations_get_other_demos_datasets_and_stores():
     assert before.demos != after.demos and before.rlds != after.rlds and before.store != after.store
 
 
+def test_one_folder_read_by_two_readers_gives_two_datasets_and_collected_ones_have_a_reader_of_their_own(tmp_path):
+    (tmp_path / "episode_0.npz").touch()
+    npz, pickles = (changed(demos=DemosConfig(path=str(tmp_path), kind=kind)) for kind in ("npz", "pickle"))
+    assert npz.rlds != pickles.rlds and npz.store != pickles.store
+    idle = DemosConfig(kind="npz")
+    assert changed(demos=idle) == stages.stages_of(CONFIG) and idle.read_as == "robomimic_hdf5"
+
+
 def test_other_phases_reuse_the_demonstrations_but_not_the_dataset():
     before, after = stages.stages_of(CONFIG), changed(phases=PhasesConfig(seed=1))
     assert before.demos == after.demos and before.rlds != after.rlds

@@ -68,6 +68,11 @@ class DemosConfig:
             raise ConfigError(f"demos.cameras is {self.cameras}; name each once")
         choose(self.kind, tuple(READERS), "demos.kind")
 
+    @property
+    def read_as(self) -> str:
+        """The kind of the demonstrations: `kind` is that of `path`, and collected ones have one of their own."""
+        return self.kind if self.path else DemosConfig.kind
+
 
 @dataclasses.dataclass(frozen=True)
 class PhasesConfig:

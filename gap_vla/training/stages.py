@@ -81,6 +81,8 @@ def stages_of(config: Experiment) -> Stages:
         if not demos_path.exists():
             raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
         demos_identity = {"path": str(demos_path.absolute()), "content": content_digest(demos_path)}
+        if demos_path.is_dir() and config.demos.kind != "lerobot":  # of which several readers may find something
+            demos_identity["kind"] = config.demos.kind
     else:
         pictures = task_spec(config.task).pictures_version
         demos_identity = {
@@ -144,7 +146,7 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
         from gap_vla.demos import open_source
 
         print(
-            f"collect: reusing {stages.demos}, {len(open_source(stages.demos, config.demos.kind))} episodes", flush=True
+            f"collect: reusing {stages.demos}, {len(open_source(stages.demos, config.demos.read_as))} episodes", flush=True
         )
     if collect_only:
         return
@@ -152,7 +154,7 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
 
     Agenda.begin("phases and dataset")
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
-    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
+    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.read_as)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
     reader = {READER: dict(builder.READER_OPTIONS)} if builder.READER_OPTIONS else {}
     source = builder.open(stages.demos)  # from here on it refuses files that change
@@ -199,7 +201,7 @@ def reader_options(config: Experiment, stages: Stages) -> dict[str, Any] | None:
         if error.name not in ("tensorflow", "tensorflow_datasets"):
             raise
         return None
-    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
+    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.read_as)
     return dict(json.loads(json.dumps(plain(builder.READER_OPTIONS, "READER_OPTIONS", ConfigError))))
 
 
