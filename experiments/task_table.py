@@ -18,7 +18,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.rollouts.statistics import wilson
+from gap_vla.rollouts.statistics import percent, wilson
 from gap_vla.sim.environment import SimEnv, make
 from gap_vla.sim.expert import make_expert
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -239,4 +239,4 @@ def shown_cells(text: str) -> set[tuple[str, str]]:
 def _success(cell: dict[str, Any]) -> str:
     """Successes of episodes, with the 95 % Wilson interval in per cent."""
     low, high = wilson(cell["successes"], cell["n"])
-    return f"{cell['successes']}/{cell['n']} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{cell['successes']}/{cell['n']} ({percent(low)}–{percent(high)})"

@@ -26,6 +26,7 @@ from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.store import source_hash_of, write_store
+from gap_vla.rollouts.task import SimTask
 from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
@@ -658,6 +659,16 @@ def test_demonstrations_alone_need_no_room_for_what_is_made_of_them(folders, mon
     preflight.require_data(config, stages_of(config), collect_only=True)
 
 
+def test_simulators_that_do_not_fit_beside_each_other_are_refused_before_training(folders, monkeypatch):
+    monkeypatch.setattr(preflight, "require_training_memory", lambda *_: None)
+    monkeypatch.setattr(resources, "available_memory", lambda: 6 * 2**30)
+    ready(small(**folders, eval__workers=2, eval__episodes=50))
+    with pytest.raises(
+        ResourceError, match=r"about \d+\.\d GiB of memory are needed \(32 simulators .*; lower the work"
+    ):
+        ready(small(**folders, eval__workers=32, eval__episodes=50))
+
+
 def still_episode(steps):
     shapes = {"image_primary": ((64, 64, 3), np.uint8), "proprio": ((9,), np.float32), "action": ((7,), np.float32)}
     images, proprio, action = (np.zeros((steps, *shape), kind) for shape, kind in shapes.values())
@@ -675,6 +686,7 @@ def test_memory_for_held_out_steps_is_counted_before_work_by_how_many_there_are_
     alone, beside = sum(config.memory().values()), sum(config.memory(held_out=planned).values())
     assert beside > 3 * alone, "one step learns from less than all held-out steps are measured on"
     libraries = 300 * 2**20
+    monkeypatch.setattr(SimTask, "require_memory", lambda *_: None)
     monkeypatch.setattr(resources, "available_memory", lambda: int(beside + libraries - 2**20))
     with pytest.raises(ResourceError, match="of memory are needed"):
         ready(config)
@@ -837,13 +849,15 @@ def test_what_a_killed_save_left_is_no_state_that_a_run_goes_on_from(state, fold
     (run.state / "5.orbax-checkpoint-tmp" / "state" / "d").write_bytes(bytes(1000))
     (run.state / "6").write_text("mine")
     (run.state / "8.orbax-checkpoint-tmp").symlink_to(run.state / "5.orbax-checkpoint-tmp")
+    (run.state / "9.orbax-checkpoint-tmp-1720000000000").mkdir()  # as older orbax calls it
+    (run.state / "9.orbax-checkpoint-tmp-1720000000000" / "d").write_bytes(bytes(500))
     elsewhere = {**values, "data": {**values["data"], "root": "elsewhere"}}
     needed = []
     monkeypatch.setattr("gap_vla.training.preflight.require_disk", lambda needs, *_: needed.append(needs))
     write_json(run.config, elsewhere)
     ready(config)
     [states] = [needs["training states and checkpoint"] for needs in needed if "page and pictures" in needs]
-    assert states == config.disk() - 1000  # which go as training begins
+    assert states == config.disk() - 1500  # which go as training begins
     (run.state / state).mkdir() if state == "7/" else (run.state / state).touch()
     with pytest.raises(UserError, match=r"was trained on data in elsewhere; move that folder to data\.root"):
         ready(config)

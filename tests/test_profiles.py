@@ -61,6 +61,16 @@ def weights(tmp_path_factory):
     return of
 
 
+def test_a_frozen_configuration_takes_overrides(tmp_path):
+    (tmp_path / "c.py").write_text(
+        "from ml_collections import FrozenConfigDict\n"
+        "def get_config(profile=''):\n    return FrozenConfigDict({'train': {'steps': 3}})\n"
+    )
+    config = load_config(f"{tmp_path}/c.py")
+    config.train.steps = 4
+    assert config.to_dict() == {"train": {"steps": 4}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "profile"), profiles())
 def test_every_profile_is_built_and_stepped_twice_by_its_command(name, profile, data, weights, tmp_path):

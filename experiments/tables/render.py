@@ -135,7 +135,7 @@ def _lines_of_blocks(results: Sequence[BlockResult], ledger: Ledger) -> str:
                         f"{entry.steps:,}",
                         f"{entry.validation['val/action_mse']:.3f}",
                         f"{sum(rollouts.values())} of {len(rollouts)}",
-                        f"{100 * low:.0f} to {100 * high:.0f} %",
+                        f"{percent(low)} to {percent(high)} %",
                         f"{entry.seconds / 60:.0f}" if entry.whole else "–",
                     ]
                 )

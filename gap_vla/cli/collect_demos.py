@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
     if options.show and options.cameras:
         claim_pictures(options.out)
-        working_ffmpeg(options.out, OutputError)
+        working_ffmpeg(options.out, OutputError, writes=True)
         asked["shown"] = draw
     print(collect_demos(**asked, n=options.episodes, progress=not options.quiet))
     print(*pictures, sep="\n", end="\n" if pictures else "")

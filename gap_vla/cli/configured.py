@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from gap_vla.cli.arguments import command_parser, to_stderr
 from gap_vla.core.errors import keeping, message_of, naming_the_line
@@ -66,7 +66,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
         json.dumps(config.to_dict(), default=lambda value: None, skipkeys=True)
     except (RecursionError, ValueError):
         raise ConfigError(f"{path}: the configuration holds itself, or is nested too deeply") from None
-    return config
+    return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config  # which takes no overrides
 
 
 def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -88,7 +88,7 @@ def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
         try:
             options[name.removeprefix(OPTIONS)] = value if is_odd_number(value) else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # a list as a key; too deep
             options[name.removeprefix(OPTIONS)] = value  # a plain word
     return rest, options
 

@@ -24,6 +24,7 @@ from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, 
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
+from gap_vla.core.resources import require_memory
 
 if TYPE_CHECKING:
     from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
@@ -101,7 +102,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if simulated or options.closed_loop:
         require_rendering()
     if options.closed_loop:
-        working_ffmpeg(out, PolicyError)
+        working_ffmpeg(out, PolicyError, writes=True)
     loaded = load_policy(options, execute=1)
     task = None
     if loaded.task:
@@ -211,6 +212,9 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")
         return found
     assert task is not None
+    steps = options.episodes * task.horizon / 2
+    pictures = 2 * steps * 3.0 * len(task.cameras) * task.image_size**2  # as they are, and with the objects moved
+    require_memory({f"pictures of {options.episodes} recordings": pictures}, "lower --episodes or --image-size")
     print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
     seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]
     return from_simulator(task, seeds, workers=options.workers)

@@ -187,7 +187,6 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.core.marks import made_by
     from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
-    from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.evaluation_page import VARIANTS_FILE, write_variants
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, evaluated, kept_summary
@@ -228,8 +227,6 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
     root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
-    if cameras and options.videos:
-        working_ffmpeg(root, PolicyError)
     if len(variants) == 1 and (beside := root.resolve()).name in VARIANT_NAMES and made_by(beside.parent) == "variants":
         raise PolicyError(
             f"{root} is a part of {beside.parent}, whose page and table would not follow: give --variant all with "

@@ -56,7 +56,7 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     from huggingface_hub.utils import build_hf_headers
 
     try:
-        newest = HfApi().model_info(repository, timeout=PATIENCE)
+        newest = HfApi().model_info(repository, timeout=PATIENCE, files_metadata=True)
     except Exception as error:
         refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
         kept = None if refused else kept_directory(f"{PREFIX}{repository}")
@@ -71,6 +71,7 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
     cache = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
     folder = cache / "snapshots" / commit
     every = [file.rfilename for file in newest.siblings or ()]
+    sizes = {file.rfilename: file.size for file in newest.siblings or ()}
     every = [name for name in every if not any(map(HIDDEN.fullmatch, name.split("/")))]  # uploaded with it
     whole, names = names is None, sorted(every, key=lambda name: name != _LAYOUT) if names is None else names
     for name in names:
@@ -86,6 +87,8 @@ def fetched(repository: str, names: Sequence[str] | None = None) -> Path:
             with replacing(folder / name) as temporary, temporary.open("wb") as file:
                 url = hf_hub_url(repository, name, revision=commit)
                 http_get(url, file, headers=build_hf_headers(), displayed_filename=name)
+                if file.tell() != (size := sizes.get(name) or file.tell()):  # a proxy need not say how much comes
+                    raise CheckpointError(f"{file.tell():,} of the {size:,} bytes of {name} arrived; try again")
         if whole and name == _LAYOUT and "policy.json" not in names and "model" not in _keys(folder / name):
             what = (
                 f"{PREFIX}{repository}: {_LAYOUT} has no model in it; that is no checkpoint of Octo or of this package"
@@ -119,4 +122,15 @@ def _repository(text: str) -> str:
     repository = text.removeprefix(PREFIX)
     if repository.count("/") != 1:
         raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
+    with contextlib.suppress(ImportError):  # who downloads it says what is missing
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(repository)
+        except HFValidationError as error:
+            what = (
+                f"{text} is no name of a model ({one_line(error)}); give hf://<owner>/<repository>, the newest is taken"
+            )
+            raise CheckpointError(what) from None
     return repository

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import current_process, get_context, resource_tracker
+from multiprocessing import active_children, current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ from gap_vla.core.lazy import start_quietly
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+
+
+_STARTING = [threading.RLock()]
+"""Held while the environment and `__main__` are as new processes are to find them; both are the whole program's. A
+forked child, in which nobody may be left to give it back, has another."""
+os.register_at_fork(after_in_child=lambda: _STARTING.__setitem__(0, threading.RLock()))
 
 
 @contextlib.contextmanager
@@ -41,6 +47,11 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
     """
     if current_process().daemon:
         raise UserError("a worker of multiprocessing.Pool may start no processes; use ProcessPoolExecutor in its place")
+    with _STARTING[0]:
+        yield from _changed(one_thread)
+
+
+def _changed(one_thread: bool) -> Iterator[None]:
     main = sys.modules["__main__"]
     place = vars(main).get("__file__")
     if place and not os.path.isfile(place):  # `python - < program`: they would look for a file <stdin>
@@ -87,7 +98,7 @@ def parts(limit: float) -> Iterator[float]:
 
 @contextlib.contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned workers; after Ctrl-C or an error they finish what they are at, and no more.
+    """Spawned workers; after Ctrl-C or an error they finish what they are at, and no more. Another Ctrl-C ends them.
 
     They end with their parent. Not forked: a fork of one that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     Raises UserError: one ended before its work, as where memory runs out, or the system has no locks for them.
@@ -110,10 +121,15 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         raise UserError(f"a worker process ended before its work: {why}; use fewer workers, or repair that") from None
     finally:
         if hears := threading.current_thread() is threading.main_thread():  # no other one does
-            heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second would leave `shutdown` half done: a hang
+            heard = signal.signal(signal.SIGINT, _end_children)  # raised, it would leave `shutdown` half done: a hang
         pool.shutdown(cancel_futures=True)
         if hears:
             signal.signal(signal.SIGINT, heard)
+
+
+def _end_children(*_: Any) -> None:
+    for child in active_children():
+        child.kill()
 
 
 class CellProcess:

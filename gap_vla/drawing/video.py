@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import subprocess
 from collections.abc import Iterable
@@ -41,7 +42,7 @@ def write_video(
     shown = f"{width * scale // 2 * 2}:{height * scale // 2 * 2}"  # H.264 wants even sides
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     codec = ["-vf", f"scale={shown}:flags=neighbor", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
-    ffmpeg, count = working_ffmpeg(path, OutputError), 0
+    ffmpeg, count = working_ffmpeg(path, OutputError, writes=True), 0
     with writing(path, kind) as temporary:
         # Not through imageio's writer: it runs Python in a forked child, which may hang beside JAX's threads.
         with subprocess.Popen(
@@ -64,18 +65,35 @@ def write_video(
     return path
 
 
-def working_ffmpeg(path: Path, error: type[UserError]) -> str:
-    """The program that videos are written and read with; raises `error`, for the video `path`, if there is none."""
+def working_ffmpeg(path: Path, error: type[UserError], *, writes: bool = False) -> str:
+    """The program that videos are written and read with; raises `error`, for the video `path`, if there is none, or
+    none that `writes` them."""
     import imageio_ffmpeg
 
     ffmpeg, about = "what was found", b""
     with contextlib.suppress(OSError, RuntimeError, subprocess.TimeoutExpired):
         ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-        asked = [ffmpeg, "-version"]
-        about = subprocess.run(asked, capture_output=True, timeout=ANSWER, start_new_session=True).stdout
+        about = _answer(ffmpeg, "-version")
     if not about.startswith(b"ffmpeg"):
         raise error(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")
+    if writes and not _encodes(ffmpeg):
+        raise error(f"{path}: {ffmpeg} is an ffmpeg without libx264; name another with IMAGEIO_FFMPEG_EXE")
     return ffmpeg
+
+
+@functools.cache
+def _encodes(ffmpeg: str) -> bool:
+    """Whether it has the encoder that videos are written with, or does not say which it has."""
+    try:
+        known = _answer(ffmpeg, "-hide_banner", "-encoders")
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return not known.startswith(b"Encoders:") or b" libx264 " in known
+
+
+def _answer(ffmpeg: str, *question: str) -> bytes:
+    asked = [ffmpeg, *question]
+    return subprocess.run(asked, capture_output=True, timeout=ANSWER, start_new_session=True).stdout
 
 
 def packets(video: Path) -> list[str]:

@@ -76,7 +76,7 @@ class Keyframe(Method):
     def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
         near = out.batch["change_distance"] <= self.options.keyframe_radius
         weight = torch.where(near, self.options.keyframe_weight, 1.0)[:, None] * out.batch["action_pad_mask"]
-        return (out.loss * weight).sum() / weight.sum()
+        return (out.loss * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def losses_alone(out: Forward, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,7 +43,7 @@ def percents(found: Success) -> tuple[str, str, str]:
     """Mean, interval and the rate of each seed, as texts in per cent."""
     low, high = found.interval
     per_seed = ", ".join(map(percent, found.per_seed.values()))
-    return percent(found.mean), f"{100 * low:.0f} to {100 * high:.0f}", per_seed
+    return percent(found.mean), f"{percent(low)} to {percent(high)}", per_seed
 
 
 def in_points(found: PairedDifference) -> tuple[str, str, str]:

@@ -31,7 +31,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     text = page(
         title(summary),
         f"<p><strong>{percent(summary['success_rate'])} %</strong> of {summary['episodes']} episodes succeeded "
-        f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
+        f"(95 % interval {percent(low)} to {percent(high)} %).</p>",
         _phases(summary["phases"]),
         _videos(summary),
         f"<h2>Cut short and counted as failed</h2>{html_table([('episode', 'error'), *errors])}" if errors else "",
@@ -107,6 +107,6 @@ def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:
     cells = []
     for name, one in found.items():
         low, high = one["interval"]
-        interval = f"{100 * low:.0f} to {100 * high:.0f} %"
+        interval = f"{percent(low)} to {percent(high)} %"
         cells.append((name, f"{one['successes']}/{one['episodes']}", f"{percent(one['success_rate']):>3} %", interval))
     return cells

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from gap_vla.core.foreign import Section, one_line, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
-from gap_vla.core.resources import require_memory
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import clear_leftovers, write_json
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -40,7 +39,7 @@ from gap_vla.rollouts.record import (
 )
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import CANNOT_END_SO, cannot_end_so, differ, require_phases, summarize, title
-from gap_vla.rollouts.task import STEPS, SimTask, Task, sim_task
+from gap_vla.rollouts.task import SLOTS, STEPS, SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 from gap_vla.sim import TASK_NAMES, task_spec
 
@@ -93,7 +92,7 @@ def evaluate(
     seed: int,
     out_dir: str | Path,
     workers: int = 2,
-    slots_per_worker: int = 4,
+    slots_per_worker: int = SLOTS,
     videos: int = 4,
     progress: bool = True,
     watch: bool = True,
@@ -170,7 +169,7 @@ def evaluate(
         for place in (out, out / "videos"):
             clear_leftovers(place)
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
-        shelf.require_of(log)
+        shelf.require_of(log, always=isinstance(chosen, SimTask))  # others may show a picture every second step
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
@@ -198,7 +197,9 @@ def evaluate(
             workers = min(workers, len(todo))
             slots = min(slots_per_worker, -(-len(todo) // workers))
             if isinstance(chosen, SimTask):
-                _require_memory(chosen, min(len(todo), workers * slots), workers, videos)
+                if chosen.cameras:
+                    shelf.require_ready()
+                chosen.require_memory(len(todo), workers, slots, videos)
             watched = watch and hasattr(chosen, "make_watcher")
             mode: Privilege | None = (
                 "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
@@ -280,16 +281,6 @@ def kept_summary(policy: Policy, task: Task, seed: int, out: Path) -> dict[str, 
     if odd:
         raise EvaluationError(f"{file} says of {odd[0]} other than {lines}; copy both again, or move it away")
     return dict(summary.values)
-
-
-def _require_memory(task: SimTask, live: int, workers: int, videos: int) -> None:
-    """Raises ResourceError, with the numbers: the machine cannot hold the simulators, and the pictures of so many
-    episodes at once, of which films are to be made; about half a horizon each."""
-    from gap_vla.sim.collection import SIMULATOR
-
-    film = task.horizon / 2 * 3.0 * task.image_size**2 if task.cameras and videos else 0.0
-    needs = {f"{workers} simulators": workers * SIMULATOR, f"pictures of {live} episodes": live * film}
-    require_memory(needs, "lower the workers, their slots or the image size, or ask for no videos")
 
 
 def _require_sent(task: Task) -> None:

@@ -267,12 +267,20 @@ class VideoShelf:
                 raise EvaluationError(f"{path} was not made by an evaluation ({what}); move it away")
         return sorted(found, key=_shelf)
 
-    def require_of(self, log: EpisodeLog) -> None:
-        """Raises EvaluationError: a film ends otherwise than its episode; or, where films are made, so that there is a
-        program that counts their pictures, shows more or fewer steps."""
+    def require_ready(self) -> None:
+        """Raises EvaluationError: films are asked for, and there is no program that makes them."""
+        if self.films:
+            working_ffmpeg(self._directory, EvaluationError, writes=True)
+
+    def require_of(self, log: EpisodeLog, always: bool) -> None:
+        """Raises EvaluationError: a film ends otherwise than its episode; or, where films are asked for and ffmpeg is
+        there, shows more steps, or fewer of a task that `always` shows pictures."""
         outcomes, films = {number: record.success for number, record in log.records.items()}, self.paths
-        if films and self.films:
-            working_ffmpeg(films[0], EvaluationError)
+        if counted := self.films and bool(films):
+            try:
+                working_ffmpeg(self._directory, EvaluationError)
+            except EvaluationError:
+                counted = False
         progress = Progress("look at films", len(films), "film", after=PATIENCE, out=sys.stderr)
         for film in films:
             progress.advance(1)
@@ -280,9 +288,10 @@ class VideoShelf:
                 raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
             number = film_of(film.name)
             record = None if number is None else log.records.get(number)
-            if record is None or record.error is not None or not self.films:
+            if record is None or record.error is not None or not counted:
                 continue
-            if not record.steps <= (shown := pictures_in(film)) <= record.steps + 1:  # some show none of the end
+            least = record.steps if always else 0  # some show none of the end
+            if not least <= (shown := pictures_in(film)) <= record.steps + 1:
                 said = f"shows {shown} pictures, and episode {number} of {log.path} has {record.steps + 1}"
                 raise EvaluationError(f"{film} {said}; move it away")
 

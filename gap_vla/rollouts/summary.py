@@ -238,7 +238,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{title(summary)}: "
         f"{summary['successes']} of {summary['episodes']} "
-        f"succeeded, {percent(rate)} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+        f"succeeded, {percent(rate)} % (95 % interval {percent(low)} to {percent(high)} %), "
         f"{summary['mean_steps']:.0f} steps on average"
     ]
     per_step = summary["seconds_per_step"]

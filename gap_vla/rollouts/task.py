@@ -9,10 +9,13 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 
 from gap_vla import sim
+from gap_vla.core.resources import require_memory
 from gap_vla.core.typed_config import Bounds, check_numbers, choose
 from gap_vla.rollouts.record import EvaluationError
 
 STEPS = Bounds(1, 100_000, "control steps of an episode")
+SLOTS = 4
+"""Environments of a worker process, unless more or fewer are asked for."""
 IMAGE_SIZE = Bounds(1, 1024, "pixels; larger pictures take all memory")
 
 
@@ -87,6 +90,18 @@ class SimTask:
             raise EvaluationError(f"horizon is {self.horizon}, an episode of {self.name} ends at step {last}; lower it")
         if self.disturbance is not None:
             choose(self.disturbance, ["objects_moved"], "disturbance", EvaluationError)
+
+    def require_memory(self, episodes: int, workers: int, slots: int, videos: int) -> None:
+        """Raises ResourceError, with the numbers: the machine cannot hold the simulators of `workers` processes with
+        `slots` environments each, and the pictures of so many episodes at once, of which films are to be made; about
+        half a horizon each."""
+        workers = min(workers, episodes)
+        slots = min(slots, -(-episodes // workers))
+        film = self.horizon / 2 * 3.0 * self.image_size**2 if self.cameras and videos else 0.0
+        live = min(episodes, workers * slots)
+        simulators = workers * sim.task_spec(self.name).memory(slots)
+        needs = {f"{workers} simulators": simulators, f"pictures of {live} episodes": live * film}
+        require_memory(needs, "lower the workers, their slots or the image size, or ask for no videos")
 
     def make(self) -> Any:
         scene = {"image_size": self.image_size, "cameras": self.cameras, "variant": self.variant, "camera": self.camera}

@@ -65,7 +65,9 @@ class Crash:
 
 
 _AT_ONCE = 8
-"""Commands that a worker is sent before it is listened to: they fit into a pipe, whatever becomes of the answers."""
+"""Commands that a worker is sent at most before it is listened to."""
+_PIPE = 2**16
+"""Bytes that fit into a pipe, whatever becomes of the answers; a single command more is read as it comes."""
 _PART = 1.0
 """Seconds of a wait; see `gap_vla.core.processes.parts`."""
 
@@ -123,9 +125,14 @@ class _Slot:
         observation = dict(observation)
         if lost := [key for key, value in observation.items() if value is None and key not in self._absent]:
             raise ValueError(f"it shows no {lost[0]}")
+        success = bool(info.get("success", False))
         if self._expert is not None:
-            observation[EXPERT_ACTION] = np.asarray(self._expert.act(), np.float32)
-            self._phase = self._expert.phase
+            try:
+                observation[EXPERT_ACTION] = np.asarray(self._expert.act(), np.float32)
+                self._phase = self._expert.phase
+            except Exception:
+                if not (ended or success):  # behind its end an episode needs no action
+                    raise
         elif self._watcher is not None:
             try:
                 self._phase = self._watcher.look()
@@ -134,7 +141,6 @@ class _Slot:
         if self._phase is not None and self._task.phases and self._phase not in self._task.phases:
             raise ValueError(f"phase {self._phase!r} is none of its task's phases")
         rendering = finite("its info's render_seconds", info.get("render_seconds", 0.0), 0, 1e9, EvaluationError)
-        success = bool(info.get("success", False))
         simulation = max(time.perf_counter() - started - rendering, 0.0)
         if self._starting:  # what the machine takes to begin says nothing about a step
             self._starting, simulation, rendering = self._starting - 1, 0.0, 0.0
@@ -170,6 +176,7 @@ class _Worker:
 
     def __init__(self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int) -> None:
         self._task, self._privilege, self._number = task, privilege, number
+        self._at_once = min(_AT_ONCE, max(1, _PIPE // (8 * task.action_dim + 1000)))
         self.slots = tuple(slots)
         self.start()
 
@@ -184,7 +191,7 @@ class _Worker:
 
     def send(self) -> None:
         """As many as are answered without anybody listening: with both pipes full each would wait for the other."""
-        while self.waiting and len(self.owed) - len(self.waiting) < _AT_ONCE:
+        while self.waiting and len(self.owed) - len(self.waiting) < self._at_once:
             with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when it is awaited
                 self.connection.send(self.waiting.popleft())
 
@@ -265,6 +272,8 @@ class WorkerPool:
         worker.owed.remove(reply.slot)
         worker.send()
         worker.starting[reply.slot] -= 1
+        if isinstance(reply, Crash):  # its environment was closed, and is built anew
+            worker.starting[reply.slot] = STARTING_ANSWERS
         answers[reply.slot] = reply
 
     def _replace(self, worker: _Worker, why: str, answers: dict[int, Frame | Crash | None]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import socket
 import struct
 import time
@@ -124,6 +125,7 @@ class RemotePolicy:
         self.address, self._url, self._keys = public(address), address, keys or KeyMapping()
         self._limit = finite("limit", limit, 0.001, 86_400, PolicyError)
         self._links: dict[int, _Link] = {}
+        self._process = os.getpid()
         self._lost: Counter[int] = Counter()  # connections, by episode
         self._waited: dict[int, float] = {}  # seconds of patience, by episode
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
@@ -163,6 +165,7 @@ class RemotePolicy:
             raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
         if {*episode_ids} - {*self._waited} or len({*episode_ids}) < len(episode_ids):
             raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
+        self._leave_to_parent()
         self._turn += 1
         others = [episode for episode in self._links if episode not in episode_ids]  # the oldest first
         for over in others[: max(0, len(others) - MOST_WAITING)]:
@@ -191,8 +194,14 @@ class RemotePolicy:
         self.reset(list(self._links))
 
     def _drop(self, episode: int) -> None:
+        self._leave_to_parent()
         if (link := self._links.pop(episode, None)) is not None:
             link.close()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the connections are its parent's."""
+        if self._process != os.getpid():
+            self._links, self._process = {}, os.getpid()
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         message = pack(self._keys.to_wire(observation))

@@ -18,6 +18,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -67,6 +68,8 @@ _SHARED: weakref.WeakKeyDictionary[Policy, _Shared] = weakref.WeakKeyDictionary(
 """Numbers of connections, and the thread that calls a policy: several servers may serve one."""
 os.register_at_fork(after_in_child=_SHARED.clear)  # a fork has none of the threads
 
+LAST_ANSWER = 10.0
+"""Seconds that a server which ends waits for what its policy still computes."""
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
 
@@ -130,7 +133,9 @@ class PolicyServer:
             OSError: the address cannot be listened on.
         """
         whole("port", port, 0, 65535, PolicyError)
-        asyncio.get_running_loop().set_exception_handler(functools.partial(_say_what_is_short, []))
+        loop = asyncio.get_running_loop()
+        others = loop.get_exception_handler() or type(loop).default_exception_handler
+        loop.set_exception_handler(functools.partial(_say_what_is_short, [], others))
         return await serve(
             self._admit,
             host,
@@ -254,16 +259,18 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     return array
 
 
-def _say_what_is_short(said: list[int], loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _say_what_is_short(
+    said: list[int], others: Callable[..., Any], loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
     """Of clients that the system has no room for, asyncio tells a traceback each second; they wait until others end.
-    One whose message finds no memory is disconnected."""
+    One whose message finds no memory is disconnected. All else is for `others`."""
     error = context.get("exception")
     if isinstance(error, MemoryError):
         if errno.ENOMEM not in said:
             said.append(errno.ENOMEM)
             print("a message found no memory; its client is disconnected", file=sys.stderr, flush=True)
     elif not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-        loop.default_exception_handler(context)
+        others(loop, context)
     elif error.errno not in said:
         said.append(error.errno)
         print(f"some clients wait until others end: {error.strerror} (see ulimit -n)", file=sys.stderr, flush=True)
@@ -271,20 +278,39 @@ def _say_what_is_short(said: list[int], loop: asyncio.AbstractEventLoop, context
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:
     """Runs until cancelled, as `asyncio.run` does at Ctrl-C, or until SIGTERM; for the main thread of a process that
-    then ends, for it hears no Ctrl-C any more.
+    then ends, for it hears no Ctrl-C any more. A policy that still computes `LAST_ANSWER` seconds later is left.
 
     Args:
         ready: called with the port once clients can connect.
     """
     listening = await server.start(host, port)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, listening.close)
+
+    def end() -> None:
+        _leave_in(LAST_ANSWER, 0)
+        listening.close()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
     ready(listening.sockets[0].getsockname()[1])
     try:
         await listening.wait_closed()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave clients and loop half closed
+        if isinstance(sys.exception(), asyncio.CancelledError):
+            _leave_in(LAST_ANSWER, 130)
         listening.close()
         await listening.wait_closed()
+
+
+def _leave_in(seconds: float, status: int) -> None:
+    """Ends this process then, if it is still there: no thread that computes can be ended, and Python waits for it."""
+
+    def leave() -> None:
+        print("the policy still computes; the server has ended without it", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _identity(policy: Policy, left_out: Collection[str]) -> dict[str, Any]:

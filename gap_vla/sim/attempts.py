@@ -141,7 +141,8 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
             connections.append(ours)
         yield connections
         for connection in connections:
-            connection.send(None)
+            with contextlib.suppress(OSError):  # it has ended; what it played is there
+                connection.send(None)
         for process in processes:
             process.join(timeout=10.0)
     finally:

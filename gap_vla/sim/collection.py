@@ -24,9 +24,6 @@ from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
 
-SIMULATOR = 300 * 2**20
-"""Bytes of a process with a simulator and its renderer."""
-
 _OWN = r"lock|settings\.json|attempt_\d{6,}\.(hdf5|failed)"
 """Names in the folder of finished episodes."""
 
@@ -150,10 +147,10 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
     Raises:
         ResourceError: with the numbers.
     """
-    episode = task_spec(task).horizon / 2 * 3.0 * cameras * image_size**2
-    processes = min(workers, episodes)
+    spec, processes = task_spec(task), min(workers, episodes)
+    episode = spec.horizon / 2 * 3.0 * cameras * image_size**2
     require_memory(
-        {f"{processes} simulators": processes * (SIMULATOR + episode)}, "lower the workers, or the image size"
+        {f"{processes} simulators": processes * (spec.memory() + episode)}, "lower the workers, or the image size"
     )
     require_disk(
         {f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "lower their number, or the image size"

@@ -19,7 +19,7 @@ from gap_vla.core.foreign import one_line, shown, whole
 from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View
 from gap_vla.sim.rendering import FastRenderer, check_owner
-from gap_vla.sim.rendering_backend import RenderingError, require_rendering
+from gap_vla.sim.rendering_backend import RenderingError, draw_nothing, require_rendering
 from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
@@ -253,7 +253,7 @@ def make(
     except RenderingError:
         if cameras:
             raise
-        os.environ["MUJOCO_GL"] = "disable"  # MuJoCo and robosuite can be imported then
+        draw_nothing()
     if spec.family == "robosuite" and (point := locale.localeconv()["decimal_point"]) != ".":
         advice = 'locale.setlocale(locale.LC_NUMERIC, "C")'
         raise UserError(f"numbers have a {point!r} in this program's locale, with which meshes are misread: {advice}")

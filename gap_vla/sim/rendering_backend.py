@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from multiprocessing import parent_process
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
@@ -53,6 +54,8 @@ def require_rendering() -> str:
             raise RenderingError(f"MUJOCO_GL={wanted} needs a display, and there is none; unset it")
         return wanted
     _name_glfw()
+    if wanted in _SET_HERE:  # by `draw_nothing`, and now there is to be a picture
+        wanted = ""
     if wanted in ("disable", "off", "0"):
         raise RenderingError(f"MUJOCO_GL={wanted} switches rendering off; unset it, or use cameras=()")
     if wanted and wanted not in _LIBRARIES:
@@ -71,6 +74,15 @@ def require_rendering() -> str:
         "no library for drawing without a display was found: neither EGL (libEGL.so.1) nor OSMesa (libOSMesa). "
         f"Run `{APT_EGL}` (or `{APT_OSMESA}`), or use cameras=() where no pictures are needed"
     )
+
+
+_SET_HERE: set[str] = set()
+
+
+def draw_nothing() -> None:
+    """Sets `MUJOCO_GL` so that MuJoCo and robosuite can be imported where there is nothing to draw with."""
+    os.environ["MUJOCO_GL"] = "disable"
+    _SET_HERE.add("disable")
 
 
 def _keep_no_shaders_on_a_full_disk() -> None:
@@ -119,6 +131,12 @@ def require_no_second_llvm() -> None:
     """
     on_gpu = os.path.exists("/dev/nvidiactl") or bool(glob.glob("/dev/dri/renderD*"))
     if "tensorflow" in sys.modules and not on_gpu:
+        if parent_process() is not None:
+            raise RenderingError(
+                "the program imports TensorFlow, and so does each simulator's process, which imports the program; "
+                "drawing without a GPU beside it crashes Python (both bring their own LLVM): import it below "
+                "`if __name__ == '__main__'`, or in the function that needs it"
+            )
         raise RenderingError(
             "TensorFlow is loaded in this process, and drawing without a GPU beside it crashes Python (both bring "
             "their own LLVM); run the simulator in a process without TensorFlow, as gap_vla.sim.collect_demos and "

@@ -280,6 +280,10 @@ class Experiment(abc.ABC):
             ConfigError: they are not there, or do not fit the configuration.
         """
 
+    def require_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raises ConfigError if no policy can be made for data of these `shapes`."""
+        del shapes  # nobody knows before it is made
+
     def require_place(self, run: Path) -> None:
         """Raises ConfigError if the backend cannot keep its states in a run's folder."""
         del run  # any will do

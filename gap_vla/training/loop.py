@@ -142,8 +142,11 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     say_what_is_lost(metrics.kept, run, done, trainer.steps)
     progress = Progress("train", trainer.steps, "step", done)
-    if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
-        metrics.write(done, held_out)
+    if done in (0, trainer.steps):
+        if not any("val/action_mse" in row for row in metrics.kept[-1:]):
+            metrics.write(done, held_out)
+        elif done:  # a machine that sums otherwise measures otherwise, by less than is refused above
+            held_out = {name: metrics.kept[-1].get(name, value) for name, value in held_out.items()}
     saved, gathering, started = done, 0.0, time.perf_counter()
     untimed = done  # the last step that the rate leaves out
     met = True  # whether hosts wait for each other after this step anyway

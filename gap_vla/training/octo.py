@@ -11,7 +11,7 @@ import math
 import os
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -237,6 +237,10 @@ class FinetuneConfig(Experiment):
         state, checkpoint = 8.0 * trained, 4.0 * (trained + frozen)  # 10 with the moments, compressed
         states = math.ceil(self.train.steps / self.train.save_every)  # two are kept, until a third is there
         return max(min(states, 3) * state, min(states, 2) * state + checkpoint)
+
+    def require_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        if shapes:
+            pkgutil.resolve_name("gap_vla.training.octo_model:planned_parameters")(self, shapes)
 
     def require_ready(self, dry_run: bool = False) -> None:
         place_among_hosts()

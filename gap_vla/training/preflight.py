@@ -83,7 +83,12 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
             variant_spec(layouts.variant).require_shown(config.demos.cameras, config.demos.camera)
         require_rendering()
         if config.eval.videos:
-            working_ffmpeg(directory.rollouts, ConfigError)
+            working_ffmpeg(directory.rollouts, ConfigError, writes=True)
+        if not dry_run:
+            from gap_vla.rollouts.task import SLOTS, sim_task
+
+            shown = sim_task(config.task, image_size=config.demos.image_size, cameras=config.demos.cameras)
+            shown.require_memory(config.eval.episodes, config.eval.workers, SLOTS, config.eval.videos)
     config.require_ready(dry_run)
     require_own_stages(config, stages)
     if not (stages.store / "store.json").exists():
@@ -101,7 +106,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if stages.mixture:
         _require_mixture(config, stages)
     if not dry_run:
-        require_training_memory(config, config.on_cpu, shapes_of_data(config, stages), held_out_steps(config, stages))
+        config.require_shapes(shapes := shapes_of_data(config, stages))
+        require_training_memory(config, config.on_cpu, shapes, held_out_steps(config, stages))
     if not directory.checkpoint.exists() and not directory.has_state:
         states = config.disk() - sum(map(_size, killed_saves(directory.state)))  # which go as training begins
         needs = {"training states and checkpoint": max(0.0, states), "page and pictures": _PAGE}

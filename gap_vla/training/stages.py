@@ -145,9 +145,8 @@ def prepare_data(config: Experiment, stages: Stages, collect_only: bool = False)
     else:
         from gap_vla.demos import open_source
 
-        print(
-            f"collect: reusing {stages.demos}, {len(open_source(stages.demos, config.demos.read_as))} episodes", flush=True
-        )
+        there = len(open_source(stages.demos, config.demos.read_as))
+        print(f"collect: reusing {stages.demos}, {there} episodes", flush=True)
     if collect_only:
         return
     from gap_vla.rlds import dataset_builder

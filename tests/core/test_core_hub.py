@@ -15,7 +15,7 @@ from leftovers import leave
 
 from gap_vla.core.errors import message_of
 from gap_vla.core.foreign import CheckpointError
-from gap_vla.core.hub import fetched, local_directory
+from gap_vla.core.hub import fetched, kept_directory, local_directory
 from gap_vla.octo.text import tokenizer_file
 
 COMMIT = 40 * "a"
@@ -32,20 +32,25 @@ def hub(tmp_path, monkeypatch):
         "status": 200,
         "silence": 0,
         "asked": [],
+        "cut": 0,
     }
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
             name = self.path.partition(f"/{COMMIT}/")[2]
-            listing = {"id": "lab/mine", "sha": said["commit"], "siblings": [{"rfilename": n} for n in said["files"]]}
+            listing = {"id": "lab/mine", "sha": said["commit"], "siblings": said["files"]}
+            listing["siblings"] = [{"rfilename": n, "size": len(FILES.get(n, b""))} for n in said["files"]]
             body = FILES.get(name, b"") if name else json.dumps(listing).encode()
             said["asked"] += [name] if name else []
             time.sleep(said["silence"])
             self.send_response(said["status"])
             for header in ("ETag", "X-Linked-Etag"):
                 self.send_header(header, f'"{said["etag"]}"')
-            for header, value in (("X-Repo-Commit", said["commit"]), ("Content-Length", len(body))):
-                self.send_header(header, value)
+            self.send_header("X-Repo-Commit", said["commit"])
+            if name and said["cut"]:
+                body = body[: said["cut"]]
+            else:
+                self.send_header("Content-Length", len(body))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
@@ -110,6 +115,20 @@ def test_a_hub_that_names_what_is_no_name_is_refused_before_anything_is_written(
     with pytest.raises(CheckpointError, match=message):
         local_directory("hf://lab/mine")
     assert not hub["asked"] and not [*tmp_path.iterdir()]
+
+
+def test_a_file_that_a_proxy_cut_without_saying_its_size_is_not_kept(hub, tmp_path):
+    hub["cut"] = 5
+    with pytest.raises(CheckpointError, match=r"5 of the 13 bytes of config.json arrived; try again"):
+        local_directory("hf://lab/mine")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["lab/mine@main", "lab/mine.git", "lab/mi ne", "lab/", "-a/b"])
+@pytest.mark.parametrize("look", [local_directory, kept_directory])
+def test_what_is_no_name_of_a_model_is_said_without_asking_a_hub(name, look):
+    with pytest.raises(CheckpointError, match=rf"hf://{name} is no name of a model \(.*\); give hf://<owner>/<repo"):
+        look(f"hf://{name}")
 
 
 def test_a_hub_that_is_silent_is_not_waited_for_long(hub, monkeypatch):

@@ -1,7 +1,9 @@
 """What a process of its own says when its work goes wrong."""
 
+import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from scripts_under_test import ROOT
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.locks import InUseError, alone
-from gap_vla.core.processes import CellProcess, worker_pool
+from gap_vla.core.processes import CellProcess, starting_workers, worker_pool
 
 
 def refused(error):
@@ -226,3 +228,45 @@ def test_workers_of_a_program_that_is_read_from_stdin_start_and_a_daemon_is_told
     done = subprocess.run(call, input=STARTING, cwd=tmp_path, env=environment, capture_output=True, text=True)
     works, told = done.stdout.splitlines()
     assert works == "True" and told.startswith("a worker of multiprocessing.Pool may start no processes"), done.stderr
+
+
+def test_two_threads_that_start_workers_leave_the_environment_as_it_was(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    inside = threading.Barrier(2)
+
+    def start():
+        with contextlib.suppress(threading.BrokenBarrierError), starting_workers():
+            inside.wait(0.5)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+PATIENT = """
+import time
+from gap_vla.core.processes import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(1) as pool:
+        pool.submit(print, "works", flush=True).result()
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_another_ctrl_c_ends_workers_that_do_not_finish(tmp_path):
+    (tmp_path / "patient.py").write_text(PATIENT)
+    command, environment = [sys.executable, tmp_path / "patient.py"], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout.readline() == "works\n"
+        time.sleep(0.5)
+        program.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(1)  # it finishes what it is at
+        program.send_signal(signal.SIGINT)
+        assert program.wait(20) and "KeyboardInterrupt" in program.stderr.read()

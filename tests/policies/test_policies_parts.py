@@ -15,9 +15,12 @@ from toy_store import SIZE, toy_config, write_store
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, SmallModelConfig, build_policy, registry
+from gap_vla.policies.config import RivalsConfig
 from gap_vla.policies.encoders import SpatialSoftmax
+from gap_vla.policies.methods import Forward
 from gap_vla.policies.registry import FUSIONS, HEADS
 from gap_vla.policies.resnet18 import Trunk, load_imagenet
+from gap_vla.policies.rivals import Keyframe
 from gap_vla.policies.saving import load_saved_policy, save_policy
 
 TINY = dict(encoder_width=8, feature_dim=16, head_dim=16, action_horizon=3, proprio_history=4)
@@ -112,6 +115,16 @@ def test_actions_of_another_shape_are_no_targets(name, monkeypatch):
     for odd in (torch.zeros(2, 1, 7), torch.zeros(3, 7), torch.zeros(1, 3, 7)):
         with pytest.raises(ConfigError, match=r"action is .*; give \[B, H, A\] = \[2, 3, 7\]"):
             head.loss(torch.ones(2, 5), odd, None)
+
+
+@pytest.mark.parametrize(("distance", "wanted"), [([0, 9], 3.0), ([0, 0], 0.0)])
+def test_a_batch_of_keyframes_alone_that_weigh_nothing_teaches_nothing(distance, wanted):
+    loss = torch.tensor([[1.0], [3.0]], requires_grad=True)
+    batch = {"change_distance": torch.tensor(distance), "action_pad_mask": torch.ones(2, 1)}
+    vars(out := object.__new__(Forward)).update(batch=batch, loss=loss)
+    found = Keyframe(RivalsConfig(keyframe_weight=0.0, keyframe_radius=5)).loss(out, torch.Generator())
+    found.backward()
+    assert found == wanted and torch.isfinite(loss.grad).all()
 
 
 def test_spatial_softmax_finds_the_brightest_place():

@@ -326,6 +326,10 @@ def test_an_ffmpeg_that_is_none_is_found_before_the_first_rollout(tmp_path, caps
     words = ["--policy", "random", "--task", "assembly", "--out", str(tmp_path / "out")]
     assert main(words if command == "evaluate" else ["--config", *config, *folders, "--dry-run"]) == 2
     assert "nowhere is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE" in capsys.readouterr().err
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    monkeypatch.setattr("gap_vla.drawing.video._encodes", lambda _: False)
+    assert main(words if command == "evaluate" else ["--config", *config, *folders, "--dry-run"]) == 2
+    assert "is an ffmpeg without libx264; name another with IMAGEIO_FFMPEG_EXE" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

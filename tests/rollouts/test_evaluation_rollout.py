@@ -1,5 +1,6 @@
 """Claims about rollouts, on a tiny simulator."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pointmass import PointTask, ToldTask
+from pointmass import PointExpert, PointTask, ToldTask
 
 from gap_vla.rollouts import (
     EvaluationError,
@@ -196,6 +197,42 @@ def test_the_first_step_of_an_environment_may_take_as_long_as_building_it(tmp_pa
     summary = evaluate(ExpertPolicy(), tmp_path, task=task, episodes=1, limits=limits)
     assert summary["success_rate"] == 1.0
     assert 0 < summary["seconds"]["simulation"] < 1, "the 2 seconds of the first step, and building, are not in it"
+
+
+class Brittle(PointExpert):
+    """Knows nothing to do behind the end."""
+
+    def act(self):
+        near = np.abs(self._env.position - self._env.target).max() < 0.05
+        if near and self.phase == "gripped":
+            raise IndexError("pop from empty list")
+        action = super().act()
+        self.phase = "gripped" if action[6] > 0 else "move"
+        return action
+
+
+class BrittleTask(PointTask):
+    def make_expert(self, env, *, seed):
+        return Brittle(env)
+
+
+def test_an_expert_that_knows_no_action_behind_the_end_has_succeeded(tmp_path):
+    summary = evaluate(ExpertPolicy(), tmp_path, task=BrittleTask(phases=("move", "gripped")))
+    assert summary["outcomes"] == [1] * 6 and not summary["errors"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowlyBuilt(PointTask):
+    def make(self):
+        time.sleep(2)
+        return super().make()
+
+
+def test_a_simulator_that_is_built_anew_has_the_time_of_a_first_answer(tmp_path):
+    limits = Limits(simulator=1.0, simulator_first=60.0)
+    task = SlowlyBuilt(faults={0: "reset"})
+    summary = evaluate(ExpertPolicy(), tmp_path, task=task, episodes=3, workers=1, slots_per_worker=1, limits=limits)
+    assert summary["outcomes"] == [0, 1, 1] and summary["simulator_errors"] == 1
 
 
 def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path):
@@ -405,9 +442,12 @@ def test_many_environments_of_a_process_are_not_waited_for_for_ever(tmp_path):
         from gap_vla.rollouts import RandomPolicy, evaluate
         options = dict(episodes=256, seed=0, workers=1, slots_per_worker=256, videos=0, progress=False)
         print(evaluate(RandomPolicy(7), PointTask(size=64, horizon=3), out_dir=sys.argv[1], **options)["episodes"])
+        wide = PointTask(size=256, horizon=3, action_dim=10_000, phases=())
+        options |= dict(episodes=16, slots_per_worker=16)
+        print(evaluate(RandomPolicy(10_000), wide, out_dir=sys.argv[1] + "2", **options)["episodes"])
     """
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
     (tmp_path / "run.py").write_text("if __name__ == '__main__':\n" + code.replace("if True:", "    if True:", 1))
     command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "256\n", done.stderr
+    assert done.stdout == "256\n16\n", done.stderr

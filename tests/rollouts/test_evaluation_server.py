@@ -1,5 +1,6 @@
 """Claims about the policy server and the client: openpi's protocol, and no message ends the server."""
 
+import asyncio
 import base64
 import contextlib
 import itertools
@@ -782,6 +783,34 @@ def test_a_policy_that_was_served_can_be_served_by_a_fork():
     process.join(60)
     process.kill()
     assert process.exitcode == 0, "its thread was left behind"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+def test_a_fork_leaves_the_connections_of_its_parent_alone():
+    with serving(Counting(), whole_chunks=False) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset([0])
+        acted = lambda: int(policy.act({"proprio": STATE[None]}, [0])[0, 0])  # noqa: E731
+        assert acted() == 0
+        context = multiprocessing.get_context("fork")
+        mine, its = context.Pipe()
+        process = context.Process(target=lambda: (policy.reset([0]), its.send(acted()), policy.close()))
+        process.start()
+        assert mine.poll(20) and mine.recv() == 0
+        process.join(20)
+        assert acted() == 1, "its episode goes on"
+
+
+def test_what_goes_wrong_elsewhere_in_a_loop_is_for_the_programs_own_handler():
+    told = []
+
+    async def run():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["message"]))
+        async with await PolicyServer(Counting(), whole_chunks=False).start("127.0.0.1", 0):
+            asyncio.get_running_loop().call_exception_handler({"message": "mine", "exception": ValueError()})
+
+    asyncio.run(run())
+    assert told == ["mine"]
 
 
 def test_a_row_that_fails_takes_no_action_of_another_rows_chunk(monkeypatch):

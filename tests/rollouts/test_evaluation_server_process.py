@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pointmass import PointTask
 from test_evaluation_diagnose import SIZE, Seeing
@@ -20,6 +21,7 @@ from websockets.sync.client import connect
 
 from gap_vla.rollouts import Limits, PolicyUnavailable, evaluate
 from gap_vla.serving.client import RemotePolicy
+from gap_vla.serving.wire import pack
 
 HERE = Path(__file__).parent
 EPISODES = 6
@@ -27,10 +29,10 @@ CALLS = 15  # made in the second episode
 
 
 @contextlib.contextmanager
-def process(fault="none", port=0):
+def process(fault="none", port=0, calls=CALLS):
     """Yields (the server's process, its address)."""
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "faulty_server.py"), str(port), fault, str(CALLS)]
+    command = [sys.executable, str(HERE / "faulty_server.py"), str(port), fault, str(calls)]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         yield server, f"ws://127.0.0.1:{server.stdout.readline().strip()}"
@@ -140,3 +142,14 @@ def test_a_server_that_is_told_to_end_says_goodbye_to_its_clients():
         with pytest.raises(ConnectionClosed) as closed:
             client.recv(timeout=60)
         assert closed.value.rcvd.code == 1001 and server.wait(60) == 0
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_server_that_is_told_to_end_does_not_wait_for_ever_for_a_policy_that_hangs(how, status):
+    with process("hang", calls=1) as (server, address), connect(address) as client:
+        client.recv()
+        image = np.zeros((SIZE, SIZE, 3), np.uint8)
+        client.send(pack({"image_primary": image, "proprio": np.zeros(9, np.float32)}))
+        time.sleep(1)
+        server.send_signal(how)
+        assert server.wait(30) == status

@@ -66,6 +66,8 @@ def test_without_pictures_a_platform_that_is_missing_is_not_needed(monkeypatch, 
     monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: False)
     sim.make("assembly", cameras=()).close()
     assert os.environ["MUJOCO_GL"] == "disable"  # what MuJoCo is imported with
+    with pytest.raises(sim.RenderingError, match=r"neither EGL .* nor OSMesa .*apt-get install"):
+        sim.require_rendering()  # and not that the variable is to be unset
 
 
 def test_nor_by_the_task_of_a_rollout():
@@ -291,6 +293,9 @@ def test_drawing_in_software_beside_tensorflow_is_refused_instead_of_crashing(mo
     monkeypatch.setattr(rendering_backend.glob, "glob", lambda pattern: [])
     monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: False)
     with pytest.raises(rendering_backend.RenderingError, match="process without TensorFlow"):
+        rendering_backend.require_no_second_llvm()
+    monkeypatch.setattr(rendering_backend, "parent_process", lambda: "the program")
+    with pytest.raises(rendering_backend.RenderingError, match=r"imports the program; .* import it below `if __name__"):
         rendering_backend.require_no_second_llvm()
     monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: path == "/dev/nvidiactl")
     rendering_backend.require_no_second_llvm()

@@ -15,6 +15,7 @@ from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
 from gap_vla.core.errors import UserError
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.training import loop
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, Measured, Trainer, train
 from gap_vla.training.mesh import make_mesh
@@ -100,6 +101,25 @@ def test_every_step_gets_the_factors_of_its_own_number_and_batch(schedule, tmp_p
         assert (given.gradient, given.update) == (expected.gradient, expected.update)
         plain = (np.asarray(given.sample) == 1).all() and given.gradient == given.update == 1
         assert plain == (schedule.mode == "none" or (number >= 3 and schedule.window < 1)), number
+
+
+def test_a_finished_training_that_is_measured_on_another_machine_keeps_what_was_measured(tmp_path, monkeypatch):
+    returned = lambda **measured: _returned(tmp_path, monkeypatch, measured)  # noqa: E731
+    first = returned(**{"val/action_mse": 0.5, "val/loss": 2.0})
+    again = returned(**{"val/action_mse": 0.5001, "val/loss": 1.9999})  # where sums are rounded otherwise
+    assert {name: again[name] for name in ("val/action_mse", "val/loss")} == {"val/action_mse": 0.5, "val/loss": 2.0}
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["val/loss"] == first["val/loss"]
+    with pytest.raises(UserError, match=r"says val/action_mse 0.5 of step 4, where the saved state has 0.6; it is of"):
+        returned(**{"val/action_mse": 0.6, "val/loss": 2.0})
+
+
+def _returned(folder, monkeypatch, measured):
+    found = []
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(Linear, "validate", lambda trainer: dict(measured))
+    monkeypatch.setattr(f"{__name__}.train", lambda *given: found.append(loop.train(*given)))
+    run(folder, Batches())
+    return found[0]
 
 
 def test_a_run_that_is_removed_during_a_validation_is_not_made_anew(tmp_path, monkeypatch):
