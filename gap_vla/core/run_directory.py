@@ -36,7 +36,7 @@ SOURCE_HASH = "source_hash"
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
 
-_KILLED_SAVE = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")
+_KILLED_SAVE = re.compile(r"[0-9]+\.orbax-checkpoint-tmp(-[0-9]+)?")
 
 
 class RunExistsError(UserError, RuntimeError):

@@ -98,9 +98,10 @@ class ArrayPickles(NamedArrays):
 
     def _arrays(self, index: int) -> Any:
         file, key = self.places[index]
-        if self._opened is None or self._opened[0] != file:
-            self._opened = (file, load_arrays(file))
-        content = self._opened[1]
+        opened = self._opened  # another thread may open another file meanwhile
+        if opened is None or opened[0] != file:
+            opened = self._opened = (file, load_arrays(file))
+        content = opened[1]
         if key is None or not isinstance(content, Mapping):
             return content if key is None else content[key]
         beside = {name: value for name, value in content.items() if not isinstance(value, Mapping)}

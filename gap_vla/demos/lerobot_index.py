@@ -50,15 +50,15 @@ def read_rows(
             what = f"{held.count(odd[0])} columns" if odd[0] in held else "no column"
             raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
-        several = where is not None and table.num_row_groups > 1
-        spans = _spans(file, stamp(file), where[0]) if where and several else None
+        several, seen = where is not None and table.num_row_groups > 1, stamp(file)
+        spans = _spans(file, seen, where[0]) if where and several else None
         for group in range(table.num_row_groups):
             if where and spans and not spans[group][0] <= where[1] <= spans[group][1]:
                 continue
-            part = table.read_row_group(group, columns=names, use_threads=False)
-            if where is not None:
-                if spans is None:
-                    _require_order(file, where[0], part[where[0]].to_numpy())
+            if where is None:
+                part = table.read_row_group(group, columns=names, use_threads=False)
+            else:
+                part = _group(file, seen, group, tuple(names), where[0])
                 part = part.filter(pc.equal(part[where[0]], where[1]))
             for name in names:
                 rows[name] += part[name].to_pylist()
@@ -91,6 +91,16 @@ def _spans(file: Path, seen: tuple[int, ...], column: str) -> list[tuple[int, in
             _require_order(file, column, behind := np.concatenate([[one[1] for one in spans[-1:]], values]))
             spans.append((values[0], values[-1]) if len(values) else (behind[-1] + 1, behind[-1]) if spans else (0, -1))
     return spans
+
+
+@functools.lru_cache(maxsize=1)
+def _group(file: Path, seen: tuple[int, ...], group: int, columns: tuple[str, ...], ordered: str) -> Any:
+    """The last row group that was read, as long as the file stays as it is: it may hold many episodes, or all. Raises
+    EpisodeError: its rows are not in the order of a column."""
+    with _opened(file) as table:
+        part = table.read_row_group(group, columns=list(columns), use_threads=False)
+    _require_order(file, ordered, part[ordered].to_numpy())
+    return part
 
 
 def _require_order(file: Path, column: str, values: np.ndarray) -> None:
@@ -178,7 +188,8 @@ def read_description(root: Path) -> Description:
     for name in features.values:
         feature = features.section(name)
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
-        about = feature.section("info").values if feature.values.get("info") else {}
+        said = next((key for key in ("info", "video_info") if feature.values.get(key)), None)  # the latter in v2.0
+        about = feature.section(said).values if said else {}
         depth = about.get("video.is_depth_map") or about.get("is_depth_map")
         dtype = feature.text("dtype")
         if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):

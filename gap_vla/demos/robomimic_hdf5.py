@@ -151,7 +151,7 @@ class RobomimicHDF5(Source):
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
         env_args = members.simulator_of({"env_args": said})
-        return fields.as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
+        return fields.as_instruction(env_args.get("lang"), "", f"{self.path}: 'lang' in env_args")
 
     def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str], list[str]]:
         """Where success, instruction and phase are said, as in `mapping`; attributes that a dataset keeps; and what is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -122,7 +123,10 @@ def sizes_of(resize: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int,
     if not isinstance(resize, Mapping | None):
         raise EpisodeError(f"resize is {shown(resize)}; give a map, as image_primary to (height, width)")
     for camera, sides in (resize or {}).items():
-        if np.shape(sides) != (2,):
+        shape: tuple[int, ...] = ()
+        with contextlib.suppress(ValueError):  # of what is ragged
+            shape = np.shape(sides)
+        if shape != (2,):
             raise EpisodeError(f"resize of {camera} is {shown(sides)}; give (height, width)")
     most = math.isqrt(MOST_PIXELS)
     return {
@@ -296,6 +300,10 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
         for part in names if (row := name in ("proprio", "action")) else ():
             require_one_row(part, fields[part], where)
         value = np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1) if row or parts[1:] else parts[0]
+        if name in ("phase", "language_instruction") and value.ndim > 1:
+            raise EpisodeError(
+                f"{where}: {name} in keys is {path}, {list(value.shape)}; name a field of one text a step"
+            )
         (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
     observation.setdefault("proprio", fields.get("observation/proprio"))
     return {**picked, "observation": observation}

@@ -25,7 +25,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import others_in
 from gap_vla.core.outputs import require_apart, require_no_volume
-from gap_vla.core.resources import free_disk, shown
+from gap_vla.core.resources import existing_parent, free_disk, shown
 from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
@@ -121,11 +121,12 @@ class EpisodeStore:
             keys: fields of a dataset of others, see `read_rlds`.
 
         Raises:
-            EpisodeError: the dataset cannot be read; no store appears then.
+            EpisodeError: the dataset cannot be read; no store appears then. ResourceError: as `existing_parent`.
         """
         version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         directory = directory if directory.name else directory.absolute()
+        existing_parent(directory)
         require_apart(directory, version_dir)
         require_keys(keys)
         resize = sizes_of(resize)
@@ -155,7 +156,7 @@ class EpisodeStore:
                 unchanged()  # decoding takes minutes
                 _require_replaceable(directory)
                 put(new, directory)
-        return cls.open(directory, verify=True)
+            return cls.open(directory, verify=True)
 
     def split(self, name: str) -> StoreSplit:
         if name not in self.splits:

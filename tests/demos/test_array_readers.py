@@ -333,6 +333,24 @@ def test_a_dataset_of_pickles_without_pictures_is_known_by_that(tmp_path: Path) 
             assert source.identity()["options"]["image_keys"] == found
 
 
+def test_a_thread_that_opens_another_pickle_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.pkl").write_bytes(pickle.dumps(arrays(plain(i))))
+    source: Any = open_source(tmp_path, "pickle", state_key="proprio")
+
+    class Compared:
+        """The open file, after whose comparison another thread reads."""
+
+        def __ne__(self, other: object) -> bool:
+            source._opened = None
+            source.read(1)
+            return other != tmp_path / "0.pkl"
+
+    source.read(0)
+    source._opened = (Compared(), source._opened[1])
+    assert_equal(source.read(0), plain(0).replace(language_instruction=""))
+
+
 class _Harmful:
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -312,14 +312,16 @@ def test_a_table_with_checksums_is_compared_with_them(tmp_path: Path) -> None:
         open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
 
 
-@pytest.mark.parametrize("key", ["video.is_depth_map", "is_depth_map"])
-def test_a_depth_map_is_no_camera_of_colours(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("about", "key"), [("info", "video.is_depth_map"), ("info", "is_depth_map"), ("video_info", "video.is_depth_map")]
+)
+def test_a_depth_map_is_no_camera_of_colours(tmp_path: Path, about: str, key: str) -> None:
     camera, file = "observation.images.front", copied("v30_image", tmp_path) / "meta" / "info.json"
     described = json.loads(file.read_text())
-    described["features"][camera]["info"] = {key: False}
+    described["features"][camera][about] = {key: False}
     file.write_text(json.dumps(described))
     assert "image_primary" in open_source(tmp_path / "v30_image", "lerobot")[0].images
-    described["features"][camera]["info"] = {key: True}
+    described["features"][camera][about] = {key: True}
     file.write_text(json.dumps(described))
     assert not open_source(tmp_path / "v30_image", "lerobot")[0].images
     with pytest.raises(EpisodeError, match=rf"info.json: no camera of colours '{camera}' \(found: none\)"):
@@ -448,6 +450,10 @@ def test_of_a_table_of_many_episodes_each_reads_its_own_row_group(
     source.look()
     assert read == [0, 1]
     table = pq.read_table(file)
+    read.clear()
+    pq.write_table(table, file)
+    source.look()
+    assert read == [0], "of one group for all, each episode is a part of what was read once"
     pq.write_table(table.take([*range(12, len(table)), *range(12)]), file, row_group_size=12)
     with pytest.raises(EpisodeError, match="its rows are not in the order of 'episode_index'"):
         source.read(1, images=False)  # another table now

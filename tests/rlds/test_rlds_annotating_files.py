@@ -380,6 +380,12 @@ def test_an_annotator_that_was_not_written_with_its_folder_is_not_used(tmp_path)
     with pytest.raises(AnnotationError, match=r"out/annotator is not what was written with .*out; copy it"):
         AnnotationJob(annotator=done.annotator)
     assert AnnotationJob(annotator=kept).annotator == kept
+    lstm = annotate_files(folder, tmp_path / "lstm", options={"epochs": 1, "hidden": 4}).annotator
+    record = json.loads((lstm / "estimator.json").read_text())
+    del record["record_hash"]
+    (lstm / "estimator.json").write_text(json.dumps({**record, "report": {}}))
+    with pytest.raises(AnnotationError, match=r"lstm/annotator is not what was written with .*lstm; copy it"):
+        AnnotationJob(annotator=lstm)
 
 
 @pytest.mark.parametrize("name", ["data/demo_1/obs/depth", "data/demo_1/datagen_info/eef/pose", "frames"])

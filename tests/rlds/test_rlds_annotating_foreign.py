@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow_datasets as tfds
 from annotating_demos import read_episode
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos import open_source
 from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
 from gap_vla.rlds.annotating import AnnotatedFiles, AnnotationError, AnnotationJob, annotate_files
@@ -142,6 +144,35 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
     assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
         EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
+
+
+def test_a_folder_of_theirs_in_the_place_of_our_annotator_is_not_left_out_in_silence(
+    bridge: Path, labelled: Path, tmp_path: Path
+) -> None:
+    theirs = shutil.copytree(bridge, tmp_path / "0.1.0")
+    (theirs / "annotator").mkdir()
+    annotate_files(theirs, tmp_path / "0.2.0", method="gaussian", **BRIDGE)
+    (theirs / "annotator" / "people.csv").write_text("who, when")
+    with pytest.raises(AnnotationError, match=r"0\.1\.0/annotator is somebody else's, .*; rename it first"):
+        annotate_files(theirs, tmp_path / "0.3.0", method="gaussian", **BRIDGE)
+    ours = shutil.copytree(labelled, tmp_path / "1.1.0")
+    (ours / FOLDER_MARK).unlink()
+    annotate_files(ours, tmp_path / "1.2.0", method="gaussian", **BRIDGE)
+
+
+def test_what_a_record_says_of_success_is_not_needed_for_labels(
+    bridge: Path, done: AnnotatedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([np.zeros(2, bool), np.bool_(False), np.bool_(True), np.float32(0.5), b"no", np.float32(1)])
+
+    def read(*arguments: Any, **named: Any) -> Any:
+        return ((steps, {**about, "success": next(said)}) for steps, about in read_steps(*arguments, **named))
+
+    monkeypatch.setattr("gap_vla.rlds.annotating.rlds_files.read_steps", read)
+    found = annotate_files(bridge, tmp_path / "0.2.0", method="gaussian", **BRIDGE)
+    assert [episode.success for episode in found.episodes] == [True, False, True, True, False, True]
+    for one, other in zip(found.annotation.change_points, done.annotation.change_points, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from gap_vla.demos.layout import to_quaternion
 from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset, dataset_checks
-from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
+from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers, check_starts
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
-from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS, check_pose
+from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS, check_pose, check_rho
 from gap_vla.rlds.checking.picture_checks import MISTAKES, PICTURE_CHECKS, check_views, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
@@ -589,6 +590,29 @@ def test_a_jump_shows_in_a_short_episode_too() -> None:
     short = physical(7, steps=12)
     assert ("warning", "jump") not in findings([short])
     assert ("warning", "jump") in findings([_proprio(_set((5, 0), 50))(short)])
+
+
+@pytest.mark.parametrize("of", ["episodes", "change points"])
+def test_what_grows_with_episodes_and_change_points_is_no_table_of_them_all(of: str) -> None:
+    marked = np.arange(4000) % 2 == 1
+    long = dataclasses.replace(SOUND[0], fields={"rho": marked.astype(np.float32), "change_point": marked})
+    odd = _proprio(_flip_over)(_short(3))
+    many = [*(_short(i % 3) for i in range(1200)), odd]
+    tracemalloc.start()
+    found = [*(check_starts(many) if of == "episodes" else check_rho(long))]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [f.episode for f in found] == ([odd.name] if of == "episodes" else [])
+    assert peak < 4e6
+
+
+def _short(index: int) -> Recording:
+    r = physical(index)
+    return dataclasses.replace(r, proprio=r.proprio[:5], action=r.action[:5])  # type: ignore[index]
+
+
+def _flip_over(p: np.ndarray) -> None:
+    p[:, 3:7] = [0, 1, 0, 0]
 
 
 def test_false_starts_are_pointed_out() -> None:

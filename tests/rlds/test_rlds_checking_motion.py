@@ -506,6 +506,13 @@ def test_every_camera_of_a_foreign_dataset_is_looked_at(tmp_path: Path) -> None:
     assert part == ["of each split, the first 1 alone are read, and the numbers of records not compared"]
 
 
+def test_cameras_of_one_name_within_the_observation_and_beside_it_are_both_looked_at(tmp_path: Path) -> None:
+    film = tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8)
+    version = written(tmp_path, "image_0", film, np.zeros((8, 8, 3), np.uint8), observed=True)
+    found = {f.message.split(";")[0] for f in check_dataset(version, pictures=0).findings}
+    assert {f"{camera} has one colour throughout" for camera in ("image_0", "observation/image_0")} <= found
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("degrees", [0, 10, -30, 45, 60])
 def test_actions_in_a_frame_that_is_turned_are_an_error_and_unlike_gains_are_none(axis: int, degrees: int) -> None:

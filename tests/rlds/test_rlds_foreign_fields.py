@@ -22,10 +22,12 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 """Another field that is something else: each of them is quick with one value."""
 
 
-def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
-    """Two episodes by TFDS alone, with one field more, or another one in its place."""
+def written(folder: Path, name: str, feature: Any, value: Any, *, observed: bool = False) -> Path:
+    """Two episodes by TFDS alone, with one field more, or another one in its place; in the observation too, if it is
+    `observed`."""
     numbers = {"action": tfds.features.Tensor(shape=(7,), dtype=np.float32)}
-    step = {**numbers, "observation": {"proprio": tfds.features.Tensor(shape=(9,), dtype=np.float32)}}
+    inside = {name: feature} if observed else {}
+    step = {**numbers, "observation": {"proprio": tfds.features.Tensor(shape=(9,), dtype=np.float32), **inside}}
     step |= {"is_first": np.bool_, "is_last": np.bool_, name: feature}
 
     class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -45,13 +47,10 @@ def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
 
         def _step(self, episode: int, i: int) -> dict[str, Any]:
             state = np.array([0.01 * i + episode, 0, 0, 1, 0, 0, 0, 0.04, 0.04], np.float32)
-            known = {"action": np.full(7, 0.1 * i - 0.2, np.float32), "observation": {"proprio": state}}
-            return {
-                **known,
-                "is_first": i == 0,
-                "is_last": i == STEPS - 1,
-                name: value(i) if callable(value) else value,
-            }
+            more = {name: value(i) if callable(value) else value}
+            known = {"action": np.full(7, 0.1 * i - 0.2, np.float32)}
+            known["observation"] = {"proprio": state, **(more if observed else {})}
+            return {**known, "is_first": i == 0, "is_last": i == STEPS - 1, **more}
 
     builder = Foreign(data_dir=str(folder))
     builder.download_and_prepare()
@@ -186,10 +185,15 @@ def test_what_is_no_label_in_the_place_of_rho_is_not_replaced(tmp_path: Path, fe
         ({"proprio": "extra+rows"}, r"'steps/rows' is \[6, 2, 3\], several rows a step; name one of one row"),
         ({"image_primary": "rows", "image_wrist": "rows"}, "keys take two cameras from rows; give each its own"),
         ({"image_a/b": "rows"}, "keys name 'image_a/b', no field of an episode"),
+        ({"phase": "extra"}, r"phase in keys is extra, \[6, 2\]; name a field of one text a step"),
+        ({"phase": "word+word2"}, r"phase in keys is word\+word2, \[6, 2\]; name a field of one text a step"),
+        ({"language_instruction": "extra"}, r"language_instruction in keys is extra, \[6, 2\]; name a field of one"),
     ],
 )
 def test_fields_that_are_named_twice_or_have_several_rows_are_refused(keys: dict[str, str], said: str) -> None:
     steps = {"action": np.zeros((6, 1, 7)), "extra": np.zeros((6, 2)), "rows": np.zeros((6, 2, 3))}
+    steps |= {"word": np.array([b"reach"] * 6), "word2": np.array([b"lift"] * 6)}
+    assert pick_fields(steps, {"phase": "word"}, "toy, train[0]")["phase"] is steps["word"]
     assert pick_fields(steps, {"action": "action"}, "toy, train[0]")["action"].shape == (6, 7)
     with pytest.raises(UserError, match=said):
         pick_fields(steps, keys, "toy, train[0]")

@@ -340,6 +340,29 @@ def test_a_folder_that_is_no_store_is_never_replaced(version_dir: Path, tmp_path
         EpisodeStore.build(version_dir, version_dir / "store")
 
 
+def test_a_link_that_leads_nowhere_is_no_place_of_a_store(version_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "store")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match=r"link is a link that leads nowhere; remove it, or name another place"):
+        EpisodeStore.build(version_dir, tmp_path / "link")
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_a_store_is_opened_before_another_process_may_exchange_it(
+    version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    opened = EpisodeStore.open
+
+    def watched(*arguments: Any, **named: Any) -> EpisodeStore:
+        held.append((tmp_path / ".store.lock").exists())
+        return opened(*arguments, **named)
+
+    monkeypatch.setattr(EpisodeStore, "open", watched)
+    EpisodeStore.build(version_dir, tmp_path / "store")
+    assert held == [True] and not (tmp_path / ".store.lock").exists()
+
+
 def test_a_volume_is_no_place_of_a_store_which_is_said_before_any_work(
     store: EpisodeStore, version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ episode is the same byte for byte, whatever the dataset's own fields are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -25,7 +26,7 @@ from gap_vla.core.outputs import deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.fields import as_actions, as_rows
+from gap_vla.demos.fields import as_actions, as_rows, as_truth
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS
 from gap_vla.rlds.annotating.job import (
@@ -82,7 +83,10 @@ def episodes_of(
             known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]
             coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}
             pictures = {key.removeprefix("observation/"): value for key, value in coloured.items()}
-            episode = decode_episode(known, metadata)
+            success = True
+            with contextlib.suppress(EpisodeError):  # no label depends on it, and the copy keeps what the record says
+                success = as_truth(metadata.get("success", True), where)
+            episode = decode_episode(known, {**metadata, "success": success})
             facts = {**episode.metadata, "file_path": str(source), "episode_id": f"{split}[{index}]", **layout.facts}
             yield episode.replace(images=pictures, metadata=facts).validate(where), extra
 
@@ -150,6 +154,9 @@ def _require_replaceable(source: Path, step: Any) -> None:
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")
+    folder, of_ours = source / "annotator", (source / FOLDER_MARK).exists() or "annotator" in dataset_metadata(source)
+    if os.path.lexists(folder) and not of_ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise AnnotationError(f"{folder} is somebody else's, and ours belongs there; rename it first")
 
 
 def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, np.ndarray | None]]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from gap_vla.core.episode import label_problems
 from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.following import USUAL_LAG, followed, frame_and_sign, per_arm, usable
+from gap_vla.rlds.checking.picture_checks import spread
 from gap_vla.rlds.checking.report import Finding, Recording
 
 FEWEST = 3
@@ -160,8 +161,9 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
         away = np.linalg.norm(place - np.median(place, 0), axis=1)
         pose = np.array([s[0, 3:7] for s in states])
         pose /= np.maximum(np.linalg.norm(pose, axis=1, keepdims=True), 1e-9)
-        alike = abs(pose @ pose.T)  # of a rotation with itself 1, whatever the signs
-        usual = pose[np.argmax(np.median(alike, 1))]
+        some = pose[spread(len(pose))]
+        alike = abs(some @ some.T)  # of a rotation with itself 1, whatever the signs
+        usual = some[np.argmax(np.median(alike, 1))]
         turned = np.linalg.norm(relative_rotation_vector(np.tile(usual, (len(pose), 1)), pose), axis=1)
         for far, least, how in (
             (away, _AWAY, "{:.2g} m away from where"),

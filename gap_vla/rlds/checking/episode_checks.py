@@ -241,7 +241,9 @@ def check_rho(episode: Recording) -> Iterator[Finding]:
     if problems or not labels:
         return
     rho, points = labels["rho"], np.flatnonzero(labels["change_point"])
-    near = (abs(np.arange(len(rho))[:, None] - points) <= NEAR).any(1)
+    near = np.zeros(len(rho), bool)
+    for away in range(-NEAR, NEAR + 1):
+        near[np.clip(points + away, 0, len(rho) - 1)] = True
     if len(rho) >= SHORTEST and len(points) > len(rho) / 2:
         text = f"{len(points)} of {len(rho)} steps are change points; annotate again"
         yield Finding("warning", "rho", text, episode.name)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from gap_vla.rlds.checking.report import Finding, Recording
 
@@ -157,9 +157,14 @@ def _alone_in_its_colours(seen: Glance, undone: Glance, others: Sequence[Glance]
     return near < NEARER * before
 
 
+def spread(count: int) -> Int[np.ndarray, " N"]:
+    """Places among so many episodes, all of them or `AT_MOST`, evenly."""
+    return np.linspace(0, count - 1, min(count, AT_MOST)).astype(int)
+
+
 def _usual(glances: Sequence[Glance]) -> Glance:
     """The one that is nearest to the others."""
-    some = np.stack(glances)[np.linspace(0, len(glances) - 1, min(len(glances), AT_MOST)).astype(int)]
+    some = np.stack(glances)[spread(len(glances))]
     return some[np.argmin([np.median([_distance(a, b) for b in some]) for a in some])]
 
 

@@ -238,9 +238,12 @@ def _recordings(
 
 
 def _camera_names(keys: Collection[str]) -> dict[str, str]:
-    """What pictures are called: the last part of their field, or where two end alike all below the observation."""
+    """What pictures are called: the last part of their field, or where two end alike all below the observation; or the
+    whole field, where one lies beside the observation under the same name."""
     last = [key.rsplit("/", 1)[-1] for key in keys]
-    return {key: end if last.count(end) == 1 else key.removeprefix("observation/") for key, end in zip(keys, last)}
+    below = [key.removeprefix("observation/") for key in keys]
+    longer = below if len({*below}) == len(below) else keys
+    return {key: end if last.count(end) == 1 else name for key, end, name in zip(keys, last, longer)}
 
 
 def _view(recording: Recording) -> EpisodeView:
