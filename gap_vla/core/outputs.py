@@ -194,11 +194,11 @@ def require_apart(path: Path, *sources: str | Path | None, why: str = "read") ->
 def _places(source: Path) -> Iterator[tuple[Path, Path]]:
     """What is read, by its name and where it lies: a file or folder, and what links in the folder lead to."""
     yield source, Path(os.path.realpath(source))
-    for place, folders, files in os.walk(source, followlinks=True):
-        above = {os.path.realpath(one) for one in (Path(place), *Path(place).parents)}  # of links that lead in a circle
+    for place, folders, files in os.walk(source):
+        above = {Path(os.path.realpath(one)) for one in (Path(place), *Path(place).parents)}  # as nobody reads it
         for link in (one for one in (Path(place, name) for name in (*folders, *files)) if one.is_symlink()):
-            yield link, Path(os.path.realpath(link))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in above]
+            if (there := Path(os.path.realpath(link))) not in above:
+                yield link, there
 
 
 def _same(one: Path, other: Path) -> bool:

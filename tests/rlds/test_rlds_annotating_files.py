@@ -509,7 +509,7 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
         ),
         (
             lambda file: file.create_dataset("data/demo_1/change_point", data=np.zeros(80, np.int8)),
-            ", episode demo_1: 'change_point' without 'rho', no label of ours; rename it first",
+            ": 'change_point' without 'rho', no label of ours; rename it first",
         ),
         (lambda file: file["data"].attrs.update(annotator="Alice"), ": its attribute 'annotator' is none of ours"),
     ],
@@ -531,7 +531,8 @@ def test_an_array_of_the_name_of_a_label_that_is_none_is_not_replaced(theirs, np
     with np.load(file) as held:
         np.savez(file, **dict(held), rho=theirs)
     with pytest.raises(
-        AnnotationError, match=r"episode_1\.npz: 'rho' (is|without) .*, no label of ours; rename it first"
+        AnnotationError,
+        match=r"(episode_1\.npz: 'rho' is .*|: 'rho' without 'change_point'), no label of ours; rename it first",
     ):
         annotate_files(npz, tmp_path / "out", method="gaussian")
 

@@ -126,13 +126,15 @@ def labelled(demos: RobomimicHDF5, index: int) -> Episode:
 def _require_replaceable(demos: RobomimicHDF5) -> None:
     """Raises EpisodeError or AnnotationError: what stands in the place of a label, or of our account, is not ours."""
     labelled_by(demos.path)
+    labels = set[str]()
     with opened(demos.path) as file:
         for place in demos.places:
             group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
             for name in LABELS:
                 if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
                     require_replaceable(name, numbers_at(group, name, where), where)
-            require_pair(group, where)
+            labels |= {*group}
+    require_pair(labels, demos.path)
 
 
 def _require_readable(path: Path) -> None:

@@ -48,17 +48,19 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     files = files_in(source, ".npz")
     print(_account(source, files, job), flush=True)
     episodes = [read_npz(file, job, images=False, labels=False) for file in files]
+    labels = set[str]()
     for file, episode in zip(files, episodes):
         held = forms(file, lambda _: True, AnnotationError)
         for label in held.keys() & {*LABELS}:
             require_numbers(label, *held[label], file)
             require_replaceable(label, read_arrays(file, {label}.__contains__, AnnotationError)[label], file)
-        require_pair(held, file)
+        labels |= held.keys()
         for name, (shape, dtype) in held.items():
             if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
                 picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept
         others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
+    require_pair(labels, source)
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     tell_others(source, files, "copied")
     annotation = job.run(episodes, extra)
