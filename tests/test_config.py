@@ -332,6 +332,7 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
 
     rest, options = take_options(["x", "--config.phases.options.rho=hard", "--config.phases.options.sigma=2.5"])
     assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
+    assert take_options(["--config.phases.options.sigma={[1]:2}"])[1] == {"sigma": "{[1]:2}"}
     words = ["phases.options.penalty=2.5", "train.steps=7", "runs=a folder"]
     config = octo_or_small("octo", *words)
     assert (config.phases.options, config.train.steps, config.runs) == ({"penalty": 2.5}, 7, "a folder")

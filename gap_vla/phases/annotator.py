@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import current_process
 from pathlib import Path
@@ -19,13 +20,14 @@ from gap_vla.core.foreign import Section, refusing, shown, whole
 from gap_vla.core.identity import digest as identity_digest
 from gap_vla.core.identity import plain
 from gap_vla.core.processes import worker_pool
-from gap_vla.core.progress import PATIENCE, watched
+from gap_vla.core.progress import PATIENCE, Progress, watched
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
 from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, Options, method_parts
 from gap_vla.phases.motion import Motion, MotionError, farthest, motion_of, require_columns
 from gap_vla.phases.saving import read_arrays, write_arrays
+from gap_vla.phases.segmentation import interruptible
 
 PAIRS_WORTH_PROCESSES = 2e9
 """Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
@@ -306,8 +308,11 @@ def find_points(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if pairs > PAIRS_WORTH_PROCESSES and may else 1
     jobs = motions, [episode.phase for episode in episodes], itertools.repeat(options)
-    progress = "change points", len(motions), "episode", PATIENCE
     if workers <= 1 or len(motions) < 2:
-        return watched(map(finder, *jobs), *progress)
+        return watched(map(finder, *jobs), "change points", len(motions), "episode", PATIENCE)
+    found: list[np.ndarray] = []
     with worker_pool(min(workers, len(motions))) as pool:
-        return watched(pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers))), *progress)
+        progress = Progress("change points", len(motions), "episode", after=PATIENCE, out=sys.stderr)
+        coming = pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers)))
+        interruptible(lambda: found.extend(coming), lambda: progress.update(len(found)))
+    return found

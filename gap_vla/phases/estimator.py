@@ -218,7 +218,11 @@ class PhaseEstimator:
         estimator.columns = {name: columns.whole(name, *bounds) for name, bounds in most.items()}
         report = record.section("report")
         if report.values and report.whole("held_out_recordings", 0, 2**40):
-            report.section("held_out_calibration").finite("error", 0, 1)
+            calibrated = report.section("held_out_calibration")
+            calibrated.finite("error", 0, 1)
+            for row in calibrated.list("bins", Section.section):
+                row.require("rho", "observed", "weight")
+                row.require_numbers(0, 1 + 1e-6)
         estimator.report = dict(report.values)
         estimator._weights = estimator._checked(arrays, f"{Path(directory) / 'estimator.safetensors'}")
         return estimator

@@ -77,7 +77,7 @@ class Options:
             raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
         if self.arms not in ("joint", "each"):
             raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
-        if self.kernel not in RHO:
+        if not isinstance(self.kernel, str) or self.kernel not in RHO:
             raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.kernel!r}")
 
     @classmethod

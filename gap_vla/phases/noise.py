@@ -221,15 +221,16 @@ def as_dead_band(
 
 def require_extra_band(value: Any) -> None:
     """Raises MotionError: a dead-band of three numbers, which says none of the extra columns that there are."""
-    if np.ndim(value) == 1 and len(value) == 3:
+    if np.asarray(value, object).shape == (3,):
         raise MotionError("dead_band has 3 numbers; with extra columns give a fourth, in their units")
 
 
 def checked_band(value: Any) -> DeadBand:
     """3 or 4 numbers as a dead-band. Raises MotionError: as `as_dead_band`."""
-    if np.ndim(value) != 1 or len(value) not in (3, 4):
+    given = np.asarray(value, object)
+    if given.shape not in ((3,), (4,)):
         raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
-    band = DeadBand(*np.asarray(value, object).tolist())
+    band = DeadBand(*given.tolist())
     if not all(map(is_amount, band)):
         raise MotionError(f"dead_band must be finite and not negative, got {band}")
-    return band
+    return DeadBand(*(one if isinstance(one, int | float) else float(one) for one in band))  # JSON knows no others

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.drawing.episode import EpisodeView, Plot
 from gap_vla.drawing.episode_page import episodes_page
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, fact_table, note
+from gap_vla.phases.annotator import opening_unit
 from gap_vla.phases.measures import notes
 from gap_vla.phases.motion import motion_of, steps_of
 
@@ -66,7 +67,7 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ...] = ()) -> EpisodeView:
     """What is shown of an episode, with its motion in everyday units; of its cameras by default the first by name.
 
-    Raises EpisodeError: the episode has no such camera.
+    Raises EpisodeError: the episode has no such camera. MotionError: its openings have a unit that is unknown.
     """
     if camera is not None and camera not in episode.images:
         raise EpisodeError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
@@ -80,7 +81,7 @@ def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ..
 
 def _signals(episode: Episode) -> tuple[Plot, ...]:
     motion = motion_of(episode)
-    in_metres = episode.metadata.get(OPENING_UNIT, "m") == "m"
+    in_metres = opening_unit(episode) == "m"
     steps = steps_of(motion)
     assert steps.rotation is not None and motion.gripper is not None  # every episode has both
     place, speed, turn, opening = {}, {}, {}, {}

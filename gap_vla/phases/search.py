@@ -98,14 +98,14 @@ def segment_score(a, b, t, mean):
 
 
 @compiled(nogil=True, error_model="numpy")
-def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
+def optimal_with_prices(t, prices, start, min_size, max_segment, jump, mean):
     """Exact minimum of Σ cost + Σ prices[change points]; f64[T] prices. Memory O(T), time O(T · max_segment / jump²).
 
-    Returns the start of the last segment for every end, and the cost; of equally good starts the earliest is kept.
+    Fills i64[T + 1] `start`, which holds -1: the start of the last segment for every end; of equally good starts the
+    earliest is kept. Returns the cost.
     """
     n = t.vectors.shape[0]
     best = np.full(n + 1, np.inf)
-    start = np.full(n + 1, -1, np.int64)
     best[0] = 0.0
     for b in range(1, n + 1):
         if b != n and b % jump != 0:
@@ -121,15 +121,15 @@ def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
             if value < best[b] - TIE:
                 best[b] = value
                 start[b] = a
-    return start, best[n]
+    return best[n]
 
 
 @compiled(nogil=True, error_model="numpy")
-def optimal_table(t, number, min_size, max_segment, jump, mean):
-    """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T)."""
+def optimal_table(t, number, start, min_size, max_segment, jump, mean):
+    """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T). Fills
+    i32[number + 1, T + 1] `start`, likewise for each number of change points."""
     n = t.vectors.shape[0]
     best = np.full((number + 1, n + 1), np.inf)
-    start = np.full((number + 1, n + 1), -1, np.int32)
     for b in range(1, n + 1):
         if b != n and b % jump != 0:
             continue
@@ -146,4 +146,4 @@ def optimal_table(t, number, min_size, max_segment, jump, mean):
                 if value < best[k, b] - TIE:
                     best[k, b] = value
                     start[k, b] = a
-    return start, best[number, n]
+    return best[number, n]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from multiprocessing import parent_process
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.core.foreign import whole
+from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount
 from gap_vla.phases.objective import Objective, default_penalty
+
+T = TypeVar("T")
 
 MIN_SIZE = 3
 """Default least number of samples of a segment."""
@@ -18,6 +26,14 @@ EXACT_UP_TO = 10_000
 """Recordings up to this long are searched without a bound on the segment; longer ones with `LONG_SEGMENT`."""
 
 LONG_SEGMENT = 2_000
+
+MILLION = 1_000_000
+
+PAIRS_WORTH_A_THREAD = MILLION
+"""Below this many segments a search takes less than a second, and starting a thread (0.1 ms) would be felt."""
+
+ASK = 0.1
+"""Seconds between two looks whether a search has ended."""
 
 
 def segment(
@@ -97,7 +113,8 @@ def segment(
     from gap_vla.phases.search import optimal_with_prices
 
     prices = _prices(len(motion), float(penalty), free, bounds[2])
-    start, cost = optimal_with_prices(objective.tables(motion), prices, *bounds, objective.mean)
+    start = np.full(len(motion) + 1, -1)
+    cost = _searched(optimal_with_prices, motion, prices, start, bounds, objective)
     if not np.isfinite(cost):
         raise MotionError(
             f"{motion.where}: {len(motion)} samples cannot be cut into segments of {min_size} to {bounds[1]} samples "
@@ -136,7 +153,8 @@ def _with_number(motion: Motion, objective: Objective, number: int, bounds: tupl
         )
     from gap_vla.phases.search import optimal_table
 
-    start, cost = optimal_table(objective.tables(motion), int(number), *bounds, objective.mean)
+    start = np.full((number + 1, len(motion) + 1), -1, np.int32)
+    cost = _searched(optimal_table, motion, number, start, bounds, objective)
     if not np.isfinite(cost):
         raise MotionError(
             f"{motion.where}: {number} change points do not fit {len(motion)} samples with min_size {min_size}, "
@@ -146,6 +164,54 @@ def _with_number(motion: Motion, objective: Objective, number: int, bounds: tupl
     for row in range(number, 0, -1):
         end = points[row - 1] = start[row, end]
     return points
+
+
+def _searched(
+    search: Callable[..., float],
+    motion: Motion,
+    price_or_number: np.ndarray | int,
+    start: np.ndarray,
+    bounds: tuple[int, int, int],
+    objective: Objective,
+) -> float:
+    """The cost that a compiled search finds, which fills `start`. What takes long runs in a thread of its own, without
+    Python's lock, so that Ctrl-C is heard and stderr says how far it is; not in a worker, whose parent does."""
+    arguments = objective.tables(motion), price_or_number, start, *bounds, objective.mean
+    total = _pairs(len(motion), bounds)
+    if total < PAIRS_WORTH_A_THREAD or parent_process() is not None:
+        return search(*arguments)
+    what = f"change points of {motion.where}, {len(motion):,} samples"
+    progress = Progress(what, total // MILLION, "million pair", after=PATIENCE, out=sys.stderr)
+
+    def say() -> None:
+        ends = start if start.ndim == 1 else start.max(axis=0)
+        progress.update(_pairs(int(np.flatnonzero(ends >= 0).max(initial=0)), bounds) // MILLION)
+
+    return interruptible(lambda: search(*arguments), say)
+
+
+def interruptible(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
+    """What `work` returns, done in a thread of its own: Ctrl-C is heard and `meanwhile` called every tenth of a second,
+    also where `work` waits in compiled code, which then goes on until it or the program ends."""
+    found: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as problem:
+            found.set_exception(problem)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([found], ASK).done:
+        meanwhile()
+    return found.result()
+
+
+def _pairs(end: int, bounds: tuple[int, int, int]) -> int:
+    """How many segments are looked at up to an end."""
+    _, most, jump = bounds
+    whole_ones = min(end, most)
+    return (whole_ones * (whole_ones + 1) // 2 + (end - whole_ones) * most) // jump**2
 
 
 def _prices(steps: int, penalty: float, free: Sequence[int] | np.ndarray, jump: int) -> np.ndarray:

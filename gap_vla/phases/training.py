@@ -116,8 +116,9 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
     held_losses: list[float] = []
     kept = 0
     best: dict[str, np.ndarray] = {}
-    progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE, out=sys.stderr)
-    for _ in range(epochs):
+    progress = Progress("LSTM of ρ", epochs * sum(lengths), "step", after=PATIENCE, out=sys.stderr)
+    said = f"epoch 1 of {epochs}"
+    for epoch in range(epochs):
         # neighbours in length share a batch, so that little is padded
         order = sorted(range(len(examples)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -125,8 +126,9 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
         loss_sum = weight_sum = 0.0
         for batch in batches:
             x, y, w = (_padded(arrays) for arrays in zip(*(examples[i] for i in batch)))
-            state = None
+            state, ends = None, np.array([lengths[i] for i in batch])
             for part in _pieces(x.shape[1], piece):
+                progress.advance(int((ends.clip(max=part.stop) - ends.clip(max=part.start)).sum()), said)
                 logits, state = model(x[:, part], state)
                 state = (state[0].detach(), state[1].detach())
                 loss, total = _weighted_loss(logits, y[:, part], w[:, part])
@@ -144,7 +146,7 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
             held_losses.append(_held_out_loss(model, held_out, batch_size))
         if not best or not held_out or held_losses[-1] <= held_losses[kept]:
             kept, best = len(losses) - 1, _parameters(model)
-        progress.update(len(losses), f"loss {losses[-1]:.3g}")
+        said = f"epoch {epoch + 2} of {epochs}, loss {losses[-1]:.3g}"
     return Trained(best, losses, held_losses, kept)
 
 

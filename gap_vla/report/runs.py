@@ -66,8 +66,9 @@ class Run:
         own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
         config.section("model", {})
         own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))
-        found = Section.read(run.summary, ReportError) if run.complete else Section(own, str(run.summary), ReportError)
-        if run.complete:
+        complete = run.complete  # asked once: it may end meanwhile
+        found = Section.read(run.summary, ReportError) if complete else Section(own, str(run.summary), ReportError)
+        if complete:
             found.require("seconds", "rollouts")
             train = config.section("train")
             asked = None if train.values.get("epochs") else train.whole("steps", 0, STEPS)
@@ -81,7 +82,7 @@ class Run:
         found.section("origin", {})
         for part in ("validation", "training"):
             require_measurements(found.section(part, {}))
-        if run.dataset.exists() and run.complete:
+        if run.dataset.exists() and complete:
             made = found.section("dataset", {}).section("identity", {}).values
             now = Section.read(run.dataset, ReportError).values
             if other := [key for key, value in now.items() if key != "rlds" and made.get(key, value) != value]:
@@ -109,7 +110,7 @@ class Run:
                     raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
                 if odd := odd_parts(evaluations[variant], records):
                     raise ReportError(f"{played}: {odd[0]} is other than {run.summary} says; copy the run again")
-        if run.complete and "eval" in config:
+        if complete and "eval" in config:
             require_asked(found, rollouts, config.section("eval"))
             require_settings(found, config)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})
@@ -118,7 +119,7 @@ class Run:
             if found.values.get(key, right) != right:
                 raise found.refuse(key, "that of its first evaluation; copy the run again")
         require_sealed(run, found)
-        return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
+        return cls(run.path, config.values, found.values if complete else {}, evaluations, rollouts)
 
     @property
     def task(self) -> str:
@@ -148,9 +149,11 @@ class Run:
     @property
     def store(self) -> Path | None:
         """The episode store that it was trained on: as its summary says, or below the `data.root` that was corrected
-        since; seen from here or from beside its `runs`."""
+        since; seen from here or from beside its `runs`. None: it is not there, or no summary names it."""
         dataset = self.summary.get("dataset", {})
-        recorded = Path(dataset.get("store") or dataset.get("path", ""))
+        if not (named := dataset.get("store") or dataset.get("path")):
+            return None
+        recorded = Path(named)
         if not (self.small or "store" in dataset) and len(recorded.parents) > 3:
             # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
             recorded = recorded.parents[3] / "store" / recorded.parents[1].name

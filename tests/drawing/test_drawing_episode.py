@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.outputs import OutputError
 from gap_vla.drawing.episode import (
     LABEL,
     SIDE,
@@ -142,6 +143,16 @@ def test_cells_are_escaped_unless_they_are_made_here():
     table = html_table([("a", "b"), ("<i>", link("x?a=1&b", "go"))], ["error"])
     assert '<tr class="error"><td>&lt;i&gt;</td><td><a href="x?a=1&amp;b">go</a></td></tr>' in table
     assert page("t & u", table).count("t &amp; u") == 2
+
+
+def test_an_ffmpeg_without_the_encoder_reads_and_does_not_write(view, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text('#!/bin/sh\n[ "$1" = -version ] && echo ffmpeg version 6 || echo "Encoders:\n V..... mpeg4"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    assert working_ffmpeg(tmp_path / "x.mp4", EpisodeError) == str(program)
+    with pytest.raises(OutputError, match=r"x\.mp4: .*ffmpeg is an ffmpeg without libx264; name another with IMAGEIO"):
+        write_episode_video(view, tmp_path / "x.mp4")
 
 
 def test_ctrl_c_for_the_command_does_not_end_the_program_that_a_video_is_read_with(tmp_path, monkeypatch):

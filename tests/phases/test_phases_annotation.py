@@ -21,7 +21,7 @@ from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_anno
 from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
 from gap_vla.phases.methods import OPTIONS, USED, Options
-from gap_vla.phases.pages import report_page
+from gap_vla.phases.pages import report_page, view_of
 
 
 def demo(seed, turns=4, leg=20, arms=1):
@@ -92,11 +92,13 @@ def test_what_each_method_makes_of_the_same_change_points():
     assert annotate(one, method="column", rho="hard").rho[0].tolist() == hard.tolist()
 
 
-def test_equal_bits_for_one_process_and_for_several():
+def test_equal_bits_for_one_process_and_for_several(monkeypatch, capsys):
+    monkeypatch.setattr("gap_vla.phases.annotator.PATIENCE", 1e-9)
     alone, together = (annotate(DEMOS, seed=4, epochs=2, workers=n) for n in (1, 2))
     assert alone.identity == together.identity and alone.report == together.report
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.rho, together.rho))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.change_points, together.change_points))
+    assert "change points: 0/6 episodes" in capsys.readouterr().err, "before the first of several processes is done"
     assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
 
 
@@ -233,7 +235,7 @@ def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line
     path = tmp_path / "estimator.json"
     record = json.loads(path.read_text())
     assert record["settings"]["epochs"] == 2
-    del record["report"]["kept_epoch"]
+    del record["report"]["kept_epoch"], record["record_hash"]
     path.write_text(json.dumps(record))
     again = load_annotator(tmp_path).annotate(DEMOS)
     assert again.rho[0].tobytes() == annotation.rho[0].tobytes() and describe(again.report)
@@ -507,6 +509,7 @@ def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on
         with pytest.raises(MotionError, match="episode 1: gripper openings are"):
             annotate([fitted, other], method="gaussian")
     assert annotate([metres.replace(metadata={OPENING_UNIT: b"m"})], method="gaussian")  # as h5py gives texts
+    assert view_of(metres.replace(metadata={OPENING_UNIT: b"m"})).signals[-1].name == "fingers (mm)"
     for odd in ("rad", None):
         with pytest.raises(MotionError, match="opening_unit of the metadata is"):
             annotate([metres.replace(metadata={OPENING_UNIT: odd})], method="gaussian")
@@ -517,6 +520,13 @@ def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
     with pytest.raises(MotionError, match="dead_band has 3 numbers; with extra columns give a fourth"):
         annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3))
     assert annotate(DEMOS[:1], method="gaussian", extra=extra, dead_band=(1e-3, 1e-2, 1e-3, 0))
+
+
+def test_a_dead_band_of_numpys_numbers_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    band = [np.float32(0.001), np.float64(0.01), 0]
+    annotation = annotate(DEMOS[:1], method="gaussian", dead_band=band)
+    assert load_annotator(annotation.save(tmp_path)).options.dead_band[:3] == tuple(map(float, band))
 
 
 class Shuffled(list):

@@ -138,7 +138,8 @@ def test_long_fits_say_how_far_they_are_and_short_ones_are_quiet(capsys, monkeyp
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("gap_vla.phases.training.PATIENCE", 1e-9)
     loud = PhaseEstimator(epochs=2).fit([motion], [points])
-    assert "LSTM of ρ: 1/2 epochs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "LSTM of ρ: 60/120 steps" in said and "epoch 1 of 2" in said, "before the first epoch is over"
     assert all(a.tobytes() == b.tobytes() for a, b in zip(quiet.weights, loud.weights))
 
 
@@ -281,11 +282,21 @@ def test_saved_and_loaded_it_gives_the_same_bits(trained, tmp_path):
     [
         ({"format": 2}, "format is 2; it must be 1"),
         ({"settings": {"foo": 1}}, "this version knows no setting foo; make it again"),
+        ({"report": {"held_out_recordings": 1, "held_out_calibration": {"error": 0.1, "bins": None}}}, "bins is null"),
+        (
+            {"report": {"held_out_recordings": 1, "held_out_calibration": {"error": 0.1, "bins": [{"rho": 1}]}}},
+            r"bins\[0\].observed is missing",
+        ),
     ],
 )
-def test_an_estimator_of_another_version_is_refused_by_its_file(change, said, trained, tmp_path):
+def test_an_estimator_that_was_changed_or_is_of_another_version_is_refused_by_its_file(change, said, trained, tmp_path):
     path = trained.save(tmp_path) / "estimator.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    record = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps(record))
+    with pytest.raises(MotionError, match=r"estimator\.json was changed; make both again or copy them again"):
+        PhaseEstimator.load(tmp_path)
+    del record["record_hash"]  # as before 0.2
+    path.write_text(json.dumps(record))
     with pytest.raises(MotionError, match=rf"estimator\.json.*{said}"):
         PhaseEstimator.load(tmp_path)
 

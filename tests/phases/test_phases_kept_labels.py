@@ -82,6 +82,13 @@ def test_arrays_that_are_not_those_that_were_written_are_refused(kept):
         Annotation.load(kept)
 
 
+def test_a_report_that_is_not_what_was_written_is_refused(kept):
+    path = kept / "labels.json"
+    path.write_text(path.read_text().replace('"steps": 80', '"steps": 90'))
+    with pytest.raises(MotionError, match=r"labels.json was changed; make both again or copy them again"):
+        Annotation.load(kept)
+
+
 def test_labels_beside_another_annotator_are_refused(kept, tmp_path):
     other = Annotation.load(kept).annotator
     dataclasses.replace(other, seed=other.seed + 1).save(tmp_path / "other")

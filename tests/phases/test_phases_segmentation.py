@@ -1,7 +1,11 @@
 """M2 and M3: the cost, the exact search, and what they do not depend on."""
 
+import contextlib
 import functools
 import itertools
+import re
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -294,6 +298,29 @@ def test_what_does_not_fit_is_said():
         segment_cost(*path, [5, 5])
     with pytest.raises(MotionError, match='"sum" or "mean"'):
         segment(*path, reduction="median")
+
+
+def test_ctrl_c_ends_a_long_search_at_once_which_says_how_far_it_is(monkeypatch, capsys):
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(1500, 3)), axis=0)
+    found = segment(walk, penalty=3.0)
+    monkeypatch.setattr("gap_vla.phases.segmentation.PATIENCE", 1e-9)
+    monkeypatch.setattr("gap_vla.phases.segmentation.ASK", 1e-3)
+    monkeypatch.setattr("gap_vla.phases.segmentation.MILLION", 1000)
+    monkeypatch.setattr("gap_vla.phases.segmentation.PAIRS_WORTH_A_THREAD", 1000)
+    np.testing.assert_array_equal(segment(walk, penalty=3.0), found)
+    assert re.search(r"^change points of .*, 1,500 samples: \d+/1125 million pairs", capsys.readouterr().err)
+    ended = threading.Event()
+
+    def deaf(*_):
+        with contextlib.suppress(KeyboardInterrupt):  # which compiled code does not hear
+            signal.raise_signal(signal.SIGINT)
+            ended.wait(60)
+        return np.inf
+
+    monkeypatch.setattr("gap_vla.phases.search.optimal_table", deaf)
+    with pytest.raises(KeyboardInterrupt):
+        segment(walk, n_change_points=3)
+    ended.set()
 
 
 @pytest.mark.slow

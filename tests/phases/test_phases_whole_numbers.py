@@ -42,6 +42,7 @@ def test_a_bound_of_few_bits_is_the_same_bound(monkeypatch):
         ({"dead_band": (1,)}, "dead_band is 3 or 4 numbers"),
         ({"dead_band": 1.0}, "dead_band is 3 or 4 numbers"),
         ({"dead_band": (1, 1, "a")}, "dead_band must be finite"),
+        ({"dead_band": ([1], [2, 3], [3])}, "dead_band must be finite"),
         ({"dead_band": {"position": None}}, "dead_band must be finite"),
         ({"smooth": 3.0}, "smooth is 3.0; it must be a whole number"),
         ({"smooth": "3"}, "smooth is '3'; it must be a whole number"),
@@ -59,6 +60,13 @@ def test_weights_widths_and_windows_are_numbers(options, said, monkeypatch):
     if "dead_band" in options and not isinstance(options["dead_band"], dict):
         with pytest.raises(MotionError, match=said):
             Options(**options)
+
+
+@pytest.mark.parametrize("rho", [["lstm"], {"a": 1}, "nothing"])
+def test_a_way_to_make_rho_is_one_of_those_there_are(rho, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    with pytest.raises(MotionError, match="rho is one of lstm, hard, gaussian, fixed, not "):
+        Options.of({"rho": rho})
 
 
 @pytest.mark.parametrize("fit", [[True, False], [-1], [2]])

@@ -163,6 +163,9 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
         json.dumps({**config, "model": {"encoder": "small"}, "data": {"root": "archive"}})
     )
     assert Run.read("runs/assembly/gap-seed0").store.resolve() == tmp_path / "project" / "archive/store/assembly-1"
+    (path / "summary.json").unlink()
+    monkeypatch.chdir(tmp_path / "project" / "archive/store/assembly-1")
+    assert Run.read(path).store is None, "a run that is not finished names none, whatever lies in the present folder"
 
 
 EVALUATED = {**evaluation_of({5: True}, ("reach",)), "videos": []}
@@ -657,6 +660,13 @@ def test_no_control_character_of_a_folders_name_reaches_the_page(runs, tmp_path)
     shutil.copytree(runs[0], odd)
     page = write_report([odd], tmp_path / "r.html", command="make \x1b[31m").read_text()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page) and "<pre>make \ufffd[31m</pre>" in page
+
+
+def test_a_run_that_ends_while_it_is_read_is_shown_as_it_was_at_first(tmp_path, monkeypatch):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    seen = iter([False])
+    monkeypatch.setattr("gap_vla.report.runs.RunDirectory.complete", property(lambda _: next(seen, True)))
+    assert not Run.read(path).summary and Run.read(path).summary["seconds"]
 
 
 def test_a_run_that_is_moved_while_it_is_read_is_said_to_be_so(tmp_path):

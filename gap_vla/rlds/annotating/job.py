@@ -146,8 +146,8 @@ def require_of_labels(annotator: Path) -> None:
     it is in was written with another."""
     if annotator.name == "annotator" and made_by(annotator.parent):
         written = Section.read(annotator.parent / FOLDER_MARK, AnnotationError).section("files", {}).values
-        mark = written.get("annotator/annotator.json")  # which says of the others what they hold
-        if mark and file_mark((annotator / "annotator.json").resolve()) != mark:
+        marks = {name: mark for name, mark in written.items() if name.startswith("annotator/")}
+        if any(file_mark((annotator.parent / name).resolve()) != mark for name, mark in marks.items()):
             raise AnnotationError(
                 f"{annotator} is not what was written with {annotator.parent}; copy it again, or use your own from "
                 "another place"
@@ -195,7 +195,7 @@ def require_numbers(name: str, shape: Sequence[int | None], dtype: np.dtype, whe
 
 
 def require_pair(found: Iterable[str], where: object) -> None:
-    """Raises AnnotationError: one of the two labels is there without the other, which annotate does not write."""
+    """Raises AnnotationError: of the two labels all episodes together have one, and annotate writes both."""
     if len(lone := {*found} & {*LABELS}) == 1:
         raise AnnotationError(
             f"{where}: {min(lone)!r} without {min({*LABELS} - lone)!r}, no label of ours; rename it first"
