@@ -342,7 +342,7 @@ def test_a_checkpoint_that_cannot_be_fetched_says_what_to_do(path: str, monkeypa
 
 
 def test_a_download_that_fails_without_a_reason_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, name: str, timeout: float) -> str:
+    def fail(self: Any, name: str, **how: Any) -> str:
         raise OSError
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
