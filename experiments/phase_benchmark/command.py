@@ -94,7 +94,7 @@ def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> 
 
         def write(results: dict[str, Any], path: Path = path) -> None:
             content_of = {"recordings": counts, "content": content, "results": results}
-            write_output(path, "phase_benchmark", json.dumps(content_of, indent=2))
+            write_output(path, "phase_benchmark", json.dumps(content_of))
 
         def keep(results: dict[str, Any], old: dict[str, Any] = old, new: dict[str, Any] = new) -> None:
             new |= results
