@@ -156,6 +156,19 @@ def test_every_task_has_an_experiment_file_of_its_own():
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": 3}, "train is 3; give keys and their values"),
+        ({"train": {"steps": {"many": 9}}}, "train.steps is one value, not a section"),
+        ("train", "a change is 'train'; give keys and their values"),
+    ],
+)
+def test_changes_of_another_form_are_named(change, words):
+    with pytest.raises(ConfigError, match=words):
+        experiment(FinetuneConfig, "threading", [change], {"short": {}}, "short")
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--config.model.depth=1"], "unknown configuration key model.depth (known here: "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -55,6 +56,9 @@ def load_config(path_and_profile: str) -> ConfigDict:
         exec(compile(decode_source(content(Path(path), ConfigError)), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
+        needs = inspect.signature(module.get_config).parameters.values()
+        if not profile and any(one.default is one.empty and one.kind < one.VAR_POSITIONAL for one in needs):
+            raise ConfigError(f"{path} is for several profiles; name one: --config {path}:PROFILE")
         config = module.get_config(profile) if profile else module.get_config()
     if changed := [one for one in unusual_settings() if one not in before]:
         raise ConfigError(f"{path} changes {changed[0]} for all that follows; leave it as it is")

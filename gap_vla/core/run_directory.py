@@ -218,7 +218,11 @@ class RunDirectory:
     def _require_same(self, config: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> None:
         """Raises ConfigError: it was trained with another configuration or on other data."""
         if dataset is not None:
-            stored = Section.read(self.dataset, ConfigError).values if self.dataset.exists() else {}  # older versions
+            if not self.dataset.exists():
+                raise ConfigError(
+                    f"{self.dataset} is missing; copy the run again, or start another with --run-name NAME"
+                )
+            stored = Section.read(self.dataset, ConfigError).values
             made_from = json.loads(json.dumps(dataset))
             if (changed := differences(stored, made_from)).keys() == {SOURCE_HASH}:
                 raise ConfigError(
@@ -292,10 +296,18 @@ class RunDirectory:
             aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in left]
             if not any(path.exists() for path in aside):
                 break
+        moved: list[tuple[Path, Path]] = []
         for path, new in zip(left, aside):
             if path.exists() and not _only_locks(path):
-                path.rename(new)
-                print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+                try:
+                    path.rename(new)
+                except OSError:  # as of a folder in the lower layer of an overlay
+                    for old, kept in reversed(moved):
+                        kept.rename(old)
+                    raise
+                moved.append((path, new))
+        for path, new in moved:
+            print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
 
 
 def killed_saves(state: Path) -> list[Path]:

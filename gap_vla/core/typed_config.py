@@ -35,11 +35,19 @@ def choose(value: str, choices: Sequence[str], what: str, error: type[Exception]
 
 
 def apply_changes(values: dict[str, Any], changes: Mapping[str, Any], where: str = "") -> None:
-    """Writes `changes` into the nested `values`, which must have these keys already; `where` prefixes their names."""
+    """Writes `changes` into the nested `values`, which must have these keys already; `where` prefixes their names.
+
+    Raises ConfigError: an unknown key, keys in the place of a value, or a value in that of keys.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"{where.rstrip('.') or 'a change'} is {changes!r:.60}; give keys and their values")
     for key, value in changes.items():
         if key not in values:
             raise ConfigError(f"unknown configuration key {where}{key}{nearest(key, values, '; did you mean {}?')}")
-        if isinstance(value, Mapping) and key != "options":
+        section = isinstance(values[key], Mapping) and key != "options"
+        if section or (isinstance(value, Mapping) and key != "options"):
+            if not section:
+                raise ConfigError(f"{where}{key} is one value, not a section; give it without keys")
             apply_changes(values[key], value, f"{where}{key}.")
         else:
             values[key] = value

@@ -21,7 +21,7 @@ from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, re
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
 from gap_vla.demos import fields
-from gap_vla.demos.hdf5_storage import is_cut_off
+from gap_vla.demos.hdf5_storage import is_cut_off, short_chunk
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
@@ -159,6 +159,11 @@ def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
     if found.id.get_type().get_class() not in _NUMBERS:
         kind = f"{found.dtype.base}{[*found.dtype.shape]}" if found.dtype.shape else "no numbers"
         raise EpisodeError(f"{where}: {path!r} holds {kind}; write one row of numbers per step")
+    scale = {name: attribute_of(found, name) for name in ("scale_factor", "add_offset")}  # as netCDF packs numbers
+    if scale["scale_factor"] not in (None, 1) or scale["add_offset"] not in (None, 0):
+        told = ", ".join(f"{name} {value}" for name, value in scale.items() if value is not None)
+        raise EpisodeError(f"{where}: {path!r} is packed ({told}); write the numbers themselves")
+    require_whole_chunks(found, f"{where}: {path!r}")
     values = found[()]
     return values.view(np.uint8) != 0 if values.dtype == bool else values
 
@@ -168,6 +173,7 @@ def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
         raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step, or per episode of a mask")
+    require_whole_chunks(found, f"{where}: {path!r}")
     with refusing(f"{where}: {path!r}", "write it again as UTF-8", EpisodeError):
         return [fields.decoded(value) for value in found[()]]
 
@@ -263,6 +269,14 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
             f"{where}: parts of {path!r} were never written; the recording was cut off, get it again{made}"
         )
     return found
+
+
+def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
+    """Raises EpisodeError: a compressed chunk of it holds less than it is to hold."""
+    if (short := short_chunk(found)) is not None:
+        raise EpisodeError(
+            f"{where}: the chunk from {short} on holds less than a chunk; the recording was cut off there"
+        )
 
 
 def require_steps(demo: h5py.Group, steps: int, where: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+_GZIP, _SHUFFLE, _CHECKSUM = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
 _BLOCK = 4096
 """Bytes of which a file system says together that they are a hole."""
 
@@ -35,6 +38,29 @@ def filters_of(found: h5py.Dataset) -> list[int]:
     """The numbers of the filters, such as compression, that an array goes through."""
     plan = found.id.get_create_plist()
     return [plan.get_filter(place)[0] for place in range(plan.get_nfilters())]
+
+
+def short_chunk(found: h5py.Dataset) -> tuple[int, ...] | None:
+    """Where in an array begins a chunk that gzip unpacks to less than a chunk is. HDF5 takes what lies behind it in
+    memory for the rest, or ends the process by SIGSEGV. None: there is none, or the array goes through other filters.
+    What cannot be unpacked is HDF5's to name."""
+    applied = filters_of(found)
+    if not applied or {*applied} - {_GZIP, _SHUFFLE, _CHECKSUM}:
+        return None
+    size = math.prod(found.chunks) * found.id.get_type().get_size()
+    for chunk in chunks_of(found):
+        left_out, held = found.id.read_direct_chunk(chunk.chunk_offset)
+        for at, number in reversed([*enumerate(applied)]):
+            if left_out >> at & 1:
+                continue
+            if number == _CHECKSUM:
+                held = held[:-4]
+            if number == _GZIP:
+                with contextlib.suppress(zlib.error):
+                    held = zlib.decompressobj().decompress(held, size + 4)
+        if len(held) < size:
+            return tuple(chunk.chunk_offset)
+    return None
 
 
 def _is_hole(path: Path, start: int, size: int, row: int) -> bool:

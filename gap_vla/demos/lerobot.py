@@ -151,8 +151,14 @@ class LeRobot(NamedArrays):
         return {table: columns_of(table) for table in {place.table for place in self.places}}
 
     def _success(self) -> list[str]:
-        """The column that says it, of those that info.json declares, or none."""
-        return [key for key in SUCCESS if key in self._features][-1:]
+        """The column that says it, of those that info.json declares, or none. Raises EpisodeError: no table has it."""
+        declared = [key for key in SUCCESS if key in self._features]
+        found = [key for key in declared if any(key in held for held in self._held.values())]
+        if declared and not found:
+            raise EpisodeError(
+                f"{self.path}: info.json declares {declared[-1]!r}, which no table has; download it again"
+            )
+        return found[-1:]
 
     def look(self) -> None:
         progress = Progress(f"look at {self.path}", len(self.places), "episode", after=PATIENCE, out=sys.stderr)

@@ -36,6 +36,10 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
+METRES = ("", "m", "meter", "meters", "metre", "metres")
+"""What an attribute `units` of positions may say."""
+
+
 class RobomimicHDF5(Source):
     """Demonstrations in robomimic's layout; `places` are their names below `data`, in order.
 
@@ -255,6 +259,9 @@ class RobomimicHDF5(Source):
         for arm, (part, width) in itertools.product(range(arms_of(demo, where)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
             rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
+            unit = members.attribute_of(demo[key], "units") or members.attribute_of(demo[key], "unit")
+            if part == "eef_pos" and unit is not None and str(unit).strip().lower() not in METRES:
+                raise EpisodeError(f"{where}: {key!r} says that it is in {unit!r}; convert it to m, and the attribute")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"

@@ -134,7 +134,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     again = np.concatenate(twice)
     if (chance := float(np.sqrt(squared(again, actions["none"][: len(again)])).mean())) > VISIBLE:
         what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
-        warnings.warn(f"{what}; `change` is no less than that, whatever it needs", stacklevel=2)
+        warnings.warn(f"{what}; a `change` of that size says nothing", stacklevel=2)
     return _measure(recordings, actions, recorded, squared)
 
 

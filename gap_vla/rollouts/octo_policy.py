@@ -255,5 +255,7 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
             raise PolicyError("the checkpoint's statistics have no entry 'action', so it cannot act; copy it again")
         raise PolicyError(f"the checkpoint has statistics of several datasets; choose one with --dataset: {names}")
     if needs_proprio and "proprio" not in found:
-        raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
+        raise PolicyError(
+            "the checkpoint takes proprioception, but dataset_statistics.json has no entry 'proprio'; copy it again"
+        )
     return found

@@ -217,7 +217,9 @@ class RemotePolicy:
                 if self._keeps and episode in self._answered - self.forgotten:
                     self.forgotten.add(episode)
                     problem = f"has lost the connection of episode {episode} and forgotten what it was shown"
-                    warnings.warn(f"{self.address} {problem}; play it anew, as evaluate does", stacklevel=3)
+                    warnings.warn(
+                        f"{self.address} {problem}; play it anew (evaluate does; give the command again)", stacklevel=3
+                    )
             asked = time.monotonic()
             try:
                 with contextlib.suppress(TimeoutError):  # what lies there already answers no observation

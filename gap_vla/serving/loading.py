@@ -206,6 +206,9 @@ def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> Load
     if said.get("answers") == "chunks" and keys.execute > 1 and isinstance(window, int) and window > 1:
         problem = f"{policy.address} serves a policy that was trained on {window} steps in a row"
         warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
+    if trained and size is not None and not (type(size) is int and 0 < size <= 4096):
+        policy.close()
+        raise PolicyError(f"{policy.address} says that its pictures have image_size {shown(size)}; repair the server")
     if type(size) is int and 0 < size <= 4096:
         if sent not in (None, size):
             policy.close()

@@ -156,28 +156,25 @@ class PolicyServer:
             reason = f"{self._open} connections are open, as many as there may be"
             return await connection.close(CloseCode.TRY_AGAIN_LATER, reason)
         self._open += 1
+        run = functools.partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        episode, problem = next(self._episodes), None
         try:
-            await self._converse(connection, next(self._episodes))
+            if (problem := await run(_caught, self._policy.reset, [episode])) is not None:
+                return await connection.send(problem)
+            answer: bytes | str = self._greeting
+            while True:
+                async with asyncio.timeout(self._limits.idle):
+                    await connection.send(answer)
+                    message = await connection.recv(decode=False)
+                answer = await run(self._answer, message, episode)
         except ConnectionClosed:
             pass  # clients come and go
         except TimeoutError:
             await connection.close(CloseCode.POLICY_VIOLATION, f"idle for {self._limits.idle:g} s")
         finally:
-            self._open -= 1
-
-    async def _converse(self, connection: ServerConnection, episode: int) -> None:
-        run = asyncio.get_running_loop().run_in_executor
-        answer: bytes | str = self._greeting
-        if (problem := await run(self._thread, _caught, self._policy.reset, [episode])) is not None:
-            return await connection.send(problem)
-        try:
-            while True:
-                async with asyncio.timeout(self._limits.idle):
-                    await connection.send(answer)
-                    message = await connection.recv(decode=False)
-                answer = await run(self._thread, self._answer, message, episode)
-        finally:
-            await run(self._thread, _caught, forget, self._policy, [episode])
+            self._open -= 1  # before the policy is told, which may take long: the next client comes at once
+            if problem is None:
+                await run(_caught, forget, self._policy, [episode])
 
     def _answer(self, message: bytes, episode: int) -> bytes | str:
         started = time.perf_counter()

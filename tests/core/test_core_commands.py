@@ -310,6 +310,10 @@ def test_a_mistake_is_one_line_and_status_2(line, arguments, words, tmp_path, mo
         ("def get_config(profile=''):\n    return missing\n", "line 2: NameError"),
         ("import nowhere\n", "line 1: ModuleNotFoundError"),
         ("def get_config():\n    return 3\n", "it must return a ConfigDict"),
+        (
+            "def get_config(profile):\n    return profile\n",
+            r"for several profiles; name one: --config .*:PROFILE",
+        ),
         ("x = '\x00'\n", "SyntaxError"),
         ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
     ],

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.hdf5_members import attributes_of_data, opened, require_sound
+from gap_vla.demos.hdf5_storage import short_chunk
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,23 @@ def _rows(file: h5py.File) -> None:
     actions = file["data/demo_1/actions"][()].astype(np.float64)
     del file["data/demo_1/actions"]
     file["data/demo_1"].create_dataset("actions", (len(actions),), np.dtype((np.float64, (7,))))[...] = actions
+
+
+def _unit(path: str, **said: Any) -> Callable[[h5py.File], None]:
+    return lambda file: file[path].attrs.update(said)
+
+
+def _short(path: str, *, packed: bool = True) -> Callable[[h5py.File], None]:
+    """The last chunk holds half of what a chunk holds; the library itself never writes such a one."""
+
+    def change(file: h5py.File) -> None:
+        values = file[path][()]
+        del file[path]
+        half, where = values[4:6].tobytes(), (4, *(0 for _ in values.shape[1:]))
+        made = file.create_dataset(path, data=values, compression="gzip", shuffle=True, chunks=(4, *values.shape[1:]))
+        made.id.write_direct_chunk(where, zlib.compress(half) if packed else half, 0 if packed else 0b10)
+
+    return change
 
 
 def _elsewhere(file: h5py.File) -> None:
@@ -137,6 +156,11 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_rows, r"episode demo_1: 'actions' holds float64\[7\]; write one row of numbers per step"),
         (_compressed_elsewhere, r"demo_1: this HDF5 library lacks its compression; .* h5repack -f GZIP=4"),
         (_huge, "episode demo_1: 'actions': declares .* bytes and stores 0"),
+        (_short("data/demo_1/actions"), r"demo_1: 'actions': the chunk from \(4, 0\) on holds less than"),
+        (_short("data/demo_1/obs/agentview_image"), r"agentview_image': the chunk from \(4, 0, 0, 0\) on holds less"),
+        (_short("data/demo_1/obs/robot0_eef_pos", packed=False), r"_eef_pos': the chunk from \(4, 0\) on holds less"),
+        (_unit("data/demo_1/obs/robot0_eef_pos", units="mm"), "eef_pos' says that it is in 'mm'; convert it"),
+        (_unit("data/demo_1/obs/robot0_eef_pos", scale_factor=0.001), r"is packed \(scale_factor 0.001\); write"),
         (_never_written("data/demo_1/actions", chunks=(4, 7)), "demo_1: parts of 'actions' were never written"),
         (_never_written("data/demo_1/obs/robot0_eef_pos"), "demo_1: parts of 'obs/robot0_eef_pos' were never written"),
         (_never_written("data/demo_1/obs/agentview_image"), "parts of 'obs/agentview_image' were never written"),
@@ -173,6 +197,20 @@ def test_what_is_no_demonstration_is_refused_in_one_line(
     with pytest.raises(EpisodeError, match=message) as error:
         list(open_source(file))
     assert str(error.value).startswith(f"{file}") and len(str(error.value).splitlines()) == 1
+
+
+def test_arrays_through_every_order_of_usual_filters_are_whole(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        values = stored["data/demo_1/obs/robot0_eef_pos"][()]
+        for number, how in enumerate(
+            ({}, {"shuffle": True}, {"fletcher32": True}, {"shuffle": True, "fletcher32": True})
+        ):
+            for pack in ({"compression": "gzip"}, {"compression": "lzf"}, {}):
+                name = f"extra/{number}{len(pack)}{pack.get('compression')}"
+                stored["data"].require_group("more").create_dataset(name, data=values, chunks=(3, 2), **how, **pack)
+        made = []
+        stored["data/more"].visititems(lambda _, item: made.append(item) if isinstance(item, h5py.Dataset) else None)
+        assert len(made) == 12 and [short_chunk(one) for one in made] == [None] * 12
 
 
 def test_a_camera_that_one_demonstration_lacks_is_missed_before_pictures_are_read(file: Path) -> None:

@@ -250,7 +250,18 @@ def test_success_is_read_under_the_names_that_datasets_have(column: str, tmp_pat
     assert source.mapping()["success"] == f"{column} (stated in 1 of 2, the others count as true)"
     assert "quality" in source.dropped() and column not in source.dropped()
     described(root, lambda info: info["features"].update({"next.success": feature}))
+    assert column not in open_source(root, "lerobot").dropped(), "the other one is in no table"
+    change(root, "data/**/*.parquet", "next.success", lambda _: [False] * 12)
     assert column in open_source(root, "lerobot").dropped(), "another one says it"
+
+
+def test_success_that_is_declared_and_in_no_table_is_not_taken_for_true(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    described(
+        root, lambda info: info["features"].update({"next.success": {"dtype": "bool", "shape": [1], "names": None}})
+    )
+    with pytest.raises(EpisodeError, match=r"info.json declares 'next.success', which no table has; download it again"):
+        open_source(root, "lerobot").read(0, images=False)
 
 
 @pytest.mark.parametrize("said", [[2, 9], [18]])

@@ -520,6 +520,13 @@ def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_p
             load_policy(address, action_dim=7, keys=keys)
 
 
+@pytest.mark.parametrize("size", [10**9, -3, 0, 80.0, "80"])
+def test_a_server_of_ours_whose_pictures_have_no_size_is_refused(size):
+    with greeting(lambda number: {"task": "assembly", "camera": "near", "image_size": size}) as address:
+        with pytest.raises(PolicyError, match=r"says that its pictures have image_size .*; repair the server"):
+            load_policy(address, action_dim=7)
+
+
 def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():
     def twice(connection):
         connection.send(pack({}))
@@ -574,6 +581,19 @@ def test_a_server_without_a_place_is_said_to_have_none_and_how_many_are_needed()
         opened(stack, port)
         with pytest.raises(PolicyUnavailable, match=r"has no place left \(1 connections .*--workers times --slots"):
             RemotePolicy(f"ws://127.0.0.1:{port}", patience=1)
+
+
+class SlowToForget(Counting):
+    def forget(self, episode_ids):
+        time.sleep(0.5)
+        super().forget(episode_ids)
+
+
+def test_a_client_that_has_gone_takes_no_place_while_the_policy_forgets_it():
+    with serving(SlowToForget(), whole_chunks=False, limits=ServerLimits(max_connections=1)) as port:
+        for _ in range(3):
+            with connect(f"ws://127.0.0.1:{port}") as client:
+                assert "policy" in unpack(client.recv(timeout=20))
 
 
 def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_the_evaluation():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import shutil
@@ -102,6 +103,30 @@ def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_asi
         assert (run.path / f"summary-earlier-{number}.json").exists()
         played(run)
         run.summary.write_text("{}")
+
+
+def test_rollouts_that_cannot_be_moved_leave_the_run_as_it_was(tmp_path, monkeypatch, capsys):
+    run, rename = finished_run(tmp_path / "run"), Path.rename
+
+    def refused(path, new):  # as where they lie in the lower layer of an overlay
+        if path == run.rollouts:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
+        return rename(path, new)
+
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    again = RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True)
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="Invalid cross-device link"):
+        again.measure_anew()
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert "is kept as" not in capsys.readouterr().out
+
+
+def test_a_run_that_lost_what_it_was_made_of_is_said_to_have(tmp_path):
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False, dataset={"rlds": "d"})
+    (tmp_path / "run" / "dataset.json").unlink()
+    with pytest.raises(ConfigError, match=r"dataset.json is missing; copy the run again, or start another"):
+        RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={"rlds": "d"})
 
 
 def test_rollouts_of_which_a_kill_left_nothing_but_a_lock_are_not_kept_as_earlier_ones(tmp_path):

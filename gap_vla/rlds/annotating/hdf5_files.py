@@ -21,7 +21,7 @@ from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_members import NEEDED, group_at, has, numbers_at, opened
+from gap_vla.demos.hdf5_members import NEEDED, group_at, has, numbers_at, opened, require_whole_chunks
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_of
@@ -156,6 +156,7 @@ def _require_readable(path: Path) -> None:
             except TypeError as error:
                 unread.setdefault(f"numpy has no such numbers ({one_line(str(error))})", name)
                 continue
+            require_whole_chunks(array, f"{path}, {name}")
             with refusing(f"{path}, {name}: cannot be read", "copy the file again", EpisodeError):
                 for chunk in chunks_of(array):
                     array[tuple(map(slice, chunk.chunk_offset, np.add(chunk.chunk_offset, array.chunks)))]

@@ -237,7 +237,7 @@ def check_rho(episode: Recording) -> Iterator[Finding]:
     labels = {key: episode.fields[key] for key in LABELS if key in episode.fields}
     problems = list(label_problems(labels))
     for text, step in problems:
-        yield Finding("error", "rho", f"{text}; annotate again", episode.name, step)
+        yield Finding("error", "rho", f"{text}; annotate again, or rename it if it is yours", episode.name, step)
     if problems or not labels:
         return
     rho, points = labels["rho"], np.flatnonzero(labels["change_point"])
