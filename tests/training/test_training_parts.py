@@ -55,7 +55,7 @@ def test_a_run_goes_on_only_with_the_data_it_was_trained_on(tmp_path):
 
 def test_a_run_whose_data_nobody_noted_is_not_gone_on_with(tmp_path):
     RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
-    with pytest.raises(ConfigError, match=r"other data .*older version"):
+    with pytest.raises(ConfigError, match=r"dataset.json is missing; copy the run again, or start another"):
         RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={"demos": "x"})
 
 

@@ -122,13 +122,6 @@ def test_rollouts_that_cannot_be_moved_leave_the_run_as_it_was(tmp_path, monkeyp
     assert "is kept as" not in capsys.readouterr().out
 
 
-def test_a_run_that_lost_what_it_was_made_of_is_said_to_have(tmp_path):
-    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False, dataset={"rlds": "d"})
-    (tmp_path / "run" / "dataset.json").unlink()
-    with pytest.raises(ConfigError, match=r"dataset.json is missing; copy the run again, or start another"):
-        RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={"rlds": "d"})
-
-
 def test_rollouts_of_which_a_kill_left_nothing_but_a_lock_are_not_kept_as_earlier_ones(tmp_path):
     run = finished_run(tmp_path / "run")
     shutil.rmtree(run.rollouts)
