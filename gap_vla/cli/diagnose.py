@@ -131,7 +131,7 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if before.exists() and (more := Section.read(before, PolicyError).whole("episodes", 2, MANY)) > len(recordings):
         raise PolicyError(f"{before} is of {more} recordings, and here are {len(recordings)}; give another --out")
     if options.keys:
-        require_shown(options.keys, recordings[0].images if recordings else ())
+        require_shown(options.keys, recordings[0].images if recordings else (), "give recordings that have it")
     if recordings and not recordings[0].images:
         what = "has no pictures, and a diagnosis alters them"
         raise EvaluationError(f"{recordings[0].name} {what}; give recordings with pictures")

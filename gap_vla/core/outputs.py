@@ -82,17 +82,18 @@ def claim(
     if real.is_dir() and kind not in _SEALED:  # results are put into it, as into a container's volume
         require_writable(real, "the folder")
         return path
-    require_no_volume(path)
+    require_no_volume(path, named)
     if real.is_dir() and os.stat(real).st_uid != os.geteuid():  # to move a folder changes it; one's own, `put` opens
         require_writable(real, "the folder")
     require_writable(real.parent, f"the folder of {path}")
     return path
 
 
-def require_no_volume(path: Path) -> None:
+def require_no_volume(path: Path, named: bool = True) -> None:
     """Raises OutputError if a folder is the root of a mounted file system, as a container's volume is."""
     if path.is_dir() and os.path.ismount(os.path.realpath(path)):
-        raise OutputError(f"{path} is a volume, which no folder can take the place of; name one in it, {path / 'NAME'}")
+        advice = f"name one in it, {path / 'NAME'}" if named else "unmount it, or name another output"
+        raise OutputError(f"{path} is a volume, which no folder can take the place of; {advice}")
 
 
 def _require_changeable(path: str | Path) -> None:

@@ -262,15 +262,20 @@ class RunDirectory:
             )
         before = sum(len(of_result(one)) > 1 for one in self._earlier())  # beside "until"
         # first what says that the run is complete; a number of this change's own, as the rest goes with it after a kill
-        self._set_aside(self.summary, self.rollouts, first=before + 1)
-        self._note(self._to_measure_as)
+        moved = self._set_aside(self.summary, self.rollouts, first=before + 1)
+        try:
+            self._note(self._to_measure_as)
+        except OSError:  # as on a full disk
+            _move_back(moved)
+            raise
+        _tell(moved)
         self._to_measure_as = None
 
     def set_metrics_aside(self) -> bool:
         """Keeps what was measured after step 0 under another name, where no state of it is left; False: nothing was."""
         measured = self.metrics.exists() and content(self.metrics).count(b"\n") > 1
         if measured:
-            self._set_aside(self.metrics)
+            _tell(self._set_aside(self.metrics))
         return measured
 
     def _earlier(self) -> list[Any]:
@@ -284,7 +289,7 @@ class RunDirectory:
         write_json(self.config, {**config, EARLIER: [*self._earlier(), last]})
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
-    def _set_aside(self, *paths: Path, first: int = 1) -> None:
+    def _set_aside(self, *paths: Path, first: int = 1) -> list[tuple[Path, Path]]:
         """Under other names with one number, but folders in which nothing is except locks of killed processes.
 
         Args:
@@ -302,12 +307,20 @@ class RunDirectory:
                 try:
                     path.rename(new)
                 except OSError:  # as of a folder in the lower layer of an overlay
-                    for old, kept in reversed(moved):
-                        kept.rename(old)
+                    _move_back(moved)
                     raise
                 moved.append((path, new))
-        for path, new in moved:
-            print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+        return moved
+
+
+def _move_back(moved: list[tuple[Path, Path]]) -> None:
+    for path, kept in reversed(moved):
+        kept.rename(path)
+
+
+def _tell(moved: list[tuple[Path, Path]]) -> None:
+    for path, kept in moved:
+        print(f"resume: the earlier {path.name} is kept as {kept.name}", flush=True)
 
 
 def killed_saves(state: Path) -> list[Path]:

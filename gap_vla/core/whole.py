@@ -167,7 +167,8 @@ def _remove(folder: Path, lock: int) -> None:
 @functools.cache
 def _tell_left(folder: Path) -> None:
     """Once: who claims a place looks at what is left beside it, and who writes there does again."""
-    print(f"note: {folder} cannot be removed (it holds what is another user's, or in use); have it removed", flush=True)
+    why = "its folder is read-only, or it holds what is another user's, or in use"
+    print(f"note: {folder} cannot be removed ({why}); have it removed", flush=True)
 
 
 def make_removable(folder: Path) -> None:

@@ -127,7 +127,9 @@ def _keys(content: Any, file: Path) -> list[Any]:
         nested = [key for key, value in content.items() if isinstance(value, Mapping)]
         odd = [key for key, value in content.items() if not isinstance(value, Mapping | str | int | float | np.generic)]
         if nested and odd:
-            raise EpisodeError(f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is; make a dictionary of each")
+            what = f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is"
+            advice = "make a dictionary of each, or, if this is one demonstration, store its arrays side by side"
+            raise EpisodeError(f"{what}; {advice}")
         return nested if nested else [None]
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
         if not content:

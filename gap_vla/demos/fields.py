@@ -27,6 +27,9 @@ _TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", 
 def as_rows(value: Any, where: str) -> np.ndarray:
     """float32[T, width]. Raises EpisodeError: no such numbers, or one that is not finite in float32."""
     rows = np.asarray(value)
+    if rows.dtype == object and rows.ndim == 2:  # as nulls make it
+        for step, column in [place for place in np.ndindex(rows.shape) if rows[place] is None][:1]:
+            raise EpisodeError(f"{where} is missing at step {step}, column {column}; repair or drop the episode")
     if rows.ndim != 2 or not rows.shape[1] or rows.dtype.kind not in "fiu":
         raise EpisodeError(
             f"{where} is {rows.dtype}{list(rows.shape)}, not numbers of shape (T, width); store one row per step"
@@ -84,7 +87,8 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
 def tell_others(folder: Path, files: Collection[Path], what: str) -> None:
     """Says what lies beside the `files` of a folder, in words of what is done to these alone."""
     if more := sorted(path.name for path in {*folder.iterdir()} - {*files} if path.name[0] != "."):
-        but = f"nor anything else but the {min(files).suffix[1:].lower()} ({len(more)} in all)"
+        kinds = " and ".join(sorted({path.suffix[1:].lower() for path in files}))
+        but = f"nor anything else but the {kinds} ({len(more)} in all)"
         print(f"note: {one_line(more[0], 60)} of {folder} is not {what}, {but}", flush=True)
 
 
@@ -225,7 +229,7 @@ def _letters(name: str) -> str:
 
 def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> None:
     """Raises EpisodeError for times, one number per step, of which one is not later than the one before; or, if they
-    may be `equal`, earlier."""
+    may be `equal` (seconds since 1970 have no fractions in float32), earlier."""
     times = times.reshape(-1) if times.size == len(times) else times
     if times.ndim != 1 or times.dtype.kind not in "fiu":
         return
@@ -234,7 +238,7 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
         now, before = f"{times[step]:g}", f"{times[step - 1]:g}"
         if now == before:  # as nanoseconds since 1970
             now, before = times[step].item(), times[step - 1].item()
-        raise EpisodeError(f"{where} is {now} at step {step}, behind {before}; write it with times that increase")
+        raise EpisodeError(f"{where} is {now} at step {step}, not after {before}; write it with times that increase")
 
 
 ENDS = ("done", "dones", "terminal", "terminals", "terminated", "truncated", "timeouts")
@@ -295,4 +299,5 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting
     if key in ENDS:
         require_ended(what, rows, lasting=lasting)
     if key in TIMES:
-        require_rising(rows, what)
+        coarse = rows.dtype.kind == "f" and np.spacing(np.abs(rows).max()) > 1e-3
+        require_rising(rows, what, equal=bool(coarse))

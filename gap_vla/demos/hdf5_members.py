@@ -38,6 +38,16 @@ _PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_swi
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
 
+_PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
+"""Attributes with which netCDF packs an array's numbers, and what says that nothing is."""
+
+_BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+"""Attributes with which netCDF says which of an array's numbers were measured."""
+
+_SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS", "_Netcdf4Dimid")
+"""Attributes with which HDF5 and netCDF keep what the axes are called."""
+
+
 @contextlib.contextmanager
 def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
     """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
@@ -159,13 +169,11 @@ def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
     if found.id.get_type().get_class() not in _NUMBERS:
         kind = f"{found.dtype.base}{[*found.dtype.shape]}" if found.dtype.shape else "no numbers"
         raise EpisodeError(f"{where}: {path!r} holds {kind}; write one row of numbers per step")
-    scale = {name: attribute_of(found, name) for name in ("scale_factor", "add_offset")}  # as netCDF packs numbers
-    if scale["scale_factor"] not in (None, 1) or scale["add_offset"] not in (None, 0):
-        told = ", ".join(f"{name} {value}" for name, value in scale.items() if value is not None)
-        raise EpisodeError(f"{where}: {path!r} is packed ({told}); write the numbers themselves")
     require_whole_chunks(found, f"{where}: {path!r}")
     values = found[()]
-    return values.view(np.uint8) != 0 if values.dtype == bool else values
+    values = values.view(np.uint8) != 0 if values.dtype == bool else values
+    _require_as_declared(found, values, f"{where}: {path!r}")
+    return values
 
 
 def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
@@ -269,6 +277,38 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
             f"{where}: parts of {path!r} were never written; the recording was cut off, get it again{made}"
         )
     return found
+
+
+def _require_as_declared(found: h5py.Dataset, values: np.ndarray, where: str) -> None:
+    """Raises EpisodeError: by attributes of the array, as netCDF and xarray write them, its numbers are others, or some
+    of them none."""
+    packed = {name: attribute_of(found, name) for name in _PACKED}
+    told = [f"{name} {value}" for name, value in packed.items() if value not in (None, _PACKED[name])]
+    if told:
+        raise EpisodeError(f"{where} is packed ({', '.join(told)}); write the numbers themselves")
+    for name in [name for name in _BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
+        with refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError):
+            said = np.asarray(found.attrs[name]).reshape(-1).astype(values.dtype if "alue" in name else np.float64)
+            low, high = said.min(), said.max()
+        beyond = {
+            "valid_min": values < low,
+            "valid_max": values > high,
+            "valid_range": (values < low) | (values > high),
+        }
+        if (odd := beyond.get(name, np.isin(values, said))).any():
+            place = np.argwhere(odd)[0].tolist()
+            advice = "it was not measured: repair or drop the episode, or correct the attribute"
+            raise EpisodeError(f"{where} is {values[tuple(place)]} at {place}, by its {name} none; {advice}")
+
+
+def attributes_beside(group: h5py.Group, path: str, where: str) -> list[str]:
+    """The names of an array's attributes that nobody reads; none where no array lies in the file itself."""
+    parent, _, name = path.rpartition("/")
+    holder = group[parent] if parent and has(group, parent) else group
+    if not has(group, path) or holder.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        return []
+    known = (*_PACKED, *_BOUNDS, *_SCALES, "units", "unit")
+    return [key for key in names_in(holder[name].attrs, where) if key not in known]
 
 
 def require_whole_chunks(found: h5py.Dataset, where: str) -> None:

@@ -36,8 +36,12 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
-METRES = ("", "m", "meter", "meters", "metre", "metres")
-"""What an attribute `units` of positions may say."""
+_METRES = ("", "meter", "meters", "metre", "metres", "m")
+_UNITS = {"eef_pos": _METRES, "eef_quat": ("", "1", "none", "quaternion", "unitless", "xyzw"), "gripper_qpos": _METRES}
+"""What an attribute `units` of a part may say."""
+
+_ORDERS = ("order", "format", "convention", "names", "columns")
+"""Attributes in which people say in which order a quaternion's numbers stand."""
 
 
 class RobomimicHDF5(Source):
@@ -192,6 +196,8 @@ class RobomimicHDF5(Source):
             *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
             known = [*self._image_keys, *itertools.chain(*used)]
             fields.require_spelling(observed, [*known, *another], f"{where}: obs")
+            arrays = [*taken - {"obs"}, *(f"obs/{key}" for key in known)]
+            unread |= {f"{name} of {key}" for key in arrays for name in members.attributes_beside(demo, key, where)}
             unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
             kept |= (short := _kept(demo)).keys()
             unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED, *short}}
@@ -259,9 +265,7 @@ class RobomimicHDF5(Source):
         for arm, (part, width) in itertools.product(range(arms_of(demo, where)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
             rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
-            unit = members.attribute_of(demo[key], "units") or members.attribute_of(demo[key], "unit")
-            if part == "eef_pos" and unit is not None and str(unit).strip().lower() not in METRES:
-                raise EpisodeError(f"{where}: {key!r} says that it is in {unit!r}; convert it to m, and the attribute")
+            self._require_unit(demo[key], part, f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
@@ -279,6 +283,20 @@ class RobomimicHDF5(Source):
                 raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
             columns.append(rows)
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
+
+    def _require_unit(self, rows: h5py.Dataset, part: str, where: str) -> None:
+        """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
+        order."""
+        units = _UNITS[part] if self._layout.opening_unit == "m" or part != "gripper_qpos" else None
+        for name in ("units", "unit"):
+            unit = members.attribute_of(rows, name)
+            if units and unit is not None and str(unit).strip().lower() not in units:
+                what = f"{where} says that it is in {unit!r}, it is read as {units[-1]}"
+                raise EpisodeError(f"{what}; convert it, and the attribute")
+        for name in [name for name in _ORDERS if name in rows.attrs and part == "eef_quat"]:
+            if "wxyz" in "".join(letter for letter in str(rows.attrs[name]).lower() if letter in "wxyz"):
+                what = f"{where}: the attribute {name!r} says {one_line(str(rows.attrs[name]), 60)}"
+                raise EpisodeError(f"{what}, robomimic's are xyzw; write them so, and the attribute")
 
 
 def _facts(item: h5py.Group) -> set[str]:

@@ -63,6 +63,8 @@ class Run:
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section(run.read_config(ReportError), str(run.config), ReportError)
+        if "task" not in config and "model" in config:
+            raise ReportError(f"{path} is no run directory (its config.json is an Octo's); give one of runs/TASK/")
         own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
         config.section("model", {})
         own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))

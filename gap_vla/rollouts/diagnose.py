@@ -116,6 +116,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     others = donors_of(recordings, cameras)
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    _warn_of_idle(recordings, others, names[1:], [*cameras, "proprio"])
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}
@@ -136,6 +137,26 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
         what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
         warnings.warn(f"{what}; a `change` of that size says nothing", stacklevel=2)
     return _measure(recordings, actions, recorded, squared)
+
+
+def _warn_of_idle(
+    recordings: Sequence[Recording], others: Sequence[Recording], names: Sequence[str], keys: Sequence[str]
+) -> None:
+    """Of interventions under which a recording shows a policy that sees these keys what it shows undisturbed."""
+    for name in names:
+        idle = [
+            one.name
+            for one, other in zip(recordings, others)
+            if all(
+                np.array_equal(one.observation(step)[key], _moment(one, other, name, step)[key])
+                for step in range(len(one))
+                for key in keys
+            )
+        ]
+        if idle:
+            told = "all recordings" if len(idle) == len(recordings) else f"{len(idle)} of {len(recordings)} recordings"
+            why = "what it tampers with stands still there, or is the same in both"
+            warnings.warn(f"{name} changes nothing in {told}, as {idle[0]}: {why}", stacklevel=3)
 
 
 def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:

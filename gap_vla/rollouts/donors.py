@@ -13,7 +13,7 @@ from gap_vla.rollouts.recordings import Recording
 
 def donors_of(recordings: Sequence[Recording], cameras: Sequence[str]) -> list[Recording]:
     """Of each recording, `donor_of` those after it and, once round, before it, of its own instruction first: pictures
-    of another task are unlike anything that is shown beside that. Warns of a state that never differs.
+    of another task are unlike anything that is shown beside that.
 
     Raises:
         EvaluationError: one of two that are the same, or no other differs from it in each of these cameras.
@@ -25,9 +25,6 @@ def donors_of(recordings: Sequence[Recording], cameras: Sequence[str]) -> list[R
     if alone := [one.name for one, donor in zip(recordings, found) if one.instruction != donor.instruction]:
         told = f"{len(alone)} of {len(recordings)} recordings, as {alone[0]}"
         warnings.warn(f"{told}, have no other of their instruction to swap with, but another task's", stacklevel=3)
-    if all(_same(one, donor, "proprio") for one, donor in zip(recordings, found)):
-        what = "proprio is the same in all recordings"
-        warnings.warn(f"{what}: another episode's changes nothing, whatever the policy needs", stacklevel=3)
     return found
 
 

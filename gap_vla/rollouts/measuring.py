@@ -49,11 +49,13 @@ def played(
             found[place].append(action.copy())  # the policy may fill the same array at its next step
     forget(policy, ids)
     for (recording, _), rows in zip(episodes, found):
-        if len(rows[0]) != (width := recording.action.shape[1]):
-            raise PolicyError(
-                f"{recording.name}: the policy's actions are {len(rows[0])} wide, the recorded ones {width}; give "
-                "recordings of the policy's own task and robot"
-            )
+        width = recording.action.shape[1]
+        for step in [step for step, row in enumerate(rows) if len(row) != width][:1]:
+            advice = "give recordings of the policy's own task and robot"
+            if step:
+                advice = f"before step {step} it gave {len(rows[0])}: repair the policy, or its server"
+            wide = f"the policy's actions are {len(rows[step])} wide, the recorded ones {width}"
+            raise PolicyError(f"{recording.name}: {wide}; {advice}")
     return [np.array(rows) for rows in found]
 
 

@@ -239,7 +239,8 @@ def _taught(example: Mapping[str, Any], width: int) -> int:
 
 def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:
     if not found:
-        raise PolicyError("the checkpoint has no dataset_statistics.json; its actions cannot be put into robot units")
+        what = "the checkpoint's dataset_statistics.json is missing, or holds none"
+        raise PolicyError(f"{what}; its actions cannot be put into robot units")
     of_datasets = {name: one for name, one in found.items() if isinstance(one, Mapping)}
     known = {name: one for name, one in of_datasets.items() if isinstance(one.get("action"), Mapping)}
     names = ", ".join(sorted(known))

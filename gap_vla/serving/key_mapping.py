@@ -129,11 +129,11 @@ class KeyMapping:
         return actions * np.asarray(self.action_signs, np.float32)
 
 
-def require_shown(keys: Path, shown: Collection[str]) -> None:
+def require_shown(keys: Path, shown: Collection[str], advice: str = "name its camera with --cameras") -> None:
     """Raises PolicyError if a key file names a picture that is none of those `shown` to the policy."""
     named = Section.read(keys, PolicyError).section("observation", {}).values
     if lost := sorted(key for key in named if key.startswith("image_") and key not in shown):
-        advice = "name its camera with --cameras, or take it out of the key file"
+        advice = f"{advice}, or take it out of the key file"
         raise PolicyError(f"{keys}: observation.{lost[0]} is none of the pictures that are shown; {advice}")
 
 

@@ -252,9 +252,10 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
             reader.without_images()  # what is not replayed is sound too
             reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
-    width = episodes[0].action.shape[1]
-    if width != action_dim:
-        raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
+    for episode in episodes:
+        if (width := episode.action.shape[1]) != action_dim:
+            wide = f"actions are {width} wide, the task takes {action_dim}"
+            raise PolicyError(f"{episode.name}: {wide}; they are of another task")
     seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
     if len(seeds) < len(episodes):
         known = f"{len(seeds)} of {len(episodes)} recordings say on which layout they were made"

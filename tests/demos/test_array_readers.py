@@ -144,10 +144,12 @@ TIMES = np.arange(STEPS, dtype=np.float32) / 10
         *(({name: np.zeros(5)}, f"'{name}' has 5 steps, the actions {STEPS}; cut them to the same steps or drop the")
           for name in ("is_first", "is_last", "done", "reward", "discount", "timestamp", "rho", "change_point")),
         ({"rho": np.zeros((STEPS + 1, 1))}, f"'rho' has {STEPS + 1} steps, the actions {STEPS}"),
-        ({"timestamp": TIMES[::-1]}, "'timestamp' is .* at step 1, behind .*; write it with times that increase$"),
-        ({"timestamp": 10**18 - np.arange(STEPS)}, f"'timestamp' is {10**18 - 1} at step 1, behind {10**18}; write"),
-        ({"timestamp": np.append(TIMES[:-1], np.nan)}, f"'timestamp' is nan at step {STEPS - 1}, behind"),
-        ({"timestamp": np.append(TIMES[:-1], TIMES[-2]).astype(np.uint8)}, "'timestamp' is 0 at step 1, behind 0"),
+        ({"timestamp": TIMES[::-1]}, "'timestamp' is .* at step 1, not after .*; write it with times that increase$"),
+        ({"timestamp": 10**18 - np.arange(STEPS)}, f"'timestamp' is {10**18 - 1} at step 1, not after {10**18}; write"),
+        ({"timestamp": np.append(TIMES[:-1], np.nan)}, f"'timestamp' is nan at step {STEPS - 1}, not after"),
+        ({"timestamp": np.append(TIMES[:-1], TIMES[-2]).astype(np.uint8)}, "'timestamp' is 0 at step 1, not after 0"),
+        ({"timestamp": np.append(TIMES[:-1], TIMES[-2])}, "'timestamp' is .* at step .*, not after"),
+        ({"timestamp": (1790000000 + TIMES.astype(float)).astype(np.float32)}, None),  # without fractions there
         ({"timestamp": TIMES, "done": np.zeros(STEPS, bool)}, None),
         ({"timestamp": np.stack([TIMES, TIMES * 0], 1)}, None),
         ({"timestamp": np.arange(5).astype("datetime64[s]")}, None),  # no plain array
@@ -528,7 +530,7 @@ def test_an_npz_needs_the_memory_of_the_copies_that_are_made(tmp_path, monkeypat
 def test_a_frame_of_a_pickle_that_reaches_beyond_its_end_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "frame.pkl"
     content = pickle.dumps(arrays(plain(0)), protocol=4)
-    assert content[2] == 0x95, "FRAME, behind PROTO 4; its length is the eight bytes that follow"
+    assert content[2] == 0x95, "FRAME, not after PROTO 4; its length is the eight bytes that follow"
     file.write_bytes(content[:3] + (2**40).to_bytes(8, "little") + content[11:])
     with pytest.raises(EpisodeError, match=r"frame.pkl: .*it ends early"):
         open_source(file, "pickle")

@@ -56,6 +56,13 @@ def _unit(path: str, **said: Any) -> Callable[[h5py.File], None]:
     return lambda file: file[path].attrs.update(said)
 
 
+def _never_measured(path: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[path][3, 1] = file[path].attrs["missing_value"] = -1.0
+
+    return change
+
+
 def _short(path: str, *, packed: bool = True) -> Callable[[h5py.File], None]:
     """The last chunk holds half of what a chunk holds; the library itself never writes such a one."""
 
@@ -159,7 +166,12 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_short("data/demo_1/actions"), r"demo_1: 'actions': the chunk from \(4, 0\) on holds less than"),
         (_short("data/demo_1/obs/agentview_image"), r"agentview_image': the chunk from \(4, 0, 0, 0\) on holds less"),
         (_short("data/demo_1/obs/robot0_eef_pos", packed=False), r"_eef_pos': the chunk from \(4, 0\) on holds less"),
-        (_unit("data/demo_1/obs/robot0_eef_pos", units="mm"), "eef_pos' says that it is in 'mm'; convert it"),
+        (_unit("data/demo_1/obs/robot0_eef_pos", units="mm"), "eef_pos' says that it is in 'mm', it is read as m"),
+        (_unit("data/demo_1/obs/robot0_gripper_qpos", units="mm"), "qpos' says that it is in 'mm', it is read as m"),
+        (_unit("data/demo_1/obs/robot0_eef_quat", order="wxyz"), "the attribute 'order' says wxyz, robomimic's are"),
+        (_never_measured("data/demo_1/obs/robot0_eef_pos"), r"is .* at \[3, 1\], by its missing_value none"),
+        (_unit("data/demo_1/actions", valid_range=[-1.0, 0.25]), r"is 0\.\d+ at .*, by its valid_range none; it was"),
+        (_unit("data/demo_1/actions", _Unsigned="true"), r"is packed \(_Unsigned true\)"),
         (_unit("data/demo_1/obs/robot0_eef_pos", scale_factor=0.001), r"is packed \(scale_factor 0.001\); write"),
         (_never_written("data/demo_1/actions", chunks=(4, 7)), "demo_1: parts of 'actions' were never written"),
         (_never_written("data/demo_1/obs/robot0_eef_pos"), "demo_1: parts of 'obs/robot0_eef_pos' were never written"),

@@ -51,8 +51,8 @@ def of_pickle(folder: Path, **more: Any) -> Any:
         ({"is_first": ~ENDS}, "is_first is true at steps .* it must be at 0 only"),
         ({"is_terminal": ENDS}, "is_terminal is true at steps"),
         ({"timestamp": np.arange(STEPS) % 10 / 10}, "timestamp"),
-        ({"timestamps": np.arange(STEPS) % 10 / 10}, r"'timestamps' is 0 at step 10, behind 0\.9; write it"),
-        ({"timestamp": np.arange(STEPS)[:, None] % 10 / 10}, r"'timestamp' is 0 at step 10, behind 0\.9; write it"),
+        ({"timestamps": np.arange(STEPS) % 10 / 10}, r"'timestamps' is 0 at step 10, not after 0\.9; write it"),
+        ({"timestamp": np.arange(STEPS)[:, None] % 10 / 10}, r"'timestamp' is 0 at step 10, not after 0\.9; write it"),
         (
             {"dones": np.arange(STEPS) == 9},
             "'dones' is true at step 9 of 20 and not at the last; cut the episode or",
@@ -197,7 +197,7 @@ def test_times_of_an_hdf5_demonstration_rise(tmp_path: Path) -> None:
             assert len(open_source(path)[0]) == STEPS
             continue
         with pytest.raises(
-            EpisodeError, match=r"episode demo_0: 'obs/timestamp' is 0 at step 10, behind 0\.45; write it"
+            EpisodeError, match=r"episode demo_0: 'obs/timestamp' is 0 at step 10, not after 0\.45; write it"
         ):
             open_source(path)[0]
 

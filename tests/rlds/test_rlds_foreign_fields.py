@@ -63,7 +63,7 @@ def wide(width: int, dtype: Any = np.float32) -> Any:
 
 def test_time_that_runs_backwards_is_refused_and_seconds_since_1970_are_not(tmp_path: Path) -> None:
     falling = written(tmp_path / "falling", "timestamp", np.float32, lambda i: np.float32(i % 4))
-    message = r"timestamp is 0 at step 4, behind 3; write it with times that increase"
+    message = r"timestamp is 0 at step 4, not after 3; write it with times that increase"
     with pytest.raises(UserError, match=message):
         list(read_rlds(falling))
     with pytest.raises(UserError, match=message):

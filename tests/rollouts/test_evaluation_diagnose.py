@@ -327,10 +327,20 @@ def test_equal_pictures_are_not_swapped(recordings):
         assert measured(policy, others).steps == sum(map(len, two))
 
 
-def test_a_state_that_is_the_same_in_all_recordings_says_nothing(recordings):
+def test_what_changes_nothing_of_what_is_shown_is_said_to(recordings):
     dumb = [dataclasses.replace(one, proprio=np.zeros_like(one.proprio)) for one in recordings]
-    with pytest.warns(UserWarning, match="^proprio is the same in all recordings: another episode's changes nothing"):
+    with pytest.warns(UserWarning, match="^proprio_") as told:
         open_loop(Seeing(), dumb)
+    names = [text.split(" in all recordings, as ")[0] for one in told if "changes" in (text := str(one.message))]
+    assert names == ["proprio_frozen changes nothing", "proprio_swapped changes nothing"]
+    still = {key: np.repeat(shown[:1], len(shown), axis=0) for key, shown in recordings[1].images.items()}
+    some = [recordings[0], dataclasses.replace(recordings[1], images=still), *recordings[2:]]
+    with pytest.warns(UserWarning, match=f"^images_frozen changes nothing in 1 of {len(some)} recordings") as told:
+        open_loop(Seeing(), some)
+    assert sum("changes" in str(one.message) for one in told) == 1
+
+
+def test_recordings_without_pictures_that_are_the_same_are_refused(recordings):
     bare = [dataclasses.replace(one, images={}) for one in recordings[:1] * 2]
     with pytest.raises(EvaluationError, match="are the same recording; leave one of them out"):
         open_loop(Seeing(), bare)

@@ -683,6 +683,18 @@ def test_answers_that_are_no_actions_are_no_error_figure(measure, answer, messag
         measure(Answering(answer), [record(seed) for seed in range(2)])
 
 
+@pytest.mark.parametrize("measure", [held_out, open_loop])
+def test_answers_that_change_their_width_are_told_from_a_step_on(measure):
+    asked = []
+
+    def answer(rows):
+        asked.append(rows)
+        return np.zeros((rows, 5 if len(asked) == 3 else 7))
+
+    with pytest.raises(PolicyError, match=r"a recording: the .* 5 wide, the recorded ones 7; before step 2 it gave 7"):
+        measure(Answering(answer), [record(seed) for seed in range(2)])
+
+
 def test_pictures_of_one_colour_say_nothing_about_looking():
     seen = [record(seed) for seed in range(2)]
     black = [dataclasses.replace(one, images={"image_primary": 0 * one.images["image_primary"]}) for one in seen]

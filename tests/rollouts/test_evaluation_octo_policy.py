@@ -285,7 +285,7 @@ def test_pictures_of_another_size_are_resized(model):
 @pytest.mark.parametrize(
     ("statistics", "message"),
     [
-        (None, "no dataset_statistics"),
+        (None, "dataset_statistics.json is missing, or holds none"),
         ({"action": STATISTICS["action"]}, "no entry 'proprio'"),
         ({"bridge": STATISTICS, "fractal": STATISTICS}, "choose one with --dataset: bridge, fractal"),
     ],

@@ -17,6 +17,7 @@ from flax.serialization import msgpack_serialize
 from leftovers import leave
 from safetensors.numpy import save_file
 
+from gap_vla.core import run_directory
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.identity import flat
@@ -105,17 +106,19 @@ def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_asi
         run.summary.write_text("{}")
 
 
-def test_rollouts_that_cannot_be_moved_leave_the_run_as_it_was(tmp_path, monkeypatch, capsys):
-    run, rename = finished_run(tmp_path / "run"), Path.rename
+@pytest.mark.parametrize("last", ["rollouts", "config"])  # as in the lower layer of an overlay; on a full disk
+def test_what_cannot_be_moved_or_written_leaves_the_run_as_it_was(tmp_path, monkeypatch, capsys, last):
+    run, rename, write = finished_run(tmp_path / "run"), Path.rename, run_directory.write_json
 
-    def refused(path, new):  # as where they lie in the lower layer of an overlay
-        if path == run.rollouts:
+    def refused(path, new):
+        if path == getattr(run, last):
             raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
-        return rename(path, new)
+        return (write if path.suffix == ".json" and not isinstance(new, Path) else rename)(path, new)
 
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     again = RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True)
     monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(run_directory, "write_json", refused)
     with pytest.raises(OSError, match="Invalid cross-device link"):
         again.measure_anew()
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
