@@ -195,7 +195,8 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos
     from gap_vla.demos.content import unchanging
-    from gap_vla.rlds.annotating.hdf5_files import labelled, tell_changed
+    from gap_vla.rlds.annotating.changed import tell_changed
+    from gap_vla.rlds.annotating.hdf5_files import labelled
     from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator
 
     if data := options.demos or options.rlds:

@@ -245,7 +245,7 @@ class RunDirectory:
         if of_result(stored) != of_result(config):
             self._to_measure_as = config
         elif differences(stored, config):
-            self._note(config)
+            print(self._note(config), flush=True)
 
     def measure_anew(self, trained: bool = True) -> None:
         """Sets rollouts of other settings aside and records these, once the trained state is known to be sound.
@@ -264,12 +264,13 @@ class RunDirectory:
         # first what says that the run is complete; a number of this change's own, as the rest goes with it after a kill
         moved = self._set_aside(self.summary, self.rollouts, first=before + 1)
         try:
-            self._note(self._to_measure_as)
+            told = self._note(self._to_measure_as)
         except OSError:  # as on a full disk
             _move_back(moved)
             raise
-        _tell(moved)
         self._to_measure_as = None
+        print(told, flush=True)  # once it is so: a log may be full, too
+        _tell(moved)
 
     def set_metrics_aside(self) -> bool:
         """Keeps what was measured after step 0 under another name, where no state of it is left; False: nothing was."""
@@ -282,12 +283,13 @@ class RunDirectory:
         file = Section.read(self.config, ConfigError)
         return [one.values for one in file.list(EARLIER, Section.section)] if EARLIER in file else []
 
-    def _note(self, config: dict[str, Any]) -> None:
+    def _note(self, config: dict[str, Any]) -> str:
+        """Records the configuration; returns what to say of it."""
         changed = differences(self.read_config(), config)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         last = {"until": now, **{key: old for key, (old, _) in changed.items()}}
         write_json(self.config, {**config, EARLIER: [*self._earlier(), last]})
-        print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
+        return f"resume: {in_words(changed)}; no part of what is trained"
 
     def _set_aside(self, *paths: Path, first: int = 1) -> list[tuple[Path, Path]]:
         """Under other names with one number, but folders in which nothing is except locks of killed processes.

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import PER_STEP, files_in, is_blank, require_one_size, require_rows
+from gap_vla.demos.fields import COUNTS_OF_ALL, files_in, is_blank, require_one_size, require_rows, tells
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -90,7 +90,7 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
         episode = self._episode(arrays, where, images, file=file, name=name)
         for one in self.dropped():
-            if one.lower() in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
+            if tells(one) and isinstance(rows := arrays.get(one), np.ndarray | list | tuple | int | np.integer):
                 with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
                     rows = np.asarray(rows)
                 require_rows(one, rows, len(episode), where)
@@ -130,6 +130,9 @@ def _keys(content: Any, file: Path) -> list[Any]:
             what = f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is"
             advice = "make a dictionary of each, or, if this is one demonstration, store its arrays side by side"
             raise EpisodeError(f"{what}; {advice}")
+        for name in COUNTS_OF_ALL:
+            if nested and isinstance(said := content.get(name), int | np.integer) and said != len(nested):
+                raise EpisodeError(f"{file}: {len(nested)} demonstrations, {name!r} says {said}; get all of it")
         return nested if nested else [None]
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
         if not content:

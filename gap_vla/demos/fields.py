@@ -209,8 +209,21 @@ def resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
 
 
-TIMES = ("timestamp", "timestamps")
+TIMES = ("timestamp", "timestamps", "time", "times", "time_stamp")
 """Names of columns that hold the time of each step."""
+
+COUNTERS = ("frame_index", "frame_idx", "step_index", "step_id")
+"""Names of columns that count the steps, from some number on and by the same each."""
+
+COUNTS = ("num_samples", "num_steps", "n_steps", "num_frames", "n_frames", "length", "episode_length")
+"""Whole numbers that say how many steps there are."""
+
+COUNTS_OF_ALL = ("num_demos", "num_episodes", "n_episodes")
+"""Whole numbers that say how many recordings there are."""
+
+_VALID = ("valid", "is_valid", "valid_mask", "mask", "pad_mask", "state_mask", "proprio_mask", "action_mask")
+"""Names of columns that are true where a step was measured; `is_pad` is true where it was not."""
+_OF_STEPS = re.compile(r"(?:.*_)?is_pad|.*_timestamp|(?:robot\d|image|state|proprio|eef|action).*_valid")
 
 
 def require_spelling(found: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -231,7 +244,11 @@ def require_rising(times: np.ndarray, where: str, *, equal: bool = False) -> Non
     """Raises EpisodeError for times, one number per step, of which one is not later than the one before; or, if they
     may be `equal` (seconds since 1970 have no fractions in float32), earlier."""
     times = times.reshape(-1) if times.size == len(times) else times
-    if times.ndim != 1 or times.dtype.kind not in "fiu":
+    if times.dtype.kind not in "fiu":
+        return
+    if times.ndim == 2:  # of several clocks, or seconds beside their fractions: the first of them counts
+        times, equal = times[:, 0], True
+    if times.ndim != 1:
         return
     if not (risen := (times[1:] > times[:-1]) | (equal & (times[1:] == times[:-1]))).all():
         step = 1 + (~risen).argmax()
@@ -249,6 +266,13 @@ PER_STEP = (
     "timestamps", "rho", "change_point", "episode_index",
 )  # fmt: skip
 """Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""
+
+
+def tells(name: str) -> bool:
+    """Whether an array of this name, in whatever letters and groups, says something of the steps beside it, which
+    `require_rows` compares."""
+    key = name.rpartition("/")[2].lower()
+    return key in (*PER_STEP, *TIMES, *COUNTERS, *COUNTS, *_VALID) or _OF_STEPS.fullmatch(key) is not None
 
 
 def require_ended(where: str, dones: np.ndarray, *, lasting: bool = True) -> None:
@@ -280,13 +304,19 @@ def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting: bool = True) -> None:
-    """Looks at one array of `PER_STEP`, in whatever letters; a single number says nothing.
+    """Looks at one array that `tells`; a single number says nothing, but for `COUNTS`.
 
-    Raises EpisodeError: it has other steps than the actions, or is of two recordings: times fall, ends lie elsewhere
-    or, if they must be `lasting`, are false behind a true one.
+    Raises EpisodeError: it has other steps than the actions, says that there are others or that one was not measured,
+    or is of two recordings: times fall, numbers of steps jump, ends lie elsewhere or, if they must be `lasting`, are
+    false behind a true one.
     """
     key, what = name.rpartition("/")[2].lower(), f"{where}: {name!r}"
     if rows.size == 1:
+        if key in COUNTS and rows.dtype.kind in "iu" and rows.item() != steps:
+            raise EpisodeError(f"{what} says {rows.item()} steps, there are {steps}; correct it or drop the episode")
+        return
+    apart = tells(name) and key not in PER_STEP  # what other programs call so may be something else
+    if key in COUNTS or (apart and (rows.dtype.kind not in "biuf" or rows.size != len(rows))):
         return
     if len(rows) != steps:
         raise EpisodeError(
@@ -298,6 +328,15 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting
         raise EpisodeError(f"{where}: {text}; make a recording of each, correct it, or leave it out")
     if key in ENDS:
         require_ended(what, rows, lasting=lasting)
-    if key in TIMES:
+    if key in COUNTERS:
+        risen = np.diff(count := rows.reshape(-1).astype(float))
+        if len(odd := np.flatnonzero((risen != risen[0]) | (risen <= 0))):
+            told = f"{count[odd[0]]:g} at step {odd[0]} and {count[odd[0] + 1]:g} at the next"
+            raise EpisodeError(f"{what} is {told}; steps are missing or in another order: repair or drop the episode")
+    if (padded := key.endswith("is_pad")) or key in _VALID or key.endswith("_valid"):
+        if len(lost := np.flatnonzero(rows.reshape(-1).astype(bool) == padded)):
+            advice = "it was not measured there: cut the episode, drop it, or leave the array out"
+            raise EpisodeError(f"{what} is {str(padded).lower()} at step {lost[0]}; {advice}")
+    if key in TIMES or key.endswith("_timestamp"):
         coarse = rows.dtype.kind == "f" and np.spacing(np.abs(rows).max()) > 1e-3
-        require_rising(rows, what, equal=bool(coarse))
+        require_rising(rows, what, equal=bool(coarse) or key not in TIMES)  # a camera may be slower

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,16 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.foreign import one_line, parsed, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
 from gap_vla.demos import fields
-from gap_vla.demos.hdf5_storage import is_cut_off, short_chunk
+from gap_vla.demos import hdf5_attributes as hdf5
+from gap_vla.demos.hdf5_storage import is_cut_off, odd_chunk
 
-_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
-FACTS = ("success", "language_instruction")
-"""Attributes of a demonstration, or of `data` for all that have none."""
-
-NEEDED = ("num_samples", "num_demos", "total", "env_args", "ep_meta", *FACTS)
-"""Attributes that mean something to readers."""
-
-OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
-"""Attributes of `data` that say of all demonstrations of a file of ours how they were made."""
-
 _PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
-
-
-_PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
-"""Attributes with which netCDF packs an array's numbers, and what says that nothing is."""
-
-_BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
-"""Attributes with which netCDF says which of an array's numbers were measured."""
-
-_SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS", "_Netcdf4Dimid")
-"""Attributes with which HDF5 and netCDF keep what the axes are called."""
 
 
 @contextlib.contextmanager
@@ -99,7 +80,7 @@ def attributes_of_data(path: Path) -> dict[str, Any]:
     require_sound(path)
     with opened(path) as file:
         data = member(file, "data", f"{path}") if has(file, "data") else None
-        return attributes_of(data) if isinstance(data, h5py.Group) else {}
+        return hdf5.attributes_of(data) if isinstance(data, h5py.Group) else {}
 
 
 def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +117,7 @@ def member(group: h5py.Group, path: str, where: str, *, links: int = 0) -> Any:
             name = here.name.rpartition("/")[2]
             raise EpisodeError(f"{where}: {name!r} is a data set, not a group that holds {part!r}; write it again")
         if not here.id.links.exists(part.encode()):
-            found = one_line(", ".join(names_in(here, where))) or "nothing"
+            found = one_line(", ".join(hdf5.names_in(here, where))) or "nothing"
             raise EpisodeError(
                 f"{where}: no {path!r} (found: {found}); export the file with it, for pictures and poses with "
                 "robomimic's dataset_states_to_obs.py"
@@ -166,13 +147,14 @@ def group_at(group: h5py.Group, path: str, where: str) -> h5py.Group:
 def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
     """The numbers at a path, with at least one axis. Raises EpisodeError: there are none, or fewer than declared."""
     found = _dataset(group, path, where)
-    if found.id.get_type().get_class() not in _NUMBERS:
+    if found.id.get_type().get_class() not in hdf5.NUMBERS:
         kind = f"{found.dtype.base}{[*found.dtype.shape]}" if found.dtype.shape else "no numbers"
         raise EpisodeError(f"{where}: {path!r} holds {kind}; write one row of numbers per step")
     require_whole_chunks(found, f"{where}: {path!r}")
     values = found[()]
     values = values.view(np.uint8) != 0 if values.dtype == bool else values
-    _require_as_declared(found, values, f"{where}: {path!r}")
+    hdf5.require_as_declared(found, values, f"{where}: {path!r}")
+    hdf5.require_written(found, values, f"{where}: {path!r}")
     return values
 
 
@@ -201,7 +183,7 @@ def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
     """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed, and one to
     another file is an EpisodeError."""
     found: dict[str, int] = {}
-    for name in names_in(group, where):
+    for name in hdf5.names_in(group, where):
         kind = group.id.links.get_info(name.encode()).type
         if kind == h5py.h5l.TYPE_EXTERNAL:
             member(group, name, where)  # says so
@@ -214,41 +196,6 @@ def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
             elif isinstance(item, h5py.Group) and name in inner:
                 found |= {f"{name}/{key}": rows for key, rows in lengths_in(item, where).items()}
     return found
-
-
-def names_in(holder: Iterable[Any], where: str) -> list[str]:
-    """Names of a group's members, or of attributes. Raises EpisodeError: one is no text."""
-    if odd := [name for name in holder if not is_text(name)]:
-        raise EpisodeError(f"{where}: holds {odd[0]!a}, whose name is not UTF-8; rename it")
-    return list(holder)
-
-
-def attributes_of(item: h5py.Group) -> dict[str, Any]:
-    """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
-    axes = {name: _axes(item, name) for name in names_in(item.attrs, f"{item.file.filename}, {item.name}")}
-    single = [name for name, number in axes.items() if number == 0 or (number and name in OF_ALL)]
-    return {name: attribute_of(item, name) for name in axes if name in NEEDED or name in single}
-
-
-def attribute_of(item: h5py.Group, name: str) -> Any:
-    """A number, a truth value or text, be it in an array of one; None if there is no such attribute. Raises
-    EpisodeError: the attribute is something else."""
-    if name not in item.attrs:
-        return None
-    where = f"{item.file.filename}, {item.name}: the attribute {name!r}"
-    if _axes(item, name) is None:
-        raise EpisodeError(f"{where} is not one number, truth value or text; write one, or remove it")
-    with refusing(f"{where} cannot be read", "write it again", EpisodeError):
-        value = item.attrs[name]
-        value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-        return fields.decoded(value) if isinstance(value, (str, bytes)) else value
-
-
-def _axes(item: h5py.Group, name: str) -> int | None:
-    """Axes of an attribute that is one number, truth value or text; None if it is something else."""
-    stored = item.attrs.get_id(name)
-    single = stored.get_space().get_simple_extent_npoints() == 1
-    return len(stored.shape) if single and stored.get_type().get_class() in (*_NUMBERS, h5py.h5t.STRING) else None
 
 
 def _require_inside(found: h5py.Dataset, path: str, where: str) -> None:
@@ -279,53 +226,33 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     return found
 
 
-def _require_as_declared(found: h5py.Dataset, values: np.ndarray, where: str) -> None:
-    """Raises EpisodeError: by attributes of the array, as netCDF and xarray write them, its numbers are others, or some
-    of them none."""
-    packed = {name: attribute_of(found, name) for name in _PACKED}
-    told = [f"{name} {value}" for name, value in packed.items() if value not in (None, _PACKED[name])]
-    if told:
-        raise EpisodeError(f"{where} is packed ({', '.join(told)}); write the numbers themselves")
-    for name in [name for name in _BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
-        with refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError):
-            said = np.asarray(found.attrs[name]).reshape(-1).astype(values.dtype if "alue" in name else np.float64)
-            low, high = said.min(), said.max()
-        beyond = {
-            "valid_min": values < low,
-            "valid_max": values > high,
-            "valid_range": (values < low) | (values > high),
-        }
-        if (odd := beyond.get(name, np.isin(values, said))).any():
-            place = np.argwhere(odd)[0].tolist()
-            advice = "it was not measured: repair or drop the episode, or correct the attribute"
-            raise EpisodeError(f"{where} is {values[tuple(place)]} at {place}, by its {name} none; {advice}")
-
-
 def attributes_beside(group: h5py.Group, path: str, where: str) -> list[str]:
     """The names of an array's attributes that nobody reads; none where no array lies in the file itself."""
     parent, _, name = path.rpartition("/")
     holder = group[parent] if parent and has(group, parent) else group
     if not has(group, path) or holder.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         return []
-    known = (*_PACKED, *_BOUNDS, *_SCALES, "units", "unit")
-    return [key for key in names_in(holder[name].attrs, where) if key not in known]
+    known = (*hdf5.READ, *(("units", "unit") if "/" in path else ()))
+    return [key for key in hdf5.names_in(holder[name].attrs, where) if key not in known]
 
 
 def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
-    """Raises EpisodeError: a compressed chunk of it holds less than it is to hold."""
-    if (short := short_chunk(found)) is not None:
+    """Raises EpisodeError: a chunk of it holds less, or more, than it is to hold."""
+    if (odd := odd_chunk(found)) is not None:
         raise EpisodeError(
-            f"{where}: the chunk from {short} on holds less than a chunk; the recording was cut off there"
+            f"{where}: the chunk from {odd} on holds less than a chunk, or more; the recording was cut off there"
         )
 
 
 def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
-    if (stated := attribute_of(demo, "num_samples")) not in (None, steps):
-        raise EpisodeError(
-            f"{where}: {steps} actions, the attribute 'num_samples' says {stated!r}; get the file again, or drop the "
-            "episode"
-        )
+    for name in fields.COUNTS:
+        stated = hdf5.attribute_of(demo, name)
+        if stated not in (None, steps) and (name == "num_samples" or type(stated) is int):
+            raise EpisodeError(
+                f"{where}: {steps} actions, the attribute {name!r} says {stated!r}; get the file again, or drop the "
+                "episode"
+            )
 
 
 def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
@@ -339,7 +266,9 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        numbers = name in (*fields.ENDS, *fields.FLAGS, "episode_index")
-        told = numbers or (name in fields.TIMES and form_at(demo, key, where)[1].kind in "fiu")
-        if steps and told and not key.startswith("next_obs/"):
-            fields.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=False)
+        of_ends = name in (*fields.ENDS, *fields.FLAGS, "episode_index")
+        told = of_ends or (fields.tells(key) and name not in fields.PER_STEP) or name in fields.TIMES
+        if steps and rows and told and not key.startswith("next_obs/"):
+            if of_ends or form_at(demo, key, where)[1].kind in "biuf":
+                lasting = name not in ("done", "dones")  # robomimic's are true where it has succeeded for now
+                fields.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=lasting)

@@ -40,25 +40,29 @@ def filters_of(found: h5py.Dataset) -> list[int]:
     return [plan.get_filter(place)[0] for place in range(plan.get_nfilters())]
 
 
-def short_chunk(found: h5py.Dataset) -> tuple[int, ...] | None:
-    """Where in an array begins a chunk that gzip unpacks to less than a chunk is. HDF5 takes what lies behind it in
-    memory for the rest, or ends the process by SIGSEGV. None: there is none, or the array goes through other filters.
-    What cannot be unpacked is HDF5's to name."""
+def odd_chunk(found: h5py.Dataset) -> tuple[int, ...] | None:
+    """Where in an array begins a chunk of another size than a chunk is, as it is stored or gzip unpacks it. HDF5 takes
+    what lies behind a short one in memory for the rest, or ends the process by SIGSEGV. None: there is none, or the
+    array goes through other filters. What cannot be unpacked is HDF5's to name."""
     applied = filters_of(found)
-    if not applied or {*applied} - {_GZIP, _SHUFFLE, _CHECKSUM}:
+    if not found.chunks or {*applied} - {_GZIP, _SHUFFLE, _CHECKSUM}:
         return None
     size = math.prod(found.chunks) * found.id.get_type().get_size()
     for chunk in chunks_of(found):
+        if not applied:
+            if chunk.size != size:
+                return tuple(chunk.chunk_offset)
+            continue
         left_out, held = found.id.read_direct_chunk(chunk.chunk_offset)
-        for at, number in reversed([*enumerate(applied)]):
-            if left_out >> at & 1:
-                continue
-            if number == _CHECKSUM:
-                held = held[:-4]
-            if number == _GZIP:
-                with contextlib.suppress(zlib.error):
-                    held = zlib.decompressobj().decompress(held, size + 4)
-        if len(held) < size:
+        try:
+            for at, number in reversed([*enumerate(applied)]):
+                if number == _CHECKSUM and not left_out >> at & 1:
+                    held = held[:-4]
+                if number == _GZIP and not left_out >> at & 1:
+                    held = zlib.decompressobj().decompress(held, size + 5)
+        except zlib.error:
+            continue
+        if len(held) != size:
             return tuple(chunk.chunk_offset)
     return None
 

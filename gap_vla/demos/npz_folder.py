@@ -57,7 +57,7 @@ class NpzFolder(NamedArrays):
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        unread = [name for name in arrays if name.lower() in fields.PER_STEP and name in left]
+        unread = [name for name in arrays if fields.tells(name) and name in left]
         require_aligned(file, unread, len(episode))
         return episode
 

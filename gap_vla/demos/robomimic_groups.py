@@ -11,24 +11,35 @@ import h5py
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
+from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.fields import is_blank
+from gap_vla.demos.fields import COUNTS_OF_ALL, is_blank
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 
 
 def own_language(demo: h5py.Group) -> Any:
     """What a demonstration is told, by its own attribute, or, as robosuite 1.5 writes, by `lang` in its `ep_meta`."""
-    own = members.attribute_of(demo, "language_instruction")
+    own = hdf5.attribute_of(demo, "language_instruction")
     where = f"{demo.file.filename}, episode {demo.name.rpartition('/')[2]}: the attribute 'ep_meta'"
     with refusing(f"{where} is no JSON", "write it again", EpisodeError):
-        meta = parsed(members.attribute_of(demo, "ep_meta") or "{}")
-    return meta.get("lang", own) if isinstance(meta, dict) and (own is None or is_blank(own)) else own
+        meta = parsed(hdf5.attribute_of(demo, "ep_meta") or "{}")
+    if not isinstance(meta, dict | None):
+        raise EpisodeError(f"{where} is no object of JSON; write it again")
+    told = (meta or {}).get("lang")
+    if own is None or is_blank(own):
+        return told if told is not None else own
+    if isinstance(told, str) and isinstance(own, str) and not is_blank(told):
+        one, other = (" ".join(text.lower().split()).rstrip(".") for text in (own, told))
+        if one != other:
+            said = f"{one_line(told, 60)!r}, the attribute 'language_instruction' {one_line(own, 60)!r}"
+            raise EpisodeError(f"{where} says lang {said}; correct one")
+    return own
 
 
 def arms_of(demo: h5py.Group, where: str) -> int:
     """How many arms a demonstration has."""
-    return arms_named(members.names_in(members.group_at(demo, "obs", where), where))
+    return arms_named(hdf5.names_in(members.group_at(demo, "obs", where), where))
 
 
 def arms_named(observations: Iterable[str]) -> int:
@@ -43,13 +54,13 @@ def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_k
     says.
     """
     if not members.has(file, "data"):
-        found = one_line(", ".join(members.names_in(file, f"{path}"))) or "nothing"
+        found = one_line(", ".join(hdf5.names_in(file, f"{path}"))) or "nothing"
         raise EpisodeError(
             f"{path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
             "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
         )
     data = members.group_at(file, "data", f"{path}")
-    names = members.names_in(data, f"{path}")
+    names = hdf5.names_in(data, f"{path}")
     if not names:
         raise EpisodeError(f"{path}: group 'data' holds no demonstrations; record some, or give another file")
     places: dict[int, str] = {}
@@ -61,8 +72,9 @@ def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_k
             place = h5py.h5o.get_info(item.id).addr
             if (other := places.setdefault(place, part)) != part:
                 raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
-    if (said := members.attribute_of(data, "num_demos")) not in (None, len(names)):
-        raise EpisodeError(f"{path}: {len(names)} demonstrations, 'num_demos' of 'data' says {said!r}; get all of it")
+    for count in COUNTS_OF_ALL:
+        if (said := hdf5.attribute_of(data, count)) not in (None, len(names)):
+            raise EpisodeError(f"{path}: {len(names)} demonstrations, {count!r} of 'data' says {said!r}; get all of it")
     _require_total(data, names, path, action_key)
     if filter_key is None:
         return sorted(names, key=_natural)
@@ -87,7 +99,7 @@ def _require_total(data: h5py.Group, names: list[str], path: Path, action_key: s
     """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
     counted = {name: f"{path}, episode {name}" for name in names if members.has(data[name], action_key)}
     lengths = {name: members.length_at(data[name], action_key, where) for name, where in counted.items()}
-    total, held = members.attribute_of(data, "total"), sum(lengths.values())
+    total, held = hdf5.attribute_of(data, "total"), sum(lengths.values())
     if total in (None, held) or len(lengths) < len(names):  # one without actions is refused where it is read
         return
     for name, steps in lengths.items():

@@ -18,6 +18,7 @@ from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
+from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
@@ -37,11 +38,20 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 
 
 _METRES = ("", "meter", "meters", "metre", "metres", "m")
-_UNITS = {"eef_pos": _METRES, "eef_quat": ("", "1", "none", "quaternion", "unitless", "xyzw"), "gripper_qpos": _METRES}
+_UNITS = {
+    "eef_pos": _METRES,
+    "eef_quat": ("", "1", "none", "quaternion", "unit quaternion", "unitless", "dimensionless", "xyzw"),
+    "gripper_qpos": _METRES,
+}
 """What an attribute `units` of a part may say."""
 
-_ORDERS = ("order", "format", "convention", "names", "columns")
-"""Attributes in which people say in which order a quaternion's numbers stand."""
+_NEXT = 0.01
+"""Metres by which `next_obs` may differ from what is observed at the next step."""
+
+_LENGTHS = ("mm", "cm", "dm", "um", "millimetres", "millimeters", "centimetres", "centimeters", "in", "inch", "inches")
+
+_ORDERS = ("order", "format", "convention", "names", "columns", "labels", "column_names")
+"""Attributes in which people say in which order a position's or quaternion's numbers stand."""
 
 
 class RobomimicHDF5(Source):
@@ -98,7 +108,7 @@ class RobomimicHDF5(Source):
             where = f"{self.path}, episode {self.places[0]}"
             first = members.group_at(file, f"data/{self.places[0]}", where)
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
-            observations = members.names_in(members.group_at(first, "obs", where), where)
+            observations = hdf5.names_in(members.group_at(first, "obs", where), where)
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
             raise EpisodeError(
                 f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names; "
@@ -148,10 +158,10 @@ class RobomimicHDF5(Source):
 
     def _file_language(self, file: h5py.File) -> str:
         data = members.group_at(file, "data", f"{self.path}")
-        said = members.attribute_of(data, "env_args")
+        said = hdf5.attribute_of(data, "env_args")
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
-        stated = fields.as_instruction(members.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
+        stated = fields.as_instruction(hdf5.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
         own = (own_language(data[name]) for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
         if stated.strip():
@@ -168,23 +178,23 @@ class RobomimicHDF5(Source):
         Raises EpisodeError: a name that is read stands there in other letters, or a fact that is no attribute.
         """
         data = members.group_at(file, "data", f"{self.path}")
-        of_file = {name for held in (file, file.attrs) for name in members.names_in(held, f"{self.path}")}
+        of_file = {name for held in (file, file.attrs) for name in hdf5.names_in(held, f"{self.path}")}
         of_file -= {"data", "made_by", CHECK, "mask" if self.options["filter_key"] else ""}
-        of_data = members.names_in(data.attrs, f"{self.path}, data")
-        fields.require_spelling(of_data, members.FACTS, f"{self.path}, data: attributes")
+        of_data = hdf5.names_in(data.attrs, f"{self.path}, data")
+        fields.require_spelling(of_data, hdf5.FACTS, f"{self.path}, data: attributes")
         unread = {f"{key} of the file" for key in of_file}
         if left := len(data) - len(self.places):
             unread.add(f"{left} of {len(data)} demonstrations")
-        unread |= {f"{key} of data" for key in of_data if key not in (*members.NEEDED, *members.OF_ALL, "annotator")}
+        unread |= {f"{key} of data" for key in of_data if key not in (*hdf5.NEEDED, *hdf5.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
         successes, kept = 0, set[str]()
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
-            held, own = members.names_in(demo, where), members.names_in(demo.attrs, where)
+            held, own = hdf5.names_in(demo, where), hdf5.names_in(demo.attrs, where)
             fields.require_spelling(held, taken, where)
-            fields.require_spelling(own, members.FACTS, f"{where}: attributes")
+            fields.require_spelling(own, hdf5.FACTS, f"{where}: attributes")
             for key in {*held, *(of_file - {*of_data})}:
-                if (fact := key.lower()) in members.FACTS and fact not in own:
+                if (fact := key.lower()) in hdf5.FACTS and fact not in own:
                     raise EpisodeError(
                         f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
                     )
@@ -192,7 +202,7 @@ class RobomimicHDF5(Source):
             successes += "success" in facts
             told_beside = "language_instruction" not in facts and not fields.is_blank(own_language(demo) or "")
             said |= {"ep_meta"} if told_beside else set()
-            observed = members.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
+            observed = hdf5.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
             *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
             known = [*self._image_keys, *itertools.chain(*used)]
             fields.require_spelling(observed, [*known, *another], f"{where}: obs")
@@ -200,7 +210,7 @@ class RobomimicHDF5(Source):
             unread |= {f"{name} of {key}" for key in arrays for name in members.attributes_beside(demo, key, where)}
             unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
             kept |= (short := _kept(demo)).keys()
-            unread |= {f"attribute {key}" for key in {*own} - {*members.NEEDED, *short}}
+            unread |= {f"attribute {key}" for key in {*own} - {*hdf5.NEEDED, *short}}
         places = {key: key for key in sorted(said - {"ep_meta"})}
         if "success" in places and "success" not in _facts(data):
             places["success"] = stated("success", successes, len(self.places))
@@ -232,7 +242,7 @@ class RobomimicHDF5(Source):
                 cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
             else:
                 self._size(demo, key, where)
-        own, of_all = (members.attribute_of(item, "success") for item in (demo, members.group_at(file, "data", where)))
+        own, of_all = (hdf5.attribute_of(item, "success") for item in (demo, members.group_at(file, "data", where)))
         success = of_all if own is None else own
         return Episode(
             images=cameras,
@@ -281,6 +291,14 @@ class RobomimicHDF5(Source):
                     advice = f"with xyz and quaternion {7 + rows.shape[1]} an arm; the layout has {self._layout.width} "
                     advice += "columns of numbers per arm; give another"
                 raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
+            if part == "eef_pos" and members.has(demo, behind := f"next_obs/robot{arm}_{part}"):
+                after = fields.as_rows(members.numbers_at(demo, behind, where), f"{where}: {behind!r}")[:-1]
+                if len(off := np.flatnonzero((abs(after - rows[1:]) > _NEXT).any(axis=1))):
+                    apart = f"{abs(after - rows[1:])[off[0]].max():.2g} m from obs at the next"
+                    raise EpisodeError(
+                        f"{where}: next_obs of robot{arm}_{part} at step {off[0]} is {apart}; steps are missing or of "
+                        "another episode: repair or drop it"
+                    )
             columns.append(rows)
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
 
@@ -288,25 +306,35 @@ class RobomimicHDF5(Source):
         """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
         order."""
         units = _UNITS[part] if self._layout.opening_unit == "m" or part != "gripper_qpos" else None
-        for name in ("units", "unit"):
-            unit = members.attribute_of(rows, name)
-            if units and unit is not None and str(unit).strip().lower() not in units:
-                what = f"{where} says that it is in {unit!r}, it is read as {units[-1]}"
-                raise EpisodeError(f"{what}; convert it, and the attribute")
-        for name in [name for name in _ORDERS if name in rows.attrs and part == "eef_quat"]:
-            if "wxyz" in "".join(letter for letter in str(rows.attrs[name]).lower() if letter in "wxyz"):
-                what = f"{where}: the attribute {name!r} says {one_line(str(rows.attrs[name]), 60)}"
-                raise EpisodeError(f"{what}, robomimic's are xyzw; write them so, and the attribute")
+        for holder in (rows, rows.parent, rows.parent.parent, rows.parent.parent.parent):
+            for name in [name for name in ("units", "unit", "Units", "Unit") if name in holder.attrs]:
+                texts = np.asarray(holder.attrs[name]).reshape(-1).tolist()
+                told = [fields.decoded(text) if isinstance(text, bytes) else str(text) for text in texts]
+                told = [text.strip(" []()").lower() for text in told]
+                odd = [unit for unit in told if unit not in (units or ()) and (holder != rows or units)]
+                if odd and (holder == rows or (part == "eef_pos" and odd[0] in _LENGTHS)):
+                    of = where if holder == rows else f"{where}: {holder.name}"
+                    what = f"{of} says that it is in {odd[0]!r}, it is read as {(units or _METRES)[-1]}"
+                    raise EpisodeError(f"{what}; convert it, and the attribute")
+        order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
+        for name in [name for name in _ORDERS if name in rows.attrs and order]:
+            said = one_line(str(np.asarray(rows.attrs[name]).tolist()), 60)
+            letters = "".join(letter for letter in said.lower() if letter in order)
+            if sorted(letters) == sorted(order) and letters != order:
+                what = f"{where}: the attribute {name!r} says {said}, it is read as {order}"
+                raise EpisodeError(f"{what}; write the columns so, and the attribute")
+        if part == "eef_quat" and hdf5.attribute_of(rows, "scalar_first"):
+            raise EpisodeError(f"{where}: the attribute 'scalar_first' is true, it is read as xyzw; write it so")
 
 
 def _facts(item: h5py.Group) -> set[str]:
-    """Those of `members.FACTS` that attributes say."""
-    values = {fact: members.attribute_of(item, fact) for fact in members.FACTS}
+    """Those of `hdf5.FACTS` that attributes say."""
+    values = {fact: hdf5.attribute_of(item, fact) for fact in hdf5.FACTS}
     return {fact for fact, value in values.items() if value is not None and not fields.is_blank(value)}
 
 
 def _kept(demo: h5py.Group) -> dict[str, Any]:
     """The attributes that a dataset keeps in `extra_json`; robomimic has the whole model XML in one, which is not."""
     left = ("language_instruction", OPENING_UNIT, "file_path", "episode_id")  # said elsewhere, the unit by the layout
-    attributes = members.attributes_of(demo)
+    attributes = hdf5.attributes_of(demo)
     return {key: value for key, value in attributes.items() if key not in left and len(str(value)) <= 200}

@@ -19,6 +19,7 @@ from gap_vla.core.outputs import require_apart
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
+from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
@@ -139,6 +140,8 @@ def build_dataset(
     if source.files and source.path.is_dir():
         tell_others(source.path, source.files, "read")
     print(source.account(), flush=True)
+    if source.kind in ("robomimic_hdf5", "npz"):
+        tell_changed(source.path)
     if job is not None:
         _tell_own_labels(source)
     train = plan_splits(len(source), val_fraction)["train"]

@@ -155,6 +155,14 @@ TIMES = np.arange(STEPS, dtype=np.float32) / 10
         ({"timestamp": np.arange(5).astype("datetime64[s]")}, None),  # no plain array
         ({"done": np.array(True), "reward": np.array([1.0])}, None),  # of the episode
         ({"success_rates": np.zeros(5)}, None),
+        ({"obs/timestamp": TIMES[::-1]}, "'obs/timestamp' is .* at step 1, not after"),
+        ({"time": np.stack([TIMES[::-1], TIMES], 1)}, None),
+        ({"timestamp": np.stack([TIMES[::-1], TIMES], 1)}, "'timestamp' is .* at step 1, not after"),
+        ({"num_steps": np.array(STEPS + 6)}, f"'num_steps' says {STEPS + 6} steps, there are {STEPS}; correct it"),
+        ({"num_steps": np.array(STEPS), "length": np.array(0.3)}, None),  # of a rope
+        ({"valid": np.arange(STEPS) < 5}, "'valid' is false at step 5; it was not measured there"),
+        ({"mask": np.zeros((STEPS, 4, 4), bool), "grasp_valid": np.zeros(STEPS, bool)}, None),
+        ({"frame_index": np.arange(STEPS) * 2 + 7}, None),
     ],
 )  # fmt: skip
 def test_arrays_of_one_row_per_step_have_the_steps_of_the_actions(
@@ -468,6 +476,12 @@ def test_a_step_without_a_phase_is_no_phase_called_nan(tmp_path: Path) -> None:
 def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_path: Path, odd: object) -> None:
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({"made": "today", "a": arrays(plain(0)), "b": odd}))
     with pytest.raises(EpisodeError, match=r"d\.pkl: 'b' is no demonstration as 'a' is; make a dictionary of each"):
+        open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
+
+
+def test_a_pickle_that_says_it_holds_more_demonstrations_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"num_demos": 5, "a": arrays(plain(0)), "b": arrays(plain(1))}))
+    with pytest.raises(EpisodeError, match=r"d\.pkl: 2 demonstrations, 'num_demos' says 5; get all of it"):
         open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
 
 

@@ -22,7 +22,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.hdf5_members import attributes_of_data, opened, require_sound
-from gap_vla.demos.hdf5_storage import short_chunk
+from gap_vla.demos.hdf5_storage import odd_chunk
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,27 @@ def _unit(path: str, **said: Any) -> Callable[[h5py.File], None]:
 def _never_measured(path: str) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         file[path][3, 1] = file[path].attrs["missing_value"] = -1.0
+
+    return change
+
+
+def _filled(file: h5py.File) -> None:
+    """Its recorder stopped at step 6; the file says what stands for nothing."""
+    rows = file["data/demo_1/obs/robot0_eef_pos"][()]
+    del file["data/demo_1/obs/robot0_eef_pos"]
+    file.create_dataset("data/demo_1/obs/robot0_eef_pos", rows.shape, "f4", fillvalue=-1)[:6] = rows[:6]
+
+
+def _chunk(path: str, size: float, **how: Any) -> Callable[[h5py.File], None]:
+    """Its last chunk holds so many times what a chunk holds."""
+
+    def change(file: h5py.File) -> None:
+        values = file[path][()]
+        del file[path]
+        made = file.create_dataset(path, data=values, chunks=(4, *values.shape[1:]), **how)
+        content = np.resize(values[4:], int(values[4:].size * size)).tobytes()
+        where = (4, *(0 for _ in values.shape[1:]))
+        made.id.write_direct_chunk(where, zlib.compress(content) if how else content)
 
     return change
 
@@ -167,8 +188,27 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_short("data/demo_1/obs/agentview_image"), r"agentview_image': the chunk from \(4, 0, 0, 0\) on holds less"),
         (_short("data/demo_1/obs/robot0_eef_pos", packed=False), r"_eef_pos': the chunk from \(4, 0\) on holds less"),
         (_unit("data/demo_1/obs/robot0_eef_pos", units="mm"), "eef_pos' says that it is in 'mm', it is read as m"),
+        (_chunk("data/demo_1/obs/agentview_image", 0.25), r"image': the chunk from \(4, 0, 0, 0\) on holds less"),
+        (_chunk("data/demo_1/actions", 3, compression="gzip"), r"'actions': the chunk from \(4, 0\) on holds less"),
+        (put("data/demo_1/next_obs/robot0_eef_pos", np.full((8, 3), 0.5)), "next_obs of robot0_eef_pos at step 0 is"),
+        (_attribute("data", "num_episodes", 9), "2 demonstrations, 'num_episodes' of 'data' says 9; get all of it"),
+        (_filled, r"robot0_eef_pos': step 6 was never written \(fill value -1.0\); the recording was cut off"),
+        (put("data/demo_1/truncated", np.arange(8) % 4 == 3), "'truncated' is true at step 3 of 8 and not after it"),
+        (put("data/demo_1/obs/time", np.arange(8) % 5), "'obs/time' is 0 at step 5, not after 4; write it"),
+        (put("data/demo_1/obs/wrist_timestamp", [0, 0, 1, 1, 2, 2, 1, 3]), "timestamp' is 1 at step 6, not after 2"),
+        (put("data/demo_1/frame_index", [0, 1, 2, 3, 6, 7, 8, 9]), "'frame_index' is 3 at step 3 and 6 at the next"),
+        (put("data/demo_1/frame_index", np.zeros(8)), "'frame_index' is 0 at step 0 and 0 at the next; steps are miss"),
+        (put("data/demo_1/valid", np.arange(8) < 5), "'valid' is false at step 5; it was not measured there: cut"),
+        (put("data/demo_1/obs/state_is_pad", np.arange(8) == 5), "is_pad' is true at step 5; it was not measured"),
+        (_attribute("data/demo_1", "num_steps", 30), "demo_1: 8 actions, the attribute 'num_steps' says 30"),
+        (_attribute("data/demo_1/obs", "Units", "mm"), "/data/demo_1/obs says that it is in 'mm', it is read as m"),
+        (_attribute("data", "unit", "cm"), "/data says that it is in 'cm', it is read as m; convert it"),
+        (_unit("data/demo_1/obs/robot0_eef_pos", names=["y", "x", "z"]), "'names' says .*, it is read as xyz"),
+        (_unit("data/demo_1/obs/robot0_eef_quat", scalar_first=True), "'scalar_first' is true, it is read as xyzw"),
+        (_attribute("data/demo_1", "ep_meta", "[1, 2]"), "demo_1: the attribute 'ep_meta' is no object of JSON; write"),
+        (_attribute("data/demo_1", "ep_meta", '{"lang": "open it"}'), "'ep_meta' says lang 'open it', the attribute"),
         (_unit("data/demo_1/obs/robot0_gripper_qpos", units="mm"), "qpos' says that it is in 'mm', it is read as m"),
-        (_unit("data/demo_1/obs/robot0_eef_quat", order="wxyz"), "the attribute 'order' says wxyz, robomimic's are"),
+        (_unit("data/demo_1/obs/robot0_eef_quat", order="wxyz"), "the attribute 'order' says wxyz, it is read as xyzw"),
         (_never_measured("data/demo_1/obs/robot0_eef_pos"), r"is .* at \[3, 1\], by its missing_value none"),
         (_unit("data/demo_1/actions", valid_range=[-1.0, 0.25]), r"is 0\.\d+ at .*, by its valid_range none; it was"),
         (_unit("data/demo_1/actions", _Unsigned="true"), r"is packed \(_Unsigned true\)"),
@@ -222,7 +262,7 @@ def test_arrays_through_every_order_of_usual_filters_are_whole(file: Path) -> No
                 stored["data"].require_group("more").create_dataset(name, data=values, chunks=(3, 2), **how, **pack)
         made = []
         stored["data/more"].visititems(lambda _, item: made.append(item) if isinstance(item, h5py.Dataset) else None)
-        assert len(made) == 12 and [short_chunk(one) for one in made] == [None] * 12
+        assert len(made) == 12 and [odd_chunk(one) for one in made] == [None] * 12
 
 
 def test_a_camera_that_one_demonstration_lacks_is_missed_before_pictures_are_read(file: Path) -> None:

@@ -675,7 +675,7 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
     assert "labels: cotpc" in (tmp_path / "e.html").read_text()
     assert show([str(hdf5), "--camera", "wrist", "--out", str(tmp_path / "e.html")]) == 2
     assert "no camera 'wrist' (cameras: image_primary)" in capsys.readouterr().err
-    monkeypatch.setattr("gap_vla.rlds.annotating.files._tell_changed", os.utime)
+    monkeypatch.setattr("gap_vla.rlds.annotating.hdf5_files.tell_changed", os.utime)
     assert show([str(hdf5), "--out", str(tmp_path / "e.html")]) == 2
     assert "demos.hdf5 changed while it was read" in capsys.readouterr().err
 

@@ -62,6 +62,7 @@ def test_an_episode_without_a_label_that_others_have_is_not_shown(
         changed = f"{source / 'episode_1.npz'} was changed since it was written"
     assert f"note: {changed}; where its states were, annotate again" in said
     again = annotate_files(source, tmp_path / "again" / source.name, method="gaussian").path
+    assert f"note: {changed}; where its states were, annotate again" in capsys.readouterr().out
     assert show_episode(again, tmp_path / "e.png", episode=1).is_file()
     assert "was changed" not in (out := capsys.readouterr().out) and "not taken: rho" not in out
 

@@ -244,7 +244,7 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path,
     gap_vla.cli.diagnose._recordings(asked, None)
     assert f"note: {demos} was changed after it was annotated; where its states were" in capsys.readouterr().out
     with monkeypatch.context() as patched, pytest.raises(UserError, match="hdf5 changed while it was read"):
-        patched.setattr("gap_vla.rlds.annotating.hdf5_files.tell_changed", os.utime)
+        patched.setattr("gap_vla.rlds.annotating.changed.tell_changed", os.utime)
         gap_vla.cli.diagnose._recordings(asked, None)
     with h5py.File(demos, "a") as file:
         del file["data/demo_1/rho"]

@@ -125,6 +125,20 @@ def test_what_cannot_be_moved_or_written_leaves_the_run_as_it_was(tmp_path, monk
     assert "is kept as" not in capsys.readouterr().out
 
 
+def test_a_correction_that_cannot_be_told_is_made_all_the_same(tmp_path, monkeypatch):
+    run = finished_run(tmp_path / "run")
+    again = RunDirectory.claim(run.path, changed("eval.seed", 6), resume=True)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    with pytest.raises(OSError, match="No space left"):
+        again.measure_anew()
+    assert not run.summary.exists() and not run.rollouts.exists()
+    assert run.read_config()["eval"]["seed"] == 6
+
+
 def test_rollouts_of_which_a_kill_left_nothing_but_a_lock_are_not_kept_as_earlier_ones(tmp_path):
     run = finished_run(tmp_path / "run")
     shutil.rmtree(run.rollouts)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import finite, regular
 from gap_vla.core.marks import HDF5, suffix_of
@@ -21,10 +20,10 @@ from gap_vla.demos.fields import files_in, resized
 from gap_vla.phases.annotator import load_annotator
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
+from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 from gap_vla.rlds.checking.dataset_checks import tell_duplicates
-from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import naming_a_full_disk, unlike_written
+from gap_vla.rlds.version_files import naming_a_full_disk
 
 KINDS = {"rlds": rlds_files, "robomimic_hdf5": hdf5_files, "npz": npz_files}
 """Kind of source: the module that knows it."""
@@ -107,6 +106,9 @@ def _refuse_idle(where: str, only: str, **given: bool) -> None:
 LARGEST = 160
 """Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
 
+_COMPARED = 2 << 30
+"""Bytes of a folder that is compared with its checksums for one episode, which takes about two seconds."""
+
 
 def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
     """Writes the HTML report of what `annotate_files` did, with some episodes, spread over the data, and frames.
@@ -174,7 +176,8 @@ def show_episode(
     anew = method is not None or annotator is not None
     with contextlib.nullcontext() if kind == "npz" else unchanging(source):  # of npz one file is read, at once
         chosen = KINDS[kind].read(source, episode, job, split, stored=not anew)
-        _tell_changed(source)
+        if source.is_dir() and sum(one.stat().st_size for one in source.iterdir() if one.is_file()) <= _COMPARED:
+            tell_changed(source)
     facts: tuple[str, ...] = ()
     if anew:
         labels = job.run([chosen])
@@ -188,22 +191,3 @@ def show_episode(
     if suffix_of(out) == ".png":
         return write_picture(view, out)
     return write_output(out, "episode", episodes_page(view.title, [view]))
-
-
-_COMPARED = 2 << 30
-"""Bytes of a folder that is compared with its checksums for one episode, which takes about two seconds."""
-
-
-def _tell_changed(folder: Path) -> None:
-    """A note, if what is shown is a folder of ours that is not as it was written."""
-    if folder.is_dir() and sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) > _COMPARED:
-        return
-    try:
-        found = unlike_written(folder)
-    except EpisodeError as problem:  # of the mark, which nothing is read from here
-        print(f"note: {problem}", flush=True)
-        return
-    for name, how in found.items():
-        if name != STATISTICS:
-            print(f"note: {folder / name} {how}; where its states were, annotate again", flush=True)
-            return

@@ -14,20 +14,21 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
-from gap_vla.core.hdf5_mark import is_changed, read_mark
 from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.marks import HDF5
 from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_members import NEEDED, group_at, has, numbers_at, opened, require_whole_chunks
+from gap_vla.demos.hdf5_attributes import NEEDED
+from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened, require_whole_chunks
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_of
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.demos.source import UNSAID, account
 from gap_vla.phases import Annotation, load_annotator
+from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
     AnnotationError,
@@ -48,6 +49,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     print(_account(demos, job), flush=True)
+    tell_changed(source)
     require_disk({"the copy": source.stat().st_size}, out.parent, "free some, or name another disk")
     episodes = demos.without_images()
     _require_replaceable(demos)
@@ -104,12 +106,6 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, store
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
     return labelled(demos, index) if stored else demos[index]
-
-
-def tell_changed(path: Path) -> None:
-    """A note, if a labelled file of ours, opened before, is not as it was written. Reads all of such a one."""
-    if read_mark(path, sound=True) == "gap_vla:labelled_demos" and is_changed(path):
-        print(f"note: {path} was changed after it was annotated; where its states were, annotate again", flush=True)
 
 
 def labelled(demos: RobomimicHDF5, index: int) -> Episode:

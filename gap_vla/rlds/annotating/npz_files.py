@@ -23,10 +23,11 @@ from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.fields import PER_STEP, as_frames, as_names, as_rows, files_in, picture_size, tell_others
+from gap_vla.demos.fields import as_frames, as_names, as_rows, files_in, picture_size, tell_others, tells
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import require_aligned
 from gap_vla.demos.source import account
+from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
     AnnotationError,
@@ -47,6 +48,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = files_in(source, ".npz")
     print(_account(source, files, job), flush=True)
+    tell_changed(source)
     episodes = [read_npz(file, job, images=False, labels=False) for file in files]
     labels = set[str]()
     for file, episode in zip(files, episodes):
@@ -58,7 +60,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         for name, (shape, dtype) in held.items():
             if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
                 picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept
-        others = [name for name in held if name.lower() in PER_STEP or name.startswith("image_")]
+        others = [name for name in held if tells(name) or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     require_pair(labels, source)
     extra = [_extra(file, job) for file in files] if job.extra_names else None

@@ -1,0 +1,105 @@
+"""What attributes say of an HDF5 file's demonstrations and arrays, and arrays that are not as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import is_text, refusing
+from gap_vla.demos import fields
+
+NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+"""Classes of types whose values are numbers or truth values."""
+
+FACTS = ("success", "language_instruction")
+"""Attributes of a demonstration, or of `data` for all that have none."""
+
+NEEDED = ("num_samples", "num_demos", "total", "env_args", "ep_meta", *FACTS)
+"""Attributes that mean something to readers."""
+
+OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
+"""Attributes of `data` that say of all demonstrations of a file of ours how they were made."""
+
+_PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
+"""Attributes with which netCDF packs an array's numbers, and what says that nothing is."""
+
+_BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+"""Attributes with which netCDF says which of an array's numbers were measured."""
+
+_SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
+"""Attributes with which HDF5 and netCDF keep what the axes are called."""
+
+READ = (*_PACKED, *_BOUNDS, *_SCALES)
+"""Attributes of an array that are looked at, or that say nothing of its numbers."""
+
+
+def names_in(holder: Iterable[Any], where: str) -> list[str]:
+    """Names of a group's members, or of attributes. Raises EpisodeError: one is no text."""
+    if odd := [name for name in holder if not is_text(name)]:
+        raise EpisodeError(f"{where}: holds {odd[0]!a}, whose name is not UTF-8; rename it")
+    return list(holder)
+
+
+def attributes_of(item: h5py.Group) -> dict[str, Any]:
+    """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
+    axes = {name: _axes(item, name) for name in names_in(item.attrs, f"{item.file.filename}, {item.name}")}
+    single = [name for name, number in axes.items() if number == 0 or (number and name in OF_ALL)]
+    return {name: attribute_of(item, name) for name in axes if name in NEEDED or name in single}
+
+
+def attribute_of(item: h5py.Group, name: str) -> Any:
+    """A number, a truth value or text, be it in an array of one; None if there is no such attribute. Raises
+    EpisodeError: the attribute is something else."""
+    if name not in item.attrs:
+        return None
+    where = f"{item.file.filename}, {item.name}: the attribute {name!r}"
+    if _axes(item, name) is None:
+        raise EpisodeError(f"{where} is not one number, truth value or text; write one, or remove it")
+    with refusing(f"{where} cannot be read", "write it again", EpisodeError):
+        value = item.attrs[name]
+        value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        return fields.decoded(value) if isinstance(value, (str, bytes)) else value
+
+
+def _axes(item: h5py.Group, name: str) -> int | None:
+    """Axes of an attribute that is one number, truth value or text; None if it is something else."""
+    stored = item.attrs.get_id(name)
+    single = stored.get_space().get_simple_extent_npoints() == 1
+    return len(stored.shape) if single and stored.get_type().get_class() in (*NUMBERS, h5py.h5t.STRING) else None
+
+
+def require_as_declared(found: h5py.Dataset, values: np.ndarray, where: str) -> None:
+    """Raises EpisodeError: by attributes of the array, as netCDF and xarray write them, its numbers are others, or some
+    of them none."""
+    packed = {name: attribute_of(found, name) for name in _PACKED}
+    told = [f"{name} {value}" for name, value in packed.items() if value not in (None, _PACKED[name])]
+    if told:
+        raise EpisodeError(f"{where} is packed ({', '.join(told)}); write the numbers themselves")
+    for name in [name for name in _BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
+        with refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError):
+            said = np.asarray(found.attrs[name]).reshape(-1).astype(values.dtype if "alue" in name else np.float64)
+            low, high = said.min(), said.max()
+        beyond = {
+            "valid_min": values < low,
+            "valid_max": values > high,
+            "valid_range": (values < low) | (values > high),
+        }
+        if (odd := beyond.get(name, np.isin(values, said))).any():
+            place = np.argwhere(odd)[0].tolist()
+            advice = "it was not measured: repair or drop the episode, or correct the attribute"
+            raise EpisodeError(f"{where} is {values[tuple(place)]} at {place}, by its {name} none; {advice}")
+
+
+def require_written(found: h5py.Dataset, values: np.ndarray, where: str) -> None:
+    """Raises EpisodeError: rows hold what HDF5 gives for what was never written, where the file says what that is."""
+    plan = found.id.get_create_plist()
+    named = plan.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED and found.fillvalue != 0
+    if named and values.ndim > 1 and values[:1].size > 1:
+        lost = np.flatnonzero((values == found.fillvalue).reshape(len(values), -1).all(axis=1))
+        if len(lost):
+            advice = "the recording was cut off, get it again"
+            raise EpisodeError(f"{where}: step {lost[0]} was never written (fill value {found.fillvalue}); {advice}")
