@@ -21,24 +21,37 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 
 
 _FINGER = re.compile(r"grip|finger|jaw")
-_NO_POSITION = re.compile(
-    r"force|torque|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|v[xyz]$)"
-    r"|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
+_GRIPS = re.compile(rf"{_FINGER.pattern}|open|clos|claw|hand|(?:^|[^a-z])ee(?![a-z])")
+_RATE = re.compile(
+    r"force|torque|effort|accel|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|[va][xyz]$|error|current_?\d)"
 )
-"""Of joints, velocities and forces; `motor_0` is what LeRobot calls columns without a name."""
+"""Of velocities, forces and currents."""
+_NO_POSITION = re.compile(
+    rf"{_RATE.pattern}|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
+)
+"""Of joints too; `motor_0` is what LeRobot calls columns without a name."""
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
 
-_QUATERNION_R = re.compile(r"(?:^|[^a-z])[ro]([wxyz])$")
-"""The parts of a quaternion as rx … rw or ox … ow; without a `w` among them, rx is an angle."""
-_QUATERNION = re.compile(r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])")
+_QUATERNION_R = re.compile(r"(?:^|[^a-z])[ro]?([wxyzijk])$")
+"""The parts of a quaternion as x … w, rx … rw, ox … ow or i, j, k, w; without a `w` among them, rx is an angle."""
+_QUATERNION = re.compile(
+    r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])"
+    r"|(?:^|[^a-z])q_?([ijkr])$|(?:^|[^a-z])([wxyz])_q(?:uat(?:ernion)?)?$"
+)
+_LETTERS = str.maketrans("ijkr", "xyzw")
 
 _TURN = re.compile(
     r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])(?:[^a-z0-9]rad)?$"
 )
 _AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])(?:[^a-z0-9](?:pos|m))?$")
-_UNIT = re.compile(r"(?:^|[^a-z])(?:mm|cm|deg|degrees?)\W*$")
+UNIT = re.compile(
+    r"(?:^|[^a-z])(?:[cmkuµ]m|(?:milli|centi|deci|kilo|micro)met(?:er|re)s?|microns?|inch(?:es)?|deg(?:rees?)?)(?![a-z])"
+    r"|[xyz][_. -](?:in|ft|feet)$|[\[(](?:in|ft)[\])]"
+)
+"""Lengths in another unit than m, and angles in degrees, in small letters."""
 _ROTVEC = re.compile(r"rot(?:ation)?_?vec|axis.?angle")
+_ANGLE = re.compile(rf"{_ROTVEC.pattern}|(?:^|[^a-z])[a-z]?(?:roll|pitch|yaw)(?![a-z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +135,8 @@ class StateLayout:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
-        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, or what
+        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, a force or
+        an axis for a finger, or what
         `require_positions` refuses.
         """
         self._require_quaternions(names, where)
@@ -135,20 +149,25 @@ class StateLayout:
         for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
             if called := misordered(names, first, self.width, fingers, turned=bool(turned)):
                 raise EpisodeError(f"{where}: the layout takes columns {called} as {words}; name the columns")
+        for place, name in enumerate(map(str.lower, names)):
+            odd = _RATE.search(name) or (_AXIS.search(name) and not _FINGER.search(name))
+            if odd and self.opening_unit == "m" and place % self.width in self.gripper:
+                called = one_line(names[place], 60)
+                raise EpisodeError(f"{where}: the layout takes {called!r} as a finger's position; name the columns")
 
     def require_positions(self, names: Sequence[str], where: str) -> None:
         """Raises EpisodeError: the columns that are taken as positions are called otherwise, each of them, or the array
-        that holds them is; or by the names positions or angles are in mm, cm or degrees, or Euler angles a rotation
-        vector."""
+        that holds them is; or by the names positions, angles or fingers are in mm, inches or degrees, Euler angles a
+        rotation vector."""
         turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
         angles = turn if len(turn) == 3 else range(0)
+        fingers = self.gripper if self.opening_unit == "m" else ()
         for column, name in enumerate(map(str.lower, names)):
-            own = column % self.width
-            if (own in angles or own - self.position in range(3)) and _UNIT.search(name):
-                called = one_line(names[column], 60)
-                raise EpisodeError(f"{where}: the layout takes {called!r} in m or rad; convert it, and call it so")
+            own, called = column % self.width, one_line(names[column], 60)
+            if own in angles or own in fingers or own - self.position in range(3):
+                if UNIT.search(re.sub("(?<=[a-z])(?=[A-Z])", "_", names[column]).lower()):
+                    raise EpisodeError(f"{where}: the layout takes {called!r} in m or rad; convert it, and call it so")
             if self.rotation_kind == "euler_xyz" and own in angles and _ROTVEC.search(name):
-                called = one_line(names[column], 60)
                 raise EpisodeError(
                     f"{where}: the layout takes {called!r} as roll, pitch, yaw; give one with rotation_kind rotvec"
                 )
@@ -161,11 +180,20 @@ class StateLayout:
 
     def _require_quaternions(self, names: Sequence[str], where: str) -> None:
         of_turn = [i % self.width in range(self.rotation, self.rotation + 4) for i in range(len(names))]
+        if ROTATIONS[self.rotation_kind] == 4:
+            for first in range(self.rotation, len(names), self.width):
+                angles = [name for name in names[first : first + 4] if _ANGLE.search(name.lower())]
+                if len(angles) > 2:
+                    called = one_line(", ".join(angles), 80)
+                    raise EpisodeError(
+                        f"{where}: the layout takes columns {called} as a quaternion {self.rotation_kind[-4:]}; give "
+                        "another with --reader layout=…"
+                    )
         found = [_QUATERNION.search(name.lower()) for name in names]
         of_r = [_QUATERNION_R.search(name.lower()) if own else None for name, own in zip(names, of_turn)]
         if any(match and match[1] == "w" for match in of_r):
             found = [match or other for match, other in zip(found, of_r)]
-        letters = "".join(match[1] if match else " " for match in found)
+        letters = "".join((match[match.lastindex or 0] if match else " ").translate(_LETTERS) for match in found)
         if not {"w", "x"} <= {*letters}:
             return
         count = ROTATIONS[self.rotation_kind]
@@ -232,6 +260,14 @@ def misordered(
         if (other and block != "xyz") or (swapped and not turned):
             return one_line(", ".join(names[start : start + 3]), 80)
     return ""
+
+
+def tell_last(names: Sequence[str], where: str) -> None:
+    """A note, if by its name the last number of an arm's action, which is taken as the gripper's, is another."""
+    last = [] if len(names) % 7 else [names[place] for place in range(6, len(names), 7)]
+    if other := [name for name in last if not _GRIPS.search(name.lower())]:
+        said = "is taken as the gripper's and not normalised"
+        print(f"note: {where}: {one_line(other[0], 60)!r}, the last number of an arm's action, {said}", flush=True)
 
 
 def require_action_names(names: Sequence[str], where: str) -> None:

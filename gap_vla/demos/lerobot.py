@@ -15,22 +15,29 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.core.progress import PATIENCE, Progress
-from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, resized
-from gap_vla.demos.layout import require_action_names
-from gap_vla.demos.lerobot_index import (
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, require_rising, resized
+from gap_vla.demos.layout import require_action_names, tell_last
+from gap_vla.demos.lerobot_declared import (
+    COUNTS,
     NUMBERS,
-    EpisodePlace,
-    Feature,
-    columns_of,
+    called,
     read_description,
-    read_index,
-    read_rows,
+    require_beside,
+    require_kind,
+    require_metres,
+    require_pace,
+    require_pictures,
+    tells_of_steps,
 )
-from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there
+from gap_vla.demos.lerobot_index import EpisodePlace, columns_of, read_index, read_rows
+from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there, tell_more
 from gap_vla.demos.source import NamedArrays, stated
 
 SUCCESS = ("success", "is_episode_successful", "next.success")
 """Columns whose last step says whether an episode succeeded, the surest last."""
+
+_OF_ALL = "is_episode_successful"
+"""The one of them that says so at every step."""
 
 _NO_COLOURS = re.compile(
     "depth|(?<![a-z])touch(?![a-z])|tactile|gelsight|gelslim|(?<![a-z])digit(?![a-z])|segment|mask|thermal|infrared|flow",
@@ -109,9 +116,11 @@ class LeRobot(NamedArrays):
                 what = "camera of colours" if key in self._image_keys else "feature"
                 found = one_line(", ".join(known)) or "none"
                 raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
-            if key in self._image_keys:
-                continue
             where, feature = f"{self.path}/meta/info.json: {key!r}", self._features[key]
+            require_pace(feature, self._fps, where)
+            if key in self._image_keys:
+                require_pictures(feature, self._fps, where)
+                continue
             if not NUMBERS.fullmatch(feature.dtype):
                 raise EpisodeError(f"{where} is of {shown(feature.dtype)}, not of numbers; name another")
             if sum(n > 1 for n in feature.shape) > 1:
@@ -125,8 +134,15 @@ class LeRobot(NamedArrays):
         state = self.options["state_key"]
         self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
         action = self.options["action_key"]
+        require_metres(self._features[state].said, f"{self.path}/meta/info.json: {state!r}")
         require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
-        self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
+        tell_last(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
+        films = [key for key in self._image_keys if self._features[key].dtype == "video"]
+        self.places, self._beside = read_index(described, films)
+        self._ends: dict[Path, int] = {}  # of each film, the frames of all its episodes
+        for place in self.places:
+            for film, start in place.videos.values():
+                self._ends[film] = round((start or 0) * self._fps) + place.length
 
     def identity(self) -> dict[str, Any]:
         named = self.options["image_keys"] is None and not self._ordered
@@ -141,13 +157,18 @@ class LeRobot(NamedArrays):
         return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
 
     def dropped(self) -> list[str]:
-        known = {*self._features, *_COUNTS, "episode_index", "next.done"}
+        known = {*self._features, *COUNTS, "episode_index", "next.done"}
         others = sorted(set().union(*self._held.values()) - known)
-        return self._unused(*self._success(), "task_index") + [f"{name}, which info.json lacks" for name in others]
+        unread = [f"{name} of the index of episodes" for name in self._beside]
+        return (
+            self._unused(*self._success(), "task_index")
+            + [f"{name}, which info.json lacks" for name in others]
+            + unread
+        )
 
     @functools.cached_property
-    def _held(self) -> dict[Path, list[str]]:
-        """The columns of each table."""
+    def _held(self) -> dict[Path, dict[str, dict[str, str]]]:
+        """The columns of each table, and what it says of them."""
         return {table: columns_of(table) for table in {place.table for place in self.places}}
 
     def _success(self) -> list[str]:
@@ -172,10 +193,14 @@ class LeRobot(NamedArrays):
         place = self.places[index]
         where = _where(place)
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
-        counts = [key for key in _COUNTS if key in self._features]
+        counts = [key for key in COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        table = _rows(place, columns, (*_COUNTS, *self._success(), "next.done"))
+        held = columns_of(place.table)
+        require_metres(held.get(columns[0], {}), f"{where}: {columns[0]!r}")
+        beside = [name for name in held if tells_of_steps(name) and name not in columns]
+        table = _rows(place, columns, (*COUNTS, *SUCCESS, "next.done", *beside))
         _require_counted(table, place, self._fps, where)
+        require_beside({name: table[name] for name in beside}, self._features, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
@@ -190,11 +215,20 @@ class LeRobot(NamedArrays):
             if (found := arrays[key].shape[1]) != width:
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in (*columns[:2], *counts):
-            _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
-        for key in filter(table.__contains__, self._success()):
+            require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
+        said_by: dict[str, bool] = {}
+        for key in (key for key in SUCCESS if key in self._features and key in table):
             said = f"{where}: {key!r} of the last step"
             with refusing(f"{said} is no truth value", "download it again", EpisodeError):
-                arrays["success"] = as_truth(np.asarray(table[key][-1]), said)
+                said_by[key] = as_truth(np.asarray(table[key][-1]), said)
+                require_kind(np.asarray(table[key]), self._features[key], f"{where}: {key!r}")
+            if key == _OF_ALL and any(value != table[key][-1] for value in table[key]):
+                raise EpisodeError(f"{where}: {key!r} is true at some steps and false at others; correct it")
+        if len({*said_by.values()}) > 1:
+            told = one_line(", ".join(f"{key} {str(value).lower()}" for key, value in said_by.items()), 120)
+            raise EpisodeError(f"{where}: the last step says {told}; correct one of them, or take it out of info.json")
+        for key in filter(said_by.__contains__, self._success()):
+            arrays["success"] = said_by[key]
         for key in self._image_keys if images else ():
             shape = self._features[key].shape
             needed = 2 * place.length * math.prod(shape)  # one by one, and in one array
@@ -203,6 +237,10 @@ class LeRobot(NamedArrays):
                 frames = pictures_of(table[key], shape, f"{where}: {key!r}")
             else:
                 frames = frames_of(place, key, shape, self._fps)
+                film, start = place.videos[key]
+                end = round((start or 0) * self._fps) + place.length
+                if end == self._ends[film]:
+                    tell_more(film, end, self._fps)
             require_grey(frames, shape, f"{where}: {key!r}")
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
@@ -222,34 +260,33 @@ def _rows(place: EpisodePlace, columns: list[str], optional: tuple[str, ...] = (
     return table
 
 
-_COUNTS = ("frame_index", "index", "timestamp", "task_index")
-"""Columns that LeRobot itself fills."""
-
-
-def _require_kind(values: np.ndarray, feature: Feature, where: str) -> None:
-    """Raises EpisodeError: whole numbers where info.json says others, or the other way round. Any width is accepted."""
-    if values.dtype.kind in "fiu" and (values.dtype.kind == "f") != feature.dtype.startswith("float"):
-        raise EpisodeError(f"{where} holds {values.dtype}, info.json says {shown(feature.dtype)}; correct it")
-
-
 def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:
     """Raises EpisodeError if a column that LeRobot itself fills is not as it fills it: `frame_index` counts from 0,
-    `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, the clock wrong by at most 1 %)."""
+    `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, the clock wrong by at most 1 %),
+    rises, and by at most one and a half frames."""
     steps = np.arange(place.length)
     with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
-        ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
-    require_ended(f"{where}: 'next.done'", ended)
+        ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length)
+    if ended.dtype.kind not in "biu":
+        raise EpisodeError(f"{where}: 'next.done' holds {called(ended)}; write true and false, or leave it out")
+    require_ended(f"{where}: 'next.done'", ended.astype(bool))
     times = steps / fps
     slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):
         with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
             found = np.asarray(table.get(key, right)).reshape(place.length)
             wrong = ~(np.abs(found - right) <= most)
+        cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
         if wrong.any():
             step = wrong.argmax()
-            cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
             said = f"{key!r} is {found[step]:g} at step {step}, not {right[step]:g}"
             raise EpisodeError(f"{where}: {said}; download it again{cause}")
+        if key == "timestamp":
+            require_rising(found, f"{where}: {key!r}")
+            if (late := np.diff(found) * fps > 1.5).any():
+                step = 1 + int(late.argmax())
+                said = f"{key!r} is {found[step]:g} at step {step}, {found[step - 1]:g} at the one before"
+                raise EpisodeError(f"{where}: {said}, frames were lost; download it again{cause}")
 
 
 def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:

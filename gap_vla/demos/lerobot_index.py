@@ -11,16 +11,16 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular, shown
+from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular
 from gap_vla.demos.content import listed, stamp
+from gap_vla.demos.lerobot_declared import MOST, Description
 
 
 def read_rows(
@@ -108,56 +108,18 @@ def _require_order(file: Path, column: str, values: np.ndarray) -> None:
         raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
 
 
-def columns_of(file: Path) -> list[str]:
-    """The names of a table's columns. Raises EpisodeError: no such table, or a damaged one."""
+def columns_of(file: Path) -> dict[str, dict[str, str]]:
+    """What a table says of each of its columns, in order. Raises EpisodeError: no such table, or a damaged one."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     with refusing(f"{file}: the table cannot be read", "download it again", EpisodeError, (pa.ArrowException,)):
-        return list(pq.read_schema(regular(file.absolute())).names)
-
-
-MOST = 2**31
-"""No dataset has more episodes, files, chunks or steps than this."""
-
-NUMBERS = re.compile(r"float(16|32|64)|u?int(8|16|32|64)")
-
-_FIELD = re.compile(r"\{(\w+)(?::0?\d{1,2}d?)?\}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """A column of the dataset: its kind (`float32`, `image`, `video`, `depth map`) and the shape of one row of it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]  # of its numbers, if each has one
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """`meta/info.json`, checked."""
-
-    root: Path
-    version: str  # "v2" or "v3"
-    features: Mapping[str, Feature]
-    data_path: str  # where files lie, with fields in braces
-    video_path: str
-    chunks_size: int  # v2: episodes per folder
-    episodes: int | None  # how many there are; None: not said
-    steps: int | None
-    fps: float
-
-    def file(self, template: str, **fields: Any) -> Path:
-        """A file of the dataset. Raises EpisodeError: the template names other fields, or leads out of the folder."""
-        left = _FIELD.sub("", template)
-        if "{" in left or "}" in left or not set(_FIELD.findall(template)) <= set(fields):
-            known = f"known are {', '.join(fields)}, of at most 99 digits as {{{next(iter(fields))}:03d}}"
-            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: {known}")
-        path = self.root / template.format(**fields)
-        if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(self.root)):  # its files may be links
-            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100} leads out of the dataset")
-        return path
+        path = regular(file.absolute())
+        schema = _described(path, stamp(path)).schema.to_arrow_schema()
+        held = {name: schema.field(place).metadata or {} for place, name in enumerate(schema.names)}
+        return {
+            name: {key.decode(errors="replace"): value.decode(errors="replace") for key, value in said.items()}
+            for name, said in held.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,56 +136,8 @@ class EpisodePlace:
     rows: int = 0  # steps of all episodes in the table
 
 
-def read_description(root: Path) -> Description:
-    """The dataset's `meta/info.json`. Raises EpisodeError: there is none, or it is of another version or kind."""
-    file = root / "meta" / "info.json"
-    if not file.exists():
-        raise EpisodeError(f"{root}: no meta/info.json; give the folder of one LeRobot dataset")
-    info = Section.read(file, EpisodeError)
-    version = info.text("codebase_version", "unknown")
-    if not re.fullmatch(r"v[23]\.\d+", version):
-        raise EpisodeError(f"{file}: LeRobot format {version!s:.40}; v2 and v3 are read: convert it with LeRobot")
-    features = info.section("features")
-    found = {}
-    for name in features.values:
-        feature = features.section(name)
-        shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
-        said = next((key for key in ("info", "video_info") if feature.values.get(key)), None)  # the latter in v2.0
-        about = feature.section(said).values if said else {}
-        depth = about.get("video.is_depth_map") or about.get("is_depth_map")
-        dtype = feature.text("dtype")
-        if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
-            raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")
-        found[name] = Feature("depth map" if depth else dtype, shape, _names(feature.values.get("names"), shape))
-    return Description(
-        root,
-        version[:2],
-        found,
-        info.text("data_path"),
-        info.text("video_path") if "video" in {feature.dtype for feature in found.values()} else "",
-        info.whole("chunks_size", 1, MOST) if version[:2] == "v2" else 1,
-        info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
-        info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
-        info.finite("fps", 0.01, 1e5),
-    )
-
-
-def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """The names of a feature's numbers: in a list, under a key, by parts or to their places; none, if all have one."""
-    while isinstance(said, Mapping | list) and len(said) == 1:
-        (said,) = said.values() if isinstance(said, Mapping) else said
-    if isinstance(said, Mapping):
-        parts = [*said.values()]
-        placed = all(type(part) is int for part in parts) and sorted(parts) == [*range(len(parts))]
-        ordered = [*said] != sorted(said)  # by the alphabet, parts may stand otherwise than the columns
-        joined = [name for part in parts if ordered and isinstance(part, list) for name in part]
-        joined = sorted(said, key=said.__getitem__) if placed else joined
-        said = joined if (len(joined),) == shape else ()
-    return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()
-
-
-def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePlace]:
-    """The dataset's episodes in order, and where the videos of these cameras are.
+def read_index(described: Description, cameras: Collection[str]) -> tuple[list[EpisodePlace], list[str]]:
+    """The dataset's episodes in order, and where the videos of these cameras are; and what the index says beside.
 
     Raises EpisodeError: an unreadable index, or one that does not fit the description, or videos that do not fit it.
     """
@@ -249,23 +163,53 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
                 f"{root}/meta: the index lists {held} {what}, info.json says total_{what} {said}; download both again"
             )
     _require_apart(described, places)
+    _tell_index(described, rows)
     rows_in: collections.Counter[Path] = collections.Counter()
     for place in places:
         rows_in[place.table] += place.length
-    _require_listed(root, rows_in)
-    return [dataclasses.replace(place, rows=rows_in[place.table]) for place in places]
+    _require_listed(root / "data", [".parquet"], rows_in)
+    films = {video for place in places for video, _ in place.videos.values()}
+    for key in cameras:
+        _require_listed(root / "videos", {film.suffix for film in films}, films, of=key)
+    beside = {key for row in rows for key in row.values if key not in _READ and key.split("/")[0] not in _PARTS}
+    return [dataclasses.replace(place, rows=rows_in[place.table]) for place in places], sorted(beside)
 
 
-def _require_listed(root: Path, tables: Iterable[Path]) -> None:
-    """Raises EpisodeError if a table lies among the data, hidden ones apart, and no episode of the index is in it."""
-    named = {os.path.normpath(table) for table in tables}
-    for file in sorted(listed(root / "data")):
-        if file.suffix == ".parquet" and os.path.normpath(file) not in named:
-            raise EpisodeError(f"{file}: by the index, no episode is in it; download {root}/meta again, or remove it")
+_READ = ("episode_index", "length", "tasks", "dataset_from_index", "dataset_to_index")
+_PARTS = ("data", "videos", "meta", "stats")
+"""What LeRobot itself writes into an index of episodes: columns, and the first part of their names."""
+
+
+def _require_listed(folder: Path, suffixes: Collection[str], files: Iterable[Path], of: str | None = None) -> None:
+    """Raises EpisodeError if a file lies in a folder, hidden ones apart, and no episode of the index is in it; `of` one
+    camera, by a folder's name."""
+    named = {os.path.normpath(file) for file in files}
+    for file in sorted(listed(folder)):
+        own = file.suffix in suffixes and (of is None or of in file.relative_to(folder).parts)
+        if own and os.path.normpath(file) not in named:
+            said = "by the index, no episode is in it"
+            raise EpisodeError(f"{file}: {said}; download {folder.parent}/meta again, or remove it")
+
+
+def _tell_index(described: Description, rows: Sequence[Section]) -> None:
+    """Notes on what lies beside the index or in it, and is not read."""
+    meta, third = described.root / "meta", described.version == "v3"
+    if beside := [name for name in _INDEX[not third] if (meta / name).exists()]:
+        read = " and ".join(_INDEX[third])
+        print(f"note: {meta / beside[0]} is of another version and not read; {read} are", flush=True)
+    several = [row.where for row in rows if len({*row.list("tasks", Section.text)}) > 1]
+    if several:
+        more = f", and of {len(several) - 1} more" if several[1:] else ""
+        print(f"note: {several[0]}{more}: several tasks; the one of the episode's steps is taken", flush=True)
+
+
+_INDEX = (("episodes.jsonl", "tasks.jsonl"), ("episodes", "tasks.parquet"))
+"""What the index consists of, in version 2 and in version 3."""
 
 
 def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
-    """Raises EpisodeError if two episodes, or two cameras of one, share frames of a video or are not in their order."""
+    """Raises EpisodeError if two episodes, or two cameras of one, share frames of a video or are not in their order, or
+    if frames of it before or between them are of none."""
     frame = 1 / described.fps
     parts = sorted(
         (video, start or 0.0, place.index, place.length * frame)
@@ -278,6 +222,13 @@ def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
                 f"{video}: by the index, episode {second} begins at {following:g} s, not behind all of episode {index} "
                 f"({start:g} to {start + seconds:g} s); download {described.root}/meta again"
             )
+    ends: dict[Path, float] = {}
+    for video, start, index, seconds in parts:
+        end = ends.get(video, 0.0)
+        if start > end + 0.75 * frame:
+            said = f"by the index, its pictures from {end:g} to {start:g} s, before episode {index}, are of none"
+            raise EpisodeError(f"{video}: {said}; download {described.root}/meta again")
+        ends[video] = start + seconds
 
 
 def _episodes(described: Description) -> list[Section]:
@@ -288,6 +239,10 @@ def _episodes(described: Description) -> list[Section]:
     return [row for file in files for row in _sections(file)]
 
 
+_PANDAS = "__index_level_0__"
+"""What the column of an index without a name is called."""
+
+
 def _tasks(described: Description) -> dict[int, str] | None:
     """The dataset's instructions by their numbers; None: it has no list of them."""
     file = described.root / "meta" / ("tasks.jsonl" if described.version == "v2" else "tasks.parquet")
@@ -296,7 +251,9 @@ def _tasks(described: Description) -> dict[int, str] | None:
     tasks: dict[int, str] = {}
     for row in _sections(file):
         number = row.whole("task_index", 0, MOST)
-        text = row.text("task" if "task" in row else "__index_level_0__")  # pandas' index
+        text = row.text("task" if "task" in row else _PANDAS)
+        if not tasks and "task" in row and _PANDAS in row:
+            print(f"note: {file}: its column {_PANDAS!r} is not read, 'task' is", flush=True)
         if tasks.setdefault(number, text) != text:
             raise EpisodeError(f"{row.where}: task_index {number} is that of another task too; download it again")
     return tasks

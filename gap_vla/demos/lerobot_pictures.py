@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,31 +16,29 @@ from PIL import ExifTags, Image, ImageOps
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import FOREIGN, refusing, regular
+from gap_vla.demos.lerobot_declared import axes_of
 from gap_vla.demos.lerobot_index import EpisodePlace
 from gap_vla.drawing.video import packets, working_ffmpeg
 
 
-def _declared(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of a shape, channels first or last."""
-    return shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]
-
-
 def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
     """Raises EpisodeError for pictures of another size than info.json's; none is decoded."""
-    if (height, width) != _declared(shape):
+    if (height, width) != axes_of(shape)[:2]:
         raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
 
 
 def require_grey(frames: np.ndarray, shape: tuple[int, ...], where: str) -> None:
-    """Raises EpisodeError for decoded pictures in colours where info.json says one channel, first or last."""
-    if 1 in (shape[0], shape[-1]) and np.ptp(frames, axis=-1).max() > 32:  # films of grey ones differ by a few
+    """Raises EpisodeError for decoded pictures in colours where info.json says one channel, first or last, or none."""
+    if axes_of(shape)[-1] == 1 and np.ptp(frames, axis=-1).max() > 32:  # films of grey ones differ by a few
         raise EpisodeError(f"{where} is in colours, info.json says {list(shape)}; correct one of them")
 
 
 def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
-    """A table's, uint8[T, h, w, 3]. Raises EpisodeError: one is lost, damaged, deep, or of another size."""
+    """A table's, uint8[T, h, w, 3]. Raises EpisodeError: one is lost, damaged, deep, of another size, several in one or
+    to be seen through, or they are not in the order of their files' numbers."""
     if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
         raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
+    _require_order(rows, where)
     bomb = (Image.DecompressionBombError,)
     formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
     pictures = []
@@ -58,13 +57,52 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
                 f"{where}: a picture of 16 bits a colour at step {deep[0]}, of which 8 would be lost; store "
                 "pictures of 8 bits, or leave this camera out"
             )
-        if odd_sizes := {picture.size for picture in pictures if sorted(picture.size) != sorted(_declared(shape))}:
+        moving = [getattr(picture, "n_frames", 1) > 1 for picture in pictures]
+        behind = [row["bytes"].count(_PNG + b"\r\n\x1a\n") > 1 for row in rows]
+        if several := np.flatnonzero(np.logical_or(moving, behind)).tolist():
+            raise EpisodeError(
+                f"{where}: several pictures in one file at step {several[0]}, of which one would be taken; store one a "
+                "step, or leave this camera out"
+            )
+        if axes_of(shape)[-1] == 4 and not all(map(_has_alpha, pictures)):
+            raise EpisodeError(
+                f"{where} is without the fourth channel of info.json's {list(shape)}; correct one of them"
+            )
+        if thin := [step for step, picture in enumerate(pictures) if _has_alpha(picture) and _shines(picture)]:
+            raise EpisodeError(
+                f"{where}: a picture that is not opaque at step {thin[0]}; store what is to be seen, without alpha, or "
+                "leave this camera out"
+            )
+        if odd_sizes := {picture.size for picture in pictures if sorted(picture.size) != sorted(axes_of(shape)[:2])}:
             _require_size(*min(odd_sizes), shape, where)
         upright = list(map(_upright, pictures))
         if len(sizes := {picture.size for picture in upright}) > 1:
             raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
         _require_size(*sizes.pop(), shape, where)
         return np.stack([np.asarray(picture.convert("RGB")) for picture in upright])
+
+
+_NUMBERED = re.compile(r"(\d+)\.\w+$")
+
+
+def _require_order(rows: list[Mapping[str, Any]], where: str) -> None:
+    """Raises EpisodeError: each path ends in a number, and these do not rise; where all are the same, they count
+    something else."""
+    found = [_NUMBERED.search(str(row.get("path") or "")) for row in rows]
+    numbers = [int(match[1][-18:]) for match in found if match]
+    falls = [step for step in range(1, len(numbers)) if numbers[step] <= numbers[step - 1]]
+    if len(numbers) == len(rows) and len({*numbers}) > 1 and falls:
+        now, before = (str(rows[falls[0] - back]["path"])[-40:] for back in (0, 1))
+        raise EpisodeError(f"{where} is {now} at step {falls[0]}, behind {before}; put the pictures in their order")
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+
+
+def _shines(picture: Image.Image) -> bool:
+    """Whether what is behind it would be seen through it."""
+    return int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -110,16 +148,17 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
             found: Any = next(reader, {})
             (width, height), pace = found["size"], found["fps"]
             _require_size(width, height, shape, f"{where}: {key!r}")
+            _require_bytes(found.get("pix_fmt", ""), shape, f"{where}: {key!r}")
             frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
         except EpisodeError:
             raise
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             working_ffmpeg(video, EpisodeError)
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
-    _require_even(video, first, place.length, where)
+    _require_even(video, first, place.length, where, fps)
     # ffmpeg tells two decimals; a place within a shared video is found by its time
     drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
-    if drifts or not 0.95 < pace / fps < 1.05:
+    if drifts or abs(pace - fps) > max(fps / 100, 0.005):
         raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
     if len(frames) != place.length:
         found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)
@@ -127,9 +166,30 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
     return np.stack(frames)
 
 
-def _require_even(video: Path, first: int, length: int, where: str) -> None:
-    """Raises EpisodeError if a frame was lost among those of an episode, by the times at which they are shown."""
-    times = _times(video, video.stat().st_mtime_ns)[first : first + length]
+def _require_bytes(form: str, shape: tuple[int, ...], where: str) -> None:
+    """Raises EpisodeError: a film has more than 8 bits a colour, or no fourth channel where info.json says one."""
+    if re.match(r"\w+(le|be)\b", form) and not re.match("(rgb|bgr)(444|555|565)", form):
+        raise EpisodeError(
+            f"{where} is a film of {form.partition('(')[0]}, of which 8 bits a colour are kept; store pictures of 8 "
+            "bits, or leave this camera out"
+        )
+    if axes_of(shape)[-1] == 4:
+        raise EpisodeError(f"{where} is a film of three channels, info.json says {list(shape)}; correct one of them")
+
+
+def tell_more(video: Path, frames: int, fps: float) -> None:
+    """A note, if a film has more frames than those of all its episodes."""
+    if (more := len(_times_of(video, fps)) - frames) > 0:
+        print(f"note: {video}: its last {more} frames are of no episode, by the index", flush=True)
+
+
+def _require_even(video: Path, first: int, length: int, where: str, fps: float) -> None:
+    """Raises EpisodeError if a frame was lost among those of an episode, by the times at which they are shown, or the
+    film does not begin with its first one."""
+    times = _times_of(video, fps)
+    if len(times) and abs(times[0]) * fps > 0.5:
+        raise EpisodeError(f"{where}: the film begins at {times[0]:.3g} s, not at 0; write it again from its beginning")
+    times = times[first : first + length]
     gaps = np.diff(times)
     if len(gaps) and (odd := np.abs(gaps / np.median(gaps) - 1) >= 0.5).any():
         step = int(odd.argmax())
@@ -137,14 +197,23 @@ def _require_even(video: Path, first: int, length: int, where: str) -> None:
         raise EpisodeError(f"{where}: frames were lost: {said}; download it again")
 
 
+def _times_of(video: Path, fps: float) -> Float[np.ndarray, " frames"]:
+    """`_times` without those before 0, which are not shown: a film that was cut keeps what the first frames need."""
+    times = _times(video, video.stat().st_mtime_ns)
+    return times[times * fps > -0.5]
+
+
 @functools.lru_cache(16)
 def _times(video: Path, changed: int) -> Float[np.ndarray, " frames"]:
-    """Seconds, rising, read from the packets; none where the container keeps no times."""
+    """Seconds, rising, read from the packets; none where the container keeps no times. Raises EpisodeError: of which
+    pictures is not clear."""
     unit, shown = 0.0, []
-    for line in packets(video):
+    for line in packets(video, every=True):
         if line.startswith("#tb 0:"):
             above, below = line.partition(":")[2].split("/")
             unit = int(above) / int(below)
+        elif line.startswith("#tb "):
+            raise EpisodeError(f"{video}: several films in one file, of which one would be taken; keep one")
         elif not line.startswith("#"):
             shown.append(line.split(",")[2].strip())
     kept = unit and all(time.lstrip("-").isdecimal() for time in shown)

@@ -96,13 +96,15 @@ def _answer(ffmpeg: str, *question: str) -> bytes:
     return subprocess.run(asked, capture_output=True, timeout=ANSWER, start_new_session=True).stdout
 
 
-def packets(video: Path) -> list[str]:
+def packets(video: Path, *, every: bool = False) -> list[str]:
     """What ffmpeg says of each packet of a video (`-f framecrc`), after lines that begin with `#`; nothing is decoded.
-    Empty for a file that is no video, or has lost its end.
+    Empty for a file that is no video, or has lost its end. Times are those of the file; of the first film in it, or of
+    `every` one.
     """
     import imageio_ffmpeg
 
-    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{video}", "-map", "0:v:0", "-c", "copy"]
+    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-copyts", "-i", f"file:{video}"]
+    asked += ["-map", "0:v" if every else "0:v:0", "-c", "copy"]
     # with a terminal as its stdin it would listen to keys, and be stopped in the background; Ctrl-C is for the command
     told = subprocess.run(
         [*asked, "-f", "framecrc", "-"],

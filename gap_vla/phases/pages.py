@@ -14,8 +14,8 @@ from gap_vla.drawing.episode_page import episodes_page
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, fact_table, note
 from gap_vla.phases.annotator import opening_unit
-from gap_vla.phases.measures import notes
-from gap_vla.phases.motion import motion_of, steps_of
+from gap_vla.phases.measures import beyond_reach, notes
+from gap_vla.phases.motion import farthest, motion_of, steps_of
 
 
 def report_page(
@@ -65,17 +65,21 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
 
 
 def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ...] = ()) -> EpisodeView:
-    """What is shown of an episode, with its motion in everyday units; of its cameras by default the first by name.
+    """What is shown of an episode, with its motion in everyday units, and a question where no arm reaches a position;
+    of its cameras by default the first by name.
 
     Raises EpisodeError: the episode has no such camera. MotionError: its openings have a unit that is unknown.
     """
     if camera is not None and camera not in episode.images:
         raise EpisodeError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
+    asked = beyond_reach(farthest(motion_of(episode)))
     return EpisodeView.of(
         episode,
         frames={name: episode.images[name] for name in ([camera] if camera else sorted(episode.images)[:1])},
         signals=_signals(episode),
-        facts=((episode.language_instruction,) if episode.language_instruction else ()) + facts,
+        facts=((episode.language_instruction,) if episode.language_instruction else ())
+        + facts
+        + ((f"Note: {asked}",) if asked else ()),
     )
 
 

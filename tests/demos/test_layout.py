@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.demos.layout import StateLayout, to_quaternion
+from gap_vla.demos.layout import StateLayout, tell_last, to_quaternion
 from gap_vla.phases.motion import relative_rotation_vector
 
 
@@ -66,6 +66,25 @@ POSE = [*"xyz", "qw", "qx", "qy", "qz", "a", "b"]
         ([*"xyz", "rx", "ry", "rz", "a", "b", "c"], "gap", None),
         ([*"xyz", *(f"axis_angle_{i}" for i in range(3)), "grip"], "bridge", "'axis_angle_0' as roll, .* rotvec"),
         ([*"xyz", *(f"axis_angle_{i}" for i in range(3)), "a", "b"], "libero", None),
+        ([*"xyz", *"xyzw", "a", "b"], "gap", "columns 3 to 6 x, y, z, w, .* layout=robomimic"),
+        ([*"xyz", *"xyzw", "a", "b"], "robomimic", None),
+        ([*"xyz", *"ijkw", "a", "b"], "gap", "columns 3 to 6 i, j, k, w, .* layout=robomimic"),
+        ([*"xyz", "qi", "qj", "qk", "qr", "a", "b"], "gap", "columns 3 to 6 qi, qj, qk, qr, .* layout=robomimic"),
+        ([*"xyz", *(f"{n}_quat" for n in "xyzw"), "a", "b"], "gap", "columns 3 to 6 x_quat, .* layout=robomimic"),
+        ([*"xyz", "roll", "pitch", "yaw", "pad", "a", "b"], "gap", "columns roll, pitch, yaw as a quaternion wxyz"),
+        ([*POSE[:7], "finger_1_mm", "finger_2_mm"], "gap", "'finger_1_mm' in m or rad; convert it"),
+        ([*POSE[:7], "finger_1_m", "finger_2_m"], "gap", None),
+        ([*POSE[:7], "grip_mm"], "quaternion_wxyz", None),
+        ([*POSE[:7], "force_1", "force_2"], "gap", "'force_1' as a finger's position; name the columns"),
+        ([*POSE[:7], "finger_1_vel", "finger_2_vel"], "gap", "'finger_1_vel' as a finger's position"),
+        ([*POSE[:7], "panda_finger_joint1", "panda_finger_joint2"], "gap", None),
+        (["f1", "f2", "pad", *POSE[3:7], "x", "y"], "gap", "'x' as a finger's position"),
+        ([*(f"{n}_inch" for n in "xyz"), *POSE[3:]], "gap", "'x_inch' in m or rad"),
+        ([*(f"{n}MM" for n in "xyz"), *POSE[3:]], "gap", "'xMM' in m or rad"),
+        ([*(f"pos_mm_{n}" for n in "xyz"), *POSE[3:]], "gap", "'pos_mm_x' in m or rad"),
+        ([*(f"{n}_millimeters" for n in "xyz"), *POSE[3:]], "gap", "'x_millimeters' in m or rad"),
+        (["ax", "ay", "az", *POSE[3:]], "gap", "columns ax, ay, az as x, y, z"),
+        ([*(f"effort_{n}" for n in "123"), *POSE[3:]], "gap", "columns effort_1, effort_2, effort_3 as x, y, z"),
         (["shoulder_pan.pos", "wrist_roll.pos", "grip.pos", *"abcdef"], {"position": 3, "rotation_kind": "none"}, None),
     ],
 )
@@ -80,3 +99,19 @@ def test_columns_are_taken_for_what_they_are_called(names, layout, message) -> N
 def test_an_array_in_mm_is_no_state() -> None:
     with pytest.raises(EpisodeError, match="here: the layout takes 'state_mm' in m or rad"):
         StateLayout().require_positions(["state_mm"] * 9, "here")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([*"xyz", "qx", "qy", "qz", "qw"], "'qw', the last number of an arm's action, is taken as the gripper's"),
+        ([f"joint_{i}" for i in range(1, 8)], "'joint_7'"),
+        (["dx", "dy", "dz", "rx", "ry", "rz", "hand_open"], ""),
+        ([f"joint_{i}" for i in range(6)], ""),
+        ([], ""),
+    ],
+)
+def test_an_action_that_ends_with_no_gripper_by_its_name_is_noted(names, said, capsys) -> None:  # type: ignore[no-untyped-def]
+    tell_last(names, "here")
+    told = capsys.readouterr().out
+    assert told.startswith(f"note: here: {said}") if said else not told

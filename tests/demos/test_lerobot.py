@@ -361,6 +361,54 @@ def test_a_picture_of_16_bits_a_colour_is_not_cut_to_8(tmp_path: Path) -> None:
         open_source(root, "lerobot")[1]
 
 
+OTHER = Image.new("RGB", (64, 64), "red")
+
+
+def _thin(picture: Image.Image) -> Image.Image:
+    return Image.merge("RGBA", [*picture.split(), Image.new("L", picture.size, 100)])
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda p, to: p.save(to, "png", save_all=True, append_images=[OTHER]), "several pictures in one file"),
+        (lambda p, to: p.save(to, "webp", save_all=True, append_images=[OTHER]), "several pictures in one file"),
+        (lambda p, to: [OTHER.save(to, "png"), p.save(to, "png")], "several pictures in one file"),
+        (lambda p, to: _thin(p).save(to, "png"), "a picture that is not opaque"),
+        (lambda p, to: p.save(to, "png", transparency=p.getpixel((0, 0))), "a picture that is not opaque"),
+        (lambda p, to: p.convert("RGBA").save(to, "png"), None),
+    ],
+)
+def test_a_picture_is_one_that_shows_all_of_itself(tmp_path: Path, write: Any, says: str | None) -> None:
+    root, columns, stream = version_2(tmp_path, "image"), rows(1, True), io.BytesIO()
+    write(Image.open(io.BytesIO(columns["observation.images.top"][2]["bytes"])), stream)
+    columns["observation.images.top"][2]["bytes"] = stream.getvalue()
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    if says is None:
+        np.testing.assert_array_equal(
+            open_source(root, "lerobot")[1].images["image_primary"], episode(1).images["image_primary"]
+        )
+    else:
+        with pytest.raises(EpisodeError, match=rf"episode 1: .*: {says}.* at step 2"):
+            open_source(root, "lerobot")[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "fits"),
+    [(lambda i: i, True), (lambda i: 2 * i + 40, True), (lambda i: 7, True), (lambda i: {2: 7, 7: 2}.get(i, i), False)],
+)
+def test_pictures_are_in_the_order_of_their_files_numbers(tmp_path: Path, number: Any, fits: bool) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    for i, picture in enumerate(columns["observation.images.top"]):
+        picture["path"] = f"frame-{number(i):06d}.png"
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    if fits:
+        assert len(open_source(root, "lerobot")[1]) == 13
+    else:
+        with pytest.raises(EpisodeError, match=r"is frame-000003.png at step 3, behind frame-000007.png; put the pict"):
+            open_source(root, "lerobot")[1]
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
     root, columns = version_2(tmp_path, "image"), rows(1, True)

@@ -101,9 +101,18 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
         (POSE, "robomimic", "columns 3 to 6 qw, qx, qy, qz, .* quaternion xyzw; give another with .*layout=gap$"),
         ({"motors": [f"eef_Quat.{n[-1]}" for n in TURNED]}, "gap", r"columns 3 to 6 eef_Quat\.x, .*layout=robomimic$"),
         ({name: place for place, name in [*enumerate(TURNED)][::-1]}, "gap", "columns 3 to 6 qx, .*layout=robomimic$"),
-        ({"position": [*"xyz"], "others": TURNED[3:], "unit": "m"}, "gap", "columns 3 to 6 qx, .*layout=robomimic$"),
+        (
+            {"position": [*"xyz"], "others": TURNED[3:], "unit": "m"},
+            "gap",
+            r"columns 3 to 6 others\.qx, .*layout=robomimic$",
+        ),
         ({"axes": [*"abc"], "others": TURNED[3:], "notes": ["a"]}, "gap", None),
         ({"grip": ["g"] * 2, "orientation": POSE[3:7], "position": [*"xyz"]}, "gap", None),  # by the alphabet
+        (
+            {"position": [*"xyz"], "quaternion_xyzw": [*"xyzw"], "grip": ["a", "b"]},
+            "gap",
+            "columns 3 to 6 quaternion_xyzw.x",
+        ),
         (["grip", *TURNED[:8]], "gap", "columns 3 to 6 z, qx, qy, qz, .*layout=JSON of the columns$"),
         ([*"xyz", *(f"rot_{n}" for n in "xyzw"), "a", "b"], "gap", r"columns 3 to 6 rot_x, .*layout=robomimic$"),
         ([*"xyz", *(f"orientation_{n}" for n in "xyzw"), "a", "b"], "gap", "columns 3 to 6 orientation_x, "),

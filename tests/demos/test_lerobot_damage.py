@@ -17,6 +17,8 @@ import pytest
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
+from gap_vla.demos.lerobot import _require_counted
+from gap_vla.demos.lerobot_index import EpisodePlace
 
 TINY = Path(__file__).parents[1] / "data" / "lerobot"
 VIDEO = "videos/observation.images.front"
@@ -73,6 +75,28 @@ def test_a_clock_that_is_not_quite_right_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (lambda i: i - 3 if 300 <= i < 302 else i, "'timestamp' is 29.7 at step 300, not after 29.9"),
+        (lambda i: i - i % 3 if i > 250 else i, "'timestamp' is 24.9 at step 251, not after 25"),
+        (
+            lambda i: i + 3 if i >= 300 else i,
+            "'timestamp' is 30.3 at step 300, 29.9 at the one before, frames were lost",
+        ),
+        (lambda i: 1.005 * i + 0.4 * (i % 2), None),
+    ],
+)
+def test_the_clock_of_a_long_episode_neither_falls_nor_leaps(late: Callable[[int], float], message: str | None) -> None:
+    place = EpisodePlace(Path("table"), 0, 0, 400, "", None, {})
+    table = {"timestamp": [late(i) / 10 for i in range(400)]}
+    if message is None:
+        _require_counted(table, place, 10, "here")
+    else:
+        with pytest.raises(EpisodeError, match=f"here: {message}"):
+            _require_counted(table, place, 10, "here")
+
+
+@pytest.mark.parametrize(
     ("ends", "message"),
     [
         ({"from": [0.0, 0.0]}, r"row 2: 'observation.images.front' is 2.1 s of a video, the 9 steps take 0.9 s"),
@@ -84,6 +108,8 @@ def test_a_clock_that_is_not_quite_right_is_accepted(tmp_path: Path) -> None:
         ({"to": [1.2, float("nan")]}, r"to_timestamp is nan; it must be a number from 0"),
         ({"to": [1.2, None]}, r"to_timestamp is None; it must be a number"),
         ({"from": ["0", "1.2"]}, r"from_timestamp is '0'; it must be a number"),
+        ({"from": [0.0, 1.5], "to": [1.2, 2.4]}, r"its pictures from 1.2 to 1.5 s, before episode 1, are of none"),
+        ({"from": [0.3, 1.5], "to": [1.5, 2.4]}, r"its pictures from 0 to 0.3 s, before episode 0, are of none"),
         ({"to": [120.0, 210.0]}, r"row 1: .* is 120 s of a video, the 12 steps take 1.2 s"),
     ],
 )  # fmt: skip
@@ -340,7 +366,8 @@ def described(root: Path, change: Callable[[Any], Any]) -> None:
     ("shape", "said"),
     [
         ([64, 64, 3], ""), ([3, 64, 64], ""), ([64, 48, 3], "64x64 pixels"), ([], "64x64 pixels"),
-        ([64, 64, 1], "in colours"), ([1, 64, 64], "in colours"),
+        ([64, 64, 1], "in colours"), ([1, 64, 64], "in colours"), ([64, 64], "in colours"),
+        ([64, 64, 4], "(without the fourth channel|a film of three channels)"),
     ],
 )  # fmt: skip
 def test_pictures_have_the_size_that_is_declared(tmp_path: Path, kind: str, shape: list[int], said: str) -> None:
@@ -349,8 +376,72 @@ def test_pictures_have_the_size_that_is_declared(tmp_path: Path, kind: str, shap
     if not said:
         assert open_source(root, "lerobot", image_size=[8, 8])[0].images["image_primary"].shape[1:] == (8, 8, 3)
     else:
-        with pytest.raises(EpisodeError, match=f"episode 0: 'observation.images.front' is {said}, info.json says"):
+        with pytest.raises(EpisodeError, match=f"episode 0: 'observation.images.front' is {said}(, | of )info.json"):
             open_source(root, "lerobot")[0]
+
+
+@pytest.mark.parametrize("shape", [[5, 64, 64], [0, 64, 64], [64, 64, 2]])
+def test_pictures_have_one_three_or_four_channels(tmp_path: Path, shape: list[int]) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"]["observation.images.front"].update(shape=shape))
+    with pytest.raises(EpisodeError, match="no 1, 3 or 4 channels first or last; correct it"):
+        open_source(root, "lerobot")
+
+
+def _made(film: Path, *arguments: str | Path) -> None:
+    """A film in the place of another, of which ffmpeg makes it."""
+    new = film.with_name(f"made{film.suffix}")
+    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *arguments, new]
+    subprocess.run(asked, check=True, stdin=subprocess.DEVNULL)
+    new.rename(film)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("kind", ["v21_video", "v30_video"])
+def test_a_film_that_begins_late_is_not_read_as_if_it_began_at_0(tmp_path: Path, kind: str, sound: bool) -> None:
+    film = sorted(copied(kind, tmp_path).rglob("*.mp4"))[0]
+    with_sound = ["-f", "lavfi", "-i", "sine=d=3"] if sound else []
+    _made(film, "-itsoffset", "0.3", "-i", film, *with_sound, "-c:v", "copy")
+    with pytest.raises(EpisodeError, match=r"episode 0: the film begins at 0.3 s, not at 0; write it again"):
+        open_source(tmp_path / kind, "lerobot")[0]
+
+
+def test_two_films_in_one_file_are_refused(tmp_path: Path) -> None:
+    film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    _made(film, "-i", film, "-map", "0:v", "-map", "0:v", "-c", "copy")
+    with pytest.raises(EpisodeError, match=r"_000000\.mp4: several films in one file, of which one would be taken"):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+@pytest.mark.parametrize(("form", "fits"), [("yuv420p10le", False), ("yuv444p", True)])
+def test_a_film_of_more_than_8_bits_a_colour_is_not_cut(tmp_path: Path, form: str, fits: bool) -> None:
+    film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    _made(film, "-i", film, "-c:v", "libx264", "-pix_fmt", form)
+    if fits:
+        assert open_source(tmp_path / "v21_video", "lerobot")[0].images
+    else:
+        with pytest.raises(EpisodeError, match=f"'observation.images.front' is a film of {form}, of which 8 bits"):
+            open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+@pytest.mark.parametrize("pace", [0.96, 1.04])
+def test_a_film_of_an_episode_has_the_pace_of_the_dataset(tmp_path: Path, pace: float) -> None:
+    film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    reader = imageio_ffmpeg.read_frames(str(film))
+    next(reader)
+    _rewritten(film, list(reader), 10 * pace)
+    with pytest.raises(EpisodeError, match=rf"the video has {10 * pace:g} frames a second, info\.json says fps 10"):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+def test_frames_behind_the_last_episode_of_a_film_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = copied("v30_video", tmp_path)
+    video, frames = _shared_video(root)
+    list(open_source(root, "lerobot"))
+    assert not capsys.readouterr().out
+    _rewritten(video, [*frames, *frames[:9]], 10)
+    assert len(list(open_source(root, "lerobot"))) == 2
+    assert capsys.readouterr().out == f"note: {video}: its last 9 frames are of no episode, by the index\n"
 
 
 @pytest.mark.parametrize("key", ["action", "observation.state"])

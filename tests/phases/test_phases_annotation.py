@@ -515,6 +515,14 @@ def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on
             annotate([metres.replace(metadata={OPENING_UNIT: odd})], method="gaussian")
 
 
+def test_what_is_shown_of_positions_in_mm_asks_whether_they_are_metres():
+    walk = np.zeros((40, 9), np.float32)
+    walk[:, 3], walk[:, 0] = 1, np.abs(np.arange(40) - 20) * 0.01
+    far = walk * [1000, 1000, 1000, *[1] * 6]
+    shown = [view_of(Episode({}, rows.astype(np.float32), np.zeros((40, 7), np.float32))) for rows in (walk, far)]
+    assert [view.facts for view in shown] == [(), ("Note: a position 200 m away from the origin; are these metres?",)]
+
+
 def test_a_dead_band_of_three_numbers_says_nothing_of_extra_columns():
     extra = [np.zeros((len(one), 1)) for one in DEMOS[:1]]
     with pytest.raises(MotionError, match="dead_band has 3 numbers; with extra columns give a fourth"):

@@ -19,6 +19,7 @@ from gap_vla.demos.content import Unchanged, unchanging
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.phases.annotator import load_annotator
 from gap_vla.phases.measures import beyond_reach
+from gap_vla.phases.motion import farthest, motion_of
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
@@ -185,6 +186,8 @@ def show_episode(
             print(f"note: {asked}", flush=True)
         chosen = labels.apply([chosen])[0]
         facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
+    elif asked := beyond_reach(farthest(motion_of(chosen))):
+        print(f"note: {asked}", flush=True)
     view = view_of(chosen, camera=camera, facts=facts)
     if suffix_of(out) == ".mp4":
         return write_episode_video(view, out, fps=fps)
