@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from gap_vla.core.hdf5_mark import is_changed
 from gap_vla.core.locks import NoLocksError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, closed_in, is_unmarked, made_by, stamp, suffix_of, unlike_mark
 from gap_vla.core.resources import existing_parent, require_writable
-from gap_vla.core.whole import clear_leftovers, put, real_place, replacing
+from gap_vla.core.whole import clear_leftovers, put, real_place, replacing, workplace
 
 _SEALED = ("dataset", "labelled_npz", "annotator")
 """Kinds of folders that are written at once, and read only as they were."""
@@ -154,6 +155,27 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True, named: bool 
         _require_whole(temporary, Path(path), kind)
         # what came there meanwhile stays
         claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),), named=named)
+
+
+@contextlib.contextmanager
+def writing_both(one: Path, other: Path, kind: str) -> Iterator[tuple[Path, Path]]:
+    """As `writing`, of two files in one folder that belong together: if either fails, both are as they were."""
+    for path in (one, other):
+        claim(path, kind, suffixes=(suffix_of(path),))
+    there, placed = Path(os.path.realpath(other)), None
+    with workplace(there) as hidden:
+        old = hidden.with_name(f"{hidden.name}.old")
+        if there.exists():
+            shutil.copy2(there, old)
+        try:
+            with writing(one, kind) as first:
+                with writing(other, kind) as second:
+                    yield first, second
+                placed = os.stat(there)
+        except BaseException:
+            if placed is not None and os.path.samestat(placed, os.stat(there)):  # nobody's came there since
+                os.replace(old, there) if old.exists() else there.unlink()
+            raise
 
 
 def write_output(path: str | Path, kind: str, text: str) -> Path:

@@ -27,6 +27,7 @@ from gap_vla.core.foreign import finite, one_line, shown
 from gap_vla.core.identity import differences, flat, in_words, public
 from gap_vla.core.processes import parts
 from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
+from gap_vla.serving.greeting import is_ours, of_policy
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -120,9 +121,10 @@ class RemotePolicy:
         self.name = "remote"
         self.image_size: int | None = None  # of training, if it is known
         self.cameras: tuple[str, ...] = ()  # of training, where the server tells
+        self.longest: int | None = None  # actions of an answer at most, where the server tells
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
-        self.address, self._url, self._keys = public(address), address, keys or KeyMapping()
+        self.address, self._url, self.keys = public(address), address, keys or KeyMapping()
         self._limit = finite("limit", limit, 0.001, 86_400, PolicyError)
         self._links: dict[int, _Link] = {}
         self._process = os.getpid()
@@ -132,14 +134,19 @@ class RemotePolicy:
         self._policy: dict[str, Any] = {}  # what the server says of it
         deadline = time.monotonic() + self.patience
         self.server_metadata, again = (self._greeting(deadline) for _ in range(2))
-        same = _plain(again).items()  # the rest belongs to a connection, as its time or number
-        self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
+        first, second = _plain(self.server_metadata), _plain(again)
+        ours = is_ours(self.server_metadata) or is_ours(again)
+        if changed := differences(of_policy(first), of_policy(second)) if ours else {}:
+            problem = f"greets two connections with two policies ({one_line(in_words(changed), 200)})"
+            raise PolicyError(f"{self.address} {problem}; give each an address of its own")
+        same = second.items()  # the rest belongs to a connection, as its time or number
+        self._policy = {key: value for key, value in first.items() if (key, value) in same}
         answers = self._policy.get("answers")  # as servers of ours have it
         looks_back = self._policy.get("window_size", 1) != 1
         self._keeps = answers == "single actions" or (answers == "chunks" and looks_back)
         self.forgotten: set[int] = set()
         self._answered: set[int] = set()
-        self.identity = {"address": self.address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
+        self.identity = {"address": self.address, "keys": dataclasses.asdict(self.keys), "server": self._policy}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
@@ -174,7 +181,7 @@ class RemotePolicy:
             warnings.warn(f"more than {MOST_WAITING} episodes wait; a server begins the oldest anew", stacklevel=2)
         links = []
         texts: Any = [None] * len(episode_ids)  # no instruction of a server that is sent none
-        if "language_instruction" in self._keys.observation:
+        if "language_instruction" in self.keys.observation:
             texts = observations.get("language_instruction", texts)
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
@@ -204,7 +211,7 @@ class RemotePolicy:
             self._links, self._process = {}, os.getpid()
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
-        message = pack(self._keys.to_wire(observation))
+        message = pack(self.keys.to_wire(observation))
         if (kept := self._links.get(episode)) is not None:
             if kept.unused == message:  # the call failed in another row, and is repeated
                 return kept
@@ -243,17 +250,20 @@ class RemotePolicy:
             raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
         self._answered.add(episode)
         try:
-            chunk = self._keys.from_wire(unpack(answer))
+            chunk = self.keys.from_wire(unpack(answer))
         except WireError as error:
             raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
         except PolicyError as error:
             raise PolicyError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
         if len(chunk) == 0:
             raise PolicyError(f"{self.address} answered with no actions; let it answer with at least one")
-        if len(chunk) < (asked := self._keys.execute):
+        if self.longest is not None and len(chunk) > self.longest:
+            problem = f"answered with {len(chunk)} actions, and its greeting says {self.longest} at most"
+            raise PolicyError(f"{self.address} {problem}; repair the server")
+        if len(chunk) < (asked := self.keys.execute):
             short = f"{self.address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
             raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")
-        link.left, link.unused = deque(chunk[: self._keys.execute]), message
+        link.left, link.unused = deque(chunk[: self.keys.execute]), message
         return link
 
     def _greeting(self, deadline: float) -> dict[Any, Any]:

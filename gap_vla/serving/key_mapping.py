@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gap_vla.core.foreign import Section, one_line
 from gap_vla.demos.fields import resized
 from gap_vla.rollouts.policy import PolicyError
+from gap_vla.serving.wire import has_flags
 
 OBSERVATION = {
     "image_primary": "observation/image",
@@ -109,13 +110,16 @@ class KeyMapping:
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
             raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
+        if isinstance(problem := answer.get("error"), str) and problem.strip():
+            raise PolicyError(f"the server's answer has an error beside its actions ({one_line(problem)})")
         actions: np.ndarray
         try:
             given = np.asarray(answer[self.actions])
             actions = np.atleast_2d(given)
         except (TypeError, ValueError):
             given = actions = np.empty((0, 0, 0))
-        if actions.ndim != 2 or not given.ndim or actions.dtype.kind not in "iuf":
+        numbers = actions.dtype.kind in "iuf" and not has_flags(answer[self.actions])
+        if actions.ndim != 2 or not given.ndim or not numbers:
             raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
         actions = actions.astype(np.float32)
         if self.action_columns is not None:

@@ -8,19 +8,21 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.foreign import CheckpointError, one_line, shown, whole
+import numpy as np
+
+from gap_vla.core.foreign import CheckpointError, finite, one_line, shown, whole
 from gap_vla.core.hub import PREFIX, local_directory
 from gap_vla.core.identity import flat
 from gap_vla.core.seals import require_as_exported
 from gap_vla.core.typed_config import choose
 from gap_vla.rollouts.chunk_policy import MAX_BATCH, ChunkPolicy
 from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.serving.greeting import Greeting, views
 from gap_vla.serving.trained_run import TrainedRun, locate
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 if TYPE_CHECKING:
     from gap_vla.serving.client import RemotePolicy
-    from gap_vla.serving.key_mapping import KeyMapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def load_checkpoint(
         if run.task and told and known and told != known:
             raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
     if view := policy.camera or run.camera:
-        choose(view, _views(), f"{directory}: camera", CheckpointError)
+        choose(view, views(), f"{directory}: camera", CheckpointError)
     now = task_spec(run.task).pictures_version if run.task and run.task in TASK_NAMES else None
     if policy.cameras and run.pictures and now and run.pictures != now:
         then = f"{path} was trained on version {run.pictures} of the pictures of {run.task}"
@@ -177,46 +179,26 @@ def load_policy(
                 raise PolicyError(
                     f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
                 )
-        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task, mapping)
+        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
-def _views() -> list[str]:
-    """Those that our tasks have."""
-    return sorted({view for name in TASK_NAMES for view in task_spec(name).views})
-
-
-def _of_server(policy: RemotePolicy, task: str | None, keys: KeyMapping) -> LoadedPolicy:
+def _of_server(policy: RemotePolicy, task: str | None) -> LoadedPolicy:
     """A server of ours says in its greeting what its policy was trained for, with an empty task where it knows none;
     others' say nothing of that, and are shown pictures as large as the key file has them."""
-    said, sent = policy.server_metadata, keys.image_size
-    trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
-    known: dict[str, Any] = {"image_size": sent} if sent else {}
-    if not isinstance(trained, str) or trained not in ("", *TASK_NAMES):
-        return LoadedPolicy(policy, **known)
-    if trained and task not in (None, trained):
+    keys, address = policy.keys, policy.address
+    try:
+        said = Greeting.read(policy.server_metadata, address)
+        said.require_fitting(address, keys, task)
+    except PolicyError:
         policy.close()
-        raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    if isinstance(view, str) and view in _views():
-        known["camera"] = view
-    cameras = said.get("cameras")
-    if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
-        policy.cameras = known["cameras"] = tuple(cameras)
-    window = said.get("window_size")
-    if said.get("answers") == "chunks" and keys.execute > 1 and isinstance(window, int) and window > 1:
-        problem = f"{policy.address} serves a policy that was trained on {window} steps in a row"
+        raise
+    if said.answers == "chunks" and keys.execute > 1 and (said.window_size or 1) > 1:
+        problem = f"{address} serves a policy that was trained on {said.window_size} steps in a row"
         warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
-    if trained and size is not None and not (type(size) is int and 0 < size <= 4096):
-        policy.close()
-        raise PolicyError(f"{policy.address} says that its pictures have image_size {shown(size)}; repair the server")
-    if type(size) is int and 0 < size <= 4096:
-        if sent not in (None, size):
-            policy.close()
-            raise PolicyError(
-                f"{policy.address} takes pictures of {size}, the key file's image_size is {sent}; correct it"
-            )
-        policy.image_size = known["image_size"] = size
-    return LoadedPolicy(policy, trained or None, **known)
+    policy.image_size, policy.cameras, policy.longest = said.image_size, said.cameras, said.longest
+    size, cameras = said.image_size or keys.image_size or 64, said.cameras or ("primary",)
+    return LoadedPolicy(policy, said.task or None, size, cameras, said.camera or None)
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
@@ -243,14 +225,18 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
             )
         with opened(path) as file:
             told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
-        noise = one_line(said.get("action_noise", 0), 40)
-        if not all(told) and (any(told) or noise not in ("0", "0.0")):  # `actions` are not what was done
-            why = "which other recordings have" if any(told) else f"and action_noise is {noise}"
+        noise = finite(f"{path}: its attribute action_noise", said.get("action_noise", 0), 0, 1, PolicyError)
+        if not all(told) and (any(told) or noise):  # `actions` are not what was done
+            why = "which other recordings have" if any(told) else f"and action_noise is {noise:g}"
             lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, {why}"
             raise PolicyError(f"{lost}; get the file again, or drop the recording")
         if any(told):
-            reader.without_images()  # what is not replayed is sound too
+            labels = reader.without_images()  # what is not replayed is sound too
             reader = demos.open_source(path, action_key="executed_actions")
+            for label, done in zip(labels, reader.without_images() if "action_noise" in said and not noise else ()):
+                if not np.array_equal(np.clip(label.action, -1, 1), done.action):
+                    differ = "its executed_actions are not its actions, and action_noise is 0"
+                    raise PolicyError(f"{label.name}: {differ}; get the file again, or correct one")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
     for episode in episodes:
         if (width := episode.action.shape[1]) != action_dim:

@@ -35,7 +35,7 @@ from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.policy import Policy, PolicyError, as_numbers, forget, identity
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.wire import WireError, pack, unpack
+from gap_vla.serving.wire import WireError, has_flags, pack, unpack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class PolicyServer:
             **(metadata or {}),
         }
         self._greeting = pack(greeting)
-        self._open = 0
+        self._open, self._told_unread = 0, False
         shared: _Shared = itertools.count(), concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
         with contextlib.suppress(TypeError):  # a policy that cannot be a key has a server's own
             shared = _SHARED.setdefault(policy, shared)
@@ -208,6 +208,10 @@ class PolicyServer:
             if ours == "language_instruction":
                 _require_text(value, theirs, self._limits.max_prompt)
             observation[ours] = value if ours == "language_instruction" else _numbers(value, ours, theirs)
+        unread = found.keys() - {*self._keys.observation} - {*self._keys.observation.values()}
+        if unread and not self._told_unread:
+            self._told_unread, named = True, ", ".join(sorted(map(shown, unread))[:5])
+            print(f"note: a client sends {named}, which this server does not read", file=sys.stderr, flush=True)
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
@@ -242,6 +246,8 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
         array = np.empty(0, object)
     image = ours.startswith("image_")
     picture, row = array.dtype == np.uint8 and array.shape[2:] == (3,), array.dtype.kind in "iuf" and array.ndim == 1
+    if has_flags(value):
+        raise WireError(f"{name} holds True or False; send numbers")
     if array.size == 0 or not (picture if image else row):
         raise WireError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:

@@ -12,6 +12,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from gap_vla.core.foreign import shown
+
 _KINDS = "biufSU"
 """Kinds of dtype that may travel: booleans, numbers, fixed-width strings; no objects, structures or complex numbers."""
 
@@ -107,10 +109,7 @@ def _decode(found: dict) -> Any:
         return _array(found)
     if b"__npgeneric__" in found:
         _require_known(found, b"__npgeneric__", b"data", b"dtype")
-        try:
-            return _checked_dtype(found.get(b"dtype")).type(found.get(b"data"))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise WireError(f"a numpy scalar that is none: {error}") from None
+        return _scalar(_checked_dtype(found.get(b"dtype")), found.get(b"data"))
     return found
 
 
@@ -136,6 +135,31 @@ def _array(found: dict) -> np.ndarray:
         length = len(data) if isinstance(data, bytes) else type(data).__name__
         raise WireError(f"an array of shape {tuple(shape)} and type {dtype} with data of length {length}")
     return np.ndarray(shape, dtype, data)
+
+
+_OF_KIND: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (int, float), "U": (str,), "S": (bytes,)}
+"""What a scalar of a kind of dtype travels as; those that are not here as `int`."""
+
+
+def _scalar(dtype: np.dtype, value: Any) -> np.generic:
+    """The value as it is sent; what numpy would only make of it is none."""
+    kinds, size = _OF_KIND.get(dtype.kind, (int,)), dtype.itemsize // (4 if dtype.kind == "U" else 1)
+    fits = isinstance(value, kinds) and (dtype.kind == "b" or not isinstance(value, bool))
+    if fits and isinstance(value, str | bytes):
+        fits = len(value) <= size
+    try:
+        with np.errstate(over="ignore"):
+            scalar = dtype.type(value) if fits else None
+    except (ValueError, OverflowError):
+        scalar = None
+    if scalar is None or (isinstance(value, float) and math.isfinite(value) and not np.isfinite(scalar)):
+        raise WireError(f"a numpy scalar of type {dtype} that is {shown(value)}")
+    return scalar
+
+
+def has_flags(value: Any) -> bool:
+    """Whether a list, or one in it, holds True or False, which numpy takes for 1 and 0 among numbers."""
+    return isinstance(value, bool | np.bool_) or (isinstance(value, list) and any(map(has_flags, value)))
 
 
 def _checked_dtype(name: Any) -> np.dtype:

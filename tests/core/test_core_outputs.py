@@ -23,7 +23,16 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, refuse_too_large
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
-from gap_vla.core.outputs import OutputError, alone_in, claim, claim_folder, deliver, write_output, writing
+from gap_vla.core.outputs import (
+    OutputError,
+    alone_in,
+    claim,
+    claim_folder,
+    deliver,
+    write_output,
+    writing,
+    writing_both,
+)
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import LOCK, put, replacing, workplace, write_json
 from gap_vla.drawing.video import write_video
@@ -600,6 +609,34 @@ def test_what_may_not_be_replaced_is_found_before_any_work(tmp_path, monkeypatch
     monkeypatch.setattr(os, "open", forbidden)
     with pytest.raises(OutputError, match=r"page\.html may not be replaced \(chattr"):
         claim(page, "page", suffixes=(".html",))
+
+
+@pytest.mark.parametrize("before", ["old", None])
+def test_of_two_files_that_belong_together_both_are_replaced_or_none(before, tmp_path, monkeypatch):
+    account, page = tmp_path / "check.json", tmp_path / "check.html"
+    if before:
+        write_output(account, "check", '{"at": 1}')
+        write_output(page, "check", "<html>1</html>")
+    there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = os.replace
+
+    def busy(source, place):
+        if Path(place) == account:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(place))
+        replace(source, place)
+
+    def write():
+        with writing_both(account, page, "check") as (first, second):
+            first.write_text('{"at": 2}')
+            second.write_text("<html>2</html>")
+
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(OSError, match="busy"):
+        write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
+    monkeypatch.undo()
+    write()
+    assert b"2" in account.read_bytes() and b"2</html>" in page.read_bytes() and len([*tmp_path.iterdir()]) == 2
 
 
 def test_the_old_output_stays_when_the_new_one_fails(tmp_path):

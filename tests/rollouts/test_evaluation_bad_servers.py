@@ -13,6 +13,7 @@ from websockets.sync.server import serve
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable
 from gap_vla.serving.client import MAX_LOST, RemotePolicy
+from gap_vla.serving.loading import load_policy
 from gap_vla.serving.wire import pack
 
 BATCH = {"proprio": np.zeros((1, 9), np.float32)}
@@ -72,6 +73,8 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
         ({"actions": "left"}, "the server's 'actions' is not an array of numbers.*; correct the key file"),
         ({"action": np.zeros(7)}, "the server's answer has no 'actions' .found: action.; correct the key file"),
         ({"actions": np.zeros((0, 7))}, "answered with no actions; let it answer with"),
+        ({"actions": [0.5, True]}, "the server's 'actions' is not an array of numbers"),
+        ({"actions": np.zeros(7), "error": "CUDA out of memory"}, r".*error beside its actions \(CUDA out of memory\)"),
     ],
 )
 def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
@@ -86,6 +89,30 @@ def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
         policy = RemotePolicy(address, patience=0)
         policy.reset([0])
         with pytest.raises(PolicyError, match=f"^{address}:? {said}"):
+            policy.act(BATCH, [0])
+        policy.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "sent", "problem"),
+    [
+        ({"answers": "single actions"}, 8, "answered with 8 actions, and its greeting says 1 at most; repair"),
+        ({"answers": "chunks", "action_horizon": 4}, 8, "answered with 8 actions, and its greeting says 4 at most"),
+        ({"answers": "chunks", "action_horizon": 8}, 8, None),
+        ({"answers": "chunks"}, 8, None),
+    ],
+)
+def test_a_server_of_ours_answers_with_no_more_actions_than_it_says(said, sent, problem):
+    def converse(connection):
+        connection.send(pack({"policy": "gap", "task": "threading", **said}))
+        for _ in connection:
+            connection.send(pack({"actions": np.zeros((sent, 7), np.float32)}))
+
+    with serve(converse, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        policy = load_policy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", action_dim=7, patience=0).policy
+        policy.reset([0])
+        with pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext():
             policy.act(BATCH, [0])
         policy.close()
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import math
 import multiprocessing
 import re
 import threading
@@ -151,6 +152,7 @@ def test_a_client_gets_metadata_then_chunks(port, talk):
         ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]}}, "shape"),
         ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [2**40, 0]}}, "shape"),
         ({"observation/state": {b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}}, "numpy scalar"),
+        ({"observation/state": [True, 0.5]}, "observation/state holds True or False; send numbers"),
         ({"observation/state": as_map(STATE) | {b"order": "F"}}, "holds order beside data, dtype, shape"),
         ({"observation/state": as_map(STATE) | {b"__ndarray__": False}}, "__ndarray__ is False, not true"),
         ({"n": {b"__npgeneric__": True, b"data": 1, b"dtype": "<f4", "bits": 32}}, "holds bits beside data, dtype"),
@@ -338,6 +340,37 @@ def test_cameras_may_be_exchanged_by_the_key_file():
     assert (found["image_primary"] == 1).all() and (found["image_wrist"] == 0).all()
 
 
+def test_what_a_client_sends_and_nobody_reads_is_said_once(capsys):
+    server = PolicyServer(Counting(), whole_chunks=False)
+    read = {"observation/state": STATE, "image_primary": np.zeros((4, 4, 3), np.uint8), "prompt": "put"}
+    server._observation(read)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        server._observation({**read, "promt": "put", b"prompt": "put", 5: 1})
+    assert capsys.readouterr().err == "note: a client sends 'promt', 5, b'prompt', which this server does not read\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        *((3.7, "<i4"), (0.1, "<i8"), (True, "<i4"), (300, "|i1"), (-1, "|u1"), ("7", "<i4")),
+        *(("0.5", "<f4"), (b"0.5", "<f4"), (True, "<f4"), (None, "<f4"), (1e300, "<f4"), (3, "|b1")),
+        *(("xyz", "<U1"), (5, "<U3"), (["a", "b"], "<U9"), (b"ab", "<U3"), ("ab", "|S2"), (b"abc", "|S2")),
+    ],
+)
+def test_a_scalar_that_is_not_of_its_type_is_none(data, dtype):
+    with pytest.raises(WireError, match=r"a numpy scalar of type .* that is"):
+        unpack(msgpack.packb({b"__npgeneric__": True, b"data": data, b"dtype": dtype}))
+
+
+@pytest.mark.parametrize("name", ["int8", "uint64", "float16", "float32", "bool"])
+def test_numpys_scalars_travel_unchanged(name):
+    dtype = np.dtype(name)
+    values = {"i": (-128, 127), "u": (0, 2**64 - 1), "b": (True, False), "f": (0.1, 3, math.inf, math.nan)}[dtype.kind]
+    for scalar in map(dtype.type, values):
+        assert repr(unpack(pack(scalar))) == repr(scalar)
+
+
 def test_a_message_that_gives_a_key_twice_is_none():
     twice = b"\x82" + 2 * (msgpack.packb("actions") + msgpack.packb([1.0]))
     assert msgpack.unpackb(twice) == {"actions": [1.0]}
@@ -523,8 +556,71 @@ def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_p
 @pytest.mark.parametrize("size", [10**9, -3, 0, 80.0, "80"])
 def test_a_server_of_ours_whose_pictures_have_no_size_is_refused(size):
     with greeting(lambda number: {"task": "assembly", "camera": "near", "image_size": size}) as address:
-        with pytest.raises(PolicyError, match=r"says that its pictures have image_size .*; repair the server"):
+        with pytest.raises(PolicyError, match=r"^ws://.*, its greeting: image_size is .*; it must be a whole number"):
             load_policy(address, action_dim=7)
+
+
+GREETING = {
+    **{"policy": "gap", "answers": "single actions", "task": "threading", "cameras": ["primary"], "camera": "near"},
+    **{"image_size": 64, "proprio_dim": 9, "action_dim": 7, "action_horizon": 8, "window_size": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"camera": "overhead"}, "its greeting: camera is 'overhead' .*; it must be one of .*near"),
+        ({"camera": 5}, "camera is 5"),
+        ({"cameras": "primary"}, "cameras is 'primary' .str.; it must be a list"),
+        ({"cameras": ["primary", "ceiling"]}, r"cameras\[1\] is 'ceiling' .*; it must be one of primary, wrist"),
+        ({"cameras": ["primary", "primary"]}, "cameras names one twice"),
+        ({"task": "Threading"}, "task is 'Threading'"),
+        ({"task": 5}, "task is 5"),
+        ({"task": "", "image_size": -1}, "image_size is -1"),
+        ({"action_dim": 14}, "says action_dim 14, and threading has 7; repair the server"),
+        ({"action_dim": -3}, "action_dim is -3"),
+        ({"proprio_dim": 12}, "says proprio_dim 12, and threading has 9"),
+        ({"window_size": "4"}, "window_size is '4'"),
+        ({"action_horizon": 0}, "action_horizon is 0"),
+        ({"answers": "whole chunks"}, "answers is 'whole chunks' .*; it must be one of single actions, chunks"),
+        ({"inputs": ["image_primary"]}, "inputs is list"),
+        (
+            {"inputs": {"image_primary": "observation/wrist_image", "image_wrist": "observation/image"}},
+            "takes that for",
+        ),
+        ({"inputs": {"language_instruction": "task"}}, "is sent as 'prompt', and ws://.* calls it 'task'; give client"),
+        ({"inputs": {"image_primary": "image_primary"}}, "is sent as 'observation/image', and .* 'image_primary'"),
+        ({"inputs": {"image_wrist": "observation/image"}}, "image_primary is sent as .* takes that for image_wrist"),
+        ({}, None),
+        ({"inputs": {"image_primary": "observation/image"}, "cameras": [], "image_size": None}, None),
+        ({"task": "", "action_dim": 14, "proprio_dim": 8}, None),  # which recordings of others may be of
+        ({"answers": None, "camera": "", "proprio_dim": None}, None),  # as of servers that know, or say, less
+    ],
+)
+def test_what_a_server_of_ours_says_is_of_its_kind_and_fits_the_task_and_the_keys(entry, problem):
+    with greeting(lambda number: {**GREETING, **entry}) as address:
+        with pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext():
+            assert load_policy(address, action_dim=7, task="threading").task in ("threading", None)
+
+
+def test_a_client_may_call_inputs_by_our_names(tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"observation": {"image_primary": "image_primary", "proprio": "proprio"}}')
+    with greeting(lambda number: {**GREETING, "inputs": {"image_primary": "camera", "proprio": "state"}}) as address:
+        assert load_policy(address, action_dim=7, keys=keys).task == "threading"
+    with greeting(lambda number: {**GREETING, "inputs": {"image_primary": "proprio", "proprio": "s"}}) as address:
+        with pytest.raises(PolicyError, match=r"proprio is sent as 'proprio', and .* takes that for image_primary"):
+            load_policy(address, action_dim=7, keys=keys)
+
+
+@pytest.mark.parametrize("key", ["task", "camera", "image_size", "identity"])
+def test_two_policies_behind_one_address_are_refused(key):
+    other = {"task": "stack", "camera": "frontview", "image_size": 128, "identity": {"parameters": "b"}}
+    greetings = [{**GREETING, "identity": {"parameters": "a"}, "number": number} for number in range(2)]
+    greetings[1][key] = other[key]
+    with greeting(lambda number: greetings[number]) as address:
+        with pytest.raises(PolicyError, match=rf"two policies \({key}.* then, .* now\); give each an address"):
+            RemotePolicy(address)
 
 
 def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():

@@ -1,0 +1,122 @@
+"""What a server of ours says of its policy when it greets, and whether that fits what it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import CAMERAS
+from gap_vla.rollouts.policy import PolicyError
+from gap_vla.serving.key_mapping import OBSERVATION, KeyMapping
+from gap_vla.sim.specs import TASK_NAMES, task_spec
+
+ANSWERS = ("single actions", "chunks")
+"""What a server of ours answers an observation with."""
+
+_OF_POLICY = {
+    *("policy", "identity", "answers", "inputs", "task", "camera", "cameras", "image_size"),
+    *("proprio_dim", "action_dim", "action_horizon", "window_size"),
+}
+"""Entries that are of the policy, whichever connection is greeted."""
+
+
+def views() -> list[str]:
+    """Those that our tasks have."""
+    return sorted({view for name in TASK_NAMES for view in task_spec(name).views})
+
+
+def is_ours(metadata: Mapping[Any, Any]) -> bool:
+    """Whether a server of ours greets so; of others' greetings each entry may mean anything."""
+    task = metadata.get("task")
+    return _has_answers(metadata) or (isinstance(task, str) and task in ("", *TASK_NAMES))
+
+
+def _has_answers(metadata: Mapping[Any, Any]) -> bool:
+    answers = metadata.get("answers")
+    return "policy" in metadata and isinstance(answers, str) and answers in ANSWERS
+
+
+def of_policy(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a greeting of ours, by dotted keys, that are not a connection's, as its number is."""
+    return {key: value for key, value in plain.items() if key.split(".")[0] in _OF_POLICY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Greeting:
+    """What it says; None or empty where it does not, as those of earlier versions and of others.
+
+    Attributes:
+        task: of training; "" where the server knows none. Without one, `answers` and `inputs` alone are read.
+        camera, cameras, image_size: what the policy was trained to see.
+        proprio_dim, action_dim, action_horizon, window_size: see `ChunkPolicy`.
+        answers: one of `ANSWERS`.
+        inputs: our name of an observation to the server's.
+    """
+
+    task: str | None = None
+    camera: str = ""
+    cameras: tuple[str, ...] = ()
+    image_size: int | None = None
+    proprio_dim: int | None = None
+    action_dim: int | None = None
+    action_horizon: int | None = None
+    window_size: int | None = None
+    answers: str | None = None
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, metadata: Mapping[Any, Any], address: str) -> Greeting:
+        """Raises PolicyError: an entry of a greeting of ours is of another kind, or beyond its bounds."""
+        if not is_ours(metadata):
+            return cls()
+        told = {key: value for key, value in metadata.items() if key in _OF_POLICY and value is not None}
+        if not _has_answers(metadata):  # it may be somebody's whose task has the name of one of ours
+            told = {key: value for key, value in told.items() if not isinstance(value, np.ndarray)}
+        found, said = Section(told, f"{address}, its greeting", PolicyError), dict[str, Any]()
+        if "answers" in found:
+            said["answers"] = found.choice("answers", ANSWERS)
+        if "inputs" in found:
+            names = found.section("inputs")
+            said["inputs"] = {ours: names.text(ours) for ours in OBSERVATION if ours in names}
+        if "task" not in found:
+            return cls(**said)
+        for key, known in ("task", TASK_NAMES), ("camera", views()):
+            if key in found:
+                said[key] = found.text(key) and found.choice(key, known)
+        if "cameras" in found:
+            said["cameras"] = found.list("cameras", lambda items, name: items.choice(name, CAMERAS))
+            if len({*said["cameras"]}) < len(said["cameras"]):
+                raise PolicyError(f"{found.name('cameras')} names one twice; repair the server")
+        for key in ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size"):
+            if key in found:
+                said[key] = found.whole(key, 1, 4096)
+        return cls(**said)
+
+    @property
+    def longest(self) -> int | None:
+        """Actions of an answer at most, if that is known."""
+        return 1 if self.answers == "single actions" else self.action_horizon
+
+    def require_fitting(self, address: str, keys: KeyMapping, task: str | None) -> None:
+        """Raises PolicyError if the policy is none for this task, or not of its own one's widths, or takes observations
+        under other names than these keys give them."""
+        if self.task and task not in (None, self.task):
+            raise PolicyError(f"{address} serves a policy that was trained for {self.task}, not for {task}")
+        if keys.image_size is not None and self.image_size not in (None, keys.image_size):
+            sizes = f"takes pictures of {self.image_size}, the key file's image_size is {keys.image_size}"
+            raise PolicyError(f"{address} {sizes}; correct it")
+        if self.task:  # where none is known, other recordings than of our tasks may be meant
+            for key in ("action_dim", "proprio_dim"):
+                if (said := getattr(self, key)) not in (None, width := getattr(task_spec(self.task), key)):
+                    raise PolicyError(f"{address} says {key} {said}, and {self.task} has {width}; repair the server")
+        theirs = {name: ours for ours, name in self.inputs.items()}
+        for ours, name in keys.observation.items():
+            taken = theirs.get(name, ours if name == ours else None)  # our own names are understood as well
+            if taken != ours and (taken or ours in self.inputs):
+                how = f"takes that for {taken}" if taken else f"calls it {self.inputs[ours]!r:.60}"
+                problem = f"{ours} is sent as {name!r:.60}, and {address} {how}"
+                raise PolicyError(f"{problem}; give client and server keys (--keys) that say the same")
