@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gap_vla.core.measurements import require_losses, require_measurements
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
 from gap_vla.report.comparison import Rollouts, require_asked
+from gap_vla.report.contradictions import require_between
 from gap_vla.sim.specs import TASK_NAMES
 
 FINISHED, FAILED = "finished", "failed"
@@ -166,7 +168,14 @@ def _require_sound(found: Section, name: str) -> None:
     for part in ("validation", "gradients"):
         require_measurements(found.section(part, {}))
         require_losses(found.section(part, {}), config.values, "loss", "copy it again")
-    found.section("account", {}).section("machine", {}).whole("jobs", 1, MANY, 1)
+        require_between(found.section(part, {}), "copy it again")
+    account = found.section("account", {})
+    account.section("machine", {}).whole("jobs", 1, MANY, 1)
+    if "time" in account:
+        try:
+            datetime.fromisoformat(account.text("time"))
+        except ValueError:
+            raise account.refuse("time", "a date and time as ISO 8601 writes them") from None
     stages = found.section("stages", {})
     if (parts := sum(stages.finite(stage, 0, 1e9) for stage in stages.values)) > took + 1 and whole:
         raise UserError(f"its seconds are {took:g}, those of its stages {parts:g}")
@@ -180,6 +189,8 @@ def _require_sound(found: Section, name: str) -> None:
         if not epochs and found.values["status"] == FINISHED:
             found.whole("steps", steps, steps)
     variants = found.section("variants")
+    if variants.values and found.values["status"] == FAILED:
+        raise UserError("its status is 'failed', and it has variants that were rolled out")
     for variant in variants.values:
         rollouts = variants.section(variant)
         episodes = rollouts.whole("episodes", 1, int(EPISODES.most))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +28,12 @@ from flax import serialization
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
-from gap_vla.core.identity import differences, flat
+from gap_vla.core.identity import flat
 from gap_vla.core.marks import content_mark, file_mark
 from gap_vla.core.outputs import alone_in
 from gap_vla.core.whole import clear_leftovers, put, replacing, workplace
 from gap_vla.octo.batches import native
+from gap_vla.octo.example_batch import checked_example, require_alike
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import FILE as TOKENIZER
 
@@ -83,9 +85,10 @@ def params_path(root: Path, step: int) -> Path:
 def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], int]:
     """The parameters, a tree of numpy arrays, and their step; the latest unless `step` is given.
 
-    Raises CheckpointError: no such step, one that is damaged or lies elsewhere, or the latest lacks its parameters.
+    Raises CheckpointError: no such step, one that is damaged or lies elsewhere, the latest lacks its parameters, or a
+    file that the checksums name is missing.
     """
-    steps = available_steps(root)
+    steps, said = available_steps(root), _checksums(root)
     if step is None:
         latest = max(_numbered(root), default=0)
         if not steps:
@@ -96,14 +99,18 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
             whole_ones = f"name a step that is whole ({', '.join(map(str, steps))})"
             advice = f"copy it again, remove folder {latest} if its saving was stopped, or {whole_ones}"
             raise CheckpointError(f"{params_path(root, latest)}: the latest step lacks its parameters; {advice}")
+        if (last := max((int(name) for name in said if re.fullmatch(r"[0-9]{1,18}", name)), default=0)) > step:
+            what = f"{root / CHECKSUMS} names step {last}, which is not there: {step} is taken as the latest"
+            warnings.warn(f"{what}; copy it again, unless its saving goes on, or was stopped", stacklevel=3)
     path = params_path(root, step)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
-    said = _checksums(root)
-    if said and str(step) not in said:
+    if (root / CHECKSUMS).exists() and str(step) not in said:
         warnings.warn(f"{root / CHECKSUMS} says nothing of step {step}: damage to {path} is not noticed", stacklevel=3)
     beside = {name: root / name for name in (*_DESCRIBING, TOKENIZER) if (root / name).is_file()}
+    if lost := [name for name in (*_DESCRIBING, TOKENIZER) if name in said and name not in beside]:
+        raise CheckpointError(f"{root / lost[0]} is missing, and {CHECKSUMS} names it; copy it again")
     for name, file in {str(step): path, **beside}.items():
         if name in said and (found := file_mark(file.resolve())) != said[name]:
             advice = f"copy both again, or remove {CHECKSUMS} if you changed it"
@@ -197,31 +204,9 @@ def stated_normalization(config: Mapping[str, Any]) -> Any:
 
 
 def read_example_batch(root: Path) -> dict[str, Any]:
-    """The example batch, with names of older releases replaced by today's.
-
-    Raises:
-        CheckpointError: an entry is missing, or not as long as the others (B, W of `timestep_pad_mask`).
-    """
+    """The example batch; see `checked_example`."""
     path = root / EXAMPLE_BATCH
-    batch = dict(Section(read_msgpack(path), str(path), CheckpointError).values)
-    if "tasks" in batch:
-        batch["task"] = batch.pop("tasks")
-    found = Section(batch, str(path), CheckpointError)
-    observation = dict(found.section("observation").values)
-    task = found.section("task").values
-    if "timestep_pad_mask" not in observation and "pad_mask" in observation:
-        observation["timestep_pad_mask"] = observation["pad_mask"]
-    window = np.shape(observation.get("timestep_pad_mask", 0))
-    if len(window) != 2 or 0 in window:
-        raise CheckpointError(f"{path}: observation.timestep_pad_mask is {window}; it must be (B, W)")
-    for leading, (key, entry) in ((window, ("observation", observation)), (window[:1], ("task", task))):
-        for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(entry):
-            place = f"{path}: {key}{jax.tree_util.keystr(leaf_path)}"
-            if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
-                raise CheckpointError(f"{place} is {type(leaf).__name__}; it must be an array of numbers")
-            if leaf.shape[: len(leading)] != leading or leaf.size == 0:
-                raise CheckpointError(f"{place} is {leaf.shape}; it must start with {leading} as timestep_pad_mask")
-    return {**batch, "observation": observation}
+    return checked_example(path, Section(read_msgpack(path), str(path), CheckpointError).values)
 
 
 def read_statistics(root: Path) -> dict[str, Any]:
@@ -311,7 +296,7 @@ def _write_beside(
         if name != CONFIG or read_config(root) != json.loads(said):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
-        _require_alike(root / EXAMPLE_BATCH, read_example_batch(root), native(example_batch))
+        require_alike(root / EXAMPLE_BATCH, read_example_batch(root), native(example_batch))
     for name, said in beside.items():
         if (root / name).exists() and (root / name).read_bytes() != said:
             warnings.warn(f"{root / name} is not the one of this model, and is kept", stacklevel=4)
@@ -320,19 +305,6 @@ def _write_beside(
     for name, said in described.items():
         if not (root / name).exists():
             _write(root / name, said)
-
-
-def _require_alike(path: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raises CheckpointError if inputs have another window, width or dtype; examples may be more or fewer."""
-    kinds = []
-    for batch in (there, ours):
-        inputs = flat({key: batch[key] for key in ("observation", "task")}, separator="/")
-        arrays = {key: np.asarray(leaf) for key, leaf in inputs if not isinstance(leaf, Mapping)}
-        kinds.append({key: f"{leaf.dtype}[B, {str([*leaf.shape[1:]])[1:]}" for key, leaf in arrays.items()})
-    if changed := differences(*kinds):
-        key, (found, given) = next(iter(changed.items()))
-        what = f"{key} is {found or 'missing'} there and {given or 'missing'} here"
-        raise CheckpointError(f"{path} is of another model ({what}); choose another directory")
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ from gap_vla.report.comparison import (
     require_comparable,
     require_settings,
 )
+from gap_vla.report.contradictions import require_between, require_own_data, require_same_setting
 from gap_vla.rollouts.record import (
     EPISODES_FILE,
     IDENTITY_FILE,
@@ -84,9 +85,11 @@ class Run:
         found.section("origin", {})
         for part in ("validation", "training"):
             require_measurements(found.section(part, {}))
-        if run.dataset.exists() and complete:
+        if run.dataset.exists():
+            dataset = Section.read(run.dataset, ReportError)
+            require_own_data(dataset, config, "copy the run again")
+            now = dataset.values if complete else {}
             made = found.section("dataset", {}).section("identity", {}).values
-            now = Section.read(run.dataset, ReportError).values
             if other := [key for key, value in now.items() if key != "rlds" and made.get(key, value) != value]:
                 raise ReportError(f"{run.dataset} is of another {other[0]} than {run.summary}; copy the run again")
         rollouts = read_rollouts(found)
@@ -172,11 +175,13 @@ class Run:
         if not self.path.exists():
             raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
         rows = read_metrics(path, finished=bool(self.summary)) if path.exists() else []
-        for row in rows:
-            require_losses(
-                Section(row, f"{path}: step {row['step']}", ReportError), self.config, "loss", "copy the run again"
-            )
-        train = Section(self.config["train"], f"{RunDirectory(self.path).config}: train", ReportError)
+        named = [Section(row, f"{path}: step {row['step']}", ReportError) for row in rows]
+        for one in named:
+            require_losses(one, self.config, "loss", "copy the run again")
+            require_between(one, "copy the run again")
+        config = Section(self.config, str(RunDirectory(self.path).config), ReportError)
+        require_same_setting(named, config, "copy the run again")
+        train = config.section("train")
         most = STEPS if train.values.get("epochs") else train.whole("steps", 0, STEPS, STEPS)
         if not self.summary and rows and rows[-1]["step"] > most:
             raise ReportError(f"{path} goes on to step {rows[-1]['step']}, its settings to {most}; copy the run again")
@@ -192,11 +197,13 @@ class Run:
 
     @property
     def hole(self) -> str:
-        """What a finished run's measurements lack, in words; empty if nothing, or if it is not finished."""
-        if not self.summary:
+        """What the measurements lack, in words; empty if nothing. Of a run that is not finished, those of its last
+        step may still come."""
+        steps = self.summary["steps"] if self.summary else STEPS
+        done = steps if self.summary else self.metrics[-1]["step"] - 1 if self.metrics else -1
+        if done < 0:
             return ""
-        steps = self.summary["steps"]
-        return hole(self.metrics, Section.read(RunDirectory(self.path).config, ReportError), steps, steps)
+        return hole(self.metrics, Section.read(RunDirectory(self.path).config, ReportError), done, steps)
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one measurement; empty where it was not taken."""

@@ -37,6 +37,8 @@ _ORDER = (
 )  # fmt: skip
 """Vectors of a field of which the first is nowhere above the second; p01 and q01 are two names of one."""
 
+_COUNTS = ("num_transitions", "num_trajectories")
+
 
 class StatisticsError(UserError, ValueError):
     """Statistics that do not belong to the data, or cannot be used as asked; the message says why."""
@@ -185,15 +187,26 @@ def check_statistics(
             "has no range; take data.normalization normal"
         )
     _require_possible(section, vectors["mean"], used)
-    for key in ("num_transitions", "num_trajectories"):
-        if key in root:
-            Section({key: np.asarray(root.values[key]).tolist()}, where, error).finite(key, 1, 1e18)
+    _require_counts(root)
     return width
+
+
+def _require_counts(root: Section) -> None:
+    """Raises the section's error for counts that are no whole numbers from 1, or of fewer steps than episodes."""
+    counts = {key: np.asarray(root.values[key]).tolist() for key in _COUNTS if key in root}
+    section = Section(counts, root.where, root.error)
+    for key in counts:
+        if not section.finite(key, 1, 1e18).is_integer():
+            raise section.refuse(key, "a whole number")
+    if len(counts) == 2 and counts["num_transitions"] < counts["num_trajectories"]:
+        said = f"num_transitions is {counts['num_transitions']}, num_trajectories {counts['num_trajectories']}"
+        raise root.error(f"{root.where}: {said}; an episode has a step at least: copy the file again")
 
 
 def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> None:
     """Raises the section's error for vectors that no data could have: a mean or quantiles beyond minimum or maximum,
-    quantiles in the wrong order, or a standard deviation above half the range. Sums in float32 are not exact.
+    quantiles in the wrong order, or, in a `used` dimension, a standard deviation above half the range or below what the
+    quantiles leave. Sums in float32 are not exact.
     """
     known = {"mean": mean}
     for key in ("min", "max", "p01", "p99", "q01", "q99", "std"):
@@ -203,7 +216,7 @@ def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> N
                 raise section.refuse(key, f"a list of {len(mean)} numbers")
     slack = 1e-3 * (1 + np.abs(mean))
     for low, high in _ORDER:
-        if {low, high} <= known.keys() and (wrong := used & ~(known[low] <= known[high] + slack)).any():
+        if {low, high} <= known.keys() and (wrong := ~(known[low] <= known[high] + slack)).any():
             at = int(np.argmax(wrong))
             if "mean" in (low, high):
                 other = high if low == "mean" else low
@@ -216,6 +229,13 @@ def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> N
             at = int(np.argmax(wrong))
             what = f"{section.name('std')} is {known['std'][at]:g} at index {at}"
             raise section.error(f"{what}, above half the range from min to max; copy the file again")
+    for low, high in (("p01", "p99"), ("q01", "q99")):
+        if {low, high, "std"} <= known.keys():
+            least = 0.07 * (known[high] - known[low]) - slack / 10  # a hundredth of the steps lies at each, or beyond
+            if (wrong := used & (known["std"] < least)).any():
+                at = int(np.argmax(wrong))
+                what = f"{section.name('std')} is {known['std'][at]:g} at index {at}"
+                raise section.error(f"{what}, below 7 % of the range from {low} to {high}; copy the file again")
 
 
 def unlike(said: Mapping[str, Any], meant: Mapping[str, Any]) -> list[str]:

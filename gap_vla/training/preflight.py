@@ -35,6 +35,7 @@ from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
+from gap_vla.training.recorded import recorded_as
 from gap_vla.training.stages import Stages, require_own_stages
 
 _LABELS: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
@@ -79,6 +80,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         except Exception as error:
             raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
+        recorded_as(config)  # at one rate
         for layouts in config.eval.layouts():
             variant_spec(layouts.variant).require_shown(config.demos.cameras, config.demos.camera)
         require_rendering()

@@ -41,6 +41,7 @@ from gap_vla.training.preflight import (
     require_ready,
     shapes_of_data,
 )
+from gap_vla.training.recorded import notes_on_demos
 from gap_vla.training.stages import (
     READER,
     Stages,
@@ -302,7 +303,7 @@ def _notes(config: Experiment, steps: int, shapes: Mapping[str, Sequence[int]]) 
     most = f"optimizer.warmup_steps is {warmup}, {counted} {steps}: at most {steps / max(warmup, 1):.2g} of"
     if warmup > steps > 0:
         notes.append(f"note: {most} optimizer.learning_rate is reached")
-    return notes
+    return notes + notes_on_demos(config)
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:

@@ -171,6 +171,7 @@ def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:.*names step 8, which is not there")
 def test_a_step_that_is_being_saved_is_not_there_until_it_is_whole(tmp_path, monkeypatch) -> None:
     model, replace, seen = golden.load("a").model, os.replace, []
     model.save_pretrained(7, tmp_path)
@@ -331,6 +332,57 @@ def test_names_of_older_releases_are_understood(copied: Path) -> None:
     assert "timestep_pad_mask" in model.example_batch["observation"]
     model.save_pretrained(10**6, copied)
     assert OctoModel.load_pretrained(copied, step=10**6).module.heads["action"].action_horizon == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        ("observation/proprio", lambda leaf: leaf * np.nan, r"observation\['proprio'\] is NaN or infinite in places"),
+        ("action", lambda leaf: leaf * np.nan, r"action is NaN or infinite in places"),
+        ("action", lambda leaf: np.repeat(leaf, 2, 1), r"action is \(1, 4, 4, 7\); it must start with \(1, 2\)"),
+        ("action_pad_mask", lambda leaf: np.repeat(leaf, 2, 0), r"action_pad_mask is \(2, 2, 4, 7\); it must start"),
+        ("observation/image_primary", lambda leaf: leaf / np.float32(255), r"\['image_primary'\] is float32; models"),
+        ("task/image_primary", lambda leaf: leaf.astype(np.int32), r"task\['image_primary'\] is int32; models take"),
+        ("observation/timestep_pad_mask", lambda leaf: leaf * 7, r"observation: timestep_pad_mask holds 7; give True"),
+        ("observation/timestep_pad_mask", lambda leaf: leaf & False, r"marks the present step of row 0 as padding"),
+    ],
+)
+def test_an_example_batch_that_contradicts_itself_is_refused(copied: Path, key: str, change: Any, said: str) -> None:
+    path = copied / "example_batch.msgpack"
+    batch: dict[str, Any] = serialization.msgpack_restore(path.read_bytes())
+    *part, name = key.split("/")
+    entry = batch[part[0]] if part else batch
+    entry[name] = change(entry[name])
+    path.write_bytes(serialization.msgpack_serialize(batch))
+    with pytest.raises(CheckpointError, match=rf"example_batch\.msgpack: .*{said}"):
+        checkpoint.read_example_batch(copied)
+
+
+def test_actions_of_older_releases_are_longer_than_the_window(copied: Path) -> None:
+    path = copied / "example_batch.msgpack"
+    batch: dict[str, Any] = serialization.msgpack_restore(path.read_bytes())
+    del batch["action_pad_mask"]
+    path.write_bytes(serialization.msgpack_serialize({**batch, "action": np.zeros((1, 5, 7), np.float32)}))
+    assert checkpoint.read_example_batch(copied)["action"].shape == (1, 5, 7)
+
+
+def test_files_that_the_checksums_name_and_that_are_not_there_are_said(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    for step in (3, 6):
+        model.save_pretrained(step, tmp_path)
+    shutil.rmtree(tmp_path / "6")
+    with pytest.warns(UserWarning, match=r"checksums\.json names step 6, which is not there: 3 is taken as the latest"):
+        assert checkpoint.read_params(tmp_path)[1] == 3
+    assert checkpoint.read_params(tmp_path, step=3)[1] == 3
+    said = json.loads((tmp_path / "checksums.json").read_text())
+    (tmp_path / "checksums.json").write_text(json.dumps({**said, "tokenizer.json": said["config.json"]}))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json is missing, and checksums\.json names it; copy it again"
+    ):
+        checkpoint.read_params(tmp_path, step=3)
+    (tmp_path / "checksums.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"checksums\.json says nothing of step 3: damage .* is not noticed"):
+        checkpoint.read_params(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["hf://rail-berkeley", "hf://nobody/at-all", "/no/such/directory"])

@@ -542,15 +542,61 @@ def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_on
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [({"step": 999}, "goes on to step 999, its settings to 20"), ({"step": 20, "a/loss": -1.0}, "negative")],
+    [
+        ({"step": 999}, "goes on to step 999, its settings to 20"),
+        ({"step": 20, "a/loss": -1.0}, "negative"),
+        ({"step": 20, "train/learning_rate": 0.5}, r"learning_rate is 0\.5, optimizer\.learning_rate 0\.0003; copy"),
+        (
+            {"step": 20, "val/mean_action_mse": 0.4},
+            r"mean_action_mse is 0\.4, at first 0\.5, and the data are the same",
+        ),
+        (
+            {"step": 20, "val/loss": 0.9, "val/loss_transition": 9.0, "val/loss_consistent": 9.0},
+            r"step 20\.val/loss is 0\.9; those of its parts are 9 and 9, and it is their mean",
+        ),
+    ],
 )
 def test_measurements_of_an_unfinished_run_that_cannot_be_its_own_are_refused(tmp_path, row, said):
     path = make_run(tmp_path, "gap", 0, [1])
     (path / "summary.json").unlink()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "optimizer": {"learning_rate": 3e-4}}))
+    lines = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(f'{{"step": 0, "val/mean_action_mse": 0.5}}\n{lines}')
+    _ = Run.read(path).metrics
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=said):
         _ = Run.read(path).metrics
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"demos": {"task": "threading"}},
+            r"demos\.task is threading, .*config\.json says assembly; copy the run again",
+        ),
+        ({"demos": {"task": "assembly", "episodes": 9}}, r"demos\.episodes is 9, .*config\.json says 3"),
+        ({"demos": {"cameras": ["wrist"]}}, r"demos\.cameras is \['wrist'\], .*config\.json says \['primary'\]"),
+        ({"phases": {"method": "lstm"}}, r"phases\.method is lstm, .*config\.json says none"),
+        ({"val_fraction": 0.5}, r"data\.val_fraction is 0\.5, .*config\.json says 0\.1"),
+    ],
+)
+def test_a_run_of_data_of_other_settings_than_its_own_is_refused_finished_or_not(tmp_path, made, said):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    config = json.loads((path / "config.json").read_text())
+    demos = {"episodes": 3, "cameras": ["primary"], "path": ""}
+    config |= {"demos": demos, "phases": {"method": "none"}, "data": {"root": "data", "val_fraction": 0.1}}
+    (path / "config.json").write_text(json.dumps(config))
+    right = {"demos": {"task": "assembly", **demos, "path": "/a"}, "phases": {"method": "none", "labels_version": 7}}
+    for _ in range(2):
+        (path / "dataset.json").write_text(json.dumps({**right, "val_fraction": 0.1}))
+        Run.read(path)
+        (path / "dataset.json").write_text(json.dumps(made))
+        with pytest.raises(ReportError, match=rf"dataset\.json: {said}"):
+            Run.read(path)
+        (path / "summary.json").unlink(missing_ok=True)
 
 
 def test_what_a_kill_left_of_a_line_is_left_out_and_a_megabyte_is_no_line(tmp_path):
@@ -738,10 +784,13 @@ def test_a_run_without_a_curve_that_others_have_is_named_and_warns_of_nothing(tm
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]
 
 
-def test_the_page_says_which_measurements_of_a_finished_run_are_lost(tmp_path):
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_page_says_which_measurements_of_a_run_are_lost(tmp_path, finished):
     run = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     config = json.loads((run / "config.json").read_text())
     train = {**config["train"], "log_every": 4, "validate_every": 10}
+    if not finished:
+        (run / "summary.json").unlink()
     rows = [{"step": step, "train/loss": 1.0} for step in range(4, 21, 4)]
     rows += [{"step": step, "val/action_mse": 0.5} for step in (0, 10, 20)]
     rows.sort(key=lambda row: row["step"])

@@ -37,6 +37,8 @@ def test_statistics_of_data_are_taken(kind):
         checked(of_data(scale=scale), kind)
     two_valued = [np.repeat([[0.0], [1.0]], 20, axis=0) * np.ones(width) for width in WIDTHS.values()]
     checked(dataset_statistics(*([values] for values in two_valued)), kind)  # the greatest deviation that there is
+    resting = [np.repeat([[-1.0], [0.0], [1.0]], (11, 978, 11), axis=0) * np.ones(width) for width in WIDTHS.values()]
+    checked(dataset_statistics(*([values] for values in resting)), kind)  # about the least beside its quantiles
 
 
 def test_a_column_that_rests_in_nearly_all_steps_has_no_bounds():
@@ -64,6 +66,7 @@ def test_statistics_with_one_name_of_the_quantiles_or_without_counts_and_masks_a
     ("key", "value", "message"),
     [
         ("std", 9.0, r"action\.std is 9 at index 2, above half the range from min to max; copy the file again"),
+        ("std", 1e-7, r"action\.std is 1e-07 at index 2, below 7 % of the range from p01 to p99; copy the file again"),
         ("min", 9.0, r"action\.mean lies beyond min at index 2; copy"),
         ("p01", -9.0, r"action\.min is -[0-9.]+ and p01 -9 at index 2, which cannot both be; copy"),
         ("q99", 9.0, r"action\.q99 is 9 and max [0-9.]+ at index 2, which cannot both be; copy"),
@@ -78,7 +81,11 @@ def test_vectors_that_contradict_one_another_are_refused_by_key_and_index(key, v
         checked(statistics)
     unused = copy.deepcopy(statistics)
     unused["action"]["mask"][2] = False
-    checked(unused)
+    if key == "std":  # of what is left as it is, it may be anything
+        checked(unused)
+    else:
+        with pytest.raises(UserError, match=message):
+            checked(unused)
 
 
 def test_the_digest_is_of_what_is_normalised_with_before_and_after_writing(tmp_path):
@@ -97,7 +104,16 @@ def test_the_digest_is_of_what_is_normalised_with_before_and_after_writing(tmp_p
 def test_counts_below_one_are_refused(key):
     with pytest.raises(UserError, match=rf"dataset_statistics\.json: {key} is 0; it must be a number from 1 to"):
         checked({**of_data(), key: 0})
-    checked({**of_data(), key: np.array(1)})  # as Octo's checkpoints are read
+    with pytest.raises(
+        UserError, match=rf"dataset_statistics\.json: {key} is 1\.5 \(float\); it must be a whole number"
+    ):
+        checked({**of_data(), key: 1.5})
+    checked({**of_data(), key: np.array(200 if key == "num_transitions" else 1)})  # as Octo's checkpoints are read
+
+
+def test_fewer_steps_than_episodes_are_refused():
+    with pytest.raises(UserError, match=r"num_transitions is 2, num_trajectories 4; an episode has a step at least"):
+        checked({**of_data(), "num_transitions": 2, "num_trajectories": 4})
 
 
 def test_no_statistics_at_all_are_named():

@@ -1,8 +1,11 @@
 """What a run is made from: the values of the data whatever their layout, and versions of the code."""
 
+import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
@@ -10,9 +13,60 @@ from made_up_demos import made_up_episodes
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import write_rlds
 from gap_vla.training import stages
-from gap_vla.training.run import Run
+from gap_vla.training.run import Run, _notes
 from gap_vla.training.stages import digests, origin
 from gap_vla.training.torch import SmallConfig
+
+
+def lerobot(folder, fps, names):
+    (folder / "meta").mkdir()
+    info = {"fps": fps, "features": {"action": {"names": names}}}
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    return {"path": str(folder), "kind": "lerobot"}
+
+
+def hdf5(folder, attributes, settings):
+    with h5py.File(folder / "demos.hdf5", "w") as file:
+        file.create_group("data").attrs.update({**attributes, "env_args": json.dumps({"env_kwargs": settings})})
+    return {"path": str(folder / "demos.hdf5")}
+
+
+OWN = ["dx", "dy", "dz", "rx", "ry", "rz", "gripper"]
+ABSOLUTE = {"controller_configs": {"control_delta": False}}
+
+
+@pytest.mark.parametrize(
+    ("make", "how", "said"),
+    [
+        (lerobot, (20, OWN), ""),
+        (
+            lerobot,
+            (10, OWN),
+            r"has 10 steps a second \(fps\), rollouts of threading 20: the policy will act at another",
+        ),
+        (lerobot, (20, ["x", "y", "z", *OWN[3:]]), r"its actions are called x, y, z; rollouts of threading take diff"),
+        (lerobot, (20, {"motors": [f"motor_{n}" for n in range(7)]}), r"called motor_0, motor_1, motor_2; rollouts"),
+        (hdf5, ({}, {}), ""),
+        (hdf5, ({"control_hz": 20}, {"control_freq": 20}), ""),
+        (hdf5, ({"control_hz": 10}, {}), r"has 10 steps a second \(control_hz\), rollouts of threading 20"),
+        (hdf5, ({}, {"control_freq": 5}), r"has 5 steps a second \(control_freq\), rollouts of threading 20"),
+        (hdf5, ({}, ABSOLUTE), r"its actions are absolute \(control_delta is false\); rollouts of threading take"),
+    ],
+)
+def test_demonstrations_that_were_recorded_otherwise_than_rollouts_run_are_noted(tmp_path, make, how, said):
+    demos = make(tmp_path, *how)
+    values = {"task": "threading", "method": "concat", "demos": demos, "eval": {"episodes": 1}}
+    notes = _notes(SmallConfig.from_dict(values), 10_000, {})
+    assert len(notes) == bool(said) and re.search(said, "".join(notes))
+    assert not _notes(SmallConfig.from_dict({**values, "eval": {"episodes": 0}}), 10_000, {})
+
+
+def test_demonstrations_that_say_two_rates_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.training.preflight.require_rendering", lambda: None)
+    demos = hdf5(tmp_path, {"control_hz": 20}, {"control_freq": 5})
+    values = {"task": "threading", "method": "concat", "runs": str(tmp_path / "runs"), "demos": demos}
+    with pytest.raises(ConfigError, match=r"demos\.hdf5 says control_hz 20 and control_freq 5, which cannot both be"):
+        Run(SmallConfig.from_dict({**values, "data": {"root": str(tmp_path / "data")}})).to_the_end()
 
 
 def store_of(**changed):
