@@ -328,7 +328,7 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting
         raise EpisodeError(f"{where}: {text}; make a recording of each, correct it, or leave it out")
     if key in ENDS:
         require_ended(what, rows, lasting=lasting)
-    if key in COUNTERS:
+    if key in COUNTERS and len(rows) > 1:
         risen = np.diff(count := rows.reshape(-1).astype(float))
         if len(odd := np.flatnonzero((risen != risen[0]) | (risen <= 0))):
             told = f"{count[odd[0]]:g} at step {odd[0]} and {count[odd[0] + 1]:g} at the next"

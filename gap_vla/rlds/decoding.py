@@ -1,10 +1,16 @@
-"""How TFDS decodes an episode for `reader`: pictures of bounded size, steps stacked to arrays."""
+"""How TFDS decodes an episode for `reader`: pictures of bounded size, steps stacked to arrays, numbers as declared."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.identity import flat
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,7 +40,7 @@ def bounded() -> Any:
 
     def decode(picture: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
         # without branches, of which each is a graph of its own and takes as long as opening the dataset
-        head = tf.strings.substr(tf.strings.join([tf.strings.substr(picture, 0, 24), bytes(24)]), 0, 24)
+        head = tf.strings.substr(tf.strings.join([tf.strings.substr(picture, 0, 25), bytes(25)]), 0, 25)
         begins = tf.strings.substr(head, 0, 3)
         numbers = tf.cast(tf.reshape(tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.uint8), (2, 4)), tf.int64)
         of_png = tf.reduce_sum(numbers * [2**24, 2**16, 2**8, 1], axis=1)[::-1]
@@ -44,8 +50,12 @@ def bounded() -> Any:
         wanted = [side or MOST_PIXELS for side in feature.shape[:2]]
         fits = tf.reduce_all(size <= wanted) & (tf.reduce_prod(size) <= MOST_PIXELS)
         said = tf.constant(f"a picture of other size than {[*feature.shape]}")
-        told = tf.raw_ops.Assert(condition=fits, data=[said, size])
-        with tf.control_dependencies([told]):
+        told = [tf.raw_ops.Assert(condition=fits, data=[said, size])]
+        if np.dtype(feature.np_dtype) == np.uint8:  # of more bits TensorFlow keeps the upper eight
+            deep = (begins == b"\x89PN") & (tf.strings.substr(head, 24, 1) == b"\x10")
+            why = tf.constant("a picture of 16 bits a channel, which is declared as one of bytes")
+            told.append(tf.raw_ops.Assert(condition=~deep, data=[why]))
+        with tf.control_dependencies(told):
             return feature.decode_example(tf.identity(picture))
 
     return tfds.decode.make_decoder()(decode)()
@@ -79,3 +89,32 @@ def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
 def _is_even(spec: Any) -> bool:
     shape = getattr(spec, "shape", None)
     return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))
+
+
+def stored_numbers(features: Any) -> dict[str, tuple[np.dtype, int]]:
+    """Of the fields of a record that are truth values or integers below 64 bits, the dtype that is declared, and how
+    many numbers a step holds; 0: it is not of the steps."""
+    found = {}
+    for key, info in flat(features.get_serialized_info(), separator="/"):
+        dtype = np.dtype(getattr(info, "np_dtype", object))
+        if dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize < 8):
+            width = math.prod(size or 1 for size in info.shape[1:])
+            found[key] = (dtype, width if key.startswith("steps/") else 0)
+    return found
+
+
+def beyond_declared(example: Any, numbers: Mapping[str, tuple[np.dtype, int]]) -> Iterator[tuple[str, int | None]]:
+    """Says which `numbers` of a record its dtype cannot hold, which TFDS would make others of, and the first step."""
+    for key, (dtype, width) in numbers.items():
+        values = np.array(example.features.feature[key].int64_list.value if key in example.features.feature else ())
+        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        if len(odd := np.flatnonzero((values < least) | (values > most))):
+            step = int(odd[0] // width) if width else None
+            yield f"{key} is stored as {int(values[odd[0]])}, and declared as {dtype}", step
+
+
+def require_declared(example: Any, numbers: Mapping[str, tuple[np.dtype, int]], where: str) -> None:
+    """Raises EpisodeError for numbers that are `beyond_declared`."""
+    for text, step in beyond_declared(example, numbers):
+        at = "" if step is None else f" at step {step}"
+        raise EpisodeError(f"{where}: {text}{at}; correct features.json, or convert the source again")

@@ -32,7 +32,7 @@ from gap_vla.demos.fields import (
     require_rising,
 )
 from gap_vla.demos.source import READERS, reader_class
-from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, stacked
+from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, require_declared, stacked, stored_numbers
 from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
 from gap_vla.rlds.version_files import (
     dataset_metadata,
@@ -157,16 +157,23 @@ def _whole_examples(version_dir: Path, split: str) -> Iterator[Any]:
     """The records of a split as often as it is read, looked at by `examples` where no checksums of ours tell."""
     if (version_dir / FOLDER_MARK).exists():
         yield from itertools.repeat(None)
-    files = open_version(version_dir, shards=False).info.splits[split].filepaths
-    yield from itertools.chain.from_iterable(examples(Path(str(file))) for file in files)
+    info = open_version(version_dir, shards=False).info
+    numbers = stored_numbers(info.features)
+    files = (examples(Path(str(file))) for file in info.splits[split].filepaths)
+    for index, example in enumerate(itertools.chain.from_iterable(files)):
+        require_declared(example, numbers, f"{version_dir}, {split}[{index}]")
+        yield example
 
 
 def declared_limit(version_dir: Path, of_others: float | None = ACTION_LIMIT) -> float | None:
     """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
     said = dict(flat(dataset_metadata(version_dir)))
-    if "identity.data.options.action_limit" in said:
-        return checked_limit(said["identity.data.options.action_limit"])
-    kind = said.get("identity.data.kind")
+    for options in ("options", "reader_options"):  # of build-dataset, and of a run
+        if f"identity.data.{options}.action_limit" in said:
+            return checked_limit(said[f"identity.data.{options}.action_limit"])
+    kind = said.get("identity.data.kind", said.get("identity.data.demos.kind"))
+    if kind not in list(READERS) and "identity.data.demos.content" in said:
+        return None  # a run does not name the readers that find a file themselves, and they held what they allow
     return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else of_others
 
 

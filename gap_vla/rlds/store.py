@@ -88,6 +88,8 @@ class EpisodeStore:
             known = digest({"splits": json.dumps(account["splits"])})
             if account["splits_hash"] != known:
                 raise EpisodeError(f"{directory / 'store.json'}: its splits were changed; {_REBUILD}")
+            if account.get("about_hash", known := _about_hash(account)) != known:
+                raise EpisodeError(f"{directory / 'store.json'}: its source or metadata were changed; {_REBUILD}")
             fields = {f"{name}.{key}.bin" for name, split in account["splits"].items() for key in split["fields"]}
             if lost := sorted({STATISTICS, *fields} - account["files"].keys()):
                 raise EpisodeError(f"{directory / 'store.json'}: the checksum of {lost[0]} is missing; {_REBUILD}")
@@ -313,7 +315,13 @@ def write_store(
         "splits_hash": digest({"splits": json.dumps(written)}),
         "files": files,
     }
+    account["about_hash"] = _about_hash(account)
     (folder / "store.json").write_text(json.dumps(account))
+
+
+def _about_hash(account: Mapping[str, Any]) -> str:
+    """Of what a store says of the data that it was made from."""
+    return digest({"about": json.dumps([account.get("source"), account["metadata"]])})
 
 
 def _write_split(

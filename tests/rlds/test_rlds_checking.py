@@ -24,6 +24,7 @@ from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset, dataset_checks
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers, check_starts
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions, check_duplicates, check_ranges
+from gap_vla.rlds.checking.declared_checks import DECLARED_CHECKS, check_names
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS, check_pose, check_rho
 from gap_vla.rlds.checking.picture_checks import MISTAKES, PICTURE_CHECKS, check_views, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
@@ -69,8 +70,8 @@ def physical(index: int, steps: int = 60) -> Recording:
 
 
 def findings(recordings: list[Recording]) -> set[tuple[str, str]]:
-    found = [f for check in EPISODE_CHECKS for r in recordings for f in check(r)]
-    found += [f for check in (*DATASET_CHECKS, *COMPARISON_CHECKS) for f in check(recordings)]
+    found = [f for check in (*EPISODE_CHECKS, *DECLARED_CHECKS) for r in recordings for f in check(r)]
+    found += [f for check in (*DATASET_CHECKS, *COMPARISON_CHECKS, check_names) for f in check(recordings)]
     return {(f.level, f.check) for f in found}
 
 
@@ -106,6 +107,14 @@ def _action(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Recording],
 
 def _field(**fields: np.ndarray) -> Callable[[Recording], Recording]:
     return lambda r: dataclasses.replace(r, fields={**r.fields, **fields})
+
+
+def _about(extra: dict[str, Any] | None = None, **about: Any) -> Callable[[Recording], Recording]:
+    return lambda r: dataclasses.replace(r, about=about, extra=extra or {})
+
+
+def _told(**texts: str) -> Callable[[Recording], Recording]:
+    return lambda r: dataclasses.replace(r, texts={name: [text] * 60 for name, text in texts.items()})
 
 
 def _frames(change: Callable[[np.ndarray], None]) -> Callable[[Recording], Recording]:
@@ -172,6 +181,8 @@ def _halved_gripper(a: np.ndarray) -> np.ndarray:
 
 
 TIME = np.arange(60) / 20.0
+END = np.arange(60) == 59
+SPOKEN = "observation/natural_language_instruction"
 ALL = list(range(7))
 
 
@@ -217,10 +228,53 @@ ALL = list(range(7))
         (_action(lambda a: np.concatenate([a[:1], a[:-1]])), ("error", "time")),
         (_action(lambda a: a * [1, 1, 0.1, 1, 1, 1, 1]), ("warning", "scale")),
         (lambda r: dataclasses.replace(r, language=["lift"] * 30 + ["drop"] * 30), ("error", "language")),
+        (lambda r: dataclasses.replace(r, language=["l\0i\0f\0t\0"] * 60), ("error", "language")),
+        (_told(language_instruction="lift", **{SPOKEN: "drop"}), ("warning", "language")),
+        (_field(discount=np.full((60, 1), 5.0)), ("error", "discount")),
+        (_field(time_stamp=TIME[::-1]), ("error", "time")),
+        (_field(frame_index=np.arange(60)[::-1]), ("error", "structure")),
+        (_field(frame_index=np.arange(60) + 9 * (np.arange(60) > 30)), ("warning", "structure")),
+        (_field(valid=np.arange(60) > 30), ("warning", "structure")),
+        (_about(num_steps=99), ("error", "structure")),
+        (_about({"num_samples": 7}), ("error", "structure")),
+        (_about(num_steps=59), ("warning", "structure")),
+        (_about(success=0.5), ("error", "success")),
+        (_about({"success": False}, success=True), ("warning", "metadata")),
+        (_about({"episode_id": "other"}, episode_id="demo_0"), ("warning", "metadata")),
+        (_about({"units": "mm"}), ("warning", "metadata")),
+        (_about(units="cm"), ("warning", "metadata")),
+        (_about(fps=np.nan), ("warning", "finite")),
+        (_about(episode_id="demo_0", file_path="x.hdf5"), ("warning", "duplicate")),
     ],
 )
 def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding: tuple[str, str]) -> None:
     assert finding in findings([spoil(r) for r in SOUND])
+
+
+@pytest.mark.parametrize(
+    ("fields", "about", "odd"),
+    [
+        ({"is_terminal": END, "reward": END * 1.0}, {"success": False}, {("warning", "success")}),
+        ({"is_terminal": END, "reward": END * 1.0}, {"success": True}, set()),
+        ({"is_terminal": END, "reward": END * 0.0}, {"success": False}, set()),
+        ({"is_terminal": END & False, "reward": END * 0.0}, {"success": True}, {("warning", "success")}),
+        ({"timestamp": TIME}, {"fps": 50}, {("warning", "time")}),
+        ({"timestamp": TIME}, {"fps": 20}, set()),
+        ({"timestamp": TIME * 1e9}, {"control_freq": 20.0}, set()),
+        ({"timestamp": (TIME + 1_790_000_000).astype(np.float32)}, {"fps": 50}, set()),
+        ({"frame_index": np.arange(7, 127, 2), "mask": np.ones(60)}, {"n_frames": 60, "units": "m"}, set()),
+    ],
+)
+def test_what_metadata_say_is_compared_with_the_steps(
+    fields: dict[str, np.ndarray], about: dict[str, Any], odd: set[tuple[str, str]]
+) -> None:
+    assert findings([_about(**about)(_field(**fields)(r)) for r in SOUND]) == odd
+
+
+def test_one_instruction_in_two_fields_and_names_of_several_files_are_in_order() -> None:
+    told = [_told(language_instruction="lift", **{SPOKEN: "lift "})(r) for r in SOUND]
+    named = [_about(episode_id="demo_0", file_path=r.name)(r) for r in told]
+    assert findings(named) == set()
 
 
 @pytest.mark.parametrize("factors", [[0.05] * 6 + [1], [1, 1, 0.1, 1, 1, 1, 1]])
@@ -852,7 +906,7 @@ def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:
 
 def test_what_is_asked_for_is_looked_at_before_the_records(version_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
-    monkeypatch.setattr("gap_vla.rlds.checking.run.require_examples", read.append)
+    monkeypatch.setattr("gap_vla.rlds.checking.run.check_records", lambda *given: read.append(given))
     asked: list[dict[str, Any]] = [{"state_key": "nope"}, {"layout": "nope"}, {"action_limit": -1.0}]
     for options in asked:
         with pytest.raises(EpisodeError, match=r"nope|action_limit"):

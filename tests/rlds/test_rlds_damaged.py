@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import encoder
+from PIL import Image
 from synthetic_demos import make_episode
 from tensorflow.core.example import example_pb2, feature_pb2
 
@@ -31,11 +34,12 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 from gap_vla.rlds.annotating.rlds_files import read, read_all
-from gap_vla.rlds.checking import check_dataset, run
+from gap_vla.rlds.checking import check_dataset, record_checks, run
+from gap_vla.rlds.checking.declared_checks import check_description
 from gap_vla.rlds.checking.report import Recording
-from gap_vla.rlds.reader import read_steps
+from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.store import source_hash_of
-from gap_vla.rlds.version_files import content_hash
+from gap_vla.rlds.version_files import content_hash, open_version
 
 Damage = Callable[[Path], Any]
 STEPS = 6
@@ -404,15 +408,15 @@ def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_p
     assert read(version, 0, AnnotationJob(), "train").images["image_primary"].shape == (STEPS, 4, 4, 3)
 
 
-def of_zeros(side: int) -> bytes:
-    """A PNG of some kilobytes and 3 `side`² bytes of points."""
+def of_zeros(side: int, depth: int = 8) -> bytes:
+    """A PNG of some kilobytes and 3 `side`² numbers of 8 or 16 bits."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
     rows = zlib.compressobj()
-    packed = b"".join(rows.compress(bytes(3 * side + 1)) for _ in range(side)) + rows.flush()
-    head = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0")
+    packed = b"".join(rows.compress(bytes(3 * side * depth // 8 + 1)) for _ in range(side)) + rows.flush()
+    head = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + bytes([depth]) + b"\x02\0\0\0")
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
@@ -426,6 +430,145 @@ def test_pictures_that_are_larger_than_declared_are_refused_before_they_are_deco
     with pytest.raises(UserError, match=r"a picture of other size than \[4, 4, 3\]"):
         list(read_steps(version, "train"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17, "KiB: one picture has 243 MB"
+
+
+def test_pictures_of_16_bits_are_not_read_as_bytes(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    values(PICTURES, at(2, of_zeros(4, 16)))(version)
+    with pytest.raises(UserError, match=r"episode 1: unreadable .*a picture of 16 bits a channel, which is declared"):
+        list(read_steps(version, "train"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    {
+        "success": (
+            record(lambda f: f["episode_metadata/success"].int64_list.value.__setitem__(0, 7)),
+            "episode_metadata/success is stored as 7, and declared as bool",
+        ),
+        "is_terminal": (values("is_terminal", at(5, 255)), "steps/is_terminal is stored as 255, .* bool at step 5"),
+        "reward": (
+            lambda version: (
+                edited("features.json", lambda v: step_features(v)["reward"]["tensor"].update(dtype="uint8"))(version),
+                record(_whole_rewards, slice(None))(version),
+            ),
+            "steps/reward is stored as -1, and declared as uint8 at step 4",
+        ),
+    }.values(),
+)
+def test_numbers_that_their_dtype_does_not_hold_are_refused_and_named(
+    sound: Path, tmp_path: Path, damage: Damage, said: str
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    for name in ("made_by.json", "metadata.json"):
+        (version / name).unlink()
+    damage(version)
+    with pytest.raises(UserError, match=rf"train\[.\]: {said}"):
+        list(read_rlds(version))
+    with pytest.raises(UserError, match=said):
+        annotate_files(version, tmp_path / "1.1.0", method="gaussian")
+    assert not (tmp_path / "1.1.0").exists()
+    found = [str(f) for f in check_dataset(version, pictures=0).findings if f.check == "declared"]
+    assert found and all(re.search(said.split(" at step")[0], text) for text in found)
+
+
+def _whole_rewards(features: Any) -> None:
+    features.pop("steps/reward")
+    features["steps/reward"].int64_list.value.extend([0, 0, 1, 0, -1, 0])
+
+
+def _jpeg(change: Callable[[bytearray], Any] = len, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        stream, "jpeg", **options
+    )
+    change(content := bytearray(stream.getvalue()))
+    return bytes(content)
+
+
+def _cut(content: bytearray) -> None:
+    content[len(content) // 2 :] = b"\xff\xd9"
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("picture", "level", "said"),
+    {
+        "sound": (_jpeg(), "", ""),
+        "cut": (_jpeg(_cut), "error", "is a damaged JPEG .*premature end of data"),
+        "zeros": (_jpeg(lambda c: c.__setitem__(slice(1500, 1540), bytes(40))), "error", "is a damaged JPEG .*Corrupt"),
+        "padded": (_jpeg(lambda c: c.__setitem__(slice(-2, -2), bytes(4))), "warning", "extraneous bytes"),
+        "turned": (_jpeg(exif=_turned()), "warning", r"is to be turned by its EXIF \(orientation 6\)"),
+    }.values(),
+)
+def test_pictures_that_a_decoder_repairs_or_does_not_turn_are_found(
+    picture: bytes, level: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    feature = tfds.features.Image(shape=(64, 64, 3))
+    step = tfds.features.Dataset({"film": feature, "is_first": np.bool_})
+    features = tfds.features.FeaturesDict({"steps": step})
+    example = tf.train.Example()
+    example.features.feature["steps/film"].bytes_list.value.extend([_jpeg(), picture])
+    found = [*record_checks.check_example(example, features, "train[0]")]
+    assert [(f.level, f.check, f.step) for f in found] == ([(level, "picture", 1)] if said else [])
+    assert all(re.search(said, f.message) for f in found)
+    assert "JPEG" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "level", "said"),
+    {
+        "none": (lambda version: None, "", ""),
+        "bytes": (
+            lambda version: (
+                edited("dataset_info.json", lambda v: v["splits"][0].update(numBytes="1"))(version),
+                without_mark(version),
+            ),
+            "note",
+            "numBytes of train is 1, its shards hold",
+        ),
+        "counted": (
+            edited("dataset_info.json", lambda v: v["splits"][0].update(statistics={"numExamples": "77"})),
+            "warning",
+            "by the statistics of train it has 77 episodes",
+        ),
+        "name": (
+            edited(
+                "dataset_info.json",
+                lambda v: (
+                    v.update(name="bridge"),
+                    v["splits"][0].update(filepathTemplate="toy-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"),
+                ),
+            ),
+            "warning",
+            "toy-train.tfrecord-00000-of-00001 is read as split train of bridge",
+        ),
+        "schema": (edited("metadata.json", lambda v: v["identity"].update(schema_version=99)), "error", "version 99"),
+        "identity": (edited("metadata.json", lambda v: v.update(identity_hash="0")), "warning", "identity_hash is not"),
+        "version": (edited("metadata.json", lambda v: v["identity"].update(version="3.0.0")), "warning", "'3.0.0', in"),
+        "annotator": (
+            lambda version: (
+                edited("metadata.json", lambda v: v.update(annotator={"method": "lstm", "hash": "b"}))(version),
+                (version / "annotator").mkdir(),
+                (version / "annotator" / "annotator.json").write_text('{"method": "lstm", "hash": "a"}'),
+            ),
+            "warning",
+            "hash of the annotator is 'b', in annotator/annotator.json 'a'",
+        ),
+    }.values(),
+)
+def test_a_description_that_contradicts_what_lies_beside_it_is_found(
+    sound: Path, tmp_path: Path, damage: Damage, level: str, said: str
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    damage(version)
+    found = [*check_description(version, open_version(version))]
+    assert any((f.level, f.check) == (level, "files") and said in f.message for f in found) or not (level or found)
 
 
 @pytest.mark.parametrize(
@@ -582,6 +725,24 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
     with pytest.raises(UserError, match=refused):
         annotate_files(tmp_path / "ours" / "1.0.0", tmp_path / "ours" / "1.1.0", job)
     assert annotate_files(tmp_path / "stated" / "1.0.0", tmp_path / "stated" / "1.1.0", job).path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("data", "limit"),
+    [
+        ({"demos": {"path": "lerobot", "content": "x"}}, None),
+        ({"demos": {"path": "npz", "content": "x", "kind": "npz"}}, 1.0),
+        ({"demos": {"path": "npz", "content": "x"}, "reader_options": {"action_limit": 40.0}}, 40.0),
+        ({"kind": "lerobot"}, None),
+        ({"demos": {"task": "threading"}}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_the_limit_of_a_dataset_that_a_run_made_is_that_of_its_reader(
+    tmp_path: Path, data: dict[str, Any], limit: float | None
+) -> None:
+    (tmp_path / "metadata.json").write_text(json.dumps({"identity": {"data": data}, "identity_hash": "0"}))
+    assert declared_limit(tmp_path) == limit
 
 
 def test_numbers_that_another_writer_did_not_pack_are_read(sound: Path, tmp_path: Path) -> None:

@@ -374,6 +374,20 @@ def test_a_volume_is_no_place_of_a_store_which_is_said_before_any_work(
     assert EpisodeStore.build(version_dir, store.directory).source_hash == store.source_hash, "one that is there"
 
 
+@pytest.mark.parametrize("changed", [{"source": "elsewhere"}, {"metadata": {"annotator": {"hash": "zzz"}}}])
+def test_what_a_store_says_of_its_source_is_not_changed_unseen(
+    store: EpisodeStore, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    file = shutil.copytree(store.directory, tmp_path / "copy") / "store.json"
+    account = json.loads(file.read_text())
+    file.write_text(json.dumps(account | changed))
+    with pytest.raises(EpisodeError, match=r"store.json: its source or metadata were changed; .*delete the folder"):
+        EpisodeStore.open(file.parent)
+    del account["about_hash"]  # as of stores that were made before
+    file.write_text(json.dumps(account | changed))
+    assert EpisodeStore.open(file.parent).splits.keys() == store.splits.keys()
+
+
 def test_a_store_whose_file_would_be_addresses_of_objects_is_refused(store: EpisodeStore, tmp_path: Path) -> None:
     file = shutil.copytree(store.directory, tmp_path / "copy") / "store.json"
     account = json.loads(file.read_text())

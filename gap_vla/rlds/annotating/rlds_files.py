@@ -38,6 +38,7 @@ from gap_vla.rlds.annotating.job import (
     require_pair,
     require_replaceable,
 )
+from gap_vla.rlds.decoding import require_declared, stored_numbers
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
@@ -128,9 +129,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         sizes: dict[str, int] = {}
-        index = 0
+        index, numbers = 0, stored_numbers(open_version(source).info.features)
         for split, file in shards:
-            index, size = _write(file, new / file.name, annotation, index)
+            index, size = _write(file, new / file.name, annotation, index, numbers)
             sizes[split] = sizes.get(split, 0) + size
         _write_features(source, new)
         for entry in info["splits"]:
@@ -181,15 +182,18 @@ def read(source: Path, index: int, job: AnnotationJob, split: str, *, stored: bo
     return next(episodes_of(source, split, job, index, stored=stored))[0]
 
 
-def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
+def _write(
+    file: Path, out: Path, annotation: Any, index: int, numbers: Mapping[str, tuple[np.dtype, int]]
+) -> tuple[int, int]:
     import tensorflow as tf
 
     size, written = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(str(out)) as writer:
-        for example in examples(file):
+        for place, example in enumerate(examples(file)):
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
                 features.pop(key, None)
+            require_declared(example, numbers, f"{file}, record {place}")
             labels = annotation.labels(index)
             features["steps/rho"].float_list.value.extend(labels["rho"].tolist())
             features["steps/change_point"].int64_list.value.extend(labels["change_point"].astype(int).tolist())

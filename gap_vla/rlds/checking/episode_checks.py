@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from gap_vla.core.episode import LABELS, EpisodeError, label_problems
-from gap_vla.demos.fields import ENDS, misplaced, require_ended
+from gap_vla.demos.fields import ENDS, TIMES, misplaced, require_ended
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.jump_checks import JUMP_METRES, JUMP_RADIANS, jump
@@ -63,11 +63,7 @@ def check_finite(episode: Recording) -> Iterator[Finding]:
 def check_time(episode: Recording) -> Iterator[Finding]:
     """Timestamps, where there are any, increase evenly."""
     for key, value in episode.fields.items():
-        if (
-            key.rsplit("/", 1)[-1] not in ("timestamp", "time", "timestamps")
-            or value.size != len(value)
-            or len(value) < 2
-        ):
+        if key.rsplit("/", 1)[-1] not in TIMES or value.size != len(value) or len(value) < 2:
             continue
         gaps = np.diff(value.ravel().astype(np.float64))
         with np.errstate(all="ignore"):  # of what is infinite in float32, in which TFDS stores float64, too
@@ -213,6 +209,10 @@ def check_language(episode: Recording) -> Iterator[Finding]:
         yield Finding("warning", "language", text, episode.name)
     elif any("\ufffd" in text for text in episode.language):
         yield Finding("error", "language", "the instruction is not UTF-8; write it again as text", episode.name)
+    elif any("\0" in text for text in episode.language):
+        step = next(i for i, text in enumerate(episode.language) if "\0" in text)
+        text = "the instruction holds zero bytes, as text of UTF-16 does; write it again in UTF-8"
+        yield Finding("error", "language", text, episode.name, step)
     elif not all(text.strip() for text in episode.language):
         step = next(i for i, text in enumerate(episode.language) if not text.strip())
         yield Finding("warning", "language", "the instruction is empty at some steps", episode.name, step)
@@ -224,7 +224,8 @@ def check_language(episode: Recording) -> Iterator[Finding]:
 
 def check_discount(episode: Recording) -> Iterator[Finding]:
     """Discounts lie in [0, 1]."""
-    if (discount := episode.fields.get("discount")) is not None and discount.ndim == 1:
+    if (discount := episode.fields.get("discount")) is not None and discount.size == len(episode):
+        discount = discount.reshape(-1)
         wrong = ~((discount >= 0) & (discount <= 1))
         if wrong.any():
             step = int(wrong.argmax())

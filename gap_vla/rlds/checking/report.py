@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gap_vla.core.outputs import writing
+from gap_vla.core.outputs import writing_both
 from gap_vla.drawing.markup import chart_image, data_uri, escaped, fact_table, html_table, page
 
 Level = Literal["error", "warning", "note"]
@@ -58,6 +58,9 @@ class Recording:
         doubt: why the layout does not read this state as what it says, if so.
         prints: camera to a hash of each of its pictures; these stay too.
         read: every step field that was read, whatever it holds.
+        texts: fields that tell the instruction, a text per step.
+        about: `episode_metadata`, its texts and numbers.
+        extra: what its `extra_json` says.
     """
 
     name: str
@@ -73,6 +76,9 @@ class Recording:
     state: np.ndarray | None = None
     doubt: str = ""
     read: frozenset[str] = frozenset()
+    texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)
@@ -136,7 +142,7 @@ class Report:
     def save(self, directory: Path) -> Path:
         """Writes `check.json` and `check.html`; returns the page."""
         html = directory / "check.html"
-        with writing(directory / "check.json", "check") as account, writing(html, "check") as page:  # both or none
+        with writing_both(directory / "check.json", html, "check") as (account, page):
             account.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
             page.write_text(self.page(), encoding="utf-8", errors="backslashreplace")
         return html

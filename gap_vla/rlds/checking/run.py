@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import LABELS, EpisodeError, label_problems
-from gap_vla.core.foreign import one_line, refusing, whole
+from gap_vla.core.foreign import one_line, parsed, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.content import unchanging
@@ -20,14 +20,16 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.declared_checks import DECLARED_CHECKS, check_description, check_names
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.following import usable
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
+from gap_vla.rlds.checking.record_checks import check_records
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
-from gap_vla.rlds.schema import SCHEMA_VERSION, instruction_of, recorded
+from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, instruction_of, recorded
 from gap_vla.rlds.statistics import STATISTICS, StatisticsError, dataset_statistics, load_statistics, unlike
-from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples, unlike_written
+from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
 
 CHANNELS = (1, 3, 4)
 """Of pictures that are looked at: grey, colours, and these with alpha, which is left out."""
@@ -86,9 +88,9 @@ def _checked(
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
     counts = [split.num_examples for split in builder.info.splits.values()]
     part = max_episodes is not None and max_episodes < max(counts, default=0)
-    if not part:
-        require_examples(builder)
-    else:
+    findings += check_description(version_dir, builder)
+    findings += check_records(builder, max_episodes)
+    if part:
         text = f"of each split, the first {max_episodes} alone are read, and the numbers of records not compared"
         findings.append(Finding("note", "structure", text))
     for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
@@ -113,19 +115,21 @@ def _checked(
                 text += "step to step: store it in one shape, or leave it out"
                 findings.append(Finding("error", "structure", text, recording.name))
                 told = True
-            found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
+            found = [finding for check in (*EPISODE_CHECKS, *DECLARED_CHECKS) for finding in check(recording)]
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
             films = {camera: prints(frames) for camera, frames in recording.images.items()}
             fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
-            left = dataclasses.replace(recording, images={}, fields=fields, language=recording.language[:1])
-            kept.append(dataclasses.replace(left, glances=glances, prints=films))
+            about = {key: value for key, value in recording.about.items() if key in ("episode_id", "file_path")}
+            left = dataclasses.replace(recording, images={}, fields=fields, language=recording.language[:1], texts={})
+            kept.append(dataclasses.replace(left, glances=glances, prints=films, about=about, extra={}))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
                 shown.append((suspicious, caption, _view(recording)))
     if not kept:
         raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
+    findings += check_names(kept)
     widths = {(e.action.shape[1], e.arms) for e in kept}
     if len(widths) > 1:
         findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
@@ -200,7 +204,9 @@ def _recordings(
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
             source = one_line(recorded(metadata)["episode_id"], 60)
-        text: Iterable[Any] = instruction_of(fields)
+            about = {key: _plain(value) for key, value in flat(metadata, separator="/")}
+            extra = parsed(about.get("extra_json") or "{}")
+        text: Iterable[Any] = np.ravel(instruction_of(fields))
         films = {k: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4 and v.shape[-1] in CHANNELS}
         names = _camera_names(films)
         numbers = {
@@ -234,7 +240,21 @@ def _recordings(
             action=action.astype(np.result_type(action, np.float32), copy=False),  # of int8, the size of -128 is -128
             doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
+            texts={k: [_plain(text) for text in fields[k]] for k in LANGUAGE if _is_text(fields.get(k))},
+            about=about,
+            extra=extra,
         )
+
+
+def _is_text(values: Any) -> bool:
+    return getattr(values, "ndim", 0) == 1 and all(isinstance(one, bytes) for one in values)
+
+
+def _plain(value: Any) -> Any:
+    """Text, a number, or the array that it is."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.item() if getattr(value, "size", 0) == 1 and value.dtype.kind in "biuf" else value
 
 
 def _camera_names(keys: Collection[str]) -> dict[str, str]:
