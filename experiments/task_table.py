@@ -27,6 +27,9 @@ from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
 PAGE_PART = "task table"
 """Name of the markers between which the table stands in docs/TASKS.md."""
 
+LEAST_MS = 0.01
+"""Of what is measured in ms, rounded to this: nothing takes no time."""
+
 
 def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
     """Plays the variant's first `n` seeds without pictures. Returns `successes`, `n`, `failed_seeds`, mean `steps` of
@@ -160,9 +163,11 @@ def read_results(path: Path) -> dict[str, Any]:
     found = Section.read(path)
     for task in [key for key in found.values if key != "made_by"]:
         cells = found.section(task)
+        if task not in TASK_NAMES:
+            raise found.error(f"{found.name(task)}: no such task; there are: {', '.join(TASK_NAMES)}")
         for name in cells.values:
             if name.startswith("render_ms_"):
-                cells.finite(name, 0, 1e6)
+                cells.finite(name, LEAST_MS, 1e6)
                 continue
             if name not in VARIANT_NAMES:
                 raise cells.error(f"{cells.name(name)}: no such variant; there are: {', '.join(VARIANT_NAMES)}")
@@ -184,8 +189,10 @@ def _require_cell(cell: Section, task: str, variant: str) -> None:
     phases.require_numbers(0, horizon)
     if won and abs(cell.finite("steps", 1, horizon) - (total := sum(phases.values.values()))) > 1:
         raise cell.refuse("steps", f"those of its phases, {total:g}")
+    if not won and (cell.values.get("steps") is not None or phases.values):
+        raise cell.refuse("steps", "null, and phases empty, as no episode succeeded")
     for key in ("step_ms", "reset_ms"):
-        cell.finite(key, 0, 1e6)
+        cell.finite(key, LEAST_MS, 1e6)
 
 
 def _save(path: Path, results: dict[str, Any]) -> None:

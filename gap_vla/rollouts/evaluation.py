@@ -168,8 +168,10 @@ def evaluate(
     with alone(out / ".lock", str(out)):
         for place in (out, out / "videos"):
             clear_leftovers(place)
-        log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
-        shelf.require_of(log, always=isinstance(chosen, SimTask))  # others may show a picture every second step
+        log = EpisodeLog(out, what)
+        shelf = VideoShelf(out / "videos", videos, log=log)
+        size = chosen.image_size if type(chosen) is SimTask else None
+        shelf.require_of(log, isinstance(chosen, SimTask), size)  # others may show a picture every second step
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")

@@ -23,14 +23,18 @@ from gap_vla.core.marks import made_by
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.typed_config import EPISODES, STEPS
 from gap_vla.core.whole import replacing, write_json
-from gap_vla.drawing.video import pictures_in, working_ffmpeg, write_video
+from gap_vla.drawing.video import packets, working_ffmpeg, write_video
+from gap_vla.rollouts.film_notes import put_note, scale_of, shown_otherwise, unlike_note
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
 
-FILM = r"episode_(\d{4,})_(failure|success)\.mp4"
+FILM = r"episode_([0-9]{4}|[1-9][0-9]{4,})_(failure|success)\.mp4"
 """Names of films in the folder `videos`."""
 
+
+DAY = 86_400.0
+"""Seconds that an answer of a simulator or a policy takes at most."""
 
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
@@ -84,12 +88,15 @@ class EpisodeRecord:
         for key, bound in most.items():
             found.whole(key, int(key == "steps" and found.values.get("error") is None), int(bound))
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
-            found.finite(key, 0, 1e9, 0.0)
+            found.finite(key, 0, DAY * (found.values["steps"] + 1), 0.0)  # the start is one answer more
         for key in ("phase", "error"):
             if found.values.get(key) is not None and not found.text(key):
                 raise EvaluationError(f"{found.name(key)} is empty; remove the line")
         if found.flag("success") and found.values.get("error") is not None:
             raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
+        cut = re.match(r"at the start: |step ([0-9]{1,9}): ", found.values.get("error") or "")
+        if cut and int(cut[1] or 0) != (steps := found.values["steps"]):
+            raise EvaluationError(f"{where}: steps is {steps}, and error {cut[0][:-2]!r}; remove the line")
         if odd := set(found.values) - {field.name for field in dataclasses.fields(cls)}:
             raise EvaluationError(f"{where}: unknown key {min(odd)!r}; remove the line")
         return cls(**found.values)
@@ -100,7 +107,7 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
 
     Raises:
         EvaluationError: a line that is none of an episode, or of another evaluation than the `evaluation.json` beside
-            it says, or two of the same; behind them what begins no line.
+            it says, or without its seal behind one that has it, or two of the same; behind them what begins no line.
     """
     marker = path.with_name(IDENTITY_FILE)
     own = _seal(Section.read(marker, EvaluationError).values) if marker.exists() else None
@@ -110,6 +117,7 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
         parsed(found[len(whole) :])
         whole = found
     records: dict[int, EpisodeRecord] = {}
+    sealed = False
     for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else (), 1):
         where = f"{path}, line {number}"
         try:
@@ -123,6 +131,9 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
             raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
         if None not in (seal, own) and seal != own:
             raise EvaluationError(f"{where}: of another evaluation than {marker} says; remove it, or copy both again")
+        if sealed and seal is None:  # an earlier version may have begun, and goes on with none of these
+            raise EvaluationError(f"{where}: without `seal`, which the lines before it have; remove the line")
+        sealed = seal is not None
         if records.setdefault(record.episode, record) is not record:
             raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
     if not re.fullmatch(rb"(\{[^\0-\x1f]*)?\0*", found[len(whole) :]):  # what a kill or a power cut leaves
@@ -234,13 +245,14 @@ class EpisodeLog:
         self.records[record.episode] = record
 
 
-SHOWN_SIZE = 256
-"""Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
-
-
 def _shelf(path: Path) -> tuple[bool, int | None]:
     """Failures first, then by episode."""
     return not path.stem.endswith("failure"), film_of(path.name)
+
+
+def _whose(log: EpisodeLog, record: EpisodeRecord) -> str:
+    """Of which evaluation, by its seal, and episode a film is."""
+    return f"evaluation {_seal(log.identity)}, episode {record.episode}, layout {record.layout_seed}"
 
 
 class VideoShelf:
@@ -252,8 +264,8 @@ class VideoShelf:
             also when found later.
     """
 
-    def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
-        self._directory, self._fps = directory, fps
+    def __init__(self, directory: Path, limit: int, *, log: EpisodeLog | None = None, fps: float = 20.0) -> None:
+        self._directory, self._log, self._fps = directory, log, fps
         there = len(self.paths)
         self._limit = max(limit, there) if limit else 0
 
@@ -272,9 +284,10 @@ class VideoShelf:
         if self.films:
             working_ffmpeg(self._directory, EvaluationError, writes=True)
 
-    def require_of(self, log: EpisodeLog, always: bool) -> None:
-        """Raises EvaluationError: a film ends otherwise than its episode; or, where films are asked for and ffmpeg is
-        there, shows more steps, or fewer of a task that `always` shows pictures."""
+    def require_of(self, log: EpisodeLog, always: bool, size: int | None = None) -> None:
+        """Raises EvaluationError: a film ends otherwise than its episode, or says that it is of another one, or was
+        changed; or, where films are asked for and ffmpeg is there, shows more steps, or fewer of a task that `always`
+        shows pictures, or pictures of another `size` (of the simulator's) or rate."""
         outcomes, films = {number: record.success for number, record in log.records.items()}, self.paths
         if counted := self.films and bool(films):
             try:
@@ -287,13 +300,18 @@ class VideoShelf:
             if film_contradicts(film.name, outcomes):
                 raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
             number = film_of(film.name)
-            record = None if number is None else log.records.get(number)
-            if record is None or record.error is not None or not counted:
+            if (record := None if number is None else log.records.get(number)) is None:
                 continue
-            least = record.steps if always else 0  # some show none of the end
-            if not least <= (shown := pictures_in(film)) <= record.steps + 1:
-                said = f"shows {shown} pictures, and episode {number} of {log.path} has {record.steps + 1}"
-                raise EvaluationError(f"{film} {said}; move it away")
+            other = unlike_note(film, _whose(log, record))
+            if record.error is None and counted and not other:
+                least = record.steps if always else 0  # some show none of the end
+                told = packets(film)
+                if not least <= (shown := sum(not line.startswith("#") for line in told)) <= record.steps + 1:
+                    other = f"shows {shown} pictures, and episode {number} of {log.path} has {record.steps + 1}"
+                else:
+                    other = shown_otherwise(told, size, self._fps)
+            if other:
+                raise EvaluationError(f"{film} {other}; move it away")
 
     @property
     def films(self) -> bool:
@@ -319,6 +337,8 @@ class VideoShelf:
             if (first := frames[0]).dtype != np.uint8 or first.shape[2:] != (3,):
                 what = f"pictures are {first.dtype}{[*first.shape]}, and a film needs uint8[h, w, 3]"
                 raise EvaluationError(f"{path}: {what}; correct the simulator, or ask for no videos")
-            write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
+            write_video(path, frames, "rollout", fps=self._fps, scale=scale_of(first.shape[0]))
+            if self._log and episode in self._log.records:
+                put_note(path, _whose(self._log, self._log.records[episode]))
         for surplus in set(shelved) - kept:
             surplus.unlink(missing_ok=True)

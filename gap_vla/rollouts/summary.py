@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.foreign import Section, one_line, shown
-from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord, EvaluationError
+from gap_vla.rollouts.record import DAY, SIMULATOR, EpisodeRecord, EvaluationError
 from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
@@ -84,7 +84,8 @@ def read_outcomes(found: Section) -> dict[int, bool]:
             f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts; copy the file again"
         )
     rows = enumerate(zip(layouts, outcomes, steps, ends))
-    took = [found.section("seconds").finite(part, 0, 1e9) for part in PARTS if "seconds" in found]  # of all episodes
+    most = DAY * (sum(steps) + len(steps))  # the start is one answer more
+    took = [found.section("seconds").finite(part, 0, most) for part in PARTS if "seconds" in found]  # of all episodes
     records = [EpisodeRecord(number, *row, errors.get(number), *([] if number else took)) for number, row in rows]
     if odd := [record.episode for record in records if cannot_end_so(record, found.section("task", {}).values)]:
         raise found.error(f"{found.where}: episode {odd[0]} {CANNOT_END_SO}; copy the file again")
@@ -97,7 +98,7 @@ def read_outcomes(found: Section) -> dict[int, bool]:
             f"{found.name('last_phases')} has {one_line(unknown, 80)}, no phase of the task; copy it again"
         )
     parts = {key: value for key, value in found.section("seconds_per_step", {}).values.items() if value is not None}
-    Section(parts, found.name("seconds_per_step"), found.error).require_numbers(0, 1e9)
+    Section(parts, found.name("seconds_per_step"), found.error).require_numbers(0, most / max(1, sum(steps)))
     again = summarize(records, phases)
     added = ["interval_method", "interval_clopper_pearson", "simulator_errors", "episode_numbers"]
     added += ["seconds_per_step"] if "seconds" in found else []

@@ -171,7 +171,7 @@ def _work(
                     write_demonstration(piece(folder, attempt, KEPT), demo, made)
                 else:
                     with replacing(piece(folder, attempt, FAILED)) as temporary:
-                        temporary.write_text(made)
+                        temporary.write_text(f"{made} {temporary.stem}")
                 connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
             env.close()
         except (UserError, OSError, MemoryError) as error:

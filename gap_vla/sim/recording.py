@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.hdf5_mark import is_changed, put_mark, read_mark, write_check
 from gap_vla.core.hdf5_writing import writing_hdf5
 from gap_vla.core.whole import put, replacing, workplace
@@ -27,12 +27,15 @@ _AGAIN = "remove it: the same command plays its episode again"
 
 
 def require_of(piece: Path, made: str) -> None:
-    """Raises UserError if a finished attempt is damaged, or tells of other settings than those of this digest."""
+    """Raises UserError if a finished attempt is damaged, or tells of other settings than those of this digest; if it
+    failed, also if it tells of another attempt (with `assemble`, which compares seeds, for the others)."""
     with refusing(piece, _AGAIN):
         if piece.suffix == ".hdf5":
             said = "" if is_changed(piece) else read_mark(piece)
         else:
-            said = piece.read_text()
+            said, _, attempt = piece.read_text().partition(" ")  # earlier versions wrote none
+            if attempt not in ("", piece.stem):
+                raise ValueError(f"of another attempt, {one_line(attempt, 40)}")
             if piece.with_suffix(".hdf5").exists():
                 raise ValueError(f"failed, but {piece.stem}.hdf5 beside it succeeded")
         if said != made:

@@ -24,17 +24,18 @@ from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import write_json
 from gap_vla.demos import open_source
-from gap_vla.drawing.video import write_video
+from gap_vla.drawing.video import packets, write_video
 from gap_vla.report.comparison_render import render
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.evaluation import evaluated
+from gap_vla.rollouts.film_notes import shown_otherwise
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord, read_episodes
 from gap_vla.rollouts.recordings import Recording, require_scene, view_of
 from gap_vla.rollouts.summary import cannot_end_so, read_outcomes, summarize
 from gap_vla.rollouts.task import sim_task
-from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.key_mapping import OBSERVATION, KeyMapping
 from gap_vla.serving.loading import load_checkpoint, load_policy
 from gap_vla.sim.specs import task_spec
 
@@ -108,6 +109,11 @@ WIDE = '{"env_name": "x", "env_kwargs": {"variant": "positions_wide"}}'
         ({"task": ["assembly", "stack"]}, ": its attribute task is not one value"),  # as a merging tool writes them
         ({"variant": ["default", "light"]}, ": its attribute variant is not one value"),
         ({"action_noise": [0.1, 0]}, ": its attribute action_noise is not one value"),
+        ({"action_noise": -1.0}, ": its attribute action_noise is -1.0; it must be a number from 0 to 1"),
+        ({"action_noise": float("nan")}, ": its attribute action_noise is nan; it must be"),
+        ({"action_noise": "lots"}, ": its attribute action_noise is 'lots'; it must be"),
+        ({"action_noise": 0.0}, ", episode demo_0: its executed_actions are not its actions, and action_noise is 0"),
+        ({"action_noise": 0.3}, None),
         ({"variant": "default", "env_args": WIDE}, " says variant default, and its env_args positions_wide; correct"),
         ({"env_args": '{"env_name": "gap_vla/Stack-v0"}'}, " says task assembly, and its env_args gap_vla/Stack-v0"),
         ({"layout_version": 1}, " has layout_version 1, this gap_vla 2; collect it again"),
@@ -259,10 +265,51 @@ def test_a_film_of_more_or_fewer_steps_than_its_episode_is_named(tmp_path):
     film, same = (tmp_path / "videos" / f"episode_000{i}_success.mp4" for i in (one, other))
     film.replace(tmp_path / "kept")
     same.replace(film)
+    film.write_bytes(film.read_bytes().partition(b"freegap_vla:film ")[0][:-4])  # as earlier versions wrote them
     said = rf"{film.name} shows {steps[other] + 1} pictures, and episode {one} of .* has {steps[one] + 1}; move it away"
     with pytest.raises(EvaluationError, match=said):
         evaluated()
     assert steps[one] < steps[other] and not same.exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exchanged", r"is of evaluation (\w{8}), episode 1, layout 1, not of evaluation \1, episode 0, layout 0"),
+        ("of another policy", r"is of evaluation \w{8}, episode 0, layout 0, not of evaluation \w{8}, episode 0, "),
+        ("changed", "was changed since it was made; move it away"),
+        ("slower", "shows 5 pictures a second, not 20; move it away"),
+        ("as before", None),
+    ],
+)
+def test_a_film_of_as_many_steps_that_is_not_its_episodes_own_is_named(tmp_path, how, said):
+    def evaluated(out, seed=0):
+        return evaluate(RandomPolicy(7, seed), PointTask(), episodes=2, seed=0, out_dir=out, videos=2, workers=1)
+
+    folder = tmp_path / "out"
+    assert evaluated(folder)["outcomes"] == evaluated(folder)["outcomes"] == [0, 0]
+    film, other = (folder / "videos" / f"episode_000{i}_failure.mp4" for i in range(2))
+    if how == "exchanged":
+        film.replace(folder / "kept")
+        other.replace(film)
+        (folder / "kept").replace(other)
+    elif how == "of another policy":
+        evaluated(tmp_path / "other", 1)
+        shutil.copy(tmp_path / "other" / "videos" / film.name, film)
+    elif how == "changed":
+        film.write_bytes(film.read_bytes().replace(b"mdat", b"mdaT", 1))
+    else:
+        pictures = [np.zeros((16, 16, 3), np.uint8)] * (PointTask().horizon + 1)
+        write_video(film, pictures, "rollout", fps=5 if how == "slower" else 20, scale=16)
+    with pytest.raises(EvaluationError, match=f"{film.name} {said}") if said else contextlib.nullcontext():
+        evaluated(folder)
+
+
+@pytest.mark.parametrize(("size", "side"), [(16, 256), (64, 256), (100, 200), (129, 128), (300, 300)])
+def test_a_film_shows_its_pictures_enlarged_by_a_whole_factor(tmp_path, size, side):
+    film = write_video(tmp_path / "film.mp4", [np.zeros((side, side, 3), np.uint8)] * 2, "rollout")
+    assert shown_otherwise(packets(film), size, 20.0) == ""
+    assert shown_otherwise(packets(film), 90, 20.0) == f"has pictures of {side}x{side}, not of 180x180"
 
 
 def test_an_empty_list_of_episodes_as_a_full_disk_leaves_it_is_gone_on_with(tmp_path, monkeypatch):
@@ -560,7 +607,7 @@ def test_a_key_file_may_say_nothing_and_belongs_to_a_server(tmp_path):
 @pytest.mark.parametrize("command", ["evaluate", "diagnose"])
 def test_a_key_file_names_no_picture_that_the_server_is_never_shown(tmp_path, capsys, no_rollouts, command):
     keys, main = tmp_path / "keys.json", importlib.import_module(f"gap_vla.cli.{command}").main
-    keys.write_text('{"observation": {"image_primary": "base_rgb", "image_wrist": "wrist_rgb"}}')
+    keys.write_text(json.dumps({"observation": {name: OBSERVATION[name] for name in ("image_primary", "image_wrist")}}))
     with serving(Counting(), whole_chunks=False) as port:
         words = ["--policy", f"ws://127.0.0.1:{port}", "--task", "assembly", "--out", str(tmp_path / "out")]
         assert main([*words, "--keys", str(keys)]) == 2 and not no_rollouts
@@ -589,6 +636,9 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
         ({"error": 5}, "error is 5"),
         ({"error": "step 3: fell"}, "cannot have succeeded"),
         ({"error": ""}, "line 1: error is empty; remove the line"),
+        ({"error": "step 250: fell", "success": False}, "line 1: steps is 3, and error 'step 250'; remove the line"),
+        ({"error": "at the start: fell", "success": False}, "line 1: steps is 3, and error 'at the start'; remove"),
+        ({"policy_seconds": 1e8}, "policy_seconds is 100000000.0; it must be a number from 0 to 345600"),
         ({"unheard_of": 1}, "line 1: unknown key 'unheard_of'; remove the line"),
         ({"steps": ...}, "line 1: steps is missing; found episode, layout_seed, success"),
         ({"steps": 0}, "line 1: steps is 0"),
@@ -621,6 +671,20 @@ def test_lines_of_another_policys_evaluation_are_named(tmp_path):
         read_episodes(lines)
     lines.write_text(json.dumps({"episode": 0, "layout_seed": 5, "success": False, "steps": 3}))  # of gap_vla 0.1
     assert len(read_episodes(lines)[0]) == 1
+
+
+def test_a_line_that_lost_its_seal_behind_one_that_has_it_is_named(tmp_path):
+    for episode in range(3):
+        EpisodeLog(tmp_path, {}).append(EpisodeRecord(episode, 5, False, 3))
+    file = tmp_path / "episodes.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for number in (0, 1):  # gap_vla 0.1 began it
+        old = [{key: value for key, value in one.items() if key != "seal" or n > number} for n, one in enumerate(lines)]
+        file.write_text("".join(json.dumps(one) + "\n" for one in old))
+        assert len(read_episodes(file)[0]) == 3
+    file.write_text("".join(json.dumps(one) + "\n" for one in [lines[2], *old[:2]]))
+    with pytest.raises(EvaluationError, match="line 2: without `seal`, which the lines before it have; remove the"):
+        read_episodes(file)
 
 
 def test_a_snapshot_by_hard_links_stays_as_it_was(tmp_path):
@@ -796,6 +860,7 @@ FLYING["phases"] = {"reached": {"move": 1.0, "grip": 0.0}, "failed_in": {}}
         ({"rollouts": {**WON, "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
         ({"rollouts": {**WON, "outcomes": [NAN]}}, "outcomes[0] is nan"),
         ({"rollouts": {**WON, "outcomes": [2]}}, "outcomes[0] is 2"),
+        ({"rollouts": {**WON, "seconds": {**WON["seconds"], "policy": 1e8}}}, "policy is 100000000.0; it must be"),
         ({"rollouts": {**WON, "success_rate": 0.5}}, "success_rate is 0.5, its episodes give 1.0"),
         ({"rollouts": {"outcomes": [1]}}, "layout_seeds is missing"),
         ({"rollouts": FLYING}, "last_phases has {'flying'}, no phase of the task"),

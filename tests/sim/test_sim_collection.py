@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -23,10 +24,10 @@ from gap_vla.core.errors import USER_ERROR, UserError
 from gap_vla.core.identity import digest
 from gap_vla.core.resources import ResourceError
 from gap_vla.drawing.video import packets, pictures_in
-from gap_vla.sim.attempts import CollectionError, _alive, play
+from gap_vla.sim.attempts import CollectionError, _alive, _work, play
 from gap_vla.sim.collection import _parts, collect_demos
 from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
-from gap_vla.sim.recording import assemble
+from gap_vla.sim.recording import assemble, require_of
 from gap_vla.sim.specs import UnknownNameError
 
 SETTINGS = dict(image_size=32, cameras=("primary",), seed=3, progress=False)
@@ -189,13 +190,15 @@ OTHER = r"of other settings \(then give those [^;]*\), of an older gap_vla, or c
         (["000000.hdf5"], None, OTHER),
         (["000000.hdf5"], "0123abcd", OTHER),
         (["000000.failed"], "", OTHER),
+        (["000000.failed"], f"{MADE} attempt_000002", "of another attempt, attempt_000002"),
         (["000000.hdf5", "000000.failed"], MADE, "failed, but attempt_000000.hdf5 beside it succeeded"),
     ],
 )
 def test_a_piece_of_other_settings_is_named_before_anything_is_played(tmp_path, names, told, said):
     parts = tmp_path / "x.parts"
     with _parts(parts, MADE):
-        (parts / "attempt_000009.failed").write_text(MADE)
+        (parts / "attempt_000008.failed").write_text(MADE)  # as earlier versions wrote it
+        (parts / "attempt_000009.failed").write_text(f"{MADE} attempt_000009")
     for name in names:
         if name.endswith("failed"):
             (parts / f"attempt_{name}").write_text(told)
@@ -204,6 +207,21 @@ def test_a_piece_of_other_settings_is_named_before_anything_is_played(tmp_path, 
                 file.attrs.update({} if told is None else {"made_by": told})
     with pytest.raises(UserError, match=rf"^{parts}/attempt_{names[-1]}: {said}; remove it: the same command plays"):
         _parts(parts, MADE).__enter__()
+
+
+def test_a_failed_attempt_tells_which_one_it_was(tmp_path, monkeypatch):
+    class Lost(list):
+        success = False
+
+    orders, answers = iter([(3, 5), None]), []
+    monkeypatch.setattr("gap_vla.sim.attempts.make", lambda task: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("gap_vla.sim.attempts.demonstrate", lambda *_: Lost())
+    connection = SimpleNamespace(recv=lambda: next(orders), send=answers.append)
+    _work(connection, "assembly", {}, 0.0, tmp_path, MADE)
+    assert answers == [(3, "failed", 0)]
+    require_of(played := tmp_path / "attempt_000003.failed", MADE)
+    with pytest.raises(UserError, match=r"attempt_000004\.failed: of another attempt, attempt_000003; remove it"):
+        require_of(played.rename(tmp_path / "attempt_000004.failed"), MADE)
 
 
 def test_a_finished_piece_in_which_a_bit_flipped_since_is_named(finished, tmp_path):

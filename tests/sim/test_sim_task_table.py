@@ -23,6 +23,8 @@ CELL = {
     "reset_ms": 1.0,
 }
 
+LOST = {**CELL, "successes": 0, "n": 1, "failed_seeds": [100_000], "steps": None, "phases": {}}
+
 
 @pytest.mark.parametrize(
     ("text", "named"),
@@ -58,6 +60,12 @@ CELL = {
             json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": 50}}}}),
             "steps is 9.0 (float); it must be those",
         ),
+        (json.dumps({"assembly": {"default": {**CELL, "step_ms": 0}}}), "step_ms is 0; it must be a number from 0.01"),
+        (json.dumps({"assembly": {"default": {**CELL, "reset_ms": 0}}}), "reset_ms is 0; it must be a number from"),
+        (json.dumps({"assembly": {"render_ms_64": 0}}), "render_ms_64 is 0; it must be a number from"),
+        (json.dumps({"nosuch": {}}), "nosuch: no such task; there are: "),
+        (json.dumps({"assembly": {"default": {**LOST, "steps": 50}}}), "steps is 50 (int); it must be null"),
+        (json.dumps({"assembly": {"default": {**LOST, "phases": {"reach": 9.0}}}}), "and phases empty, as no episode"),
         (json.dumps({"assembly": {"nosuch": CELL}}), "assembly.nosuch: no such variant; there are: default, "),
         (json.dumps({"assembly": {"render_ms_64": float("nan")}}), "render_ms_64 is nan"),
     ],
