@@ -201,7 +201,7 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     ),
     "times that fall": (
         EpisodeError,
-        "behind",
+        "not after",
         lambda: require_rows("timestamps", np.array([0.0, 0.2, 0.1]), 3, "x.npz"),
     ),
     "rates for outcomes": (OutcomesError, "0 or 1", lambda: mcnemar([0.4, 0.9], [0, 0])),

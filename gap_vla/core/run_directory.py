@@ -265,7 +265,7 @@ class RunDirectory:
         moved = self._set_aside(self.summary, self.rollouts, first=before + 1)
         try:
             told = self._note(self._to_measure_as)
-        except OSError:  # as on a full disk
+        except (OSError, UserError):  # as on a full disk
             _move_back(moved)
             raise
         self._to_measure_as = None

@@ -11,7 +11,16 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import COUNTS_OF_ALL, files_in, is_blank, require_one_size, require_rows, tells
+from gap_vla.demos.fields import (
+    COUNTS,
+    COUNTS_OF_ALL,
+    PER_STEP,
+    files_in,
+    is_blank,
+    require_one_size,
+    require_rows,
+    tells,
+)
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -90,11 +99,22 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
         episode = self._episode(arrays, where, images, file=file, name=name)
         for one in self.dropped():
-            if tells(one) and isinstance(rows := arrays.get(one), np.ndarray | list | tuple | int | np.integer):
-                with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
+            if tells(one) and isinstance(rows := arrays.get(one), np.ndarray | list | tuple | int | float | np.generic):
+                try:
                     rows = np.asarray(rows)
-                require_rows(one, rows, len(episode), where)
+                except ValueError:  # rows of several lengths
+                    if one.lower() in PER_STEP:
+                        raise EpisodeError(f"{where}: {one!r} has rows of several lengths; write an array") from None
+                    continue
+                if one.lower() not in COUNTS or one not in self._beside(index):  # which are of all of them
+                    require_rows(one, rows, len(episode), where)
         return episode
+
+    def _beside(self, index: int) -> Collection[Any]:
+        """Names of what a file says of all of its demonstrations, and this one does not."""
+        file, key = self.places[index]
+        content = self._opened[1] if self._opened and self._opened[0] == file else load_arrays(file)
+        return content.keys() - content[key].keys() if key is not None and isinstance(content, Mapping) else ()
 
     def _arrays(self, index: int) -> Any:
         file, key = self.places[index]
@@ -131,7 +151,7 @@ def _keys(content: Any, file: Path) -> list[Any]:
             advice = "make a dictionary of each, or, if this is one demonstration, store its arrays side by side"
             raise EpisodeError(f"{what}; {advice}")
         for name in COUNTS_OF_ALL:
-            if nested and isinstance(said := content.get(name), int | np.integer) and said != len(nested):
+            if nested and isinstance(said := content.get(name), int | float | np.number) and said != len(nested):
                 raise EpisodeError(f"{file}: {len(nested)} demonstrations, {name!r} says {said}; get all of it")
         return nested if nested else [None]
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):

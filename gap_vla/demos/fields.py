@@ -215,7 +215,7 @@ TIMES = ("timestamp", "timestamps", "time", "times", "time_stamp")
 COUNTERS = ("frame_index", "frame_idx", "step_index", "step_id")
 """Names of columns that count the steps, from some number on and by the same each."""
 
-COUNTS = ("num_samples", "num_steps", "n_steps", "num_frames", "n_frames", "length", "episode_length")
+COUNTS = ("num_samples", "num_steps", "n_steps", "num_frames", "n_frames", "length")
 """Whole numbers that say how many steps there are."""
 
 COUNTS_OF_ALL = ("num_demos", "num_episodes", "n_episodes")
@@ -268,6 +268,12 @@ PER_STEP = (
 """Arrays that have one row per step where they are no single number; none of them is a robot's state or action."""
 
 
+def counts_others(key: str, said: Any, steps: int) -> bool:
+    """Whether a number of this name says that there are other steps; a `length` that is no integer is of a thing."""
+    whole = isinstance(said, int) or (isinstance(said, float) and said.is_integer() and key != "length")
+    return whole and not isinstance(said, bool) and said != steps
+
+
 def tells(name: str) -> bool:
     """Whether an array of this name, in whatever letters and groups, says something of the steps beside it, which
     `require_rows` compares."""
@@ -312,12 +318,14 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting
     """
     key, what = name.rpartition("/")[2].lower(), f"{where}: {name!r}"
     if rows.size == 1:
-        if key in COUNTS and rows.dtype.kind in "iu" and rows.item() != steps:
-            raise EpisodeError(f"{what} says {rows.item()} steps, there are {steps}; correct it or drop the episode")
+        if key in COUNTS and counts_others(key, rows.item(), steps):
+            raise EpisodeError(f"{what} says {rows.item():g} steps, there are {steps}; correct it or drop the episode")
         return
-    apart = tells(name) and key not in PER_STEP  # what other programs call so may be something else
-    if key in COUNTS or (apart and (rows.dtype.kind not in "biuf" or rows.size != len(rows))):
+    if key in COUNTS:
         return
+    if tells(name) and key not in PER_STEP:  # what other programs call so may be something else
+        if rows.dtype.kind not in "biuf" or rows.shape[:1] != (steps,) or rows.size != steps:
+            return
     if len(rows) != steps:
         raise EpisodeError(
             f"{what} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
@@ -328,15 +336,20 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting
         raise EpisodeError(f"{where}: {text}; make a recording of each, correct it, or leave it out")
     if key in ENDS:
         require_ended(what, rows, lasting=lasting)
+    if not rows.size:
+        return
     if key in COUNTERS and len(rows) > 1:
-        risen = np.diff(count := rows.reshape(-1).astype(float))
+        count = rows.reshape(-1).astype(np.float64 if rows.dtype.kind == "f" else np.int64)
+        risen = np.diff(count)
         if len(odd := np.flatnonzero((risen != risen[0]) | (risen <= 0))):
             told = f"{count[odd[0]]:g} at step {odd[0]} and {count[odd[0] + 1]:g} at the next"
             raise EpisodeError(f"{what} is {told}; steps are missing or in another order: repair or drop the episode")
     if (padded := key.endswith("is_pad")) or key in _VALID or key.endswith("_valid"):
-        if len(lost := np.flatnonzero(rows.reshape(-1).astype(bool) == padded)):
+        flags = rows.reshape(-1)
+        if len(lost := np.flatnonzero(flags != 0 if padded else ~(flags > 0))):  # NaN is neither
             advice = "it was not measured there: cut the episode, drop it, or leave the array out"
             raise EpisodeError(f"{what} is {str(padded).lower()} at step {lost[0]}; {advice}")
     if key in TIMES or key.endswith("_timestamp"):
         coarse = rows.dtype.kind == "f" and np.spacing(np.abs(rows).max()) > 1e-3
-        require_rising(rows, what, equal=bool(coarse) or key not in TIMES)  # a camera may be slower
+        exact = key in ("timestamp", "timestamps")  # a camera may be slower, and a `time` in whole seconds
+        require_rising(rows, what, equal=bool(coarse) or not exact)

@@ -65,6 +65,11 @@ def attribute_of(item: h5py.Group, name: str) -> Any:
         return fields.decoded(value) if isinstance(value, (str, bytes)) else value
 
 
+def is_single(item: h5py.Group, name: str) -> bool:
+    """Whether there is such an attribute, of one number, truth value or text."""
+    return name in item.attrs and _axes(item, name) is not None
+
+
 def _axes(item: h5py.Group, name: str) -> int | None:
     """Axes of an attribute that is one number, truth value or text; None if it is something else."""
     stored = item.attrs.get_id(name)
@@ -81,7 +86,11 @@ def require_as_declared(found: h5py.Dataset, values: np.ndarray, where: str) -> 
         raise EpisodeError(f"{where} is packed ({', '.join(told)}); write the numbers themselves")
     for name in [name for name in _BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
         with refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError):
-            said = np.asarray(found.attrs[name]).reshape(-1).astype(values.dtype if "alue" in name else np.float64)
+            said = (
+                np.asarray(found.attrs[name])
+                .reshape(-1)
+                .astype(values.dtype if "alue" in name or values.dtype.kind == "f" else np.float64)
+            )
             low, high = said.min(), said.max()
         beyond = {
             "valid_min": values < low,

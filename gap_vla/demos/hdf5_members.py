@@ -247,8 +247,10 @@ def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
 def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
     for name in fields.COUNTS:
+        if name != "num_samples" and not hdf5.is_single(demo, name):
+            continue
         stated = hdf5.attribute_of(demo, name)
-        if stated not in (None, steps) and (name == "num_samples" or type(stated) is int):
+        if stated not in (None, steps) and (name == "num_samples" or fields.counts_others(name, stated, steps)):
             raise EpisodeError(
                 f"{where}: {steps} actions, the attribute {name!r} says {stated!r}; get the file again, or drop the "
                 "episode"

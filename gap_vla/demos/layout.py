@@ -126,6 +126,12 @@ class StateLayout:
         """Whether each of an arm's columns is position, rotation or gripper."""
         return 3 + ROTATIONS[self.rotation_kind] + len(self.gripper) == self.width
 
+    def takes(self, column: int) -> bool:
+        """Whether a column of an arm is read in m or rad."""
+        turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
+        fingers = self.gripper if self.opening_unit == "m" else ()
+        return column - self.position in range(3) or column in turn or column in fingers
+
     @property
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""

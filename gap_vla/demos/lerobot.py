@@ -134,7 +134,7 @@ class LeRobot(NamedArrays):
         state = self.options["state_key"]
         self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
         action = self.options["action_key"]
-        require_metres(self._features[state].said, f"{self.path}/meta/info.json: {state!r}")
+        require_metres(self._features[state].said, self._layout, f"{self.path}/meta/info.json: {state!r}")
         require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
         tell_last(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
         films = [key for key in self._image_keys if self._features[key].dtype == "video"]
@@ -196,7 +196,7 @@ class LeRobot(NamedArrays):
         counts = [key for key in COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
         held = columns_of(place.table)
-        require_metres(held.get(columns[0], {}), f"{where}: {columns[0]!r}")
+        require_metres(held.get(columns[0], {}), self._layout, f"{where}: {columns[0]!r}")
         beside = [name for name in held if tells_of_steps(name) and name not in columns]
         table = _rows(place, columns, (*COUNTS, *SUCCESS, "next.done", *beside))
         _require_counted(table, place, self._fps, where)

@@ -14,7 +14,7 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, refusing, shown
 from gap_vla.demos.fields import ENDS, FLAGS, require_rows, tells
-from gap_vla.demos.layout import UNIT
+from gap_vla.demos.layout import UNIT, StateLayout
 
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""
@@ -113,14 +113,17 @@ def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()
 
 
-def require_metres(said: Mapping[Any, Any], where: str) -> None:
+def require_metres(said: Mapping[Any, Any], layout: StateLayout, where: str) -> None:
     """Compares what is said of a state's unit; a note where it is no metre and no other unit that is known.
 
     Raises EpisodeError: its numbers are in another unit than m, or are to be multiplied or moved first.
     """
     for key in ("unit", "units"):
         value = said.get(key)
-        words = [one for item in (value if isinstance(value, list) else [value]) for one in _words(item)]
+        items = value if isinstance(value, list) else [value]
+        if len(items) >= layout.width and len(items) % layout.width == 0:  # one a column
+            items = [item for column, item in enumerate(items) if layout.takes(column % layout.width)]
+        words = [one for item in items for one in _words(item)]
         for word in words:
             if UNIT.search(word) or words in (["in"], ["ft"]):
                 what = f"{where} says that it is in {one_line(word, 40)!r}, it is read as m and rad"
@@ -128,12 +131,29 @@ def require_metres(said: Mapping[Any, Any], where: str) -> None:
         if other := [word for word in words if word not in _KNOWN]:
             print(f"note: {where}: its {key} {one_line(other[0], 40)!r} is not read, it is taken as m", flush=True)
     for key, none in (("scale_factor", 1.0), ("add_offset", 0.0)):
-        if (value := said.get(key)) is not None and _number(value) != none:
+        value = said.get(key)
+        if value is not None and any(_number(one) != none for one in (value if isinstance(value, list) else [value])):
             what = f"{where} says {key} {one_line(str(value), 40)}, which is not applied"
             raise EpisodeError(f"{what}; write the numbers themselves, and leave it out")
 
 
-_KNOWN = ("m", "meter", "meters", "metre", "metres", "rad", "radian", "radians", "1", "none", "unitless", "quaternion")
+_KNOWN = (
+    "m",
+    "meter",
+    "meters",
+    "metre",
+    "metres",
+    "rad",
+    "radian",
+    "radians",
+    "1",
+    "none",
+    "unitless",
+    "quaternion",
+    "quat",
+    "si",
+    "units",
+)
 """Words in which a state's unit may be said."""
 
 

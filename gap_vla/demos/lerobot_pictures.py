@@ -82,15 +82,15 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
         return np.stack([np.asarray(picture.convert("RGB")) for picture in upright])
 
 
-_NUMBERED = re.compile(r"(\d+)\.\w+$")
+_NUMBERED = re.compile(r"(\d+(?:\.\d+)?)\.[A-Za-z]\w*$")
 
 
 def _require_order(rows: list[Mapping[str, Any]], where: str) -> None:
     """Raises EpisodeError: each path ends in a number, and these do not rise; where all are the same, they count
     something else."""
     found = [_NUMBERED.search(str(row.get("path") or "")) for row in rows]
-    numbers = [int(match[1][-18:]) for match in found if match]
-    falls = [step for step in range(1, len(numbers)) if numbers[step] <= numbers[step - 1]]
+    numbers = [float(match[1][-18:]) for match in found if match]
+    falls = [step for step in range(1, len(numbers)) if numbers[step] < numbers[step - 1]]
     if len(numbers) == len(rows) and len({*numbers}) > 1 and falls:
         now, before = (str(rows[falls[0] - back]["path"])[-40:] for back in (0, 1))
         raise EpisodeError(f"{where} is {now} at step {falls[0]}, behind {before}; put the pictures in their order")

@@ -30,7 +30,7 @@ def own_language(demo: h5py.Group) -> Any:
     if own is None or is_blank(own):
         return told if told is not None else own
     if isinstance(told, str) and isinstance(own, str) and not is_blank(told):
-        one, other = (" ".join(text.lower().split()).rstrip(".") for text in (own, told))
+        one, other = (re.sub(r"[\W_]+", " ", text.lower()).strip() for text in (own, told))
         if one != other:
             said = f"{one_line(told, 60)!r}, the attribute 'language_instruction' {one_line(own, 60)!r}"
             raise EpisodeError(f"{where} says lang {said}; correct one")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.layout import UNIT, StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
 from gap_vla.demos.source import UNSAID, Source, account, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
@@ -37,20 +38,14 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
-_METRES = ("", "meter", "meters", "metre", "metres", "m")
-_UNITS = {
-    "eef_pos": _METRES,
-    "eef_quat": ("", "1", "none", "quaternion", "unit quaternion", "unitless", "dimensionless", "xyzw"),
-    "gripper_qpos": _METRES,
-}
-"""What an attribute `units` of a part may say."""
+_METRES = ("meter", "meters", "metre", "metres", "m", "si", "units")
+"""What an attribute `units` of positions and fingers may say."""
+_READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
 
 _NEXT = 0.01
 """Metres by which `next_obs` may differ from what is observed at the next step."""
 
-_LENGTHS = ("mm", "cm", "dm", "um", "millimetres", "millimeters", "centimetres", "centimeters", "in", "inch", "inches")
-
-_ORDERS = ("order", "format", "convention", "names", "columns", "labels", "column_names")
+_ORDERS = ("order", "quaternion_order", "format", "convention", "names", "columns", "labels", "column_names")
 """Attributes in which people say in which order a position's or quaternion's numbers stand."""
 
 
@@ -292,7 +287,9 @@ class RobomimicHDF5(Source):
                     advice += "columns of numbers per arm; give another"
                 raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
             if part == "eef_pos" and members.has(demo, behind := f"next_obs/robot{arm}_{part}"):
-                after = fields.as_rows(members.numbers_at(demo, behind, where), f"{where}: {behind!r}")[:-1]
+                after = fields.as_rows(members.numbers_at(demo, behind, where)[: len(rows) - 1], f"{where}: {behind!r}")
+                if after.shape != rows[1:].shape:
+                    raise EpisodeError(f"{where}: {behind} is {[*after.shape]} without its last row; repair it")
                 if len(off := np.flatnonzero((abs(after - rows[1:]) > _NEXT).any(axis=1))):
                     apart = f"{abs(after - rows[1:])[off[0]].max():.2g} m from obs at the next"
                     raise EpisodeError(
@@ -305,26 +302,38 @@ class RobomimicHDF5(Source):
     def _require_unit(self, rows: h5py.Dataset, part: str, where: str) -> None:
         """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
         order."""
-        units = _UNITS[part] if self._layout.opening_unit == "m" or part != "gripper_qpos" else None
         for holder in (rows, rows.parent, rows.parent.parent, rows.parent.parent.parent):
-            for name in [name for name in ("units", "unit", "Units", "Unit") if name in holder.attrs]:
+            for name in [name for name in holder.attrs if name.lower() in ("unit", "units")]:
                 texts = np.asarray(holder.attrs[name]).reshape(-1).tolist()
-                told = [fields.decoded(text) if isinstance(text, bytes) else str(text) for text in texts]
-                told = [text.strip(" []()").lower() for text in told]
-                odd = [unit for unit in told if unit not in (units or ()) and (holder != rows or units)]
-                if odd and (holder == rows or (part == "eef_pos" and odd[0] in _LENGTHS)):
-                    of = where if holder == rows else f"{where}: {holder.name}"
-                    what = f"{of} says that it is in {odd[0]!r}, it is read as {(units or _METRES)[-1]}"
+                words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", _text(text).lower()) if word]
+                odd = [word for word in words if self._is_odd(word, part, own=holder == rows)]
+                if odd:
+                    of, unit = where if holder == rows else f"{where}: {holder.name}", _READ_AS[part]
+                    what = f"{of} says that it is in {odd[0]!r}, it is read as {unit}"
                     raise EpisodeError(f"{what}; convert it, and the attribute")
         order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
-        for name in [name for name in _ORDERS if name in rows.attrs and order]:
-            said = one_line(str(np.asarray(rows.attrs[name]).tolist()), 60)
-            letters = "".join(letter for letter in said.lower() if letter in order)
+        for name in [name for name in rows.attrs if name.lower() in _ORDERS and order]:
+            said = str(np.asarray(rows.attrs[name]).tolist())
+            words = re.findall(rf"(?<![a-z])(?:q|quat|quaternion|pos|eef)?[_. -]?([{order}]+)(?![a-z])", said.lower())
+            letters = "".join(words)
             if sorted(letters) == sorted(order) and letters != order:
-                what = f"{where}: the attribute {name!r} says {said}, it is read as {order}"
+                what = f"{where}: the attribute {name!r} says {one_line(said, 60)}, it is read as {order}"
                 raise EpisodeError(f"{what}; write the columns so, and the attribute")
-        if part == "eef_quat" and hdf5.attribute_of(rows, "scalar_first"):
+        first = hdf5.attribute_of(rows, "scalar_first") if part == "eef_quat" else None
+        if first is not None and fields.as_truth(first, f"{where}: the attribute 'scalar_first'"):
             raise EpisodeError(f"{where}: the attribute 'scalar_first' is true, it is read as xyzw; write it so")
+
+    def _is_odd(self, word: str, part: str, *, own: bool) -> bool:
+        """Whether a unit that an array has of its `own`, or what holds it, is not what the part is read in."""
+        if part == "eef_quat":
+            return own and re.search(r"deg|rad|euler|wxyz", word) is not None
+        if not own:
+            return part == "eef_pos" and UNIT.search(word) is not None and not word.startswith("deg")
+        return word not in _METRES and (part == "eef_pos" or self._layout.opening_unit == "m")
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _facts(item: h5py.Group) -> set[str]:

@@ -21,6 +21,9 @@ def require_own_data(dataset: Section, config: Section, advice: str) -> None:
     made |= {"data.val_fraction": dataset.values["val_fraction"]} if "val_fraction" in dataset else {}
     said = dict(flat({key: config.section(key, {}).values for key in ("demos", "phases", "data")}))
     said["demos.task"] = config.text("task")
+    sections = [one.section("phases", {}).values for one in (dataset, config)]
+    if "phases" in dataset and "phases" in config:  # of options, those that one of them has not are others
+        made["phases.options"], said["phases.options"] = (one.get("options") or {} for one in sections)
     names = made.keys() & said.keys() - {"demos.path", "demos.kind"}
     for name in sorted(names, key=lambda name: (name != "demos.task", name)):
         if made[name] != said[name]:

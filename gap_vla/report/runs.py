@@ -27,6 +27,7 @@ from gap_vla.report.comparison import (
     require_settings,
 )
 from gap_vla.report.contradictions import require_between, require_own_data, require_same_setting
+from gap_vla.rollouts.film_notes import unlike_note
 from gap_vla.rollouts.record import (
     EPISODES_FILE,
     IDENTITY_FILE,
@@ -34,6 +35,7 @@ from gap_vla.rollouts.record import (
     film_contradicts,
     film_of,
     read_episodes,
+    whose,
 )
 from gap_vla.rollouts.summary import odd_parts
 
@@ -113,6 +115,11 @@ class Run:
                 if beside and {r.layout_seed for r in records} != {*evaluations[variant]["layout_seeds"]}:
                     counts = f"{len(records)} episodes, {run.summary} {len(evaluations[variant]['layout_seeds'])}"
                     raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
+                for film in _films(folder / "videos") if beside and (folder / IDENTITY_FILE).exists() else ():
+                    identity = Section.read(folder / IDENTITY_FILE, ReportError).values
+                    of = [whose(identity, r.episode, r.layout_seed) for r in records if r.episode == film_of(film.name)]
+                    if of and (told := unlike_note(film, of[0])):
+                        raise ReportError(f"{film} {told}; copy the run again")
                 if odd := odd_parts(evaluations[variant], records):
                     raise ReportError(f"{played}: {odd[0]} is other than {run.summary} says; copy the run again")
         if complete and "eval" in config:
@@ -217,6 +224,10 @@ class Run:
         found = self.evaluations.get(variant, {}).get("videos", [])
         places = [[base / name for base in (folder / variant, folder)] for name in found]
         return [next((place for place in both if place.is_file()), both[0]) for both in places]
+
+
+def _films(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.mp4") if film_of(path.name) is not None and path.is_file())
 
 
 def _require_films(evaluation: Section) -> None:

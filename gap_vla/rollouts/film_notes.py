@@ -13,7 +13,9 @@ from gap_vla.core.whole import replacing
 SHOWN_SIZE = 256
 """Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
 
-_NOTE = re.compile(rb"(.*)....freegap_vla:film ([^;\0]+); ([^\0]+)....freegap_vla:rollout", re.DOTALL)
+_NOTE = re.compile(rb"....freegap_vla:film ([^;\0]+); ([^\0]+)....freegap_vla:rollout\Z", re.DOTALL)
+_LONGEST = 400
+"""Bytes of the note and the mark behind it at most."""
 
 
 def put_note(film: Path, whose: str) -> None:
@@ -27,11 +29,12 @@ def put_note(film: Path, whose: str) -> None:
 
 def unlike_note(film: Path, whose: str) -> str:
     """How a film is other than its note says, in words; "" if it is as it was made, or has none, as those of before."""
-    if not (found := _NOTE.fullmatch(film.read_bytes())):
+    content = film.read_bytes()
+    if not (found := _NOTE.search(content, max(0, len(content) - _LONGEST))):
         return ""
-    if (told := found[2].decode(errors="replace")) != whose:
+    if (told := found[1].decode(errors="replace")) != whose:
         return f"is of {told}, not of {whose}"
-    return "" if content_mark(found[1]).encode() == found[3] else "was changed since it was made"
+    return "" if content_mark(content[: found.start()]).encode() == found[2] else "was changed since it was made"
 
 
 def scale_of(height: int) -> int:

@@ -55,6 +55,12 @@ class EvaluationError(UserError, RuntimeError):
     """An evaluation that cannot start or go on; the message says what to do."""
 
 
+def cut_elsewhere(error: str | None, steps: int) -> str:
+    """How an error says that an episode was cut short at another step than its last, in words; "" if it does not."""
+    cut = re.match(r"at the start: |step ([0-9]{1,18}): ", error or "")
+    return f"steps is {steps}, and error {cut[0][:-2]!r}" if cut and int(cut[1] or 0) != steps else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeRecord:
     """How one episode went.
@@ -94,9 +100,8 @@ class EpisodeRecord:
                 raise EvaluationError(f"{found.name(key)} is empty; remove the line")
         if found.flag("success") and found.values.get("error") is not None:
             raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
-        cut = re.match(r"at the start: |step ([0-9]{1,9}): ", found.values.get("error") or "")
-        if cut and int(cut[1] or 0) != (steps := found.values["steps"]):
-            raise EvaluationError(f"{where}: steps is {steps}, and error {cut[0][:-2]!r}; remove the line")
+        if told := cut_elsewhere(found.values.get("error"), found.values["steps"]):
+            raise EvaluationError(f"{where}: {told}; remove the line")
         if odd := set(found.values) - {field.name for field in dataclasses.fields(cls)}:
             raise EvaluationError(f"{where}: unknown key {min(odd)!r}; remove the line")
         return cls(**found.values)
@@ -250,9 +255,9 @@ def _shelf(path: Path) -> tuple[bool, int | None]:
     return not path.stem.endswith("failure"), film_of(path.name)
 
 
-def _whose(log: EpisodeLog, record: EpisodeRecord) -> str:
+def whose(identity: Mapping[str, Any], episode: int, layout_seed: int) -> str:
     """Of which evaluation, by its seal, and episode a film is."""
-    return f"evaluation {_seal(log.identity)}, episode {record.episode}, layout {record.layout_seed}"
+    return f"evaluation {_seal(identity)}, episode {episode}, layout {layout_seed}"
 
 
 class VideoShelf:
@@ -302,7 +307,7 @@ class VideoShelf:
             number = film_of(film.name)
             if (record := None if number is None else log.records.get(number)) is None:
                 continue
-            other = unlike_note(film, _whose(log, record))
+            other = unlike_note(film, whose(log.identity, record.episode, record.layout_seed))
             if record.error is None and counted and not other:
                 least = record.steps if always else 0  # some show none of the end
                 told = packets(film)
@@ -339,6 +344,6 @@ class VideoShelf:
                 raise EvaluationError(f"{path}: {what}; correct the simulator, or ask for no videos")
             write_video(path, frames, "rollout", fps=self._fps, scale=scale_of(first.shape[0]))
             if self._log and episode in self._log.records:
-                put_note(path, _whose(self._log, self._log.records[episode]))
+                put_note(path, whose(self._log.identity, episode, self._log.records[episode].layout_seed))
         for surplus in set(shelved) - kept:
             surplus.unlink(missing_ok=True)

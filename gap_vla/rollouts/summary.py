@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.foreign import Section, one_line, shown
-from gap_vla.rollouts.record import DAY, SIMULATOR, EpisodeRecord, EvaluationError
+from gap_vla.rollouts.record import DAY, SIMULATOR, EpisodeRecord, EvaluationError, cut_elsewhere
 from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
@@ -87,6 +87,9 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     most = DAY * (sum(steps) + len(steps))  # the start is one answer more
     took = [found.section("seconds").finite(part, 0, most) for part in PARTS if "seconds" in found]  # of all episodes
     records = [EpisodeRecord(number, *row, errors.get(number), *([] if number else took)) for number, row in rows]
+    for record in records:
+        if told := cut_elsewhere(record.error, record.steps):
+            raise found.error(f"{found.where}: of episode {record.episode} {told}; copy the file again")
     if odd := [record.episode for record in records if cannot_end_so(record, found.section("task", {}).values)]:
         raise found.error(f"{found.where}: episode {odd[0]} {CANNOT_END_SO}; copy the file again")
     phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.typed_config import CAMERAS
@@ -17,9 +15,12 @@ from gap_vla.sim.specs import TASK_NAMES, task_spec
 ANSWERS = ("single actions", "chunks")
 """What a server of ours answers an observation with."""
 
+_SIZES = {"image_size": 1, "proprio_dim": 0, "action_dim": 1, "action_horizon": 1, "window_size": 1}
+"""Entries that are whole numbers, and the least each can be; a policy without a state takes 0 of it."""
+
 _OF_POLICY = {
-    *("policy", "identity", "answers", "inputs", "task", "camera", "cameras", "image_size"),
-    *("proprio_dim", "action_dim", "action_horizon", "window_size"),
+    *("policy", "identity", "answers", "inputs", "task", "camera", "cameras"),
+    *_SIZES,
 }
 """Entries that are of the policy, whichever connection is greeted."""
 
@@ -43,6 +44,32 @@ def _has_answers(metadata: Mapping[Any, Any]) -> bool:
 def of_policy(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a greeting of ours, by dotted keys, that are not a connection's, as its number is."""
     return {key: value for key, value in plain.items() if key.split(".")[0] in _OF_POLICY}
+
+
+def _cameras(found: Section, key: str) -> tuple[str, ...]:
+    cameras = found.list(key, lambda items, name: items.choice(name, CAMERAS))
+    if len({*cameras}) < len(cameras):
+        raise PolicyError(f"{found.name(key)} names one twice; repair the server")
+    return tuple(cameras)
+
+
+def _inputs(found: Section, key: str) -> dict[str, str]:
+    names = found.section(key)
+    return {ours: names.text(ours) for ours in OBSERVATION if ours in names}
+
+
+def _whole(found: Section, key: str) -> int | None:
+    return found.whole(key, _SIZES[key], 4096) or None
+
+
+_READ: dict[str, Callable[[Section, str], Any]] = {
+    "answers": lambda found, key: found.choice(key, ANSWERS),
+    "inputs": _inputs,
+    "task": lambda found, key: found.text(key) and found.choice(key, TASK_NAMES),
+    "camera": lambda found, key: found.text(key) and found.choice(key, views()),
+    "cameras": _cameras,
+    **dict.fromkeys(_SIZES, _whole),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,26 +101,18 @@ class Greeting:
         if not is_ours(metadata):
             return cls()
         told = {key: value for key, value in metadata.items() if key in _OF_POLICY and value is not None}
-        if not _has_answers(metadata):  # it may be somebody's whose task has the name of one of ours
-            told = {key: value for key, value in told.items() if not isinstance(value, np.ndarray)}
         found, said = Section(told, f"{address}, its greeting", PolicyError), dict[str, Any]()
-        if "answers" in found:
-            said["answers"] = found.choice("answers", ANSWERS)
-        if "inputs" in found:
-            names = found.section("inputs")
-            said["inputs"] = {ours: names.text(ours) for ours in OBSERVATION if ours in names}
-        if "task" not in found:
-            return cls(**said)
-        for key, known in ("task", TASK_NAMES), ("camera", views()):
-            if key in found:
-                said[key] = found.text(key) and found.choice(key, known)
-        if "cameras" in found:
-            said["cameras"] = found.list("cameras", lambda items, name: items.choice(name, CAMERAS))
-            if len({*said["cameras"]}) < len(said["cameras"]):
-                raise PolicyError(f"{found.name('cameras')} names one twice; repair the server")
-        for key in ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size"):
-            if key in found:
-                said[key] = found.whole(key, 1, 4096)
+        task = told.get("task")
+        named = "task" in found and not (isinstance(task, str) and task.lower() not in ("", *TASK_NAMES))
+        for key in (key for key in _READ if key in found and (named or key in ("answers", "inputs"))):
+            try:
+                said[key] = _READ[key](found, key)
+            except PolicyError:
+                # where it says no policy, it may be somebody's whose task has the name of one of ours
+                if "policy" in metadata or (key == "image_size" and task):
+                    raise
+        if "policy" not in metadata:
+            said = {key: value for key, value in said.items() if not key.startswith(("action_", "proprio_"))}
         return cls(**said)
 
     @property
@@ -110,11 +129,14 @@ class Greeting:
             sizes = f"takes pictures of {self.image_size}, the key file's image_size is {keys.image_size}"
             raise PolicyError(f"{address} {sizes}; correct it")
         if self.task:  # where none is known, other recordings than of our tasks may be meant
-            for key in ("action_dim", "proprio_dim"):
+            for key in ("proprio_dim", *(() if keys.action_columns else ("action_dim",))):
                 if (said := getattr(self, key)) not in (None, width := getattr(task_spec(self.task), key)):
                     raise PolicyError(f"{address} says {key} {said}, and {self.task} has {width}; repair the server")
         theirs = {name: ours for ours, name in self.inputs.items()}
+        unseen = {f"image_{camera}" for camera in CAMERAS if self.cameras and camera not in self.cameras}
         for ours, name in keys.observation.items():
+            if ours in unseen:
+                continue
             taken = theirs.get(name, ours if name == ours else None)  # our own names are understood as well
             if taken != ours and (taken or ours in self.inputs):
                 how = f"takes that for {taken}" if taken else f"calls it {self.inputs[ours]!r:.60}"

@@ -15,6 +15,8 @@ from gap_vla.demos.fields import resized
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.serving.wire import has_flags
 
+_NO_ERROR = ("", "none", "null", "ok", "no error")
+
 OBSERVATION = {
     "image_primary": "observation/image",
     "image_wrist": "observation/wrist_image",
@@ -110,7 +112,12 @@ class KeyMapping:
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
             raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
-        if isinstance(problem := answer.get("error"), str) and problem.strip():
+        problem = answer.get("error")
+        if (
+            isinstance(problem, str | bytes | bool | Mapping)
+            and problem
+            and str(problem).strip().lower() not in _NO_ERROR
+        ):
             raise PolicyError(f"the server's answer has an error beside its actions ({one_line(problem)})")
         actions: np.ndarray
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import warnings
@@ -201,6 +202,12 @@ def _of_server(policy: RemotePolicy, task: str | None) -> LoadedPolicy:
     return LoadedPolicy(policy, said.task or None, size, cameras, said.camera or None)
 
 
+def _noise(said: Any, path: Path) -> float:
+    with contextlib.suppress(ValueError):
+        said = float(said) if isinstance(said, str) else said
+    return finite(f"{path}: its attribute action_noise", said, 0, 1, PolicyError)
+
+
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
     """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded.
 
@@ -225,7 +232,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
             )
         with opened(path) as file:
             told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
-        noise = finite(f"{path}: its attribute action_noise", said.get("action_noise", 0), 0, 1, PolicyError)
+        noise = _noise(said.get("action_noise", 0), path)
         if not all(told) and (any(told) or noise):  # `actions` are not what was done
             why = "which other recordings have" if any(told) else f"and action_noise is {noise:g}"
             lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, {why}"

@@ -211,7 +211,8 @@ class PolicyServer:
         unread = found.keys() - {*self._keys.observation} - {*self._keys.observation.values()}
         if unread and not self._told_unread:
             self._told_unread, named = True, ", ".join(sorted(map(shown, unread))[:5])
-            print(f"note: a client sends {named}, which this server does not read", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is full, closed, or None
+                print(f"note: a client sends {named}, which this server does not read", file=sys.stderr, flush=True)
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"

@@ -152,14 +152,17 @@ def _scalar(dtype: np.dtype, value: Any) -> np.generic:
             scalar = dtype.type(value) if fits else None
     except (ValueError, OverflowError):
         scalar = None
-    if scalar is None or (isinstance(value, float) and math.isfinite(value) and not np.isfinite(scalar)):
+    if scalar is None or (isinstance(value, int | float) and math.isfinite(value) and not np.isfinite(scalar)):
         raise WireError(f"a numpy scalar of type {dtype} that is {shown(value)}")
     return scalar
 
 
 def has_flags(value: Any) -> bool:
-    """Whether a list, or one in it, holds True or False, which numpy takes for 1 and 0 among numbers."""
-    return isinstance(value, bool | np.bool_) or (isinstance(value, list) and any(map(has_flags, value)))
+    """Whether it is True or False, or a list that holds one, or an array of them, which numpy takes for 1 and 0 among
+    numbers."""
+    if isinstance(value, list):
+        return any(getattr(one, "dtype", None) == np.bool_ or has_flags(one) for one in value)
+    return isinstance(value, bool | np.bool_)
 
 
 def _checked_dtype(name: Any) -> np.dtype:

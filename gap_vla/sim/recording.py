@@ -33,7 +33,7 @@ def require_of(piece: Path, made: str) -> None:
         if piece.suffix == ".hdf5":
             said = "" if is_changed(piece) else read_mark(piece)
         else:
-            said, _, attempt = piece.read_text().partition(" ")  # earlier versions wrote none
+            said, _, attempt = piece.read_text().strip().partition(" ")  # earlier versions wrote none
             if attempt not in ("", piece.stem):
                 raise ValueError(f"of another attempt, {one_line(attempt, 40)}")
             if piece.with_suffix(".hdf5").exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 
-_PLACES = re.compile(r"[xyz]|(.*_)?(motor|joint)(_?\w+)?|.*\.pos", re.IGNORECASE)
+_PLACES = re.compile(r"(?!.*(?:delta|vel|d[xyz]))(?:[xyz]|(.*_)?(motor|joint)(_?\w+)?|.*\.pos)", re.IGNORECASE)
 """Names of actions that are places of the hand, or of joints; the tasks' own are differences of the hand's pose."""
 
 
@@ -55,10 +55,28 @@ def _of_file(path: Path) -> tuple[dict[str, float], str]:
     settings = simulator_of(said).get("env_kwargs")
     settings = settings if isinstance(settings, Mapping) else {}
     found = {"control_hz": said.get("control_hz"), "control_freq": settings.get("control_freq")}
-    rates = {key: float(rate) for key, rate in found.items() if isinstance(rate, numbers.Real) and float(rate) > 0}
-    controller = settings.get("controller_configs")
-    absolute = isinstance(controller, Mapping) and controller.get("control_delta") is False
-    return rates, "its actions are absolute (control_delta is false)" if absolute else ""
+    rates = {
+        key: float(rate) for key, rate in found.items() if isinstance(rate, numbers.Real) and 0 < float(rate) < 1e5
+    }
+    absolute = next(filter(None, map(_absolute, _controllers(settings.get("controller_configs")))), "")
+    return rates, f"its actions are absolute ({absolute})" if absolute else ""
+
+
+def _controllers(said: Any) -> Iterator[Mapping[str, Any]]:
+    """robosuite's settings of each arm: one for all, a list, or, since 1.5, by parts of the body."""
+    for one in said if isinstance(said, list) else [said]:
+        if isinstance(one, Mapping):
+            yield one
+            parts = one.get("body_parts")
+            yield from (
+                (part for part in parts.values() if isinstance(part, Mapping)) if isinstance(parts, Mapping) else ()
+            )
+
+
+def _absolute(controller: Mapping[str, Any]) -> str:
+    if controller.get("control_delta") is False:
+        return "control_delta is false"
+    return "input_type is absolute" if controller.get("input_type") == "absolute" else ""
 
 
 def _of_lerobot(path: Path, kind: str) -> tuple[dict[str, float], str]:

@@ -163,6 +163,12 @@ TIMES = np.arange(STEPS, dtype=np.float32) / 10
         ({"valid": np.arange(STEPS) < 5}, "'valid' is false at step 5; it was not measured there"),
         ({"mask": np.zeros((STEPS, 4, 4), bool), "grasp_valid": np.zeros(STEPS, bool)}, None),
         ({"frame_index": np.arange(STEPS) * 2 + 7}, None),
+        ({"frame_index": 1_790_000_000_123_456_789 + np.arange(STEPS) * 50_000_001}, None),
+        ({"timestamp": np.zeros((STEPS, 0))}, None),
+        ({"action_mask": np.ones(7, bool), "time": np.array([0.0, 2.4])}, None),  # of columns, of the whole
+        ({"time": np.arange(STEPS) // 10}, None),  # in whole seconds
+        ({"valid": np.full(STEPS, np.nan)}, "'valid' is false at step 0"),
+        ({"num_steps": np.array(99.0)}, "'num_steps' says 99 steps"),
     ],
 )  # fmt: skip
 def test_arrays_of_one_row_per_step_have_the_steps_of_the_actions(
@@ -477,6 +483,12 @@ def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_p
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({"made": "today", "a": arrays(plain(0)), "b": odd}))
     with pytest.raises(EpisodeError, match=r"d\.pkl: 'b' is no demonstration as 'a' is; make a dictionary of each"):
         open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
+
+
+def test_what_a_pickle_counts_of_all_its_demonstrations_is_of_none_of_them(tmp_path: Path) -> None:
+    total = len(plain(0)) + len(plain(1))
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"num_steps": total, "a": arrays(plain(0)), "b": arrays(plain(1))}))
+    assert len([*open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")]) == 2
 
 
 def test_a_pickle_that_says_it_holds_more_demonstrations_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_columns_that_contradict_each_other_on_success_are_refused(tmp_path: Pat
         ({"scale_factor": 1.0, "unit": "m, rad"}, None),
         ({"unit": "in"}, "says that it is in 'in'"),
         ({"unit": "m in the world"}, "note: .* its unit 'in' is not read, it is taken as m"),
-        ({"unit": "SI"}, "note: .* its unit 'si' is not read, it is taken as m"),
+        ({"unit": "robot"}, "note: .* its unit 'robot' is not read, it is taken as m"),
         ({"fps": 50}, "has fps 50, the dataset 10; correct one of them"),
         ({"fps": "fast"}, "has fps fast, the dataset 10"),
         ({"fps": 10.0}, None),

@@ -595,12 +595,22 @@ GREETING = {
         ({"inputs": {"image_primary": "observation/image"}, "cameras": [], "image_size": None}, None),
         ({"task": "", "action_dim": 14, "proprio_dim": 8}, None),  # which recordings of others may be of
         ({"answers": None, "camera": "", "proprio_dim": None}, None),  # as of servers that know, or say, less
+        ({"task": "stack_cups", "action_dim": 14, "camera": "head"}, None),  # of a program
+        ({"policy": None, "cameras": ["agentview"], "answers": "action chunks", "action_dim": 32}, None),  # of others
     ],
 )
 def test_what_a_server_of_ours_says_is_of_its_kind_and_fits_the_task_and_the_keys(entry, problem):
-    with greeting(lambda number: {**GREETING, **entry}) as address:
+    said = {key: value for key, value in {**GREETING, **entry}.items() if key != "policy" or value}
+    with greeting(lambda number: said) as address:
         with pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext():
             assert load_policy(address, action_dim=7, task="threading").task in ("threading", None)
+
+
+def test_an_action_of_which_the_key_file_takes_columns_may_be_wider(tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"action_columns": [0, 1, 2, 3, 4, 5, 6]}')
+    with greeting(lambda number: {**GREETING, "action_dim": 32}) as address:
+        assert load_policy(address, action_dim=7, task="threading", keys=keys).task == "threading"
 
 
 def test_a_client_may_call_inputs_by_our_names(tmp_path):

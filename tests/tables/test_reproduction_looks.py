@@ -114,13 +114,13 @@ def test_a_look_at_another_training_of_the_cell_is_none(finished):
     cells, ledger, kind, made = finished
     look(cells, ledger, kind, ["probe"], "")
     recorded = json.loads(ledger.path(cells[0]).read_text())
-    recorded["account"]["time"] = "later"
+    recorded["account"]["time"] = later = "2099-01-01T00:00:00+00:00"
     ledger.path(cells[0]).write_text(json.dumps(recorded))
     assert Looks(ledger).of(ledger.read(cells[0])) == {}
     assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])]) == {}, "it was asked beside that training"
     look(cells[:1], ledger, kind, ["probe"], "")
     assert made.count("assembly-concat-0") == 2
-    assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])])["of"] == "later"
+    assert Looks(ledger).untrained("assembly", [ledger.read(cells[0])])["of"] == later
 
 
 def test_a_run_that_is_not_here_is_named(finished, tmp_path, capsys):

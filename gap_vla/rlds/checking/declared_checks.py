@@ -16,7 +16,17 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
 from gap_vla.core.identity import digest
 from gap_vla.core.marks import FOLDER_MARK
-from gap_vla.demos.fields import COUNTERS, COUNTS, PER_STEP, TIMES, as_truth, is_blank, require_rows, tells
+from gap_vla.demos.fields import (
+    COUNTERS,
+    COUNTS,
+    PER_STEP,
+    TIMES,
+    as_truth,
+    counts_others,
+    is_blank,
+    require_rows,
+    tells,
+)
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
 from gap_vla.rlds.version_files import dataset_metadata
@@ -24,7 +34,7 @@ from gap_vla.rlds.version_files import dataset_metadata
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
 _UNITS = ("unit", "units", "length_unit", "length_units", "position_unit", "position_units")
-_METRES = ("m", "meter", "meters", "metre", "metres", "si")
+_METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
 _SECONDS = (1.0, 1e-3, 1e-6, 1e-9)
 """What stored times may count."""
 _OTHER_RATE = 1.5
@@ -62,7 +72,9 @@ def check_counters(episode: Recording) -> Iterator[Finding]:
 def check_counts(episode: Recording) -> Iterator[Finding]:
     """Counts of steps in the metadata are those of the episode; as some count transitions, one less or more may be."""
     for place, key, value in _said(episode):
-        if key in COUNTS and type(value) is int and value != len(episode):
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value.strip()):
+            value = int(value)
+        if key in COUNTS and counts_others(key, value, len(episode)):
             text = f"{place} says {value} steps, there are {len(episode)}; correct it, or convert the source again"
             near = abs(value - len(episode)) == 1
             yield Finding("warning" if near else "error", "structure", text, episode.name)
@@ -70,7 +82,7 @@ def check_counts(episode: Recording) -> Iterator[Finding]:
 
 def check_success(episode: Recording) -> Iterator[Finding]:
     """Success is a truth value, and what the last step and the rewards say."""
-    if "success" not in episode.about:
+    if is_blank(episode.about.get("success", "")):
         return
     try:
         success = as_truth(episode.about["success"], "episode_metadata/success")
@@ -78,12 +90,13 @@ def check_success(episode: Recording) -> Iterator[Finding]:
         yield Finding("error", "success", str(error), episode.name)
         return
     terminal, reward = (episode.fields.get(name) for name in ("is_terminal", "reward"))
-    if terminal is None or reward is None or reward.ndim != 1:
+    if terminal is None or reward is None or reward.size != len(episode):
         return
-    if not success and terminal.any() and reward[-1] > 0:
+    reward = reward.ravel()
+    if not success and terminal.any() and reward[-1] > 0 and not reward[:-1].any():
         text = "success is false, and the last step is terminal with a reward"
-    elif success and not terminal.any() and not (reward > 0).any():
-        text = "success is true, no step is terminal, and none has a reward"
+    elif success and not terminal.any() and (reward == reward[0]).all() and reward[0] <= 0:
+        text = "success is true, no step is terminal, and none has a reward of its own"
     else:
         return
     yield Finding("warning", "success", text + "; correct one of them", episode.name)
@@ -107,14 +120,15 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
             text = f"episode_metadata/{key} is {shown(here)}, {key} in extra_json {shown(there)}; correct one of them"
             yield Finding("warning", "metadata", text, episode.name)
     for place, key, value in _said(episode):
-        if key in _UNITS and isinstance(value, str) and value.strip() and value.strip().lower() not in _METRES:
+        words = re.split(r"[\s()\[\],;]+", value.lower().strip(" ()[]")) if isinstance(value, str) else ()
+        if key in _UNITS and any(word and word not in _METRES for word in words):
             text = f"{place} is {shown(value)}; positions are read as metres: rescale them, or correct it"
             yield Finding("warning", "metadata", text, episode.name)
 
 
 def check_rate(episode: Recording) -> Iterator[Finding]:
     """Stored times tell the rate that the metadata state, in seconds or parts of them."""
-    rates = [(place, v) for place, key, v in _said(episode) if key in RATES and type(v) in (int, float)]
+    rates = [(place, v) for place, key, v in _said(episode) if key in RATES and isinstance(v, int | float) and v > 1e-9]
     for name, times in episode.fields.items():
         if name.rpartition("/")[2].lower() not in TIMES or times.size != len(times) or len(times) < 2:
             continue
@@ -122,7 +136,7 @@ def check_rate(episode: Recording) -> Iterator[Finding]:
             continue
         gap = float(np.median(np.diff(times.ravel().astype(np.float64))))
         for place, rate in rates:
-            if gap > 0 and rate > 0 and all(abs(np.log(rate * gap * u)) > np.log(_OTHER_RATE) for u in _SECONDS):
+            if gap > 0 and all(abs(np.log(rate * gap * u)) > np.log(_OTHER_RATE) for u in _SECONDS):
                 text = f"{place} is {rate:g}, and {name} grows by {gap:.3g} a step; correct one of them"
                 yield Finding("warning", "time", text, episode.name)
 
@@ -155,7 +169,7 @@ def check_description(version_dir: Path, builder: Any) -> Iterator[Finding]:
             text = f"dataset_info.json: by the statistics of {split.name} it has {counted} episodes, by shardLengths "
             yield Finding("warning", "files", f"{text}{split.num_examples}; copy it again")
         for name, part in [found.groups() for file in files if (found := _SHARD.match(file.name))][:1]:
-            if name != info.name or (part != split.name and part in info.splits):
+            if (name != info.name and name != "data") or (part != split.name and part in info.splits):
                 text = f"{files[0].name} is read as split {split.name} of {info.name}, by dataset_info.json; copy both "
                 yield Finding("warning", "files", text + "again")
     yield from _check_account(version_dir, info)

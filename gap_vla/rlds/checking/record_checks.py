@@ -23,6 +23,9 @@ from gap_vla.rlds.checking.report import Finding
 from gap_vla.rlds.decoding import MOST_PIXELS, beyond_declared, stored_numbers
 from gap_vla.rlds.version_files import examples
 
+_OF_JPEG = re.compile("JPEG|Inconsistent progression|Bogus|Premature end")
+"""Lines in which libjpeg tells of a picture."""
+
 _ORIENTATION = 0x112
 """The tag of EXIF that says how a picture is to be turned."""
 _BEHIND, _HARMLESS = re.compile(r"(\d{1,9}) extraneous bytes"), 64
@@ -90,21 +93,28 @@ def _is_repaired(picture: bytes, said: Callable[[], str]) -> bool:
 @contextlib.contextmanager
 def _heard() -> Iterator[Callable[[], str]]:
     """What is said inside of damaged JPEG, which libjpeg writes to stderr and repairs; all else is written there."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    try:
         screen = os.dup(2)
+    except OSError:  # closed
+        yield str
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
 
         def said() -> str:
             text = os.pread(held.fileno(), 4096, 0).decode(errors="replace") if os.fstat(held.fileno()).st_size else ""
-            return next((line for line in text.splitlines() if "JPEG" in line), "")
+            return next((line for line in text.splitlines() if _OF_JPEG.search(line)), "")
 
         try:
             yield said
         finally:
-            sys.stderr.flush()
+            if sys.stderr is not None:
+                sys.stderr.flush()
             os.dup2(screen, 2)
             os.close(screen)
             held.seek(0)
-            rest = [line for line in held.read().splitlines(keepends=True) if b"JPEG" not in line]
-            sys.stderr.write(b"".join(rest).decode(errors="backslashreplace"))
+            lines = held.read().decode(errors="backslashreplace").splitlines(keepends=True)
+            if sys.stderr is not None:
+                sys.stderr.write("".join(line for line in lines if not _OF_JPEG.search(line)))

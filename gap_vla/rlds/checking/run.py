@@ -240,14 +240,14 @@ def _recordings(
             action=action.astype(np.result_type(action, np.float32), copy=False),  # of int8, the size of -128 is -128
             doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
-            texts={k: [_plain(text) for text in fields[k]] for k in LANGUAGE if _is_text(fields.get(k))},
+            texts={k: [_plain(text) for text in fields[k].ravel()] for k in LANGUAGE if _is_text(fields.get(k))},
             about=about,
             extra=extra,
         )
 
 
 def _is_text(values: Any) -> bool:
-    return getattr(values, "ndim", 0) == 1 and all(isinstance(one, bytes) for one in values)
+    return values is not None and values.size == len(values) and all(isinstance(one, bytes) for one in values.ravel())
 
 
 def _plain(value: Any) -> Any:
