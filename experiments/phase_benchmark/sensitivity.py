@@ -14,7 +14,7 @@ from experiments.phase_benchmark.scores import boundary_scores
 from experiments.phase_benchmark.study import area, fitted, halves
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
-from gap_vla.drawing.figures import figure_with
+from gap_vla.drawing.figures import figure_with, save_picture
 from gap_vla.phases.methods import Options, resolved, segment_points
 from gap_vla.phases.targets import soft_targets
 
@@ -125,5 +125,5 @@ def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
     for panel in axes[-1]:
         panel.set_xlabel("step", fontsize=8)
     with writing(path, "phase_benchmark") as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        save_picture(figure, temporary, dpi=110)
     return path

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.phase_benchmark.study import TITLES as SETS
 from gap_vla.core.outputs import writing
-from gap_vla.drawing.figures import figure_with
+from gap_vla.drawing.figures import figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
 
 DEFAULT = "ours, defaults"
@@ -206,7 +206,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     for name, picture in (("phases_finders", figure), ("phases_sensitivity", sheet)):
         out.append(folder / f"{name}.png")
         with writing(out[-1], "phase_benchmark") as temporary:
-            picture.savefig(temporary, dpi=110, format="png")
+            save_picture(picture, temporary, dpi=110)
     return out
 
 

@@ -22,9 +22,10 @@ from experiments.tables.tables import IN, OUT, Block, Table
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
+from gap_vla.drawing.figures import save_picture
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison import HOW_INTERVALS, words
-from gap_vla.report.comparison_render import draw_comparison, in_points, percents, save_picture
+from gap_vla.report.comparison_render import draw_comparison, in_points, percents
 from gap_vla.rollouts.statistics import percent, wilson
 
 UNCORRECTED = "Each difference by itself, before the correction; what may be said stands in the first table."

@@ -6,6 +6,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ def saved(figure: Any, **options: Any) -> bytes:
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         figure.savefig(buffer, **options)
     return buffer.getvalue()
+
+
+def save_picture(figure: Any, path: Path, dpi: int = 130) -> None:
+    """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
+    from PIL import Image
+
+    drawn = saved(figure, dpi=dpi, format="png", metadata={"Software": None})
+    with Image.open(io.BytesIO(drawn)) as image:
+        image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
 def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:

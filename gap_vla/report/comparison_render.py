@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.core.resources import require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
-from gap_vla.drawing.figures import MARKERS, distinct, figure_with, saved
+from gap_vla.drawing.figures import MARKERS, distinct, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.report.comparison import (
     LABELS,
@@ -135,13 +132,6 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-
-def save_picture(figure: Any, path: Path) -> None:
-    """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
-    drawn = saved(figure, dpi=130, format="png", metadata={"Software": None})
-    with Image.open(io.BytesIO(drawn)) as image:
-        image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
 def _draw_one(
