@@ -22,7 +22,7 @@ from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_attributes as hdf5
-from gap_vla.demos.hdf5_storage import is_cut_off, odd_chunk
+from gap_vla.demos.hdf5_storage import behind_end, is_cut_off, odd_chunk
 
 _MOST_LINKS = 16
 _PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
@@ -71,6 +71,9 @@ def require_sound(path: Path) -> None:
             raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
         if (heap := damaged_heap(path)) is not None:
             raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
+        if (more := behind_end(path)) > 0:
+            why = "as of files that were put together, or of one that was killed while it was written"
+            raise EpisodeError(f"{path}: {more:,} bytes behind its end, {why}; get the file again")
 
 
 def attributes_of_data(path: Path) -> dict[str, Any]:

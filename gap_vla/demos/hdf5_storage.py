@@ -16,6 +16,33 @@ _BLOCK = 4096
 """Bytes of which a file system says together that they are a hole."""
 
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def behind_end(path: Path) -> int:
+    """How many bytes, not all of them 0, follow those that the file's superblock counts, which the library passes over;
+    0 also where no superblock is found."""
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as stream:
+        for start in (0, *(512 << power for power in range(24))):
+            stream.seek(start)
+            head = stream.read(64)
+            if head[:8] == _SIGNATURE:
+                break
+            if start > size:
+                return 0
+        version = head[8]
+        width, at = (head[13], 24 + 4 * (version == 1)) if version < 2 else (head[9], 12)
+        end = int.from_bytes(head[at + 2 * width : at + 3 * width], "little")
+        if version > 3 or width not in (2, 4, 8):  # damaged, which the library names
+            return 0
+        stream.seek(end)
+        while block := stream.read(_BLOCK << 8):
+            if block.strip(b"\0"):
+                return size - end
+    return 0
+
+
 def is_cut_off(pictures: h5py.Dataset) -> bool:
     """Whether one, or a chunk of them, is a hole in the file, as an interrupted copy leaves it; in a file that was made
     sparse, black ones are."""

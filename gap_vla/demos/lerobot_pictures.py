@@ -183,9 +183,28 @@ def tell_more(video: Path, frames: int, fps: float) -> None:
         print(f"note: {video}: its last {more} frames are of no episode, by the index", flush=True)
 
 
+def _films_in(video: Path) -> int:
+    """How many films were put behind one another in an MP4, of which players show the first; 1 for other containers."""
+    count, place, size = 0, 0, video.stat().st_size
+    with video.open("rb") as stream:
+        while place + 8 <= size:
+            stream.seek(place)
+            head = stream.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if place == 0 and kind != b"ftyp":
+                return 1
+            length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place
+            if length < 8:
+                break
+            count, place = count + (kind == b"moov"), place + length
+    return max(count, 1)
+
+
 def _require_even(video: Path, first: int, length: int, where: str, fps: float) -> None:
     """Raises EpisodeError if a frame was lost among those of an episode, by the times at which they are shown, or the
     film does not begin with its first one."""
+    if _films_in(video) > 1:
+        raise EpisodeError(f"{video}: several films behind one another, of which one would be taken; keep one")
     times = _times_of(video, fps)
     if len(times) and abs(times[0]) * fps > 0.5:
         raise EpisodeError(f"{where}: the film begins at {times[0]:.3g} s, not at 0; write it again from its beginning")

@@ -268,6 +268,23 @@ def test_arrays_through_every_order_of_usual_filters_are_whole(file: Path) -> No
         assert len(made) == 12 and [odd_chunk(one) for one in made] == [None] * 12
 
 
+@pytest.mark.parametrize("how", [{}, {"libver": "latest"}, {"userblock_size": 512}, {"fs_strategy": "page"}])
+def test_what_lies_behind_the_end_of_a_file_is_not_passed_over(file: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    other = tmp_path / "other.hdf5"
+    with h5py.File(file) as stored, h5py.File(other, "w", **how) as copy:
+        for name in stored:
+            stored.copy(name, copy)
+    assert len(open_source(other)) == 2
+    content = other.read_bytes()
+    other.write_bytes(content + bytes(5000))  # of a tape's last block
+    assert len(open_source(other)) == 2
+    other.write_bytes(content + file.read_bytes())
+    with pytest.raises(
+        EpisodeError, match=r"other\.hdf5: [\d,]+ bytes behind its end, as of files that were put togeth"
+    ):
+        open_source(other)
+
+
 def test_a_camera_that_one_demonstration_lacks_is_missed_before_pictures_are_read(file: Path) -> None:
     with h5py.File(file, "r+") as stored:
         del stored["data/demo_1/obs/agentview_image"]

@@ -413,6 +413,13 @@ def test_two_films_in_one_file_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "v21_video", "lerobot")[0]
 
 
+def test_films_that_were_put_behind_one_another_are_refused(tmp_path: Path) -> None:
+    one, other = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[:2]
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    with pytest.raises(EpisodeError, match=r"_000000\.mp4: several films behind one another, of which one would be"):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
 @pytest.mark.parametrize(("form", "fits"), [("yuv420p10le", False), ("yuv444p", True)])
 def test_a_film_of_more_than_8_bits_a_colour_is_not_cut(tmp_path: Path, form: str, fits: bool) -> None:
     film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]

@@ -486,6 +486,12 @@ def _jpeg(change: Callable[[bytearray], Any] = len, **options: Any) -> bytes:
     return bytes(content)
 
 
+def _png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "png")
+    return stream.getvalue()
+
+
 def _cut(content: bytearray) -> None:
     content[len(content) // 2 :] = b"\xff\xd9"
 
@@ -503,6 +509,7 @@ def _turned() -> Image.Exif:
         "cut": (_jpeg(_cut), "error", "is a damaged JPEG .*premature end of data"),
         "zeros": (_jpeg(lambda c: c.__setitem__(slice(1500, 1540), bytes(40))), "error", "is a damaged JPEG .*Corrupt"),
         "padded": (_jpeg(lambda c: c.__setitem__(slice(-2, -2), bytes(4))), "warning", "extraneous bytes"),
+        "two": (2 * _png(), "error", "several PNG one behind the other, of which the first is read"),
         "turned": (_jpeg(exif=_turned()), "warning", r"is to be turned by its EXIF \(orientation 6\)"),
     }.values(),
 )

@@ -23,6 +23,8 @@ from gap_vla.rlds.checking.report import Finding
 from gap_vla.rlds.decoding import MOST_PIXELS, beyond_declared, stored_numbers
 from gap_vla.rlds.version_files import examples
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 _OF_JPEG = re.compile("JPEG|Inconsistent progression|Bogus|Premature end")
 """Lines in which libjpeg tells of a picture."""
 
@@ -68,6 +70,11 @@ def _check_film(key: str, film: Any, name: str) -> Iterator[Finding]:
                     text = f"{key} is to be turned by its EXIF (orientation {turned}), which TensorFlow does not; turn "
                     yield Finding("warning", "picture", text + "the pixels, and write it without", name, step)
                     break
+    for step, picture in enumerate(film):
+        if picture.count(_PNG) > 1:
+            text = f"{key} holds several PNG one behind the other, of which the first is read; store one a step"
+            yield Finding("error", "picture", text, name, step)
+            break
     with _heard() as said:
         step = next((step for step, picture in enumerate(film) if _is_repaired(picture, said)), 0)
         damaged = said()
