@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, json_or_name, real, whole
 from gap_vla.core.errors import UserError, command, keeping
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, real_path
 
 
 @command
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)
         if arguments.out is None and (kept := out / "check.json").is_file():
             before = Section.read(kept, UserError).text("dataset")
-            if Path(before).resolve() != arguments.dataset.resolve():
+            if real_path(before) != real_path(arguments.dataset):
                 raise UserError(f"{out} holds the check of {before}; name another folder with --out, or move it away")
         report = check_dataset(
             arguments.dataset,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, real_path
 from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 from gap_vla.core.resources import require_memory
 
@@ -188,7 +188,7 @@ def _require_more(before: Section, options: argparse.Namespace, chosen: Sequence
 def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
     """Which recordings are shown, for those who find the diagnosis."""
     if data := options.rlds or options.demos:
-        return {"path": str(data.resolve())}
+        return {"path": str(real_path(data))}
     return {"seed": options.seed, **(task.identity() if task else {})}
 
 

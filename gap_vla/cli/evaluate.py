@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.foreign import real_path
 from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if options.out:
         claim(options.out / HELD_OUT_FILE, "held_out", suffixes=(".json",), named=False)
     loaded = load_policy(options, execute=1)
-    of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
+    of = {"dataset": str(real_path(options.rlds)), "split": options.split, "policy": identity(loaded.policy)}
     if options.out:
         require_same(options.out / HELD_OUT_FILE, of)
     require_scene(options.rlds, loaded.task, loaded.camera)
@@ -227,9 +228,10 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
     root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
-    if len(variants) == 1 and (beside := root.resolve()).name in VARIANT_NAMES and made_by(beside.parent) == "variants":
+    there = real_path(root)
+    if len(variants) == 1 and there.name in VARIANT_NAMES and made_by(there.parent) == "variants":
         raise PolicyError(
-            f"{root} is a part of {beside.parent}, whose page and table would not follow: give --variant all with "
+            f"{root} is a part of {there.parent}, whose page and table would not follow: give --variant all with "
             "--out there, or name another"
         )
     if len(variants) > 1:
@@ -242,8 +244,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
     kept: dict[str, dict[str, Any] | None] = {}
     for variant, folder in folders.items():
-        for run in folder.resolve().parents:
-            if RunDirectory(run).metrics.is_file() and folder.resolve().is_relative_to(run / "rollouts"):
+        for run in real_path(folder).parents:
+            if RunDirectory(run).metrics.is_file() and real_path(folder).is_relative_to(run / "rollouts"):
                 raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))

@@ -76,6 +76,11 @@ def refusing(
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 
+def real_path(path: str | Path) -> Path:
+    """Where a path leads to; itself where links lead in a circle, of which `Path.resolve` makes a RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
 def regular(path: Path, error: type[UserError] = UserError) -> Path:
     """The path, unless it may not be read, or a folder, pipe or device lies there, whose reader would wait for ever."""
     if path.exists() and not path.is_file():

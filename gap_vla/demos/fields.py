@@ -73,6 +73,8 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     """
     every = list(listed(folder))
     if found := sorted(path for path in every if path.parent == folder and ".tfrecord" in path.name):
+        if (folder / "features.json").is_file():
+            raise EpisodeError(f"{folder} is an RLDS dataset already; annotate it, or train on it as it is (data.rlds)")
         raise EpisodeError(
             f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a killed conversion "
             "leaves it; give that command again"

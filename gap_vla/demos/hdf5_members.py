@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import one_line, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.foreign import one_line, parsed, real_path, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
 from gap_vla.demos import fields
@@ -59,7 +59,7 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
 
 def _is_hdf5(path: Path) -> bool:
     """h5py takes `link/..` out of a path as text; what it leads to is looked at here."""
-    return bool(h5py.is_hdf5(regular(path, EpisodeError).resolve()))
+    return bool(h5py.is_hdf5(real_path(regular(path, EpisodeError))))
 
 
 def require_sound(path: Path) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from flax import serialization
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
+from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, real_path, shown, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.marks import content_mark, file_mark
 from gap_vla.core.outputs import alone_in
@@ -112,7 +112,7 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     if lost := [name for name in (*_DESCRIBING, TOKENIZER) if name in said and name not in beside]:
         raise CheckpointError(f"{root / lost[0]} is missing, and {CHECKSUMS} names it; copy it again")
     for name, file in {str(step): path, **beside}.items():
-        if name in said and (found := file_mark(file.resolve())) != said[name]:
+        if name in said and (found := file_mark(real_path(file))) != said[name]:
             advice = f"copy both again, or remove {CHECKSUMS} if you changed it"
             raise CheckpointError(f"{file} has {found}, {root / CHECKSUMS} says {shown(said[name])}; {advice}")
     if not isinstance(tree, dict) or not tree:

@@ -18,7 +18,6 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line, refusing, shown, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.fields import (
     ACTION_LIMIT,
     ENDS,
@@ -37,7 +36,9 @@ from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
 from gap_vla.rlds.version_files import (
     dataset_metadata,
     examples,
+    is_marked,
     open_version,
+    require_account,
     require_split_unchanged,
     without_clock,
 )
@@ -81,6 +82,7 @@ def read_rlds(
             damaged shard (names the shard and what to do).
     """
     require_keys(keys)
+    require_account(Path(version_dir))
     resize = sizes_of(resize)
     whole("workers", workers, 1, 1024, EpisodeError)
     if not compared:
@@ -155,7 +157,7 @@ def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
 
 def _whole_examples(version_dir: Path, split: str) -> Iterator[Any]:
     """The records of a split as often as it is read, looked at by `examples` where no checksums of ours tell."""
-    if (version_dir / FOLDER_MARK).exists():
+    if is_marked(version_dir):
         yield from itertools.repeat(None)
     info = open_version(version_dir, shards=False).info
     numbers = stored_numbers(info.features)

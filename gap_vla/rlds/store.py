@@ -175,7 +175,7 @@ def _require_replaceable(directory: Path) -> None:
             own = {"store.json", *dict(parsed(content(directory / "store.json"))["files"])}
         if strange := others_in(directory, "|".join(map(re.escape, own))):
             raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
-from gap_vla.core.foreign import Section, content, one_line, refusing, whole
-from gap_vla.core.identity import flat
+from gap_vla.core.foreign import Section, content, one_line, real_path, refusing, whole
+from gap_vla.core.identity import digest, flat
 from gap_vla.core.marks import FOLDER_MARK, file_mark, unlike_mark
 from gap_vla.core.resources import existing_parent
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
@@ -75,7 +75,7 @@ def content_hash(version_dir: Path, used_for: str) -> str:
     if not (version_dir / "dataset_info.json").exists():
         raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
     total = hashlib.sha256(used_for.encode())
-    marked = (version_dir / FOLDER_MARK).exists()
+    marked = is_marked(version_dir)
     besides = besides_of(version_dir, marked)
     for path in sorted(version_dir.iterdir()):
         if path.name in besides or path.name.startswith("dataset_statistics_"):
@@ -129,7 +129,7 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     for path, info_of in flat(builder.info.features.get_tensor_info(), separator="/"):
         if 0 in (getattr(info_of, "shape", None) or ()):
             raise EpisodeError(f"{features.where}: {path} has no values (shape {info_of.shape}); leave it out")
-    if VERSION.fullmatch(name := version_dir.resolve().name) and name != (said := str(builder.info.version)):
+    if VERSION.fullmatch(name := real_path(version_dir).name) and name != (said := str(builder.info.version)):
         raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
         if shards:
@@ -137,6 +137,22 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     if shards and dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION:
         _check_schema(builder.info.features, version_dir)
     return builder
+
+
+def require_account(version_dir: Path) -> None:
+    """Raises EpisodeError for a dataset whose `metadata.json` is of a newer version of ours, or was changed."""
+    said = dataset_metadata(version_dir)
+    identity = said.get("identity")
+    version = identity.get("schema_version") if isinstance(identity, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        what = f"{version_dir / 'metadata.json'}: schema version {version}, this program knows {SCHEMA_VERSION}"
+        raise EpisodeError(f"{what}; take a newer gap_vla")
+    known = said.get("identity_hash")
+    with contextlib.suppress(ValueError):  # what no JSON of ours holds
+        known = digest(identity, 16) if isinstance(identity, dict) else known
+    if said.get("identity_hash", known) != known:
+        what = f"{version_dir / 'metadata.json'}: identity_hash is not that of identity"
+        raise EpisodeError(f"{what}; copy it again, or make the dataset again")
 
 
 def _check_schema(features: Any, version_dir: Path) -> None:
@@ -201,7 +217,7 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
     if len(files) != len(lengths):
         raise EpisodeError(f"{split.where}: {len(lengths)} files, {len(files)} are there; copy the whole dataset")
     for file, said in zip(files, lengths):
-        if not file.is_file() or file.parent.resolve() != version_dir.resolve():
+        if not file.is_file() or real_path(file.parent) != real_path(version_dir):
             what = "is missing, in another folder or no regular file"
             raise EpisodeError(f"{file} {what}; copy the whole dataset or build it again")
         place, found, size = 0, 0, file.stat().st_size
@@ -282,10 +298,21 @@ def require_examples(builder: Any) -> None:
             collections.deque(examples(Path(str(file))), maxlen=0)
 
 
+def is_marked(version_dir: Path) -> bool:
+    """Whether our mark lies there, be it damaged, and not a file of others that is called so."""
+    mark = version_dir / FOLDER_MARK
+    if not mark.is_file():
+        return False
+    with contextlib.suppress(EpisodeError):
+        whose = Section.read(mark, EpisodeError).values.get("made_by")
+        return not isinstance(whose, str) or whose.startswith("gap_vla")
+    return True
+
+
 def unlike_written(version_dir: Path) -> dict[str, str]:
     """The files of a marked version that are not as they were written, and how; not those put beside them. A link
     stands for the file that it leads to, which may be kept elsewhere."""
-    if not (version_dir / FOLDER_MARK).is_file():
+    if not is_marked(version_dir):
         return {}
     said = {"missing": "is missing", "changed": "was changed since it was written"}
     found = unlike_mark(version_dir, EpisodeError).items()
@@ -315,7 +342,7 @@ def require_unchanged(version_dir: Path, but: str = "", made_here: bool = True) 
 
 def require_split_unchanged(version_dir: Path, split: str) -> None:
     """Raises EpisodeError if a file of a marked version that this split is read from is not as it was written."""
-    if not (version_dir / FOLDER_MARK).is_file():
+    if not is_marked(version_dir):
         return
     written = Section.read(version_dir / FOLDER_MARK, EpisodeError).section("files").values
     splits = open_version(version_dir, shards=False).info.splits

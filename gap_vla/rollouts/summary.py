@@ -115,12 +115,14 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     return dict(zip(layouts, outcomes))
 
 
-CANNOT_END_SO = "ended without success or error before its horizon, or with both"
+CANNOT_END_SO = (
+    "ended without success or error before its horizon, with both, or with a success that had no time to hold"
+)
 
 
 def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
-    """Whether no episode ends in this way: one of our simulated tasks only ends by success, at its horizon (or at that
-    of the evaluation, if it is shorter), or with an error. Tasks of others may end early.
+    """Whether no episode ends in this way: one of our simulated tasks only ends by a success that held, at its horizon
+    (or at that of the evaluation, if it is shorter), or with an error. Tasks of others may end early.
 
     Args:
         task: what the evaluation says of it.
@@ -129,8 +131,10 @@ def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
         return record.success
     name, horizon = task.get("task"), task.get("horizon")
     of_ours = name in TASK_NAMES and {"image_size", "cameras", "variant"} <= task.keys() and "class" not in task
-    if record.success or not of_ours or not isinstance(horizon, int):
+    if not of_ours or not isinstance(horizon, int):
         return False
+    if record.success:
+        return record.steps < task_spec(name).least_steps
     return record.steps < min(horizon, task_spec(name).horizon)
 
 

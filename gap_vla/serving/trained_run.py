@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.foreign import CheckpointError, Section, real_path
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import DIGESTS, EXPORTED, require_sealed
 from gap_vla.core.typed_config import STEPS
@@ -90,10 +90,10 @@ def locate(path: Path) -> tuple[str, TrainedRun]:
     """The checkpoint's directory, and what is known of the run that made it."""
     if not path.is_dir():
         raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
-    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.resolve().parent)
+    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, real_path(path).parent)
     if directory == path and (path / "dataset.json").is_file():
         raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
     settings, left = run / "config.json", ("dataset.json", "metrics.jsonl", "summary.json")
-    if directory.resolve().name == "checkpoint" and not settings.exists() and any((run / n).exists() for n in left):
+    if real_path(directory).name == "checkpoint" and not settings.exists() and any((run / n).exists() for n in left):
         raise PolicyError(f"{run} has lost its config.json: copy the run again")
     return str(directory), TrainedRun.read(settings) if settings.is_file() else TrainedRun()

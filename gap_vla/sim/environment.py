@@ -20,9 +20,9 @@ from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, draw_nothing, require_rendering
-from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.specs import SETTLE_STEPS, TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
-from gap_vla.sim.world import SETTLE_STEPS, World
+from gap_vla.sim.world import World
 
 _REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
 """Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""

@@ -19,6 +19,10 @@ class UnknownNameError(UserError, ValueError):
     """A name that is not in a registry; the message lists the names that are."""
 
 
+SETTLE_STEPS = 5
+"""Steps that an episode goes on after its first success, so that its end can be seen (and must hold)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
     """One task, without its simulator.
@@ -46,6 +50,11 @@ class TaskSpec:
     phases: tuple[str, ...]
     position_scale: float
     rotation_scale: float
+
+    @property
+    def least_steps(self) -> int:
+        """Steps of the shortest success: robosuite's must still hold `SETTLE_STEPS` later."""
+        return 1 + SETTLE_STEPS * (self.family == "robosuite")
 
     @property
     def proprio_dim(self) -> int:

@@ -16,8 +16,6 @@ from gap_vla.sim.variants import Variant
 
 MAX_STARTS = 100
 """Starts that are drawn before one with objects outside the picture is accepted."""
-SETTLE_STEPS = 5
-"""Steps that an episode goes on after its first success, so that its end can be seen (and must hold)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, blaming, one_line
+from gap_vla.core.foreign import Section, blaming, one_line, real_path
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.runs import Run
@@ -157,7 +157,7 @@ def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int | None:
     """How many of some episodes, by `motion_of`, are among those that the run which made a checkpoint was trained on
     (but for those of `data.mixture`); None where its store is not here, or not as it was, or the run is not finished.
     """
-    place = Path(checkpoint).resolve()
+    place = real_path(checkpoint)
     run = RunDirectory(place.parent if place.name == "checkpoint" else place)
     learnt: set[str] | None = None
     # what is wrong with a run or a store concerns who trains on it, and these files may be somebody else's

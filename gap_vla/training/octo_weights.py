@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.foreign import CheckpointError, Section, real_path
 from gap_vla.core.hub import PREFIX, kept_directory
 from gap_vla.core.marks import file_mark
 from gap_vla.core.typed_config import ConfigError
@@ -54,7 +54,7 @@ def _source(model: Any) -> tuple[str, str, Path | None]:
 def weights_of(model: Any) -> dict[str, int]:
     """`WEIGHTS` of what training starts from; empty: that is not here, or it starts from nothing."""
     *_, path = _source(model)
-    found = path and path.is_file() and file_mark(path.resolve())
+    found = path and path.is_file() and file_mark(real_path(path))
     return {WEIGHTS: int(found.split()[-1], 16)} if found else {}
 
 

@@ -27,12 +27,13 @@ from PIL import Image
 from synthetic_demos import make_episode
 from tensorflow.core.example import example_pb2, feature_pb2
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.marks import file_mark
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob, annotate_files
+from gap_vla.rlds.annotating.files import show_episode
 from gap_vla.rlds.annotating.rlds_files import read, read_all
 from gap_vla.rlds.checking import check_dataset, record_checks, run
 from gap_vla.rlds.checking.declared_checks import check_description
@@ -576,6 +577,44 @@ def test_a_description_that_contradicts_what_lies_beside_it_is_found(
     damage(version)
     found = [*check_description(version, open_version(version))]
     assert any((f.level, f.check) == (level, "files") and said in f.message for f in found) or not (level or found)
+
+
+def test_a_file_of_others_that_is_called_as_our_mark_is_no_mark(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    without_mark(version)
+    (version / "made_by.json").write_text('{"made_by": "somebody", "when": "yesterday"}')
+    assert check_dataset(version, pictures=0).exit_status() == check_dataset(sound, pictures=0).exit_status()
+    assert len([*read_rlds(version, "train")])
+
+
+def test_a_dataset_of_ours_has_no_other_layout(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    edited("metadata.json", lambda v: v["identity"].update(data={"kind": "robomimic_hdf5"}))(version)
+    with pytest.raises(EpisodeError, match="its columns are those of 'gap', whatever it was made of; leave layout"):
+        check_dataset(version, layout="robomimic")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (edited("metadata.json", lambda v: v["identity"].update(schema_version=99)), "schema version 99, this program"),
+        (edited("metadata.json", lambda v: v.update(identity_hash="0")), "identity_hash is not that of identity; copy"),
+    ],
+)
+def test_an_account_that_is_newer_or_was_changed_is_refused_where_the_data_are_used(
+    sound: Path, tmp_path: Path, damage: Damage, said: str
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    damage(version)
+    without_mark(version)
+    for use in (
+        lambda: next(iter(read_rlds(version, "train"))),
+        lambda: annotate_files(version, tmp_path / "out" / "1.1.0", method="gaussian"),
+        lambda: show_episode(version, tmp_path / "e.png"),
+    ):
+        with pytest.raises(EpisodeError, match=rf"metadata\.json: {said}"):
+            use()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

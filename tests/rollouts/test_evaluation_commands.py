@@ -479,6 +479,12 @@ def test_a_star_is_no_address(capsys):
     assert "error: --host is '*', which is no address; give one of this machine" in capsys.readouterr().err
 
 
+def test_an_output_that_is_a_link_in_a_circle_is_a_line(tmp_path, capsys):
+    (tmp_path / "out").symlink_to("out")
+    assert script("evaluate").main(["--policy", "random", "--task", "assembly", "--out", str(tmp_path / "out")]) == 2
+    assert "is a link that leads nowhere; remove it, or name" in capsys.readouterr().err
+
+
 def test_a_system_without_sockets_of_the_network_is_a_line(capsys, monkeypatch):
     real = socket.socket
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, LARGEST_STATE, PROPRIO_PER_ARM, Episode, EpisodeError, require_measured
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, parsed, refusing
+from gap_vla.core.foreign import Section, parsed, real_path, refusing
 from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
 from gap_vla.demos.fields import PER_STEP
 from gap_vla.demos.layout import StateLayout
@@ -147,7 +147,7 @@ def require_of_labels(annotator: Path) -> None:
     if annotator.name == "annotator" and made_by(annotator.parent):
         written = Section.read(annotator.parent / FOLDER_MARK, AnnotationError).section("files", {}).values
         marks = {name: mark for name, mark in written.items() if name.startswith("annotator/")}
-        if any(file_mark((annotator.parent / name).resolve()) != mark for name, mark in marks.items()):
+        if any(file_mark(real_path(annotator.parent / name)) != mark for name, mark in marks.items()):
             raise AnnotationError(
                 f"{annotator} is not what was written with {annotator.parent}; copy it again, or use your own from "
                 "another place"

@@ -42,7 +42,15 @@ from gap_vla.rlds.decoding import require_declared, stored_numbers
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
+from gap_vla.rlds.version_files import (
+    VERSION,
+    dataset_metadata,
+    examples,
+    open_version,
+    records,
+    require_account,
+    require_unchanged,
+)
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -106,6 +114,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """
     if not VERSION.fullmatch(out.name):
         raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
+    require_account(source)
     info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
     described = open_version(source).info
     splits = described.splits
@@ -175,6 +184,7 @@ def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, 
 def read(source: Path, index: int, job: AnnotationJob, split: str, *, stored: bool = True) -> Episode:
     """Episode `index` of a split with its images and `stored` labels. Raises AnnotationError or EpisodeError: there is
     none."""
+    require_account(source)
     splits = open_version(source).info.splits
     if split in splits and not 0 <= index < splits[split].num_examples:
         count = splits[split].num_examples

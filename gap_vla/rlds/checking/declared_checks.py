@@ -14,8 +14,7 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
-from gap_vla.core.identity import digest
-from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.core.identity import digest, flat
 from gap_vla.demos.fields import (
     COUNTERS,
     COUNTS,
@@ -29,7 +28,7 @@ from gap_vla.demos.fields import (
 )
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
-from gap_vla.rlds.version_files import dataset_metadata
+from gap_vla.rlds.version_files import dataset_metadata, is_marked
 
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
@@ -104,9 +103,11 @@ def check_success(episode: Recording) -> Iterator[Finding]:
 
 def check_metadata(episode: Recording) -> Iterator[Finding]:
     """What stands in the metadata twice is the same, numbers are numbers, and lengths are metres."""
-    for key, value in episode.about.items():
-        if (number := np.asarray(value)).dtype.kind == "f" and not np.isfinite(number).all():
-            text = f"episode_metadata/{key} is {one_line(str(value), 40)}; correct it, or leave it out"
+    for place, _, value in _said(episode):
+        parts = [one for _, one in flat({place: value})] if isinstance(value, Mapping) else [value]
+        numbers = [part for part in parts if _is_numbers(part)]
+        if not all(np.isfinite(np.asarray(one)).all() for one in numbers):
+            text = f"{place} is {one_line(str(value), 40)}; correct it, or leave it out"
             yield Finding("warning", "finite", text, episode.name)
     for key in ("episode_id", "file_path", "success"):
         here, there = episode.about.get(key, ""), episode.extra.get(key, "")
@@ -124,6 +125,13 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
         if key in _UNITS and any(word and word not in _METRES for word in words):
             text = f"{place} is {shown(value)}; positions are read as metres: rescale them, or correct it"
             yield Finding("warning", "metadata", text, episode.name)
+
+
+def _is_numbers(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind == "f"
+    except ValueError:  # rows of several lengths
+        return False
 
 
 def check_rate(episode: Recording) -> Iterator[Finding]:
@@ -160,7 +168,7 @@ def check_description(version_dir: Path, builder: Any) -> Iterator[Finding]:
     for split in info.splits.values():
         files = [Path(str(file)) for file in split.filepaths]
         stored = sum(file.stat().st_size for file in files) - (framing := 16 * split.num_examples)
-        marked = (version_dir / FOLDER_MARK).exists()  # whose checksums tell more
+        marked = is_marked(version_dir)  # whose checksums tell more
         if split.num_bytes and split.num_bytes not in (stored, stored + framing) and not marked:
             text = f"dataset_info.json: numBytes of {split.name} is {int(split.num_bytes)}, its shards hold {stored}; "
             yield Finding("note", "files", text + "they are not those that it was written with")

@@ -17,6 +17,7 @@ from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.content import unchanging
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import READERS
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
@@ -86,6 +87,10 @@ def _checked(
     shown: list[tuple[bool, str, EpisodeView]] = []
     limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
+    kind = dict(flat(dataset_metadata(version_dir))).get("identity.data.kind")
+    other = layout is not None and StateLayout.of(layout).columns != StateLayout().columns
+    if other and kind in list(READERS) and state_key is None:
+        raise EpisodeError(f"{version_dir}: its columns are those of 'gap', whatever it was made of; leave layout out")
     counts = [split.num_examples for split in builder.info.splits.values()]
     part = max_episodes is not None and max_episodes < max(counts, default=0)
     findings += check_description(version_dir, builder)
