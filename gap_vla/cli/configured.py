@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import decode_source
 from pathlib import Path
@@ -52,7 +53,11 @@ def load_config(path_and_profile: str) -> ConfigDict:
     module = types.ModuleType(f"gap_vla configuration {Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses look for what its annotations name
-    with naming_the_line(path, ConfigError):  # not imported: that would leave bytecode beside somebody's file
+    # its filters of warnings are not those of all that follows
+    with (
+        warnings.catch_warnings(),
+        naming_the_line(path, ConfigError),
+    ):  # not imported: that would leave bytecode beside somebody's file
         exec(compile(decode_source(content(Path(path), ConfigError)), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")

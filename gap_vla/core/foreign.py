@@ -76,9 +76,16 @@ def refusing(
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 
+BEHIND_ANOTHER = re.compile(rb"(?:\xff\xd9|IEND\xaeB`\x82)(?:\xff\xd8\xff|\x89PNG\r\n\x1a\n)")
+"""The end of a JPEG or PNG, and the beginning of one; a preview within one has other marks behind it."""
+
+
 def real_path(path: str | Path) -> Path:
     """Where a path leads to; itself where links lead in a circle, of which `Path.resolve` makes a RuntimeError."""
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # with a byte that no path holds
+        return Path(path)
 
 
 def regular(path: Path, error: type[UserError] = UserError) -> Path:

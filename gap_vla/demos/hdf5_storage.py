@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 
@@ -33,14 +33,27 @@ def behind_end(path: Path) -> int:
                 return 0
         version = head[8]
         width, at = (head[13], 24 + 4 * (version == 1)) if version < 2 else (head[9], 12)
-        end = int.from_bytes(head[at + 2 * width : at + 3 * width], "little")
+        base, end = (int.from_bytes(head[at + k * width : at + (k + 1) * width], "little") for k in (0, 2))
+        end += start - base  # a block that was put before the file moves all of it
         if version > 3 or width not in (2, 4, 8):  # damaged, which the library names
             return 0
-        stream.seek(end)
-        while block := stream.read(_BLOCK << 8):
-            if block.strip(b"\0"):
-                return size - end
+        return size - end if first_filled(stream, end) < size else 0
     return 0
+
+
+def first_filled(stream: BinaryIO, start: int) -> int:
+    """The block that holds the first byte from a place on that is not 0; the end, if there is none. Holes are not
+    read."""
+    end = stream.seek(0, os.SEEK_END)
+    while start < end:
+        try:
+            start = stream.seek(start, os.SEEK_DATA)
+        except OSError:  # nothing but a hole is left
+            break
+        if (block := stream.read(_BLOCK << 8)).strip(b"\0"):
+            return start
+        start += len(block)
+    return end
 
 
 def is_cut_off(pictures: h5py.Dataset) -> bool:

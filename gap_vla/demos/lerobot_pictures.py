@@ -15,7 +15,8 @@ from jaxtyping import Float
 from PIL import ExifTags, Image, ImageOps
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import FOREIGN, refusing, regular
+from gap_vla.core.foreign import BEHIND_ANOTHER, FOREIGN, refusing, regular
+from gap_vla.demos.hdf5_storage import first_filled
 from gap_vla.demos.lerobot_declared import axes_of
 from gap_vla.demos.lerobot_index import EpisodePlace
 from gap_vla.drawing.video import packets, working_ffmpeg
@@ -58,7 +59,7 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
                 "pictures of 8 bits, or leave this camera out"
             )
         moving = [getattr(picture, "n_frames", 1) > 1 for picture in pictures]
-        behind = [row["bytes"].count(_PNG + b"\r\n\x1a\n") > 1 for row in rows]
+        behind = [BEHIND_ANOTHER.search(row["bytes"]) is not None for row in rows]
         if several := np.flatnonzero(np.logical_or(moving, behind)).tolist():
             raise EpisodeError(
                 f"{where}: several pictures in one file at step {several[0]}, of which one would be taken; store one a "
@@ -113,7 +114,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 _PNG = b"\x89PNG"
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pdin", b"uuid")
 """With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
 
 
@@ -191,8 +192,11 @@ def _films_in(video: Path) -> int:
             stream.seek(place)
             head = stream.read(16)
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if place == 0 and kind != b"ftyp":
+            if place == 0 and kind not in _BOXES:
                 return 1
+            if not any(head[:8]):  # padding
+                place = max(place + 4, first_filled(stream, place))
+                continue
             length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place
             if length < 8:
                 break

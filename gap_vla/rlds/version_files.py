@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,19 @@ def require_account(version_dir: Path) -> None:
     said = dataset_metadata(version_dir)
     identity = said.get("identity")
     version = identity.get("schema_version") if isinstance(identity, dict) else None
-    if type(version) is int and version > SCHEMA_VERSION:
-        what = f"{version_dir / 'metadata.json'}: schema version {version}, this program knows {SCHEMA_VERSION}"
-        raise EpisodeError(f"{what}; take a newer gap_vla")
-    known = said.get("identity_hash")
-    with contextlib.suppress(ValueError):  # what no JSON of ours holds
-        known = digest(identity, 16) if isinstance(identity, dict) else known
-    if said.get("identity_hash", known) != known:
+    if version is not None and (type(version) is not int or version > SCHEMA_VERSION):
+        what = f"{version_dir / 'metadata.json'}: schema version {one_line(str(version), 40)}, this program knows "
+        raise EpisodeError(f"{what}{SCHEMA_VERSION}; take a newer gap_vla, or copy the file again")
+    if isinstance(identity, dict) and "identity_hash" in said and said["identity_hash"] != identity_hash(identity):
         what = f"{version_dir / 'metadata.json'}: identity_hash is not that of identity"
         raise EpisodeError(f"{what}; copy it again, or make the dataset again")
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """As `metadata.json` keeps it; "" of what no dataset of ours says, as NaN."""
+    with contextlib.suppress(ValueError):
+        return digest(identity, 16)
+    return ""
 
 
 def _check_schema(features: Any, version_dir: Path) -> None:
@@ -304,9 +308,10 @@ def is_marked(version_dir: Path) -> bool:
     if not mark.is_file():
         return False
     with contextlib.suppress(EpisodeError):
-        whose = Section.read(mark, EpisodeError).values.get("made_by")
-        return not isinstance(whose, str) or whose.startswith("gap_vla")
-    return True
+        found = Section.read(mark, EpisodeError).values
+        if "files" in found or (said := found.get("made_by")) is not None:
+            return "files" in found or str(said).startswith("gap_vla")
+    return "identity" in dataset_metadata(version_dir)
 
 
 def unlike_written(version_dir: Path) -> dict[str, str]:

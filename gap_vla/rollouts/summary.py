@@ -133,8 +133,9 @@ def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
     of_ours = name in TASK_NAMES and {"image_size", "cameras", "variant"} <= task.keys() and "class" not in task
     if not of_ours or not isinstance(horizon, int):
         return False
-    if record.success:
-        return record.steps < task_spec(name).least_steps
+    if record.success:  # in robosuite it must have held; elsewhere it counts at the horizon too
+        least = task_spec(name).least_steps
+        return record.steps < (least if task_spec(name).family == "robosuite" else min(least, horizon))
     return record.steps < min(horizon, task_spec(name).horizon)
 
 

@@ -53,8 +53,8 @@ class TaskSpec:
 
     @property
     def least_steps(self) -> int:
-        """Steps of the shortest success: robosuite's must still hold `SETTLE_STEPS` later."""
-        return 1 + SETTLE_STEPS * (self.family == "robosuite")
+        """Steps of the shortest success: an episode goes on for `SETTLE_STEPS` after its first one."""
+        return 1 + SETTLE_STEPS
 
     @property
     def proprio_dim(self) -> int:

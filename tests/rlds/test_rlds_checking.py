@@ -245,6 +245,7 @@ ALL = list(range(7))
         (_about(units="cm"), ("warning", "metadata")),
         (_about(fps=np.nan), ("warning", "finite")),
         (_about({"mass": {"box": [0.1, np.nan]}}), ("warning", "finite")),
+        (_about({"notes": [[1.0], ["x", {"b": float("nan")}]]}), ("warning", "finite")),
         (_about(episode_id="demo_0", file_path="x.hdf5"), ("warning", "duplicate")),
     ],
 )

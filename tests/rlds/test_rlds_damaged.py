@@ -40,7 +40,7 @@ from gap_vla.rlds.checking.declared_checks import check_description
 from gap_vla.rlds.checking.report import Recording
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.store import source_hash_of
-from gap_vla.rlds.version_files import content_hash, open_version
+from gap_vla.rlds.version_files import content_hash, identity_hash, open_version
 
 Damage = Callable[[Path], Any]
 STEPS = 6
@@ -510,7 +510,8 @@ def _turned() -> Image.Exif:
         "cut": (_jpeg(_cut), "error", "is a damaged JPEG .*premature end of data"),
         "zeros": (_jpeg(lambda c: c.__setitem__(slice(1500, 1540), bytes(40))), "error", "is a damaged JPEG .*Corrupt"),
         "padded": (_jpeg(lambda c: c.__setitem__(slice(-2, -2), bytes(4))), "warning", "extraneous bytes"),
-        "two": (2 * _png(), "error", "several PNG one behind the other, of which the first is read"),
+        "both": (_jpeg() + _png(), "error", "several pictures one behind the other, of which the first is read"),
+        "two": (2 * _png(), "error", "several pictures one behind the other, of which the first is read"),
         "turned": (_jpeg(exif=_turned()), "warning", r"is to be turned by its EXIF \(orientation 6\)"),
     }.values(),
 )
@@ -557,7 +558,7 @@ def test_pictures_that_a_decoder_repairs_or_does_not_turn_are_found(
             "toy-train.tfrecord-00000-of-00001 is read as split train of bridge",
         ),
         "schema": (edited("metadata.json", lambda v: v["identity"].update(schema_version=99)), "error", "version 99"),
-        "identity": (edited("metadata.json", lambda v: v.update(identity_hash="0")), "warning", "identity_hash is not"),
+        "identity": (edited("metadata.json", lambda v: v.update(identity_hash="0")), "error", "identity_hash is not"),
         "version": (edited("metadata.json", lambda v: v["identity"].update(version="3.0.0")), "warning", "'3.0.0', in"),
         "annotator": (
             lambda version: (
@@ -760,6 +761,7 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
     def first_action(name: str, **data: Any) -> float:
         version = shutil.copytree(odd, tmp_path / name / "1.0.0")
         edited("metadata.json", lambda v: v["identity"].update(data=data))(version)
+        edited("metadata.json", lambda v: v.update(identity_hash=identity_hash(v["identity"])))(version)
         return float(list(read_rlds(version, "train", workers=1))[1].action[0, 0])
 
     assert first_action("others") == first_action("lerobot", kind="lerobot") == -1.5

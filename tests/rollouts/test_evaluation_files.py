@@ -905,6 +905,11 @@ def test_a_task_that_was_changed_is_another_one_or_refused():
     own = {"task": "assembly", "horizon": 200}  # another's task of this name, which may end early
     early = EpisodeRecord(0, 5, False, 3, None)
     assert cannot_end_so(early, task.identity() | {"horizon": 200}) and not cannot_end_so(early, own)
+    for name, steps, horizon, impossible in (
+        ("assembly", 5, 200, True), ("assembly", 6, 200, False), ("assembly", 3, 3, False), ("threading", 5, 5, True),
+    ):  # fmt: skip
+        said = sim_task(name).identity() | {"horizon": horizon}
+        assert cannot_end_so(EpisodeRecord(0, 5, True, steps, None), said) is impossible, (name, steps, horizon)
 
 
 def test_masked_and_complex_recordings_are_refused():

@@ -46,6 +46,7 @@ from gap_vla.rlds.version_files import (
     VERSION,
     dataset_metadata,
     examples,
+    is_marked,
     open_version,
     records,
     require_account,
@@ -164,7 +165,7 @@ def _require_replaceable(source: Path, step: Any) -> None:
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")
-    folder, of_ours = source / "annotator", (source / FOLDER_MARK).exists() or "annotator" in dataset_metadata(source)
+    folder, of_ours = source / "annotator", is_marked(source) or "annotator" in dataset_metadata(source)
     if os.path.lexists(folder) and not of_ours and (not folder.is_dir() or any(folder.iterdir())):
         raise AnnotationError(f"{folder} is somebody else's, and ours belongs there; rename it first")
 

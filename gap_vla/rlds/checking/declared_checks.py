@@ -14,7 +14,6 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
-from gap_vla.core.identity import digest, flat
 from gap_vla.demos.fields import (
     COUNTERS,
     COUNTS,
@@ -28,7 +27,7 @@ from gap_vla.demos.fields import (
 )
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
-from gap_vla.rlds.version_files import dataset_metadata, is_marked
+from gap_vla.rlds.version_files import dataset_metadata, identity_hash, is_marked
 
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
@@ -104,9 +103,7 @@ def check_success(episode: Recording) -> Iterator[Finding]:
 def check_metadata(episode: Recording) -> Iterator[Finding]:
     """What stands in the metadata twice is the same, numbers are numbers, and lengths are metres."""
     for place, _, value in _said(episode):
-        parts = [one for _, one in flat({place: value})] if isinstance(value, Mapping) else [value]
-        numbers = [part for part in parts if _is_numbers(part)]
-        if not all(np.isfinite(np.asarray(one)).all() for one in numbers):
+        if not all(map(np.isfinite, _numbers_in(value))):
             text = f"{place} is {one_line(str(value), 40)}; correct it, or leave it out"
             yield Finding("warning", "finite", text, episode.name)
     for key in ("episode_id", "file_path", "success"):
@@ -127,11 +124,15 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
             yield Finding("warning", "metadata", text, episode.name)
 
 
-def _is_numbers(value: Any) -> bool:
-    try:
-        return np.asarray(value).dtype.kind == "f"
-    except ValueError:  # rows of several lengths
-        return False
+def _numbers_in(value: Any) -> Iterator[float]:
+    """Those with a fraction, in whatever lists and maps."""
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers_in(one)
+    elif isinstance(value, float):
+        yield value
+    elif getattr(value, "dtype", np.dtype(object)).kind in "fV":  # also of TensorFlow's own, as bfloat16
+        yield from value.astype(np.float64).ravel().tolist()
 
 
 def check_rate(episode: Recording) -> Iterator[Finding]:
@@ -192,10 +193,9 @@ def _check_account(version_dir: Path, info: Any) -> Iterator[Finding]:
         text = f"metadata.json: schema version {version}, this program knows {SCHEMA_VERSION}; take a newer one"
         yield Finding("error", "files", text)
     if identity and "identity_hash" in said:  # an annotated copy keeps the account of what it was made from
-        with contextlib.suppress(ValueError):
-            if said["identity_hash"] != digest(identity, 16):
-                text = "metadata.json: identity_hash is not that of identity; copy it again"
-                yield Finding("warning", "files", text)
+        if said["identity_hash"] != identity_hash(identity):
+            text = "metadata.json: identity_hash is not that of identity; copy it again"
+            yield Finding("error", "files", text)
         for key, is_ in (("name", info.name), ("version", str(info.version))):
             if identity.get(key, is_) != is_:
                 text = f"metadata.json: {key} is {shown(identity[key])}, in dataset_info.json {shown(is_)}; correct one"

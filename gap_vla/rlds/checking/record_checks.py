@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import BEHIND_ANOTHER, one_line
 from gap_vla.core.identity import flat
 from gap_vla.rlds.checking.report import Finding
 from gap_vla.rlds.decoding import MOST_PIXELS, beyond_declared, stored_numbers
 from gap_vla.rlds.version_files import examples
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 _OF_JPEG = re.compile("JPEG|Inconsistent progression|Bogus|Premature end")
 """Lines in which libjpeg tells of a picture."""
@@ -71,8 +69,8 @@ def _check_film(key: str, film: Any, name: str) -> Iterator[Finding]:
                     yield Finding("warning", "picture", text + "the pixels, and write it without", name, step)
                     break
     for step, picture in enumerate(film):
-        if picture.count(_PNG) > 1:
-            text = f"{key} holds several PNG one behind the other, of which the first is read; store one a step"
+        if BEHIND_ANOTHER.search(picture):
+            text = f"{key} holds several pictures one behind the other, of which the first is read; store one a step"
             yield Finding("error", "picture", text, name, step)
             break
     with _heard() as said:

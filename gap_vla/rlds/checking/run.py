@@ -89,7 +89,7 @@ def _checked(
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
     kind = dict(flat(dataset_metadata(version_dir))).get("identity.data.kind")
     other = layout is not None and StateLayout.of(layout).columns != StateLayout().columns
-    if other and kind in list(READERS) and state_key is None:
+    if other and kind in list(READERS) and state_key in (None, "observation/proprio"):
         raise EpisodeError(f"{version_dir}: its columns are those of 'gap', whatever it was made of; leave layout out")
     counts = [split.num_examples for split in builder.info.splits.values()]
     part = max_episodes is not None and max_episodes < max(counts, default=0)
