@@ -82,6 +82,12 @@ def read_description(root: Path) -> Description:
         if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
             raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")
         names = feature.values.get("names")
+        places = [*names.values()] if isinstance(names, Mapping) else []
+        if len(places) > 1 and all(type(one) is int for one in places) and sorted(places) != [*range(len(places))]:
+            raise EpisodeError(
+                f"{feature.name('names')} gives its columns the places {one_line(str(sorted(places)), 80)}, each must "
+                "be there once; correct them"
+            )
         of_film = {key: value for key, value in about.items() if key != "fps"}
         more = {**of_film, **(names if isinstance(names, Mapping) else {}), **feature.values}
         found[name] = Feature("depth map" if depth else dtype, shape, _names(names, shape), more)
@@ -185,6 +191,8 @@ def require_pictures(feature: Feature, fps: float, where: str) -> None:
     Raises EpisodeError: its pictures have neither 1, 3 nor 4 channels.
     """
     shape = feature.shape
+    if any(str(name).lower() == "bgr" for name in feature.names or feature.said.get("names") or ()):
+        raise EpisodeError(f"{where} is BGR by its names, pictures are read as RGB; exchange the channels")
     if len(shape) == 3 and not {shape[0], shape[-1]} & {1, 3, 4}:
         raise EpisodeError(f"{where} has the shape {list(shape)}, no 1, 3 or 4 channels first or last; correct it")
     sides = dict(zip(("height", "width", "channels"), axes_of(shape)))

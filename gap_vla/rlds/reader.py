@@ -176,7 +176,9 @@ def declared_limit(version_dir: Path, of_others: float | None = ACTION_LIMIT) ->
     kind = said.get("identity.data.kind", said.get("identity.data.demos.kind"))
     if kind not in list(READERS) and "identity.data.demos.content" in said:
         return None  # a run does not name the readers that find a file themselves, and they held what they allow
-    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else of_others
+    # collected in our simulators, whose actions are those of an Episode
+    collected = "identity.data.demos.task" in said and "identity.data.demos.path" not in said
+    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else ACTION_LIMIT if collected else of_others
 
 
 def read_steps(

@@ -165,6 +165,20 @@ def test_names_of_a_pictures_axes_in_another_order_than_its_shape_are_noted(
     assert "its names are channels, height, width, its shape [64, 64, 3] is taken" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("feature", "names", "message"),
+    [
+        ("observation.images.front", ["height", "width", "BGR"], "is BGR by its names, pictures are read as RGB"),
+        (STATE, {"x": 0, "y": 1, "z": 1, "qw": 3}, r"names gives its columns the places \[0, 1, 1, 3\], each must be"),
+    ],
+)
+def test_names_that_no_reader_can_follow_are_refused(tmp_path: Path, feature: str, names: Any, message: str) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][feature].update(names=names))
+    with pytest.raises(EpisodeError, match=message):
+        open_source(root, "lerobot")
+
+
 @pytest.mark.parametrize(("kind", "name"), [("v21_video", "episode_000002.mp4"), ("v30_video", "file-001.mp4")])
 def test_a_film_that_no_episode_of_the_index_names_is_refused(tmp_path: Path, kind: str, name: str) -> None:
     film = sorted(copied(kind, tmp_path).rglob("*.mp4"))[0]

@@ -791,6 +791,7 @@ def test_the_limit_of_a_dataset_that_a_run_made_is_that_of_its_reader(
 ) -> None:
     (tmp_path / "metadata.json").write_text(json.dumps({"identity": {"data": data}, "identity_hash": "0"}))
     assert declared_limit(tmp_path) == limit
+    assert declared_limit(tmp_path, None) == (limit if data else None)  # of what was collected, too
 
 
 def test_numbers_that_another_writer_did_not_pack_are_read(sound: Path, tmp_path: Path) -> None:
