@@ -204,6 +204,7 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
         with unchanging(data):
             if options.demos:
                 source = cast("RobomimicHDF5", demos.open_source(options.demos))
+                print(source.account(), flush=True)
                 tell_changed(source.path)
                 episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
             else:

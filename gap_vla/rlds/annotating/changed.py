@@ -10,18 +10,13 @@ from gap_vla.rlds.statistics import STATISTICS
 from gap_vla.rlds.version_files import unlike_written
 
 _ADVICE = "where its states were, annotate again"
-_MADE = {
-    "gap_vla:labelled_demos": f"annotated; {_ADVICE}",
-    "gap_vla:demos": "recorded; if you did not mean that, get it again",
-}
-"""Mark of an HDF5 file to what it was, and what to do where it was changed since."""
 
 
 def tell_changed(path: Path) -> None:
     """A note, if a folder or an HDF5 file of ours, known to be sound, is not as it was written. Reads all of it."""
     if path.is_file():
-        if (made := _MADE.get(read_mark(path, sound=True))) and is_changed(path):
-            print(f"note: {path} was changed after it was {made}", flush=True)
+        if read_mark(path, sound=True) == "gap_vla:labelled_demos" and is_changed(path):
+            print(f"note: {path} was changed after it was annotated; {_ADVICE}", flush=True)
         return
     try:
         found = unlike_written(path)
