@@ -13,7 +13,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, refusing, shown
-from gap_vla.demos.fields import ENDS, FLAGS, require_rows, tells
+from gap_vla.demos.fields import ENDS, FLAGS, as_truth, require_rows, tells
 from gap_vla.demos.layout import UNIT, StateLayout
 
 MOST = 2**31
@@ -77,7 +77,8 @@ def read_description(root: Path) -> Description:
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
         said = next((key for key in ("info", "video_info") if feature.values.get(key)), None)  # the latter in v2.0
         about = feature.section(said).values if said else {}
-        depth = about.get("video.is_depth_map") or about.get("is_depth_map")
+        flags = [about[key] for key in ("video.is_depth_map", "is_depth_map") if about.get(key) is not None]
+        depth = any([as_truth(flag, f"{feature.where}: is_depth_map") for flag in flags])
         dtype = feature.text("dtype")
         if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
             raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")

@@ -156,6 +156,15 @@ def test_what_info_json_says_of_films_is_compared(
     assert len(lines) == len(told) and all(text in line for text, line in zip(told, lines))
 
 
+@pytest.mark.parametrize(("flag", "read"), [("false", True), (False, True), (None, True), ("True", False), (1, False)])
+def test_a_depth_map_is_one_that_says_so(tmp_path: Path, flag: Any, read: bool) -> None:
+    root = copied("v21_video", tmp_path)
+    described(
+        root, lambda info: info["features"]["observation.images.front"]["info"].update({"video.is_depth_map": flag})
+    )
+    assert bool(open_source(root, "lerobot")[0].images) is read
+
+
 def test_names_of_a_pictures_axes_in_another_order_than_its_shape_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
