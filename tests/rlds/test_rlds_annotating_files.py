@@ -537,14 +537,20 @@ def test_an_array_of_the_name_of_a_label_that_is_none_is_not_replaced(theirs, np
         annotate_files(npz, tmp_path / "out", method="gaussian")
 
 
+@pytest.mark.parametrize("in_place", [False, True])  # with its time set back
 @pytest.mark.parametrize("kind", ["hdf5", "npz"])
-def test_a_source_that_is_replaced_while_it_is_read_gives_no_copy(kind, hdf5, npz, tmp_path, monkeypatch):
+def test_a_source_that_is_replaced_while_it_is_read_gives_no_copy(kind, in_place, hdf5, npz, tmp_path, monkeypatch):
     source, run = {"hdf5": hdf5, "npz": npz}[kind], AnnotationJob.run
     replaced = source if kind == "hdf5" else source / "episode_0.npz"
 
     def replacing(*arguments, **options):
-        (tmp_path / "new").write_bytes(replaced.read_bytes())
-        (tmp_path / "new").replace(replaced)
+        if in_place:
+            before = replaced.stat()
+            replaced.write_bytes(replaced.read_bytes())
+            os.utime(replaced, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            (tmp_path / "new").write_bytes(replaced.read_bytes())
+            (tmp_path / "new").replace(replaced)
         return run(*arguments, **options)
 
     monkeypatch.setattr(AnnotationJob, "run", replacing)
