@@ -55,8 +55,8 @@ class Unchanged:
 
 
 def stamp(file: Path) -> tuple[int, ...]:
-    """By which a change of a file shows, also where its time was set back (by `st_ctime`, which nobody sets); of one that
-    is not there, any."""
+    """By which a change of a file shows, also where its time was set back (by `st_ctime`, which nobody sets); of one
+    that is not there, any."""
     found = file.stat() if file.exists() else os.stat_result(range(10))
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
