@@ -54,6 +54,14 @@ _VARIABLES = {
     "TF_NUM_INTEROP_THREADS": (r"\d{1,9}", "a number from 0 on"),
     "HDF5_DRIVER": ("sec2|core|stdio", "sec2, core or stdio"),
     "HDF5_VOL_CONNECTOR": (r"native\b.*", "native"),
+    **dict.fromkeys(
+        [f"TQDM_{of}" for of in ("MININTERVAL", "MAXINTERVAL", "SMOOTHING", "DELAY")],
+        (r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})(e[+-]?\d{1,2})?", "a number"),
+    ),
+    **dict.fromkeys(
+        [f"TQDM_{of}" for of in ("MINITERS", "NCOLS", "NROWS", "INITIAL", "POSITION", "UNIT_DIVISOR")],
+        (r"[+-]?\d{1,9}", "a whole number"),
+    ),
 }
 """Variables with whose other values a library ends the process, or reads no file: what they may be, and in words."""
 
