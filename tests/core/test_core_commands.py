@@ -510,7 +510,7 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             "^error: TF_NUM_INTRAOP_THREADS is '-1'; give it a number from 0 on",
         ),
         ("NUMBA_NUM_THREADS=all gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is 'all'; give it a"),
-        ("TQDM_MININTERVAL=soon gap annotate x --out y", USER_ERROR, "^error: TQDM_MININTERVAL is .soon.; give it a num"),
+        ("TQDM_MININTERVAL=soon gap annotate x --out y", USER_ERROR, "^error: TQDM_MININTERVAL is .soon.; give it"),
         ("TQDM_NCOLS=-8 TQDM_DELAY=1e-3 gap annotate x --out y", USER_ERROR, "^error: x: no such file or folder"),
         ("HDF5_DRIVER=split gap annotate x --out y", USER_ERROR, "^error: HDF5_DRIVER is 'split'; give it sec2, core"),
         ("HDF5_VOL_CONNECTOR=junk gap annotate x --out y", USER_ERROR, "^error: HDF5_VOL_CONNECTOR is 'junk'; give it"),
