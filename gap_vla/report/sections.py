@@ -151,7 +151,7 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
         else:
             said = f"{path} is a link, huge or no whole MP4 and is not shown; {_AGAIN}."
             cut.append(note(said))
-    told = note("Films are those that lie in the runs; only their names are compared with the outcomes.")
+    told = note("Films are those that lie in the runs; their names, and what they say of themselves, are compared.")
     return films(figures) + "".join([*cut, told]) + command_block(command) if figures or cut else ""
 
 

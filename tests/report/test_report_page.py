@@ -76,7 +76,7 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 3
     reached = cells.index("insert")
     assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "100", "2"]
-    assert "abc123" in page and "only their names are compared with the outcomes" in page
+    assert "abc123" in page and "what they say of themselves, are compared" in page
 
 
 def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
