@@ -70,6 +70,11 @@ def is_single(item: h5py.Group, name: str) -> bool:
     return name in item.attrs and _axes(item, name) is not None
 
 
+def holds_text(item: h5py.Group, name: str) -> bool:
+    """Whether an attribute that is there is text, or a list of it."""
+    return bool(item.attrs.get_id(name).get_type().get_class() == h5py.h5t.STRING)
+
+
 def _axes(item: h5py.Group, name: str) -> int | None:
     """Axes of an attribute that is one number, truth value or text; None if it is something else."""
     stored = item.attrs.get_id(name)

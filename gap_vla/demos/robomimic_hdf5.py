@@ -233,9 +233,11 @@ class RobomimicHDF5(Source):
             known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
             raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
         for key in found:
-            for name, value in demo[f"obs/{key}"].attrs.items():
+            film = members.member(demo, f"obs/{key}", where)
+            for said in hdf5.names_in(film.attrs, where):
+                value = film.attrs[said] if hdf5.holds_text(film, said) else ""
                 if re.fullmatch(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*", _text(np.asarray(value).tolist()).lower()):
-                    what = f"{where}: obs/{key}: the attribute {name!r} says {one_line(_text(value), 60)}"
+                    what = f"{where}: obs/{key}: the attribute {said!r} says {one_line(_text(value), 60)}"
                     raise EpisodeError(f"{what}, it is read as RGB; exchange the channels, and correct the attribute")
             if images:
                 cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))

@@ -192,7 +192,7 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_chunk("data/demo_1/actions", 3, compression="gzip"), r"'actions': the chunk from \(4, 0\) on holds less"),
         (put("data/demo_1/next_obs/robot0_eef_pos", np.full((8, 3), 0.5)), "next_obs of robot0_eef_pos at step 0 is"),
         (_unit("data/demo_1/obs/agentview_image", channels=["b", "g", "r"]), "'channels' says .*, it is read as RGB"),
-        (_unit("data/demo_1/obs/agentview_image", color_order="BGR8"), "'color_order' says .*, it is read; exch"),
+        (_unit("data/demo_1/obs/agentview_image", color_order="BGR8"), "'color_order' says .*, it is read as RGB"),
         (_attribute("data", "num_episodes", 9), "2 demonstrations, 'num_episodes' of 'data' says 9; get all of it"),
         (_filled, r"robot0_eef_pos': step 6 was never written \(fill value -1.0\); the recording was cut off"),
         (put("data/demo_1/truncated", np.arange(8) % 4 == 3), "'truncated' is true at step 3 of 8 and not after it"),
