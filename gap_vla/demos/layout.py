@@ -45,6 +45,8 @@ _TURN = re.compile(
     r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])(?:[^a-z0-9]rad)?$"
 )
 _AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])(?:[^a-z0-9](?:pos|m))?$")
+METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
+"""Words in which a unit of positions says metres, in small letters; `SI units` is two of them."""
 UNIT = re.compile(
     r"(?:^|[^a-z])(?:[cmkuµ]m|(?:milli|centi|deci|kilo|micro)met(?:er|re)s?|microns?|inch(?:es)?|deg(?:rees?)?)(?![a-z])"
     r"|[xyz][_. -](?:in|ft|feet)$|[\[(](?:in|ft)[\])]"

@@ -21,7 +21,7 @@ from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.layout import UNIT, StateLayout
+from gap_vla.demos.layout import METRES, UNIT, StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
 from gap_vla.demos.source import UNSAID, Source, account, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
@@ -38,8 +38,6 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
-_METRES = ("meter", "meters", "metre", "metres", "m", "si", "units")
-"""What an attribute `units` of positions and fingers may say."""
 _READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
 
 _NEXT = 0.01
@@ -335,7 +333,7 @@ class RobomimicHDF5(Source):
             return own and re.search(r"deg|rad|euler|wxyz", word) is not None
         if not own:
             return part == "eef_pos" and UNIT.search(word) is not None and not word.startswith("deg")
-        return word not in _METRES and (part == "eef_pos" or self._layout.opening_unit == "m")
+        return word not in METRES and (part == "eef_pos" or self._layout.opening_unit == "m")
 
 
 def _text(value: Any) -> str:

@@ -25,6 +25,7 @@ from gap_vla.demos.fields import (
     require_rows,
     tells,
 )
+from gap_vla.demos.layout import METRES
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
 from gap_vla.rlds.version_files import dataset_metadata, identity_hash, is_marked
@@ -32,7 +33,6 @@ from gap_vla.rlds.version_files import dataset_metadata, identity_hash, is_marke
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
 _UNITS = ("unit", "units", "length_unit", "length_units", "position_unit", "position_units")
-_METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
 _SECONDS = (1.0, 1e-3, 1e-6, 1e-9)
 """What stored times may count."""
 _OTHER_RATE = 1.5
@@ -119,7 +119,7 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
             yield Finding("warning", "metadata", text, episode.name)
     for place, key, value in _said(episode):
         words = re.split(r"[\s()\[\],;]+", value.lower().strip(" ()[]")) if isinstance(value, str) else ()
-        if key in _UNITS and any(word and word not in _METRES for word in words):
+        if key in _UNITS and any(word and word not in METRES for word in words):
             text = f"{place} is {shown(value)}; positions are read as metres: rescale them, or correct it"
             yield Finding("warning", "metadata", text, episode.name)
 
