@@ -16,7 +16,7 @@ from gap_vla.adjustment.torch_gradients import scale_gradient
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.demos.fields import require_rows
+from gap_vla.demos.beside import require_rows
 from gap_vla.octo.batches import BatchError, check_batch, check_statistics, create_tasks
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.octo.presets import small_config

@@ -11,16 +11,8 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import (
-    COUNTS,
-    COUNTS_OF_ALL,
-    PER_STEP,
-    files_in,
-    is_blank,
-    require_one_size,
-    require_rows,
-    tells,
-)
+from gap_vla.demos.beside import COUNTS, COUNTS_OF_ALL, PER_STEP, require_rows, tells
+from gap_vla.demos.fields import files_in, is_blank, require_one_size
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 

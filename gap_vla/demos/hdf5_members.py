@@ -20,12 +20,12 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, real_path, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
-from gap_vla.demos import fields
+from gap_vla.demos import beside, fields
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos.hdf5_storage import behind_end, is_cut_off, odd_chunk
 
 _MOST_LINKS = 16
-_PER_STEP = (*fields.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
+_PER_STEP = (*beside.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
 
@@ -249,11 +249,11 @@ def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
 
 def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
-    for name in fields.COUNTS:
+    for name in beside.COUNTS:
         if name != "num_samples" and not hdf5.is_single(demo, name):
             continue
         stated = hdf5.attribute_of(demo, name)
-        if stated not in (None, steps) and (name == "num_samples" or fields.counts_others(name, stated, steps)):
+        if stated not in (None, steps) and (name == "num_samples" or beside.counts_others(name, stated, steps)):
             raise EpisodeError(
                 f"{where}: {steps} actions, the attribute {name!r} says {stated!r}; get the file again, or drop the "
                 "episode"
@@ -271,9 +271,9 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        of_ends = name in (*fields.ENDS, *fields.FLAGS, "episode_index")
-        told = of_ends or (fields.tells(key) and name not in fields.PER_STEP) or name in fields.TIMES
+        of_ends = name in (*beside.ENDS, *beside.FLAGS, "episode_index")
+        told = of_ends or (beside.tells(key) and name not in beside.PER_STEP) or name in beside.TIMES
         if steps and rows and told and not key.startswith("next_obs/"):
             if of_ends or form_at(demo, key, where)[1].kind in "biuf":
                 lasting = name not in ("done", "dones")  # robomimic's are true where it has succeeded for now
-                fields.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=lasting)
+                beside.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=lasting)

@@ -15,7 +15,8 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.core.progress import PATIENCE, Progress
-from gap_vla.demos.fields import IMAGE_NAMES, as_truth, require_ended, require_rising, resized
+from gap_vla.demos.beside import require_ended, require_rising
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
 from gap_vla.demos.layout import require_action_names, tell_last
 from gap_vla.demos.lerobot_declared import (
     COUNTS,

@@ -13,7 +13,8 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, refusing, shown
-from gap_vla.demos.fields import ENDS, FLAGS, as_truth, require_rows, tells
+from gap_vla.demos.beside import ENDS, FLAGS, require_rows, tells
+from gap_vla.demos.fields import as_truth
 from gap_vla.demos.layout import UNIT, StateLayout
 
 MOST = 2**31

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos import fields
+from gap_vla.demos import beside, fields
 from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.source import NamedArrays
 
@@ -57,16 +57,16 @@ class NpzFolder(NamedArrays):
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        unread = [name for name in arrays if fields.tells(name) and name in left]
+        unread = [name for name in arrays if beside.tells(name) and name in left]
         require_aligned(file, unread, len(episode))
         return episode
 
 
 def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
-    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `fields.require_rows`."""
+    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `beside.require_rows`."""
     for name in names:
         rows = None
         with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
             rows = read_arrays(file, name.__eq__)[name]
         if rows is not None:
-            fields.require_rows(name, rows, steps, f"{file}")
+            beside.require_rows(name, rows, steps, f"{file}")

@@ -13,7 +13,8 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.fields import COUNTS_OF_ALL, is_blank
+from gap_vla.demos.beside import COUNTS_OF_ALL
+from gap_vla.demos.fields import is_blank
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 

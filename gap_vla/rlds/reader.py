@@ -18,18 +18,8 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line, refusing, shown, whole
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import (
-    ACTION_LIMIT,
-    ENDS,
-    FLAGS,
-    TIMES,
-    as_actions,
-    as_truth,
-    checked_limit,
-    misplaced,
-    require_ended,
-    require_rising,
-)
+from gap_vla.demos.beside import ENDS, FLAGS, TIMES, misplaced, require_ended, require_rising
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_truth, checked_limit
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, require_declared, stacked, stored_numbers
 from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of

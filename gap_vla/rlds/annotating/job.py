@@ -14,7 +14,7 @@ from gap_vla.core.episode import LABELS, LARGEST_STATE, PROPRIO_PER_ARM, Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, parsed, real_path, refusing
 from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
-from gap_vla.demos.fields import PER_STEP
+from gap_vla.demos.beside import PER_STEP
 from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options

@@ -22,8 +22,9 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import forms, read_arrays
+from gap_vla.demos.beside import tells
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.fields import as_frames, as_names, as_rows, files_in, picture_size, tell_others, tells
+from gap_vla.demos.fields import as_frames, as_names, as_rows, files_in, picture_size, tell_others
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import require_aligned
 from gap_vla.demos.source import account

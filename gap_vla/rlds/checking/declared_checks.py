@@ -14,17 +14,8 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
-from gap_vla.demos.fields import (
-    COUNTERS,
-    COUNTS,
-    PER_STEP,
-    TIMES,
-    as_truth,
-    counts_others,
-    is_blank,
-    require_rows,
-    tells,
-)
+from gap_vla.demos.beside import COUNTERS, COUNTS, PER_STEP, TIMES, counts_others, require_rows, tells
+from gap_vla.demos.fields import as_truth, is_blank
 from gap_vla.demos.layout import METRES
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION

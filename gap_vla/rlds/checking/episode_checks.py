@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from gap_vla.core.episode import LABELS, EpisodeError, label_problems
-from gap_vla.demos.fields import ENDS, TIMES, misplaced, require_ended
+from gap_vla.demos.beside import ENDS, TIMES, misplaced, require_ended
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.jump_checks import JUMP_METRES, JUMP_RADIANS, jump
