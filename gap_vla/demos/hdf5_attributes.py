@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,8 +10,9 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import is_text, refusing
+from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.demos import fields
+from gap_vla.demos.layout import METRES, UNIT
 
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 """Classes of types whose values are numbers or truth values."""
@@ -35,6 +37,13 @@ _SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
 
 READ = (*_PACKED, *_BOUNDS, *_SCALES)
 """Attributes of an array that are looked at, or that say nothing of its numbers."""
+
+
+_READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
+"""What the parts of a robot's proprioception are read in."""
+
+_ORDERS = ("order", "quaternion_order", "format", "convention", "names", "columns", "labels", "column_names")
+"""Attributes in which people say in which order a position's or quaternion's numbers stand."""
 
 
 def names_in(holder: Iterable[Any], where: str) -> list[str]:
@@ -117,3 +126,42 @@ def require_written(found: h5py.Dataset, values: np.ndarray, where: str) -> None
         if len(lost):
             advice = "the recording was cut off, get it again"
             raise EpisodeError(f"{where}: step {lost[0]} was never written (fill value {found.fillvalue}); {advice}")
+
+
+def require_unit(rows: h5py.Dataset, part: str, metres: bool, where: str) -> None:
+    """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
+    order."""
+    for holder in (rows, rows.parent, rows.parent.parent, rows.parent.parent.parent):
+        for name in [name for name in holder.attrs if name.lower() in ("unit", "units")]:
+            texts = np.asarray(holder.attrs[name]).reshape(-1).tolist()
+            words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", text_of(text).lower()) if word]
+            odd = [word for word in words if _is_odd(word, part, metres, own=holder == rows)]
+            if odd:
+                of, unit = where if holder == rows else f"{where}: {holder.name}", _READ_AS[part]
+                what = f"{of} says that it is in {odd[0]!r}, it is read as {unit}"
+                raise EpisodeError(f"{what}; convert it, and the attribute")
+    order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
+    for name in [name for name in rows.attrs if name.lower() in _ORDERS and order]:
+        said = str(np.asarray(rows.attrs[name]).tolist())
+        words = re.findall(rf"(?<![a-z])(?:q|quat|quaternion|pos|eef)?[_. -]?([{order}]+)(?![a-z])", said.lower())
+        letters = "".join(words)
+        if sorted(letters) == sorted(order) and letters != order:
+            what = f"{where}: the attribute {name!r} says {one_line(said, 60)}, it is read as {order}"
+            raise EpisodeError(f"{what}; write the columns so, and the attribute")
+    first = attribute_of(rows, "scalar_first") if part == "eef_quat" else None
+    if first is not None and fields.as_truth(first, f"{where}: the attribute 'scalar_first'"):
+        raise EpisodeError(f"{where}: the attribute 'scalar_first' is true, it is read as xyzw; write it so")
+
+
+def _is_odd(word: str, part: str, metres: bool, *, own: bool) -> bool:
+    """Whether a unit that an array has of its `own`, or what holds it, is not what the part is read in."""
+    if part == "eef_quat":
+        return own and re.search(r"deg|rad|euler|wxyz", word) is not None
+    if not own:
+        return part == "eef_pos" and UNIT.search(word) is not None and not word.startswith("deg")
+    return word not in METRES and (part == "eef_pos" or metres)
+
+
+def text_of(value: Any) -> str:
+    """Text that an attribute holds as bytes or not."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -15,7 +15,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, refusing, shown
 from gap_vla.demos.beside import ENDS, FLAGS, require_rows, tells
 from gap_vla.demos.fields import as_truth
-from gap_vla.demos.layout import UNIT, StateLayout
+from gap_vla.demos.layout import METRES, UNIT, StateLayout
 
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""
@@ -145,23 +145,7 @@ def require_metres(said: Mapping[Any, Any], layout: StateLayout, where: str) -> 
             raise EpisodeError(f"{what}; write the numbers themselves, and leave it out")
 
 
-_KNOWN = (
-    "m",
-    "meter",
-    "meters",
-    "metre",
-    "metres",
-    "rad",
-    "radian",
-    "radians",
-    "1",
-    "none",
-    "unitless",
-    "quaternion",
-    "quat",
-    "si",
-    "units",
-)
+_KNOWN = (*METRES, "rad", "radian", "radians", "1", "none", "unitless", "quaternion", "quat")
 """Words in which a state's unit may be said."""
 
 

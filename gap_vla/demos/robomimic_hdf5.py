@@ -21,7 +21,7 @@ from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import fields
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.layout import METRES, UNIT, StateLayout
+from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
 from gap_vla.demos.source import UNSAID, Source, account, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
@@ -38,13 +38,8 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
-_READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
-
 _NEXT = 0.01
 """Metres by which `next_obs` may differ from what is observed at the next step."""
-
-_ORDERS = ("order", "quaternion_order", "format", "convention", "names", "columns", "labels", "column_names")
-"""Attributes in which people say in which order a position's or quaternion's numbers stand."""
 
 
 class RobomimicHDF5(Source):
@@ -234,8 +229,8 @@ class RobomimicHDF5(Source):
             film = members.member(demo, f"obs/{key}", where)
             for said in hdf5.names_in(film.attrs, where):
                 value = film.attrs[said] if hdf5.holds_text(film, said) else ""
-                if re.fullmatch(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*", _text(np.asarray(value).tolist()).lower()):
-                    what = f"{where}: obs/{key}: the attribute {said!r} says {one_line(_text(value), 60)}"
+                if re.fullmatch(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*", hdf5.text_of(np.asarray(value).tolist()).lower()):
+                    what = f"{where}: obs/{key}: the attribute {said!r} says {one_line(hdf5.text_of(value), 60)}"
                     raise EpisodeError(f"{what}, it is read as RGB; exchange the channels, and correct the attribute")
             if images:
                 cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
@@ -274,7 +269,7 @@ class RobomimicHDF5(Source):
         for arm, (part, width) in itertools.product(range(arms_of(demo, where)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
             rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
-            self._require_unit(demo[key], part, f"{where}: {key!r}")
+            hdf5.require_unit(demo[key], part, self._layout.opening_unit == "m", f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
@@ -302,42 +297,6 @@ class RobomimicHDF5(Source):
                     )
             columns.append(rows)
         return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
-
-    def _require_unit(self, rows: h5py.Dataset, part: str, where: str) -> None:
-        """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
-        order."""
-        for holder in (rows, rows.parent, rows.parent.parent, rows.parent.parent.parent):
-            for name in [name for name in holder.attrs if name.lower() in ("unit", "units")]:
-                texts = np.asarray(holder.attrs[name]).reshape(-1).tolist()
-                words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", _text(text).lower()) if word]
-                odd = [word for word in words if self._is_odd(word, part, own=holder == rows)]
-                if odd:
-                    of, unit = where if holder == rows else f"{where}: {holder.name}", _READ_AS[part]
-                    what = f"{of} says that it is in {odd[0]!r}, it is read as {unit}"
-                    raise EpisodeError(f"{what}; convert it, and the attribute")
-        order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
-        for name in [name for name in rows.attrs if name.lower() in _ORDERS and order]:
-            said = str(np.asarray(rows.attrs[name]).tolist())
-            words = re.findall(rf"(?<![a-z])(?:q|quat|quaternion|pos|eef)?[_. -]?([{order}]+)(?![a-z])", said.lower())
-            letters = "".join(words)
-            if sorted(letters) == sorted(order) and letters != order:
-                what = f"{where}: the attribute {name!r} says {one_line(said, 60)}, it is read as {order}"
-                raise EpisodeError(f"{what}; write the columns so, and the attribute")
-        first = hdf5.attribute_of(rows, "scalar_first") if part == "eef_quat" else None
-        if first is not None and fields.as_truth(first, f"{where}: the attribute 'scalar_first'"):
-            raise EpisodeError(f"{where}: the attribute 'scalar_first' is true, it is read as xyzw; write it so")
-
-    def _is_odd(self, word: str, part: str, *, own: bool) -> bool:
-        """Whether a unit that an array has of its `own`, or what holds it, is not what the part is read in."""
-        if part == "eef_quat":
-            return own and re.search(r"deg|rad|euler|wxyz", word) is not None
-        if not own:
-            return part == "eef_pos" and UNIT.search(word) is not None and not word.startswith("deg")
-        return word not in METRES and (part == "eef_pos" or self._layout.opening_unit == "m")
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _facts(item: h5py.Group) -> set[str]:
