@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
 def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
+    from gap_vla.rlds.account import require_unchanged
     from gap_vla.rlds.statistics import STATISTICS
-    from gap_vla.rlds.version_files import require_unchanged
     from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen

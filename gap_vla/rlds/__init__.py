@@ -8,7 +8,8 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "version_files": "DatasetError dataset_metadata",
+        "account": "dataset_metadata",
+        "version_files": "DatasetError",
         "shards": "BeamRunner with_rho",
         "store": "EpisodeStore",
         "loader": "WindowLoader",

@@ -19,6 +19,7 @@ from gap_vla.core.outputs import require_apart
 from gap_vla.demos.fields import tell_others
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
+from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rlds.annotating.changed import tell_changed
 from gap_vla.rlds.annotating.job import AnnotationJob, require_of_labels
 from gap_vla.rlds.builder import write_rlds
@@ -33,7 +34,7 @@ from gap_vla.rlds.target import (
     require_free,
     same_settings,
 )
-from gap_vla.rlds.version_files import DatasetError, dataset_metadata
+from gap_vla.rlds.version_files import DatasetError
 
 if TYPE_CHECKING:
     from gap_vla.phases import Annotation, Annotator

@@ -21,17 +21,10 @@ from gap_vla.core.identity import flat
 from gap_vla.demos.beside import ENDS, FLAGS, TIMES, misplaced, require_ended, require_rising
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_truth, checked_limit
 from gap_vla.demos.source import READERS, reader_class
+from gap_vla.rlds.account import dataset_metadata, is_marked, require_account
 from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, require_declared, stacked, stored_numbers
 from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
-from gap_vla.rlds.version_files import (
-    dataset_metadata,
-    examples,
-    is_marked,
-    open_version,
-    require_account,
-    require_split_unchanged,
-    without_clock,
-)
+from gap_vla.rlds.version_files import examples, open_version, require_split_unchanged, without_clock
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""

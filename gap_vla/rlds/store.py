@@ -28,15 +28,10 @@ from gap_vla.core.outputs import require_apart, require_no_volume
 from gap_vla.core.resources import existing_parent, free_disk, shown
 from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
 from gap_vla.demos.content import Unchanged
+from gap_vla.rlds.account import content_hash, dataset_metadata, require_unchanged
 from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import (
-    content_hash,
-    dataset_metadata,
-    naming_a_full_disk,
-    open_version,
-    require_unchanged,
-)
+from gap_vla.rlds.version_files import naming_a_full_disk, open_version
 
 STORE_VERSION = 2
 Sizes = Mapping[str, tuple[int, int]]

@@ -23,9 +23,10 @@ from gap_vla.core.marks import FOLDER_MARK, made_by, others_in, unlike_mark
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import clear_leftovers, make_removable, write_json
 from gap_vla.phases.motion import MotionError
+from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
-from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
+from gap_vla.rlds.version_files import VERSION, DatasetError, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"

@@ -22,10 +22,11 @@ from gap_vla.core.errors import naming_the_line
 from gap_vla.core.foreign import finite, one_line
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source, check_options
+from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.shards import BeamRunner
 from gap_vla.rlds.target import DESCRIPTION, check_names
-from gap_vla.rlds.version_files import BUILDERS, DatasetError, dataset_metadata, open_version
+from gap_vla.rlds.version_files import BUILDERS, DatasetError, open_version
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 

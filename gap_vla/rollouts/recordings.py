@@ -20,7 +20,7 @@ from gap_vla.demos import hdf5_members
 from gap_vla.demos.hdf5_attributes import OF_ALL
 from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
-from gap_vla.rlds.version_files import dataset_metadata
+from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask

@@ -24,8 +24,9 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos.content import content_digest
 from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 from gap_vla.phases import LABELS_VERSION
+from gap_vla.rlds.account import dataset_metadata, require_unchanged
 from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import BUILDERS, dataset_metadata, require_unchanged
+from gap_vla.rlds.version_files import BUILDERS
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment

@@ -32,6 +32,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.marks import file_mark
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
+from gap_vla.rlds.account import content_hash, identity_hash
 from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 from gap_vla.rlds.annotating.files import show_episode
 from gap_vla.rlds.annotating.rlds_files import read, read_all
@@ -40,7 +41,7 @@ from gap_vla.rlds.checking.declared_checks import check_description
 from gap_vla.rlds.checking.report import Recording
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.store import source_hash_of
-from gap_vla.rlds.version_files import content_hash, identity_hash, open_version
+from gap_vla.rlds.version_files import open_version
 
 Damage = Callable[[Path], Any]
 STEPS = 6

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.hdf5_mark import is_changed, read_mark
+from gap_vla.rlds.account import unlike_written
 from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import unlike_written
 
 _ADVICE = "where its states were, annotate again"
 

@@ -29,6 +29,7 @@ from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows, as_truth
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS
+from gap_vla.rlds.account import dataset_metadata, is_marked, require_account, require_unchanged
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
     AnnotationError,
@@ -42,16 +43,7 @@ from gap_vla.rlds.decoding import require_declared, stored_numbers
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
 from gap_vla.rlds.schema import decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
-from gap_vla.rlds.version_files import (
-    VERSION,
-    dataset_metadata,
-    examples,
-    is_marked,
-    open_version,
-    records,
-    require_account,
-    require_unchanged,
-)
+from gap_vla.rlds.version_files import VERSION, examples, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""

@@ -17,9 +17,9 @@ from gap_vla.core.foreign import content, one_line, parsed, shown
 from gap_vla.demos.beside import COUNTERS, COUNTS, PER_STEP, TIMES, counts_others, require_rows, tells
 from gap_vla.demos.fields import as_truth, is_blank
 from gap_vla.demos.layout import METRES
+from gap_vla.rlds.account import dataset_metadata, identity_hash, is_marked
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
-from gap_vla.rlds.version_files import dataset_metadata, identity_hash, is_marked
 
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""

@@ -19,6 +19,7 @@ from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS
 from gap_vla.drawing.episode import EpisodeView, episode_png
+from gap_vla.rlds.account import dataset_metadata, unlike_written
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.declared_checks import DECLARED_CHECKS, check_description, check_names
@@ -30,7 +31,7 @@ from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, instruction_of, recorded
 from gap_vla.rlds.statistics import STATISTICS, StatisticsError, dataset_statistics, load_statistics, unlike
-from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
+from gap_vla.rlds.version_files import open_version
 
 CHANNELS = (1, 3, 4)
 """Of pictures that are looked at: grey, colours, and these with alpha, which is left out."""
