@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gap_vla.core.identity import digest
+from gap_vla.core.foreign import Section
+from gap_vla.core.identity import digest, plain
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.whole import write_json
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
 from gap_vla.policies.registry import OF_THE_DATASET, WINDOWS_AT_ONCE
@@ -231,6 +233,7 @@ def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
     identity |= {"labels_version": LABELS_VERSION} if LABELS_VERSION > 7 else {}  # those of 7 are kept without
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
+    asked = plain(identity, "phases", ConfigError)
     places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
     episodes = [store.split(split).episode(index) for split, index in places]
     if (kept / "labels.json").exists():
@@ -238,12 +241,16 @@ def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict
             annotation = Annotation.load(kept)
         except (MotionError, FileNotFoundError) as error:
             raise ConfigError(f"{f'{error}'.partition('; ')[0]}; delete that folder, they are made again") from error
+        made_for = Section.read(kept / _MADE_FOR, ConfigError).values if (kept / _MADE_FOR).exists() else {}
+        made_for = {"method": annotation.annotator.method, "seed": annotation.annotator.seed, **made_for}
+        if other := [key for key in made_for if made_for[key] != asked.get(key)]:
+            raise ConfigError(f"the labels in {kept} are of another {other[0]} ({made_for[other[0]]}); move it away")
     else:
         print(f"rho: labelling {len(episodes)} episodes with {source}{f' → {kept}' if keep else ''}", flush=True)
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
         if keep:
-            _keep(annotation, kept)
+            _keep(annotation, kept, asked)
     if annotation.labelled != digests(episodes):
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
     flat = np.concatenate(annotation.rho).astype(np.float32)
@@ -251,10 +258,15 @@ def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict
     return dict(zip(store.splits, np.split(flat, ends[:-1])))
 
 
-def _keep(annotation: Annotation, folder: Path) -> None:
+_MADE_FOR = "made_for.json"
+"""What the folder of kept labels is called after, in words (older folders have none)."""
+
+
+def _keep(annotation: Annotation, folder: Path, asked: Mapping[str, Any]) -> None:
     """Writes labels for later runs, which make them again where nobody may write."""
     try:
         annotation.save(folder)
+        write_json(folder / _MADE_FOR, asked)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -116,7 +116,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     others = donors_of(recordings, cameras)
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
-    _warn_of_idle(recordings, others, names[1:], [*cameras, "proprio"])
+    _warn_of_idle(recordings, others, names[1:], [*cameras])
     jobs = len(names) * len(recordings)
     shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
     actions: dict[str, np.ndarray] = {}
@@ -140,13 +140,14 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
 
 def _warn_of_idle(
-    recordings: Sequence[Recording], others: Sequence[Recording], names: Sequence[str], keys: Sequence[str]
+    recordings: Sequence[Recording], others: Sequence[Recording], names: Sequence[str], cameras: Sequence[str]
 ) -> None:
-    """Of interventions under which a recording shows a policy that sees these keys what it shows undisturbed."""
-    pictures = any(key in recordings[0].images for key in keys)
-    for name in names:
-        if not pictures and not name.startswith("proprio_"):  # of which the policy is sent none
-            continue
+    """Of interventions under which a recording shows a policy that sees these cameras what it shows undisturbed; of
+    pictures each camera by itself."""
+    altered = [(name, [key]) for name in names for key in cameras if name.startswith("images_")]
+    altered += [(name, ["proprio"]) for name in names if name.startswith("proprio_")]
+    altered += [(name, [*cameras, "proprio"]) for name in (EVERYTHING, OBJECTS_MOVED) if name in names and cameras]
+    for name, keys in altered:
         idle = [
             one.name
             for one, other in zip(recordings, others)
@@ -159,7 +160,8 @@ def _warn_of_idle(
         if idle:
             told = "all recordings" if len(idle) == len(recordings) else f"{len(idle)} of {len(recordings)} recordings"
             why = "what it tampers with stands still there, or is the same in both"
-            warnings.warn(f"{name} changes nothing in {told}, as {idle[0]}: {why}", stacklevel=3)
+            of = f" of {keys[0]}" if len(cameras) > len(keys) == 1 and keys[0] in cameras else ""
+            warnings.warn(f"{name} changes nothing{of} in {told}, as {idle[0]}: {why}", stacklevel=3)
 
 
 def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:

@@ -28,11 +28,16 @@ def put_note(film: Path, whose: str) -> None:
 
 
 def unlike_note(film: Path, whose: str) -> str:
-    """How a film is other than its note says, in words; "" if it is as it was made, or has none, as those of before."""
+    """How a film is other than its note says, in words; "" if it is as it was made, or has none, as those of before.
+
+    Args:
+        whose: see `put_note`; one that ends in a blank is the beginning of it.
+    """
     content = film.read_bytes()
     if not (found := _NOTE.search(content, max(0, len(content) - _LONGEST))):
         return ""
-    if (told := found[1].decode(errors="replace")) != whose:
+    told = found[1].decode(errors="replace")
+    if told != whose and not (whose.endswith(" ") and told.startswith(whose)):
         return f"is of {told}, not of {whose}"
     return "" if content_mark(content[: found.start()]).encode() == found[2] else "was changed since it was made"
 

@@ -255,9 +255,9 @@ def _shelf(path: Path) -> tuple[bool, int | None]:
     return not path.stem.endswith("failure"), film_of(path.name)
 
 
-def whose(identity: Mapping[str, Any], episode: int, layout_seed: int) -> str:
-    """Of which evaluation, by its seal, and episode a film is."""
-    return f"evaluation {_seal(identity)}, episode {episode}, layout {layout_seed}"
+def whose(identity: Mapping[str, Any], episode: int, layout_seed: int | None) -> str:
+    """Of which evaluation, by its seal, and episode a film is; it ends in a blank if nobody knows the layout."""
+    return f"evaluation {_seal(identity)}, episode {episode}, layout {'' if layout_seed is None else layout_seed}"
 
 
 class VideoShelf:
@@ -305,10 +305,11 @@ class VideoShelf:
             if film_contradicts(film.name, outcomes):
                 raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
             number = film_of(film.name)
-            if (record := None if number is None else log.records.get(number)) is None:
+            if number is None:
                 continue
-            other = unlike_note(film, whose(log.identity, record.episode, record.layout_seed))
-            if record.error is None and counted and not other:
+            record = log.records.get(number)  # none, where the command was killed before it was written
+            other = unlike_note(film, whose(log.identity, number, None if record is None else record.layout_seed))
+            if record is not None and record.error is None and counted and not other:
                 least = record.steps if always else 0  # some show none of the end
                 told = packets(film)
                 if not least <= (shown := sum(not line.startswith("#") for line in told)) <= record.steps + 1:
@@ -320,7 +321,7 @@ class VideoShelf:
 
     @property
     def films(self) -> bool:
-        """Whether it takes any; if not, nobody needs to keep pictures for it."""
+        """Whether it takes any; else nobody keeps pictures for it."""
         return self._limit > 0
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
@@ -339,8 +340,9 @@ class VideoShelf:
         lost = lost[: self._limit - bool(won and self._limit > 1)]
         kept = {*lost, *won[: self._limit - len(lost)]}
         if frames and path in kept:
-            if (first := frames[0]).dtype != np.uint8 or first.shape[2:] != (3,):
-                what = f"pictures are {first.dtype}{[*first.shape]}, and a film needs uint8[h, w, 3]"
+            first = frames[0]
+            if odd := [one for one in frames if one.dtype != np.uint8 or one.shape != (*first.shape[:2], 3)]:
+                what = f"pictures are {odd[0].dtype}{[*odd[0].shape]}, and a film needs uint8[h, w, 3] of one size"
                 raise EvaluationError(f"{path}: {what}; correct the simulator, or ask for no videos")
             write_video(path, frames, "rollout", fps=self._fps, scale=scale_of(first.shape[0]))
             if self._log and episode in self._log.records:

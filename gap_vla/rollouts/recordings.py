@@ -17,7 +17,7 @@ from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.demos import hdf5_members
-from gap_vla.demos.hdf5_attributes import OF_ALL
+from gap_vla.demos.hdf5_attributes import OF_ALL, attribute_of
 from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rlds.account import dataset_metadata
@@ -147,8 +147,11 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
             odd = [key for key in OF_ALL if key in told and key not in said]
         if odd:
             raise PolicyError(f"{data}: its attribute {odd[0]} is not one value; write that of all demonstrations")
-    if found in TASK_NAMES and own not in (None, found):
+    ours = own or str(env).startswith("gap_vla/") or "layout_version" in said
+    if found in TASK_NAMES and ours and env is not None and own != found:
         raise PolicyError(f"{data} says task {found}, and its env_args {env}; correct one of them")
+    if path.is_file():
+        _require_one_account(path, said)
     if isinstance(found, str) and task not in (None, found):
         raise PolicyError(f"{data} holds demonstrations of {found}, not of {task}: give data of that")
     seen = said.get("camera")
@@ -162,6 +165,23 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
         if said.get(key, version) != version:
             advice = "collect it again (gap-vla collect-demos), or use the gap_vla that recorded it"
             raise PolicyError(f"{data} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
+
+
+def _require_one_account(path: Path, said: dict[str, Any]) -> None:
+    """Raises PolicyError if a file says of its demonstrations, of one of them, or of their simulator another thing than
+    `data` does."""
+    settings = simulator_of(said).get("env_kwargs")
+    settings = settings if isinstance(settings, dict) else {}
+    beside = {"variant": settings.get("variant"), "control_hz": settings.get("control_freq")}
+    found = [("env_args", key, value) for key, value in beside.items()]
+    with opened(path) as file:
+        groups = file["data"] if has(file, "data") else {}
+        demos = [(name, groups[name]) for name in groups if has(file, f"data/{name}")]
+        found += [(name, key, attribute_of(demo, key)) for name, demo in demos for key in OF_ALL]
+    for where, key, value in found:
+        if None not in (value, of_all := said.get(key)) and value != of_all:
+            told = f"{key} {one_line(of_all, 40)}, and its {where} {one_line(value, 40)}"
+            raise PolicyError(f"{path} says {told}; correct one")
 
 
 def view_of(source: Path) -> str | None:

@@ -24,7 +24,7 @@ from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
 
-_OWN = r"lock|settings\.json|attempt_\d{6,}\.(hdf5|failed)"
+_OWN = r"lock|attempt_\d{6,}\.(hdf5|failed)"
 """Names in the folder of finished episodes."""
 
 

@@ -149,6 +149,11 @@ def test_what_labels_the_dataset_alone_does_not_stop_a_method_that_labels_itself
     kept = store.directory.with_name(f"{store.directory.name}.rho")
     options = [json.loads((one / "annotator.json").read_text())["options"]["penalty"] for one in kept.iterdir()]
     assert with_own.keys() == plain.keys() and 0.7 in options and len(options) == 2
+    one, other = kept.iterdir()
+    for place, source in ((kept / "kept", one), (one, other), (other, kept / "kept")):  # as a restore does
+        source.replace(place)
+    with pytest.raises(ConfigError, match="are of another options .{'penalty': 0.7}.; move it away"):
+        rho_of(toy_config(tmp_path, "gap_gaussian", phases={}), store)
     given = toy_config(tmp_path, "gap_gaussian", phases=phases, data=dict(rlds="d"))
     with pytest.raises(UserError, match="hidden, seed, spread: no effect with method 'gaussian'"):
         given.require_ready()

@@ -108,6 +108,12 @@ def test_a_file_in_the_place_of_a_film_is_named_and_stays(tmp_path, monkeypatch)
     assert mine.read_text() == "the only copy"
 
 
+def test_pictures_of_two_sizes_make_no_film(tmp_path):
+    pictures = [np.zeros((size, 8, 3), np.uint8) for size in (8, 8, 12)]
+    with pytest.raises(EvaluationError, match=r"pictures are uint8\[12, 8, 3\], and a film needs .* of one size"):
+        VideoShelf(tmp_path, 4).add(0, False, pictures)
+
+
 def test_a_film_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.rollouts.record.write_video", film)
     theirs = tmp_path / "theirs.mp4"

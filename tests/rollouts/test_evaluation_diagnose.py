@@ -338,6 +338,11 @@ def test_what_changes_nothing_of_what_is_shown_is_said_to(recordings):
     with pytest.warns(UserWarning, match=f"^images_frozen changes nothing in 1 of {len(some)} recordings") as told:
         open_loop(Seeing(), some)
     assert sum("changes" in str(one.message) for one in told) == 1
+    two = [dataclasses.replace(one, images={**one.images, "image_wrist": one.images["image_primary"]}) for one in some]
+    two[1].images["image_wrist"] = recordings[1].images["image_primary"]  # of two cameras one stands still
+    with pytest.warns(UserWarning, match="^images_frozen changes nothing of image_primary in 1 of ") as told:
+        open_loop(Seeing(), two)
+    assert sum("changes" in str(one.message) for one in told) == 1
 
 
 def test_recordings_without_pictures_that_are_the_same_are_refused(recordings):

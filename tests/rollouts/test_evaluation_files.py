@@ -100,6 +100,7 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
         replaying(path)
 
 
+SLOW = '{"env_name": "x", "env_kwargs": {"control_freq": 5}}'
 WIDE = '{"env_name": "x", "env_kwargs": {"variant": "positions_wide"}}'
 
 
@@ -115,6 +116,9 @@ WIDE = '{"env_name": "x", "env_kwargs": {"variant": "positions_wide"}}'
         ({"action_noise": 0.0}, ", episode demo_0: its executed_actions are not its actions, and action_noise is 0"),
         ({"action_noise": 0.3}, None),
         ({"variant": "default", "env_args": WIDE}, " says variant default, and its env_args positions_wide; correct"),
+        ({"variant": "default", "demo_1": {"variant": "light"}}, " says variant default, and its demo_1 light"),
+        ({"control_hz": 80, "env_args": SLOW}, " says control_hz 80, and its env_args 5; correct"),
+        ({"env_args": '{"env_name": "gap_vla/New-v9"}'}, " says task assembly, and its env_args gap_vla/New-v9"),
         ({"env_args": '{"env_name": "gap_vla/Stack-v0"}'}, " says task assembly, and its env_args gap_vla/Stack-v0"),
         ({"layout_version": 1}, " has layout_version 1, this gap_vla 2; collect it again"),
         ({"pictures_version": 99}, " has pictures_version 99, this gap_vla 1; collect it again"),
@@ -127,6 +131,9 @@ def test_recordings_that_say_two_things_or_are_of_another_version_are_not_replay
     path = demonstrations(tmp_path / "demos.hdf5")
     with h5py.File(path, "a") as file:
         for key, value in said.items():
+            if isinstance(value, dict):
+                file["data"][key].attrs.update(value)
+                continue
             texts = isinstance(value, list) and isinstance(np.ravel(value)[0], str)
             file["data"].attrs[key] = np.array(value, object) if texts else value
     if problem is None:
@@ -279,6 +286,7 @@ def test_a_film_of_more_or_fewer_steps_than_its_episode_is_named(tmp_path):
         ("of another policy", r"is of evaluation \w{8}, episode 0, layout 0, not of evaluation \w{8}, episode 0, "),
         ("changed", "was changed since it was made; move it away"),
         ("slower", "shows 5 pictures a second, not 20; move it away"),
+        ("of none that was played", r"is of evaluation \w{8}, episode 0, layout 0, not of .*, episode 7, "),
         ("as before", None),
     ],
 )
@@ -296,6 +304,8 @@ def test_a_film_of_as_many_steps_that_is_not_its_episodes_own_is_named(tmp_path,
     elif how == "of another policy":
         evaluated(tmp_path / "other", 1)
         shutil.copy(tmp_path / "other" / "videos" / film.name, film)
+    elif how == "of none that was played":
+        film = Path(shutil.copy(film, film.with_name("episode_0007_failure.mp4")))
     elif how == "changed":
         film.write_bytes(film.read_bytes().replace(b"mdat", b"mdaT", 1))
     else:
