@@ -158,24 +158,34 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True, named: bool 
 
 
 @contextlib.contextmanager
-def writing_both(one: Path, other: Path, kind: str) -> Iterator[tuple[Path, Path]]:
-    """As `writing`, of two files in one folder that belong together: if either fails, both are as they were."""
-    for path in (one, other):
+def writing_all(paths: Sequence[Path], kind: str) -> Iterator[list[Path]]:
+    """As `writing`, of files that belong together: if one fails, all are as they were."""
+    for path in paths:
         claim(path, kind, suffixes=(suffix_of(path),))
-    there, placed = Path(os.path.realpath(other)), None
-    with workplace(there) as hidden:
-        old = hidden.with_name(f"{hidden.name}.old")
-        if there.exists():
-            shutil.copy2(there, old)
+    placed: dict[Path, os.stat_result] = {}
+    with contextlib.ExitStack() as hidden:
+        old = {}
+        for there in (Path(os.path.realpath(path)) for path in paths[1:]):  # the first takes its place last
+            old[there] = (place := hidden.enter_context(workplace(there))).with_name(f"{place.name}.old")
+            if there.exists():
+                shutil.copy2(there, old[there])
         try:
-            with writing(one, kind) as first:
-                with writing(other, kind) as second:
-                    yield first, second
-                placed = os.stat(there)
+            with contextlib.ExitStack() as stack:
+                yield [stack.enter_context(_noted(path, kind, placed)) for path in paths]
         except BaseException:
-            if placed is not None and os.path.samestat(placed, os.stat(there)):  # nobody's came there since
-                os.replace(old, there) if old.exists() else there.unlink()
+            for there, put in placed.items():
+                if there in old and os.path.samestat(put, os.stat(there)):  # nobody's came there since
+                    os.replace(old[there], there) if old[there].exists() else there.unlink()
             raise
+
+
+@contextlib.contextmanager
+def _noted(path: Path, kind: str, placed: dict[Path, os.stat_result]) -> Iterator[Path]:
+    """As `writing`; notes what took its place."""
+    with writing(path, kind) as temporary:
+        yield temporary
+    there = Path(os.path.realpath(path))
+    placed[there] = os.stat(there)
 
 
 def write_output(path: str | Path, kind: str, text: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import Section
-from gap_vla.core.outputs import write_output, writing
+from gap_vla.core.outputs import writing_all
 from gap_vla.core.resources import require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import require_sealed
@@ -31,6 +31,9 @@ from gap_vla.report.comparison import (
 )
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.statistics import PairedDifference, percent, points
+
+TABLES = ("table.md", "table.json", "table.png")
+"""What a comparison is written as."""
 
 Marks = Mapping[tuple[str, str], float]
 """(method, variant) to a figure in % that others published."""
@@ -184,7 +187,6 @@ def render(
     out = Path(out_dir)
     require_writable(out, "the folder of the tables")
     out.mkdir(parents=True, exist_ok=True)
-    write_output(out / "table.md", "comparison", as_markdown(comparison, title))
     rows = [
         {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
         for method, found in comparison.success.items()
@@ -199,9 +201,10 @@ def render(
             pairs.append({**pair, "found": dataclasses.asdict(one)})
     notes = comparison.notes(label)
     content = {"title": title, "methods": rows, "pairs": pairs, "notes": notes}
-    write_output(out / "table.json", "comparison", json.dumps(content))
-    with writing(out / "table.png", "comparison") as temporary:
-        save_picture(draw_comparison(comparison, title=title, name=label), temporary)
+    with writing_all([out / name for name in TABLES], "comparison") as (text, account, picture):
+        text.write_text(as_markdown(comparison, title), encoding="utf-8", errors="backslashreplace")
+        account.write_text(json.dumps(content))
+        save_picture(draw_comparison(comparison, title=title, name=label), picture)
     return as_text(comparison), content
 
 

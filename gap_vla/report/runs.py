@@ -117,8 +117,9 @@ class Run:
                     raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
                 for film in _films(folder / "videos") if beside and (folder / IDENTITY_FILE).exists() else ():
                     identity = Section.read(folder / IDENTITY_FILE, ReportError).values
-                    of = [whose(identity, r.episode, r.layout_seed) for r in records if r.episode == film_of(film.name)]
-                    if of and (told := unlike_note(film, of[0])):
+                    number = film_of(film.name)
+                    layout = next((r.layout_seed for r in records if r.episode == number), None)
+                    if number is not None and (told := unlike_note(film, whose(identity, number, layout))):
                         raise ReportError(f"{film} {told}; copy the run again")
                 if odd := odd_parts(evaluations[variant], records):
                     raise ReportError(f"{played}: {odd[0]} is other than {run.summary} says; copy the run again")

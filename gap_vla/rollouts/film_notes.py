@@ -38,7 +38,7 @@ def unlike_note(film: Path, whose: str) -> str:
         return ""
     told = found[1].decode(errors="replace")
     if told != whose and not (whose.endswith(" ") and told.startswith(whose)):
-        return f"is of {told}, not of {whose}"
+        return f"is of {told}, not of {whose.removesuffix(', layout ')}"
     return "" if content_mark(content[: found.start()]).encode() == found[2] else "was changed since it was made"
 
 

@@ -150,7 +150,7 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
     ours = own or str(env).startswith("gap_vla/") or "layout_version" in said
     if found in TASK_NAMES and ours and env is not None and own != found:
         raise PolicyError(f"{data} says task {found}, and its env_args {env}; correct one of them")
-    if path.is_file():
+    if path.is_file() and any(said.values()):
         _require_one_account(path, said)
     if isinstance(found, str) and task not in (None, found):
         raise PolicyError(f"{data} holds demonstrations of {found}, not of {task}: give data of that")

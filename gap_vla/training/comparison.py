@@ -26,8 +26,6 @@ from gap_vla.training.preflight import require_ready
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import prepare_data
 
-TABLES = ("table.md", "table.json", "table.png")
-
 
 def cell_config(config: Experiment, method: str, seed: int) -> Experiment:
     """The configuration of one cell: only the method and the training seed differ."""
@@ -50,7 +48,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         none has finished); `cells.json`, and `table.md`, `table.json` and `table.png` once a cell has finished, lie in
         `comparison_directory`, where another call, with other methods or seeds, may write its own.
     """
-    from gap_vla.report.comparison_render import render
+    from gap_vla.report.comparison_render import TABLES, render
     from gap_vla.report.runs import Run as Finished
 
     if not methods or not seeds or len({*methods}) < len(methods) or len({*seeds}) < len(seeds):

@@ -31,7 +31,7 @@ from gap_vla.core.outputs import (
     deliver,
     write_output,
     writing,
-    writing_both,
+    writing_all,
 )
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import LOCK, put, replacing, workplace, write_json
@@ -626,7 +626,7 @@ def test_of_two_files_that_belong_together_both_are_replaced_or_none(before, tmp
         replace(source, place)
 
     def write():
-        with writing_both(account, page, "check") as (first, second):
+        with writing_all([account, page], "check") as (first, second):
             first.write_text('{"at": 2}')
             second.write_text("<html>2</html>")
 

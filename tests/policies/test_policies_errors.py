@@ -152,7 +152,7 @@ def test_what_labels_the_dataset_alone_does_not_stop_a_method_that_labels_itself
     one, other = kept.iterdir()
     for place, source in ((kept / "kept", one), (one, other), (other, kept / "kept")):  # as a restore does
         source.replace(place)
-    with pytest.raises(ConfigError, match="are of another options .{'penalty': 0.7}.; move it away"):
+    with pytest.raises(ConfigError, match=r"are of another options .{'penalty': 0\.7}.; move it away"):
         rho_of(toy_config(tmp_path, "gap_gaussian", phases={}), store)
     given = toy_config(tmp_path, "gap_gaussian", phases=phases, data=dict(rlds="d"))
     with pytest.raises(UserError, match="hidden, seed, spread: no effect with method 'gaussian'"):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gap_vla.core.outputs import writing_both
+from gap_vla.core.outputs import writing_all
 from gap_vla.drawing.markup import chart_image, data_uri, escaped, fact_table, html_table, page
 
 Level = Literal["error", "warning", "note"]
@@ -142,7 +142,7 @@ class Report:
     def save(self, directory: Path) -> Path:
         """Writes `check.json` and `check.html`; returns the page."""
         html = directory / "check.html"
-        with writing_both(directory / "check.json", html, "check") as (account, page):
+        with writing_all([directory / "check.json", html], "check") as (account, page):
             account.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
             page.write_text(self.page(), encoding="utf-8", errors="backslashreplace")
         return html
