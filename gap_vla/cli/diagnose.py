@@ -27,6 +27,7 @@ from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 from gap_vla.core.resources import require_memory
 
 if TYPE_CHECKING:
+    from gap_vla.core.episode import Episode
     from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
@@ -192,6 +193,15 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
     return {"seed": options.seed, **(task.identity() if task else {})}
 
 
+def _of_none_of(played: range, episode: Episode) -> Episode:
+    """The episode. Raises PolicyError: it is of a layout that is played, which a swap would show its own pictures."""
+    from gap_vla.rollouts.policy import PolicyError
+
+    if (seed := episode.metadata.get("seed")) in played:
+        raise PolicyError(f"{episode.name} is of layout {seed}, which rollouts are played on; give another --seed")
+    return episode
+
+
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos
     from gap_vla.demos.content import unchanging
@@ -206,7 +216,9 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
                 source = cast("RobomimicHDF5", demos.open_source(options.demos))
                 print(source.account(), flush=True)
                 tell_changed(source.path)
-                episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
+                played = range(options.seed, options.seed + options.closed_loop)
+                shown = (_of_none_of(played, labelled(source, index)) for index in range(len(source)))
+                episodes = map(from_episode, shown)
             else:
                 episodes = from_dataset(options.rlds, "val")
             found = list(itertools.islice(episodes, options.episodes))

@@ -246,6 +246,12 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path,
     with monkeypatch.context() as patched, pytest.raises(UserError, match="hdf5 changed while it was read"):
         patched.setattr("gap_vla.rlds.annotating.changed.tell_changed", os.utime)
         gap_vla.cli.diagnose._recordings(asked, None)
+    played = script("diagnose").parse(["--checkpoint", "x", "--demos", str(demos), "--closed-loop", "2"])
+    with h5py.File(demos, "a") as file:
+        file["data/demo_1"].attrs["seed"] = 100_001
+    gap_vla.cli.diagnose._recordings(asked, None)
+    with pytest.raises(UserError, match="episode demo_1 is of layout 100001, which rollouts are played on; give anoth"):
+        gap_vla.cli.diagnose._recordings(played, None)
     with h5py.File(demos, "a") as file:
         del file["data/demo_1/rho"]
     with pytest.raises(UserError, match="episode demo_1: no rho, which other episodes have; annotate again"):
