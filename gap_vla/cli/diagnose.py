@@ -205,8 +205,10 @@ def _of_none_of(played: range, episode: Episode) -> Episode:
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos
     from gap_vla.demos.content import unchanging
+    from gap_vla.demos.hdf5_attributes import OF_ALL
     from gap_vla.rlds.annotating.changed import tell_changed
-    from gap_vla.rlds.annotating.hdf5_files import labelled
+    from gap_vla.rlds.annotating.hdf5_files import account_of, labelled
+    from gap_vla.rlds.annotating.job import LABELS
     from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator
 
     if data := options.demos or options.rlds:
@@ -214,7 +216,8 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
         with unchanging(data):
             if options.demos:
                 source = cast("RobomimicHDF5", demos.open_source(options.demos))
-                print(source.account(), flush=True)
+                labels = {name: name for name in LABELS if name in source.dropped()}
+                print(account_of(source, [f"{key} of data" for key in OF_ALL], labels), flush=True)
                 tell_changed(source.path)
                 played = range(options.seed, options.seed + options.closed_loop)
                 shown = (_of_none_of(played, labelled(source, index)) for index in range(len(source)))

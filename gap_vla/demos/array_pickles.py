@@ -60,10 +60,13 @@ class ArrayPickles(NamedArrays):
         return kept if "language_instruction" in found else {name: kept[name] for name in found}
 
     def _refuse_steps(self, held: Sequence[Mapping[str, Any]]) -> None:
-        """Raises EpisodeError: each of several recordings in a file is one step, so that they are none."""
+        """Counts the steps of each file. Raises EpisodeError: each of several recordings in a file is one step, so that
+        they are none."""
+        self._steps: dict[Path, int] = {}
         actions: list[Any] = [arrays.get(self.options["action_key"]) for arrays in held]
         for file in sorted(self.files):
             inside = [rows for (of, _), rows in zip(self.places, actions) if of == file]
+            self._steps[file] = sum(len(rows) for rows in inside if isinstance(rows, np.ndarray) and rows.ndim)
             if len(inside) > 1 and all(isinstance(rows, np.ndarray) and rows.shape[:1] == (1,) for rows in inside):
                 raise EpisodeError(
                     f"{file}: each of its {len(inside)} entries is one step, its action {[*np.shape(inside[0])]}: with "
@@ -98,7 +101,8 @@ class ArrayPickles(NamedArrays):
                     if one.lower() in PER_STEP:
                         raise EpisodeError(f"{where}: {one!r} has rows of several lengths; write an array") from None
                     continue
-                if one.lower() not in COUNTS or one not in self._beside(index):  # which are of all of them
+                of_all = one.lower() in COUNTS and one in self._beside(index) and rows.size == 1
+                if not of_all or rows.item() != self._steps[file]:
                     require_rows(one, rows, len(episode), where)
         return episode
 

@@ -15,6 +15,9 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import FOREIGN, is_text, refuse_too_large, refusing, regular
 
+_LONGEST_END = 22 + 0xFFFF
+"""Bytes of the record that ends a zip, with the longest comment."""
+
 
 def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """Plain numbers or text in this machine's byte order; `content` is all bytes of the array, `order` "C" or "F".
@@ -68,6 +71,8 @@ def _each(
             raise error(
                 f"{file}: {before:,} bytes before its first array, as of files that were put together; write it again"
             )
+        if behind := _behind_end(file):
+            raise error(f"{file}: {behind:,} bytes behind its end, as of files that were put together; write it again")
         if any(member.flag_bits & 1 for member in archive.infolist()):
             raise error(f"{file}: its arrays are encrypted; write it again without a password")
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
@@ -81,6 +86,16 @@ def _each(
                 with archive.open(member) as stream:
                     found[name] = read(stream, member, where, error)
         return found
+
+
+def _behind_end(file: Path) -> int:
+    """How many bytes lie behind the end of a zip and its comment, unless they are zeros, as of a tape's last block."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LONGEST_END))
+        tail = stream.read()
+    end = tail.rfind(b"PK\5\6")  # which zipfile has found
+    rest = tail[end + 22 + int.from_bytes(tail[end + 20 : end + 22], "little") :]
+    return len(rest) if rest.strip(b"\0") else 0
 
 
 def _array(stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:

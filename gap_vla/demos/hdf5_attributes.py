@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import h5py
@@ -12,6 +13,7 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.demos import fields
+from gap_vla.demos.beside import COUNTS_OF_ALL
 from gap_vla.demos.layout import METRES, UNIT
 
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -20,27 +22,29 @@ NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 FACTS = ("success", "language_instruction")
 """Attributes of a demonstration, or of `data` for all that have none."""
 
-NEEDED = ("num_samples", "num_demos", "total", "env_args", "ep_meta", *FACTS)
-"""Attributes that mean something to readers."""
+OF_DEMO = ("num_samples", "ep_meta", *FACTS)
+"""Attributes that are read of a demonstration."""
+
+OF_DATA = ("env_args", "total", *COUNTS_OF_ALL, *FACTS)
+"""Attributes that are read of `data`."""
 
 OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
 """Attributes of `data` that say of all demonstrations of a file of ours how they were made."""
 
-_PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
+PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
 """Attributes with which netCDF packs an array's numbers, and what says that nothing is."""
 
-_BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
 """Attributes with which netCDF says which of an array's numbers were measured."""
 
-_SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
+SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
 """Attributes with which HDF5 and netCDF keep what the axes are called."""
-
-READ = (*_PACKED, *_BOUNDS, *_SCALES)
-"""Attributes of an array that are looked at, or that say nothing of its numbers."""
-
 
 _READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
 """What the parts of a robot's proprioception are read in."""
+
+_COLOURS = re.compile(r"(?:(?:colou?r|channel)s?_?(?:order|space)|channels|pixel_?format)", re.IGNORECASE)
+_BGR = re.compile(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*")
 
 _ORDERS = ("order", "quaternion_order", "format", "convention", "names", "columns", "labels", "column_names")
 """Attributes in which people say in which order a position's or quaternion's numbers stand."""
@@ -53,11 +57,18 @@ def names_in(holder: Iterable[Any], where: str) -> list[str]:
     return list(holder)
 
 
-def attributes_of(item: h5py.Group) -> dict[str, Any]:
-    """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
+def attributes_of(item: h5py.Group, needed: Collection[str]) -> dict[str, Any]:
+    """The attributes that are needed, and others that are a number, a truth value or text; the rest is left out.
+
+    Raises EpisodeError: as `attribute_of`, of what is needed.
+    """
     axes = {name: _axes(item, name) for name in names_in(item.attrs, f"{item.file.filename}, {item.name}")}
     single = [name for name, number in axes.items() if number == 0 or (number and name in OF_ALL)]
-    return {name: attribute_of(item, name) for name in axes if name in NEEDED or name in single}
+    found = {}
+    for name in [name for name in axes if name in needed or name in single]:
+        with contextlib.suppress(*(() if name in needed else (EpisodeError,))):  # text of another encoding
+            found[name] = attribute_of(item, name)
+    return found
 
 
 def attribute_of(item: h5py.Group, name: str) -> Any:
@@ -71,6 +82,8 @@ def attribute_of(item: h5py.Group, name: str) -> Any:
     with refusing(f"{where} cannot be read", "write it again", EpisodeError):
         value = item.attrs[name]
         value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        if name in FACTS and (names := h5py.check_enum_dtype(item.attrs.get_id(name).dtype)):
+            value = next((word for word, number in names.items() if number == value), value)
         return fields.decoded(value) if isinstance(value, (str, bytes)) else value
 
 
@@ -94,18 +107,19 @@ def _axes(item: h5py.Group, name: str) -> int | None:
 def require_as_declared(found: h5py.Dataset, values: np.ndarray, where: str) -> None:
     """Raises EpisodeError: by attributes of the array, as netCDF and xarray write them, its numbers are others, or some
     of them none."""
-    packed = {name: attribute_of(found, name) for name in _PACKED}
-    told = [f"{name} {value}" for name, value in packed.items() if value not in (None, _PACKED[name])]
+    packed = {name: attribute_of(found, name) for name in PACKED}
+    told = [f"{name} {value}" for name, value in packed.items() if value not in (None, PACKED[name])]
     if told:
         raise EpisodeError(f"{where} is packed ({', '.join(told)}); write the numbers themselves")
-    for name in [name for name in _BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
-        with refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError):
+    for name in [name for name in BOUNDS if name in found.attrs and found.ndim < 4]:  # pictures may be black
+        no_number = refusing(f"{where}: the attribute {name!r} is no number", "write one, or remove it", EpisodeError)
+        with no_number, np.errstate(all="ignore"):  # one that the array's type does not hold is none of its numbers
             said = (
                 np.asarray(found.attrs[name])
                 .reshape(-1)
                 .astype(values.dtype if "alue" in name or values.dtype.kind == "f" else np.float64)
             )
-            low, high = said.min(), said.max()
+            low, high = said[0], said[-1]
         beyond = {
             "valid_min": values < low,
             "valid_max": values > high,
@@ -131,22 +145,26 @@ def require_written(found: h5py.Dataset, values: np.ndarray, where: str) -> None
 def require_unit(rows: h5py.Dataset, part: str, metres: bool, where: str) -> None:
     """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
     order."""
-    for holder in (rows, rows.parent, rows.parent.parent, rows.parent.parent.parent):
+    for holder in _holders(rows):
         for name in [name for name in holder.attrs if name.lower() in ("unit", "units")]:
-            texts = np.asarray(holder.attrs[name]).reshape(-1).tolist()
-            words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", text_of(text).lower()) if word]
+            texts = texts_of(holder, name)
+            words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", text.lower()) if word]
             odd = [word for word in words if _is_odd(word, part, metres, own=holder == rows)]
             if odd:
                 of, unit = where if holder == rows else f"{where}: {holder.name}", _READ_AS[part]
                 what = f"{of} says that it is in {odd[0]!r}, it is read as {unit}"
                 raise EpisodeError(f"{what}; convert it, and the attribute")
     order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
-    for name in [name for name in rows.attrs if name.lower() in _ORDERS and order]:
-        said = str(np.asarray(rows.attrs[name]).tolist())
+    for name in rows.attrs if order else ():
+        said = str(texts_of(rows, name))
+        apart = {*re.findall(r"(?<![a-z])(?:wxyz|xyzw)(?![a-z])", said.lower())} == {"wxyz"}
+        if name.lower() not in _ORDERS and not (apart and part == "eef_quat"):
+            continue
         words = re.findall(rf"(?<![a-z])(?:q|quat|quaternion|pos|eef)?[_. -]?([{order}]+)(?![a-z])", said.lower())
         letters = "".join(words)
         if sorted(letters) == sorted(order) and letters != order:
-            what = f"{where}: the attribute {name!r} says {one_line(said, 60)}, it is read as {order}"
+            shown = one_line(", ".join(texts_of(rows, name)), 60)
+            what = f"{where}: the attribute {name!r} says {shown}, it is read as {order}"
             raise EpisodeError(f"{what}; write the columns so, and the attribute")
     first = attribute_of(rows, "scalar_first") if part == "eef_quat" else None
     if first is not None and fields.as_truth(first, f"{where}: the attribute 'scalar_first'"):
@@ -162,6 +180,25 @@ def _is_odd(word: str, part: str, metres: bool, *, own: bool) -> bool:
     return word not in METRES and (part == "eef_pos" or metres)
 
 
-def text_of(value: Any) -> str:
-    """Text that an attribute holds as bytes or not."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def require_rgb(film: h5py.Dataset, where: str) -> None:
+    """Raises EpisodeError: an attribute of pictures, or one about channels of what holds them, says BGR."""
+    for holder in _holders(film):
+        for name in names_in(holder.attrs, where):
+            if (holder == film or _COLOURS.fullmatch(name)) and holds_text(holder, name):
+                said = ", ".join(texts_of(holder, name))
+                if _BGR.fullmatch(said.lower()):
+                    of = where if holder == film else f"{where}: {holder.name}"
+                    what = f"{of}: the attribute {name!r} says {one_line(said, 60)}, it is read as RGB"
+                    raise EpisodeError(f"{what}; exchange the channels, and correct the attribute")
+
+
+def _holders(array: h5py.Dataset) -> Iterator[h5py.Group | h5py.Dataset]:
+    """An array, and the groups that it lies in: `obs`, the demonstration, `data`."""
+    yield from (array, array.parent, array.parent.parent, array.parent.parent.parent)
+
+
+def texts_of(item: h5py.Group | h5py.Dataset, name: str) -> list[str]:
+    """What an attribute that is there holds, be it text, bytes or numbers, one by one."""
+    value = item.attrs[name]
+    values = [] if isinstance(value, h5py.Empty) else np.asarray(value).reshape(-1).tolist()
+    return [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values]

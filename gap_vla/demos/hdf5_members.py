@@ -28,6 +28,8 @@ _MOST_LINKS = 16
 _PER_STEP = (*beside.PER_STEP, "states", "executed_actions", "phase", "phase_switch")
 """Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
+_OF_ENDS = (*beside.ENDS, *beside.FLAGS, "episode_index")
+
 
 @contextlib.contextmanager
 def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
@@ -83,7 +85,7 @@ def attributes_of_data(path: Path) -> dict[str, Any]:
     require_sound(path)
     with opened(path) as file:
         data = member(file, "data", f"{path}") if has(file, "data") else None
-        return hdf5.attributes_of(data) if isinstance(data, h5py.Group) else {}
+        return hdf5.attributes_of(data, (*hdf5.OF_DATA, *hdf5.OF_ALL)) if isinstance(data, h5py.Group) else {}
 
 
 def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +196,8 @@ def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 _require_inside(item, name, where)
-            if isinstance(item, h5py.Dataset) and (item.shape or not inner):  # a number may stand beside such a group
+            whole = bool(inner) or (isinstance(item, h5py.Dataset) and item.shape is not None)
+            if isinstance(item, h5py.Dataset) and (item.shape or not whole):  # one number is of no step
                 found[name] = len(item) if item.shape else 0
             elif isinstance(item, h5py.Group) and name in inner:
                 found |= {f"{name}/{key}": rows for key, rows in lengths_in(item, where).items()}
@@ -229,16 +232,6 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     return found
 
 
-def attributes_beside(group: h5py.Group, path: str, where: str) -> list[str]:
-    """The names of an array's attributes that nobody reads; none where no array lies in the file itself."""
-    parent, _, name = path.rpartition("/")
-    holder = group[parent] if parent and has(group, parent) else group
-    if not has(group, path) or holder.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        return []
-    known = (*hdf5.READ, *(("units", "unit") if "/" in path else ()))
-    return [key for key in hdf5.names_in(holder[name].attrs, where) if key not in known]
-
-
 def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
     """Raises EpisodeError: a chunk of it holds less, or more, than it is to hold."""
     if (odd := odd_chunk(found)) is not None:
@@ -250,6 +243,11 @@ def require_whole_chunks(found: h5py.Dataset, where: str) -> None:
 def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
     """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
     for name in beside.COUNTS:
+        for path in [path for path in (name, f"obs/{name}") if has(demo, path)]:
+            one = member(demo, path, where)
+            if isinstance(one, h5py.Dataset) and one.shape == ():
+                _require_inside(one, path, where)
+                beside.require_rows(path, np.asarray(one[()]), steps, where)
         if name != "num_samples" and not hdf5.is_single(demo, name):
             continue
         stated = hdf5.attribute_of(demo, name)
@@ -258,6 +256,13 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
                 f"{where}: {steps} actions, the attribute {name!r} says {stated!r}; get the file again, or drop the "
                 "episode"
             )
+
+
+def is_compared(key: str) -> bool:
+    """Whether an array of a demonstration is looked at because of its name, `obs/timestamp` or `dones`."""
+    name = key.rpartition("/")[2].lower()
+    told = (beside.tells(key) and name not in beside.PER_STEP) or name in beside.TIMES
+    return (name in _OF_ENDS or told) and not key.startswith("next_obs/")
 
 
 def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
@@ -271,9 +276,8 @@ def require_consistent(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        of_ends = name in (*beside.ENDS, *beside.FLAGS, "episode_index")
-        told = of_ends or (beside.tells(key) and name not in beside.PER_STEP) or name in beside.TIMES
-        if steps and rows and told and not key.startswith("next_obs/"):
-            if of_ends or form_at(demo, key, where)[1].kind in "biuf":
+        if steps and rows and is_compared(key):
+            kind = form_at(demo, key, where)[1]
+            if name in _OF_ENDS or (kind.kind in "biuf" and not h5py.check_enum_dtype(kind)):  # names of numbers
                 lasting = name not in ("done", "dones")  # robomimic's are true where it has succeeded for now
                 beside.require_rows(key, numbers_at(demo, key, where), steps, where, lasting=lasting)

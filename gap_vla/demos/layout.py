@@ -13,38 +13,28 @@ from jaxtyping import Float
 from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError, require_measured
 from gap_vla.core.foreign import one_line
 from gap_vla.core.typed_config import choose
+from gap_vla.demos.column_names import (
+    ANGLE,
+    AXIS,
+    FINGER,
+    LETTERS,
+    QUATERNION,
+    QUATERNION_R,
+    ROTVEC,
+    is_another_turn,
+    is_no_opening,
+    is_no_position,
+    is_no_turn,
+    misordered,
+)
 from gap_vla.phases.motion import quaternion_product
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
 
-
-_FINGER = re.compile(r"grip|finger|jaw")
-_GRIPS = re.compile(rf"{_FINGER.pattern}|open|clos|claw|hand|(?:^|[^a-z])ee(?![a-z])")
-_RATE = re.compile(
-    r"force|torque|effort|accel|(?:^|[^a-z])(?:(?:lin|ang)?(?:ear|ular)?_?vel|[va][xyz]$|error|current_?\d)"
-)
-"""Of velocities, forces and currents."""
-_NO_POSITION = re.compile(
-    rf"{_RATE.pattern}|^(?!.*(?:pose|eef|tcp|cartes)).*(?:joint|waist|shoulder|elbow|(?:^|[^a-z])[jq]_?\d)"
-)
-"""Of joints too; `motor_0` is what LeRobot calls columns without a name."""
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
-
-_QUATERNION_R = re.compile(r"(?:^|[^a-z])[ro]?([wxyzijk])$")
-"""The parts of a quaternion as x … w, rx … rw, ox … ow or i, j, k, w; without a `w` among them, rx is an angle."""
-_QUATERNION = re.compile(
-    r"(?:^|[^a-z])(?:q(?:uat(?:ernion)?)?|ori(?:entation)?|rot(?:ation)?)[_. -]?([wxyz])(?![a-z])"
-    r"|(?:^|[^a-z])q_?([ijkr])$|(?:^|[^a-z])([wxyz])_q(?:uat(?:ernion)?)?$"
-)
-_LETTERS = str.maketrans("ijkr", "xyzw")
-
-_TURN = re.compile(
-    r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])(?:[^a-z0-9]rad)?$"
-)
-_AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])(?:[^a-z0-9](?:pos|m))?$")
 METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
 """Words in which a unit of positions says metres, in small letters; `SI units` is two of them."""
 UNIT = re.compile(
@@ -52,8 +42,6 @@ UNIT = re.compile(
     r"|[xyz][_. -](?:in|ft|feet)$|[\[(](?:in|ft)[\])]"
 )
 """Lengths in another unit than m, and angles in degrees, in small letters."""
-_ROTVEC = re.compile(r"rot(?:ation)?_?vec|axis.?angle")
-_ANGLE = re.compile(rf"{_ROTVEC.pattern}|(?:^|[^a-z])[a-z]?(?:roll|pitch|yaw)(?![a-z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,30 +131,40 @@ class StateLayout:
         """Compares the columns that are taken as positions and rotations with what they are called, if that is known.
 
         Raises EpisodeError: there are names such as x and y, qw and qx, or roll and pitch, and those of the columns are
-        in another order, or of another kind of rotation; or a gripper or finger is taken for one of these, a force or
-        an axis for a finger, or what
-        `require_positions` refuses.
+        in another order, or of another kind of rotation; or what is called otherwise is taken for one of these or for a
+        finger, or what `require_positions` refuses.
         """
         self._require_quaternions(names, where)
         self.require_positions(names, where)
-        fingers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+        fingers = [place for place, name in enumerate(names) if FINGER.search(name.lower())]
         for place, name in enumerate(names[self.position :], self.position):  # of one axis, where another is taken
-            column, axis = (place - self.position) % self.width, _AXIS.search(name.lower())
+            column, axis = (place - self.position) % self.width, AXIS.search(name.lower())
             fingers += [place] if axis and column < 3 and axis[1] != "xyz"[column] else []
         parts = ((self.position, "x, y, z"), (self.rotation, "roll, pitch, yaw (or a rotation vector)"))
         for turned, (first, words) in enumerate(parts[: 1 + (ROTATIONS[self.rotation_kind] == 3)]):
             if called := misordered(names, first, self.width, fingers, turned=bool(turned)):
                 raise EpisodeError(f"{where}: the layout takes columns {called} as {words}; name the columns")
+        turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
         for place, name in enumerate(map(str.lower, names)):
-            odd = _RATE.search(name) or (_AXIS.search(name) and not _FINGER.search(name))
-            if odd and self.opening_unit == "m" and place % self.width in self.gripper:
+            own, what = place % self.width, ""
+            if own in turn and is_no_turn(name):
+                what = "part of a rotation"
+            if own in self.gripper and is_no_opening(name, self.opening_unit == "m"):
+                what = "a finger's position" if self.opening_unit == "m" else "the gripper's opening"
+            if what:
                 called = one_line(names[place], 60)
-                raise EpisodeError(f"{where}: the layout takes {called!r} as a finger's position; name the columns")
+                raise EpisodeError(f"{where}: the layout takes {called!r} as {what}; name the columns")
 
     def require_positions(self, names: Sequence[str], where: str) -> None:
-        """Raises EpisodeError: the columns that are taken as positions are called otherwise, each of them, or the array
+        """Raises EpisodeError: the columns that are taken as positions are called otherwise, or the array
         that holds them is; or by the names positions, angles or fingers are in mm, inches or degrees, Euler angles a
         rotation vector."""
+        for first in range(self.position, len(names), self.width):
+            placed = names[first : first + 3]
+            if any(is_no_position(name) for name in map(str.lower, placed)):
+                called = one_line(", ".join(dict.fromkeys(placed)), 80)
+                said = f"the layout takes columns {called} as x, y, z"
+                raise EpisodeError(f"{where}: {said}; name the columns of the pose")
         turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
         angles = turn if len(turn) == 3 else range(0)
         fingers = self.gripper if self.opening_unit == "m" else ()
@@ -175,33 +173,32 @@ class StateLayout:
             if own in angles or own in fingers or own - self.position in range(3):
                 if UNIT.search(re.sub("(?<=[a-z])(?=[A-Z])", "_", names[column]).lower()):
                     raise EpisodeError(f"{where}: the layout takes {called!r} in m or rad; convert it, and call it so")
-            if self.rotation_kind == "euler_xyz" and own in angles and _ROTVEC.search(name):
+            if own in turn and is_another_turn(name, self.rotation_kind):
+                kind = self.rotation_kind.replace("_", " ", 1)
+                raise EpisodeError(
+                    f"{where}: the layout takes {called!r} as {kind}; give another with --reader layout=…"
+                )
+            if self.rotation_kind == "euler_xyz" and own in angles and ROTVEC.search(name):
                 raise EpisodeError(
                     f"{where}: the layout takes {called!r} as roll, pitch, yaw; give one with rotation_kind rotvec"
                 )
-        for first in range(self.position, len(names), self.width):
-            placed = names[first : first + 3]
-            if all(_NO_POSITION.search(name.lower()) for name in placed):
-                called = one_line(", ".join(dict.fromkeys(placed)), 80)
-                said = f"the layout takes columns {called} as x, y, z"
-                raise EpisodeError(f"{where}: {said}; name the columns of the pose")
 
     def _require_quaternions(self, names: Sequence[str], where: str) -> None:
         of_turn = [i % self.width in range(self.rotation, self.rotation + 4) for i in range(len(names))]
         if ROTATIONS[self.rotation_kind] == 4:
             for first in range(self.rotation, len(names), self.width):
-                angles = [name for name in names[first : first + 4] if _ANGLE.search(name.lower())]
+                angles = [name for name in names[first : first + 4] if ANGLE.search(name.lower())]
                 if len(angles) > 2:
                     called = one_line(", ".join(angles), 80)
                     raise EpisodeError(
                         f"{where}: the layout takes columns {called} as a quaternion {self.rotation_kind[-4:]}; give "
                         "another with --reader layout=…"
                     )
-        found = [_QUATERNION.search(name.lower()) for name in names]
-        of_r = [_QUATERNION_R.search(name.lower()) if own else None for name, own in zip(names, of_turn)]
+        found = [QUATERNION.search(name.lower()) for name in names]
+        of_r = [QUATERNION_R.search(name.lower()) if own else None for name, own in zip(names, of_turn)]
         if any(match and match[1] == "w" for match in of_r):
             found = [match or other for match, other in zip(found, of_r)]
-        letters = "".join((match[match.lastindex or 0] if match else " ").translate(_LETTERS) for match in found)
+        letters = "".join((match[match.lastindex or 0] if match else " ").translate(LETTERS) for match in found)
         if not {"w", "x"} <= {*letters}:
             return
         count = ROTATIONS[self.rotation_kind]
@@ -248,55 +245,6 @@ class StateLayout:
             arms.append(np.concatenate([position, to_quaternion(turn, self.rotation_kind), grip], axis=1))
         with np.errstate(over="ignore", invalid="ignore"):
             return np.concatenate(arms, axis=1).astype(np.float32)
-
-
-def misordered(
-    names: Sequence[str], first: int, width: int, fingers: Sequence[int] = (), *, turned: bool = False
-) -> str:
-    """The names of an arm's three columns from `first` on that are no x, y, z; empty if they may be.
-
-    They are none if they are these axes in another order, if one is among the `fingers`, or if they are turns and the
-    next three are axes. Where they are to be `turned`, roll, pitch, yaw are x, y, z too.
-    """
-    turns = [match and (match[4] or match.lastgroup) for match in map(_TURN.search, map(str.lower, names))]
-    along = [match and match[1] for match in map(_AXIS.search, map(str.lower, names))]
-    axes = "".join((turned and turn) or axis or " " for turn, axis in zip(turns, along))
-    for start in range(first, len(names), width):
-        block, behind = axes[start : start + 3], slice(start + 3, start + 6)
-        other = sorted(block) == [*"xyz"] or any(start <= place < start + 3 for place in fingers)
-        swapped = all(turns[start : start + 3]) and not any(turns[behind]) and sorted(axes[behind]) == [*"xyz"]
-        if (other and block != "xyz") or (swapped and not turned):
-            return one_line(", ".join(names[start : start + 3]), 80)
-    return ""
-
-
-def tell_last(names: Sequence[str], where: str) -> None:
-    """A note, if by its name the last number of an arm's action, which is taken as the gripper's, is another."""
-    last = [] if len(names) % 7 else [names[place] for place in range(6, len(names), 7)]
-    if other := [name for name in last if not _GRIPS.search(name.lower())]:
-        said = "is taken as the gripper's and not normalised"
-        print(f"note: {where}: {one_line(other[0], 60)!r}, the last number of an arm's action, {said}", flush=True)
-
-
-def require_action_names(names: Sequence[str], where: str) -> None:
-    """Actions of 7 an arm are xyz, rotation, gripper; the last is not normalised, and what is read of it is read there.
-
-    Raises EpisodeError: there is one gripper an arm by the names, and at another place; or three axes in another order.
-    """
-    if len(names) % 7:
-        return
-    grippers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
-    wrong = [place for place in grippers if place % 7 != 6]
-    if wrong and 7 * len(grippers) == len(names):  # more of them are the joints of a hand
-        raise EpisodeError(
-            f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
-            "last: put it there"
-        )
-    if called := misordered(names, 0, 7) or misordered(names, 3, 7, turned=True):
-        raise EpisodeError(
-            f"{where} has columns {called} in this order; actions of 7 an arm are x, y, z, roll, pitch, yaw, gripper: "
-            "put them so"
-        )
 
 
 LAYOUTS: dict[str, StateLayout] = {

@@ -16,8 +16,8 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.demos.beside import require_ended, require_rising
+from gap_vla.demos.column_names import require_action_names, tell_last
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
-from gap_vla.demos.layout import require_action_names, tell_last
 from gap_vla.demos.lerobot_declared import (
     COUNTS,
     NUMBERS,
@@ -28,10 +28,14 @@ from gap_vla.demos.lerobot_declared import (
     require_metres,
     require_pace,
     require_pictures,
+    require_single,
+    require_unpacked,
     tells_of_steps,
 )
-from gap_vla.demos.lerobot_index import EpisodePlace, columns_of, read_index, read_rows
+from gap_vla.demos.lerobot_index import EpisodePlace, index_files, read_index
 from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there, tell_more
+from gap_vla.demos.lerobot_tables import columns_of, read_rows, remarks_of
+from gap_vla.demos.lerobot_unread import of_files, of_info, of_tables
 from gap_vla.demos.source import NamedArrays, stated
 
 SUCCESS = ("success", "is_episode_successful", "next.success")
@@ -102,7 +106,7 @@ class LeRobot(NamedArrays):
 
     def _find(self) -> None:
         described = read_description(self.path)
-        self._features, self._fps = described.features, described.fps
+        self._described, self._features, self._fps = described, described.features, described.fps
         self._names = list(self._features)
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         if self.options["image_keys"] is None:
@@ -138,6 +142,11 @@ class LeRobot(NamedArrays):
         require_metres(self._features[state].said, self._layout, f"{self.path}/meta/info.json: {state!r}")
         require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
         tell_last(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
+        require_unpacked(self._features[action].said, f"{self.path}/meta/info.json: {action!r}")
+        for key in (key for key in self._features if key in (*COUNTS, "episode_index")):
+            where = f"{self.path}/meta/info.json: {key!r}"
+            require_pace(self._features[key], self._fps, where)
+            require_single(self._features[key], where)
         films = [key for key in self._image_keys if self._features[key].dtype == "video"]
         self.places, self._beside = read_index(described, films)
         self._ends: dict[Path, int] = {}  # of each film, the frames of all its episodes
@@ -159,18 +168,35 @@ class LeRobot(NamedArrays):
 
     def dropped(self) -> list[str]:
         known = {*self._features, *COUNTS, "episode_index", "next.done"}
-        others = sorted(set().union(*self._held.values()) - known)
-        unread = [f"{name} of the index of episodes" for name in self._beside]
+        columns = set().union(*self._held.values())
+        unused = self._unused(*self._success(), "task_index")
+        state, action = self.options["state_key"], self.options["action_key"]
+        taken = [key for key in self._features if key not in unused or key in (*COUNTS, "episode_index")]
+        films = [key for key in taken if self._features[key].dtype == "video"]
+        others = [key for key in unused if "video" in self._features[key].said["dtype"]]
+        read = [*self._held, *(film for place in self.places for film, _ in place.videos.values())]
+        index = index_files(self._described)
+        of_index = [file for file in index if file.suffix == ".parquet" and file.is_file()]
+        tables = [*self._remarks.values(), *((remarks_of(file), columns_of(file)) for file in of_index)]
         return (
-            self._unused(*self._success(), "task_index")
-            + [f"{name}, which info.json lacks" for name in others]
-            + unread
+            unused
+            + [f"{name}, which info.json lacks" for name in sorted(columns - known)]
+            + [f"{name} in the tables, of which the films are read" for name in films if name in columns]
+            + self._beside
+            + of_info(self._described, state, action, taken)
+            + of_tables(tables, state)
+            + of_files(self.path, [*read, *index], others)
         )
 
     @functools.cached_property
+    def _remarks(self) -> dict[Path, tuple[dict[str, str], dict[str, dict[str, str]]]]:
+        """What each table says of itself, and of its columns."""
+        return {table: (remarks_of(table), columns_of(table)) for table in {place.table for place in self.places}}
+
+    @property
     def _held(self) -> dict[Path, dict[str, dict[str, str]]]:
         """The columns of each table, and what it says of them."""
-        return {table: columns_of(table) for table in {place.table for place in self.places}}
+        return {table: columns for table, (_, columns) in self._remarks.items()}
 
     def _success(self) -> list[str]:
         """The column that says it, of those that info.json declares, or none. Raises EpisodeError: no table has it."""
@@ -197,7 +223,9 @@ class LeRobot(NamedArrays):
         counts = [key for key in COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
         held = columns_of(place.table)
-        require_metres(held.get(columns[0], {}), self._layout, f"{where}: {columns[0]!r}")
+        said = {key: {name: [one] for name, one in held.get(key, {}).items()} for key in columns[:2]}
+        require_metres(said[columns[0]], self._layout, f"{where}: {columns[0]!r}")
+        require_unpacked(said[columns[1]], f"{where}: {columns[1]!r}")
         beside = [name for name in held if tells_of_steps(name) and name not in columns]
         table = _rows(place, columns, (*COUNTS, *SUCCESS, "next.done", *beside))
         _require_counted(table, place, self._fps, where)
@@ -215,13 +243,14 @@ class LeRobot(NamedArrays):
                 arrays[key] = np.stack(rows)
             if (found := arrays[key].shape[1]) != width:
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
-        for key in (*columns[:2], *counts):
+        of_one = [key for key in ("episode_index", "next.done") if key in self._features and key in table]
+        for key in (*columns[:2], *counts, *of_one):
             require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
         said_by: dict[str, bool] = {}
         for key in (key for key in SUCCESS if key in self._features and key in table):
-            said = f"{where}: {key!r} of the last step"
-            with refusing(f"{said} is no truth value", "download it again", EpisodeError):
-                said_by[key] = as_truth(np.asarray(table[key][-1]), said)
+            last = f"{where}: {key!r} of the last step"
+            with refusing(f"{last} is no truth value", "download it again", EpisodeError):
+                said_by[key] = as_truth(np.asarray(table[key][-1]), last)
                 require_kind(np.asarray(table[key]), self._features[key], f"{where}: {key!r}")
             if key == _OF_ALL and any(value != table[key][-1] for value in table[key]):
                 raise EpisodeError(f"{where}: {key!r} is true at some steps and false at others; correct it")
@@ -298,6 +327,9 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
     if "task_index" not in table:
         if (tasks := len(place.tasks or ())) > 1:
             raise EpisodeError(f"{where}: {tasks} tasks and no 'task_index' at its steps; download it again")
+        if place.task and place.tasks is not None and place.task not in place.tasks.values():
+            said = f"the index names the task {shown(place.task)}, which meta/tasks.* lacks"
+            raise EpisodeError(f"{where}: {said}; download both again")
         return place.task
     with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
         numbers = np.reshape(table["task_index"], place.length).tolist()

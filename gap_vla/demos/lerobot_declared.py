@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Feature:
     dtype: str
     shape: tuple[int, ...]
     names: tuple[str, ...]  # of its numbers, if each has one
-    said: Mapping[str, Any]
+    said: Mapping[str, Sequence[Any]]  # by key, at each place that says it; size and pace in `info` as `video.…`
+    keys: frozenset[str]  # of these, all but lists of names
+    unclear: bool  # its names are none that can be given to its numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Description:
     episodes: int | None  # how many there are; None: not said
     steps: int | None
     fps: float
+    said: Mapping[str, Any]  # all of it
 
     def file(self, template: str, **fields: Any) -> Path:
         """A file of the dataset. Raises EpisodeError: the template names other fields, or leads out of the folder."""
@@ -76,10 +80,9 @@ def read_description(root: Path) -> Description:
     for name in features.values:
         feature = features.section(name)
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
-        said = next((key for key in ("info", "video_info") if feature.values.get(key)), None)  # the latter in v2.0
-        about = feature.section(said).values if said else {}
-        flags = [about[key] for key in ("video.is_depth_map", "is_depth_map") if about.get(key) is not None]
-        depth = any([as_truth(flag, f"{feature.where}: is_depth_map") for flag in flags])
+        about = [feature.section(key).values for key in ("info", "video_info") if feature.values.get(key)]
+        said = [*feature.values.items()]
+        said += [(f"video.{key}" if key in _OF_FILM else key, one) for part in about for key, one in part.items()]
         dtype = feature.text("dtype")
         if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
             raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")
@@ -90,9 +93,14 @@ def read_description(root: Path) -> Description:
                 f"{feature.name('names')} gives its columns the places {one_line(str(sorted(places)), 80)}, each must "
                 "be there once; correct them"
             )
-        of_film = {key: value for key, value in about.items() if key != "fps"}
-        more = {**of_film, **(names if isinstance(names, Mapping) else {}), **feature.values}
-        found[name] = Feature("depth map" if depth else dtype, shape, _names(names, shape), more)
+        parts = [*names.items()] if isinstance(names, Mapping) else []
+        keys = {key for key, _ in said} | {key for key, part in parts if not isinstance(part, list | int)}
+        more: dict[str, list[Any]] = {}
+        for key, one in (*said, *parts):
+            more.setdefault(key, []).append(one)
+        depth = _is_depth(more, feature.where)
+        own, unclear = _names(names, shape)
+        found[name] = Feature("depth map" if depth else dtype, shape, own, more, frozenset(keys), unclear)
     return Description(
         root,
         version[:2],
@@ -103,13 +111,34 @@ def read_description(root: Path) -> Description:
         info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
         info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
         info.finite("fps", 0.01, 1e5),
+        info.values,
     )
 
 
-def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """The names of a feature's numbers: in a list, under a key, by parts or to their places; none, if all have one."""
+_OF_FILM = ("fps", "height", "width", "channels")
+"""What `info` may call without `video.` before it."""
+
+
+def _is_depth(said: Mapping[str, list[Any]], where: str) -> bool:
+    """Raises EpisodeError: one place says that it is a depth map, another that it is none."""
+    flags = {
+        f"{key} {shown(one)}": as_truth(one, f"{where}: is_depth_map")
+        for key in ("video.is_depth_map", "is_depth_map")
+        for one in said.get(key, ())
+        if one is not None
+    }
+    if len({*flags.values()}) > 1:
+        raise EpisodeError(f"{where} says {' and '.join(flags)}; correct one of them")
+    return any(flags.values())
+
+
+def _names(said: Any, shape: tuple[int, ...]) -> tuple[tuple[str, ...], bool]:
+    """The names of a feature's numbers: in a list, under a key, by parts or to their places; none, if all have one.
+    And whether there are others, which cannot be given to its numbers."""
     while isinstance(said, Mapping | list) and len(said) == 1:
         (said,) = said.values() if isinstance(said, Mapping) else said
+    if said is None or said == [] or said == {} or (isinstance(said, str) and re.fullmatch(r"[\w./-]+", said)):
+        return (), False  # none, or the name of the axis
     if isinstance(said, Mapping):
         parts = [*said.values()]
         placed = all(type(part) is int for part in parts) and sorted(parts) == [*range(len(parts))]
@@ -118,16 +147,17 @@ def _names(said: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
         joined = [f"{key}.{name}" for key, part in lists.items() for name in part]
         joined = sorted(said, key=said.__getitem__) if placed else joined
         said = joined if (len(joined),) == shape else ()
-    return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()
+    if isinstance(said, list) and all(isinstance(name, str) for name in said):
+        return tuple(said), False
+    return (), True
 
 
-def require_metres(said: Mapping[Any, Any], layout: StateLayout, where: str) -> None:
+def require_metres(said: Mapping[str, Sequence[Any]], layout: StateLayout, where: str) -> None:
     """Compares what is said of a state's unit; a note where it is no metre and no other unit that is known.
 
-    Raises EpisodeError: its numbers are in another unit than m, or are to be multiplied or moved first.
+    Raises EpisodeError: its numbers are in another unit than m, or as `require_unpacked`.
     """
-    for key in ("unit", "units"):
-        value = said.get(key)
+    for key, value in ((unit, value) for unit in UNITS for value in said.get(unit, ())):
         items = value if isinstance(value, list) else [value]
         if len(items) >= layout.width and len(items) % layout.width == 0:  # one a column
             items = [item for column, item in enumerate(items) if layout.takes(column % layout.width)]
@@ -138,12 +168,22 @@ def require_metres(said: Mapping[Any, Any], layout: StateLayout, where: str) -> 
                 raise EpisodeError(f"{what}; convert it, and the {key}")
         if other := [word for word in words if word not in _KNOWN]:
             print(f"note: {where}: its {key} {one_line(other[0], 40)!r} is not read, it is taken as m", flush=True)
-    for key, none in (("scale_factor", 1.0), ("add_offset", 0.0)):
-        value = said.get(key)
-        if value is not None and any(_number(one) != none for one in (value if isinstance(value, list) else [value])):
+    require_unpacked(said, where)
+
+
+def require_unpacked(said: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Raises EpisodeError: numbers of a state or action are to be multiplied or moved first."""
+    for key, value in ((packed, value) for packed in PACKED for value in said.get(packed, ())):
+        if value is not None and any(
+            _number(one) != PACKED[key] for one in (value if isinstance(value, list) else [value])
+        ):
             what = f"{where} says {key} {one_line(str(value), 40)}, which is not applied"
             raise EpisodeError(f"{what}; write the numbers themselves, and leave it out")
 
+
+UNITS = ("unit", "units")
+PACKED = {"scale_factor": 1.0, "add_offset": 0.0}
+"""Where it is said that numbers are packed, and what says that they are not."""
 
 _KNOWN = (*METRES, "rad", "radian", "radians", "1", "none", "unitless", "quaternion", "quat")
 """Words in which a state's unit may be said."""
@@ -162,37 +202,56 @@ def _number(value: Any) -> float | None:
 
 def require_pace(feature: Feature, fps: float, where: str) -> None:
     """Raises EpisodeError: it has other steps a second than the dataset, by more than 1 %."""
-    own = feature.said.get("fps")
-    if own is not None and not abs((_number(own) or 0.0) - fps) <= fps / 100:
-        raise EpisodeError(f"{where} has fps {one_line(str(own), 40)}, the dataset {fps:g}; correct one of them")
+    for own in feature.said.get("fps", ()):
+        if own is not None and not abs((_number(own) or 0.0) - fps) <= fps / 100:
+            raise EpisodeError(f"{where} has fps {one_line(str(own), 40)}, the dataset {fps:g}; correct one of them")
 
 
-_AXES = {"channel": "channels", "channels": "channels", "c": "channels", "rgb": "channels"}
-"""What the axis of the colours is called."""
+def require_single(feature: Feature, where: str) -> None:
+    """Raises EpisodeError: by its shape, a column that LeRobot itself fills has several numbers a step."""
+    if math.prod(feature.shape) != 1:
+        raise EpisodeError(f"{where} has the shape {list(feature.shape)}, it is one number a step; correct it")
+
+
+_AXES = {word: word for word in ("height", "width", "channels")}
+_AXES |= {"h": "height", "w": "width", "channel": "channels", "c": "channels", "rgb": "channels"}
+"""What the axes of a picture are called."""
+
+_NOT_OF_RGB = ("info", "video_info", "video.pix_fmt")
+"""What is looked at part by part, and how a film is stored, which ffmpeg decodes to RGB."""
+
+_BGR = re.compile("(?<![a-z])(bgr|b(lue)?[^a-z]+g(reen)?[^a-z]+r(ed)?)(?![a-z])")
 
 
 def require_pictures(feature: Feature, fps: float, where: str) -> None:
     """Says where a camera's shape, which pictures and films are held to, is another than its `info` and names say.
 
-    Raises EpisodeError: its pictures have neither 1, 3 nor 4 channels.
+    Raises EpisodeError: its pictures have neither 1, 3 nor 4 channels, or are BGR.
     """
     shape = feature.shape
-    if any(str(name).lower() == "bgr" for name in feature.names or feature.said.get("names") or ()):
-        raise EpisodeError(f"{where} is BGR by its names, pictures are read as RGB; exchange the channels")
+    stated = {key: str(said).lower() for key, said in feature.said.items() if key not in _NOT_OF_RGB}
+    if told := [key for key, said in stated.items() if _BGR.search(f"{key.lower()} {said}") and "rgb" not in said]:
+        by = "names" if told == ["names"] else one_line(told[0], 40)
+        raise EpisodeError(f"{where} is BGR by its {by}, pictures are read as RGB; exchange the channels")
     if len(shape) == 3 and not {shape[0], shape[-1]} & {1, 3, 4}:
         raise EpisodeError(f"{where} has the shape {list(shape)}, no 1, 3 or 4 channels first or last; correct it")
     sides = dict(zip(("height", "width", "channels"), axes_of(shape)))
     for name, right in (*sides.items(), ("fps", fps)):
-        said = feature.said.get(f"video.{name}")
-        if said is not None and (_number(said) is None or abs(float(said) - right) > right / 100):
-            told = f"its video.{name} is {one_line(str(said), 40)}, {'fps' if name == 'fps' else 'its shape'} says"
-            print(f"note: {where}: {told} {right:g}, which is taken", flush=True)
-    names = found if isinstance(found := feature.said.get("names"), list) else []
-    axes = [_AXES.get(str(name).lower()) for name in names]
+        for said in dict.fromkeys(map(str, feature.said.get(f"video.{name}", ()))):
+            if said != "None" and not abs((_number(said) or 0.0) - right) <= right / 100:
+                told_of = f"its video.{name} is {one_line(said, 40)}, {'fps' if name == 'fps' else 'its shape'} says"
+                print(f"note: {where}: {told_of} {right:g}, which is taken", flush=True)
     first = len(shape) == 3 and shape[-1] not in (1, 3, 4)
-    if "channels" in axes and len(axes) == 3 and first != (axes[0] == "channels"):
-        called = one_line(", ".join(map(str, names)), 60)
+    axes = tuple(_AXES.get(name.lower()) for name in feature.names)
+    if None not in axes and len(axes) == 3 and axes != (*["channels"][:first], "height", "width", "channels")[:3]:
+        called = one_line(", ".join(feature.names), 60)
         print(f"note: {where}: its names are {called}, its shape {list(shape)} is taken", flush=True)
+
+
+def has_odd_names(feature: Feature) -> bool:
+    """Whether a feature has names that are not read: of numbers none that fit, of a picture others than its axes'."""
+    picture = feature.dtype in ("video", "image")
+    return feature.unclear or (picture and any(name.lower() not in _AXES for name in feature.names))
 
 
 def axes_of(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -228,11 +287,20 @@ def require_beside(columns: Mapping[str, list[Any]], features: Mapping[str, Feat
 
 def require_kind(values: np.ndarray, feature: Feature, where: str) -> None:
     """Raises EpisodeError: whole numbers where info.json says others, or the other way round; or truth values that are
-    none. Any width is accepted."""
+    none. Any width is accepted that holds them."""
     if feature.dtype == "bool" and values.dtype.kind in "fOU":
         raise EpisodeError(f"{where} holds {called(values)}, info.json says 'bool'; correct it")
-    if values.dtype.kind in "fiu" and (values.dtype.kind == "f") != feature.dtype.startswith("float"):
+    if values.dtype.kind not in "fiu" or not values.size:
+        return
+    kind = "f" if feature.dtype.startswith("float") else "iu"
+    if feature.dtype != "bool" and (values.dtype.kind not in kind or not NUMBERS.fullmatch(feature.dtype)):
         raise EpisodeError(f"{where} holds {values.dtype}, info.json says {shown(feature.dtype)}; correct it")
+    least, most = 0.0, 1.0
+    if feature.dtype != "bool":
+        limits: Any = np.finfo if values.dtype.kind == "f" else np.iinfo
+        least, most = limits(feature.dtype).min, limits(feature.dtype).max
+    if (odd := values[np.isfinite(values) & ((values < least) | (values > most))]).size:
+        raise EpisodeError(f"{where} holds {odd[0]:g}, info.json says {shown(feature.dtype)}; correct it")
 
 
 def called(values: np.ndarray) -> str:

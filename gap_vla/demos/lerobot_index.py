@@ -1,125 +1,22 @@
-"""Where each episode of a LeRobot dataset lies: one file per episode (v2), or ranges of shared files (v3).
-
-Parquet tables are read group by group and in this thread: on some damaged ones `pyarrow.parquet.read_table` waits for
-ever for threads that have failed, and looking at a column's statistics ends the process.
-"""
+"""Where each episode of a LeRobot dataset lies: one file per episode (v2), or ranges of shared files (v3)."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import itertools
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular
-from gap_vla.demos.content import listed, stamp
+from gap_vla.core.foreign import Section, content, parsed, refusing
+from gap_vla.demos.content import listed
 from gap_vla.demos.lerobot_declared import MOST, Description
-
-
-def read_rows(
-    file: Path,
-    columns: list[str] | None = None,
-    where: tuple[str, int] | None = None,
-    *,
-    optional: Iterable[str] = (),
-    most: int = 2**63,
-) -> dict[str, list[Any]]:
-    """Columns of a table as lists, and the optional ones that it has: all rows, or those `where` a column of whole
-    numbers has a value. Raises EpisodeError: no such table, a damaged one, or one of more rows than `most`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    advice = "download it again"
-    with (
-        refusing(f"{file}: the table cannot be read", advice, EpisodeError, (pa.ArrowException,)),
-        _opened(file) as table,
-    ):
-        refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
-        if (count := table.metadata.num_rows) > most:
-            raise EpisodeError(f"{file}: {count} rows, the index lists {most} steps of it; download both again")
-        held = table.schema_arrow.names
-        names = list(dict.fromkeys([*(columns or held), *(name for name in optional if name in held)]))
-        if odd := [name for name in names if held.count(name) != 1]:
-            what = f"{held.count(odd[0])} columns" if odd[0] in held else "no column"
-            raise EpisodeError(f"{file}: {what} {odd[0]!r}; {'keep one' if odd[0] in held else advice}")
-        rows: dict[str, list[Any]] = {name: [] for name in names}
-        several, seen = where is not None and table.num_row_groups > 1, stamp(file)
-        spans = _spans(file, seen, where[0]) if where and several else None
-        for group in range(table.num_row_groups):
-            if where and spans and not spans[group][0] <= where[1] <= spans[group][1]:
-                continue
-            if where is None:
-                part = table.read_row_group(group, columns=names, use_threads=False)
-            else:
-                part = _group(file, seen, group, tuple(names), where[0])
-                part = part.filter(pc.equal(part[where[0]], where[1]))
-            for name in names:
-                rows[name] += part[name].to_pylist()
-        return rows
-
-
-def _opened(file: Path) -> Any:
-    """A table. Of one with many parts the description is read once, as long as it stays as it is."""
-    import pyarrow.parquet as pq
-
-    path = regular(file.absolute())
-    return pq.ParquetFile(path, metadata=_described(path, stamp(path)), page_checksum_verification=True)
-
-
-@functools.lru_cache(maxsize=16)
-def _described(file: Path, seen: tuple[int, ...]) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(file)
-
-
-@functools.lru_cache(maxsize=16)
-def _spans(file: Path, seen: tuple[int, ...], column: str) -> list[tuple[int, int]]:
-    """First and last number of each row group's column: a table of many episodes may have a group of each. Raises
-    EpisodeError: the rows are not in the order of that column."""
-    spans: list[tuple[int, int]] = []
-    with _opened(file) as table:
-        for group in range(table.num_row_groups):
-            values = table.read_row_group(group, columns=[column], use_threads=False)[column].to_numpy()
-            _require_order(file, column, behind := np.concatenate([[one[1] for one in spans[-1:]], values]))
-            spans.append((values[0], values[-1]) if len(values) else (behind[-1] + 1, behind[-1]) if spans else (0, -1))
-    return spans
-
-
-@functools.lru_cache(maxsize=1)
-def _group(file: Path, seen: tuple[int, ...], group: int, columns: tuple[str, ...], ordered: str) -> Any:
-    """The last row group that was read, as long as the file stays as it is: it may hold many episodes, or all. Raises
-    EpisodeError: its rows are not in the order of a column."""
-    with _opened(file) as table:
-        part = table.read_row_group(group, columns=list(columns), use_threads=False)
-    _require_order(file, ordered, part[ordered].to_numpy())
-    return part
-
-
-def _require_order(file: Path, column: str, values: np.ndarray) -> None:
-    if (values[1:] < values[:-1]).any():
-        raise EpisodeError(f"{file}: its rows are not in the order of {column!r}; download it again")
-
-
-def columns_of(file: Path) -> dict[str, dict[str, str]]:
-    """What a table says of each of its columns, in order. Raises EpisodeError: no such table, or a damaged one."""
-    import pyarrow as pa
-
-    with refusing(f"{file}: the table cannot be read", "download it again", EpisodeError, (pa.ArrowException,)):
-        path = regular(file.absolute())
-        schema = _described(path, stamp(path)).schema.to_arrow_schema()
-        held = {name: schema.field(place).metadata or {} for place, name in enumerate(schema.names)}
-        return {
-            name: {key.decode(errors="replace"): value.decode(errors="replace") for key, value in said.items()}
-            for name, said in held.items()
-        }
+from gap_vla.demos.lerobot_tables import columns_of, read_rows
+from gap_vla.demos.lerobot_unread import tell_totals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +39,7 @@ def read_index(described: Description, cameras: Collection[str]) -> tuple[list[E
     Raises EpisodeError: an unreadable index, or one that does not fit the description, or videos that do not fit it.
     """
     root = described.root
-    tasks = _tasks(described)
+    tasks, beside = _tasks(described)
     rows = sorted(_episodes(described), key=lambda row: row.whole("episode_index", 0, MOST))
     before = itertools.accumulate((row.whole("length", 1, MOST) for row in rows), initial=0)
     numbers: dict[str, list[int]] | None = None if tasks is None else {}
@@ -163,7 +60,9 @@ def read_index(described: Description, cameras: Collection[str]) -> tuple[list[E
                 f"{root}/meta: the index lists {held} {what}, info.json says total_{what} {said}; download both again"
             )
     _require_apart(described, places)
+    _require_apart_by_number(rows, places, described)
     _tell_index(described, rows)
+    tell_totals(described, len(places), None if tasks is None else len(tasks))
     rows_in: collections.Counter[Path] = collections.Counter()
     for place in places:
         rows_in[place.table] += place.length
@@ -171,13 +70,24 @@ def read_index(described: Description, cameras: Collection[str]) -> tuple[list[E
     films = {video for place in places for video, _ in place.videos.values()}
     for key in cameras:
         _require_listed(root / "videos", {film.suffix for film in films}, films, of=key)
-    beside = {key for row in rows for key in row.values if key not in _READ and key.split("/")[0] not in _PARTS}
-    return [dataclasses.replace(place, rows=rows_in[place.table]) for place in places], sorted(beside)
+    read = {
+        "episode_index",
+        "length",
+        "tasks",
+        *(f"dataset_{end}_index" for end in ("from", "to")),
+        "stats",
+        *_NUMBERED,
+    }
+    of_cameras = {f"videos/{key}" for key, feature in described.features.items() if "video" in feature.said["dtype"]}
+    left = {key for row in rows for key in row.values if key not in read and not key.startswith("stats/")}
+    whole = {key.rpartition("/")[0] if key.startswith("videos/") and key.endswith(_OF_FILM) else key for key in left}
+    beside += [f"{key} of the index of episodes" for key in sorted(whole - of_cameras)]
+    return [dataclasses.replace(place, rows=rows_in[place.table]) for place in places], beside
 
 
-_READ = ("episode_index", "length", "tasks", "dataset_from_index", "dataset_to_index")
-_PARTS = ("data", "videos", "meta", "stats")
-"""What LeRobot itself writes into an index of episodes: columns, and the first part of their names."""
+_NUMBERED = tuple(f"{part}/{of}_index" for part in ("data", "meta/episodes") for of in ("chunk", "file"))
+_OF_FILM = ("/chunk_index", "/file_index", "/from_timestamp", "/to_timestamp")
+"""What an index of version 3 says of the tables, and of the films of a camera."""
 
 
 def _require_listed(folder: Path, suffixes: Collection[str], files: Iterable[Path], of: str | None = None) -> None:
@@ -191,6 +101,18 @@ def _require_listed(folder: Path, suffixes: Collection[str], files: Iterable[Pat
             raise EpisodeError(f"{file}: {said}; download {folder.parent}/meta again, or remove it")
 
 
+def _require_apart_by_number(rows: Sequence[Section], places: Sequence[EpisodePlace], described: Description) -> None:
+    """Raises EpisodeError: by the index two episodes are in files of other numbers, by the paths in the same file."""
+    found: dict[tuple[str, Path], list[Any]] = {}
+    for row, place in zip(rows, places) if described.version == "v3" else ():
+        files = {"data": place.table} | {f"videos/{key}": film for key, (film, _) in place.videos.items()}
+        for part, file in files.items():
+            keys = [row.values[f"{part}/{key}"] for key in ("chunk_index", "file_index")]
+            if (others := found.setdefault((part, file), keys)) != keys:
+                said = f"chunk and file {keys} of {part!r}, which is {file}, as {others} is"
+                raise EpisodeError(f"{row.where}: {said}; correct the paths in meta/info.json")
+
+
 def _tell_index(described: Description, rows: Sequence[Section]) -> None:
     """Notes on what lies beside the index or in it, and is not read."""
     meta, third = described.root / "meta", described.version == "v3"
@@ -201,6 +123,15 @@ def _tell_index(described: Description, rows: Sequence[Section]) -> None:
     if several:
         more = f", and of {len(several) - 1} more" if several[1:] else ""
         print(f"note: {several[0]}{more}: several tasks; the one of the episode's steps is taken", flush=True)
+    for row in rows:
+        own = [int(part) for part in _INDEX_FILE.findall(row.where)[-1:] for part in part]
+        said = [row.values.get(f"meta/episodes/{key}_index", right) for key, right in zip(("chunk", "file"), own)]
+        if said != own:
+            print(f"note: {row.where}: it says that it is in chunk and file {said} of the index", flush=True)
+            break
+
+
+_INDEX_FILE = re.compile(r"/chunk-(\d+)/file-(\d+)\.parquet row ")
 
 
 _INDEX = (("episodes.jsonl", "tasks.jsonl"), ("episodes", "tasks.parquet"))
@@ -233,22 +164,34 @@ def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
 
 def _episodes(described: Description) -> list[Section]:
     """What the index says of each episode."""
+    return [row for file in _index_of_episodes(described) for row in _sections(file)]
+
+
+def _index_of_episodes(described: Description) -> list[Path]:
     meta = described.root / "meta"
     tables = sorted(file for file in listed(meta / "episodes") if file.suffix == ".parquet")
-    files = tables if described.version == "v3" else [meta / "episodes.jsonl"]
-    return [row for file in files for row in _sections(file)]
+    return tables if described.version == "v3" else [meta / "episodes.jsonl"]
+
+
+def index_files(described: Description) -> list[Path]:
+    """The files of the index, also those of another version, of which a note says that they are not read."""
+    meta = described.root / "meta"
+    others = [meta / name for names in _INDEX for name in names]
+    of_other = [file for one in others for file in listed(one)] if described.version == "v2" else []
+    return [*_index_of_episodes(described), *others, *of_other]
 
 
 _PANDAS = "__index_level_0__"
 """What the column of an index without a name is called."""
 
 
-def _tasks(described: Description) -> dict[int, str] | None:
-    """The dataset's instructions by their numbers; None: it has no list of them."""
+def _tasks(described: Description) -> tuple[dict[int, str] | None, list[str]]:
+    """The dataset's instructions by their numbers; None: it has no list of them. And what the list says beside."""
     file = described.root / "meta" / ("tasks.jsonl" if described.version == "v2" else "tasks.parquet")
     if not os.path.lexists(file):
-        return None
+        return None, []
     tasks: dict[int, str] = {}
+    beside: set[str] = set()
     for row in _sections(file):
         number = row.whole("task_index", 0, MOST)
         text = row.text("task" if "task" in row else _PANDAS)
@@ -256,7 +199,8 @@ def _tasks(described: Description) -> dict[int, str] | None:
             print(f"note: {file}: its column {_PANDAS!r} is not read, 'task' is", flush=True)
         if tasks.setdefault(number, text) != text:
             raise EpisodeError(f"{row.where}: task_index {number} is that of another task too; download it again")
-    return tasks
+        beside |= {*row.values} - {"task_index", "task", _PANDAS}
+    return tasks, [f"{key} of the list of tasks" for key in sorted(beside)]
 
 
 def _sections(file: Path) -> list[Section]:

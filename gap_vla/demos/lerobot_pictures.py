@@ -6,6 +6,8 @@ import contextlib
 import functools
 import io
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
             f"{where}: the picture at step {step} cannot be decoded", "download it again", EpisodeError, bomb
         ):
             Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
+            _require_rows(row["bytes"])
             pictures.append(Image.open(io.BytesIO(row["bytes"]), formats=formats))
     with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
         modes = {picture.mode for picture in pictures}
@@ -65,6 +68,11 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
                 f"{where}: several pictures in one file at step {several[0]}, of which one would be taken; store one a "
                 "step, or leave this camera out"
             )
+        if axes_of(shape)[-1] == 3 and (
+            grey := [step for step, one in enumerate(pictures) if one.mode in ("1", "L", "LA")]
+        ):
+            said = f"of one channel at step {grey[0]}, info.json says {list(shape)}"
+            raise EpisodeError(f"{where}: a picture {said}; correct one of them")
         if axes_of(shape)[-1] == 4 and not all(map(_has_alpha, pictures)):
             raise EpisodeError(
                 f"{where} is without the fourth channel of info.json's {list(shape)}; correct one of them"
@@ -113,6 +121,24 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 _PNG = b"\x89PNG"
+
+
+def _require_rows(data: bytes) -> None:
+    """Raises ValueError: a PNG's compressed rows are fewer or more than its head says; Pillow fills in black ones."""
+    if data[:4] != _PNG:
+        return
+    width, height, depth, colours, *_, laced = struct.unpack(">IIBBBBB", data[16:29])
+    bits, place, parts = depth * {2: 3, 4: 2, 6: 4}.get(colours, 1), 8, []
+    while place + 8 <= len(data) and (kind := data[place + 4 : place + 8]) != b"IEND":
+        size = int.from_bytes(data[place : place + 4], "big")
+        parts += [data[place + 8 : place + 8 + size]] if kind == b"IDAT" else []
+        place += 12 + size
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes] if laced else [(width, height)]
+    right = sum(high * (1 + -(-wide * bits // 8)) for wide, high in sides if wide > 0 and high > 0)
+    if (found := len(zlib.decompressobj().decompress(b"".join(parts), right + 1))) != right:
+        raise ValueError(f"{'more' if found > right else 'fewer'} rows than {height}")
+
 
 _BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pdin", b"uuid")
 """With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
@@ -168,12 +194,16 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
 
 
 def _require_bytes(form: str, shape: tuple[int, ...], where: str) -> None:
-    """Raises EpisodeError: a film has more than 8 bits a colour, or no fourth channel where info.json says one."""
+    """Raises EpisodeError: a film has more than 8 bits a colour, or alpha, which is not decoded, or no fourth channel
+    where info.json says one."""
     if re.match(r"\w+(le|be)\b", form) and not re.match("(rgb|bgr)(444|555|565)", form):
         raise EpisodeError(
             f"{where} is a film of {form.partition('(')[0]}, of which 8 bits a colour are kept; store pictures of 8 "
             "bits, or leave this camera out"
         )
+    if re.match("rgba|bgra|argb|abgr|yuva|gbrap|ya8", form):
+        said = f"{form.partition('(')[0]}, whose alpha is not read; info.json says {list(shape)}"
+        raise EpisodeError(f"{where} is a film of {said}: store what is to be seen, or leave this camera out")
     if axes_of(shape)[-1] == 4:
         raise EpisodeError(f"{where} is a film of three channels, info.json says {list(shape)}; correct one of them")
 

@@ -13,7 +13,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.beside import COUNTS_OF_ALL
+from gap_vla.demos.beside import COUNTS, COUNTS_OF_ALL, counts_others
 from gap_vla.demos.fields import is_blank
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
@@ -30,12 +30,17 @@ def own_language(demo: h5py.Group) -> Any:
     told = (meta or {}).get("lang")
     if own is None or is_blank(own):
         return told if told is not None else own
-    if isinstance(told, str) and isinstance(own, str) and not is_blank(told):
+    require_one_instruction(own, told, where)
+    return own
+
+
+def require_one_instruction(own: Any, told: Any, where: str) -> None:
+    """Raises EpisodeError: the attribute `language_instruction` says other words than `lang` beside it does."""
+    if isinstance(told, str) and isinstance(own, str) and not is_blank(told) and not is_blank(own):
         one, other = (re.sub(r"[\W_]+", " ", text.lower()).strip() for text in (own, told))
         if one != other:
             said = f"{one_line(told, 60)!r}, the attribute 'language_instruction' {one_line(own, 60)!r}"
             raise EpisodeError(f"{where} says lang {said}; correct one")
-    return own
 
 
 def arms_of(demo: h5py.Group, where: str) -> int:
@@ -48,8 +53,9 @@ def arms_named(observations: Iterable[str]) -> int:
     return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
 
 
-def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_key: str) -> list[str]:
-    """Names below `data` in natural order, of a filter (`mask/<name>`) or all.
+def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_key: str, *arrays: str) -> list[str]:
+    """Names below `data` in natural order, of a filter (`mask/<name>`) or all. No two have the same `obs`, actions or
+    one of the `arrays`.
 
     Raises EpisodeError: no such group or filter, no demonstrations, two names of one, or fewer steps than the file
     says.
@@ -67,9 +73,11 @@ def demonstrations(file: h5py.File, path: Path, filter_key: str | None, action_k
     places: dict[int, str] = {}
     for name in names:
         demo = members.group_at(data, name, f"{path}, data")
-        inner = [part for part in ("obs", action_key) if members.has(demo, part)]
-        lying = {f"{name}/{part}": members.member(demo, part, f"{path}, episode {name}") for part in inner}
-        for part, item in {name: demo, **lying}.items():
+        held, where = {name: demo}, f"{path}, episode {name}"
+        for part in ("obs", action_key, *arrays):  # what lies in `obs` after `obs` itself
+            if members.has(demo, part):
+                held[f"{name}/{part}"] = members.member(demo, part, where)
+        for part, item in held.items():
             place = h5py.h5o.get_info(item.id).addr
             if (other := places.setdefault(place, part)) != part:
                 raise EpisodeError(f"{path}: data/{part} is data/{other} by another name; remove one of the links")
@@ -100,13 +108,18 @@ def _require_total(data: h5py.Group, names: list[str], path: Path, action_key: s
     """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
     counted = {name: f"{path}, episode {name}" for name in names if members.has(data[name], action_key)}
     lengths = {name: members.length_at(data[name], action_key, where) for name, where in counted.items()}
-    total, held = hdf5.attribute_of(data, "total"), sum(lengths.values())
-    if total in (None, held) or len(lengths) < len(names):  # one without actions is refused where it is read
+    held = sum(lengths.values())
+    said = {"total": hdf5.attribute_of(data, "total")}
+    said |= {name: hdf5.attribute_of(data, name) for name in COUNTS if hdf5.is_single(data, name)}
+    odd = [name for name, count in said.items() if count not in (None, held)]
+    # a count that is none of all may be each one's, or no whole number
+    odd = [name for name in odd if name == "total" or any(counts_others(name, said[name], n) for n in lengths.values())]
+    if not odd or len(lengths) < len(names):  # one without actions is refused where it is read
         return
     for name, steps in lengths.items():
         members.require_steps(data[name], steps, counted[name])
     raise EpisodeError(
-        f"{path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
+        f"{path}: the demonstrations have {held} steps, the attribute {odd[0]!r} of 'data' says {said[odd[0]]!r}; "
         "get the whole file, or correct the attribute if demonstrations were removed on purpose"
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,17 @@ import numpy as np
 
 from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
-from gap_vla.core.hdf5_mark import CHECK
-from gap_vla.demos import fields
+from gap_vla.demos import fields, hdf5_unread
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.robomimic_groups import arms_named, arms_of, demonstrations, own_language
+from gap_vla.demos.robomimic_groups import (
+    arms_named,
+    arms_of,
+    demonstrations,
+    own_language,
+    require_one_instruction,
+)
 from gap_vla.demos.source import UNSAID, Source, account, stated
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
@@ -90,7 +94,8 @@ class RobomimicHDF5(Source):
         self._image_keys = IMAGE_KEYS if image_keys is None else dict(image_keys)
         members.require_sound(self.path)
         with members.opened(self.path) as file:
-            self.places = demonstrations(file, self.path, filter_key, action_key)
+            parts = (action_key, "obs/robot0_eef_pos", *(f"obs/{key}" for key in self._image_keys))
+            self.places = demonstrations(file, self.path, filter_key, *parts)
             self._language = self._file_language(file)
             self._said, self.kept, self._dropped = self._looked_through(file)
             where = f"{self.path}, episode {self.places[0]}"
@@ -150,13 +155,14 @@ class RobomimicHDF5(Source):
         with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
             parsed(said or "{}")
         stated = fields.as_instruction(hdf5.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
+        env_args = members.simulator_of({"env_args": said})
+        require_one_instruction(stated, env_args.get("lang"), f"{self.path}, data: the attribute 'env_args'")
         own = (own_language(data[name]) for name in self.places)
         self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
         if stated.strip():
             return stated
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
-        env_args = members.simulator_of({"env_args": said})
         return fields.as_instruction(env_args.get("lang"), "", f"{self.path}: 'lang' in env_args")
 
     def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str], list[str]]:
@@ -167,15 +173,13 @@ class RobomimicHDF5(Source):
         """
         data = members.group_at(file, "data", f"{self.path}")
         of_file = {name for held in (file, file.attrs) for name in hdf5.names_in(held, f"{self.path}")}
-        of_file -= {"data", "made_by", CHECK, "mask" if self.options["filter_key"] else ""}
         of_data = hdf5.names_in(data.attrs, f"{self.path}, data")
         fields.require_spelling(of_data, hdf5.FACTS, f"{self.path}, data: attributes")
-        unread = {f"{key} of the file" for key in of_file}
+        unread = hdf5_unread.of_file(file, self.options["filter_key"], f"{self.path}")
         if left := len(data) - len(self.places):
             unread.add(f"{left} of {len(data)} demonstrations")
-        unread |= {f"{key} of data" for key in of_data if key not in (*hdf5.NEEDED, *hdf5.OF_ALL, "annotator")}
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
-        successes, kept = 0, set[str]()
+        successes, silent, kept = 0, False, set[str]()
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = hdf5.names_in(demo, where), hdf5.names_in(demo.attrs, where)
@@ -188,23 +192,22 @@ class RobomimicHDF5(Source):
                     )
             said |= (facts := _facts(demo)) | ({*held} & {"phase"})
             successes += "success" in facts
-            told_beside = "language_instruction" not in facts and not fields.is_blank(own_language(demo) or "")
-            said |= {"ep_meta"} if told_beside else set()
+            if "language_instruction" not in facts:
+                told_beside = not fields.is_blank(own_language(demo) or "")
+                silent, said = silent or not told_beside, said | ({"ep_meta"} if told_beside else set())
             observed = hdf5.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
             *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
-            known = [*self._image_keys, *itertools.chain(*used)]
-            fields.require_spelling(observed, [*known, *another], f"{where}: obs")
-            arrays = [*taken - {"obs"}, *(f"obs/{key}" for key in known)]
-            unread |= {f"{name} of {key}" for key in arrays for name in members.attributes_beside(demo, key, where)}
-            unread |= {*held} - taken | {f"obs/{key}" for key in {*observed} - {*known}}
+            fields.require_spelling(observed, [*self._image_keys, *itertools.chain(*used), *another], f"{where}: obs")
+            metres, key = self._layout.opening_unit == "m", self.options["action_key"]
+            read = hdf5_unread.read_of_arrays(len(used), self._image_keys, key, metres)
             kept |= (short := _kept(demo)).keys()
-            unread |= {f"attribute {key}" for key in {*own} - {*hdf5.NEEDED, *short}}
+            unread |= hdf5_unread.of_demonstration(demo, read, short, where)
         places = {key: key for key in sorted(said - {"ep_meta"})}
         if "success" in places and "success" not in _facts(data):
             places["success"] = stated("success", successes, len(self.places))
         option = "--reader" if self.options["language_instruction"] else "lang in env_args"
         told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
-        told[option] = bool(self._language) and "language_instruction" not in _facts(data)
+        told[option] = bool(self._language) and silent and "language_instruction" not in _facts(data)
         if any(told.values()):
             places["language_instruction"] = " or ".join(filter(told.get, told))
         return places, sorted(kept), sorted(unread)
@@ -226,12 +229,7 @@ class RobomimicHDF5(Source):
             known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
             raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
         for key in found:
-            film = members.member(demo, f"obs/{key}", where)
-            for said in hdf5.names_in(film.attrs, where):
-                value = film.attrs[said] if hdf5.holds_text(film, said) else ""
-                if re.fullmatch(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*", hdf5.text_of(np.asarray(value).tolist()).lower()):
-                    what = f"{where}: obs/{key}: the attribute {said!r} says {one_line(hdf5.text_of(value), 60)}"
-                    raise EpisodeError(f"{what}, it is read as RGB; exchange the channels, and correct the attribute")
+            hdf5.require_rgb(members.member(demo, f"obs/{key}", where), f"{where}: obs/{key}")
             if images:
                 cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
             else:
@@ -308,5 +306,5 @@ def _facts(item: h5py.Group) -> set[str]:
 def _kept(demo: h5py.Group) -> dict[str, Any]:
     """The attributes that a dataset keeps in `extra_json`; robomimic has the whole model XML in one, which is not."""
     left = ("language_instruction", OPENING_UNIT, "file_path", "episode_id")  # said elsewhere, the unit by the layout
-    attributes = hdf5.attributes_of(demo)
+    attributes = hdf5.attributes_of(demo, hdf5.OF_DEMO)
     return {key: value for key, value in attributes.items() if key not in left and len(str(value)) <= 200}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -188,6 +189,29 @@ def test_a_conversion_that_was_killed_is_no_folder_of_recordings(folder: Path) -
         open_source(folder, "npz")
     with pytest.raises(EpisodeError, match="an RLDS dataset that lacks features"):
         kind_of(folder)
+
+
+@pytest.mark.parametrize(("behind", "refused"), [(b"PK\3\4 of another", True), (b"junk", True), (bytes(512), False)])
+def test_what_lies_behind_the_end_of_an_npz_is_not_passed_over(folder: Path, behind: bytes, refused: bool) -> None:
+    file = folder / "demo_2.npz"
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = b"by hand"
+    assert open_source(folder, "npz").read(2)
+    file.write_bytes(file.read_bytes() + behind)
+    told = pytest.raises(EpisodeError, match=r"demo_2\.npz: \d+ bytes behind its end, as of files that were put togeth")
+    with told if refused else contextlib.nullcontext():
+        open_source(folder, "npz").read(2)
+
+
+@pytest.mark.parametrize("kind", ["npz", "pickle"])
+def test_what_nobody_reads_of_arrays_by_name_is_told(folder: Path, tmp_path: Path, kind: str) -> None:
+    names = ("odd", "num_samples", "length", "image_primary_index", "is_success_of_others", "frame_index")
+    one = {**arrays(plain(0)), **dict.fromkeys(names, np.array("?"))}
+    np.savez(folder / "demo_0.npz", **one)
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"beside": 1, "a": one, "b": arrays(plain(1))}))
+    source = open_source(*((folder,) if kind == "npz" else (tmp_path / "d.pkl",)), kind, state_key="proprio")
+    assert {*source.dropped()} == {*names, "extra" if kind == "npz" else "beside"}
+    assert all(name in source.account().partition("not taken: ")[2] for name in source.dropped())
 
 
 def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -489,6 +513,12 @@ def test_what_a_pickle_counts_of_all_its_demonstrations_is_of_none_of_them(tmp_p
     total = len(plain(0)) + len(plain(1))
     (tmp_path / "d.pkl").write_bytes(pickle.dumps({"num_steps": total, "a": arrays(plain(0)), "b": arrays(plain(1))}))
     assert len([*open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")]) == 2
+
+
+def test_a_pickle_that_counts_other_steps_of_all_its_demonstrations_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"num_steps": 100, "a": arrays(plain(0)), "b": arrays(plain(1))}))
+    with pytest.raises(EpisodeError, match=r"episode d\[a\]: 'num_steps' says 100 steps, there are \d+; correct it"):
+        open_source(tmp_path / "d.pkl", "pickle", state_key="proprio").read(0)
 
 
 def test_a_pickle_that_says_it_holds_more_demonstrations_is_refused(tmp_path: Path) -> None:

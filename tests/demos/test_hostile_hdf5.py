@@ -45,6 +45,14 @@ def put(path: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+def _said_twice(file: h5py.File) -> None:
+    file["data"].attrs.update(language_instruction="go", env_args='{"lang": "open it"}')
+
+
+def _same(key: str) -> Callable[[h5py.File], None]:
+    return lambda file: put(f"data/demo_1/obs/{key}", file[f"data/demo_0/obs/{key}"])(file)
+
+
 def _rows(file: h5py.File) -> None:
     """Of HDF5's array type: one element per step, which h5py reads as one row."""
     actions = file["data/demo_1/actions"][()].astype(np.float64)
@@ -194,6 +202,17 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_unit("data/demo_1/obs/agentview_image", channels=["b", "g", "r"]), "'channels' says .*, it is read as RGB"),
         (_unit("data/demo_1/obs/agentview_image", color_order="BGR8"), "'color_order' says .*, it is read as RGB"),
         (_attribute("data", "num_episodes", 9), "2 demonstrations, 'num_episodes' of 'data' says 9; get all of it"),
+        (_unit("data/demo_1/obs", color_order="BGR"), r"/demo_1/obs: the attribute 'color_order' says BGR, it is read"),
+        (_unit("data/demo_1", ColourSpace="bgr"), "/data/demo_1: the attribute 'ColourSpace' says bgr, it is read"),
+        (_unit("data", channels=["b", "g", "r"]), "/data: the attribute 'channels' says b, g, r, it is read as RGB"),
+        (_unit("data", num_samples=100), "have 16 steps, the attribute 'num_samples' of 'data' says 100; get"),
+        (_said_twice, "'env_args' says lang 'open it', the attribute 'language_instruction' 'go'; correct one"),
+        (_unit("data/demo_1/obs/robot0_eef_quat", about=["unit", "quat, wxyz"]), "'about' says unit, .*, wxyz, it"),
+        (_unit("data/demo_1/actions", valid_range=[20, -20]), "by its valid_range none; it was"),
+        (put("data/demo_1/num_steps", 30), "demo_1: 'num_steps' says 30 steps, there are 8; correct it or drop"),
+        (put("data/demo_1/obs/num_samples", 24), "demo_1: 'obs/num_samples' says 24 steps, there are 8; correct"),
+        (_same("robot0_eef_pos"), "data/demo_1/obs/robot0_eef_pos is data/demo_0/obs/robot0_eef_pos by another name"),
+        (_same("agentview_image"), "data/demo_1/obs/agentview_image is data/demo_0/obs/agentview_image by another"),
         (_filled, r"robot0_eef_pos': step 6 was never written \(fill value -1.0\); the recording was cut off"),
         (put("data/demo_1/truncated", np.arange(8) % 4 == 3), "'truncated' is true at step 3 of 8 and not after it"),
         (put("data/demo_1/obs/time", np.arange(8) % 5), "'obs/time' is 0 at step 5, not after 4; write it"),
@@ -354,6 +373,37 @@ def test_words_for_success_mean_what_they_say(file: Path, meant: bool) -> None:
         with h5py.File(file, "r+") as stored:
             stored["data/demo_0"].attrs["success"] = word
         assert open_source(file)[0].success is meant, word
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _attribute("data/demo_1", "operator", np.bytes_(b"J\xf6rg")),
+        _attribute("data/demo_1", "env_args", [1, 2]),
+        _attribute("data/demo_1/obs/robot0_eef_pos", "units", h5py.Empty("f")),
+        _attribute("data/demo_1/obs/robot0_eef_pos", "_FillValue", 1e300),
+        _attribute("data/demo_1/obs", "description", "bring green rings"),
+        put("data/demo_1/obs/num_samples", 8),
+        put("data/demo_1/obs/field_of_view", 45.0),
+        _attribute("data/demo_1", "object_colors", "blue, green, red"),
+        _attribute("data", "num_samples", 8),  # of each
+        put("data/demo_1/valid", np.zeros(8, h5py.enum_dtype({"VALID": 0, "INVALID": 1}, "i1"))),
+    ],
+)  # fmt: skip
+def test_what_says_nothing_of_a_demonstration_is_no_error(
+    file: Path, change: Callable[[h5py.File], None], recwarn: pytest.WarningsRecorder
+) -> None:
+    with h5py.File(file, "r+") as stored:
+        change(stored)
+    assert len(list(open_source(file))) == 2 and not recwarn.list
+
+
+@pytest.mark.parametrize(("number", "meant"), [(0, True), (1, False)])
+def test_an_enumerated_success_means_what_its_name_says(file: Path, number: int, meant: bool) -> None:
+    with h5py.File(file, "r+") as stored:
+        kind = h5py.enum_dtype({"SUCCESS": 0, "FAILURE": 1}, "i1")
+        stored["data/demo_0"].attrs.create("success", number, dtype=kind)
+    assert open_source(file)[0].success is meant
 
 
 def test_an_attribute_in_an_array_of_one_means_the_same(file: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.demos.layout import StateLayout, tell_last, to_quaternion
+from gap_vla.demos.column_names import tell_last
+from gap_vla.demos.layout import StateLayout, to_quaternion
 from gap_vla.phases.motion import relative_rotation_vector
 
 
@@ -78,13 +79,38 @@ POSE = [*"xyz", "qw", "qx", "qy", "qz", "a", "b"]
         ([*POSE[:7], "force_1", "force_2"], "gap", "'force_1' as a finger's position; name the columns"),
         ([*POSE[:7], "finger_1_vel", "finger_2_vel"], "gap", "'finger_1_vel' as a finger's position"),
         ([*POSE[:7], "panda_finger_joint1", "panda_finger_joint2"], "gap", None),
-        (["f1", "f2", "pad", *POSE[3:7], "x", "y"], "gap", "'x' as a finger's position"),
+        (["f1", "f2", "f3", *POSE[3:7], "x", "y"], "gap", "'x' as a finger's position"),
         ([*(f"{n}_inch" for n in "xyz"), *POSE[3:]], "gap", "'x_inch' in m or rad"),
         ([*(f"{n}MM" for n in "xyz"), *POSE[3:]], "gap", "'xMM' in m or rad"),
         ([*(f"pos_mm_{n}" for n in "xyz"), *POSE[3:]], "gap", "'pos_mm_x' in m or rad"),
         ([*(f"{n}_millimeters" for n in "xyz"), *POSE[3:]], "gap", "'x_millimeters' in m or rad"),
         (["ax", "ay", "az", *POSE[3:]], "gap", "columns ax, ay, az as x, y, z"),
         ([*(f"effort_{n}" for n in "123"), *POSE[3:]], "gap", "columns effort_1, effort_2, effort_3 as x, y, z"),
+        (["x", "y", "vz", *POSE[3:]], "gap", "columns x, y, vz as x, y, z"),
+        (["x", "joint_2", "z", *POSE[3:]], "gap", "columns x, joint_2, z as x, y, z"),
+        (["timestamp", "y", "z", *POSE[3:]], "gap", "columns timestamp, y, z as x, y, z"),
+        (["eef_joint_x", "y", "z", *POSE[3:]], "gap", None),
+        ([*"xyz", "rx", "ry", "rz", "grip", "a", "b"], "gap", "'grip' as part of a rotation"),
+        ([*"xyz", *(f"joint_{i}" for i in range(4)), "a", "b"], "gap", "'joint_0' as part of a rotation"),
+        ([*"xyz", *(f"q{c}_vel" for c in "wxyz"), "a", "b"], "gap", "'qw_vel' as part of a rotation"),
+        ([*"xyz", "force_x", "force_y", "force_z", "grip"], "bridge", "'force_x' as part of a rotation"),
+        ([*"xyz", "sin_yaw", "cos_yaw", "a", "grip"], "bridge", "'sin_yaw' as part of a rotation"),
+        ([*"xyz", "ax", "ay", "az", "a", "b"], "libero", None),
+        ([*"xyz", *(f"q{i}" for i in range(4)), "a", "b"], "gap", None),
+        ([*"xyz", *(f"quat_xyzw_{i}" for i in range(4)), "a", "b"], "gap", "'quat_xyzw_0' as quat wxyz; give another"),
+        ([*"xyz", *(f"quat_xyzw_{i}" for i in range(4)), "a", "b"], "robomimic", None),
+        ([*"xyz", *(f"rot6d_{i}" for i in range(4)), "a", "b"], "gap", "'rot6d_0' as quat wxyz"),
+        ([*"xyz", "axis_x", "axis_y", "axis_z", "angle", "a", "b"], "gap", "'axis_x' as quat wxyz"),
+        ([*"xyz", "qx", "qy", "qz", "grip"], "bridge", "'qx' as euler xyz"),
+        ([*"xyz", *(f"euler_{i}" for i in range(3)), "a", "b"], "libero", "'euler_0' as rotvec"),
+        ([*POSE[:7], "finger_1", "timestamp"], "gap", "'timestamp' as a finger's position"),
+        ([*POSE[:7], "roll", "pitch"], "gap", "'roll' as a finger's position"),
+        ([*POSE[:7], "joint_1", "joint_2"], "gap", "'joint_1' as a finger's position"),
+        ([*POSE[:7], "finger_1_rad", "finger_2_rad"], "gap", "'finger_1_rad' as a finger's position"),
+        ([*POSE[:7], "finger_pad_1", "finger_pad_2"], "gap", None),
+        ([*POSE[:7], "grip_percent"], "quaternion_wxyz", None),
+        ([*POSE[:7], "timestamp"], "quaternion_wxyz", "'timestamp' as the gripper's opening"),
+        ([*POSE[:7], "pad"], "quaternion_wxyz", "'pad' as the gripper's opening"),
         (["shoulder_pan.pos", "wrist_roll.pos", "grip.pos", *"abcdef"], {"position": 3, "rotation_kind": "none"}, None),
     ],
 )
@@ -94,6 +120,12 @@ def test_columns_are_taken_for_what_they_are_called(names, layout, message) -> N
     else:
         with pytest.raises(EpisodeError, match=message):
             StateLayout.of(layout).require_names(names, "here")
+
+
+def test_an_array_of_another_rotation_is_no_state() -> None:
+    StateLayout.of("robomimic").require_positions(["pose_xyz_quat_xyzw"] * 9, "here")
+    with pytest.raises(EpisodeError, match="here: the layout takes 'pose_xyz_quat_xyzw' as quat wxyz; give another"):
+        StateLayout().require_positions(["pose_xyz_quat_xyzw"] * 9, "here")
 
 
 def test_an_array_in_mm_is_no_state() -> None:

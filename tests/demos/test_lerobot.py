@@ -24,6 +24,7 @@ from synthetic_demos import make_episode
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
+from gap_vla.demos.lerobot_pictures import _require_rows, pictures_of
 
 FPS = 10
 
@@ -326,16 +327,45 @@ def test_a_row_without_a_picture_is_named(tmp_path: Path, row: Any) -> None:
         open_source(root, "lerobot")[1]
 
 
-def png_of(rows: np.ndarray) -> bytes:
-    """Of uint8 or uint16[h, w, 3]; Pillow writes 8 bits only."""
+def png_of(rows: np.ndarray, *, said: int | None = None, laced: bool = False) -> bytes:
+    """Of uint8 or uint16[h, w, 3], `said` to have another height; Pillow writes neither 16 bits nor parts laced into
+    each other."""
     bits, (height, width, _) = 8 * rows.itemsize, rows.shape
-    lines = b"".join(b"\0" + row.astype(rows.dtype.newbyteorder(">")).tobytes() for row in rows)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines))]
+    parts = [rows[y::dy, x::dx] for y, x, dy, dx in ADAM7 if y < height and x < width] if laced else [rows]
+    lines = b"".join(b"\0" + row.astype(rows.dtype.newbyteorder(">")).tobytes() for part in parts for row in part)
+    head = struct.pack(">IIBBBBB", width, height if said is None else said, bits, 2, 0, 0, laced)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(lines))]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in [*chunks, (b"IEND", b"")]
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""Where each part of a picture that is laced begins, and its steps, down and to the right."""
+
+
+@pytest.mark.parametrize("laced", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (5, 3), (1, 1), (9, 17)])
+@pytest.mark.parametrize("more", [0, -1, 8])
+def test_a_picture_has_the_rows_that_its_head_says(height: int, width: int, laced: bool, more: int) -> None:
+    shown = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    data = png_of(shown, said=height + more or 9, laced=laced)
+    if more == 0:
+        (read,) = pictures_of([{"bytes": data}], shown.shape, "here")
+        np.testing.assert_array_equal(read, shown)
+    else:
+        with pytest.raises(
+            EpisodeError, match=r"here: the picture at step 0 cannot be decoded: (more|fewer) rows than"
+        ):
+            pictures_of([{"bytes": data}], (height + more or 9, width, 3), "here")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_pictures_of_every_kind_have_their_rows(mode: str) -> None:
+    Image.new(mode, (13, 7)).save(stream := io.BytesIO(), "png")
+    _require_rows(stream.getvalue())
 
 
 def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
@@ -377,6 +407,7 @@ def _thin(picture: Image.Image) -> Image.Image:
         (lambda p, to: _thin(p).save(to, "png"), "a picture that is not opaque"),
         (lambda p, to: p.save(to, "png", transparency=p.getpixel((0, 0))), "a picture that is not opaque"),
         (lambda p, to: p.convert("RGBA").save(to, "png"), None),
+        (lambda p, to: p.convert("L").save(to, "png"), "a picture of one channel"),
     ],
 )
 def test_a_picture_is_one_that_shows_all_of_itself(tmp_path: Path, write: Any, says: str | None) -> None:

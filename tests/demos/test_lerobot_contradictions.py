@@ -94,7 +94,7 @@ def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any
     [
         (POSE, "gap", None),
         (TURNED, "robomimic", None),
-        (["joint_1", "w", "z", *POSE[3:]], "gap", None),
+        (["a", "w", "z", *POSE[3:]], "gap", None),
         (TURNED, {"rotation_kind": "none"}, None),
         ([f"left_quat_{name}" for name in "abcwxyzde"], "gap", None),
         (TURNED, "gap", "columns 3 to 6 qx, qy, qz, qw, .* quaternion wxyz; give another with .*layout=robomimic$"),
@@ -172,6 +172,8 @@ def test_the_numbers_of_an_action_are_in_the_order_that_is_taken(tmp_path: Path,
         ),
         ("index", "int7", "dtype is 'int7', which no number is"),
         ("index", "int32", None),
+        ("episode_index", "float32", "'episode_index' holds int64, info.json says 'float32'"),
+        ("index", "string", "'index' holds int64, info.json says 'string'"),
         ("timestamp", "float64", None),
     ],
 )
@@ -183,6 +185,44 @@ def test_numbers_are_of_the_kind_that_is_declared(tmp_path: Path, key: str, dtyp
     else:
         with pytest.raises(EpisodeError, match=message):
             open_source(root, "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "fits"), [("uint8", -1, False), ("int8", -1, True), ("float16", 9e4, False)]
+)
+def test_numbers_fit_into_the_kind_that_is_declared(tmp_path: Path, dtype: str, number: float, fits: bool) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"]["action"].update(dtype=dtype))
+    change(root, "data/**/*.parquet", "action", lambda rows: [[number] * 7 for _ in rows])
+    if fits:
+        assert len(open_source(root, "lerobot").read(0, images=False)) == 12
+    else:
+        with pytest.raises(EpisodeError, match=rf"'action' holds {number:g}, info.json says '{dtype}'; correct it"):
+            open_source(root, "lerobot").read(0, images=False)
+
+
+def test_a_task_of_the_index_is_one_of_the_list(tmp_path: Path) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"].pop("task_index"))
+    file = sorted(root.glob("data/**/*.parquet"))[0]
+    pq.write_table(pq.ParquetFile(file).read().drop_columns(["task_index"]), file)
+    assert open_source(root, "lerobot").read(0, images=False).language_instruction == "push block 0"
+    change(root, "meta/episodes/**/*.parquet", "tasks", lambda _: [["fly"], ["swim"]])
+    with pytest.raises(
+        EpisodeError, match=r"episode 0: the index names the task 'fly', which meta/tasks.\* lacks; dow"
+    ):
+        open_source(root, "lerobot").read(0, images=False)
+
+
+def test_files_of_two_numbers_are_two_files(tmp_path: Path) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info.update(data_path="data/chunk-000/file-000.parquet"))
+    assert len(open_source(root, "lerobot")) == 2
+    change(root, "meta/episodes/**/*.parquet", "data/file_index", lambda _: [3, 4])
+    with pytest.raises(
+        EpisodeError, match=r"row 2: chunk and file \[0, 4\] of 'data', which is .*, as \[0, 3\] is; correct"
+    ):
+        open_source(root, "lerobot")
 
 
 @pytest.mark.parametrize(

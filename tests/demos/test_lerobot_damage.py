@@ -431,6 +431,19 @@ def test_a_film_of_more_than_8_bits_a_colour_is_not_cut(tmp_path: Path, form: st
             open_source(tmp_path / "v21_video", "lerobot")[0]
 
 
+@pytest.mark.parametrize(("form", "codec"), [("rgba", "png"), ("argb", "qtrle")])
+def test_a_film_to_be_seen_through_is_refused(tmp_path: Path, form: str, codec: str) -> None:
+    film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    made = film.with_suffix(".mov")
+    shutil.copy(film, made)
+    _made(made, "-i", film, "-c:v", codec, "-vf", f"format={form},colorchannelmixer=aa=0.3", "-pix_fmt", form)
+    made.rename(film)
+    with pytest.raises(
+        EpisodeError, match=f"is a film of {form}, whose alpha is not read; info.json says .* 3.: store"
+    ):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
 @pytest.mark.parametrize("pace", [0.96, 1.04])
 def test_a_film_of_an_episode_has_the_pace_of_the_dataset(tmp_path: Path, pace: float) -> None:
     film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]

@@ -63,6 +63,8 @@ def test_columns_that_say_where_an_episode_ends_say_it_of_this_one(
         ("next.done", ["no"] * 12, "'next.done' holds text"),
         ("next.done", [*[0.0] * 11, 2.5], "'next.done' holds float64"),
         ("next.done", [*[0] * 11, 1], None),
+        ("next.done", [*[0] * 11, 7], "'next.done' holds 7, info.json says 'bool'; correct it"),
+        ("done", [*[0] * 11, -1], "'done' holds -1, info.json says 'bool'"),
         ("next.success", ["True"] * 12, "'next.success' holds text, info.json says 'bool'; correct it"),
     ],
 )
@@ -125,6 +127,11 @@ def test_the_unit_that_a_tables_column_states_is_compared(tmp_path: Path) -> Non
     table = pq.read_table(file)
     place = table.schema.get_field_index(STATE)
     field = table.schema.field(place)
+    place_of_action, said = table.schema.get_field_index("action"), {"scale_factor": "0.001"}
+    packed = table.schema.set(place_of_action, table.schema.field("action").with_metadata(said))
+    pq.write_table(table.cast(packed), file)
+    with pytest.raises(EpisodeError, match=r"episode 0: 'action' says scale_factor 0\.001"):
+        open_source(root, "lerobot").read(0, images=False)
     for unit, fits in (("m", True), ("mm", False)):
         pq.write_table(table.cast(table.schema.set(place, field.with_metadata({"unit": unit}))), file)
         if fits:
@@ -135,9 +142,54 @@ def test_the_unit_that_a_tables_column_states_is_compared(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("key", "said", "message"),
+    [
+        ("timestamp", {"fps": 50}, "has fps 50, the dataset 10"),
+        ("index", {"shape": [2]}, r"has the shape \[2\], it is one number a step; correct it"),
+        ("episode_index", {"shape": []}, None),
+        ("action", {"scale_factor": 0.001}, "says scale_factor 0.001, which is not applied"),
+        ("action", {"add_offset": [0.0] * 7}, None),
+        ("observation.images.front", {"color_order": "BGR"}, "is BGR by its color_order, pictures are read as RGB"),
+        ("observation.images.front", {"info": {"color_mode": "bgr24"}}, "is BGR by its color_mode"),
+        ("observation.images.front", {"names": ["height", "width", "channels (BGR)"]}, "is BGR by its names"),
+        ("observation.images.front", {"names": ["height", "width", [*"bgr"]]}, "is BGR by its names"),
+        ("observation.images.front", {"info": {"video.pix_fmt": "bgr24", "made": "BGR to RGB"}}, None),
+    ],
+)
+def test_what_is_said_of_other_features_that_are_read_is_compared(
+    tmp_path: Path, key: str, said: dict[str, Any], message: str | None
+) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][key].update(said))
+    if message is None:
+        assert len(open_source(root, "lerobot").read(0, images=False)) == 12
+    else:
+        with pytest.raises(EpisodeError, match=f"info.json: '{key}' {message}"):
+            open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"info": {"is_depth_map": False, "video.is_depth_map": True}},
+        {"info": {"video.is_depth_map": False}, "video_info": {"video.is_depth_map": True}},
+        {"info": {"video.is_depth_map": False}, "is_depth_map": True},
+    ],
+)
+def test_two_statements_of_depth_agree(tmp_path: Path, said: dict[str, Any]) -> None:
+    root = copied("v21_video", tmp_path)
+    described(root, lambda info: info["features"]["observation.images.front"].update(said))
+    with pytest.raises(
+        EpisodeError, match=r"front says .*is_depth_map (True|False) and .*is_depth_map (True|False); cor"
+    ):
+        open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize(
     ("kind", "said", "told"),
     [
         ("v30_video", {}, []),
+        ("v30_video", {"fps": 30, "video.width": float("nan")}, ["video.width is nan", "video.fps is 30, fps says 10"]),
         ("v30_video", {"video.fps": 30}, ["its video.fps is 30, fps says 10, which is taken"]),
         (
             "v21_video",
@@ -168,10 +220,20 @@ def test_a_depth_map_is_one_that_says_so(tmp_path: Path, flag: Any, read: bool) 
 def test_names_of_a_pictures_axes_in_another_order_than_its_shape_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, names = copied("v30_image", tmp_path), ["channels", "height", "width"]
-    described(root, lambda info: info["features"]["observation.images.front"].update(names=names))
+    root = copied("v30_image", tmp_path)
+    for names in (["channels", "height", "width"], ["width", "height", "channels"]):
+        described(root, lambda info: info["features"]["observation.images.front"].update(names=names))  # noqa: B023
+        assert len(open_source(root, "lerobot")) == 2
+        assert f"its names are {', '.join(names)}, its shape [64, 64, 3] is taken" in capsys.readouterr().out
+
+
+def test_films_beside_an_old_kind_of_info_are_compared_with_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, said = copied("v21_video", tmp_path), {"video.fps": 30.0, "video.height": 64}
+    described(root, lambda info: info["features"]["observation.images.front"].update(video_info=said))
     assert len(open_source(root, "lerobot")) == 2
-    assert "its names are channels, height, width, its shape [64, 64, 3] is taken" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("its video.fps is 30.0, fps says 10") == 1
 
 
 @pytest.mark.parametrize(

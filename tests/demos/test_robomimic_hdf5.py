@@ -146,7 +146,7 @@ def test_filter_keys_select_demonstrations(file: Path) -> None:
 
 def test_what_is_dropped_is_listed(file: Path) -> None:
     dropped = open_source(file).dropped()
-    assert set(dropped) == {"rewards", "dones", "obs/object", "attribute model_file"}
+    assert set(dropped) == {"rewards", "dones", "obs/object", "attribute model_file", "the rest of env_args"}
     with h5py.File(file, "a") as stored:
         stored["data/demo_7/notes"] = np.zeros(3)
         stored["data"].attrs["hand"] = stored.attrs["made"] = "today"
@@ -157,6 +157,74 @@ def test_what_is_dropped_is_listed(file: Path) -> None:
     assert {*(source := open_source(file)).dropped()} == {*dropped, *more}
     assert "extra_json <- attributes num_samples, operator, success\n" in source.account()
     assert source[1].metadata["operator"] == "Ann"
+
+
+def _there(place: str) -> Callable[[h5py.File], Any]:
+    """Puts an attribute `odd` to a place of the file, behind links too."""
+    return lambda stored: stored[place].attrs.update({"odd": np.zeros(2)})
+
+
+def _linked(stored: h5py.File) -> None:
+    stored.move("data/demo_1/obs/robot0_eef_pos", "kept")
+    stored["data/demo_1/obs/robot0_eef_pos"] = h5py.SoftLink("/kept")
+    stored["kept"].attrs["odd"] = 1
+
+
+def _second_filter(stored: h5py.File) -> None:
+    stored["mask/train"] = stored["mask/odd"] = [b"demo_1"]
+    stored["mask"].attrs["odd"] = stored["mask/train"].attrs["odd"] = 1
+
+
+_GROUPS = {"/": "the file", "data": "data", "data/demo_1/obs": "obs", "data/demo_1/next_obs": "next_obs"}
+_ARRAYS = ("actions", "dones", "phase", "beside", "obs/robot0_eef_pos", "obs/robot0_eef_quat",
+           "obs/robot0_gripper_qpos", "obs/agentview_image", "obs/timestamp", "obs/beside",
+           "next_obs/robot0_eef_pos")  # fmt: skip
+_AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "units", "obs/beside": "unit"}
+"""Attributes that are read elsewhere, and arrays of which nobody reads them; those of `dones` are read."""
+
+
+@pytest.mark.parametrize(
+    ("put", "named"),
+    [
+        *((_there(place), {f"odd of {name}"}) for place, name in _GROUPS.items()),
+        *((_there(f"data/demo_1/{name}"), {f"odd of {name}"}) for name in _ARRAYS),
+        *((lambda f, name=name, key=key: f[f"data/demo_1/{name}"].attrs.update({key: b"m"}), {f"{key} of {name}"})
+          for name, key in _AT.items() if name != "dones"),
+        (lambda f: f["data/demo_1/dones"].attrs.update(missing_value=7), set()),
+        (_there("data/demo_1"), {"attribute odd"}),
+        *((lambda f, name=name: f["data/demo_1"].attrs.update({name: [1, 2]}), {f"attribute {name}"})
+          for name in ("total", "num_demos", "env_args", "task", "annotator", "units")),
+        *((lambda f, name=name: f["data"].attrs.update({name: "odd"}), {f"{name} of data"})
+          for name in ("ep_meta", "task", "variant", "layout_version", "annotator", "num_samples", "color_space")),
+        *((lambda f, name=name: f["data/demo_1/obs"].attrs.update({name: "odd"}), {f"{name} of obs"})
+          for name in ("num_samples", "units", "quaternion_order", "success")),
+        *((lambda f, name=name: f.update({name: f["data/demo_1/actions"][()]}), {told}) for name, told in (
+            ("odd", "odd of the file"), ("data/demo_1/odd", "odd"), ("data/demo_1/obs/odd", "obs/odd"),
+            ("data/demo_1/num_samples/odd", "num_samples"))),
+        (lambda f: f["data/demo_1"].update(odd=h5py.SoftLink("/nowhere")), {"odd"}),
+        (_linked, {"odd of obs/robot0_eef_pos", "kept of the file"}),
+        (_second_filter, {"mask/odd of the file", "odd of mask", "odd of mask/train", "5 of 6 demonstrations"}),
+        (lambda f: f["data/demo_1"].attrs.update(ep_meta='{"odd": 1}'), {"the rest of ep_meta"}),
+        (lambda f: f["data/demo_1"].attrs.update(operator=b"J\xf6rg"), {"attribute operator"}),
+    ],
+)  # fmt: skip
+def test_what_nobody_reads_is_named_wherever_it_lies(
+    put: Callable[[h5py.File], Any], named: set[str], six: Path
+) -> None:
+    with h5py.File(six, "a") as stored:
+        demo = stored["data/demo_1"]
+        steps = len(demo["actions"])
+        demo.update({"beside": np.zeros(3), "obs/beside": np.zeros(steps), "obs/timestamp": np.arange(steps)})
+        demo["next_obs/robot0_eef_pos"] = np.roll(demo["obs/robot0_eef_pos"], -1, axis=0)
+        if "phase" not in demo:
+            demo["phase"] = [b"a"] * steps
+    before = {*open_source(six).dropped()}
+    with h5py.File(six, "a") as stored:
+        put(stored)
+        chosen = {"filter_key": "train"} if "mask" in stored else {}
+    source = open_source(six, **chosen)
+    assert {*source.dropped()} - before == named
+    assert source.read(0 if chosen else 1) and all(name in source.account() for name in named)
 
 
 def test_language_falls_back_to_the_option(file: Path) -> None:

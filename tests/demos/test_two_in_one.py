@@ -295,10 +295,10 @@ def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> 
 
 
 def test_columns_of_another_arm_are_not_read_in_the_place_of_its_neighbours() -> None:
-    arms = [f"{side}_{name}" for side in ("left", "right") for name in ("x", "y", "z", "roll", "pitch", "yaw", "pad")]
+    arms = [f"{side}_{name}" for side in ("left", "right") for name in ("x", "y", "z", "roll", "pitch", "yaw", "grip")]
     own = StateLayout.of("bridge")
     own.require_names(arms, "here")
-    together = [name for name in arms if "pad" not in name] + ["left_gripper", "right_gripper"]
+    together = [name for name in arms if "grip" not in name] + ["left_gripper", "right_gripper"]
     with pytest.raises(EpisodeError, match="here: the layout takes columns right_y, right_z, right_roll as x, y, z; n"):
         own.require_names(together, "here")
 
@@ -306,7 +306,7 @@ def test_columns_of_another_arm_are_not_read_in_the_place_of_its_neighbours() ->
 @pytest.mark.parametrize("layout", ["bridge", "bridge_padded", "libero"])
 def test_turns_are_taken_in_the_order_of_their_names(layout: str) -> None:
     own = StateLayout.of(layout)
-    rest = ["pad", "gripper"][-(own.width - 6) :]
+    rest = ["opening", "gripper"][-(own.width - 6) :]
     for turns in (["roll", "pitch", "yaw"], ["rx", "ry", "rz"], ["gripper_roll", "gripper_pitch", "gripper_yaw"]):
         own.require_names([*"xyz", *turns, *rest], "here")
     own.require_names([*"xyz", "forearm_roll", "wrist_angle", "wrist_rotate", *rest], "here")

@@ -20,7 +20,7 @@ from annotating_demos import demos, read_episode, write_hdf5, write_npz
 from PIL import Image
 
 import gap_vla.cli.annotate
-from gap_vla.core import whole
+from gap_vla.core import outputs, whole
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
@@ -280,6 +280,19 @@ def test_a_file_that_comes_into_the_place_of_the_copy_meanwhile_stays_and_so_doe
         annotate_files(hdf5, out, method="fixed", options={"value": 0.25}, overwrite=True)
     assert out.read_bytes() == b"a colleague's"
     assert {path: path.read_bytes() for path in annotator.glob("*")} == before and annotator.exists() == replaced
+
+
+def test_where_no_file_came_on_a_full_disk_no_annotator_stays(hdf5, tmp_path, monkeypatch):
+    def full(new, kind):
+        if new.name == "out.hdf5":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stamp(new, kind)
+
+    stamp = outputs.stamp
+    monkeypatch.setattr(outputs, "stamp", full)
+    with pytest.raises(UserError, match=r"out\.hdf5 is as it was"):
+        annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    assert [*tmp_path.iterdir()] == [hdf5]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -767,12 +780,12 @@ def test_an_opening_beside_position_and_quaternion_has_no_unit(tmp_path, capsys)
     parts = {"position": state[:, :3], "quaternion": state[:, 3:7], "gripper": np.linspace(0, 1, 80)}
     np.savez(folder / "0.npz", **parts)
     assert read_episode(folder, 0).metadata["opening_unit"] == "1"
-    np.savez(folder / "1.npz", proprio=state)
+    np.savez(folder / "1.npz", proprio=state, image_primary_index=np.arange(80))
     capsys.readouterr()
     with pytest.raises(MotionError, match="gripper openings are in m"):
         annotate_files(folder, tmp_path / "out", method="gaussian")
     said = capsys.readouterr().out
-    assert "or position, quaternion wxyz, gripper" in said and "not taken: nothing" in said
+    assert "or position, quaternion wxyz, gripper" in said and "not taken: image_primary_index\n" in said
     (folder / "1.npz").unlink()
     in_metres = annotate_files(write_npz(tmp_path / "m", demos(2)), tmp_path / "of_m", method="gaussian").annotator
     annotate_files(folder, tmp_path / "parts", annotator=in_metres)  # as those of before 0.2, which said so of parts

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import h5py
@@ -20,7 +20,7 @@ from gap_vla.core.outputs import alone_in, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import put, workplace
 from gap_vla.demos.content import Unchanged
-from gap_vla.demos.hdf5_attributes import NEEDED
+from gap_vla.demos.hdf5_attributes import OF_DEMO
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened, require_whole_chunks
 from gap_vla.demos.hdf5_storage import chunks_of, filters_of
 from gap_vla.demos.layout import StateLayout
@@ -48,7 +48,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     alone = not out.exists()  # then the same annotator may stand there: of one that was killed before its file came
     claim(saved, "annotator", overwrite=job.overwrite or alone, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
-    print(_account(demos, job), flush=True)
+    print(_account(demos, job, ["annotator of data"]), flush=True)  # which `labelled_by` reads
     tell_changed(source)
     require_disk({"the copy": source.stat().st_size}, out.parent, "free some, or name another disk")
     episodes = demos.without_images()
@@ -87,8 +87,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
                 came = saved.exists() and os.path.samestat(made, saved.stat())
                 if came and new.exists() and new_annotator.exists():
                     put(new_annotator, saved)  # the old one, which has the place of the new one
-                elif came and new.exists() and out.exists():  # an old file that has none
-                    os.replace(saved, new_annotator)
+                elif came and new.exists():  # there was none; `put` as the file did not come
+                    put(saved, new_annotator)
                 raise
 
     @functools.cache
@@ -174,10 +174,15 @@ def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotatio
         raise AnnotationError(f"the annotated copy was read back and holds {wrong}; check the disk and annotate again")
 
 
+def account_of(demos: RobomimicHDF5, read_too: Collection[str] = (), beside: Mapping[str, str] | None = None) -> str:
+    """The account of a command that keeps no attributes; what it reads `beside`, and what else under the names by which
+    the account would call it not taken."""
+    unread = {*demos.dropped(), *(f"attribute {name}" for name in demos.kept if name not in OF_DEMO)}
+    return account(demos.path, UNSAID | demos.mapping() | dict(beside or {}), unread - {*read_too, *(beside or ())})
+
+
 def _account(demos: RobomimicHDF5, job: AnnotationJob, read_too: Collection[str] = ()) -> str:
-    unread = {*demos.dropped(), *(f"attribute {name}" for name in demos.kept if name not in NEEDED)}
-    unread -= {*read_too, *(f"obs/{name}" for name in job.extra_names)}
-    return account(demos.path, UNSAID | demos.mapping() | job.extra_said(), unread)
+    return account_of(demos, {*read_too, *(f"obs/{name}" for name in job.extra_names)}, job.extra_said())
 
 
 def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:

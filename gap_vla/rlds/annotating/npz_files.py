@@ -11,7 +11,7 @@ import dataclasses
 import io
 import shutil
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             require_replaceable(label, read_arrays(file, {label}.__contains__, AnnotationError)[label], file)
         labels |= held.keys()
         for name, (shape, dtype) in held.items():
-            if name.startswith("image_") and len(shape) == 4 and 3 in (shape[1], shape[3]):
-                picture_size(shape, dtype, f"{file}: {name!r}")  # others are no pictures of a camera, and kept
+            if _is_camera(name) and _shows(shape, dtype):
+                picture_size(shape, dtype, f"{file}: {name!r}")
         others = [name for name in held if tells(name) or name.startswith("image_")]
         require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     require_pair(labels, source)
@@ -135,6 +135,15 @@ def _parts_layout(arrays: Mapping[str, np.ndarray]) -> StateLayout:
     return StateLayout.of("gap" if arrays["gripper"].shape[1:] == (2,) else "quaternion_wxyz")
 
 
+def _is_camera(name: str) -> bool:
+    return name.startswith("image_")
+
+
+def _shows(shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether an array of a camera's name is pictures; others are kept as they are."""
+    return len(shape) == 4 and 3 in (shape[1], shape[3])
+
+
 def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Collection[str] = ()) -> str:
     held = [{*read_arrays(file, lambda _: False, AnnotationError)} for file in files]
     names = {name for found in held for name in found}
@@ -143,7 +152,8 @@ def _account(source: Path, files: list[Path], job: AnnotationJob, read_too: Coll
     stated = {"proprio" in found for found in held}
     used = {way: parts for way, parts in ways.items() if ("proprio" in parts) in stated}
     parts, state = {name for one in used.values() for name in one}, " or ".join(used)
-    taken = {name: name for name in sorted(names) if name in ("action", "phase") or name.startswith("image_")}
+    films = {name for file in files for name, form in forms(file, _is_camera, AnnotationError).items() if _shows(*form)}
+    taken = {name: name for name in sorted(names) if name in ("action", "phase") or name in films}
     return account(
         source, {"proprio": state} | taken | job.extra_said(), names - parts - {*taken, *job.extra_names, *read_too}
     )
