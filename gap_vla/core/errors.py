@@ -50,8 +50,19 @@ _FAILURES = {
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _VARIABLES = {
     "NUMBA_NUM_THREADS": (r"0*[1-9]\d{0,8}", "a number from 1 on"),
-    "TF_NUM_INTRAOP_THREADS": (r"\d{1,9}", "a number from 0 on"),
-    "TF_NUM_INTEROP_THREADS": (r"\d{1,9}", "a number from 0 on"),
+    "NUMBA_CPU_FEATURES": (r"([+-][^,]*)?(,([+-][^,]*)?)*", "features with their signs, as +avx,-sse4a"),
+    **dict.fromkeys(
+        [f"TF_{of}" for of in ("NUM_INTRAOP_THREADS", "NUM_INTEROP_THREADS", "PFLR_PARALLEL_INSTANTIATE_THRESHOLD")],
+        (r"\d{1,9}", "a number from 0 on"),
+    ),
+    **dict.fromkeys(
+        [f"TF_{of}" for of in ("DETERMINISTIC_OPS", "DETERMINISTIC_ORDER", "ENABLE_ASYNC_WAIT_FOR_REMOTE_FUNCTION")]
+        + ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"],
+        ("(?i:0|1|true|false)", "0, 1, true or false"),
+    ),
+    "TF_MKL_ALLOC_MAX_BYTES": (r"\d{1,18}", "a number of bytes"),
+    "TF_JITRT_FLAGS": ("--.*", "flags that begin with --"),
+    "TF_ENABLED_DEVICE_TYPES": (r"(.*,)?CPU(,.*)?", "CPU, and others beside it with commas"),
     "HDF5_DRIVER": ("sec2|core|stdio", "sec2, core or stdio"),
     "HDF5_VOL_CONNECTOR": (r"native\b.*", "native"),
     **dict.fromkeys(

@@ -91,10 +91,24 @@ def claim(
 
 
 def require_no_volume(path: Path, named: bool = True) -> None:
-    """Raises OutputError if a folder is the root of a mounted file system, as a container's volume is."""
-    if path.is_dir() and os.path.ismount(os.path.realpath(path)):
+    """Raises OutputError if a folder is the root of a mounted file system, as a container's volume is, or holds one, or
+    a file that is mounted: that would move away with the folder, and be emptied."""
+    if path.is_dir() and os.path.ismount(real := os.path.realpath(path)):
         advice = f"name one in it, {path / 'NAME'}" if named else "unmount it, or name another output"
         raise OutputError(f"{path} is a volume, which no folder can take the place of; {advice}")
+    if path.is_dir() and (within := [place for place in _mounts() if place.startswith(f"{real}/")]):
+        raise OutputError(f"{path} holds the volume {within[0]}; unmount that, or name another output")
+
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def _mounts() -> list[str]:
+    """Where something is mounted, file systems and single files; none where the system does not tell."""
+    with contextlib.suppress(OSError):
+        places = (line.split()[4] for line in _MOUNTS.read_bytes().splitlines())
+        return [os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), place)) for place in places]
+    return []
 
 
 def _require_changeable(path: str | Path) -> None:

@@ -44,8 +44,14 @@ def checked_example(path: Path, batch: Mapping[str, Any]) -> dict[str, Any]:
                 raise CheckpointError(f"{place} is {type(leaf).__name__}; it must be an array of numbers")
             if leaf.shape[: len(leading)] != leading or leaf.size == 0:
                 raise CheckpointError(f"{place} is {leaf.shape}; it must start with {leading} as timestep_pad_mask")
-            if not np.isfinite(leaf).all():
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(leaf.astype(np.float32)).all()  # as models take it
+            if not finite:
                 raise CheckpointError(f"{place} is NaN or infinite in places; copy the file again")
+    if {"action", "action_pad_mask"} <= batch.keys():
+        mask, action = np.shape(batch["action_pad_mask"]), np.shape(batch["action"])
+        if mask not in (action, action[:-1]):
+            raise CheckpointError(f"{path}: action_pad_mask is {mask}, action {action}; copy the file again")
     for key, entry in (("observation", observation), ("task", task)):
         for name, leaf in entry.items():
             if name.startswith("image_") and getattr(leaf, "dtype", np.uint8) != np.uint8:

@@ -186,13 +186,13 @@ def check_statistics(
             f"{section.name(ends[0])} is {ends[1]} at index {int(np.argmax(resting))}: what rests in nearly all steps "
             "has no range; take data.normalization normal"
         )
-    _require_possible(section, vectors["mean"], used)
-    _require_counts(root)
+    _require_possible(section, vectors["mean"], used, _require_counts(root))
     return width
 
 
-def _require_counts(root: Section) -> None:
-    """Raises the section's error for counts that are no whole numbers from 1, or of fewer steps than episodes."""
+def _require_counts(root: Section) -> float | None:
+    """Steps, if they are told. Raises the section's error for counts that are no whole numbers from 1, or of fewer
+    steps than episodes."""
     counts = {key: np.asarray(root.values[key]).tolist() for key in _COUNTS if key in root}
     section = Section(counts, root.where, root.error)
     for key in counts:
@@ -201,12 +201,13 @@ def _require_counts(root: Section) -> None:
     if len(counts) == 2 and counts["num_transitions"] < counts["num_trajectories"]:
         said = f"num_transitions is {counts['num_transitions']}, num_trajectories {counts['num_trajectories']}"
         raise root.error(f"{root.where}: {said}; an episode has a step at least: copy the file again")
+    return counts.get("num_transitions")
 
 
-def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> None:
+def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray, steps: float | None) -> None:
     """Raises the section's error for vectors that no data could have: a mean or quantiles beyond minimum or maximum,
     quantiles in the wrong order, or, in a `used` dimension, a standard deviation above half the range or below what the
-    quantiles leave. Sums in float32 are not exact.
+    quantiles, or so many steps, leave. Sums in float32 are not exact.
     """
     known = {"mean": mean}
     for key in ("min", "max", "p01", "p99", "q01", "q99", "std"):
@@ -236,6 +237,12 @@ def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> N
                 at = int(np.argmax(wrong))
                 what = f"{section.name('std')} is {known['std'][at]:g} at index {at}"
                 raise section.error(f"{what}, below 7 % of the range from {low} to {high}; copy the file again")
+    if steps and {"min", "max", "std"} <= known.keys():  # which are of steps, and two deviate least about their mean
+        span = known["max"] - known["min"]
+        if (wrong := used & (known["std"] < 0.99 * span / np.sqrt(2 * steps) - slack)).any():
+            at = int(np.argmax(wrong))
+            what = f"{section.name('std')} is {known['std'][at]:g} at index {at}, the range {span[at]:g}"
+            raise section.error(f"{what}, and num_transitions {steps:g}, which cannot all be; copy the file again")
 
 
 def unlike(said: Mapping[str, Any], meant: Mapping[str, Any]) -> list[str]:

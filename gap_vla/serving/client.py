@@ -27,8 +27,8 @@ from gap_vla.core.foreign import finite, one_line, shown
 from gap_vla.core.identity import differences, flat, in_words, public
 from gap_vla.core.processes import parts
 from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
-from gap_vla.serving.greeting import is_ours, of_policy
-from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.greeting import Greeting, is_ours, of_policy
+from gap_vla.serving.key_mapping import KeyMapping, tell_unread
 from gap_vla.serving.wire import WireError, pack, unpack
 
 logging.getLogger("websockets").addHandler(logging.NullHandler())  # what goes wrong is raised, too
@@ -121,7 +121,8 @@ class RemotePolicy:
         self.name = "remote"
         self.image_size: int | None = None  # of training, if it is known
         self.cameras: tuple[str, ...] = ()  # of training, where the server tells
-        self.longest: int | None = None  # actions of an answer at most, where the server tells
+        self.said = Greeting()  # what is sent and answered is compared with it
+        self._told: set[str] = set()
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
         self.address, self._url, self.keys = public(address), address, keys or KeyMapping()
@@ -211,7 +212,10 @@ class RemotePolicy:
             self._links, self._process = {}, os.getpid()
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
-        message = pack(self.keys.to_wire(observation))
+        named = self.keys.to_wire(observation)
+        self.said.require_sent(self.address, observation if "proprio" in self.keys.observation else {})
+        tell_unread(self.said.untaken(named), self._told, "this client sends", self.address)
+        message = pack(named)
         if (kept := self._links.get(episode)) is not None:
             if kept.unused == message:  # the call failed in another row, and is repeated
                 return kept
@@ -250,16 +254,15 @@ class RemotePolicy:
             raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
         self._answered.add(episode)
         try:
-            chunk = self.keys.from_wire(unpack(answer))
+            chunk = self.keys.from_wire(content := unpack(answer))
         except WireError as error:
             raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
         except PolicyError as error:
             raise PolicyError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
         if len(chunk) == 0:
             raise PolicyError(f"{self.address} answered with no actions; let it answer with at least one")
-        if self.longest is not None and len(chunk) > self.longest:
-            problem = f"answered with {len(chunk)} actions, and its greeting says {self.longest} at most"
-            raise PolicyError(f"{self.address} {problem}; repair the server")
+        self.said.require_answered(self.address, len(chunk), np.shape(content[self.keys.actions])[-1])
+        tell_unread(self.keys.unread(content), self._told, f"{self.address} answers with", "this client")
         if len(chunk) < (asked := self.keys.execute):
             short = f"{self.address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
             raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gap_vla.core.foreign import Section
 from gap_vla.core.typed_config import CAMERAS
 from gap_vla.rollouts.policy import PolicyError
@@ -82,6 +84,7 @@ class Greeting:
         proprio_dim, action_dim, action_horizon, window_size: see `ChunkPolicy`.
         answers: one of `ANSWERS`.
         inputs: our name of an observation to the server's.
+        unread: what else it says, which nobody acts by.
     """
 
     task: str | None = None
@@ -94,12 +97,13 @@ class Greeting:
     window_size: int | None = None
     answers: str | None = None
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unread: tuple[Any, ...] = ()
 
     @classmethod
     def read(cls, metadata: Mapping[Any, Any], address: str) -> Greeting:
         """Raises PolicyError: an entry of a greeting of ours is of another kind, or beyond its bounds."""
         if not is_ours(metadata):
-            return cls()
+            return cls(unread=tuple(metadata))
         told = {key: value for key, value in metadata.items() if key in _OF_POLICY and value is not None}
         found, said = Section(told, f"{address}, its greeting", PolicyError), dict[str, Any]()
         task = told.get("task")
@@ -113,12 +117,30 @@ class Greeting:
                     raise
         if "policy" not in metadata:
             said = {key: value for key, value in said.items() if not key.startswith(("action_", "proprio_"))}
-        return cls(**said)
+        read = {*said, "policy", "identity", *(key for key in _READ if metadata.get(key) is None)}
+        others = [f"inputs.{key}" for key in told.get("inputs", ()) if "inputs" in said and key not in OBSERVATION]
+        return cls(**said, unread=(*(key for key in metadata if key not in read), *others))
 
-    @property
-    def longest(self) -> int | None:
-        """Actions of an answer at most, if that is known."""
-        return 1 if self.answers == "single actions" else self.action_horizon
+    def untaken(self, message: Mapping[str, Any]) -> set[str]:
+        """Names of what is sent that are none of its inputs, where it says these."""
+        return message.keys() - {*self.inputs, *self.inputs.values()} if self.inputs else set()
+
+    def require_sent(self, address: str, observation: Mapping[str, Any]) -> None:
+        """Raises PolicyError: the state that is sent is of another width than it says."""
+        if self.proprio_dim and (found := np.size(observation.get("proprio", ()))) not in (0, self.proprio_dim):
+            problem = f"says proprio_dim {self.proprio_dim}, and is sent {found} numbers"
+            raise PolicyError(f"{address} {problem}; give it what its policy was trained on, or repair the server")
+
+    def require_answered(self, address: str, length: int, width: int) -> None:
+        """Raises PolicyError: an answer has another number of actions, or of their columns, than it says."""
+        known = 1 if self.answers == "single actions" else self.action_horizon
+        most = "" if self.answers == "chunks" else " at most"
+        if known is not None and (length > known or (not most and length < known)):
+            problem = f"answered with {length} actions, and its greeting says {known}{most}"
+            raise PolicyError(f"{address} {problem}; repair the server")
+        if self.action_dim not in (None, width):
+            problem = f"answered with {width} numbers an action, and its greeting says action_dim {self.action_dim}"
+            raise PolicyError(f"{address} {problem}; repair the server")
 
     def require_fitting(self, address: str, keys: KeyMapping, task: str | None) -> None:
         """Raises PolicyError if the policy is none for this task, or not of its own one's widths, or takes observations
@@ -142,3 +164,7 @@ class Greeting:
                 how = f"takes that for {taken}" if taken else f"calls it {self.inputs[ours]!r:.60}"
                 problem = f"{ours} is sent as {name!r:.60}, and {address} {how}"
                 raise PolicyError(f"{problem}; give client and server keys (--keys) that say the same")
+        needed = {f"image_{camera}": f"cameras {', '.join(self.cameras)}" for camera in self.cameras}
+        needed |= {"proprio": f"proprio_dim {self.proprio_dim}"} if self.proprio_dim else {}
+        if self.inputs and (lost := [ours for ours in needed if ours not in self.inputs]):
+            raise PolicyError(f"{address} says {needed[lost[0]]}, and inputs without {lost[0]}; repair the server")

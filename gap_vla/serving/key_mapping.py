@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import Section, one_line
+from gap_vla.core.foreign import Section, one_line, shown
 from gap_vla.demos.fields import resized
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.serving.wire import has_flags
 
-_NO_ERROR = ("", "none", "null", "ok", "no error")
+_TIMING = ("server_timing", "policy_timing")
+"""What openpi's servers tell beside actions of how long they took."""
+
+_ERRORS = re.compile(r"(errors?|exceptions?|traceback|fail(ed|ure))([_-]?(code|message|msg))?")
+_NO_ERROR = ("", "none", "null", "ok", "no error", "false", "0")
+_WENT_WELL = ("true", "1", "ok", "success")
+
+MOST_TOLD = 100
+"""Entries that are named as unread; of a peer that sends others each time, the rest is not."""
 
 OBSERVATION = {
     "image_primary": "observation/image",
@@ -109,16 +120,14 @@ class KeyMapping:
         Raises:
             PolicyError: the answer has no such actions. (NaN in them fails the episode that it is played in.)
         """
+        entries = answer.items() if isinstance(answer, Mapping) else ()
+        beside = {key: value for key, value in entries if key != self.actions}
+        if failed := [key for key, value in beside.items() if _failed(key, value)]:
+            told = [f"{key}: {value}" for key, value in beside.items() if key in failed or isinstance(value, str)]
+            raise PolicyError(f"the server's answer says that it failed ({one_line('; '.join(told))})")
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
             raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
-        problem = answer.get("error")
-        if (
-            isinstance(problem, str | bytes | bool | Mapping)
-            and problem
-            and str(problem).strip().lower() not in _NO_ERROR
-        ):
-            raise PolicyError(f"the server's answer has an error beside its actions ({one_line(problem)})")
         actions: np.ndarray
         try:
             given = np.asarray(answer[self.actions])
@@ -138,6 +147,47 @@ class KeyMapping:
         if len(self.action_signs) != actions.shape[1]:
             raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
         return actions * np.asarray(self.action_signs, np.float32)
+
+    def unread(self, answer: Mapping[Any, Any]) -> list[Any]:
+        """Keys of an answer that `from_wire` does not read: all but actions, usual timing, and what says of a failure
+        that there was none."""
+        read = (self.actions, *_TIMING)
+        return [key for key, value in answer.items() if key not in read and _failed(key, value) is None]
+
+
+def _failed(key: Any, value: Any) -> bool | None:
+    """Whether an entry of an answer says that this failed; None: it says nothing of that, or nothing that is known."""
+    name = _text(key).lower()
+    if not (of_errors := bool(_ERRORS.fullmatch(name))) and name not in ("status", "success", "ok"):
+        return None
+    if isinstance(value, Mapping | list):
+        within = [_failed(key, one) for one in (value.values() if isinstance(value, Mapping) else value)]
+        return True if True in within else None if None in within else False
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, str | bytes | int | None):  # what is off by so many metres, say
+        return None
+    said = _text(value).strip().lower()
+    if of_errors:
+        return said not in _NO_ERROR
+    if name == "status" and said.isdecimal():  # of HTTP, or of a process
+        return True if int(said[:9]) >= 400 else False if said in ("0", "200") else None
+    return False if said in _WENT_WELL else True if re.match("err|fail|exception|false$|0$", said) else None
+
+
+def _text(said: Any) -> str:
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+
+
+def tell_unread(keys: Iterable[Any], told: set[str], who: str, reader: str) -> None:
+    """Names on stderr what this end of a connection is sent and does not read, or the other does not, each once: what
+    was, is put into `told`."""
+    new = sorted(name for name in {*map(shown, keys)} if f"{who} {name}" not in told)
+    if not new or len(told) >= MOST_TOLD:
+        return
+    told.update(f"{who} {name}" for name in new)
+    named = ", ".join(new[:20]) + (f" and {len(new) - 20} more" if len(new) > 20 else "")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is full, closed, or None
+        print(f"note: {who} {named}, which {reader} does not read", file=sys.stderr, flush=True)
 
 
 def require_shown(keys: Path, shown: Collection[str], advice: str = "name its camera with --cameras") -> None:

@@ -19,6 +19,7 @@ from gap_vla.core.typed_config import choose
 from gap_vla.rollouts.chunk_policy import MAX_BATCH, ChunkPolicy
 from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.serving.greeting import Greeting, views
+from gap_vla.serving.key_mapping import tell_unread
 from gap_vla.serving.trained_run import TrainedRun, locate
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
@@ -197,7 +198,8 @@ def _of_server(policy: RemotePolicy, task: str | None) -> LoadedPolicy:
     if said.answers == "chunks" and keys.execute > 1 and (said.window_size or 1) > 1:
         problem = f"{address} serves a policy that was trained on {said.window_size} steps in a row"
         warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
-    policy.image_size, policy.cameras, policy.longest = said.image_size, said.cameras, said.longest
+    tell_unread(said.unread, set(), f"{address} greets with", "this client")
+    policy.image_size, policy.cameras, policy.said = said.image_size, said.cameras, said
     size, cameras = said.image_size or keys.image_size or 64, said.cameras or ("primary",)
     return LoadedPolicy(policy, said.task or None, size, cameras, said.camera or None)
 

@@ -34,7 +34,7 @@ from gap_vla.core.episode import LARGEST_STATE
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.policy import Policy, PolicyError, as_numbers, forget, identity
-from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.key_mapping import KeyMapping, tell_unread
 from gap_vla.serving.wire import WireError, has_flags, pack, unpack
 
 
@@ -119,7 +119,7 @@ class PolicyServer:
             **(metadata or {}),
         }
         self._greeting = pack(greeting)
-        self._open, self._told_unread = 0, False
+        self._open, self._told = 0, set[str]()
         shared: _Shared = itertools.count(), concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
         with contextlib.suppress(TypeError):  # a policy that cannot be a key has a server's own
             shared = _SHARED.setdefault(policy, shared)
@@ -209,10 +209,7 @@ class PolicyServer:
                 _require_text(value, theirs, self._limits.max_prompt)
             observation[ours] = value if ours == "language_instruction" else _numbers(value, ours, theirs)
         unread = found.keys() - {*self._keys.observation} - {*self._keys.observation.values()}
-        if unread and not self._told_unread:
-            self._told_unread, named = True, ", ".join(sorted(map(shown, unread))[:5])
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is full, closed, or None
-                print(f"note: a client sends {named}, which this server does not read", file=sys.stderr, flush=True)
+        tell_unread(unread, self._told, "a client sends", "this server")
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"

@@ -511,6 +511,23 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         ),
         ("NUMBA_NUM_THREADS=all gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is 'all'; give it a"),
         ("TQDM_MININTERVAL=soon gap annotate x --out y", USER_ERROR, "^error: TQDM_MININTERVAL is .soon.; give it"),
+        ("NUMBA_CPU_FEATURES=avx gap annotate x --out y", USER_ERROR, "^error: NUMBA_CPU_FEATURES is 'avx'; give it"),
+        (
+            "TF_DETERMINISTIC_OPS=yes gap check-dataset x",
+            USER_ERROR,
+            "^error: TF_DETERMINISTIC_OPS is 'yes'; give",
+        ),
+        (
+            "TF_ENABLED_DEVICE_TYPES=x gap check-dataset x",
+            USER_ERROR,
+            "^error: TF_ENABLED_DEVICE_TYPES is 'x'; give",
+        ),
+        (
+            "NUMBA_CPU_FEATURES=+avx,-sse4a TF_DETERMINISTIC_OPS=True TF_ENABLED_DEVICE_TYPES=GPU,CPU gap annotate x "
+            "--out y",
+            USER_ERROR,
+            "^error: x: no such file or folder",
+        ),
         ("TQDM_NCOLS=-8 TQDM_DELAY=1e-3 gap annotate x --out y", USER_ERROR, "^error: x: no such file or folder"),
         ("HDF5_DRIVER=split gap annotate x --out y", USER_ERROR, "^error: HDF5_DRIVER is 'split'; give it sec2, core"),
         ("HDF5_VOL_CONNECTOR=junk gap annotate x --out y", USER_ERROR, "^error: HDF5_VOL_CONNECTOR is 'junk'; give it"),

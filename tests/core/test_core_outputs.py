@@ -732,6 +732,24 @@ def test_a_volume_takes_results_and_is_replaced_by_nothing(tmp_path, monkeypatch
         claim_folder(tmp_path / "new", "check")
 
 
+@pytest.mark.parametrize("within", ["my annotator", "annotator/volume", "episode_0.npz"])
+def test_a_folder_that_holds_a_volume_or_a_mounted_file_is_replaced_by_nothing(tmp_path, monkeypatch, within):
+    with workplace(out := tmp_path / "out") as new:
+        new.mkdir()
+        deliver(new, out, "labelled_npz")
+    beside = tmp_path / "outer"
+    (said := tmp_path / "mountinfo").write_text(
+        f"22 1 0:21 / /proc rw - proc proc rw\n23 1 0:5 / {beside} rw - a b c\n"
+    )
+    monkeypatch.setattr("gap_vla.core.outputs._MOUNTS", said)
+    claim(out, "labelled_npz")
+    place = f"{out / within}".replace(" ", r"\040")
+    said.write_text(f"{said.read_text()}24 1 0:5 /vol {place} rw shared:1 - tmpfs none rw\n")
+    with pytest.raises(OutputError, match=rf"out holds the volume {out}/{within}; unmount that, or name another"):
+        claim(out, "labelled_npz")
+    assert claim_folder(out.parent / "results", "check")
+
+
 def test_a_folder_of_another_user_that_nobody_else_may_write_to_is_refused_before_any_work(tmp_path, monkeypatch):
     with workplace(out := tmp_path / "out") as new:
         new.mkdir()

@@ -88,6 +88,15 @@ def test_vectors_that_contradict_one_another_are_refused_by_key_and_index(key, v
             checked(unused)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_so_few_steps_deviate_by_more_where_their_range_is_as_wide(steps):
+    told = r"action\.std is [0-9.]+ at index 0, the range [0-9.]+, and num_transitions [13], which cannot all be; copy"
+    with pytest.raises(UserError, match=told):
+        checked({**of_data(), "num_transitions": steps, "num_trajectories": 1})
+    spread = [np.repeat([[-1.0], [0.0], [1.0]], (1, 98, 1), axis=0) * np.ones(width) for width in WIDTHS.values()]
+    checked(dataset_statistics(*([values] for values in spread)))  # the least that so many can
+
+
 def test_the_digest_is_of_what_is_normalised_with_before_and_after_writing(tmp_path):
     statistics = of_data()
     digest = statistics_digest(statistics, "normal")

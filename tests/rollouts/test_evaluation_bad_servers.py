@@ -74,7 +74,21 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
         ({"action": np.zeros(7)}, "the server's answer has no 'actions' .found: action.; correct the key file"),
         ({"actions": np.zeros((0, 7))}, "answered with no actions; let it answer with"),
         ({"actions": [0.5, True]}, "the server's 'actions' is not an array of numbers"),
-        ({"actions": np.zeros(7), "error": "CUDA out of memory"}, r".*error beside its actions \(CUDA out of memory\)"),
+        (
+            {"actions": np.zeros(7), "error": "CUDA out of memory"},
+            r".*says that it failed \(error: CUDA out of memory\)",
+        ),
+        ({"error": ["CUDA out of memory"]}, r".*says that it failed \(error: \['CUDA out of memory'\]\)"),
+        ({"actions": np.zeros(7), "Exception": {"code": 3}}, ".*failed .Exception: {'code': 3}"),
+        ({"actions": np.zeros(7), "error_code": 3}, ".*failed .error_code: 3"),
+        ({"actions": np.zeros(7), b"failed": np.True_}, ".*failed .b'failed': True"),
+        (
+            {"actions": np.zeros(7), "status": "Error", "message": "no model"},
+            ".*failed .status: Error; message: no model",
+        ),
+        ({"actions": np.zeros(7), "status": 503}, ".*failed .status: 503"),
+        ({"actions": np.zeros(7), "success": False}, ".*failed .success: False"),
+        ({"actions": np.zeros(7), "ok": "false"}, ".*failed .ok: false"),
     ],
 )
 def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
@@ -97,12 +111,22 @@ def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
     ("said", "sent", "problem"),
     [
         ({"answers": "single actions"}, 8, "answered with 8 actions, and its greeting says 1 at most; repair"),
-        ({"answers": "chunks", "action_horizon": 4}, 8, "answered with 8 actions, and its greeting says 4 at most"),
+        ({"answers": "chunks", "action_horizon": 4}, 8, "answered with 8 actions, and its greeting says 4; repair"),
+        ({"answers": "chunks", "action_horizon": 9}, 8, "answered with 8 actions, and its greeting says 9; repair"),
+        ({"action_horizon": 4}, 8, "answered with 8 actions, and its greeting says 4 at most"),
+        ({"action_horizon": 9}, 8, None),
         ({"answers": "chunks", "action_horizon": 8}, 8, None),
+        (
+            {"task": "", "action_dim": 5},
+            8,
+            "answered with 7 numbers an action, and its greeting says action_dim 5; repair",
+        ),
+        ({"task": "", "proprio_dim": 5}, 8, "says proprio_dim 5, and is sent 9 numbers; give it what its policy was"),
+        ({"task": "", "proprio_dim": 9, "action_dim": 7}, 8, None),
         ({"answers": "chunks"}, 8, None),
     ],
 )
-def test_a_server_of_ours_answers_with_no_more_actions_than_it_says(said, sent, problem):
+def test_a_server_of_ours_is_sent_and_answers_with_what_it_says(said, sent, problem):
     def converse(connection):
         connection.send(pack({"policy": "gap", "task": "threading", **said}))
         for _ in connection:
@@ -114,6 +138,35 @@ def test_a_server_of_ours_answers_with_no_more_actions_than_it_says(said, sent, 
         policy.reset([0])
         with pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext():
             policy.act(BATCH, [0])
+        policy.close()
+
+
+NOTHING_FAILED = {"error": None, "errors": [], "error_code": 0, "status": "ok", "success": True, "server_timing": {}}
+
+
+@pytest.mark.parametrize("greeting", [{}, {"policy": "gap", "task": "", "answers": "chunks", "inputs": {}}])
+def test_what_a_server_says_and_this_client_does_not_read_is_named_once_wherever_it_stands(capsys, greeting):
+    told = iter([{}, {"units": "mm"}, {"units": "mm", "status": "warming up", "warnings": []}, {"horizon": 4}])
+
+    def converse(connection):
+        inputs = {"proprio": "observation/state", "tactile": "t"}
+        connection.send(pack(greeting | {"needs": 2, b"v": 1} | ({"inputs": inputs} if greeting else {})))
+        for _ in connection:
+            connection.send(pack({"actions": np.zeros((1, 7), np.float32), **NOTHING_FAILED, **next(told)}))
+
+    with serve(converse, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        policy = load_policy(address, action_dim=7, patience=0).policy
+        named = "'inputs.tactile', 'needs', b'v'" if greeting else "'needs', b'v'"
+        assert capsys.readouterr().err == f"note: {address} greets with {named}, which this client does not read\n"
+        policy.reset([0])
+        for beside in ((), ("'units'",), ("'status', 'warnings'",), ("'horizon'",)):
+            policy.act({**BATCH, "language_instruction": np.array(["go"])}, [0])
+            lines = [f"note: {address} answers with {one}, which this client does not read" for one in beside]
+            if greeting and not beside:  # the first
+                lines = [f"note: this client sends 'prompt', which {address} does not read"]
+            assert capsys.readouterr().err.splitlines() == lines
         policy.close()
 
 

@@ -166,6 +166,8 @@ def test_a_config_that_is_no_json_is_refused(run, content):
         ("observation/proprio", np.zeros((1, 3, 9), np.float32), "proprio"),
         ("observation/proprio", "nine", "proprio"),
         ("observation/image_primary", np.zeros((1, 2, 0, 32, 3), np.uint8), "image_primary"),
+        ("observation/proprio", np.full((1, 2, 9), 1e300), "observation['proprio'] is NaN or infinite"),
+        ("action_pad_mask", np.ones((1, 2, 3, 7), bool), "action_pad_mask is (1, 2, 3, 7), action (1, 2, 4"),
     ],
 )
 def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, named):

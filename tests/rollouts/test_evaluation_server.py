@@ -592,7 +592,12 @@ GREETING = {
         ({"inputs": {"image_primary": "image_primary"}}, "is sent as 'observation/image', and .* 'image_primary'"),
         ({"inputs": {"image_wrist": "observation/image"}}, "image_primary is sent as .* takes that for image_wrist"),
         ({}, None),
-        ({"inputs": {"image_primary": "observation/image"}, "cameras": [], "image_size": None}, None),
+        ({"inputs": {"proprio": "observation/state"}, "cameras": [], "image_size": None}, None),
+        (
+            {"inputs": {"proprio": "observation/state"}},
+            "says cameras primary, and inputs without image_primary; repair",
+        ),
+        ({"inputs": {"image_primary": "observation/image"}}, "says proprio_dim 9, and inputs without proprio; repair"),
         ({"task": "", "action_dim": 14, "proprio_dim": 8}, None),  # which recordings of others may be of
         ({"answers": None, "camera": "", "proprio_dim": None}, None),  # as of servers that know, or say, less
         ({"task": "stack_cups", "action_dim": 14, "camera": "head"}, None),  # of a program
