@@ -195,6 +195,22 @@ def test_the_command_refuses_wrong_settings(arguments, words, capsys):
     assert words in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("key", ["train.batch_size=8", "eval.variants=('light',)", "phases.options.penalty=3"])
+def test_keys_that_a_file_does_not_set_are_overridden_too(key, tmp_path):
+    lines = ["from ml_collections import ConfigDict", "def get_config():"]
+    values = "'task': 'threading', 'method': 'gap', 'train': {'steps': 10}, 'model': {'encoder': 'small'}"
+    (tmp_path / "short.py").write_text("\n".join([*lines, f"    return ConfigDict({{{values}}})"]))
+    command = ["--config", f"{tmp_path}/short.py"]
+    before, after = (
+        run_configured(lambda config, options: config, config_parser("", SmallConfig), [*command, *more])
+        for more in ((), (f"--config.{key}",))
+    )
+    assert before == SmallConfig.from_dict(load_config(command[1]).to_dict())
+    told = dict(flat(before.to_dict()))
+    changed = [name for name, value in flat(after.to_dict()) if value != told.get(name)]
+    assert changed == [key.partition("=")[0]]
+
+
 def test_the_command_refuses_a_wrong_setting_within_two_seconds():
     command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py"]
     result, seconds = run_measured([*command, "--config.train.stepz=1"])

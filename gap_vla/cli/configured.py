@@ -183,6 +183,7 @@ def run_configured(
     arguments, phase_options = take_options(arguments)
     with to_stderr(wait=False):  # what a configuration prints, or a program that it starts, is no part of an answer
         config = load_config(options.config)
+        _fill_up(config, dataclasses.asdict(backend_of(config.to_dict(), options.config_type)(task=TASK_NAMES[0])))
         require_known_keys(config, arguments)
         values = _overridden(options.config, config, arguments)
     if phase_options:
@@ -196,6 +197,16 @@ def run_configured(
     begun = not getattr(options, "resume", True) and not (options.dry_run or options.collect_only)
     with keeping(f"finished stages are kept; the same command{' with --resume' * begun} goes on"):
         return run(experiment, options)
+
+
+def _fill_up(config: ConfigDict, defaults: Mapping[str, Any]) -> None:
+    """Gives a configuration the library's defaults of the keys that its file does not set, but for the task."""
+    with config.unlocked():
+        for key, value in defaults.items():
+            if isinstance(value, Mapping) and isinstance(config.get(key), ConfigDict):
+                _fill_up(config[key], value)
+            elif key not in config and key != "task":
+                config[key] = value
 
 
 def _overridden(where: str, config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:

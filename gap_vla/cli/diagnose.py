@@ -27,7 +27,6 @@ from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 from gap_vla.core.resources import require_memory
 
 if TYPE_CHECKING:
-    from gap_vla.core.episode import Episode
     from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
@@ -193,15 +192,6 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
     return {"seed": options.seed, **(task.identity() if task else {})}
 
 
-def _of_none_of(played: range, episode: Episode) -> Episode:
-    """The episode. Raises PolicyError: it is of a layout that is played, which a swap would show its own pictures."""
-    from gap_vla.rollouts.policy import PolicyError
-
-    if (seed := episode.metadata.get("seed")) in played:
-        raise PolicyError(f"{episode.name} is of layout {seed}, which rollouts are played on; give another --seed")
-    return episode
-
-
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos
     from gap_vla.demos.content import unchanging
@@ -209,6 +199,7 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
     from gap_vla.rlds.annotating.changed import tell_changed
     from gap_vla.rlds.annotating.hdf5_files import account_of, labelled
     from gap_vla.rlds.annotating.job import LABELS
+    from gap_vla.rollouts.policy import PolicyError
     from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator
 
     if data := options.demos or options.rlds:
@@ -219,12 +210,14 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
                 labels = {name: name for name in LABELS if name in source.dropped()}
                 print(account_of(source, [f"{key} of data" for key in OF_ALL], labels), flush=True)
                 tell_changed(source.path)
-                played = range(options.seed, options.seed + options.closed_loop)
-                shown = (_of_none_of(played, labelled(source, index)) for index in range(len(source)))
-                episodes = map(from_episode, shown)
+                episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
             else:
                 episodes = from_dataset(options.rlds, "val")
             found = list(itertools.islice(episodes, options.episodes))
+        for one in found:
+            if one.layout in range(options.seed, options.seed + options.closed_loop):
+                said = f"is of layout {one.layout}, which rollouts are played on"
+                raise PolicyError(f"{one.name} {said}; give another --seed")
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")
         return found

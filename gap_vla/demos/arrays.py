@@ -89,13 +89,14 @@ def _each(
 
 
 def _behind_end(file: Path) -> int:
-    """How many bytes lie behind the end of a zip and its comment, unless they are zeros, as of a tape's last block."""
+    """How many bytes lie behind the end of a zip and its comment, unless they are zeros, as of a tape's last block, or
+    ends of lines."""
     with file.open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LONGEST_END))
         tail = stream.read()
     end = tail.rfind(b"PK\5\6")  # which zipfile has found
     rest = tail[end + 22 + int.from_bytes(tail[end + 20 : end + 22], "little") :]
-    return len(rest) if rest.strip(b"\0") else 0
+    return len(rest) if rest.strip(b"\0\r\n") else 0
 
 
 def _array(stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:

@@ -37,7 +37,8 @@ _ORDER = re.compile("(?<![a-z])(?:xyzw|wxyz)(?![a-z])")
 _TURN = re.compile(
     r"(?:^|[^a-z])[a-z]?(?:(?P<x>roll)|(?P<y>pitch)|(?P<z>yaw))(?![a-z])|(?:^|[^a-z])r([xyz])(?:[^a-z0-9]rad)?$"
 )
-AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|[a-z])?([xyz])(?:[^a-z0-9](?:pos|m))?$")
+AXIS = re.compile(r"(?:^|[^a-z0-9])(?:delta|pos|[a-z])?([xyz])(?:[^a-z0-9](?:pos|position|m))?$")
+_OF_TURN = re.compile(r"(?:^|[^a-z])(?:quat|rot|ori|euler|axis.?angle)")
 ROTVEC = re.compile(r"rot(?:ation)?_?vec|axis.?angle")
 ANGLE = re.compile(rf"{ROTVEC.pattern}|(?:^|[^a-z])[a-z]?(?:roll|pitch|yaw)(?![a-z])")
 _NO_QUATERNION = re.compile(rf"{ROTVEC.pattern}|euler|r(?:ot)?_?6d|(?:^|[^a-z])(?:axis_[xyz]|angle)$")
@@ -51,7 +52,7 @@ def is_no_position(name: str) -> bool:
 
 def is_no_turn(name: str) -> bool:
     """Whether a column is no part of a rotation; `gripper_roll` is."""
-    finger = FINGER.search(name) and not _of_pose(name)
+    finger = FINGER.search(name) and not (_of_pose(name) or _OF_TURN.search(name))
     return bool(finger or _NO_TURN.search(name)) or tells(name)
 
 
@@ -67,12 +68,14 @@ def is_another_turn(name: str, kind: str) -> bool:
 
 def is_no_opening(name: str, metres: bool) -> bool:
     """Whether a column is neither a gripper's opening nor, in `metres`, a finger's position."""
-    finger = FINGER.search(name)
+    finger = FINGER.search(name) or _HAND.search(name)
     other = tells(name) or (metres and (_of_pose(name) or bool(_NO_POSITION.search(name))))
     wrong = (_FORCE_OR_PAD if finger else _RATE).search(name) or (metres and _NO_METRES.search(name))
     return bool(wrong) or (other and not finger)
 
 
+_HAND = re.compile(r"(?:^|[^a-z])(?:hand|claw)_?(?:joint|j)")
+"""Of a hand whose joints are its fingers."""
 _FORCE_OR_PAD = re.compile(_FORCE.replace("|pad", ""))
 """Of a finger, which has a pad."""
 

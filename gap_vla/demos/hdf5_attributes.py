@@ -25,7 +25,7 @@ FACTS = ("success", "language_instruction")
 OF_DEMO = ("num_samples", "ep_meta", *FACTS)
 """Attributes that are read of a demonstration."""
 
-OF_DATA = ("env_args", "total", *COUNTS_OF_ALL, *FACTS)
+OF_DATA = ("env_args", "total", "num_samples", *COUNTS_OF_ALL, *FACTS)
 """Attributes that are read of `data`."""
 
 OF_ALL = ("task", "variant", "layout_version", "pictures_version", "control_hz", "action_noise")
@@ -37,7 +37,10 @@ PACKED = {"scale_factor": 1, "add_offset": 0, "_Unsigned": "false"}
 BOUNDS = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
 """Attributes with which netCDF says which of an array's numbers were measured."""
 
-SCALES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
+SCALES = (
+    "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_ARRAY_DIMENSIONS", "TITLE", "VERSION",
+    "FLAVOR", "MATLAB_class", "MATLAB_int_decode",
+)  # fmt: skip
 """Attributes with which HDF5 and netCDF keep what the axes are called."""
 
 _READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
@@ -45,6 +48,8 @@ _READ_AS = {"eef_pos": "m", "eef_quat": "xyzw", "gripper_qpos": "m"}
 
 _COLOURS = re.compile(r"(?:(?:colou?r|channel)s?_?(?:order|space)|channels|pixel_?format)", re.IGNORECASE)
 _BGR = re.compile(r"\W*b\w*\W+g\w*\W+r\w*\W*|bgr\w*")
+
+_WXYZ = re.compile(r"\W*(?:(?:q|quat|quaternion)\W+)?w\W*x\W*y\W*z\W*")
 
 _ORDERS = ("order", "quaternion_order", "format", "convention", "names", "columns", "labels", "column_names")
 """Attributes in which people say in which order a position's or quaternion's numbers stand."""
@@ -157,7 +162,7 @@ def require_unit(rows: h5py.Dataset, part: str, metres: bool, where: str) -> Non
     order = {"eef_pos": "xyz", "eef_quat": "xyzw"}.get(part, "")
     for name in rows.attrs if order else ():
         said = str(texts_of(rows, name))
-        apart = {*re.findall(r"(?<![a-z])(?:wxyz|xyzw)(?![a-z])", said.lower())} == {"wxyz"}
+        apart = any(_WXYZ.fullmatch(text.lower()) for text in texts_of(rows, name))
         if name.lower() not in _ORDERS and not (apart and part == "eef_quat"):
             continue
         words = re.findall(rf"(?<![a-z])(?:q|quat|quaternion|pos|eef)?[_. -]?([{order}]+)(?![a-z])", said.lower())
@@ -199,6 +204,9 @@ def _holders(array: h5py.Dataset) -> Iterator[h5py.Group | h5py.Dataset]:
 
 def texts_of(item: h5py.Group | h5py.Dataset, name: str) -> list[str]:
     """What an attribute that is there holds, be it text, bytes or numbers, one by one."""
-    value = item.attrs[name]
+    try:
+        value = item.attrs[name]
+    except (OSError, TypeError, ValueError):  # of a kind that h5py does not know, as times
+        return []
     values = [] if isinstance(value, h5py.Empty) else np.asarray(value).reshape(-1).tolist()
     return [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values]

@@ -52,9 +52,10 @@ def of_demonstration(
     demo: h5py.Group, read: Mapping[str, Collection[str]], kept: Collection[str], where: str
 ) -> set[str]:
     """Of one demonstration, its `obs` and `next_obs`: attributes that are neither `kept` nor read, members, and the
-    attributes of members, links in the file included."""
+    attributes of members that are read or compared, links in the file included."""
     own = hdf5.names_in(demo.attrs, where)
-    found = {f"attribute {key}" for key in own if key not in (*hdf5.OF_DEMO, *kept)} | _rest(demo, "ep_meta")
+    found = {f"attribute {key}" for key in own if key not in (*hdf5.OF_DEMO, *kept)}
+    found |= set() if "ep_meta" in kept else _rest(demo, "ep_meta")
     for parent in ("", "obs/", "next_obs/"):
         group: Any = demo
         with contextlib.suppress(EpisodeError):  # a link that leads nowhere, or to another file
@@ -62,6 +63,8 @@ def of_demonstration(
         for name in hdf5.names_in(group, where) if isinstance(group, h5py.Group) else ():
             if (path := parent + name) not in (*read, "obs") and parent != "next_obs/":  # which is named as a whole
                 found.add(path)
+            if path not in (*read, "obs", "next_obs") and not members.is_compared(path):
+                continue  # with all that it says
             known = read.get(path, _NUMBERS if members.is_compared(path) else hdf5.SCALES)
             with contextlib.suppress(EpisodeError):
                 held = hdf5.names_in(members.member(group, name, where).attrs, where)

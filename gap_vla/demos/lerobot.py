@@ -176,8 +176,8 @@ class LeRobot(NamedArrays):
         others = [key for key in unused if "video" in self._features[key].said["dtype"]]
         read = [*self._held, *(film for place in self.places for film, _ in place.videos.values())]
         index = index_files(self._described)
-        of_index = [file for file in index if file.suffix == ".parquet" and file.is_file()]
-        tables = [*self._remarks.values(), *((remarks_of(file), columns_of(file)) for file in of_index)]
+        own = [file for file in index if file.suffix == ".parquet" and self._described.version == "v3"]
+        tables = [*self._remarks.values(), *((remarks_of(file), columns_of(file)) for file in own if file.is_file())]
         return (
             unused
             + [f"{name}, which info.json lacks" for name in sorted(columns - known)]

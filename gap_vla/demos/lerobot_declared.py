@@ -94,12 +94,13 @@ def read_description(root: Path) -> Description:
                 "be there once; correct them"
             )
         parts = [*names.items()] if isinstance(names, Mapping) else []
-        keys = {key for key, _ in said} | {key for key, part in parts if not isinstance(part, list | int)}
+        own, unclear = _names(names, shape)
+        beside = {key for key, part in parts if not isinstance(part, list | int | None)}
+        keys = {key for key, _ in said} | (set() if unclear else beside)
         more: dict[str, list[Any]] = {}
         for key, one in (*said, *parts):
             more.setdefault(key, []).append(one)
         depth = _is_depth(more, feature.where)
-        own, unclear = _names(names, shape)
         found[name] = Feature("depth map" if depth else dtype, shape, own, more, frozenset(keys), unclear)
     return Description(
         root,

@@ -61,7 +61,7 @@ def of_info(described: Description, state: str, action: str, taken: Collection[s
         feature = described.features[name]
         read = {*_OF_FEATURE, *(PACKED if name in (state, action) else ()), *(UNITS if name == state else ())}
         if feature.dtype in ("video", "image"):
-            silent = feature.said.get("has_audio") in (None, [False], [None])
+            silent = not any(feature.said.get("has_audio", ()))
             read |= {*_OF_PICTURES, *_OF_THE_CODING, *(["has_audio"] if silent else [])}
         odd = ["names"] if has_odd_names(feature) else []
         for key in (*sorted(feature.keys - read), *odd):

@@ -13,7 +13,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.beside import COUNTS, COUNTS_OF_ALL, counts_others
+from gap_vla.demos.beside import COUNTS_OF_ALL, counts_others
 from gap_vla.demos.fields import is_blank
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
@@ -110,7 +110,7 @@ def _require_total(data: h5py.Group, names: list[str], path: Path, action_key: s
     lengths = {name: members.length_at(data[name], action_key, where) for name, where in counted.items()}
     held = sum(lengths.values())
     said = {"total": hdf5.attribute_of(data, "total")}
-    said |= {name: hdf5.attribute_of(data, name) for name in COUNTS if hdf5.is_single(data, name)}
+    said |= {name: hdf5.attribute_of(data, name) for name in ("num_samples",) if hdf5.is_single(data, name)}
     odd = [name for name, count in said.items() if count not in (None, held)]
     # a count that is none of all may be each one's, or no whole number
     odd = [name for name in odd if name == "total" or any(counts_others(name, said[name], n) for n in lengths.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -91,29 +91,62 @@ def _is_even(spec: Any) -> bool:
     return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))
 
 
-def stored_numbers(features: Any) -> dict[str, tuple[np.dtype, int]]:
-    """Of the fields of a record that are truth values or integers below 64 bits, the dtype that is declared, and how
-    many numbers a step holds; 0: it is not of the steps."""
+def as_floats(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same steps, with numbers of TensorFlow's own, as bfloat16, in float32, which holds each of them."""
+    return {
+        key: as_floats(part)
+        if isinstance(part, dict)
+        else part.astype(np.float32)
+        if isinstance(part, np.ndarray) and part.dtype.kind == "V"
+        else part
+        for key, part in tree.items()
+    }
+
+
+class Stored(NamedTuple):
+    """What numbers of a record may be.
+
+    Attributes:
+        what: as which they are declared.
+        width: how many a step holds; 0: they are not of the steps.
+        least, most: of each.
+    """
+
+    what: str
+    width: int
+    least: int
+    most: int
+
+
+def stored_numbers(features: Any) -> dict[str, Stored]:
+    """The fields of a record that are truth values, numbers of classes, or integers below 64 bits."""
+    classes = {key: getattr(one, "num_classes", None) for key, one in flat(features, separator="/")}
     found = {}
     for key, info in flat(features.get_serialized_info(), separator="/"):
         dtype = np.dtype(getattr(info, "np_dtype", object))
-        if dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize < 8):
-            width = math.prod(size or 1 for size in info.shape[1:])
-            found[key] = (dtype, width if key.startswith("steps/") else 0)
+        if count := classes.get(key):
+            what, least, most = f"one of {count} classes", -1, count - 1  # -1: none
+        elif dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize < 8):
+            limits = None if dtype.kind == "b" else np.iinfo(dtype)
+            what, least, most = f"{dtype}", limits.min if limits else 0, limits.max if limits else 1
+        else:
+            continue
+        width = math.prod(size or 1 for size in info.shape[1:]) if key.startswith("steps/") else 0
+        found[key] = Stored(what, width, least, most)
     return found
 
 
-def beyond_declared(example: Any, numbers: Mapping[str, tuple[np.dtype, int]]) -> Iterator[tuple[str, int | None]]:
-    """Says which `numbers` of a record its dtype cannot hold, which TFDS would make others of, and the first step."""
-    for key, (dtype, width) in numbers.items():
+def beyond_declared(example: Any, numbers: Mapping[str, Stored]) -> Iterator[tuple[str, int | None]]:
+    """Says which `numbers` of a record are not what they are declared as, which TFDS would make others of, and the
+    first step."""
+    for key, (what, width, least, most) in numbers.items():
         values = np.array(example.features.feature[key].int64_list.value if key in example.features.feature else ())
-        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if len(odd := np.flatnonzero((values < least) | (values > most))):
             step = int(odd[0] // width) if width else None
-            yield f"{key} is stored as {int(values[odd[0]])}, and declared as {dtype}", step
+            yield f"{key} is stored as {int(values[odd[0]])}, and declared as {what}", step
 
 
-def require_declared(example: Any, numbers: Mapping[str, tuple[np.dtype, int]], where: str) -> None:
+def require_declared(example: Any, numbers: Mapping[str, Stored], where: str) -> None:
     """Raises EpisodeError for numbers that are `beyond_declared`."""
     for text, step in beyond_declared(example, numbers):
         at = "" if step is None else f" at step {step}"

@@ -18,12 +18,31 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line, refusing, shown, whole
 from gap_vla.core.identity import flat
-from gap_vla.demos.beside import ENDS, FLAGS, TIMES, misplaced, require_ended, require_rising
+from gap_vla.demos.beside import ENDS, misplaced, require_ended, require_rising
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_truth, checked_limit
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.account import dataset_metadata, is_marked, require_account
-from gap_vla.rlds.decoding import MOST_PIXELS, bounded, each_picture, require_declared, stacked, stored_numbers
+from gap_vla.rlds.decoding import (
+    MOST_PIXELS,
+    as_floats,
+    bounded,
+    each_picture,
+    require_declared,
+    stacked,
+    stored_numbers,
+)
 from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
+from gap_vla.rlds.unread import (
+    changing,
+    declared,
+    is_time,
+    listed,
+    of_fields,
+    of_first,
+    of_record,
+    of_version,
+    stored_fields,
+)
 from gap_vla.rlds.version_files import examples, open_version, require_split_unchanged, without_clock
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
@@ -31,9 +50,6 @@ _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with itera
 
 _NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
 """Of `keys`, beside the cameras'."""
-
-_COMPARED = {*FLAGS, *ENDS, *TIMES, "episode_index", "reward", "discount"}
-"""Step fields that no episode holds, and that `check_steps` looks at."""
 
 _ABOUT = {f"episode_metadata/{name}" for name in ("success", "episode_id", "file_path", "extra_json")}
 
@@ -70,12 +86,13 @@ def read_rlds(
     whole("workers", workers, 1, 1024, EpisodeError)
     if not compared:
         require_split_unchanged(Path(version_dir), split)
-    tell_unread(Path(version_dir), split, keys or {})
+    told = tell_unread(Path(version_dir), split, keys or {})
     limit = declared_limit(Path(version_dir), None)
     if keys and (idle := sorted({*(resize or ())} - {*keys})):
         raise EpisodeError(f"{version_dir}: resize names {idle[0]!r}, and keys do not; name it there, or leave it out")
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
-    found = zip(read_steps(version_dir, split, workers=workers, resize=size), _whole_examples(Path(version_dir), split))
+    whole_ones = _whole_examples(Path(version_dir), split, left := {*told})
+    found = zip(read_steps(version_dir, split, workers=workers, resize=size), whole_ones)
     advice = "name them with keys, or convert the source again"
     for index, ((steps, metadata), _) in enumerate(found):
         where = f"{version_dir}, {split}[{index}]"
@@ -94,6 +111,8 @@ def read_rlds(
             check_steps(fields, where)
             as_actions(episode.action, limit, f"{where}: action")
         yield episode
+    if left - told:
+        print(f"note: of some episodes of {version_dir}, {split}, not read: {listed(left - told)}", flush=True)
 
 
 def require_keys(keys: Mapping[str, str] | None) -> None:
@@ -123,30 +142,32 @@ def sizes_of(resize: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int,
     }
 
 
-def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> None:
-    """Says which fields `read_rlds` takes, where a dataset has some that it neither takes nor compares."""
-    features = open_version(version_dir, shards=False).info.features.get_tensor_info()
-    every = sorted(path for path, _ in flat(features, separator="/"))
+def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> set[str]:
+    """Says which fields `read_rlds` takes, where a dataset has something that it neither takes nor compares, and gives
+    the names of that; of its records the first one is looked at."""
+    info = open_version(version_dir).info
     usual = {name: name for name in (*_NAMES[1:], *LANGUAGE)} | {"proprio": "observation/proprio"}
     read = {f"steps/{part}" for path in {**usual, **keys}.values() for part in path.split("+")} | _ABOUT
+    every = sorted(path for path, *_ in declared(info.features))
     taken = [path for path in every if path in read or (not keys and path.startswith("steps/observation/image_"))]
-    if left := [path for path in every if path not in taken and path.rpartition("/")[2] not in _COMPARED]:
-        print(
-            f"note: of {version_dir}, {split}, these are read: {one_line(', '.join(taken))}; not read: "
-            f"{one_line(', '.join(left), 600)}",
-            flush=True,
-        )
+    known = None if is_marked(version_dir) else ()  # a conversion by us said what it keeps in `extra_json`
+    if left := of_fields(info.features, taken) | of_version(version_dir) | of_first(info, split, known):
+        said = f"these are read: {one_line(', '.join(taken))}; not read: {listed(left)}"
+        print(f"note: of {version_dir}, {split}, {said}", flush=True)
+    return left
 
 
-def _whole_examples(version_dir: Path, split: str) -> Iterator[Any]:
-    """The records of a split as often as it is read, looked at by `examples` where no checksums of ours tell."""
+def _whole_examples(version_dir: Path, split: str, left: set[str]) -> Iterator[Any]:
+    """The records of a split as often as it is read, looked at by `examples` where no checksums of ours tell; what is
+    not read of them is added to what is `left`."""
     if is_marked(version_dir):
         yield from itertools.repeat(None)
     info = open_version(version_dir, shards=False).info
-    numbers = stored_numbers(info.features)
+    numbers, fields = stored_numbers(info.features), stored_fields(info.features)
     files = (examples(Path(str(file))) for file in info.splits[split].filepaths)
     for index, example in enumerate(itertools.chain.from_iterable(files)):
         require_declared(example, numbers, f"{version_dir}, {split}[{index}]")
+        left |= of_record(example, fields)
         yield example
 
 
@@ -238,7 +259,7 @@ def read_steps(
                 f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
                 "the source again"
             ) from None
-        yield episode["steps"], episode.get("episode_metadata", {})
+        yield as_floats(episode["steps"]), episode.get("episode_metadata", {})
         index += 1
 
 
@@ -257,13 +278,13 @@ def _uneven(info: Any, split: str, index: int) -> str:
 
 def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
-    for text in misplaced(fields):
+    for text in (*misplaced(fields), *changing(fields)):
         raise EpisodeError(f"{where}: {text}; convert it again")
     for name, value in fields.items():
         kind = name.rpartition("/")[2]
         if kind in ENDS and value.dtype.kind in "biuf":
             require_ended(f"{where}: {name}", value, lasting=False)
-        if kind in TIMES:
+        if is_time(name):
             require_rising(value, f"{where}: {name}", equal=True)  # seconds since 1970 have no fractions in float32
         if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
             if (odd := np.argwhere(~np.isfinite(value))).size:

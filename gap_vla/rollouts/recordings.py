@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, shown, whole
+from gap_vla.core.foreign import one_line, real_path, shown, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.demos import hdf5_members
-from gap_vla.demos.hdf5_attributes import OF_ALL, attribute_of
-from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
+from gap_vla.demos.arrays import forms, read_arrays
+from gap_vla.demos.hdf5_attributes import OF_ALL, attribute_of, is_single, names_in
+from gap_vla.demos.hdf5_members import attributes_of_data, has, member, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rollouts.policy import PolicyError
@@ -43,6 +46,7 @@ class Recording:
         free: bool[T], steps at which moved objects make sense (nothing is held yet); with `moved` only.
         instruction: what the robot is told.
         name: how messages call it: file and episode.
+        layout: the seed of the simulator's layout that it was recorded on; None if nobody knows.
 
     Raises:
         EvaluationError: no steps, arrays of another form or of different lengths, or NaN or infinity in its numbers.
@@ -56,6 +60,7 @@ class Recording:
     free: Bool[np.ndarray, " T"] | None = None
     instruction: str = ""
     name: str = "a recording"
+    layout: int | None = None
 
     def __post_init__(self) -> None:
         steps = {"transition": self.transition, "free": self.free}
@@ -113,6 +118,7 @@ def from_episode(episode: Episode, name: str = "") -> Recording:
         transition=_transition(episode),
         instruction=episode.language_instruction,
         name=name or (episode.name if named else "a recording"),
+        layout=seed if isinstance(seed := episode.metadata.get("seed"), int) else None,
     )
 
 
@@ -125,11 +131,11 @@ def from_dataset(version_dir: str | Path, split: str) -> Iterator[Recording]:
 
 
 def require_scene(data: str | Path, task: str | None, view: str | None = None, *, foreign: bool = True) -> None:
-    """Raises PolicyError if data of ours were collected in another task, in two at once, through another view, by other
-    simulators than these, or at another rate.
+    """Raises PolicyError if data name another of our tasks, or of ours were collected in two at once, through another
+    view, by other simulators than these, or at another rate.
 
     Args:
-        data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
+        data: RLDS dataset (.../NAME/VERSION), HDF5 file of demonstrations, or folder of npz.
         task: what the policy was trained for, or will be rolled out in; None if nobody knows.
         view: of its primary camera in training; None if nobody knows.
         foreign: whether other people's data are taken as they are; otherwise what they call their environment counts.
@@ -150,8 +156,7 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
     ours = own or str(env).startswith("gap_vla/") or "layout_version" in said
     if found in TASK_NAMES and ours and env is not None and own != found:
         raise PolicyError(f"{data} says task {found}, and its env_args {env}; correct one of them")
-    if path.is_file() and any(said.values()):
-        _require_one_account(path, said)
+    _require_one_account(path, said, task, bool(ours or found in TASK_NAMES))
     if isinstance(found, str) and task not in (None, found):
         raise PolicyError(f"{data} holds demonstrations of {found}, not of {task}: give data of that")
     seen = said.get("camera")
@@ -167,21 +172,54 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
             raise PolicyError(f"{data} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
 
 
-def _require_one_account(path: Path, said: dict[str, Any]) -> None:
-    """Raises PolicyError if a file says of its demonstrations, of one of them, or of their simulator another thing than
-    `data` does."""
+def _require_one_account(path: Path, said: dict[str, Any], task: str | None, ours: bool) -> None:
+    """Raises PolicyError if demonstrations name another of our tasks, or say another rate than their simulator, or, if
+    they are `ours`, of all, of one of them, or of their simulator another thing than `data` does."""
     settings = simulator_of(said).get("env_kwargs")
     settings = settings if isinstance(settings, dict) else {}
-    beside = {"variant": settings.get("variant"), "control_hz": settings.get("control_freq")}
+    beside = {"variant": settings.get("variant")}
+    beside |= dict.fromkeys(("control_hz", "control_freq"), settings.get("control_freq"))
     found = [("env_args", key, value) for key, value in beside.items()]
-    with opened(path) as file:
-        groups = file["data"] if has(file, "data") else {}
-        demos = [(name, groups[name]) for name in groups if has(file, f"data/{name}")]
-        found += [(name, key, attribute_of(demo, key)) for name, demo in demos for key in OF_ALL]
+    found += [one for one in statements_in(path, OF_ALL) if one[0] != "data"]
     for where, key, value in found:
-        if None not in (value, of_all := said.get(key)) and value != of_all:
+        of_all = said.get(key)
+        rate = where == "env_args" and key != "variant"
+        if (ours or rate) and None not in (value, of_all) and str(value) != str(of_all) and value != of_all:
             told = f"{key} {one_line(of_all, 40)}, and its {where} {one_line(value, 40)}"
             raise PolicyError(f"{path} says {told}; correct one")
+        if key == "task" and value in TASK_NAMES and task not in (None, value):
+            raise PolicyError(f"{path}: its {where} says task {value}, not {task}: give data of that")
+
+
+def statements_in(path: Path, names: Collection[str]) -> list[tuple[str, str, Any]]:
+    """What an HDF5 file says of itself, in `data` and of each demonstration, or each npz of a folder, under these names
+    in whatever letters: place, name in small letters, and the number, truth value or text."""
+    found: list[tuple[str, str, Any]] = []
+    for file in sorted(path.glob("*.npz")) if path.is_dir() else ():
+        arrays: dict[str, Any] = {}
+        for name in [name for name in forms(file, lambda name: name.lower() in names) if name.lower() in names]:
+            with contextlib.suppress(EpisodeError):  # objects, which no reader takes
+                arrays |= read_arrays(file, {name}.__contains__)
+        single = {name: values.item() for name, values in arrays.items() if getattr(values, "size", 0) == 1}
+        found += [(file.name, name.lower(), _text_or_number(value)) for name, value in single.items()]
+    if path.is_file() and h5py.is_hdf5(real_path(path)):
+        with opened(path) as whole:
+            data = member(whole, "data", f"{path}") if has(whole, "data") else None
+            groups: dict[str, Any] = {"file": whole}
+            if isinstance(data, h5py.Group):
+                link = data.id.links.get_info  # a link is no other demonstration
+                inside = [one for one in names_in(data, f"{path}") if link(one.encode()).type == h5py.h5l.TYPE_HARD]
+                groups |= {"data": data, **{name: data[name] for name in inside}}
+            for where, holder in groups.items():
+                told = [key for key in names_in(holder.attrs, f"{path}, {where}") if key.lower() in names]
+                for key in [key for key in told if is_single(holder, key)]:
+                    with contextlib.suppress(EpisodeError):  # text of another encoding names none of ours
+                        found.append((where, key.lower(), attribute_of(holder, key)))
+    return found
+
+
+def _text_or_number(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def view_of(source: Path) -> str | None:

@@ -21,6 +21,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.checking.dataset_checks import SHARED
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
@@ -124,28 +125,57 @@ def make_loader(
 
 
 def require_held_out(store: EpisodeStore, mixture: Mapping[str, EpisodeStore]) -> None:
-    """Raises ConfigError: an episode of its `val` is trained on, in its own `train` or in that of another dataset."""
-    held = {motion: index for index, motion in enumerate(_motions(store, "val"))}
-    for index, motion in enumerate(_motions(store, "train")):
-        if motion in held:
-            raise ConfigError(
-                f"{store.source}: train[{index}] has the states and actions of val[{held[motion]}], "
-                "which is held out; make it anew with each episode once (gap-vla check-dataset lists them)"
-            )
-    for path, other in mixture.items():
-        for index, motion in enumerate(_motions(other, "train")):
-            if motion in held:
+    """Raises ConfigError: an episode of its `val`, or a copy that was cut off, is trained on, in its own `train` or in
+    that of another dataset."""
+    held = [*_episodes(store, "val")]
+    known: dict[str, list[int]] = {}
+    for place, episode in enumerate(held):
+        for key in _keys(*episode):
+            known.setdefault(key, []).append(place)
+    for path, other in {"": store, **mixture}.items():
+        for index, episode in enumerate(_episodes(other, "train")):
+            places = {place for key in _keys(*episode) for place in known.get(key, ())}
+            for place in sorted(places):
+                if not (alike := _shared_beginning(held[place], episode)):
+                    continue
+                parts = [len(held[place][0]), len(episode[0])]
+                of = "" if [alike] * 2 == parts else f" in its first {alike} steps"
+                if path:
+                    raise ConfigError(
+                        f"data.mixture: train[{index}] of {path} is val[{place}] of the main dataset{of}, which is "
+                        "held out; make it of other episodes"
+                    )
                 raise ConfigError(
-                    f"data.mixture: train[{index}] of {path} is val[{held[motion]}] of the main dataset, which is held "
-                    "out; make it of other episodes"
+                    f"{store.source}: train[{index}] has the states and actions of val[{place}]{of}, "
+                    "which is held out; make it anew with each episode once (gap-vla check-dataset lists them)"
                 )
+
+
+def _keys(proprio: np.ndarray, action: np.ndarray) -> set[str]:
+    """By what copies of an episode are found: all of it, and its beginning, unless that is short or stands still."""
+    begins = len(proprio) >= SHARED and (np.ptp(proprio[:SHARED], 0).any() or np.ptp(action[:SHARED], 0).any())
+    return {motion_of(proprio, action), *([motion_of(proprio[:SHARED], action[:SHARED])] if begins else ())}
+
+
+def _shared_beginning(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> int:
+    """Steps that two episodes begin with alike; 0 if they are less than half of the shorter one, as from home in a
+    simulation."""
+    shorter = min(len(one[0]), len(other[0]))
+    same = [(mine[:shorter] == others[:shorter]).all(1) for mine, others in zip(one, other)]
+    alike = int(np.append(np.logical_and(*same), False).argmin())
+    return alike if alike >= shorter / 2 else 0
 
 
 def _motions(store: EpisodeStore, name: str) -> Iterator[str]:
     """`motion_of` each episode of a split."""
+    return (motion_of(*episode) for episode in _episodes(store, name))
+
+
+def _episodes(store: EpisodeStore, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """States and actions of each episode of a split; none of one that is not there."""
     for split in (one for one in store.splits.values() if one.name == name):
         for begin, end in itertools.pairwise(split.offsets):
-            yield motion_of(*(split.fields[key][begin:end] for key in ("proprio", "action")))
+            yield split.fields["proprio"][begin:end], split.fields["action"][begin:end]
 
 
 def motion_of(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:

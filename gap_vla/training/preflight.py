@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import Section, refusing, regular
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
@@ -35,7 +34,6 @@ from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
-from gap_vla.training.recorded import recorded_as
 from gap_vla.training.stages import Stages, require_own_stages
 
 _LABELS: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
@@ -80,7 +78,6 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         except Exception as error:
             raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
-        recorded_as(config)  # at one rate
         for layouts in config.eval.layouts():
             variant_spec(layouts.variant).require_shown(config.demos.cameras, config.demos.camera)
         require_rendering()
@@ -114,31 +111,6 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         states = config.disk() - sum(map(_size, killed_saves(directory.state)))  # which go as training begins
         needs = {"training states and checkpoint": max(0.0, states), "page and pictures": _PAGE}
         require_disk(needs, config.runs, "lower the sizes in model, or name another disk")
-
-
-def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
-    """Raises ConfigError if one of the files is missing or cut off, CheckpointError if weights are not those of their
-    checksum or of the run; parameters that have no checksum are not loaded."""
-    import msgpack
-    from safetensors import SafetensorError, safe_open
-
-    for path in (regular(checkpoint / name, ConfigError) for name in files):
-        where = f"{path}, of a finished run, cannot be read"
-        advice = "copy it again, or move checkpoint/ and summary.json away: --resume makes them again"
-        with (
-            refusing(where, advice, ConfigError, (msgpack.OutOfData, SafetensorError)),
-            path.open("rb") as stream,
-        ):
-            if path.suffix == ".json":
-                json.load(stream)
-            elif path.suffix == ".safetensors":
-                safe_open(path, "np")
-            else:
-                msgpack.Unpacker(stream, max_buffer_size=0).skip()
-    if "policy.json" in files and "weights" in Section.read(checkpoint / "policy.json", ConfigError):
-        from gap_vla.serving import load_checkpoint
-
-        load_checkpoint(checkpoint)  # compares it with its run
 
 
 def require_training_memory(
@@ -226,7 +198,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
 
 def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequence[int]] | None]:
     """What is trained on, and the shapes of its steps' fields; None where its description is not TFDS'."""
-    if made := _store(stages):
+    if made := made_store(stages):
         return stages.store, fields_of(made)
     if stages.rlds.exists():
         return stages.rlds, _step_fields(stages.rlds)
@@ -237,7 +209,7 @@ def _data(config: Experiment, stages: Stages) -> tuple[Path, Mapping[str, Sequen
     return stages.rlds, widths | _LABELS | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
 
 
-def _store(stages: Stages) -> EpisodeStore | None:
+def made_store(stages: Stages) -> EpisodeStore | None:
     """The store, unless it is of other data than the dataset, or of another version: it is made anew then."""
     there = (stages.store / "store.json").exists()
     if there and (not stages.rlds.exists() or made_of(source_hash_of(stages.rlds), stages.store)):

@@ -29,19 +29,20 @@ from gap_vla.core.seals import EXPORTED, exported_digests, require_as_exported, 
 from gap_vla.core.typed_config import ConfigError, to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.training.config import Experiment
+from gap_vla.training.exported import require_exported
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command, together
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import (
     fields_of,
     held_out_steps,
+    made_store,
     memory_in_words,
     require_data,
-    require_exported,
     require_fields,
     require_ready,
     shapes_of_data,
 )
-from gap_vla.training.recorded import notes_on_demos
+from gap_vla.training.recorded import notes_on_data
 from gap_vla.training.stages import (
     READER,
     Stages,
@@ -160,6 +161,7 @@ class Run:
         from gap_vla.training.data import describe_store, unlearnt
 
         config = self.config
+        notes = notes_on_data(config, [store, *mixture])
         for one in (store, *mixture):
             require_fields(one.directory, fields_of(one), config, widths=one is store)
             for field in ("action", "proprio"):
@@ -171,7 +173,7 @@ class Run:
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
-        notes = _notes(config, trainer.steps, shapes_of_data(config, self.stages))
+        notes += _notes(config, trainer.steps, shapes_of_data(config, self.stages))
         notes += unlearnt(trainer, config, [store, *mixture])
         print(trainer.describe(), *notes, sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
@@ -251,7 +253,7 @@ class Run:
         require_ready(self.config, self.stages, self.directory, dry_run=True)
         require_unchanged_data(self.stages)
         self.require_data(build=False)
-        shapes = shapes_of_data(self.config, self.stages)
+        shapes, made_already = shapes_of_data(self.config, self.stages), made_store(self.stages)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({demos})",
@@ -261,6 +263,7 @@ class Run:
                 self.config.trainer().dry_run(self.config, shapes),
                 memory_in_words(self.config, shapes, held_out_steps(self.config, self.stages)),
                 *_notes(self.config, 0 if getattr(self.config.train, "epochs", 0) else self.config.train.steps, shapes),
+                *notes_on_data(self.config, [made_already] if made_already else []),
             ]
         )
 
@@ -303,7 +306,7 @@ def _notes(config: Experiment, steps: int, shapes: Mapping[str, Sequence[int]]) 
     most = f"optimizer.warmup_steps is {warmup}, {counted} {steps}: at most {steps / max(warmup, 1):.2g} of"
     if warmup > steps > 0:
         notes.append(f"note: {most} optimizer.learning_rate is reached")
-    return notes + notes_on_demos(config)
+    return notes
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:

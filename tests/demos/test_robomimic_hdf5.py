@@ -176,10 +176,10 @@ def _second_filter(stored: h5py.File) -> None:
 
 
 _GROUPS = {"/": "the file", "data": "data", "data/demo_1/obs": "obs", "data/demo_1/next_obs": "next_obs"}
-_ARRAYS = ("actions", "dones", "phase", "beside", "obs/robot0_eef_pos", "obs/robot0_eef_quat",
-           "obs/robot0_gripper_qpos", "obs/agentview_image", "obs/timestamp", "obs/beside",
+_ARRAYS = ("actions", "dones", "phase", "obs/robot0_eef_pos", "obs/robot0_eef_quat",
+           "obs/robot0_gripper_qpos", "obs/agentview_image", "obs/timestamp",
            "next_obs/robot0_eef_pos")  # fmt: skip
-_AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "units", "obs/beside": "unit"}
+_AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "units"}
 """Attributes that are read elsewhere, and arrays of which nobody reads them; those of `dones` are read."""
 
 
@@ -190,12 +190,13 @@ _AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "
         *((_there(f"data/demo_1/{name}"), {f"odd of {name}"}) for name in _ARRAYS),
         *((lambda f, name=name, key=key: f[f"data/demo_1/{name}"].attrs.update({key: b"m"}), {f"{key} of {name}"})
           for name, key in _AT.items() if name != "dones"),
+        (_there("data/demo_1/obs/beside"), set()),  # which is not taken with all that it says
         (lambda f: f["data/demo_1/dones"].attrs.update(missing_value=7), set()),
         (_there("data/demo_1"), {"attribute odd"}),
         *((lambda f, name=name: f["data/demo_1"].attrs.update({name: [1, 2]}), {f"attribute {name}"})
           for name in ("total", "num_demos", "env_args", "task", "annotator", "units")),
         *((lambda f, name=name: f["data"].attrs.update({name: "odd"}), {f"{name} of data"})
-          for name in ("ep_meta", "task", "variant", "layout_version", "annotator", "num_samples", "color_space")),
+          for name in ("ep_meta", "task", "variant", "layout_version", "annotator", "num_steps", "color_space")),
         *((lambda f, name=name: f["data/demo_1/obs"].attrs.update({name: "odd"}), {f"{name} of obs"})
           for name in ("num_samples", "units", "quaternion_order", "success")),
         *((lambda f, name=name: f.update({name: f["data/demo_1/actions"][()]}), {told}) for name, told in (
@@ -204,7 +205,7 @@ _AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "
         (lambda f: f["data/demo_1"].update(odd=h5py.SoftLink("/nowhere")), {"odd"}),
         (_linked, {"odd of obs/robot0_eef_pos", "kept of the file"}),
         (_second_filter, {"mask/odd of the file", "odd of mask", "odd of mask/train", "5 of 6 demonstrations"}),
-        (lambda f: f["data/demo_1"].attrs.update(ep_meta='{"odd": 1}'), {"the rest of ep_meta"}),
+        (lambda f: f["data/demo_1"].attrs.update(ep_meta='{"odd": "%s"}' % ("far " * 60)), {"the rest of ep_meta"}),
         (lambda f: f["data/demo_1"].attrs.update(operator=b"J\xf6rg"), {"attribute operator"}),
     ],
 )  # fmt: skip

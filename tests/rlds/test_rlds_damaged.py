@@ -470,6 +470,8 @@ def test_numbers_that_their_dtype_does_not_hold_are_refused_and_named(
     with pytest.raises(UserError, match=said):
         annotate_files(version, tmp_path / "1.1.0", method="gaussian")
     assert not (tmp_path / "1.1.0").exists()
+    with pytest.raises(UserError, match=said):
+        read(version, 1, AnnotationJob(), "train")
     found = [str(f) for f in check_dataset(version, pictures=0).findings if f.check == "declared"]
     assert found and all(re.search(said.split(" at step")[0], text) for text in found)
 
@@ -488,9 +490,9 @@ def _jpeg(change: Callable[[bytearray], Any] = len, **options: Any) -> bytes:
     return bytes(content)
 
 
-def _png() -> bytes:
+def _png(mode: str = "RGB", colour: Any = 0, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(stream, "png")
+    Image.new(mode, (64, 64), colour).save(stream, "png", **options)
     return stream.getvalue()
 
 
@@ -504,6 +506,20 @@ def _turned() -> Image.Exif:
     return exif
 
 
+def test_pictures_of_another_format_than_is_said_or_than_those_before_are_named() -> None:
+    step = tfds.features.Dataset({"film": tfds.features.Image(shape=(64, 64, 3), encoding_format="png")})
+    features, example = tfds.features.FeaturesDict({"steps": step}), tf.train.Example()
+    film = example.features.feature["steps/film"].bytes_list.value
+    for pictures, level, said in (
+        ([_png(), _png()], "", ""),
+        ([_jpeg(), _jpeg()], "note", "is JPEG, features.json says png"),
+        ([_png(), _jpeg()], "warning", "is JPEG, PNG before"),
+    ):
+        film[:] = pictures
+        found = [*record_checks.check_example(example, features, "train[0]")]
+        assert [f.level for f in found] == [level] * bool(level) and all(said in f.message for f in found)
+
+
 @pytest.mark.parametrize(
     ("picture", "level", "said"),
     {
@@ -513,6 +529,11 @@ def _turned() -> Image.Exif:
         "padded": (_jpeg(lambda c: c.__setitem__(slice(-2, -2), bytes(4))), "warning", "extraneous bytes"),
         "both": (_jpeg() + _png(), "error", "several pictures one behind the other, of which the first is read"),
         "two": (2 * _png(), "error", "several pictures one behind the other, of which the first is read"),
+        "moving": (_png(save_all=True, append_images=[Image.new("RGB", (64, 64), "red")]), "error", "in one file"),
+        "glass": (_png("RGBA", (0, 0, 0, 120)), "warning", "is not opaque, and its alpha is not read"),
+        "opaque": (_png("RGBA", (0, 0, 0, 255)), "", ""),
+        "keyed": (_png(transparency=(0, 0, 0)), "warning", "is not opaque, and its alpha is not read"),
+        "tail": (_png() + bytes(5000), "warning", "has 5000 bytes behind its end, which are not read"),
         "turned": (_jpeg(exif=_turned()), "warning", r"is to be turned by its EXIF \(orientation 6\)"),
     }.values(),
 )
@@ -523,7 +544,9 @@ def test_pictures_that_a_decoder_repairs_or_does_not_turn_are_found(
     step = tfds.features.Dataset({"film": feature, "is_first": np.bool_})
     features = tfds.features.FeaturesDict({"steps": step})
     example = tf.train.Example()
-    example.features.feature["steps/film"].bytes_list.value.extend([_jpeg(), picture])
+    example.features.feature["steps/film"].bytes_list.value.extend(
+        [_png() if picture[:1] == b"\x89" else _jpeg(), picture]
+    )
     found = [*record_checks.check_example(example, features, "train[0]")]
     assert [(f.level, f.check, f.step) for f in found] == ([(level, "picture", 1)] if said else [])
     assert all(re.search(said, f.message) for f in found)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from gap_vla.core.errors import UserError
 from gap_vla.rlds import EpisodeStore, read_rlds
 from gap_vla.rlds.annotating import annotate_files
 from gap_vla.rlds.checking import check_dataset
-from gap_vla.rlds.reader import pick_fields
+from gap_vla.rlds.checking.episode_checks import check_structure, check_time
+from gap_vla.rlds.checking.report import Recording
+from gap_vla.rlds.reader import check_steps, pick_fields
 
 STEPS = 6
 
@@ -215,3 +220,43 @@ def test_an_episode_of_no_steps_is_not_called_damaged(tmp_path: Path, monkeypatc
     version = written(tmp_path, "extra", np.float32, 0.0)
     with pytest.raises(UserError, match=r"1\.0\.0, split train, episode 0: no steps; drop the episode"):
         list(read_rlds(version))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("episode_id", [b"demo_0"] * 3 + [b"demo_1"] * 3, "episode_id changes at step 3 of 6"),
+        ("task_index", [0, 0, 1, 1, 1, 1], "task_index changes at step 2 of 6"),
+        ("observation/camera_timestamp", [0, 1, 2, 2, 1, 3], "camera_timestamp (is 1 at step 4|does not increase)"),
+        ("timestamp", [[5, 0], [5, 9], [4, 0], [6, 0], [6, 5], [7, 0]], "timestamp (is 4 at step 2|does not increase)"),
+    ],
+)
+def test_steps_of_two_recordings_and_times_that_fall_are_refused_and_found(
+    name: str, values: list[Any], said: str
+) -> None:
+    rows = np.array(values)
+    fields = {"is_first": np.eye(6)[0], "is_last": np.eye(6)[5], "action": np.ones((6, 7))}
+    check_steps(fields | {name: np.repeat(rows[:1], 6, 0)}, "train[0]")
+    with pytest.raises(UserError, match=said):
+        check_steps(fields | {name: rows}, "train[0]")
+    texts = {name: [text.decode() for text in values]} if rows.dtype.kind == "S" else {}
+    recording = Recording("train[0]", {}, fields | ({} if texts else {name: rows}), [], None, fields["action"])
+    found = [*check_structure(spoiled := dataclasses.replace(recording, texts=texts)), *check_time(spoiled)]
+    assert [f.level for f in found if re.search(said, f.message)] == ["error"]
+
+
+def test_numbers_of_bfloat16_are_looked_at(tmp_path: Path) -> None:
+    def declared(version: Path, name: str) -> Path:
+        described = json.loads((version / "features.json").read_text())
+        step = described["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+        step[name]["tensor"]["dtype"] = "bfloat16"
+        (version / "features.json").write_text(json.dumps(described))
+        return version
+
+    sound = written(tmp_path / "sound", "action", wide(7), lambda i: np.full(7, i / 8, np.float32))
+    before = check_dataset(sound, pictures=0).findings
+    assert check_dataset(declared(sound, "action"), pictures=0).findings == before
+    assert [episode.action[1, 0] for episode in read_rlds(sound)] == [0.125, 0.125]
+    lost = written(tmp_path / "lost", "wrench", wide(3), lambda i: np.full(3, np.nan if i == 2 else 0, np.float32))
+    found = check_dataset(declared(lost, "wrench"), pictures=0).findings
+    assert [f.step for f in found if f.message.startswith("wrench is NaN or infinite")] == [2, 2]

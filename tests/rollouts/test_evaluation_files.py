@@ -197,6 +197,33 @@ def test_demonstrations_of_ours_that_name_their_task_in_env_args_alone_are_known
         require_scene(path, "assembly")
 
 
+@pytest.mark.parametrize("place", ["/", "data/demo_1", "npz"])
+def test_demonstrations_that_name_another_of_our_tasks_are_refused_wherever_they_say_it(tmp_path, place):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    for task, odd in (("pick it up", False), ("stack", True)):
+        if place == "npz":
+            path = tmp_path
+            np.savez(tmp_path / "demo_1.npz", task=task, task_index=3)
+        else:
+            with h5py.File(path, "a") as file:
+                file["data"].attrs.pop("task", None)
+                file[place].attrs["task"] = task
+        require_scene(path, "stack")
+        require_scene(path, None)
+        where = {"/": "file", "npz": "demo_1.npz"}.get(place, "demo_1")
+        with (
+            pytest.raises(PolicyError, match=f"its {where} says task stack, not assembly")
+            if odd
+            else contextlib.nullcontext()
+        ):
+            require_scene(path, "assembly")
+    if place != "npz":
+        with h5py.File(path, "a") as file:
+            file["data"].attrs["task"] = "assembly"
+        with pytest.raises(PolicyError, match=f"says task assembly, and its {where} stack; correct one"):
+            require_scene(path, "assembly")
+
+
 def test_the_task_and_view_of_a_recording_go_with_a_dataset_that_is_built_of_it(tmp_path):
     path = demonstrations(tmp_path / "demos.hdf5")
     assert view_of(path) is None and "camera" not in open_source(path).identity()
@@ -286,7 +313,7 @@ def test_a_film_of_more_or_fewer_steps_than_its_episode_is_named(tmp_path):
         ("of another policy", r"is of evaluation \w{8}, episode 0, layout 0, not of evaluation \w{8}, episode 0, "),
         ("changed", "was changed since it was made; move it away"),
         ("slower", "shows 5 pictures a second, not 20; move it away"),
-        ("of none that was played", r"is of evaluation \w{8}, episode 0, layout 0, not of .*, episode 7, "),
+        ("of none that was played", r"is of evaluation \w{8}, episode 0, layout 0, not of .*, episode 7; move"),
         ("as before", None),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run is made from: the values of the data whatever their layout, and versions of the code."""
 
 import json
+import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
 
+from gap_vla.cli import check_dataset
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import write_rlds
+from gap_vla.rollouts import PolicyError
 from gap_vla.training import stages
-from gap_vla.training.run import Run, _notes
+from gap_vla.training.recorded import notes_on_data
+from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, origin
 from gap_vla.training.torch import SmallConfig
 
@@ -25,10 +29,18 @@ def lerobot(folder, fps, names):
     return {"path": str(folder), "kind": "lerobot"}
 
 
-def hdf5(folder, attributes, settings):
+def hdf5(folder, attributes, settings, beside=None):
+    """`beside`: attributes by their place in the file."""
     with h5py.File(folder / "demos.hdf5", "w") as file:
         file.create_group("data").attrs.update({**attributes, "env_args": json.dumps({"env_kwargs": settings})})
+        for place, told in (beside or {}).items():
+            file.require_group(place).attrs.update(told)
     return {"path": str(folder / "demos.hdf5")}
+
+
+def npz(folder, **arrays):
+    np.savez(folder / "one.npz", **arrays)
+    return {"path": str(folder), "kind": "npz"}
 
 
 OWN = ["dx", "dy", "dz", "rx", "ry", "rz", "gripper"]
@@ -48,25 +60,72 @@ ABSOLUTE = {"controller_configs": {"control_delta": False}}
         (lerobot, (20, {"motors": [f"motor_{n}" for n in range(7)]}), r"called motor_0, motor_1, motor_2; rollouts"),
         (hdf5, ({}, {}), ""),
         (hdf5, ({"control_hz": 20}, {"control_freq": 20}), ""),
-        (hdf5, ({"control_hz": 10}, {}), r"has 10 steps a second \(control_hz\), rollouts of threading 20"),
-        (hdf5, ({}, {"control_freq": 5}), r"has 5 steps a second \(control_freq\), rollouts of threading 20"),
+        (hdf5, ({"control_hz": 10}, {}), r"has 10 steps a second \(control_hz of data\), rollouts of threading 20"),
+        (
+            hdf5,
+            ({}, {"control_freq": 5}),
+            r"has 5 steps a second \(control_freq of env_args\), rollouts of",
+        ),
+        (npz, {"fps": 20}, ""),
+        (npz, {"fps": 50}, r"has 50 steps a second \(fps of one\.npz\), rollouts of threading 20"),
+        (hdf5, ({"fps": 50}, {}), r"has 50 steps a second \(fps of data\), rollouts of threading 20"),
+        (hdf5, ({"control_hz": 20, "FPS": 30}, {}), r"has 30 steps a second \(fps of data; control_hz of data 20\)"),
+        (hdf5, ({}, {"hz": 5}), r"has 5 steps a second \(hz of env_args\), rollouts of threading 20"),
+        (hdf5, ({}, {}, {"/": {"frequency": 5.0}}), r"has 5 steps a second \(frequency of file\), rollouts"),
+        (
+            hdf5,
+            ({}, {}, {f"data/demo_{n}": {"control_freq": 50} for n in range(3)}),
+            r"has 50 steps a second \(control_freq of demo_0\), rollouts of threading 20",
+        ),
         (hdf5, ({}, ABSOLUTE), r"its actions are absolute \(control_delta is false\); rollouts of threading take"),
     ],
 )
 def test_demonstrations_that_were_recorded_otherwise_than_rollouts_run_are_noted(tmp_path, make, how, said):
-    demos = make(tmp_path, *how)
+    demos = make(tmp_path, **how) if isinstance(how, dict) else make(tmp_path, *how)
     values = {"task": "threading", "method": "concat", "demos": demos, "eval": {"episodes": 1}}
-    notes = _notes(SmallConfig.from_dict(values), 10_000, {})
+    notes = notes_on_data(SmallConfig.from_dict(values), [])
     assert len(notes) == bool(said) and re.search(said, "".join(notes))
-    assert not _notes(SmallConfig.from_dict({**values, "eval": {"episodes": 0}}), 10_000, {})
+    assert not notes_on_data(SmallConfig.from_dict({**values, "eval": {"episodes": 0}}), [])
 
 
 def test_demonstrations_that_say_two_rates_are_refused_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.preflight.require_rendering", lambda: None)
     demos = hdf5(tmp_path, {"control_hz": 20}, {"control_freq": 5})
     values = {"task": "threading", "method": "concat", "runs": str(tmp_path / "runs"), "demos": demos}
-    with pytest.raises(ConfigError, match=r"demos\.hdf5 says control_hz 20 and control_freq 5, which cannot both be"):
+    with pytest.raises(PolicyError, match=r"demos\.hdf5 says control_hz 20, and its env_args 5; correct one"):
         Run(SmallConfig.from_dict({**values, "data": {"root": str(tmp_path / "data")}})).to_the_end()
+
+
+def test_datasets_tell_their_steps_a_second_and_tasks_and_whether_anybody_has_checked_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    version = write_rlds(made_up_episodes(), tmp_path / "rlds", "dots", val_fraction=0.2, annotator={}, identity={})
+    values = {"task": "threading", "method": "concat", "data": {"rlds": str(version)}, "eval": {"episodes": 1}}
+    config = SmallConfig.from_dict(values)
+
+    def store(metadata, *episodes):
+        splits = {"train": SimpleNamespace(episodes=[{"metadata": about} for about in episodes])}
+        return SimpleNamespace(metadata=metadata, splits=splits)
+
+    for metadata, said in (
+        ({}, r"\(control_hz of train\[1\]; control_hz of train\[0\] 20\)"),
+        ({"fps": 50}, r"\(fps of metadata\.json"),
+    ):
+        [note] = notes_on_data(config, [store(metadata, {"control_hz": 20}, {"control_hz": 50})])
+        assert re.search(rf"{version} has 50 steps a second {said}", note)
+    assert notes_on_data(config, [store({}, {"control_hz": 20, "task": "threading"}, {"task": "lift it"})]) == []
+    with pytest.raises(ConfigError, match=rf"{version} holds demonstrations of assembly, not of threading"):
+        notes_on_data(config, [store({}, {}, {"task": "assembly"})])
+
+    for name in ("made_by.json", "metadata.json"):
+        (version / name).unlink()
+    [note] = notes_on_data(config, [])
+    assert note.startswith(f"note: `gap-vla check-dataset {version}` looks for contradictions")
+    check_dataset.main([str(version), "--show", "0", "--episodes", "1"])
+    assert notes_on_data(config, []) == [note]
+    check_dataset.main([str(version), "--show", "0"])
+    assert notes_on_data(config, []) == []
+    os.utime(version / "dataset_info.json", (4e9, 4e9))  # it was written again
+    assert notes_on_data(config, []) == [note]
 
 
 def store_of(**changed):

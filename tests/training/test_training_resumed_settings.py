@@ -32,10 +32,10 @@ from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.serving import load_checkpoint
+from gap_vla.training.exported import require_exported
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
-from gap_vla.training.preflight import require_exported
 from gap_vla.training.run import Run
 from gap_vla.training.torch import SmallConfig
 

@@ -178,6 +178,7 @@ def account_of(demos: RobomimicHDF5, read_too: Collection[str] = (), beside: Map
     """The account of a command that keeps no attributes; what it reads `beside`, and what else under the names by which
     the account would call it not taken."""
     unread = {*demos.dropped(), *(f"attribute {name}" for name in demos.kept if name not in OF_DEMO)}
+    unread |= {"the rest of ep_meta"} if "ep_meta" in demos.kept else set()
     return account(demos.path, UNSAID | demos.mapping() | dict(beside or {}), unread - {*read_too, *(beside or ())})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -27,8 +28,8 @@ from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows, as_truth
-from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.source import READERS
+from gap_vla.demos.layout import UNIT, StateLayout
+from gap_vla.demos.source import READERS, account
 from gap_vla.rlds.account import dataset_metadata, is_marked, require_account, require_unchanged
 from gap_vla.rlds.annotating.job import (
     AnnotatedFiles,
@@ -39,10 +40,22 @@ from gap_vla.rlds.annotating.job import (
     require_pair,
     require_replaceable,
 )
+from gap_vla.rlds.checking.record_checks import check_example
 from gap_vla.rlds.decoding import require_declared, stored_numbers
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
-from gap_vla.rlds.schema import decode_episode, instruction_of
-from gap_vla.rlds.statistics import STATISTICS, load_statistics
+from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, decode_episode, instruction_of
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, unlike
+from gap_vla.rlds.unread import (
+    UNITS,
+    declared,
+    listed,
+    of_fields,
+    of_first,
+    of_record,
+    of_version,
+    other_units,
+    stored_fields,
+)
 from gap_vla.rlds.version_files import VERSION, examples, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
@@ -89,6 +102,13 @@ def episodes_of(
             with contextlib.suppress(EpisodeError):  # no label depends on it, and the copy keeps what the record says
                 success = as_truth(metadata.get("success", True), where)
             episode = decode_episode(known, {**metadata, "success": success})
+            texts_of = [
+                (f"episode_metadata/{key}", key, one) for key, one in metadata.items() if isinstance(one, bytes)
+            ]
+            about = [(place, key, one.decode(errors="replace")) for place, key, one in texts_of]
+            about += [(f"{key} in extra_json", key, one) for key, one in episode.metadata.items()]
+            for text in other_units((place, key.lower(), one) for place, key, one in about if UNIT.search(str(one))):
+                raise EpisodeError(f"{where}: {text}")
             facts = {**episode.metadata, "file_path": str(source), "episode_id": f"{split}[{index}]", **layout.facts}
             yield episode.replace(images=pictures, metadata=facts).validate(where), extra
 
@@ -118,11 +138,17 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "free some, or name another disk")
-    print(f"{source}: proprio <- {job.state} ({job.columns})", flush=True)
+    of_ours = dict(flat(dataset_metadata(source))).get("identity.schema_version") == SCHEMA_VERSION
+    beside = {STATISTICS} if statistics.exists() and not of_ours else set[str]()
+    told = _tell(source, described, job, beside | of_first(described, next(iter(splits)), UNITS))
     found = read_all(source, job)
     episodes = [episode for *_, episode, _ in found]
     extra = [column for *_, column in found if column is not None]
     fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
+    if statistics.exists() and of_ours and fit and job.state == AnnotationJob.state:
+        meant = dataset_statistics([episodes[i].action for i in fit], [episodes[i].proprio for i in fit])
+        for name in unlike(load_statistics(statistics, AnnotationError), meant)[:1]:
+            print(f"note: {statistics}: {name} is not that of the training split, nor in the copy", flush=True)
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as new:
         new.mkdir()
@@ -131,9 +157,9 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         sizes: dict[str, int] = {}
-        index, numbers = 0, stored_numbers(open_version(source).info.features)
+        index, left = 0, set[str]()
         for split, file in shards:
-            index, size = _write(file, new / file.name, annotation, index, numbers)
+            index, size = _write(file, new / file.name, annotation, index, described.features, left)
             sizes[split] = sizes.get(split, 0) + size
         _write_features(source, new)
         for entry in info["splits"]:
@@ -144,16 +170,20 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
         unchanged()
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
+    if left - told:
+        print(f"note: of some episodes of {source}, not taken: {listed(left - told)}", flush=True)
 
     copied = [(out, number, job, split) for split, number, *_ in found]
-    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index]))
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index], tell=False))
 
 
 def _require_replaceable(source: Path, step: Any) -> None:
     """Raises AnnotationError: what stands in the place of a label, or of our account, is not ours."""
     for name in LABELS:
         if name in step:
-            require_numbers(f"steps/{name}", (None, *step[name].shape), np.dtype(step[name].np_dtype), source)
+            dtype = np.dtype(step[name].np_dtype)  # one of TensorFlow's own, as bfloat16, is read as float32
+            dtype = np.dtype(np.float32) if dtype.kind == "V" else dtype
+            require_numbers(f"steps/{name}", (None, *step[name].shape), dtype, source)
     file = source / "metadata.json"
     if file.exists() and (odd := Section.read(file).values.keys() - dataset_metadata(source).keys()):
         raise AnnotationError(f"{file}: {min(odd)!r} is somebody else's, and ours belongs there; rename it first")
@@ -174,29 +204,55 @@ def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, 
     return found
 
 
-def read(source: Path, index: int, job: AnnotationJob, split: str, *, stored: bool = True) -> Episode:
-    """Episode `index` of a split with its images and `stored` labels. Raises AnnotationError or EpisodeError: there is
-    none."""
+def read(
+    source: Path, index: int, job: AnnotationJob, split: str, *, stored: bool = True, tell: bool = True
+) -> Episode:
+    """Episode `index` of a split with its images and `stored` labels; what is taken is told. Raises AnnotationError or
+    EpisodeError: there is none."""
     require_account(source)
     splits = open_version(source).info.splits
     if split in splits and not 0 <= index < splits[split].num_examples:
         count = splits[split].num_examples
         raise AnnotationError(f"{source}, split {split}: no episode {index}; it has {count}, from 0 to {count - 1}")
+    info = open_version(source).info
+    if tell and split in splits:
+        every = itertools.chain.from_iterable(examples(Path(str(file))) for file in info.splits[split].filepaths)
+        example = next(itertools.islice(every, index, None))
+        _tell(source, info, job, of_record(example, stored_fields(info.features), UNITS), images=True, stored=stored)
+        require_declared(example, stored_numbers(info.features), f"{source}, {split}[{index}]")
+        for found in check_example(example, info.features, f"{split}[{index}]"):
+            print(f"note: {source}, {found.where}: {found.message}", flush=True)
     return next(episodes_of(source, split, job, index, stored=stored))[0]
 
 
-def _write(
-    file: Path, out: Path, annotation: Any, index: int, numbers: Mapping[str, tuple[np.dtype, int]]
-) -> tuple[int, int]:
+def _tell(
+    source: Path, info: Any, job: AnnotationJob, left: set[str], *, images: bool = False, stored: bool = False
+) -> set[str]:
+    """Says what is taken of a dataset, and what is neither taken nor compared, of its records that which is `left`;
+    gives the latter."""
+    fields = {path.removeprefix("steps/"): (dtype, shape[2:]) for path, dtype, shape in declared(info.features)}
+    films = [name for name, form in fields.items() if images and form == (np.uint8, (3,))]
+    names = [name for name in ("action", "phase", *(LABELS if stored else ()), *films) if name in fields]
+    taken = {"proprio": f"{job.state} ({job.columns})"} | {name: name for name in names} | job.extra_said()
+    read = {*job.state.split("+"), *job.extra_names, *names, *LANGUAGE, *LABELS}
+    about = {f"episode_metadata/{name}" for name in ("success", "extra_json", *UNITS)}
+    unread = of_fields(info.features, {f"steps/{name}" for name in read} | about) | of_version(source) | left
+    print(account(source, taken, unread), flush=True)
+    return unread
+
+
+def _write(file: Path, out: Path, annotation: Any, index: int, features: Any, left: set[str]) -> tuple[int, int]:
     import tensorflow as tf
 
     size, written = 0, hashlib.sha256()
+    numbers, fields = stored_numbers(features), stored_fields(features)
     with tf.io.TFRecordWriter(str(out)) as writer:
         for place, example in enumerate(examples(file)):
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
                 features.pop(key, None)
             require_declared(example, numbers, f"{file}, record {place}")
+            left |= of_record(example, fields, UNITS)
             labels = annotation.labels(index)
             features["steps/rho"].float_list.value.extend(labels["rho"].tolist())
             features["steps/change_point"].int64_list.value.extend(labels["change_point"].astype(int).tolist())

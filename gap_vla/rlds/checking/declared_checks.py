@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
 from gap_vla.demos.beside import COUNTERS, COUNTS, PER_STEP, TIMES, counts_others, require_rows, tells
 from gap_vla.demos.fields import as_truth, is_blank
-from gap_vla.demos.layout import METRES
+from gap_vla.phases.annotator import load_annotator
 from gap_vla.rlds.account import dataset_metadata, identity_hash, is_marked
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
+from gap_vla.rlds.unread import UNITS, declared, of_fields, of_version, other_units
 
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
-_UNITS = ("unit", "units", "length_unit", "length_units", "position_unit", "position_units")
+_INSTRUCTIONS = ("language_instruction", "natural_language_instruction", "instruction")
+_ABOUT = ("success", "episode_id", "file_path")
 _SECONDS = (1.0, 1e-3, 1e-6, 1e-9)
 """What stored times may count."""
 _OTHER_RATE = 1.5
@@ -34,7 +36,7 @@ _SHARD = re.compile(r"(.+)-([^-]+)\.tfrecord")
 
 
 def check_instructions(episode: Recording) -> Iterator[Finding]:
-    """All fields that tell the instruction tell the same one."""
+    """All fields that tell the instruction tell the same one, also those of the metadata."""
     told = [(name, episode.texts[name]) for name in LANGUAGE if name in episode.texts]
     for (first, texts), (other, others) in itertools.pairwise(told):
         for step, (one, two) in enumerate(zip(texts, others)):
@@ -42,6 +44,11 @@ def check_instructions(episode: Recording) -> Iterator[Finding]:
                 text = f"{first} is {shown(one)} and {other} {shown(two)}; the first is read: correct one of them"
                 yield Finding("warning", "language", text, episode.name, step)
                 break
+    first = next((text for text in episode.language if not is_blank(text)), "")
+    for place, key, value in _said(episode):
+        if key in _INSTRUCTIONS and isinstance(value, str) and not is_blank(value) and first.strip() != value.strip():
+            text = f"{place} is {shown(value)}, the instruction of the steps {shown(first)}, which is read; correct one"
+            yield Finding("warning", "language", text, episode.name)
 
 
 def check_counters(episode: Recording) -> Iterator[Finding]:
@@ -97,7 +104,7 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
         if not all(map(np.isfinite, _numbers_in(value))):
             text = f"{place} is {one_line(str(value), 40)}; correct it, or leave it out"
             yield Finding("warning", "finite", text, episode.name)
-    for key in ("episode_id", "file_path", "success"):
+    for key in _ABOUT:
         here, there = episode.about.get(key, ""), episode.extra.get(key, "")
         if is_blank(here) or is_blank(there):
             continue
@@ -108,11 +115,8 @@ def check_metadata(episode: Recording) -> Iterator[Finding]:
         if not same:
             text = f"episode_metadata/{key} is {shown(here)}, {key} in extra_json {shown(there)}; correct one of them"
             yield Finding("warning", "metadata", text, episode.name)
-    for place, key, value in _said(episode):
-        words = re.split(r"[\s()\[\],;]+", value.lower().strip(" ()[]")) if isinstance(value, str) else ()
-        if key in _UNITS and any(word and word not in METRES for word in words):
-            text = f"{place} is {shown(value)}; positions are read as metres: rescale them, or correct it"
-            yield Finding("warning", "metadata", text, episode.name)
+    for text in other_units(_said(episode)):
+        yield Finding("warning", "metadata", text, episode.name)
 
 
 def _numbers_in(value: Any) -> Iterator[float]:
@@ -197,10 +201,37 @@ def _check_account(version_dir: Path, info: Any) -> Iterator[Finding]:
     found: Any = {}
     with contextlib.suppress(ValueError, UserError):
         found = parsed(content(beside))
-    for key in ("method", "hash") if isinstance(found, Mapping) else ():
-        if key in annotator and annotator[key] != found.get(key, annotator[key]):
+    for key in sorted(annotator.keys() & found.keys()) if isinstance(found, Mapping) else ():
+        if annotator[key] != found[key]:
             text = f"metadata.json: {key} of the annotator is {shown(annotator[key])}, in annotator/annotator.json "
             yield Finding("warning", "files", f"{text}{shown(found[key])}; copy the dataset again")
+    try:
+        load_annotator(beside.parent)
+    except UserError as error:
+        yield Finding("warning", "files", one_line(error))
+
+
+def known_of_metadata(features: Any) -> set[str]:
+    """What is compared of the metadata and of their `extra_json`, in small letters; rates only beside times."""
+    timed = any(
+        name.rpartition("/")[2].lower() in TIMES and dtype.kind in "fiuV" for name, dtype, _ in declared(features)
+    )
+    return {*_ABOUT, *COUNTS, *UNITS, *_INSTRUCTIONS, *(RATES if timed else ())}
+
+
+def unread(version_dir: Path, features: Any, taken: Collection[str]) -> set[str]:
+    """What no check looks at but for NaN, if these step fields are `taken`; all else is compared by `tells`, or in the
+    metadata."""
+    beside = {f"steps/{name}" for name in taken} | {"episode_metadata/extra_json"}
+    known = known_of_metadata(features)
+    for path, dtype, shape in declared(features):
+        key = path.rpartition("/")[2].lower()
+        if path.startswith("episode_metadata/") and key in known:
+            beside.add(path)
+        single = dtype.kind in "biufV" and all(size == 1 for size in shape)
+        if path.startswith("steps/") and single and tells(path) and key not in (*PER_STEP, *COUNTS):
+            beside.add(path)
+    return of_fields(features, beside) | of_version(version_dir)
 
 
 def _said(episode: Recording) -> Iterator[tuple[str, str, Any]]:

@@ -15,6 +15,7 @@ from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_v
 from gap_vla.rlds.checking.jump_checks import JUMP_METRES, JUMP_RADIANS, jump
 from gap_vla.rlds.checking.picture_checks import cells, of_one_colour
 from gap_vla.rlds.checking.report import Finding, Recording
+from gap_vla.rlds.unread import changing, is_time
 
 SHORTEST = 5
 COARSE = 0.01
@@ -37,7 +38,8 @@ _ON_HAND = re.compile("wrist|hand|gripper", re.IGNORECASE)
 def check_structure(episode: Recording) -> Iterator[Finding]:
     """is_first and is_last are True exactly at the ends, is_terminal nowhere else; the episode has enough steps."""
     lost = [f"no {key}; RLDS readers need it" for key in ("is_first", "is_last") if key not in episode.fields]
-    for text in (*lost, *misplaced(episode.fields)):
+    changed = (f"{text}; make an episode of each" for text in changing({**episode.fields, **episode.texts}))
+    for text in (*lost, *misplaced(episode.fields), *changed):
         yield Finding("error", "structure", text, episode.name)
     for name, value in episode.fields.items():
         if name.rpartition("/")[2] in ENDS:
@@ -61,19 +63,23 @@ def check_finite(episode: Recording) -> Iterator[Finding]:
 
 
 def check_time(episode: Recording) -> Iterator[Finding]:
-    """Timestamps, where there are any, increase evenly."""
+    """Timestamps, where there are any, increase evenly; those of one camera, and the first of several clocks, do not
+    fall."""
     for key, value in episode.fields.items():
-        if key.rsplit("/", 1)[-1] not in TIMES or value.size != len(value) or len(value) < 2:
+        single = value.size == len(value)
+        if not is_time(key) or value.dtype.kind == "b" or not (single or value.ndim == 2) or len(value) < 2:
             continue
-        gaps = np.diff(value.ravel().astype(np.float64))
+        times, own = value.reshape(len(value), -1)[:, 0], single and key.rpartition("/")[2].lower() in TIMES
+        gaps = np.diff(times.astype(np.float64))
         with np.errstate(all="ignore"):  # of what is infinite in float32, in which TFDS stores float64, too
-            single = value.astype(np.float32)
-            coarse = value.dtype.kind == "f" and (single == value).all() and np.spacing(abs(single).max()) > COARSE
-        if coarse and (gaps >= 0).all():
+            short = times.astype(np.float32)
+            coarse = value.dtype.kind == "f" and (short == times).all() and np.spacing(abs(short).max()) > COARSE
+        if (coarse or not own) and (gaps >= 0).all():
             continue
         if (gaps <= 0).any():
             text = f"{key} does not increase; steps are out of order or duplicated"
-            yield Finding("error", "time", text, episode.name, int((gaps <= 0).argmax()) + 1)
+            wrong = gaps <= 0 if own else gaps < 0
+            yield Finding("error", "time", text, episode.name, int(wrong.argmax()) + 1)
         elif gaps.max() > 3 * np.median(gaps):
             text = f"{key} has a gap of {gaps.max():.3g} (median {np.median(gaps):.3g}); frames were lost"
             yield Finding("warning", "time", text, episode.name, int(gaps.argmax()) + 1)
@@ -222,6 +228,12 @@ def check_language(episode: Recording) -> Iterator[Finding]:
         yield Finding("error", "language", text, episode.name, step)
 
 
+def check_phase(episode: Recording) -> Iterator[Finding]:
+    """Phases are text."""
+    if lost := [step for step, text in enumerate(episode.texts.get("phase", ())) if "\ufffd" in text]:
+        yield Finding("error", "phase", "phase is not UTF-8; write it again as text", episode.name, lost[0])
+
+
 def check_discount(episode: Recording) -> Iterator[Finding]:
     """Discounts lie in [0, 1]."""
     if (discount := episode.fields.get("discount")) is not None and discount.size == len(episode):
@@ -262,6 +274,7 @@ EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (
     check_pictures,
     check_order,
     check_language,
+    check_phase,
     check_discount,
     check_rho,
 )

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gap_vla.core.foreign import BEHIND_ANOTHER, one_line
 from gap_vla.core.identity import flat
 from gap_vla.rlds.checking.report import Finding
 from gap_vla.rlds.decoding import MOST_PIXELS, beyond_declared, stored_numbers
+from gap_vla.rlds.unread import of_record, stored_fields
 from gap_vla.rlds.version_files import examples
 
 _OF_JPEG = re.compile("JPEG|Inconsistent progression|Bogus|Premature end")
@@ -33,13 +34,19 @@ _BEHIND, _HARMLESS = re.compile(r"(\d{1,9}) extraneous bytes"), 64
 some in its middle many more are left over."""
 
 
-def check_records(builder: Any, most: int | None) -> Iterator[Finding]:
+def check_records(builder: Any, most: int | None, known: Collection[str], left: set[str]) -> Iterator[Finding]:
     """Reads the records of each split, all or the first `most`; TFDS itself passes over what follows behind the fields
-    that it knows. Raises EpisodeError: one is damaged."""
+    that it knows. What is not read of them is added to what is `left` (see `of_record`). A note comes once. Raises
+    EpisodeError: one is damaged."""
+    told, fields = set[str](), stored_fields(builder.info.features)
     for split, info in builder.info.splits.items():
         records = itertools.chain.from_iterable(examples(Path(str(file))) for file in info.filepaths)
         for index, example in enumerate(itertools.islice(records, most)):
-            yield from check_example(example, builder.info.features, f"{split}[{index}]")
+            left |= of_record(example, fields, known)
+            for found in check_example(example, builder.info.features, f"{split}[{index}]"):
+                if found.level != "note" or found.message not in told:
+                    yield found
+                    told.add(found.message)
 
 
 def check_example(example: Any, features: Any, name: str) -> Iterator[Finding]:
@@ -50,7 +57,7 @@ def check_example(example: Any, features: Any, name: str) -> Iterator[Finding]:
     for key, feature in flat(features["steps"].feature, separator="/"):
         film = f"steps/{key}"
         if _is_picture(feature) and film in example.features.feature:
-            yield from _check_film(film, example.features.feature[film].bytes_list.value, name)
+            yield from _check_film(film, example.features.feature[film].bytes_list.value, feature, name)
 
 
 def _is_picture(feature: Any) -> bool:
@@ -58,8 +65,9 @@ def _is_picture(feature: Any) -> bool:
     return type(feature).__name__ == "Image" and np.dtype(feature.np_dtype) == np.uint8 and len(shape) == 3
 
 
-def _check_film(key: str, film: Any, name: str) -> Iterator[Finding]:
-    """The first picture that is to be turned, and the first that the decoder repairs."""
+def _check_film(key: str, film: Any, feature: Any, name: str) -> Iterator[Finding]:
+    """The first picture that is to be turned, the first that is several, is seen through or is of another format, and
+    the first that the decoder repairs."""
     for step, picture in enumerate(film):
         if b"Exif" in picture[:4096] or b"eXIf" in picture[:4096]:
             with contextlib.suppress(Exception), Image.open(io.BytesIO(picture)) as opened:
@@ -68,11 +76,23 @@ def _check_film(key: str, film: Any, name: str) -> Iterator[Finding]:
                     text = f"{key} is to be turned by its EXIF (orientation {turned}), which TensorFlow does not; turn "
                     yield Finding("warning", "picture", text + "the pixels, and write it without", name, step)
                     break
-    for step, picture in enumerate(film):
-        if BEHIND_ANOTHER.search(picture):
-            text = f"{key} holds several pictures one behind the other, of which the first is read; store one a step"
+    chunks = [dict(_chunks(picture)) for picture in film]
+    for step, (picture, parts) in enumerate(zip(film, chunks)):
+        if BEHIND_ANOTHER.search(picture) or b"acTL" in parts:
+            how = "in one file" if b"acTL" in parts else "one behind the other"
+            text = f"{key} holds several pictures {how}, of which the first is read; store one a step"
             yield Finding("error", "picture", text, name, step)
             break
+        if b"IEND" in parts and (more := len(picture) - parts[b"IEND"]) > _HARMLESS:
+            text = f"{key} has {more} bytes behind its end, which are not read; write it without"
+            yield Finding("warning", "picture", text, name, step)
+            break
+    for step, (picture, parts) in enumerate(zip(film, chunks)):
+        if feature.shape[-1] != 4 and (picture[25:26] in (b"\4", b"\6") or b"tRNS" in parts) and _shines(picture):
+            text = f"{key} is not opaque, and its alpha is not read; store what is to be seen"
+            yield Finding("warning", "picture", text, name, step)
+            break
+    yield from _check_formats(key, film, feature, name)
     with _heard() as said:
         step = next((step for step, picture in enumerate(film) if _is_repaired(picture, said)), 0)
         damaged = said()
@@ -81,6 +101,40 @@ def _check_film(key: str, film: Any, name: str) -> Iterator[Finding]:
         behind = _BEHIND.search(damaged)
         harmless = behind is not None and int(behind[1]) <= _HARMLESS
         yield Finding("warning" if harmless else "error", "picture", text, name, step)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FORMATS = {_PNG[:4]: "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF"}
+
+
+def _check_formats(key: str, film: Any, feature: Any, name: str) -> Iterator[Finding]:
+    """Pictures are of one format, and that of `features.json`: who writes bytes to TFDS may declare another one."""
+    found = [next((form for head, form in _FORMATS.items() if one.startswith(head)), "") for one in film]
+    if len({*found}) > 1:
+        step = next(step for step, form in enumerate(found) if form != found[0])
+        text = f"{key} is {found[step] or 'of no known format'}, {found[0] or 'of none'} before; JPEG keeps less than "
+        yield Finding("warning", "picture", text + "PNG: store all as one", name, step)
+    elif found and (said := getattr(feature, "_encoding_format", None)) and found[0] and found[0] != said.upper():
+        yield Finding("note", "picture", f"{key} is {found[0]}, features.json says {said}; what is stored is read")
+
+
+def _chunks(picture: bytes) -> Iterator[tuple[bytes, int]]:
+    """The names of a PNG's parts up to its end, and where each ends; nothing of other pictures."""
+    place = len(_PNG)
+    while picture.startswith(_PNG) and place + 8 <= len(picture):
+        kind, place = picture[place + 4 : place + 8], place + 12 + int.from_bytes(picture[place : place + 4], "big")
+        yield kind, place
+        if kind == b"IEND":
+            return
+
+
+def _shines(picture: bytes) -> bool:
+    """Whether what is behind a PNG would be seen through it."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(picture)) as opened:  # the reader names what is damaged
+        return np.prod(opened.size, dtype=float) <= MOST_PIXELS and bool(
+            np.asarray(opened.convert("RGBA"))[..., 3].min() < 255
+        )
+    return False
 
 
 def _is_repaired(picture: bytes, said: Callable[[], str]) -> bool:

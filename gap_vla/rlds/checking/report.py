@@ -34,9 +34,12 @@ class Finding:
     episode: str = ""
     step: int | None = None
 
+    @property
+    def where(self) -> str:
+        return self.episode + (f" step {self.step}" if self.step is not None else "")
+
     def __str__(self) -> str:
-        where = self.episode + (f" step {self.step}" if self.step is not None else "")
-        return f"{self.level}: {self.check}: {where + ': ' if where else ''}{self.message}"
+        return f"{self.level}: {self.check}: {self.where + ': ' if self.where else ''}{self.message}"
 
 
 @dataclasses.dataclass(frozen=True)

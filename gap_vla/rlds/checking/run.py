@@ -22,7 +22,13 @@ from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.account import dataset_metadata, unlike_written
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
-from gap_vla.rlds.checking.declared_checks import DECLARED_CHECKS, check_description, check_names
+from gap_vla.rlds.checking.declared_checks import (
+    DECLARED_CHECKS,
+    check_description,
+    check_names,
+    known_of_metadata,
+    unread,
+)
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.following import usable
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
@@ -31,6 +37,7 @@ from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, instruction_of, recorded
 from gap_vla.rlds.statistics import STATISTICS, StatisticsError, dataset_statistics, load_statistics, unlike
+from gap_vla.rlds.unread import OF_EPISODE, listed
 from gap_vla.rlds.version_files import open_version
 
 CHANNELS = (1, 3, 4)
@@ -95,18 +102,24 @@ def _checked(
     counts = [split.num_examples for split in builder.info.splits.values()]
     part = max_episodes is not None and max_episodes < max(counts, default=0)
     findings += check_description(version_dir, builder)
-    findings += check_records(builder, max_episodes)
+    features, unseen = builder.info.features, set[str]()
+    findings += check_records(builder, max_episodes, known_of_metadata(features), unseen)
     if part:
         text = f"of each split, the first {max_episodes} alone are read, and the numbers of records not compared"
         findings.append(Finding("note", "structure", text))
-    for field, feature in flat(builder.info.features["steps"].feature, separator="/"):
+    taken = {"action", *LABELS, *LANGUAGE, "phase", *([key] if key else ())}
+    for field, feature in flat(features["steps"].feature, separator="/"):
         if isinstance(feature.np_dtype, Mapping) or len(feature.shape) != 3:
             continue
         dtype, small = np.dtype(feature.np_dtype), min(size or 8 for size in feature.shape[:2]) < 8
+        if dtype == np.uint8 and feature.shape[-1] in CHANNELS:
+            taken.add(field)
         if feature.shape[-1] not in CHANNELS if dtype == np.uint8 else not small and dtype.kind in "fiu":
             what = f"has {feature.shape[-1]} channels" if dtype == np.uint8 else f"is {dtype}"
             text = f"{field} {what}, and is not checked as a picture"
             findings.append(Finding("note", "picture", text))
+    unseen |= unread(version_dir, features, taken)
+    sizes: dict[str, dict[tuple[int, ...], str]] = {}
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
@@ -123,6 +136,8 @@ def _checked(
                 told = True
             found = [finding for check in (*EPISODE_CHECKS, *DECLARED_CHECKS) for finding in check(recording)]
             findings += found
+            for camera, frames in recording.images.items():
+                sizes.setdefault(camera, {}).setdefault(frames.shape[1:3], recording.name)
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
             films = {camera: prints(frames) for camera, frames in recording.images.items()}
             fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
@@ -136,6 +151,11 @@ def _checked(
     if not kept:
         raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
     findings += check_names(kept)
+    for camera, places in sizes.items():
+        for size in [*places][1:]:
+            both = " and ".join(f"{height}x{width}" for height, width in (size, next(iter(places))))
+            text = f"{camera} has pictures of {both} in different episodes; a size must be given where they are read"
+            findings.append(Finding("warning", "picture", text, places[size]))
     widths = {(e.action.shape[1], e.arms) for e in kept}
     if len(widths) > 1:
         findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
@@ -162,7 +182,8 @@ def _checked(
     shown.sort(key=lambda item: not item[0])
     return Report(
         version_dir,
-        _summary(version_dir, builder, kept, key),
+        _summary(version_dir, builder, kept, key)
+        | ({"not looked at": f"{listed(unseen)} (NaN aside)"} if unseen else {}),
         sorted(findings, key=lambda f: _LEVELS[f.level]),
         [(caption, episode_png(view, dpi=90)) for _, caption, view in shown[:pictures]],
     )
@@ -173,7 +194,7 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
     shapes = {k: v.shape for k, v in fields.items()}
     if key is not None and key not in shapes:
         raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
-    if key is not None and (len(shapes[key]) != 1 or np.dtype(fields[key].np_dtype).kind not in "fiu"):
+    if key is not None and (len(shapes[key]) != 1 or np.dtype(fields[key].np_dtype).kind not in "fiuV"):
         raise EpisodeError(f"step field {key!r} is {fields[key]}, not a row of numbers; name the state with --state")
     if key is None:
         key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
@@ -246,10 +267,18 @@ def _recordings(
             action=action.astype(np.result_type(action, np.float32), copy=False),  # of int8, the size of -128 is -128
             doubt=doubt,
             state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
-            texts={k: [_plain(text) for text in fields[k].ravel()] for k in LANGUAGE if _is_text(fields.get(k))},
+            texts={
+                k: [_plain(text) for text in v.ravel()]
+                for k, v in fields.items()
+                if _names_something(k) and _is_text(v)
+            },
             about=about,
             extra=extra,
         )
+
+
+def _names_something(key: str) -> bool:
+    return key in (*LANGUAGE, "phase") or key.rpartition("/")[2] in OF_EPISODE
 
 
 def _is_text(values: Any) -> bool:
