@@ -106,8 +106,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def _mounts() -> list[str]:
     """Where something is mounted, file systems and single files; none where the system does not tell."""
     with contextlib.suppress(OSError):
-        places = (line.split()[4] for line in _MOUNTS.read_bytes().splitlines())
-        return [os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), place)) for place in places]
+        lines = [line.split(b" ") for line in _MOUNTS.read_bytes().split(b"\n")]
+        places = [line[4] for line in lines if len(line) > 4]
+        return [os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda one: bytes([int(one[1], 8)]), one)) for one in places]
     return []
 
 

@@ -118,7 +118,8 @@ class Greeting:
         if "policy" not in metadata:
             said = {key: value for key, value in said.items() if not key.startswith(("action_", "proprio_"))}
         read = {*said, "policy", "identity", *(key for key in _READ if metadata.get(key) is None)}
-        others = [f"inputs.{key}" for key in told.get("inputs", ()) if "inputs" in said and key not in OBSERVATION]
+        inputs = told["inputs"] if "inputs" in said else ()
+        others = [f"inputs.{key}" for key in inputs if key not in OBSERVATION]
         return cls(**said, unread=(*(key for key in metadata if key not in read), *others))
 
     def untaken(self, message: Mapping[str, Any]) -> set[str]:

@@ -22,8 +22,8 @@ _TIMING = ("server_timing", "policy_timing")
 """What openpi's servers tell beside actions of how long they took."""
 
 _ERRORS = re.compile(r"(errors?|exceptions?|traceback|fail(ed|ure))([_-]?(code|message|msg))?")
-_NO_ERROR = ("", "none", "null", "ok", "no error", "false", "0")
-_WENT_WELL = ("true", "1", "ok", "success")
+_NO_ERROR = ("", "none", "null", "no error", "no errors", "n/a", "false", "0", "[]", "{}")
+_WENT_WELL = ("true", "1", "ok", "success", "200")
 
 MOST_TOLD = 100
 """Entries that are named as unread; of a peer that sends others each time, the rest is not."""
@@ -158,18 +158,21 @@ class KeyMapping:
 def _failed(key: Any, value: Any) -> bool | None:
     """Whether an entry of an answer says that this failed; None: it says nothing of that, or nothing that is known."""
     name = _text(key).lower()
-    if not (of_errors := bool(_ERRORS.fullmatch(name))) and name not in ("status", "success", "ok"):
+    if not (of_errors := bool(_ERRORS.fullmatch(name))) and name not in ("status", "status_code", "success", "ok"):
         return None
-    if isinstance(value, Mapping | list):
-        within = [_failed(key, one) for one in (value.values() if isinstance(value, Mapping) else value)]
-        return True if True in within else None if None in within else False
-    value = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(value, str | bytes | int | None):  # what is off by so many metres, say
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, Mapping | list | tuple):
+        parts = [*value.values()] if isinstance(value, Mapping) else [*value]
+        single = not isinstance(value, Mapping) and len(parts) == 1 and not isinstance(parts[0], Mapping | list | tuple)
+        if not single:  # a status in several parts says what is known to those who wrote it
+            return any(_text(part).strip().lower() not in _NO_ERROR for part in parts) if of_errors else None
+        (value,) = parts
+    if not isinstance(value, str | bytes | int | None) and value != 0:  # what is off by so many metres, say
         return None
-    said = _text(value).strip().lower()
+    said = _text(value).strip().lower().removesuffix(".0")
     if of_errors:
-        return said not in _NO_ERROR
-    if name == "status" and said.isdecimal():  # of HTTP, or of a process
+        return said not in (*_NO_ERROR, *_WENT_WELL[2:])
+    if name.startswith("status") and said.isdecimal():  # of HTTP, or of a process
         return True if int(said[:9]) >= 400 else False if said in ("0", "200") else None
     return False if said in _WENT_WELL else True if re.match("err|fail|exception|false$|0$", said) else None
 

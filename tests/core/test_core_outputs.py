@@ -739,12 +739,12 @@ def test_a_folder_that_holds_a_volume_or_a_mounted_file_is_replaced_by_nothing(t
         deliver(new, out, "labelled_npz")
     beside = tmp_path / "outer"
     (said := tmp_path / "mountinfo").write_text(
-        f"22 1 0:21 / /proc rw - proc proc rw\n23 1 0:5 / {beside} rw - a b c\n"
+        f"22 1 0:21 / /proc rw - proc proc rw\n23 1 0:5 / {beside} rw - a b c\n24 1 0:6 /a\rb /x\vy rw - a b c\n"
     )
     monkeypatch.setattr("gap_vla.core.outputs._MOUNTS", said)
     claim(out, "labelled_npz")
     place = f"{out / within}".replace(" ", r"\040")
-    said.write_text(f"{said.read_text()}24 1 0:5 /vol {place} rw shared:1 - tmpfs none rw\n")
+    said.write_text(f"{said.read_text()}25 1 0:5 /vol {place} rw shared:1 - tmpfs none rw\n")
     with pytest.raises(OutputError, match=rf"out holds the volume {out}/{within}; unmount that, or name another"):
         claim(out, "labelled_npz")
     assert claim_folder(out.parent / "results", "check")

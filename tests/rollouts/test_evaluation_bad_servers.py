@@ -13,6 +13,7 @@ from websockets.sync.server import serve
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable
 from gap_vla.serving.client import MAX_LOST, RemotePolicy
+from gap_vla.serving.greeting import Greeting
 from gap_vla.serving.loading import load_policy
 from gap_vla.serving.wire import pack
 
@@ -89,6 +90,9 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
         ({"actions": np.zeros(7), "status": 503}, ".*failed .status: 503"),
         ({"actions": np.zeros(7), "success": False}, ".*failed .success: False"),
         ({"actions": np.zeros(7), "ok": "false"}, ".*failed .ok: false"),
+        ({"actions": np.zeros(7), "success": np.array([False])}, ".*failed .success: .False"),
+        ({"actions": np.zeros(7), "error": np.array(True)}, ".*failed .error: True"),
+        ({"actions": np.zeros(7), "status_code": 500}, ".*failed .status_code: 500"),
     ],
 )
 def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
@@ -141,12 +145,18 @@ def test_a_server_of_ours_is_sent_and_answers_with_what_it_says(said, sent, prob
         policy.close()
 
 
+@pytest.mark.parametrize("inputs", [3, True, "state", None, ["state"]])
+def test_what_a_server_of_others_calls_inputs_may_be_anything(inputs):
+    assert "needs" in Greeting.read({"task": "stack", "inputs": inputs, "needs": 2}, "ws://x").unread
+
+
 NOTHING_FAILED = {"error": None, "errors": [], "error_code": 0, "status": "ok", "success": True, "server_timing": {}}
+NOTHING_FAILED |= {"error_msg": "Success", "exception": "n/a", "failed": np.array(False), "failure": [0]}
 
 
 @pytest.mark.parametrize("greeting", [{}, {"policy": "gap", "task": "", "answers": "chunks", "inputs": {}}])
 def test_what_a_server_says_and_this_client_does_not_read_is_named_once_wherever_it_stands(capsys, greeting):
-    told = iter([{}, {"units": "mm"}, {"units": "mm", "status": "warming up", "warnings": []}, {"horizon": 4}])
+    told = iter([{}, {"units": "mm"}, {"units": "mm", "status": {"step": 412}, "warnings": []}, {"horizon": 4}])
 
     def converse(connection):
         inputs = {"proprio": "observation/state", "tactile": "t"}
