@@ -200,7 +200,7 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
     from gap_vla.rlds.annotating.hdf5_files import account_of, labelled
     from gap_vla.rlds.annotating.job import LABELS
     from gap_vla.rollouts.policy import PolicyError
-    from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator
+    from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator, has_own_layouts
 
     if data := options.demos or options.rlds:
         episodes: Iterator[Recording]
@@ -208,13 +208,13 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
             if options.demos:
                 source = cast("RobomimicHDF5", demos.open_source(options.demos))
                 labels = {name: name for name in LABELS if name in source.dropped()}
-                print(account_of(source, [f"{key} of data" for key in OF_ALL], labels), flush=True)
+                print(account_of(source, ["attribute seed", *(f"{key} of data" for key in OF_ALL)], labels), flush=True)
                 tell_changed(source.path)
                 episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
             else:
                 episodes = from_dataset(options.rlds, "val")
             found = list(itertools.islice(episodes, options.episodes))
-        for one in found:
+        for one in found if has_own_layouts(data) else ():
             if one.layout in range(options.seed, options.seed + options.closed_loop):
                 said = f"is of layout {one.layout}, which rollouts are played on"
                 raise PolicyError(f"{one.name} {said}; give another --seed")

@@ -29,7 +29,7 @@ UNITS = ("unit", "units", "length_unit", "length_units", "position_unit", "posit
 """Of the metadata of an episode: in which positions are."""
 
 _INFO = ("name", "version", "splits", "fileFormat")
-_PROSE = ("citation", "description", "location", "moduleName", "releaseNotes")
+_PROSE = ("citation", "description", "location", "moduleName", "releaseNotes", "redistributionInfo")
 """Of `dataset_info.json`: for people, and the class that wrote it."""
 _SPLIT = ("name", "shardLengths", "numBytes", "filepathTemplate")
 _METADATA = ("identity", "identity_hash", "annotator", "schema", "labelled_from")
@@ -72,11 +72,13 @@ def changing(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def declared(features: Any) -> Iterator[tuple[str, np.dtype, tuple[int | None, ...]]]:
-    """Every field of `features.json`: its path, dtype and shape, of the steps that in a step."""
+    """Every field of `features.json`: its path, dtype and shape, of the steps that in a step: of a Dataset TFDS gives
+    it without their axis, of a Sequence with it."""
+    with_axis = type(features["steps"]).__name__ == "Sequence"
     for path, info in flat(features.get_tensor_info(), separator="/"):
         shape = tuple(getattr(info, "shape", None) or ())
         dtype = np.dtype(getattr(info, "np_dtype", None) or object)
-        yield path, dtype, shape[1:] if path.startswith("steps/") else shape
+        yield path, dtype, shape[1:] if with_axis and path.startswith("steps/") else shape
 
 
 def other_units(said: Iterable[tuple[str, str, Any]]) -> Iterator[str]:

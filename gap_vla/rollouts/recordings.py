@@ -118,7 +118,7 @@ def from_episode(episode: Episode, name: str = "") -> Recording:
         transition=_transition(episode),
         instruction=episode.language_instruction,
         name=name or (episode.name if named else "a recording"),
-        layout=seed if isinstance(seed := episode.metadata.get("seed"), int) else None,
+        layout=int(seed) if isinstance(seed := episode.metadata.get("seed"), int | float) else None,
     )
 
 
@@ -220,6 +220,12 @@ def statements_in(path: Path, names: Collection[str]) -> list[tuple[str, str, An
 
 def _text_or_number(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def has_own_layouts(data: Path) -> bool:
+    """Whether the seeds in data are of layouts of our tasks."""
+    said = _recorded(data)
+    return said.get("task") in TASK_NAMES or str(said.get("env_name")).startswith("gap_vla/")
 
 
 def view_of(source: Path) -> str | None:

@@ -22,8 +22,8 @@ _NUMBER = {
 }
 _TEXT = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
 NAMES = (
-    "steps/has_image, steps/observation/force, steps/num_steps, steps/timestamp, episode_metadata/recorder, "
-    "steps/observation/hidden (not in features.json), color_order in extra_json, configName in dataset_info.json, "
+    "steps/has_image, steps/frame_index, steps/observation/force, steps/num_steps, steps/timestamp, "
+    "episode_metadata/recorder, steps/observation/hidden (not in features.json), color_order in extra_json, configName in dataset_info.json, "
     "description in features.json, camera in metadata.json"
 ).split(", ")
 """One at each place; a `timestamp` that is text is not compared, and `num_steps` of each step is nowhere."""
@@ -31,7 +31,8 @@ NAMES = (
 
 def _describe(features: Any) -> None:
     step, metadata = step_features(features), features["featuresDict"]["features"]["episode_metadata"]
-    step |= {"has_image": _NUMBER, "num_steps": _NUMBER, "timestamp": _TEXT}
+    pair = {**_NUMBER, "tensor": {"dtype": "int32", "encoding": "none", "shape": {"dimensions": ["2"]}}}
+    step |= {"frame_index": pair, "has_image": _NUMBER, "num_steps": _NUMBER, "timestamp": _TEXT}
     step["observation"]["featuresDict"]["features"]["force"] = _NUMBER
     step["action"]["description"] = "in millimetres"
     metadata["featuresDict"]["features"]["recorder"] = _TEXT
@@ -40,6 +41,7 @@ def _describe(features: Any) -> None:
 def _fill(features: Any) -> None:
     for name in ("has_image", "num_steps", "observation/force", "observation/hidden"):
         features[f"steps/{name}"].int64_list.value.extend([7] * STEPS)
+    features["steps/frame_index"].int64_list.value.extend([7] * (2 * STEPS))
     features["steps/timestamp"].bytes_list.value.extend([b"noon"] * STEPS)
     features["episode_metadata/recorder"].bytes_list.value.append(b"BGR")
     features["episode_metadata/extra_json"].bytes_list.value[:] = [json.dumps({"color_order": "BGR"}).encode()]
@@ -71,6 +73,10 @@ def test_what_nobody_reads_is_named_by_every_reader(
     COMMANDS[command](strange, tmp_path / "1.1.0")
     said = capsys.readouterr().out
     assert {name: said.count(name) for name in NAMES} == dict.fromkeys(NAMES, 1)
+    taken = "observation/image_primary <- observation/image_primary"
+    assert ("image_primary" in said.partition("not ")[2]) == (command == "annotate") and (
+        taken in said or command != "show"
+    )
 
 
 def test_what_only_a_later_record_holds_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

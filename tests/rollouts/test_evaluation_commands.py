@@ -249,6 +249,10 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path,
     played = script("diagnose").parse(["--checkpoint", "x", "--demos", str(demos), "--closed-loop", "2"])
     with h5py.File(demos, "a") as file:
         file["data/demo_1"].attrs["seed"] = 100_001
+    for words in (asked, played):  # of somebody's simulator
+        gap_vla.cli.diagnose._recordings(words, None)
+    with h5py.File(demos, "a") as file:
+        file["data"].attrs["task"] = "threading"
     gap_vla.cli.diagnose._recordings(asked, None)
     with pytest.raises(UserError, match="episode demo_1 is of layout 100001, which rollouts are played on; give anoth"):
         gap_vla.cli.diagnose._recordings(played, None)
