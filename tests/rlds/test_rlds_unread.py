@@ -23,8 +23,8 @@ _NUMBER = {
 _TEXT = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
 NAMES = (
     "steps/has_image, steps/frame_index, steps/observation/force, steps/num_steps, steps/timestamp, "
-    "episode_metadata/recorder, steps/observation/hidden (not in features.json), color_order in extra_json, configName in dataset_info.json, "
-    "description in features.json, camera in metadata.json"
+    "episode_metadata/recorder, steps/observation/hidden (not in features.json), color_order in extra_json, "
+    "configName in dataset_info.json, description in features.json, camera in metadata.json"
 ).split(", ")
 """One at each place; a `timestamp` that is text is not compared, and `num_steps` of each step is nowhere."""
 
