@@ -197,9 +197,10 @@ def statements_in(path: Path, names: Collection[str]) -> list[tuple[str, str, An
     found: list[tuple[str, str, Any]] = []
     for file in sorted(path.glob("*.npz")) if path.is_dir() else ():
         arrays: dict[str, Any] = {}
-        for name in [name for name in forms(file, lambda name: name.lower() in names) if name.lower() in names]:
-            with contextlib.suppress(EpisodeError):  # objects, which no reader takes
-                arrays |= read_arrays(file, {name}.__contains__)
+        with contextlib.suppress(EpisodeError):  # damaged ones are refused by their reader
+            for name in filter(lambda name: name.lower() in names, forms(file, lambda name: name.lower() in names)):
+                with contextlib.suppress(EpisodeError):  # objects, which no reader takes
+                    arrays |= read_arrays(file, {name}.__contains__)
         single = {name: values.item() for name, values in arrays.items() if getattr(values, "size", 0) == 1}
         found += [(file.name, name.lower(), _text_or_number(value)) for name, value in single.items()]
     if path.is_file() and h5py.is_hdf5(real_path(path)):
