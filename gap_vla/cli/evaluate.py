@@ -69,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.cameras is not None and "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
     if options.cameras is not None and not options.cameras:
-        parser.refuse_idle("without cameras", "image_size", "other_view", *(["videos"] if options.videos else []))
+        parser.refuse_idle("without cameras", "image_size", "other_view", "videos")
     if options.rlds:
         used = ("rlds", "split", "checkpoint", "policy", "task", "step", "dataset", "out", "quiet", "json")
         parser.refuse_idle("with --rlds, which rolls nothing out", *(set(vars(options)) - set(used)))

@@ -177,30 +177,25 @@ def writing_all(paths: Sequence[Path], kind: str) -> Iterator[list[Path]]:
     """As `writing`, of files that belong together: if one fails, all are as they were."""
     for path in paths:
         claim(path, kind, suffixes=(suffix_of(path),))
-    placed: dict[Path, os.stat_result] = {}
+    first, *others = (Path(os.path.realpath(path)) for path in paths)  # the first takes its place last
     with contextlib.ExitStack() as hidden:
-        old = {}
-        for there in (Path(os.path.realpath(path)) for path in paths[1:]):  # the first takes its place last
-            old[there] = (place := hidden.enter_context(workplace(there))).with_name(f"{place.name}.old")
-            if there.exists():
-                shutil.copy2(there, old[there])
+        old = {there: hidden.enter_context(workplace(there)).with_suffix(".old") for there in others}
+        before = {there: os.stat(there) if there.exists() else None for there in (first, *others)}
+        for there in filter(before.get, others):
+            shutil.copy2(there, old[there])
         try:
             with contextlib.ExitStack() as stack:
-                yield [stack.enter_context(_noted(path, kind, placed)) for path in paths]
+                yield [stack.enter_context(writing(path, kind)) for path in paths]
         except BaseException:
-            for there, put in placed.items():
-                if there in old and os.path.samestat(put, os.stat(there)):  # nobody's came there since
-                    os.replace(old[there], there) if old[there].exists() else there.unlink()
+            if _is_as(first, before[first]):  # else all are new, and Ctrl-C came a moment later
+                for there in [there for there in others if not _is_as(there, before[there]) and made_by(there) == kind]:
+                    os.replace(old[there], there) if before[there] else there.unlink()
             raise
 
 
-@contextlib.contextmanager
-def _noted(path: Path, kind: str, placed: dict[Path, os.stat_result]) -> Iterator[Path]:
-    """As `writing`; notes what took its place."""
-    with writing(path, kind) as temporary:
-        yield temporary
-    there = Path(os.path.realpath(path))
-    placed[there] = os.stat(there)
+def _is_as(there: Path, before: os.stat_result | None) -> bool:
+    """Whether the file that was there, or none, is there still."""
+    return os.path.samestat(before, os.stat(there)) if before and there.exists() else bool(before) == there.exists()
 
 
 def write_output(path: str | Path, kind: str, text: str) -> Path:

@@ -38,7 +38,7 @@ MOST_TURNED = 25.0
 METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
 """Words in which a unit of positions says metres, in small letters; `SI units` is two of them."""
 UNIT = re.compile(
-    r"(?:^|[^a-z])(?:[cmkuµ]m|(?:milli|centi|deci|kilo|micro)met(?:er|re)s?|microns?|inch(?:es)?|deg(?:rees?)?)(?![a-z])"
+    r"(?:^|[^a-z])(?:[cmkuµμ]m|(?:milli|centi|deci|kilo|micro)met(?:er|re)s?|microns?|inch(?:es)?|deg(?:rees?)?)(?![a-z])"
     r"|[xyz][_. -](?:in|ft|feet)$|[\[(](?:in|ft)[\])]"
 )
 """Lengths in another unit than m, and angles in degrees, in small letters."""

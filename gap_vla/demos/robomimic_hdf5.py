@@ -210,6 +210,9 @@ class RobomimicHDF5(Source):
         told[option] = bool(self._language) and silent and "language_instruction" not in _facts(data)
         if any(told.values()):
             places["language_instruction"] = " or ".join(filter(told.get, told))
+        by_all = members.simulator_of({"env_args": hdf5.attribute_of(data, "env_args")}).get("lang")
+        if not told.get("lang in env_args") and not fields.is_blank(by_all or ""):
+            unread.add("lang in env_args")
         return places, sorted(kept), sorted(unread)
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:

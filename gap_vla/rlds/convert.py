@@ -138,11 +138,8 @@ def build_dataset(
         refuse_other(target, stated)
     require_free(target, overwrite)
     source.look()
-    if source.files and source.path.is_dir():
-        tell_others(source.path, source.files, "read")
     print(source.account(), flush=True)
-    if source.kind in ("robomimic_hdf5", "npz"):
-        tell_changed(source.path)
+    _tell_beside(source)
     if job is not None:
         _tell_own_labels(source)
     train = plan_splits(len(source), val_fraction)["train"]
@@ -201,6 +198,7 @@ def dry_run(
     from gap_vla.drawing.episode import EpisodeView, write_picture
 
     source.look()
+    _tell_beside(source)
     first, episodes = source.read(0), source.without_images()
     Schema.of(episodes[0]).check(*episodes)
     told: list[str] = []
@@ -225,6 +223,14 @@ def dry_run(
         _tell_own_labels(source)
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
+
+
+def _tell_beside(source: Source) -> None:
+    """Says what lies beside the files that are read, and that an annotated one was changed since."""
+    if source.files and source.path.is_dir():
+        tell_others(source.path, source.files, "read")
+    if source.kind in ("robomimic_hdf5", "npz"):
+        tell_changed(source.path)
 
 
 def _tell_own_labels(source: Source) -> None:

@@ -97,8 +97,11 @@ def require_alike(recordings: Sequence[Recording], cameras: Collection[str]) -> 
                 what = f"missing, or of another size than in {recordings[0].name}" if key in first else lost
                 raise EvaluationError(f"{recording.name}: {key} is {what}; leave one of them out")
     for recording, camera in itertools.product(recordings, cameras):
-        if np.ptp(recording.images[camera]) == 0:
-            raise EvaluationError(f"{recording.name}: {camera} shows one value alone; film it again")
+        if not np.ptp(recording.images[camera], axis=(0, 1, 2)).any():
+            raise EvaluationError(f"{recording.name}: {camera} shows one colour alone; film it again")
+    for one, other in itertools.combinations(cameras, 2):
+        if all(np.array_equal(recording.images[one], recording.images[other]) for recording in recordings):
+            warnings.warn(f"{one} and {other} show the same in all recordings, as of one camera", stacklevel=3)
 
 
 def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

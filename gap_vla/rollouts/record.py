@@ -94,7 +94,7 @@ class EpisodeRecord:
         for key, bound in most.items():
             found.whole(key, int(key == "steps" and found.values.get("error") is None), int(bound))
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
-            found.finite(key, 0, DAY * (found.values["steps"] + 1), 0.0)  # the start is one answer more
+            found.finite(key, 0, DAY * (found.values["steps"] + 1))  # the start is one answer more
         for key in ("phase", "error"):
             if found.values.get(key) is not None and not found.text(key):
                 raise EvaluationError(f"{found.name(key)} is empty; remove the line")

@@ -170,7 +170,10 @@ def load_policy(
     if name == "random":
         return LoadedPolicy(RandomPolicy(action_dim, seed))
     if name.startswith("replay:") and name != "replay:":
-        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
+        from gap_vla.demos.content import unchanging
+
+        with unchanging(path := Path(name.removeprefix("replay:"))):
+            return LoadedPolicy(replay(path, action_dim, task))
     if name.startswith(("ws://", "wss://")):
         from gap_vla.serving.client import KeyMapping, RemotePolicy
 

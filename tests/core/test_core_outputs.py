@@ -630,10 +630,24 @@ def test_of_two_files_that_belong_together_both_are_replaced_or_none(before, tmp
             first.write_text('{"at": 2}')
             second.write_text("<html>2</html>")
 
+    def interrupted(source, place):
+        replace(source, place)
+        if Path(place) == interrupted_at and Path(source).name != "check.old":
+            raise KeyboardInterrupt
+
     monkeypatch.setattr(os, "replace", busy)
     with pytest.raises(OSError, match="busy"):
         write()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
+    monkeypatch.setattr(os, "replace", interrupted)
+    interrupted_at = page
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
+    interrupted_at = account  # the last of them
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert b"2" in account.read_bytes() and b"2</html>" in page.read_bytes()
     monkeypatch.undo()
     write()
     assert b"2" in account.read_bytes() and b"2</html>" in page.read_bytes() and len([*tmp_path.iterdir()]) == 2

@@ -175,6 +175,12 @@ def _second_filter(stored: h5py.File) -> None:
     stored["mask"].attrs["odd"] = stored["mask/train"].attrs["odd"] = 1
 
 
+def _told_otherwise(stored: h5py.File) -> None:
+    stored["data"].attrs["env_args"] = '{"lang": "close it"}'
+    for demo in stored["data"].values():
+        demo.attrs["language_instruction"] = "open it"
+
+
 _GROUPS = {"/": "the file", "data": "data", "data/demo_1/obs": "obs", "data/demo_1/next_obs": "next_obs"}
 _ARRAYS = ("actions", "dones", "phase", "obs/robot0_eef_pos", "obs/robot0_eef_quat",
            "obs/robot0_gripper_qpos", "obs/agentview_image", "obs/timestamp",
@@ -206,6 +212,7 @@ _AT = {"dones": "missing_value", "obs/agentview_image": "_FillValue", "phase": "
         (_linked, {"odd of obs/robot0_eef_pos", "kept of the file"}),
         (_second_filter, {"mask/odd of the file", "odd of mask", "odd of mask/train", "5 of 6 demonstrations"}),
         (lambda f: f["data/demo_1"].attrs.update(ep_meta='{"odd": "%s"}' % ("far " * 60)), {"the rest of ep_meta"}),
+        (_told_otherwise, {"lang in env_args"}),
         (lambda f: f["data/demo_1"].attrs.update(operator=b"J\xf6rg"), {"attribute operator"}),
     ],
 )  # fmt: skip

@@ -459,8 +459,9 @@ def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(t
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     said = json.loads((path / "summary.json").read_text())["variants"]["default"]
     kept = path / "rollouts" / "default" / "episodes.jsonl"
+    idle = dict.fromkeys(("simulation_seconds", "rendering_seconds", "policy_seconds"), 0.0)
     own = {"layout_seed": said["layout_seeds"][2], "steps": said["steps"][2], "phase": said["last_phases"][2]}
-    line = {"episode": 2, "success": False, **own}
+    line = {"episode": 2, "success": False, **own, **idle}
     kept.write_text(json.dumps(line) + '\n{"episode": 3, "lay')  # a part that a kill left
     Run.read(path)
     assert kept.read_text().endswith("lay")
@@ -476,7 +477,9 @@ def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(t
     rows = zip(said["layout_seeds"], said["outcomes"], said["steps"], said["last_phases"])
     lines = [{"layout_seed": seed, "success": won == 1, "steps": n, "phase": end} for seed, won, n, end in rows]
     kept.write_text(
-        "".join(json.dumps({"episode": e, **line, "policy_seconds": 5.0}) + "\n" for e, line in enumerate(lines))
+        "".join(
+            json.dumps({"episode": e, **line, **idle, "policy_seconds": 5.0}) + "\n" for e, line in enumerate(lines)
+        )
     )
     with pytest.raises(UserError, match=rf"{kept}: seconds\.policy is other than .*summary\.json says; copy the"):
         Run.read(path)

@@ -633,6 +633,10 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
         show_episode(done.path, tmp_path / "page.gif")
     with pytest.raises(AnnotationError, match="no episode 9; it has 3"):
         show_episode(done.path, tmp_path / "page.html", episode=9)
+    held = dict(np.load(next(npz.glob("*.npz"))))
+    np.savez(min(npz.glob("*.npz")), **held, num_steps=999)
+    with pytest.raises(EpisodeError, match="'num_steps' says 999 steps, there are 80"):
+        show_episode(npz, tmp_path / "page.html")
 
 
 @pytest.mark.usefixtures("blank_charts")

@@ -158,3 +158,13 @@ def test_the_page_names_every_option_of_every_reader() -> None:
     named = {kind: sorted(re.findall("`([a-z_]+)`", options)) for kind, options in rows if kind in READERS}
     hints = {kind: typing.get_type_hints(reader_class(kind).__init__) for kind in READERS}
     assert named == {kind: sorted({*of} - {"path", "return"}) for kind, of in hints.items()}
+
+
+def test_a_dry_run_names_what_lies_beside_as_the_conversion_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "npz").mkdir()
+    source = open_source(npz(folder), "npz")
+    (folder / "demo_2.csv").write_text("lost")
+    dry_run(source, tmp_path / "dry.png", method="none")
+    assert f"note: demo_2.csv of {folder} is not read, nor anything else but the npz" in capsys.readouterr().out

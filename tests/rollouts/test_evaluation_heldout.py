@@ -132,7 +132,7 @@ def test_data_without_rho_or_phases_give_one_figure(recordings):
 def test_pictures_that_show_nothing_measure_nothing(recordings):
     black = {key: np.zeros_like(pictures) for key, pictures in recordings[1].images.items()}
     shown = [recordings[0], dataclasses.replace(recordings[1], images=black, name="episode 1")]
-    with pytest.raises(EvaluationError, match=r"^episode 1: image_primary shows one value alone; film it again"):
+    with pytest.raises(EvaluationError, match=r"^episode 1: image_primary shows one colour alone; film it again"):
         held_out(Seeing(), shown)
     told = types.SimpleNamespace(identity={"keys": {"observation": {"proprio": "arm"}}})
     assert cameras_of(told, black) == [], "its key file sends no picture"

@@ -698,8 +698,10 @@ def test_answers_that_change_their_width_are_told_from_a_step_on(measure):
 def test_pictures_of_one_colour_say_nothing_about_looking():
     seen = [record(seed) for seed in range(2)]
     black = [dataclasses.replace(one, images={"image_primary": 0 * one.images["image_primary"]}) for one in seen]
-    for odd in (black, [seen[0], black[1]]):
-        with pytest.raises(EvaluationError, match="a recording: image_primary shows one value alone"):
+    film = black[1].images["image_primary"] + np.array([9, 0, 0], np.uint8)
+    red = [dataclasses.replace(one, images={"image_primary": film}) for one in black]
+    for odd in (black, [seen[0], black[1]], [seen[0], red[1]]):
+        with pytest.raises(EvaluationError, match="a recording: image_primary shows one colour alone"):
             open_loop(Seeing(), odd)
 
 

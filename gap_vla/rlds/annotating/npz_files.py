@@ -91,7 +91,10 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "", *, store
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
     if stored:
         labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
-    return read_npz(files[index], job, labels=stored)
+    episode = read_npz(files[index], job, labels=stored)
+    beside = [name for name in forms(files[index], tells, AnnotationError) if tells(name) and name not in LABELS]
+    require_aligned(files[index], beside, len(episode))
+    return episode
 
 
 def read_npz(file: Path, job: AnnotationJob, *, images: bool = True, labels: bool = True) -> Episode:

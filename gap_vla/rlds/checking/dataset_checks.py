@@ -70,7 +70,7 @@ def _parts(rows: np.ndarray, whole: str, known: bool) -> Iterator[tuple[str, np.
         yield "the same beginning as", rows[:SHARED], 0
         yield "the same end as", rows[-SHARED:], 0
     for start in range(len(rows) - SHARED + 1 if known else 0):
-        yield f"{SHARED} steps in a row as in", rows[start : start + SHARED], start
+        yield f"{SHARED} or more steps in a row as in", rows[start : start + SHARED], start
 
 
 def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
