@@ -606,7 +606,7 @@ def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
         annotate_files(two_arms, tmp_path / "out2", annotator=one_arm.annotator)
 
 
-def test_pages_pictures_and_videos_are_written_and_need_no_network(tmp_path):
+def test_pages_pictures_and_videos_are_written_and_need_no_network(npz, tmp_path):
     source = write_hdf5(tmp_path / "short.hdf5", demos(3, leg=5))
     done = annotate_files(source, tmp_path / "out.hdf5", options={"epochs": 1})
     report = write_report(done, tmp_path / "report.html", 2).read_text()
