@@ -121,6 +121,9 @@ class OctoPolicy(ChunkPolicy):
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
             own = stated.choice("normalization", NORMALIZATIONS)
+            if (finetuned := _upstreams_said(root, {})) not in (None, own):
+                what = f"its config.json says normalization {own}, finetune_config.json {finetuned}"
+                raise CheckpointError(f"{checkpoint}: {what}; remove the one that is not of it")
             if (said := model.config.get("window_size", window)) != window:
                 what = f"its config.json says window_size {said}, its example batch has {window}"
                 raise CheckpointError(f"{checkpoint}: {what}; copy both again")
@@ -208,14 +211,21 @@ def _read(model: OctoModel) -> tuple[list[str], list[str]]:
 
 def _upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str:
     """As its fine-tuning wrote down beside the checkpoint, or its training in it; else `normal`, with a note."""
+    if said := _upstreams_said(root, config):
+        return said
+    print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
+    return "normal"
+
+
+def _upstreams_said(root: Path, config: Mapping[str, Any]) -> str | None:
+    """Raises CheckpointError: it names no normalization."""
     path, key = root / "finetune_config.json", "action_proprio_normalization_type"
     finetuned = Section.read(path, CheckpointError).values if path.is_file() else {}
     for where, values in ((path, finetuned), (root / "config.json", config)):
         data = values.get("dataset_kwargs")
         if isinstance(data, Mapping) and data.get(key) is not None:
             return Section(data, f"{where}: dataset_kwargs", CheckpointError).choice(key, NORMALIZATIONS)
-    print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
-    return "normal"
+    return None
 
 
 def parameter_digest(params: Any) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -637,6 +638,14 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(npz, tmp_path
     np.savez(min(npz.glob("*.npz")), **held, num_steps=999)
     with pytest.raises(EpisodeError, match="'num_steps' says 999 steps, there are 80"):
         show_episode(npz, tmp_path / "page.html")
+
+
+def test_members_of_an_npz_that_are_no_arrays_stay_as_they_are(npz, tmp_path):
+    with zipfile.ZipFile(first := min(npz.glob("*.npz")), "a") as archive:
+        archive.writestr("meta.json", '{"robot": "arm"}')
+    done = annotate_files(npz, tmp_path / "out", method="gaussian")
+    with zipfile.ZipFile(done.path / first.name) as archive:
+        assert archive.read("meta.json") == b'{"robot": "arm"}' and "rho.npy" in archive.namelist()
 
 
 @pytest.mark.usefixtures("blank_charts")

@@ -520,6 +520,15 @@ def test_pictures_of_another_format_than_is_said_or_than_those_before_are_named(
         assert [f.level for f in found] == [level] * bool(level) and all(said in f.message for f in found)
 
 
+@pytest.mark.parametrize(("mode", "found"), [("RGB", 1), ("L", 0)])
+def test_pictures_in_colours_that_are_declared_grey_are_named(mode: str, found: int) -> None:
+    step = tfds.features.Dataset({"film": tfds.features.Image(shape=(64, 64, 1), encoding_format="png")})
+    features, example = tfds.features.FeaturesDict({"steps": step}), tf.train.Example()
+    example.features.feature["steps/film"].bytes_list.value.extend([_png(mode, 7 if mode == "L" else (7, 8, 9))] * 2)
+    told = [one.message for one in record_checks.check_example(example, features, "train[0]")]
+    assert len(told) == found and all("three channels, features.json declares one" in one for one in told)
+
+
 @pytest.mark.parametrize(
     ("picture", "level", "said"),
     {

@@ -472,6 +472,12 @@ def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, cap
     (tmp_path / "finetune_config.json").write_text(json.dumps(said("quantiles")))
     with pytest.raises(CheckpointError, match=r"finetune_config.json: dataset_kwargs.action_proprio_normalization_typ"):
         OctoPolicy.load(tmp_path)
+    ours = model.replace(config={**config, "normalization": "normal"}, dataset_statistics=BOUNDED)
+    for kind, told in (("quantiles", "dataset_kwargs.action_proprio"), ("bounds", "normalization normal, finetune")):
+        ours.save_pretrained(step=7, checkpoint_path=tmp_path / kind)
+        (tmp_path / kind / "finetune_config.json").write_text(json.dumps(said(kind)))
+        with pytest.raises(CheckpointError, match=told):
+            OctoPolicy.load(tmp_path / kind)
 
 
 def test_a_checkpoint_without_its_run_says_that_nobody_knows_how_many_actions_it_executed(recorded, capsys):

@@ -53,7 +53,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     episodes = [read_npz(file, job, images=False, labels=False) for file in files]
     labels = set[str]()
     for file, episode in zip(files, episodes):
-        held = forms(file, lambda _: True, AnnotationError)
+        held = forms(file, lambda name: name in LABELS or _is_camera(name) or tells(name), AnnotationError)
         for label in held.keys() & {*LABELS}:
             require_numbers(label, *held[label], file)
             require_replaceable(label, read_arrays(file, {label}.__contains__, AnnotationError)[label], file)

@@ -92,6 +92,9 @@ def _check_film(key: str, film: Any, feature: Any, name: str) -> Iterator[Findin
             text = f"{key} is not opaque, and its alpha is not read; store what is to be seen"
             yield Finding("warning", "picture", text, name, step)
             break
+    for step in [step for step, one in enumerate(film) if feature.shape[-1] == 1 and _is_coloured(one)][:1]:
+        text = f"{key} has three channels, features.json declares one: it is read as grey; correct one of them"
+        yield Finding("warning", "picture", text, name, step)
     yield from _check_formats(key, film, feature, name)
     with _heard() as said:
         step = next((step for step, picture in enumerate(film) if _is_repaired(picture, said)), 0)
@@ -126,6 +129,15 @@ def _chunks(picture: bytes) -> Iterator[tuple[bytes, int]]:
         yield kind, place
         if kind == b"IEND":
             return
+
+
+def _is_coloured(picture: bytes) -> bool:
+    """Whether a PNG or JPEG has three channels."""
+    if picture.startswith(_PNG):
+        return picture[25:26] in (b"\2", b"\6")
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(picture)) as opened:  # the reader names what is damaged
+        return picture[:3] == b"\xff\xd8\xff" and opened.mode == "RGB"
+    return False
 
 
 def _shines(picture: bytes) -> bool:
