@@ -14,7 +14,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.demos import fields
 from gap_vla.demos.beside import COUNTS_OF_ALL
-from gap_vla.demos.layout import METRES, UNIT
+from gap_vla.demos.layout import METRES, UNIT, UNITS
 
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 """Classes of types whose values are numbers or truth values."""
@@ -151,7 +151,7 @@ def require_unit(rows: h5py.Dataset, part: str, metres: bool, where: str) -> Non
     """Raises EpisodeError: an attribute says that the columns are in another unit, or a quaternion in another
     order."""
     for holder in _holders(rows):
-        for name in [name for name in holder.attrs if name.lower() in ("unit", "units")]:
+        for name in [name for name in holder.attrs if name.lower() in UNITS]:
             texts = texts_of(holder, name)
             words = [word for text in texts for word in re.split(r"[\s,;\[\]()]+", text.lower()) if word]
             odd = [word for word in words if _is_odd(word, part, metres, own=holder == rows)]

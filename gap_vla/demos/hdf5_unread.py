@@ -16,9 +16,9 @@ from gap_vla.core.foreign import parsed
 from gap_vla.core.hdf5_mark import CHECK
 from gap_vla.demos import hdf5_attributes as hdf5
 from gap_vla.demos import hdf5_members as members
+from gap_vla.demos.layout import UNITS
 
 _NUMBERS = (*hdf5.PACKED, *hdf5.BOUNDS, *hdf5.SCALES)
-_UNITS = ("unit", "units")
 
 
 def read_of_arrays(arms: int, cameras: Collection[str], action_key: str, metres: bool) -> dict[str, Collection[str]]:
@@ -27,9 +27,9 @@ def read_of_arrays(arms: int, cameras: Collection[str], action_key: str, metres:
     read: dict[str, Collection[str]] = {action_key: _NUMBERS, "phase": hdf5.SCALES}
     for arm in range(arms):
         read[f"next_obs/robot{arm}_eef_pos"] = _NUMBERS
-        read[f"obs/robot{arm}_eef_pos"] = (*_NUMBERS, *_UNITS)
-        read[f"obs/robot{arm}_eef_quat"] = (*_NUMBERS, *_UNITS, "scalar_first")
-        read[f"obs/robot{arm}_gripper_qpos"] = (*_NUMBERS, *(_UNITS if metres else ()))
+        read[f"obs/robot{arm}_eef_pos"] = (*_NUMBERS, *UNITS)
+        read[f"obs/robot{arm}_eef_quat"] = (*_NUMBERS, *UNITS, "scalar_first")
+        read[f"obs/robot{arm}_gripper_qpos"] = (*_NUMBERS, *(UNITS if metres else ()))
     return read | {f"obs/{camera}": (*hdf5.PACKED, *hdf5.SCALES) for camera in cameras}
 
 

@@ -35,6 +35,8 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 
 MOST_TURNED = 25.0
 """rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
+UNITS = ("unit", "units")
+"""What people call the place where they say a unit, in small letters."""
 METRES = ("m", "meter", "meters", "metre", "metres", "si", "units")
 """Words in which a unit of positions says metres, in small letters; `SI units` is two of them."""
 UNIT = re.compile(

@@ -16,7 +16,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, refusing, shown
 from gap_vla.demos.beside import ENDS, FLAGS, require_rows, tells
 from gap_vla.demos.fields import as_truth
-from gap_vla.demos.layout import METRES, UNIT, StateLayout
+from gap_vla.demos.layout import METRES, UNIT, UNITS, StateLayout
 
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""
@@ -182,7 +182,6 @@ def require_unpacked(said: Mapping[str, Sequence[Any]], where: str) -> None:
             raise EpisodeError(f"{what}; write the numbers themselves, and leave it out")
 
 
-UNITS = ("unit", "units")
 PACKED = {"scale_factor": 1.0, "add_offset": 0.0}
 """Where it is said that numbers are packed, and what says that they are not."""
 

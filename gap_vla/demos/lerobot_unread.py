@@ -10,7 +10,8 @@ from typing import Any
 
 from gap_vla.core.foreign import one_line
 from gap_vla.demos.content import listed
-from gap_vla.demos.lerobot_declared import PACKED, UNITS, Description, has_odd_names
+from gap_vla.demos.layout import UNITS
+from gap_vla.demos.lerobot_declared import PACKED, Description, has_odd_names
 
 _READ = (
     "codebase_version", "features", "fps", "data_path", "video_path", "chunks_size", "total_episodes", "total_frames",

@@ -17,6 +17,7 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, one_line, parsed, shown
 from gap_vla.core.identity import flat
+from gap_vla.demos import layout
 from gap_vla.demos.beside import ENDS, FLAGS, TIMES
 from gap_vla.demos.fields import is_blank
 from gap_vla.demos.layout import METRES
@@ -25,7 +26,7 @@ from gap_vla.rlds.version_files import examples
 OF_EPISODE = ("episode_id", "episode_index", "task_index")
 """Step fields that say of which recording a step is."""
 
-UNITS = ("unit", "units", "length_unit", "length_units", "position_unit", "position_units")
+UNITS = (*layout.UNITS, "length_unit", "length_units", "position_unit", "position_units")
 """Of the metadata of an episode: in which positions are."""
 
 _INFO = ("name", "version", "splits", "fileFormat")

@@ -300,13 +300,11 @@ class VideoShelf:
             except EvaluationError:
                 counted = False
         progress = Progress("look at films", len(films), "film", after=PATIENCE, out=sys.stderr)
-        for film in films:
+        for film in films:  # whose names have a number
             progress.advance(1)
             if film_contradicts(film.name, outcomes):
                 raise EvaluationError(f"{film} is of an episode that ended otherwise in {log.path}; move it away")
-            number = film_of(film.name)
-            if number is None:
-                continue
+            number = film_of(film.name) or 0
             record = log.records.get(number)  # none, where the command was killed before it was written
             other = unlike_note(film, whose(log.identity, number, None if record is None else record.layout_seed))
             if record is not None and record.error is None and counted and not other:

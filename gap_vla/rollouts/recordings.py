@@ -110,7 +110,7 @@ def from_episode(episode: Episode, name: str = "") -> Recording:
     if not isinstance(episode, Episode):
         raise EpisodeError(f"{shown(episode)} is no episode; give one of open_source or read_rlds")
     episode.validate(name)
-    named = episode.metadata.get("episode_id") not in (None, "")
+    named, seed = episode.metadata.get("episode_id") not in (None, ""), episode.metadata.get("seed")
     return Recording(
         images=dict(episode.images),
         proprio=np.asarray(episode.proprio, np.float32),
@@ -118,7 +118,7 @@ def from_episode(episode: Episode, name: str = "") -> Recording:
         transition=_transition(episode),
         instruction=episode.language_instruction,
         name=name or (episode.name if named else "a recording"),
-        layout=int(seed) if isinstance(seed := episode.metadata.get("seed"), int | float) else None,
+        layout=int(seed) if isinstance(seed, int | float) and float(seed).is_integer() else None,
     )
 
 

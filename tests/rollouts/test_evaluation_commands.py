@@ -249,6 +249,7 @@ def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path,
     played = script("diagnose").parse(["--checkpoint", "x", "--demos", str(demos), "--closed-loop", "2"])
     with h5py.File(demos, "a") as file:
         file["data/demo_1"].attrs["seed"] = 100_001
+        file["data/demo_0"].attrs["seed"] = float("nan")
     for words in (asked, played):  # of somebody's simulator
         gap_vla.cli.diagnose._recordings(words, None)
     with h5py.File(demos, "a") as file:
