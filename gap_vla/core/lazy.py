@@ -61,10 +61,27 @@ def start_quietly(refused: type[Exception] = ValueError) -> None:
     if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
         sys.warnoptions[:] = ["default"]
         warnings.simplefilter("default")
+    warnings.formatwarning = _warning_line  # type: ignore[assignment]
     backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
     backends.exception = backends.error  # type: ignore[method-assign]
     _Imports.refused = refused
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
+
+
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    path: str,
+    number: int,
+    line: str | None = None,
+    usual: Callable[..., str] = warnings.formatwarning,
+) -> str:
+    """What a user is told is one line, without the place in our code."""
+    return (
+        f"warning: {' '.join(str(message).split())}\n"
+        if category is UserWarning
+        else usual(message, category, path, number, line)
+    )
 
 
 _FLAGS = {
@@ -222,6 +239,7 @@ def own_settings() -> Iterator[None]:
     that again after."""
     with contextlib.ExitStack() as after:
         after.callback(setattr, _Imports, "quiet", _Imports.quiet)
+        after.callback(setattr, warnings, "formatwarning", warnings.formatwarning)
         after.callback(_give_back_matplotlib, os.environ.get("MPLBACKEND"), "matplotlib" in sys.modules)
         for name, (value, usual) in unusual_jax().items():
             after.callback(sys.modules["jax"].config.update, name, value)
