@@ -94,7 +94,8 @@ def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
     for name in filter(fields.__contains__, FLAGS):
         end, at = FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
         if at != [end] and (at or name != "is_terminal"):
-            yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"
+            more = f" and {len(at) - 5} more" if len(at) > 5 else ""
+            yield f"{name} is true at steps {at[:5]}{more} of {len(fields[name])}, it must be at {end} only"
 
 
 def require_rows(name: str, rows: np.ndarray, steps: int, where: str, *, lasting: bool = True) -> None:

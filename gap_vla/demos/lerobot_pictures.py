@@ -47,7 +47,10 @@ def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarr
     pictures = []
     for step, row in enumerate(rows):
         with refusing(
-            f"{where}: the picture at step {step} cannot be decoded", "download it again", EpisodeError, bomb
+            f"{where}: the picture at step {step} is no whole PNG, JPEG or WebP",
+            "download it again",
+            EpisodeError,
+            bomb,
         ):
             Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
             _require_rows(row["bytes"])

@@ -302,6 +302,7 @@ def require_fields(
         matters = config.eval.episodes or config.backend == "small"
         if found and matters and found != (size, size):
             square = f"set --config.demos.image_size={found[0]}" if found[0] == found[1] else "make them square"
+            square = square if min(found) >= 16 else "make them larger, 16 × 16 at least"
             square = square if widths else f"make them {size} × {size}, or leave it out of data.mixture"
             raise ConfigError(
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; the policy would be "

@@ -223,7 +223,7 @@ def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypat
     columns["observation.images.top"] = [{"bytes": stream.getvalue(), "path": ""}] * len(columns["frame_index"])
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
     with pytest.raises(
-        EpisodeError, match=r"episode 1: .* the picture at step 0 cannot be decoded: cannot identify image file"
+        EpisodeError, match=r"episode 1: .* the picture at step 0 is no whole PNG, JPEG or WebP: cannot identify image file"
     ):
         open_source(root, "lerobot")[1]
 
@@ -357,7 +357,7 @@ def test_a_picture_has_the_rows_that_its_head_says(height: int, width: int, lace
         np.testing.assert_array_equal(read, shown)
     else:
         with pytest.raises(
-            EpisodeError, match=r"here: the picture at step 0 cannot be decoded: (more|fewer) rows than"
+            EpisodeError, match=r"here: the picture at step 0 is no whole PNG, JPEG or WebP: (more|fewer) rows than"
         ):
             pictures_of([{"bytes": data}], (height + more or 9, width, 3), "here")
 
@@ -374,7 +374,7 @@ def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
     picture[picture.index(b"IDAT") + 20] ^= 1
     columns["observation.images.top"][2]["bytes"] = bytes(picture)
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
-    with pytest.raises(EpisodeError, match=r"_000001\.parquet, episode 1: .* the picture at step 2 cannot be decoded"):
+    with pytest.raises(EpisodeError, match=r"_000001\.parquet, episode 1: .* the picture at step 2 is no whole PNG"):
         open_source(root, "lerobot")[1]
 
 
