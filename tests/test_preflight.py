@@ -230,7 +230,6 @@ def test_a_batch_that_several_devices_cannot_share_is_refused_before_anything_is
     monkeypatch.setattr("jax.device_count", lambda: 3)
     ready(octo(**folders))  # of one device, it is not asked, which takes seconds
     monkeypatch.setattr("gap_vla.training.octo.glob", types.SimpleNamespace(glob=lambda pattern: gpus))
-    monkeypatch.setenv("GAP_VLA_KNOWN_XLA_FLAGS", variables.get("XLA_FLAGS", ""))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="it must be a multiple of the 3 devices"):

@@ -48,34 +48,6 @@ _FAILURES = {
     errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
 }
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_VARIABLES = {
-    "NUMBA_NUM_THREADS": (r"0*[1-9]\d{0,8}", "a number from 1 on"),
-    "NUMBA_CPU_FEATURES": (r"([+-][^,]*)?(,([+-][^,]*)?)*", "features with their signs, as +avx,-sse4a"),
-    **dict.fromkeys(
-        [f"TF_{of}" for of in ("NUM_INTRAOP_THREADS", "NUM_INTEROP_THREADS", "PFLR_PARALLEL_INSTANTIATE_THRESHOLD")],
-        (r"\d{1,9}", "a number from 0 on"),
-    ),
-    **dict.fromkeys(
-        [f"TF_{of}" for of in ("DETERMINISTIC_OPS", "DETERMINISTIC_ORDER", "ENABLE_ASYNC_WAIT_FOR_REMOTE_FUNCTION")]
-        + ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"],
-        ("(?i:0|1|true|false)", "0, 1, true or false"),
-    ),
-    "TF_MKL_ALLOC_MAX_BYTES": (r"\d{1,18}", "a number of bytes"),
-    "TF_JITRT_FLAGS": ("--.*", "flags that begin with --"),
-    "TF_ENABLED_DEVICE_TYPES": (r"(.*,)?CPU(,.*)?", "CPU, and others beside it with commas"),
-    "HDF5_DRIVER": ("sec2|core|stdio", "sec2, core or stdio"),
-    "HDF5_VOL_CONNECTOR": (r"native\b.*", "native"),
-    **dict.fromkeys(
-        [f"TQDM_{of}" for of in ("MININTERVAL", "MAXINTERVAL", "SMOOTHING", "DELAY")],
-        (r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})(e[+-]?\d{1,2})?", "a number"),
-    ),
-    **dict.fromkeys(
-        [f"TQDM_{of}" for of in ("MINITERS", "NCOLS", "NROWS", "INITIAL", "POSITION", "UNIT_DIVISOR")],
-        (r"[+-]?\d{1,9}", "a whole number"),
-    ),
-}
-"""Variables with whose other values a library ends the process, or reads no file: what they may be, and in words."""
-
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
 _EXTRAS = {
@@ -127,7 +99,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 heard = signal.signal(signal.SIGINT, _interrupt)
             prepare_streams()
             with own_settings():
-                start_quietly(refused=UserError)
+                start_quietly()
                 _require_surroundings()
                 status = main(*args, **kwargs) or 0
             sys.stdout.flush()
@@ -151,15 +123,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def _require_surroundings() -> None:
-    """Raises what is wrong with folder, arguments and environment before a library says it in its own way, or ends."""
+    """Raises what is wrong with folder and arguments before a library says it in its own way."""
     os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
     if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
         meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
         reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
         raise UserError(f"{odd[0]!a} is {reason}")
-    for name, (sound, words) in _VARIABLES.items():
-        if (said := os.environ.get(name, "").strip()) and not re.fullmatch(sound, said):
-            raise UserError(f"{name} is {said[:40]!a}; give it {words}, or unset it")
 
 
 def _answer(error: BaseException) -> int:

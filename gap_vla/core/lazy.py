@@ -14,7 +14,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -48,10 +47,9 @@ def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable
     return names, get, lambda: names
 
 
-def start_quietly(refused: type[Exception] = ValueError) -> None:
+def start_quietly() -> None:
     """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
 
-    Flags that XLA does not know, and a missing /proc, which would end the process, are `refused` when it is loaded.
     Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
@@ -64,7 +62,6 @@ def start_quietly(refused: type[Exception] = ValueError) -> None:
     warnings.formatwarning = _warning_line  # type: ignore[assignment]
     backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
     backends.exception = backends.error  # type: ignore[method-assign]
-    _Imports.refused = refused
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 
@@ -84,28 +81,6 @@ def _warning_line(
     )
 
 
-_FLAGS = {
-    "jax": ("XLA_FLAGS", "from jaxlib import xla_client; xla_client.make_cpu_client()"),
-    "tensorflow": ("TF_XLA_FLAGS", "import tensorflow; tensorflow.constant(0)"),
-}
-"""Module to a variable with flags of its compiled code, and a program that shows whether it knows them."""
-
-
-def require_flags(module: str) -> None:
-    """Raises what loading this module would raise for flags that it does not know, or on a machine where it would end
-    the process; for the time before work begins."""
-    if module == "tensorflow" and sys.platform == "linux" and not os.path.lexists("/proc/self/exe"):
-        raise _Imports.refused("TensorFlow needs /proc, which is not mounted here; mount it: mount -t proc proc /proc")
-    variable, program = _FLAGS[module]
-    if os.environ.get(variable, "") in ("", os.environ.get(known := f"GAP_VLA_KNOWN_{variable}")):
-        return  # looked at by this process, or by the one that started it
-    apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
-    if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
-        raise _Imports.refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
-    os.environ[known] = os.environ[variable]
-
-
 class _Imports:
     """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib.
 
@@ -113,7 +88,6 @@ class _Imports:
     """
 
     quiet = False
-    refused: type[Exception] = ValueError
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
@@ -131,8 +105,6 @@ class _Imports:
         least = {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
         if 0 <= most < least * 2**30:
             raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
-        if name in _FLAGS:
-            require_flags(name)
         if name == "tensorflow":
             with contextlib.suppress(ImportError):
                 import_module("triton")

@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.hub import PREFIX
-from gap_vla.core.lazy import require_flags
 from gap_vla.core.resources import require_jax_device, require_usual_jax
 from gap_vla.core.typed_config import (
     EPISODES,
@@ -247,7 +246,6 @@ class FinetuneConfig(Experiment):
         require_usual_jax()
         if os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu"):
             require_jax_device()  # loads JAX, which takes seconds
-        require_flags("jax")
         unread = dry_run and self.model.pretrained.startswith(PREFIX)
         if self.model.pretrained and not unread:
             require_weights(self.model.pretrained)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import Section, refusing
-from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
 from gap_vla.core.run_directory import RunDirectory, killed_saves
@@ -147,7 +146,6 @@ def memory_in_words(config: Experiment, shapes: Mapping[str, Sequence[int]], hel
 def require_data(config: Experiment, stages: Stages, collect_only: bool = False) -> None:
     """What the stages before training need, as far as they have not been made; collecting looks at its own disk."""
     require_writable(config.data.root, "data.root")
-    require_flags("tensorflow")
     if stages.rlds.exists():
         require_dataset(stages.rlds, config)
         return

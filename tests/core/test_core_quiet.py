@@ -11,7 +11,6 @@ import pytest
 from scripts_under_test import ROOT
 
 from gap_vla.core.errors import command
-from gap_vla.core.lazy import _Imports, require_flags
 
 DATASET = ROOT / "tests" / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
 
@@ -87,16 +86,6 @@ def test_triton_is_loaded_before_tensorflow_which_would_end_the_process(tmp_path
     assert done.stdout == "after\n", done.stderr
 
 
-@pytest.mark.slow
-def test_who_only_looks_whether_tensorflow_is_installed_is_told_nothing_about_its_flags(tmp_path):
-    looks = "from gap_vla.core.lazy import start_quietly; start_quietly(); import importlib.util\n"
-    looks += "print(importlib.util.find_spec('tensorflow') is not None)\n"
-    flags = {"TF_XLA_FLAGS": "--nonsense"}
-    assert run("-c", looks, cwd=tmp_path, **flags).stdout == "True\n"
-    done = run("-c", f"{looks}import tensorflow", cwd=tmp_path, **flags)
-    assert done.returncode and "Unknown flag in TF_XLA_FLAGS" in done.stderr
-
-
 def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path):
     """Texts of others are no formulas in them either."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
@@ -166,14 +155,6 @@ def test_a_program_that_calls_a_command_has_its_settings_again_afterwards():
             torch.set_default_device(None)
             torch.set_float32_matmul_precision("highest")
     assert seen == [(False, torch.float32, "cpu", True, False, None, "ieee", False)]
-
-
-def test_a_machine_without_proc_is_told_before_tensorflow_would_abort(monkeypatch):
-    monkeypatch.setattr("gap_vla.core.lazy.os.path.lexists", lambda place: place != "/proc/self/exe")
-    monkeypatch.setattr("gap_vla.core.lazy.sys.platform", "linux")
-    with pytest.raises(_Imports.refused, match="TensorFlow needs /proc, which is not mounted here"):
-        require_flags("tensorflow")
-    require_flags("jax")
 
 
 def test_keras_makes_no_folder_of_the_name_of_a_home_that_is_not_known(tmp_path):

@@ -223,7 +223,8 @@ def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypat
     columns["observation.images.top"] = [{"bytes": stream.getvalue(), "path": ""}] * len(columns["frame_index"])
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
     with pytest.raises(
-        EpisodeError, match=r"episode 1: .* the picture at step 0 is no whole PNG, JPEG or WebP: cannot identify image file"
+        EpisodeError,
+        match=r"episode 1: .* the picture at step 0 is no whole PNG, JPEG or WebP: cannot identify image file",
     ):
         open_source(root, "lerobot")[1]
 
