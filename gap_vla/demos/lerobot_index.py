@@ -118,7 +118,8 @@ def _tell_index(described: Description, rows: Sequence[Section]) -> None:
     meta, third = described.root / "meta", described.version == "v3"
     if beside := [name for name in _INDEX[not third] if (meta / name).exists()]:
         read = " and ".join(_INDEX[third])
-        print(f"note: {meta / beside[0]} is of another version and not read; {read} are", flush=True)
+        left = " and ".join(str(meta / name) for name in beside)
+        print(f"note: {left}: of another version and not read; {read} are", flush=True)
     several = [row.where for row in rows if len({*row.list("tasks", Section.text)}) > 1]
     if several:
         more = f", and of {len(several) - 1} more" if several[1:] else ""

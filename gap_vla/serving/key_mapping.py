@@ -127,7 +127,7 @@ class KeyMapping:
             raise PolicyError(f"the server's answer says that it failed ({one_line('; '.join(told))})")
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
-            raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
+            raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found or 'none'})")
         actions: np.ndarray
         try:
             given = np.asarray(answer[self.actions])

@@ -268,7 +268,7 @@ def test_what_lies_in_an_index_and_beside_it_is_told(tmp_path: Path, capsys: pyt
     change(third, "meta/tasks.parquet", "task", lambda _: ["push block 0", "push block 1"])
     assert open_source(third, "lerobot").read(0, images=False).language_instruction == "push block 0"
     told = capsys.readouterr().out
-    assert "episodes.jsonl is of another version and not read; episodes and tasks.parquet are" in told
+    assert "episodes.jsonl: of another version and not read; episodes and tasks.parquet are" in told
     assert "its column '__index_level_0__' is not read, 'task' is" in told
     index = second / "meta" / "episodes.jsonl"
     lines = index.read_text().replace('"length"', '"success": false, "length"')

@@ -228,6 +228,7 @@ ALL = list(range(7))
         (_action(lambda a: np.concatenate([a[:1], a[:-1]])), ("error", "time")),
         (_action(lambda a: a * [1, 1, 0.1, 1, 1, 1, 1]), ("warning", "scale")),
         (lambda r: dataclasses.replace(r, language=["lift"] * 30 + ["drop"] * 30), ("error", "language")),
+        (lambda r: dataclasses.replace(r, language=["lift"] * 20 + [""] * 20 + ["drop"] * 20), ("error", "language")),
         (lambda r: dataclasses.replace(r, language=["l\0i\0f\0t\0"] * 60), ("error", "language")),
         (_told(language_instruction="lift", **{SPOKEN: "drop"}), ("warning", "language")),
         (_field(discount=np.full((60, 1), 5.0)), ("error", "discount")),

@@ -219,13 +219,12 @@ def check_language(episode: Recording) -> Iterator[Finding]:
         step = next(i for i, text in enumerate(episode.language) if "\0" in text)
         text = "the instruction holds zero bytes, as text of UTF-16 does; write it again in UTF-8"
         yield Finding("error", "language", text, episode.name, step)
+    elif other := [i for i, text in enumerate(episode.language) if text.strip() and text != episode.language[0]]:
+        text = "the instruction changes within the episode; make an episode of each task"
+        yield Finding("error", "language", text, episode.name, other[0])
     elif not all(text.strip() for text in episode.language):
         step = next(i for i, text in enumerate(episode.language) if not text.strip())
         yield Finding("warning", "language", "the instruction is empty at some steps", episode.name, step)
-    elif len(set(episode.language)) > 1:
-        step = next(i for i, text in enumerate(episode.language) if text != episode.language[0])
-        text = "the instruction changes within the episode; make an episode of each task"
-        yield Finding("error", "language", text, episode.name, step)
 
 
 def check_phase(episode: Recording) -> Iterator[Finding]:
