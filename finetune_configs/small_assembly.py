@@ -5,7 +5,7 @@ python scripts/train_small.py --config finetune_configs/small_assembly.py --conf
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).
-debug: the same path in less than a minute.
+debug: the same path, tiny.
 """
 
 from gap_vla.training.config import experiment

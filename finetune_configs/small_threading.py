@@ -4,7 +4,7 @@ python scripts/train_small.py --config finetune_configs/small_threading.py      
 python scripts/train_small.py --config finetune_configs/small_threading.py --config.method=vision  # or concat, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
-paper: the paper's recipe, for a GPU (not trained yet). debug: the same path in less than a minute.
+paper: the paper's recipe, for a GPU (not trained yet). debug: the same path, tiny.
 """
 
 from gap_vla.training.config import experiment
