@@ -14,7 +14,7 @@ from gap_vla.core.foreign import refusing, regular
 from gap_vla.demos.beside import COUNTS, COUNTS_OF_ALL, PER_STEP, require_rows, tells
 from gap_vla.demos.fields import files_in, is_blank, require_one_size
 from gap_vla.demos.pickle_tokens import read_pickle
-from gap_vla.demos.source import NamedArrays
+from gap_vla.demos.source import OTHERS, NamedArrays
 
 
 class ArrayPickles(NamedArrays):
@@ -45,7 +45,7 @@ class ArrayPickles(NamedArrays):
         self._refuse_idle(self.options["language_instruction"], (arrays.get("language_instruction") for arrays in held))
         self._refuse_steps(held)
         self._names = sorted({str(name) for names in held for name in names})
-        self._successes = sum("success" in names for names in held)
+        self._times = {name: sum(name in names for names in held) for name in OTHERS}
         self._take_images()
         self.options["image_keys"] = dict(self._image_keys)  # a dataset is known by them
 

@@ -27,7 +27,7 @@ from gap_vla.demos.column_names import (
     is_no_turn,
     misordered,
 )
-from gap_vla.phases.motion import quaternion_product
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, quaternion_product
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
@@ -225,14 +225,15 @@ class StateLayout:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
 
         Raises EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a
-        robot measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show.
+        robot measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show, or a
+        quaternion's length is not 1.
         """
         if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
             raise EpisodeError(
                 f"{where}: the state has shape {state.shape}, the layout has {self.width} columns of numbers per arm; "
                 "name the columns (position, rotation, rotation_kind, gripper, width)"
             )
-        arms = []
+        arms: list[np.ndarray] = []
         for arm in np.split(state.astype(np.float64), state.shape[1] // self.width, axis=1):
             turn = arm[:, self.rotation : self.rotation + ROTATIONS[self.rotation_kind]]
             if check and self.rotation_kind in ("euler_xyz", "rotvec"):
@@ -241,6 +242,14 @@ class StateLayout:
                     raise EpisodeError(
                         f"{where}: the state's {self.rotation_kind} reaches {most:g}; give radians: are these degrees?"
                     )
+            lengths = np.linalg.norm(turn, axis=1)
+            off = np.abs(lengths - 1) > UNIT_QUATERNION_TOLERANCE
+            if check and self.rotation_kind.startswith("quat") and off.any():
+                raise EpisodeError(
+                    f"{where}: the state's quaternion, from column {self.rotation} of arm {len(arms)} on, has length "
+                    f"{lengths[off.argmax()]:.4g} at step {off.argmax()}, not 1; give the layout of its columns, or "
+                    "repair or drop the episode"
+                )
             grip = arm[:, list(self.gripper)]
             grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
             position = arm[:, self.position : self.position + 3]

@@ -163,7 +163,7 @@ class LeRobot(NamedArrays):
         found = super().mapping() | {"language_instruction": "tasks"}
         for key in success:
             held = sum(key in self._held[place.table] for place in self.places)
-            found["success"] = stated(key, held, len(self.places))
+            found["success"] = stated("success", key, held, len(self.places))
         return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
 
     def dropped(self) -> list[str]:

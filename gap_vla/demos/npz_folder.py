@@ -9,7 +9,7 @@ from pathlib import Path
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import beside, fields
 from gap_vla.demos.arrays import forms, read_arrays
-from gap_vla.demos.source import NamedArrays
+from gap_vla.demos.source import OTHERS, NamedArrays
 
 
 class NpzFolder(NamedArrays):
@@ -35,7 +35,7 @@ class NpzFolder(NamedArrays):
         wanted = "language_instruction" if self.options["language_instruction"] else ""
         held = [read_arrays(file, wanted.__eq__) for file in self.places]
         self._names = sorted({name for names in held for name in names})
-        self._successes = sum("success" in names for names in held)
+        self._times = {name: sum(name in names for names in held) for name in OTHERS}
         self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
         self._take_images()
 

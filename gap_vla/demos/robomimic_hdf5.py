@@ -28,7 +28,6 @@ from gap_vla.demos.robomimic_groups import (
     require_one_instruction,
 )
 from gap_vla.demos.source import UNSAID, Source, account, stated
-from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
 IMAGE_KEYS = {
     "image_primary": "image_primary",
@@ -179,7 +178,7 @@ class RobomimicHDF5(Source):
         if left := len(data) - len(self.places):
             unread.add(f"{left} of {len(data)} demonstrations")
         taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
-        successes, silent, kept = 0, False, set[str]()
+        successes, silent, kept = 0, 0, set[str]()
         for place in self.places:
             demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
             held, own = hdf5.names_in(demo, where), hdf5.names_in(demo.attrs, where)
@@ -194,7 +193,7 @@ class RobomimicHDF5(Source):
             successes += "success" in facts
             if "language_instruction" not in facts:
                 told_beside = not fields.is_blank(own_language(demo) or "")
-                silent, said = silent or not told_beside, said | ({"ep_meta"} if told_beside else set())
+                silent, said = silent + (not told_beside), said | ({"ep_meta"} if told_beside else set())
             observed = hdf5.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
             *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
             fields.require_spelling(observed, [*self._image_keys, *itertools.chain(*used), *another], f"{where}: obs")
@@ -204,12 +203,15 @@ class RobomimicHDF5(Source):
             unread |= hdf5_unread.of_demonstration(demo, read, short, where)
         places = {key: key for key in sorted(said - {"ep_meta"})}
         if "success" in places and "success" not in _facts(data):
-            places["success"] = stated("success", successes, len(self.places))
+            places["success"] = stated("success", "success", successes, len(self.places))
         option = "--reader" if self.options["language_instruction"] else "lang in env_args"
         told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
-        told[option] = bool(self._language) and silent and "language_instruction" not in _facts(data)
+        silent *= "language_instruction" not in _facts(data)
+        told[option] = bool(self._language and silent)
         if any(told.values()):
-            places["language_instruction"] = " or ".join(filter(told.get, told))
+            lack, name = (0 if self._language else silent), " or ".join(filter(told.get, told))
+            key, many = "language_instruction", len(self.places)
+            places[key] = stated(key, name, many - lack, many)
         by_all = members.simulator_of({"env_args": hdf5.attribute_of(data, "env_args")}).get("lang")
         if not told.get("lang in env_args") and not fields.is_blank(by_all or ""):
             unread.add("lang in env_args")
@@ -274,11 +276,6 @@ class RobomimicHDF5(Source):
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
-                )
-            if part == "eef_quat" and (off := abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_QUATERNION_TOLERANCE).any():
-                length = np.linalg.norm(rows[off.argmax()])
-                raise EpisodeError(
-                    f"{where}: {key} has length {length:.4g} at step {off.argmax()}, not 1; repair or drop the episode"
                 )
             if part == "gripper_qpos" and 7 + rows.shape[1] != self._layout.width:
                 advice = "not 2 fingers; say what they are with a layout, for one quaternion_xyzw"

@@ -127,7 +127,7 @@ class NamedArrays(Source):
     STATE_KEY: ClassVar[str]
     _image_keys: Mapping[str, str]
     _names: Sequence[str]  # of the arrays of all recordings together
-    _successes: int = 0  # recordings that state it
+    _times: Mapping[str, int] = types.MappingProxyType({})  # recordings that state each of `OTHERS`
 
     def __init__(
         self,
@@ -160,8 +160,7 @@ class NamedArrays(Source):
         cameras = {camera: key for key, camera in self._image_keys.items()}
         state = f"{self.options['state_key']} ({self._layout})"
         beside = {key: key for key in BESIDE if key in self._names}
-        if "success" in beside:
-            beside["success"] = stated("success", self._successes, len(self))
+        beside |= {key: stated(key, key, self._times.get(key, len(self)), len(self)) for key in OTHERS if key in beside}
         if self.options.get("language_instruction"):
             beside["language_instruction"] = "--reader, where a recording has none"
         return cameras | {"proprio": state, "action": self.options["action_key"]} | beside
@@ -216,9 +215,13 @@ class NamedArrays(Source):
             ).validate()
 
 
-def stated(name: str, times: int, recordings: int) -> str:
-    """What a mapping says of `success`, which a name states in so many of all recordings."""
-    return name if times == recordings else f"{name} (stated in {times} of {recordings}, the others count as true)"
+OTHERS = {"success": "count as true", "language_instruction": "have none"}
+"""Fields that some of the recordings may state, and what becomes of the others."""
+
+
+def stated(field: str, name: str, times: int, recordings: int) -> str:
+    """What a mapping says of a field of `OTHERS`, which a name states in so many of all recordings."""
+    return name if times == recordings else f"{name} (stated in {times} of {recordings}, the others {OTHERS[field]})"
 
 
 UNSAID = {"language_instruction": "none", "success": "none, so true"}

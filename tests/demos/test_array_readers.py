@@ -48,6 +48,25 @@ def test_npz_files_come_back_equal(folder: Path) -> None:
     _replace(folder, success=np.array(False))
     said = "success (stated in 1 of 3, the others count as true)"
     assert open_source(folder, "npz").mapping()["success"] == said
+    with np.load(folder / "demo_0.npz") as old:
+        silent = {key: old[key] for key in old.files if key != "language_instruction"}
+    np.savez(folder / "demo_0.npz", **silent)
+    told = open_source(folder, "npz").mapping()["language_instruction"]
+    assert told == "language_instruction (stated in 2 of 3, the others have none)"
+
+
+@pytest.mark.parametrize("kind", ["npz", "pickle"])
+def test_a_state_whose_columns_are_no_quaternion_is_refused(folder: Path, tmp_path: Path, kind: str) -> None:
+    with np.load(folder / "demo_1.npz") as old:
+        arrays = {key: old[key] for key in old.files}
+    arrays["proprio"][4, 3:7] *= 2  # as joints where a quaternion is expected
+    if kind == "npz":
+        np.savez(folder / "demo_1.npz", **arrays)
+    else:
+        (folder / "demo_1.pkl").write_bytes(pickle.dumps({**arrays, "state": arrays["proprio"]}))
+    said = "quaternion, from column 3 of arm 0 on, has length 2 at step 4, not 1; give the layout"
+    with pytest.raises(EpisodeError, match=f"demo_1.*: the state's {said}"):
+        list(open_source(folder, kind))
 
 
 def _replace(folder: Path, **changes: np.ndarray) -> None:
@@ -77,7 +96,7 @@ OPEN_AND_CLOSED = np.where(np.arange(20) % 8 < 4, 85_000, 0)[:, None] * [0, 0, 0
     "state",
     [
         _marked(40),
-        1e5 * _marked(0.02),
+        _marked(0.02) * [*[1e5] * 3, *[1] * 4, *[1e5] * 2],
         _marked(-9999)[5:],
         _marked(-9999)[:6],
         _lost(-9999, *range(20)),
@@ -97,7 +116,10 @@ def test_millimetres_bytes_and_the_ends_of_a_recording_are_accepted(folder: Path
         ({"action": np.zeros(20)}, r"'action' is float64\[20\]"),
         ({"action": np.zeros((20, 0))}, r"'action' is float64\[20, 0\]"),
         ({"phase": np.array([b"\xff"] * 20)}, "'phase': 'utf-8' codec can't decode .*; store text of UTF-8"),
-        ({"proprio": np.full((20, 9), 1.1e6)}, "proprio is 1.1e.06 at step 0, column 0; no robot's unit is that small"),
+        (
+            {"proprio": [[1.1e6, 0, 0, 1, 0, 0, 0, 0, 0]] * 20},
+            "proprio is 1.1e.06 at step 0, column 0; no robot's unit is that small",
+        ),
         ({"proprio": _marked(-9999)}, "proprio is -9999 at step 5, column 7, and within 0.04 at all others"),
         (
             {"proprio": _lost(-9999, 0, 8, 9, 14)},
