@@ -33,6 +33,11 @@ def test_from_dict_reads_back_what_to_dict_writes():
     assert FinetuneConfig.from_dict(config.to_dict()) == config
 
 
+def test_a_configuration_without_a_task_is_told_so():
+    with pytest.raises(ConfigError, match="^the configuration does not say task; set it$"):
+        FinetuneConfig.from_dict({"method": "vp"})
+
+
 def test_a_home_folder_that_no_shell_has_replaced_is_one(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     data = {"rlds": "~/d", "mixture": [["~/m", 1.0]]}

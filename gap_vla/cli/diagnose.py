@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,6 +203,9 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
     from gap_vla.rollouts.policy import PolicyError
     from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator, has_own_layouts
 
+    if options.demos and os.path.isdir(options.demos):
+        advice = "make a dataset of it (gap-vla build-dataset --kind KIND), for --rlds"
+        raise PolicyError(f"{options.demos} is a folder, and --demos takes an HDF5 file; {advice}")
     if data := options.demos or options.rlds:
         episodes: Iterator[Recording]
         with unchanging(data):

@@ -84,6 +84,9 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
             hint = nearest(key, fields, f"; did you mean {where}{{}}?")
             raise ConfigError(f"unknown configuration key {where}{key}{hint} (known here: {', '.join(fields)})")
         arguments[key] = _convert(value, hints[key], f"{where}{key}")
+    needed = (one for one in fields.values() if one.default is one.default_factory is dataclasses.MISSING)
+    if missing := [one.name for one in needed if one.name not in arguments]:
+        raise ConfigError(f"{where.rstrip('.') or 'the configuration'} does not say {missing[0]}; set it")
     try:
         return cls(**arguments)
     except TypeError as error:

@@ -303,8 +303,8 @@ def require_fields(
             square = square if min(found) >= 16 else "make them larger, 16 × 16 at least"
             square = square if widths else f"make them {size} × {size}, or leave it out of data.mixture"
             raise ConfigError(
-                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; the policy would be "
-                f"shown others than it was trained on: {square}"
+                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; wherever it is "
+                f"rolled out, the policy would be shown others than it was trained on: {square}"
             )
     task = task_spec(config.task)
     for key, name, width in (("action", "actions", task.action_dim), ("proprio", "states", task.proprio_dim)):
