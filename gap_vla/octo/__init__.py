@@ -16,7 +16,8 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "model": "OctoModel NormalizationType",
+        "model": "OctoModel",
+        "normalization": "NormalizationType",
         "module": "OctoModule OctoTransformer",
         "block_transformer": "BlockTransformer",
         "token_groups": "PrefixGroup TimestepGroup TokenGroup",

@@ -34,6 +34,7 @@ from gap_vla.core.outputs import alone_in
 from gap_vla.core.whole import clear_leftovers, put, replacing, workplace
 from gap_vla.octo.batches import native
 from gap_vla.octo.example_batch import checked_example, require_alike
+from gap_vla.octo.normalization import as_finetuned
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import FILE as TOKENIZER
 
@@ -77,6 +78,12 @@ def _numbered(root: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def _unfinished(root: Path, step: int) -> list[str]:
+    """Folders in which orbax was saving a later step."""
+    found = {entry.name: re.match(r"([0-9]{1,18})\.orbax-checkpoint-tmp", entry.name) for entry in root.iterdir()}
+    return sorted(name for name, of in found.items() if of and int(of[1]) > step)
+
+
 def params_path(root: Path, step: int) -> Path:
     """The file with the parameters of `step`."""
     return root / str(step) / "default" / "checkpoint"
@@ -102,6 +109,9 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
         if (last := max((int(name) for name in said if re.fullmatch(r"[0-9]{1,18}", name)), default=0)) > step:
             what = f"{root / CHECKSUMS} names step {last}, which is not there: {step} is taken as the latest"
             warnings.warn(f"{what}; copy it again, unless its saving goes on, or was stopped", stacklevel=3)
+        for name in _unfinished(root, step):
+            what = f"{root / name} was not finished: {step} is taken as the latest"
+            warnings.warn(f"{what}; remove it, unless its saving goes on", stacklevel=3)
     path = params_path(root, step)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
@@ -132,7 +142,7 @@ def _checksums(root: Path) -> dict[str, Any]:
 
 
 def read_config(root: Path) -> dict[str, Any]:
-    """The config, with names of older releases replaced by today's.
+    """The config, with names of older releases replaced by today's; see `as_finetuned`.
 
     Raises:
         CheckpointError: no such file, a key of another kind than a model has, a size that no model has, or a class
@@ -163,7 +173,7 @@ def read_config(root: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{config.where}: window_size is {window}, and model.max_horizon {longest}; copy it again"
         )
-    return dict(config.values)
+    return as_finetuned(root, config.values)
 
 
 def _check_config(value: Any, where: str, name: str) -> None:
@@ -188,19 +198,15 @@ def _check_config(value: Any, where: str, name: str) -> None:
             raise CheckpointError(f"{where} is {shown(value)}; it must be true or false")
     elif name.endswith("dropout_rate"):
         finite(where, value, 0, 1, CheckpointError)
+    elif name == "normalization_type":  # of the bins of a head
+        if value not in ("uniform", "normal"):
+            raise CheckpointError(f"{where} is {shown(value)}; it must be uniform or normal")
     elif name == "max_action":
         finite(where, value, 1e-6, GREATEST, CheckpointError)
     elif name in _COUNTS and value is not None:
         whole(where, value, 1, _GREATEST.get(name, GREATEST), CheckpointError)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         finite(where, value, -GREATEST, GREATEST, CheckpointError)
-
-
-def stated_normalization(config: Mapping[str, Any]) -> Any:
-    """How a config says that actions were normalised: ours by itself, upstream's among its data's options."""
-    data = config.get("dataset_kwargs")
-    upstreams = data.get("action_proprio_normalization_type") if isinstance(data, Mapping) else None
-    return config.get("normalization", upstreams)
 
 
 def read_example_batch(root: Path) -> dict[str, Any]:

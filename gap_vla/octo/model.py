@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 import functools
 import os
 import warnings
@@ -28,6 +27,7 @@ from gap_vla.octo.heads.diffusion import DiffusionActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.language import recall_language, vocabulary
 from gap_vla.octo.module import OctoModule
+from gap_vla.octo.normalization import NormalizationType, contradictions, stated_normalizations, unnormalize
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
@@ -35,13 +35,6 @@ from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import without_input
 
 __all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
-
-
-class NormalizationType(enum.StrEnum):
-    """How actions were normalised: to zero mean and unit deviation, or the 1st and 99th percentile to -1 and 1."""
-
-    NORMAL = "normal"
-    BOUNDS = "bounds"
 
 
 @struct.dataclass
@@ -138,6 +131,8 @@ class OctoModel:
         if all(says) and len(held) == 2 and held != says:  # upstream's example batch holds a chunk since 1.5
             what = f"chunks are {says} by its config.json and {held} by its example batch"
             warnings.warn(f"{root}: {what}; it acts by config.json", stacklevel=2)
+        for what in contradictions(root, example["observation"]["timestep_pad_mask"].shape[1], statistics):
+            warnings.warn(f"{root}: {what}; remove what is not of it", stacklevel=2)
         with blaming(checkpoint.params_path(root, step), "no parameters"):
             batches.check_params(params, expected, checkpoint.params_path(root, step))
         _warn_of_missing_inputs(module, example)
@@ -229,10 +224,10 @@ class OctoModel:
         if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
             batches.check_temperature(temperature)
         statistics = unnormalization_statistics
-        own = checkpoint.stated_normalization(self.config)
-        if statistics is not None and own not in (None, str(normalization_type)):
-            what = f"the model was trained with normalization {own}, its actions are taken as {normalization_type}"
-            warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own!r})", stacklevel=2)
+        own = [*stated_normalizations(self.config).values()]
+        if statistics is not None and own and str(normalization_type) not in own:
+            what = f"the model was trained with normalization {own[0]}, its actions are taken as {normalization_type}"
+            warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own[0]!r})", stacklevel=2)
         kind = choose(str(normalization_type), [*map(str, NormalizationType)], "normalization_type", batches.BatchError)
         dims, head = embodiment_action_dim, self.module.heads.get("action")
         if statistics is not None and head is not None:
@@ -293,23 +288,6 @@ def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
         f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
         for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
     ]
-
-
-def unnormalize(
-    actions: Float[Array, "*batch A"],
-    statistics: Mapping[str, Any],
-    normalization_type: NormalizationType | str = "normal",
-) -> jax.Array:
-    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
-    mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)
-    actions = actions[..., : len(mask)]
-    kind = NormalizationType(normalization_type)
-    needed = ("std", "mean") if kind is NormalizationType.NORMAL else ("p99", "p01")
-    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in needed}
-    if kind is NormalizationType.NORMAL:
-        return jnp.where(mask, actions * values["std"] + values["mean"], actions)
-    span = values["p99"] - values["p01"]
-    return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

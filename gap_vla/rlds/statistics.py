@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, shown
+from gap_vla.core.foreign import CheckpointError, Section, shown
 from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
@@ -182,10 +182,9 @@ def check_statistics(
     if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
         raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
     if ends and (resting := used & (vectors[ends[1]] - vectors[ends[0]] <= _EPS)).any():
-        raise error(
-            f"{section.name(ends[0])} is {ends[1]} at index {int(np.argmax(resting))}: what rests in nearly all steps "
-            "has no range; take data.normalization normal"
-        )
+        where = f"{section.name(ends[0])} is {ends[1]} at index {int(np.argmax(resting))}"
+        advice = "" if issubclass(error, CheckpointError) else "; take data.normalization normal"
+        raise error(f"{where}: what rests in nearly all steps has no range{advice}")
     _require_possible(section, vectors["mean"], used, _require_counts(root))
     return width
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 REMEMBERED_TASKS = 16
 """Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
 
+_RESTING = 1e-8
+"""The greatest deviation of what did not vary; upstream adds as much to those that it divides by."""
+
 _SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
 
 
@@ -45,18 +48,18 @@ class OctoPolicy(ChunkPolicy):
     """
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
-        from gap_vla.octo.checkpoint import stated_normalization
+        from gap_vla.octo.normalization import stated_normalization
 
-        own = model.config.get("normalization")
-        if (stated := stated_normalization(model.config)) is not None:
-            options.setdefault("normalization", stated)
+        own, source = model.config.get("normalization"), options.get("source") or name
+        if "normalization" not in options and (stated := stated_normalization(model.config, "config.json")) is not None:
+            options["normalization"] = stated
         if own is not None and options["normalization"] != own:
             raise CheckpointError(f"the model was trained with normalization {own}, not {options['normalization']}")
         example = model.example_batch["observation"]
         seen, told = _read(model)
         inputs = {key: example[key].shape[2:] for key in seen if key == "proprio" or key.startswith("image_")}
         if told and model.text_processor is None:
-            what = f"{options.get('source') or name} reads {', '.join(told)} of its task, and has no text processor"
+            what = f"{source} reads {', '.join(told)} of its task, and has no text processor"
             warnings.warn(f"{what}: it acts without a task, as rollouts have none", stacklevel=2)
         self._states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
         if "proprio" in inputs:
@@ -75,9 +78,11 @@ class OctoPolicy(ChunkPolicy):
             **({} if arithmetic == "float32" else {"arithmetic": arithmetic}),
             **options.pop("details", {}),
         }
+        statistics = _statistics(model.dataset_statistics, "proprio" in inputs, dataset, source)
+        scaled = ["action", *inputs.keys() & {"proprio"}] if options.get("normalization", "normal") == "normal" else []
         super().__init__(
             inputs,
-            _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
+            _with_resting(statistics, scaled if own is None else [], f"{source}/dataset_statistics.json"),
             window=window + self._states - 1,
             horizon=built.action_horizon,
             action_dim=built.action_dim,
@@ -86,11 +91,9 @@ class OctoPolicy(ChunkPolicy):
             details=details,
             **options,
         )
-        narrow = "action" in model.dataset_statistics and self.action_dim < built.action_dim
-        narrow &= head["name"] not in ("DiffusionActionHead", "UNetDDPMActionHead")  # which may predict more
-        if narrow and (taught := _taught(model.example_batch, built.action_dim)) > self.action_dim:
-            where = f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide"
-            raise CheckpointError(f"{where}, the example batch's actions are {taught}; copy the checkpoint again")
+        self._statistics = statistics
+        if dataset is None and "action" in model.dataset_statistics and self.action_dim < built.action_dim:
+            self._require_taught(head["name"], _taught(model.example_batch, built.action_dim))
         self._model = model
         self._dims = self.action_dim if self.action_dim < built.action_dim else None
         self.reads_instructions = model.text_processor is not None
@@ -121,9 +124,6 @@ class OctoPolicy(ChunkPolicy):
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
             own = stated.choice("normalization", NORMALIZATIONS)
-            if (finetuned := _upstreams_said(root, {})) not in (None, own):
-                what = f"its config.json says normalization {own}, finetune_config.json {finetuned}"
-                raise CheckpointError(f"{checkpoint}: {what}; remove the one that is not of it")
             if (said := model.config.get("window_size", window)) != window:
                 what = f"its config.json says window_size {said}, its example batch has {window}"
                 raise CheckpointError(f"{checkpoint}: {what}; copy both again")
@@ -136,6 +136,17 @@ class OctoPolicy(ChunkPolicy):
         if (kind := own or asked) is not None:
             options["normalization"] = kind
         return cls(model, source=str(checkpoint), **options)
+
+    def _require_taught(self, head: str, width: int) -> None:
+        """Raises CheckpointError for statistics of fewer actions than in training; a diffusion head may predict more
+        than a robot has, and warns."""
+        if width <= self.action_dim:
+            return
+        where = f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide"
+        what = f"{where}, the example batch's actions are {width}"
+        if head not in ("DiffusionActionHead", "UNetDDPMActionHead"):
+            raise CheckpointError(f"{what}; copy the checkpoint again")
+        warnings.warn(f"{what}: the others are dropped; copy it again if its robot has them", stacklevel=3)
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]
@@ -210,22 +221,32 @@ def _read(model: OctoModel) -> tuple[list[str], list[str]]:
 
 
 def _upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str:
-    """As its fine-tuning wrote down beside the checkpoint, or its training in it; else `normal`, with a note."""
-    if said := _upstreams_said(root, config):
+    """As its fine-tuning or its training wrote it down; else `normal`, with a note."""
+    from gap_vla.octo.normalization import stated_normalization
+
+    if said := stated_normalization(config, root / "config.json"):
         return said
     print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
     return "normal"
 
 
-def _upstreams_said(root: Path, config: Mapping[str, Any]) -> str | None:
-    """Raises CheckpointError: it names no normalization."""
-    path, key = root / "finetune_config.json", "action_proprio_normalization_type"
-    finetuned = Section.read(path, CheckpointError).values if path.is_file() else {}
-    for where, values in ((path, finetuned), (root / "config.json", config)):
-        data = values.get("dataset_kwargs")
-        if isinstance(data, Mapping) and data.get(key) is not None:
-            return Section(data, f"{where}: dataset_kwargs", CheckpointError).choice(key, NORMALIZATIONS)
-    return None
+def _with_resting(statistics: Mapping[str, Any], keys: Sequence[str], where: str) -> dict[str, Any]:
+    """To be checked in the place of an upstream's: in these fields, a deviation of 0, which upstream takes, is one that
+    can be divided by, unless nothing varied. A note names them."""
+    checked = dict(statistics)
+    for key in keys:
+        if not isinstance(field := statistics.get(key), Mapping):
+            continue
+        std = np.asarray(field.get("std"))
+        used = np.asarray(field.get("mask", np.ones(std.shape, bool)))
+        if std.dtype.kind not in "fiu" or used.shape != std.shape or not (std[used != 0] > _RESTING).any():
+            continue
+        resting = (used != 0) & (std >= 0) & (std <= _RESTING)
+        if resting.any():
+            checked[key] = {**field, "std": np.where(resting, 2 * _RESTING, std)}
+            what = f"{key}.std is 0 at index {', '.join(map(str, np.flatnonzero(resting)))}"
+            print(f"note: {where}: {what}; taken as upstream takes it", file=sys.stderr, flush=True)
+    return checked
 
 
 def parameter_digest(params: Any) -> str:
@@ -247,11 +268,12 @@ def _taught(example: Mapping[str, Any], width: int) -> int:
     return int(mask.reshape(-1, width).any(0).sum()) if mask.shape == actions.shape else width
 
 
-def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:
+def _statistics(found: Any, needs_proprio: bool, dataset: str | None, source: str) -> Mapping[str, Any]:
     if not found:
         what = "the checkpoint's dataset_statistics.json is missing, or holds none"
         raise PolicyError(f"{what}; its actions cannot be put into robot units")
-    of_datasets = {name: one for name, one in found.items() if isinstance(one, Mapping)}
+    parts = {name: one for name, one in found.items() if isinstance(one, Mapping)}
+    of_datasets = {name: one for name, one in parts.items() if any(isinstance(of, Mapping) for of in one.values())}
     known = {name: one for name, one in of_datasets.items() if isinstance(one.get("action"), Mapping)}
     names = ", ".join(sorted(known))
     if dataset is not None:
@@ -259,12 +281,17 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
             has = f"it has {names}" if names else "it names no datasets, leave --dataset out"
             raise PolicyError(f"no statistics of a dataset {dataset!r} in the checkpoint; {has}")
         found = known[dataset]
-    elif "action" not in found and len(known) == 1:
+    elif "action" in found and of_datasets:
+        what = f"not taken: the statistics of {', '.join(sorted(of_datasets))}, beside those of no name"
+        print(f"note: {source}/dataset_statistics.json: {what}", file=sys.stderr, flush=True)
+    elif "action" not in found and len(of_datasets) == 1 and known:
         (found,) = known.values()
     if "action" not in found:
         if not names:
             raise PolicyError("the checkpoint's statistics have no entry 'action', so it cannot act; copy it again")
-        raise PolicyError(f"the checkpoint has statistics of several datasets; choose one with --dataset: {names}")
+        mute = ", ".join(sorted(of_datasets.keys() - known.keys()))
+        what = f"several datasets{f' ({mute}: no action)' if mute else ''}; choose one with --dataset: {names}"
+        raise PolicyError(f"the checkpoint has statistics of {what}")
     if needs_proprio and "proprio" not in found:
         raise PolicyError(
             "the checkpoint takes proprioception, but dataset_statistics.json has no entry 'proprio'; copy it again"

@@ -244,6 +244,15 @@ def test_a_numbered_folder_without_parameters_is_no_step_and_nobody_takes_an_ear
         checkpoint.read_params(tmp_path / "copy", step=12)
 
 
+def test_a_step_that_upstream_was_stopped_while_saving_is_named(tmp_path: Path) -> None:
+    shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
+    for name in ("12.orbax-checkpoint-tmp-1700000000", "7.orbax-checkpoint-tmp-1600000000", "12.notes"):
+        (tmp_path / "copy" / name).mkdir()
+    with pytest.warns(UserWarning, match=r"/12\.orbax-checkpoint-tmp-1700000000 was not finished: 9 is taken") as told:
+        assert checkpoint.read_params(tmp_path / "copy")[1] == 9
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("step", [-1, 1.0, True])
 def test_a_step_that_counts_nothing_is_not_saved(tmp_path: Path, step: Any) -> None:
     with pytest.raises(CheckpointError, match=f"the step is {step}; it must be a whole number from 0"):
@@ -288,9 +297,10 @@ def test_a_config_that_no_model_has_is_refused(copied: Path) -> None:
         ("text_processor", {}, "text_processor is dict; it must be a module spec"),
         ("text_processor", "t5", "text_processor is 't5'"),
         ("max_action", 0, "max_action is 0; it must be"),
+        ("normalization_type", "foo", r"config\.json: model\.heads.*normalization_type is 'foo'; it must be uniform"),
     ):
         config = json.loads(whole)
-        (config["model"]["heads"]["action"]["kwargs"] if key == "max_action" else config)[key] = value
+        (config if key == "text_processor" else config["model"]["heads"]["action"]["kwargs"])[key] = value
         (copied / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=said):
             OctoModel.load_pretrained(copied)

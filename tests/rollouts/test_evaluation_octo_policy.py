@@ -33,6 +33,8 @@ STATISTICS = {
     "proprio": {"mean": np.full(9, 0.5), "std": np.full(9, 2.0), "mask": np.ones(9, bool)},
 }
 
+MOVING = {**STATISTICS, "action": {**STATISTICS["action"], "mask": np.ones(7, bool)}}
+
 
 def build(head="l1", statistics=STATISTICS, **sizes):
     config = small_config(head=head, **SIZES, **SMALL, **sizes)
@@ -196,7 +198,8 @@ def test_a_network_may_fill_the_same_array_for_every_batch(model, normalization)
 def test_a_robot_narrower_than_a_diffusion_head_gets_what_the_model_itself_gives_it(diffusion):
     narrow = {**STATISTICS, "action": {key: value[:5] for key, value in STATISTICS["action"].items()}}
     model = diffusion.replace(dataset_statistics=narrow)
-    policy = OctoPolicy(model, batch_size=1)
+    with pytest.warns(UserWarning, match=r"action\.mean is 5 wide, the example batch's actions are 7: the others are"):
+        policy = OctoPolicy(model, batch_size=1)
     policy.reset([0])
     found = policy.predict(observations(1), [0])
     episode = policy._episodes[0]
@@ -288,6 +291,7 @@ def test_pictures_of_another_size_are_resized(model):
         (None, "dataset_statistics.json is missing, or holds none"),
         ({"action": STATISTICS["action"]}, "no entry 'proprio'"),
         ({"bridge": STATISTICS, "fractal": STATISTICS}, "choose one with --dataset: bridge, fractal"),
+        ({"bridge": STATISTICS, "odd": {"actions": STATISTICS["action"]}}, r"\(odd: no action\); choose .*: bridge$"),
     ],
 )
 def test_statistics_that_cannot_be_used_are_an_error(model, statistics, message):
@@ -317,6 +321,30 @@ def test_statistics_under_the_name_of_their_only_dataset_are_those_of_the_checkp
         policy.reset([0])
         chunks.append(policy.act(observations(1), [0]))
     assert np.array_equal(*chunks)
+
+
+def test_statistics_of_datasets_beside_those_of_no_name_are_named(model, capsys):
+    both = model.replace(dataset_statistics={**STATISTICS, "bridge": BOUNDED, "num_transitions": 5})
+    for dataset, told in ((None, "not taken: the statistics of bridge, beside those of no name\n"), ("bridge", "")):
+        OctoPolicy(both, dataset=dataset)
+        assert capsys.readouterr().err.endswith(told)
+
+
+def test_an_upstreams_column_that_never_varied_is_its_mean(model, capsys):
+    still = {key: {**field, "std": field["std"] * (np.arange(len(field["std"])) != 2)} for key, field in MOVING.items()}
+    acted = []
+    for statistics in (MOVING, still):
+        policy = OctoPolicy(model.replace(dataset_statistics=statistics), batch_size=1)
+        policy.reset([0])
+        acted.append(policy.act({**observations(1), "proprio": np.full((1, 9), 0.5, np.float32)}, [0])[0])
+    np.testing.assert_allclose(acted[1], np.where(np.arange(7) == 2, 0.1, acted[0]), atol=1e-6)
+    where = "note: octo/dataset_statistics.json: {}.std is 0 at index 2; taken as upstream takes it\n"
+    assert capsys.readouterr().err == where.format("action") + where.format("proprio")
+    own = model.replace(config={**model.config, "normalization": "normal"}, dataset_statistics=still)
+    never = {**still, "action": {**still["action"], "std": np.zeros(7)}}
+    for refused in (own, model.replace(dataset_statistics=never)):
+        with pytest.raises(CheckpointError, match=r"action\.std is 0 at index [02]: what does not vary cannot be norm"):
+            OctoPolicy(refused)
 
 
 def test_inputs_of_another_task_are_an_error_that_says_so(model):
@@ -478,6 +506,53 @@ def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, cap
         (tmp_path / kind / "finetune_config.json").write_text(json.dumps(said(kind)))
         with pytest.raises(CheckpointError, match=told):
             OctoPolicy.load(tmp_path / kind)
+
+
+KIND = "action_proprio_normalization_type"
+
+
+@pytest.mark.parametrize("file", ["config.json", "finetune_config.json"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"dataset_kwargs_list": [{"name": "mine", KIND: "bounds"}, {"name": "other", KIND: "bounds"}]},  # of train.py
+        {"oxe_kwargs": {"data_mix": "mine", KIND: "bounds"}},
+        [{KIND: "bounds"}, {KIND: None}],
+    ],
+)
+def test_what_upstream_says_of_each_dataset_of_a_mixture_is_read(model, tmp_path, capsys, file, data):
+    model.replace(dataset_statistics=BOUNDED).save_pretrained(step=7, checkpoint_path=tmp_path)
+    (tmp_path / "checksums.json").unlink()
+    said = {"finetune_config.json": {}, "config.json": model.config}[file]
+    (tmp_path / file).write_text(json.dumps({**said, "dataset_kwargs": data}))
+    assert OctoPolicy.load(tmp_path).identity["normalization"] == "bounds" and not capsys.readouterr().err
+    (tmp_path / file).write_text(json.dumps({**said, "dataset_kwargs": [data, {KIND: "normal"}]}))
+    told = rf"{file} says .*{KIND} bounds and dataset_kwargs\[1\]\.{KIND} normal; leave what holds for"
+    with pytest.raises(CheckpointError, match=told):
+        OctoPolicy.load(tmp_path)
+
+
+def test_a_program_acts_and_saves_as_the_fine_tuning_said(model, tmp_path):
+    model.replace(dataset_statistics=BOUNDED).save_pretrained(step=7, checkpoint_path=tmp_path / "a")
+    data = {KIND: "bounds", "action_normalization_mask": [True] * 6 + [False]}
+    finetuned = {"window_size": 2, "dataset_kwargs": data}
+    (tmp_path / "a" / "finetune_config.json").write_text(json.dumps(finetuned))
+    with warnings.catch_warnings(action="error"):
+        loaded = OctoModel.load_pretrained(tmp_path / "a")
+    batch = loaded.example_batch
+    with pytest.warns(UserWarning, match="trained with normalization bounds, its actions are taken as normal"):
+        loaded.sample_actions(batch["observation"], batch["task"], BOUNDED["action"])
+    for place in ("a", "b"):
+        loaded.save_pretrained(step=8, checkpoint_path=tmp_path / place)
+        assert OctoPolicy.load(tmp_path / place).identity["normalization"] == "bounds"
+    finetuned["window_size"], data["action_normalization_mask"] = 3, [True] * 7
+    (tmp_path / "a" / "finetune_config.json").write_text(json.dumps(finetuned))
+    with pytest.warns(UserWarning) as told:
+        OctoModel.load_pretrained(tmp_path / "a")
+    assert [str(one.message).partition(": ")[2].partition(" and ")[0] for one in told] == [
+        "window_size is 3 by its finetune_config.json",
+        f"action_normalization_mask is {[True] * 7} by its finetune_config.json",
+    ]
 
 
 def test_a_checkpoint_without_its_run_says_that_nobody_knows_how_many_actions_it_executed(recorded, capsys):
