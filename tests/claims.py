@@ -34,7 +34,8 @@ def finders():
         both.append((found["ours, defaults"], max(rivals)))
     (ours, rival), (elsewhere, rival_elsewhere), (robosuite, rival_robosuite) = both
     return (
-        f"{ours:.2f} on our 9 tasks, on which the defaults were chosen (best single rival, tuned on each task: {rival:.2f}); "
+        f"{ours:.2f} on our 9 tasks, on which the defaults were chosen "
+        f"(best single rival, tuned on each task: {rival:.2f}); "
         f"{elsewhere:.2f} on 10 tasks and experts of Meta-World ({rival_elsewhere:.2f}); "
         f"{robosuite:.2f} on 2 tasks of robosuite ({rival_robosuite:.2f})"
     )

@@ -34,7 +34,7 @@ def test_from_dict_reads_back_what_to_dict_writes():
 
 
 def test_a_configuration_without_a_task_is_told_so():
-    with pytest.raises(ConfigError, match="^the configuration does not say task; set it$"):
+    with pytest.raises(ConfigError, match=r"^the configuration does not say task; set it$"):
         FinetuneConfig.from_dict({"method": "vp"})
 
 

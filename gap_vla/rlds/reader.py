@@ -31,7 +31,7 @@ from gap_vla.rlds.decoding import (
     stacked,
     stored_numbers,
 )
-from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of
+from gap_vla.rlds.schema import LANGUAGE, decode_episode, instruction_of, is_row, with_cameras
 from gap_vla.rlds.unread import (
     changing,
     declared,
@@ -100,7 +100,7 @@ def read_rlds(
             fields = dict(flat(steps, separator="/"))
             if len(spoken := instruction_of(fields)):
                 steps["language_instruction"] = spoken
-            picked = pick_fields(steps, keys, where) if keys else steps
+            picked = pick_fields(steps, keys, where) if keys else with_cameras(steps)
             texts = np.asarray(picked.get("language_instruction", ()))
             if len(changed := np.flatnonzero(texts[1:] != texts[:-1])):
                 step = changed[0] + 1
@@ -148,8 +148,9 @@ def tell_unread(version_dir: Path, split: str, keys: Mapping[str, str]) -> set[s
     info = open_version(version_dir).info
     usual = {name: name for name in (*_NAMES[1:], *LANGUAGE)} | {"proprio": "observation/proprio"}
     read = {f"steps/{part}" for path in {**usual, **keys}.values() for part in path.split("+")} | _ABOUT
-    every = sorted(path for path, *_ in declared(info.features))
-    taken = [path for path in every if path in read or (not keys and path.startswith("steps/observation/image_"))]
+    every = sorted((path, is_row(dtype, shape)) for path, dtype, shape in declared(info.features))
+    films = () if keys else [path for path, row in every if path.startswith("steps/observation/image_") and not row]
+    taken = [path for path, _ in every if path in read or path in films]
     known = None if is_marked(version_dir) else ()  # a conversion by us said what it keeps in `extra_json`
     if left := of_fields(info.features, taken) | of_version(version_dir) | of_first(info, split, known):
         said = f"these are read: {one_line(', '.join(taken))}; not read: {listed(left)}"
@@ -259,7 +260,8 @@ def read_steps(
                 f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
                 "the source again"
             ) from None
-        yield as_floats(episode["steps"]), episode.get("episode_metadata", {})
+        about = episode.get("episode_metadata")  # one text or number is named as not read
+        yield as_floats(episode["steps"]), about if isinstance(about, dict) else {}
         index += 1
 
 

@@ -170,6 +170,20 @@ def instruction_of(fields: Mapping[str, Any]) -> Any:
     return next((texts for texts in found if not all(map(is_blank, texts))), found[0] if found else ())
 
 
+def is_row(dtype: np.dtype, shape: Sequence[int | None]) -> bool:
+    """Whether a field of this shape in a step is a number or a row of numbers, and no picture whatever its name."""
+    return dtype.kind in "biufV" and len(shape) < 2
+
+
+def with_cameras(steps: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps without what is only called as pictures. Raises ValueError: the observation has no fields."""
+    if not isinstance(observation := steps["observation"], Mapping):
+        raise ValueError("steps/observation is one array, not fields by name")
+    called = ((name, np.asarray(values)) for name, values in observation.items() if name.startswith("image_"))
+    rows = {name for name, values in called if is_row(values.dtype, values.shape[1:])}
+    return {**steps, "observation": {name: values for name, values in observation.items() if name not in rows}}
+
+
 def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Episode:
     """An Episode from the decoded, stacked arrays of one RLDS episode (the inverse of `Schema.encode`)."""
     observation = steps["observation"]

@@ -21,6 +21,7 @@ from gap_vla.demos import layout
 from gap_vla.demos.beside import ENDS, FLAGS, TIMES
 from gap_vla.demos.fields import is_blank
 from gap_vla.demos.layout import METRES
+from gap_vla.rlds.schema import LANGUAGE
 from gap_vla.rlds.version_files import examples
 
 OF_EPISODE = ("episode_id", "episode_index", "task_index")
@@ -80,6 +81,12 @@ def declared(features: Any) -> Iterator[tuple[str, np.dtype, tuple[int | None, .
         shape = tuple(getattr(info, "shape", None) or ())
         dtype = np.dtype(getattr(info, "np_dtype", None) or object)
         yield path, dtype, shape[1:] if with_axis and path.startswith("steps/") else shape
+
+
+def spoken(features: Any) -> set[str]:
+    """The step fields that tell the instruction, one text a step."""
+    found = {path.removeprefix("steps/"): (dtype.kind, shape) for path, dtype, shape in declared(features)}
+    return {name for name in LANGUAGE if found.get(name) == ("O", ())}
 
 
 def other_units(said: Iterable[tuple[str, str, Any]]) -> Iterator[str]:

@@ -89,6 +89,10 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     for path, info_of in flat(builder.info.features.get_tensor_info(), separator="/"):
         if 0 in (getattr(info_of, "shape", None) or ()):
             raise EpisodeError(f"{features.where}: {path} has no values (shape {info_of.shape}); leave it out")
+    for path, info_of in flat(builder.info.features.get_serialized_info(), separator="/"):
+        if getattr(info_of, "sequence_rank", 0) > 1 and info_of.shape.count(None) < 2:
+            text = f"{features.where}: {path} is a Sequence of a stated length, which TFDS writes and does not read; "
+            raise EpisodeError(text + "write the dataset again, with a Tensor in its place")
     if VERSION.fullmatch(name := real_path(version_dir).name) and name != (said := str(builder.info.version)):
         raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):

@@ -520,13 +520,36 @@ def test_pictures_of_another_format_than_is_said_or_than_those_before_are_named(
         assert [f.level for f in found] == [level] * bool(level) and all(said in f.message for f in found)
 
 
-@pytest.mark.parametrize(("mode", "found"), [("RGB", 1), ("L", 0)])
-def test_pictures_in_colours_that_are_declared_grey_are_named(mode: str, found: int) -> None:
+def _paletted(*colour: int) -> bytes:
+    """Of one colour; the other one in the palette is not shown."""
+    picture, stream = Image.new("P", (64, 64), 0), io.BytesIO()
+    picture.putpalette([*colour, 250, 0, 0])
+    picture.save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("picture", "found"),
+    [(_png("RGB", (7, 8, 9)), 1), (_png("L", 7), 0), (_paletted(7, 8, 9), 1), (_paletted(7, 7, 7), 0)],
+    ids=["three channels", "one channel", "palette", "grey palette"],
+)
+def test_pictures_in_colours_that_are_declared_grey_are_named(picture: bytes, found: int) -> None:
     step = tfds.features.Dataset({"film": tfds.features.Image(shape=(64, 64, 1), encoding_format="png")})
     features, example = tfds.features.FeaturesDict({"steps": step}), tf.train.Example()
-    example.features.feature["steps/film"].bytes_list.value.extend([_png(mode, 7 if mode == "L" else (7, 8, 9))] * 2)
+    example.features.feature["steps/film"].bytes_list.value.extend([picture] * 2)
     told = [one.message for one in record_checks.check_example(example, features, "train[0]")]
-    assert len(told) == found and all("three channels, features.json declares one" in one for one in told)
+    assert len(told) == found and all("is in colours, features.json declares one channel" in one for one in told)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pictures_that_are_seen_through_are_named_also_where_alpha_is_declared(channels: int) -> None:
+    step = tfds.features.Dataset({"film": tfds.features.Image(shape=(64, 64, channels), encoding_format="png")})
+    features, example = tfds.features.FeaturesDict({"steps": step}), tf.train.Example()
+    film = example.features.feature["steps/film"].bytes_list.value
+    for alpha, level in ((255, []), (120, ["warning"])):
+        film[:] = [_png("RGBA", (0, 0, 0, alpha))]
+        found = [*record_checks.check_example(example, features, "train[0]")]
+        assert [f.level for f in found] == level and all("its alpha is not read" in f.message for f in found)
 
 
 @pytest.mark.parametrize(

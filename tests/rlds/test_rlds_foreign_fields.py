@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from test_rlds_damaged import record
 
 from gap_vla.core.errors import UserError
 from gap_vla.rlds import EpisodeStore, read_rlds
-from gap_vla.rlds.annotating import annotate_files
+from gap_vla.rlds.annotating import AnnotationJob, annotate_files, rlds_files
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.episode_checks import check_structure, check_time
 from gap_vla.rlds.checking.report import Recording
@@ -115,13 +116,20 @@ def test_angles_in_degrees_are_an_error_of_the_check_too(tmp_path: Path) -> None
         slow("action", tfds.features.Text(), "left", "not the fields of an episode", None),
         ("action", wide(7, np.bool_), np.zeros(7, bool), None, None),
         ("action", wide(7, np.int8), np.full(7, -128, np.int8), None, "action dimension 0 is -128, outside of [-1, 1]"),
-        ("language_instruction", np.float32, 1.0, r"the instruction is .*1\.0.*, not text", "no language instruction"),
+        ("language_instruction", np.float32, 1.0, r"the instruction is .*1\.0.*, not text", "float32[6], not one text"),
         slow(
             "language_instruction",
             wide(512),
             np.zeros(512, np.float32),
             "the instruction is .*, not text",
-            "no language",
+            "the instruction is float32[6, 512], not one text a step",
+        ),
+        slow(
+            "language_instruction",
+            wide(2, np.object_),
+            np.array([b"lift", b"push"], object),
+            "the instruction is array.*, not text",
+            "the instruction is text[6, 2], not one text a step",
         ),
     ],
 )
@@ -139,6 +147,74 @@ def test_a_field_that_is_something_else_is_named(
     else:
         report = check_dataset(version, pictures=2)
         assert any(checked in finding.message for finding in report.findings) and len(report.pictures) == 2
+        said = {finding.message.partition(";")[0] for finding in report.findings if finding.check == "language"}
+        assert len(said) == 1  # and not that it changes, or that there is none
+        assert (name == "language_instruction") == ("steps/language_instruction" in report.text())
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "instruction"),
+    [
+        (tfds.features.ClassLabel(names=["lift", "push"]), "push", ""),
+        slow(wide(2, np.object_), np.array([b"lift", b"push"], object), ""),
+        slow(tfds.features.Text(), "lift", "lift"),
+    ],
+)
+def test_an_instruction_that_is_no_text_is_named_where_it_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], feature: Any, value: Any, instruction: str
+) -> None:
+    version = written(tmp_path, "language_instruction", feature, value)
+    assert rlds_files.read(version, 0, AnnotationJob(), "train").language_instruction == instruction
+    assert ("not taken: steps/language_instruction\n" in capsys.readouterr().out) == (not instruction)
+
+
+def test_a_sequence_that_tfds_cannot_read_is_named_with_what_to_write_in_its_place(tmp_path: Path) -> None:
+    version = written(tmp_path, "wrench", tfds.features.Sequence(np.float32, length=3), [0.0] * 3)
+    for open_it in (check_dataset, lambda it: list(read_rlds(it))):
+        with pytest.raises(
+            UserError, match=r"steps/wrench is a Sequence of a stated length.*, with a Tensor in its pl"
+        ):
+            open_it(version)
+
+
+def test_an_observation_without_fields_is_read_by_name_alone(tmp_path: Path) -> None:
+    version = written(tmp_path, "observation", wide(4), np.ones(4, np.float32))
+    with pytest.raises(UserError, match="steps/observation is one array, not fields by name; name them with keys"):
+        list(read_rlds(version))
+    assert [one.proprio.shape for one in read_rlds(version, keys={"proprio": "observation"})] == [(STEPS, 4)] * 2
+
+
+def test_numbers_that_are_called_as_a_camera_are_named_and_films_of_other_numbers_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = written(tmp_path / "row", "image_embed", wide(4), np.ones(4, np.float32), observed=True)
+    assert [[*one.images] for one in read_rlds(version)] == [[]] * 2
+    assert "; not read: steps/image_embed, steps/observation/image_embed\n" in capsys.readouterr().out
+    keys = {"image_primary": "image_embed"}
+    film = tfds.features.Tensor(shape=(4, 4, 3), dtype=np.float32)
+    floats = written(tmp_path / "film", "image_primary", film, np.ones((4, 4, 3), np.float32), observed=True)
+    for read_it in (lambda: list(read_rlds(version, keys=keys)), lambda: list(read_rlds(floats))):
+        with pytest.raises(UserError, match=r"image_primary is float32\[6, 4.*\], not uint8\[T, h, w, 3\]"):
+            read_it()
+
+
+def test_a_state_of_nine_columns_without_any_quaternion_is_of_unknown_layout(tmp_path: Path) -> None:
+    joints = [0.1, -0.5, 0.2, -2.1, 0.1, 1.7, 0.8, 0.04, 0.04]
+    feature = {"proprio": wide(9)}
+    version = written(tmp_path, "observation", feature, lambda i: {"proprio": np.array(joints, np.float32) + 0.01 * i})
+
+    def found(**options: Any) -> list[str]:
+        said = check_dataset(version, pictures=0, **options).findings
+        return [str(f).partition(",")[0] for f in said if f.check in ("layout", "quaternion", "pose", "frame")]
+
+    unknown = "note: layout: layout of observation/proprio unknown; give --layout to check poses and conventions"
+    assert found() == [unknown]
+    assert [one[:32] for one in found(layout="gap") if "error" in one] == [
+        f"error: quaternion: train[{i}] step" for i in range(2)
+    ]
+    turned = [*joints[:3], 1, 0, 0, 0, *joints[7:]]
+    record(lambda f: f["steps/observation/proprio"].float_list.value.__setitem__(slice(None), turned * STEPS))(version)
+    assert [one[:32] for one in found() if "error" in one] == ["error: quaternion: train[0] step"]
 
 
 def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_others_are_read(tmp_path: Path) -> None:

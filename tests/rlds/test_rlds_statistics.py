@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.rlds.statistics import (
     StatisticsError,
     check_statistics,
@@ -50,6 +51,8 @@ def test_a_column_that_rests_in_nearly_all_steps_has_no_bounds():
         checked(statistics, kind)
     with pytest.raises(UserError, match=r"action\.p01 is p99 at index 4: .*; take data\.normalization normal$"):
         checked(statistics, "bounds")
+    with pytest.raises(CheckpointError, match=r"at index 4: what rests in nearly all steps has no range$"):
+        check_statistics(statistics, "action", "bounds", "dataset_statistics.json", CheckpointError, widest=7)
 
 
 @pytest.mark.parametrize("names", [("p01", "p99"), ("q01", "q99")])

@@ -87,9 +87,28 @@ def test_what_only_a_later_record_holds_is_named_too(tmp_path: Path, capsys: pyt
     assert check_dataset(version, pictures=0).summary["not looked at"] == "seed in extra_json (NaN aside)"
     record(lambda features: features["steps/hidden"].int64_list.value.append(1))(version)
     assert list(read_rlds(version)) and "train, not read: steps/hidden (not in " in capsys.readouterr().out
-    assert ", steps/hidden (not in" in check_dataset(version, pictures=0).summary["not looked at"]
+    said = "seed in extra_json (NaN aside); steps/hidden (not in features.json) (NaN included)"
+    assert check_dataset(version, pictures=0).summary["not looked at"] == said
     annotate_files(version, tmp_path / "1.1.0", method="gaussian")
     assert "not taken: steps/hidden (not in features.json)" in capsys.readouterr().out
+
+
+def test_metadata_that_are_one_text_are_named_as_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = write_rlds([tiny(i) for i in range(2)], tmp_path, "toy", val_fraction=0.0)
+    for name in ("made_by.json", "metadata.json"):
+        (version / name).unlink()
+
+    def one_text(features: Any) -> None:
+        for name in ("success", "episode_id", "file_path", "extra_json"):
+            del features[f"episode_metadata/{name}"]
+        features["episode_metadata"].bytes_list.value.append(b"in the kitchen")
+
+    record(one_text, slice(None))(version)
+    edited("features.json", lambda said: said["featuresDict"]["features"].update(episode_metadata=_TEXT))(version)
+    assert len(list(read_rlds(version))) == 2 and "; not read: episode_metadata\n" in capsys.readouterr().out
+    assert check_dataset(version, pictures=0).summary["not looked at"] == "episode_metadata (NaN included)"
+    read(version, 0, AnnotationJob(), "train")
+    assert "not taken: episode_metadata\n" in capsys.readouterr().out
 
 
 def test_rho_is_not_made_of_positions_that_say_millimetres_and_false_statistics_are_named(

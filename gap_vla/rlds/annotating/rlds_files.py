@@ -43,7 +43,7 @@ from gap_vla.rlds.annotating.job import (
 from gap_vla.rlds.checking.record_checks import check_example
 from gap_vla.rlds.decoding import require_declared, stored_numbers
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps, require_one_row
-from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, decode_episode, instruction_of
+from gap_vla.rlds.schema import SCHEMA_VERSION, decode_episode, instruction_of
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, unlike
 from gap_vla.rlds.unread import (
     UNITS,
@@ -54,6 +54,7 @@ from gap_vla.rlds.unread import (
     of_record,
     of_version,
     other_units,
+    spoken,
     stored_fields,
 )
 from gap_vla.rlds.version_files import VERSION, examples, open_version, records
@@ -234,7 +235,7 @@ def _tell(
     films = [name for name, form in fields.items() if images and form == (np.uint8, (3,))]
     names = [name for name in ("action", "phase", *(LABELS if stored else ()), *films) if name in fields]
     taken = {"proprio": f"{job.state} ({job.columns})"} | {name: name for name in names} | job.extra_said()
-    read = {*job.state.split("+"), *job.extra_names, *names, *LANGUAGE, *LABELS}
+    read = {*job.state.split("+"), *job.extra_names, *names, *spoken(info.features), *LABELS}
     about = {f"episode_metadata/{name}" for name in ("success", "extra_json", *UNITS)}
     unread = of_fields(info.features, {f"steps/{name}" for name in read} | about) | of_version(source) | left
     print(account(source, taken, unread), flush=True)

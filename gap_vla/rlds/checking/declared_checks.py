@@ -20,7 +20,7 @@ from gap_vla.phases.annotator import load_annotator
 from gap_vla.rlds.account import dataset_metadata, identity_hash, is_marked
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
-from gap_vla.rlds.unread import UNITS, declared, of_fields, of_version, other_units
+from gap_vla.rlds.unread import UNITS, declared, listed, of_fields, of_version, other_units
 
 RATES = ("fps", "hz", "control_freq", "control_frequency", "control_hz", "frequency", "frame_rate", "sampling_rate")
 """Names of numbers that say how many steps a second has."""
@@ -232,6 +232,14 @@ def unread(version_dir: Path, features: Any, taken: Collection[str]) -> set[str]
         if path.startswith("steps/") and single and tells(path) and key not in (*PER_STEP, *COUNTS):
             beside.add(path)
     return of_fields(features, beside) | of_version(version_dir)
+
+
+def not_looked_at(names: Collection[str]) -> str:
+    """What is `unread`, and whether NaN is looked for in it, as in step fields, the metadata and their `extra_json`."""
+    fields = {name for name in names if name.startswith(("steps/", "episode_metadata/")) and name[-6:] != ".json)"}
+    aside = fields | {name for name in names if name.endswith(" in extra_json")}
+    parts = (aside, "NaN aside"), ({*names} - aside, "NaN included")
+    return "; ".join(f"{listed(some)} ({how})" for some, how in parts if some)
 
 
 def _said(episode: Recording) -> Iterator[tuple[str, str, Any]]:

@@ -210,7 +210,10 @@ def _change(before: np.ndarray, after: np.ndarray) -> float:
 
 def check_language(episode: Recording) -> Iterator[Finding]:
     """There is one instruction."""
-    if not episode.language or not episode.language[0].strip():
+    if episode.unsaid:
+        text = f"the instruction is {episode.unsaid}, not one text a step; a language-conditioned policy gets nothing "
+        yield Finding("warning", "language", text + "from it", episode.name)
+    elif not episode.language or not episode.language[0].strip():
         text = "no language instruction; a language-conditioned policy gets nothing from it"
         yield Finding("warning", "language", text, episode.name)
     elif any("\ufffd" in text for text in episode.language):

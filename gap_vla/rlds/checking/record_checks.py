@@ -19,10 +19,12 @@ from PIL import Image
 
 from gap_vla.core.foreign import BEHIND_ANOTHER, one_line
 from gap_vla.core.identity import flat
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 from gap_vla.rlds.checking.report import Finding
 from gap_vla.rlds.decoding import MOST_PIXELS, beyond_declared, stored_numbers
+from gap_vla.rlds.reader import read_steps
 from gap_vla.rlds.unread import of_record, stored_fields
-from gap_vla.rlds.version_files import examples
+from gap_vla.rlds.version_files import examples, open_version
 
 _OF_JPEG = re.compile("JPEG|Inconsistent progression|Bogus|Premature end")
 """Lines in which libjpeg tells of a picture."""
@@ -47,6 +49,20 @@ def check_records(builder: Any, most: int | None, known: Collection[str], left: 
                 if found.level != "note" or found.message not in told:
                     yield found
                     told.add(found.message)
+
+
+def holds_quaternions(version_dir: Path, key: str, most: int | None) -> bool:
+    """Whether columns 3 to 6 of every nine of this step field have length one at half of the steps or more, for any arm
+    in any episode that is read. Raises EpisodeError: one is damaged."""
+    for split in open_version(version_dir).info.splits:
+        for steps, _ in itertools.islice(read_steps(version_dir, split, images=False), most):
+            state = dict(flat(steps, separator="/")).get(key, np.empty(0))
+            if state.dtype.kind in "fiu" and state.size:
+                turns = state.reshape(len(state), -1, 9)[..., 3:7].astype(np.float64)
+                off = abs(np.linalg.norm(turns, axis=-1) - 1) > UNIT_QUATERNION_TOLERANCE
+                if (off.mean(0) <= 0.5).any():
+                    return True
+    return False
 
 
 def check_example(example: Any, features: Any, name: str) -> Iterator[Finding]:
@@ -88,12 +104,12 @@ def _check_film(key: str, film: Any, feature: Any, name: str) -> Iterator[Findin
             yield Finding("warning", "picture", text, name, step)
             break
     for step, (picture, parts) in enumerate(zip(film, chunks)):
-        if feature.shape[-1] != 4 and (picture[25:26] in (b"\4", b"\6") or b"tRNS" in parts) and _shines(picture):
+        if (picture[25:26] in (b"\4", b"\6") or b"tRNS" in parts) and _shines(picture):
             text = f"{key} is not opaque, and its alpha is not read; store what is to be seen"
             yield Finding("warning", "picture", text, name, step)
             break
     for step in [step for step, one in enumerate(film) if feature.shape[-1] == 1 and _is_coloured(one)][:1]:
-        text = f"{key} has three channels, features.json declares one: it is read as grey; correct one of them"
+        text = f"{key} is in colours, features.json declares one channel: it is read as grey; correct one of them"
         yield Finding("warning", "picture", text, name, step)
     yield from _check_formats(key, film, feature, name)
     with _heard() as said:
@@ -132,10 +148,12 @@ def _chunks(picture: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _is_coloured(picture: bytes) -> bool:
-    """Whether a PNG or JPEG has three channels."""
-    if picture.startswith(_PNG):
+    """Whether a PNG or JPEG has three channels, or a palette of which it shows colours."""
+    if picture.startswith(_PNG) and picture[25:26] != b"\3":
         return picture[25:26] in (b"\2", b"\6")
     with contextlib.suppress(Exception), Image.open(io.BytesIO(picture)) as opened:  # the reader names what is damaged
+        if opened.mode == "P" and np.prod(opened.size, dtype=float) <= MOST_PIXELS:
+            return bool(np.ptp(np.asarray(opened.convert("RGB")), axis=-1).any())
         return picture[:3] == b"\xff\xd8\xff" and opened.mode == "RGB"
     return False
 

@@ -58,6 +58,7 @@ class Recording:
         glances: camera to its mean picture in a few cells, which stays when the pictures go.
         source: its name in what the dataset was made from, where the dataset tells.
         state: [T, S], the state as it is stored; None: there is none.
+        unsaid: what lies in the place of the instruction, if not one text a step.
         doubt: why the layout does not read this state as what it says, if so.
         prints: camera to a hash of each of its pictures; these stay too.
         read: every step field that was read, whatever it holds.
@@ -78,6 +79,7 @@ class Recording:
     prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
     state: np.ndarray | None = None
     doubt: str = ""
+    unsaid: str = ""
     read: frozenset[str] = frozenset()
     texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     about: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,18 @@ from gap_vla.rlds.checking.declared_checks import (
     check_description,
     check_names,
     known_of_metadata,
+    not_looked_at,
     unread,
 )
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.following import usable
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
-from gap_vla.rlds.checking.record_checks import check_records
+from gap_vla.rlds.checking.record_checks import check_records, holds_quaternions
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION, instruction_of, recorded
 from gap_vla.rlds.statistics import STATISTICS, StatisticsError, dataset_statistics, load_statistics, unlike
-from gap_vla.rlds.unread import OF_EPISODE, listed
+from gap_vla.rlds.unread import OF_EPISODE, spoken
 from gap_vla.rlds.version_files import open_version
 
 CHANNELS = (1, 3, 4)
@@ -95,7 +96,8 @@ def _checked(
     shown: list[tuple[bool, str, EpisodeView]] = []
     limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
-    kind = dict(flat(dataset_metadata(version_dir))).get("identity.data.kind")
+    said = dict(flat(dataset_metadata(version_dir)))
+    kind = said.get("identity.data.kind")
     other = layout is not None and StateLayout.of(layout).columns != StateLayout().columns
     if other and kind in list(READERS) and state_key in (None, "observation/proprio"):
         raise EpisodeError(f"{version_dir}: its columns are those of 'gap', whatever it was made of; leave layout out")
@@ -107,7 +109,7 @@ def _checked(
     if part:
         text = f"of each split, the first {max_episodes} alone are read, and the numbers of records not compared"
         findings.append(Finding("note", "structure", text))
-    taken = {"action", *LABELS, *LANGUAGE, "phase", *([key] if key else ())}
+    taken = {"action", *LABELS, *spoken(features), "phase", *([key] if key else ())}
     for field, feature in flat(features["steps"].feature, separator="/"):
         if isinstance(feature.np_dtype, Mapping) or len(feature.shape) != 3:
             continue
@@ -120,6 +122,9 @@ def _checked(
             findings.append(Finding("note", "picture", text))
     unseen |= unread(version_dir, features, taken)
     sizes: dict[str, dict[tuple[int, ...], str]] = {}
+    by_width = resolved is not None and layout is None and "identity.schema_version" not in said
+    if by_width and not holds_quaternions(version_dir, f"{key}", max_episodes):
+        resolved = None
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
@@ -166,7 +171,7 @@ def _checked(
         text = "no episode has 7 actions per arm (xyz, rotation, gripper) and three steps, all of them numbers, so "
         text += "conventions of actions are not checked"
         findings.append(Finding("note", "layout", text))
-    of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
+    of_ours = said.get("identity.schema_version") == SCHEMA_VERSION
     other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
     if of_ours and (other or part):
         why = "another state or layout is named" if other else "not all episodes were read"
@@ -182,8 +187,7 @@ def _checked(
     shown.sort(key=lambda item: not item[0])
     return Report(
         version_dir,
-        _summary(version_dir, builder, kept, key)
-        | ({"not looked at": f"{listed(unseen)} (NaN aside)"} if unseen else {}),
+        _summary(version_dir, builder, kept, key) | ({"not looked at": not_looked_at(unseen)} if unseen else {}),
         sorted(findings, key=lambda f: _LEVELS[f.level]),
         [(caption, episode_png(view, dpi=90)) for _, caption, view in shown[:pictures]],
     )
@@ -233,7 +237,8 @@ def _recordings(
             source = one_line(recorded(metadata)["episode_id"], 60)
             about = {key: _plain(value) for key, value in flat(metadata, separator="/")}
             extra = parsed(about.get("extra_json") or "{}")
-        text: Iterable[Any] = np.ravel(instruction_of(fields))
+        told = np.asarray(instruction_of(fields))
+        is_text = told.ndim == 1 and all(isinstance(text, bytes) for text in told)
         films = {k: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4 and v.shape[-1] in CHANNELS}
         names = _camera_names(films)
         numbers = {
@@ -248,8 +253,8 @@ def _recordings(
         if layout is not None and state is not None:
             proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
             try:
-                layout.to_proprio(state, f"{key}")
-            except EpisodeError as error:
+                layout.to_proprio(state, f"{key}", check=not layout.rotation_kind.startswith("quat"))
+            except EpisodeError as error:  # of angles; how long quaternions are, is a check of its own
                 doubt = str(error)
         if (action := fields["action"]).ndim != 2:
             raise EpisodeError(
@@ -262,7 +267,8 @@ def _recordings(
             source=source,
             images={names[k]: np.repeat(v, 3, -1) if v.shape[-1] == 1 else v[..., :3] for k, v in films.items()},
             fields=numbers,
-            language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
+            language=[text.decode(errors="replace") for text in told] if is_text else [],
+            unsaid="" if is_text else f"{'text' if told.dtype.kind == 'O' else told.dtype}{[*told.shape]}",
             proprio=proprio,
             action=action.astype(np.result_type(action, np.float32), copy=False),  # of int8, the size of -128 is -128
             doubt=doubt,
