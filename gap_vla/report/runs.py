@@ -27,13 +27,12 @@ from gap_vla.report.comparison import (
     require_settings,
 )
 from gap_vla.report.contradictions import require_between, require_own_data, require_same_setting
-from gap_vla.rollouts.film_notes import unlike_note
+from gap_vla.report.evaluation_page import VARIANTS_FILE
+from gap_vla.rollouts.film_notes import film_contradicts, film_of, unlike_note
 from gap_vla.rollouts.record import (
     EPISODES_FILE,
     IDENTITY_FILE,
     SUMMARY_FILE,
-    film_contradicts,
-    film_of,
     read_episodes,
     whose,
 )
@@ -151,8 +150,19 @@ class Run:
         return f"{self.method}, seed {self.seed}"
 
     @property
-    def checkpoint(self) -> Path:
-        return RunDirectory(self.path).checkpoint
+    def lost(self) -> Path | None:
+        """The file without which its policy cannot be rolled out, if it is not there."""
+        kept = RunDirectory(self.path).checkpoint / ("policy.json" if self.small else "config.json")
+        return None if kept.is_file() else kept
+
+    @property
+    def not_looked_at(self) -> list[str]:
+        """Folders in it that hold evaluations which its summary does not name."""
+        rollouts = RunDirectory(self.path).rollouts
+        read = {folder for variant in self.evaluations for folder in (rollouts / variant, rollouts)}
+        marks = (f"*/{name}" for name in (IDENTITY_FILE, VARIANTS_FILE))
+        found = {path.parent for mark in marks for at in (self.path, rollouts) for path in at.glob(mark)}
+        return sorted(str(folder.relative_to(self.path)) for folder in found - read)
 
     @property
     def small(self) -> bool:

@@ -163,9 +163,11 @@ def runs_section(runs: list[Run]) -> str:
         commit += since(run.summary) if commit else ""  # what came before may be of another
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
-    bare = [run for run in runs if run.summary and not run.checkpoint.is_dir()]
-    told = [f"{run.checkpoint} is not here: this policy cannot be rolled out again." for run in bare]
+    bare = [run.lost for run in runs if run.summary and run.lost]
+    told = [f"{file} is not here: this policy cannot be rolled out again." for file in bare]
     for run in runs:
+        if others := run.not_looked_at:
+            told.append(f"{run.path}: not looked at: {', '.join(others)} (evaluations that its summary does not name).")
         if DIGESTS not in run.summary:
             why = "version 0.1.0" if run.summary else "not finished"
             told.append(f"{run.path} holds no digests ({why}): edits of its files are not seen.")

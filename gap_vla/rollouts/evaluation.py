@@ -19,6 +19,7 @@ from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import clear_leftovers, write_json
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
+from gap_vla.rollouts.film_notes import film_of
 from gap_vla.rollouts.policy import (
     FIRST_ANSWER,
     ExpertPolicy,
@@ -34,7 +35,6 @@ from gap_vla.rollouts.record import (
     EpisodeLog,
     EvaluationError,
     VideoShelf,
-    film_of,
     read_episodes,
 )
 from gap_vla.rollouts.rollout import Rollout

@@ -1,14 +1,17 @@
-"""What a film tells of itself: whose it is, whether it is as it was made, and how its pictures are shown."""
+"""What a film tells of itself: of which episode and whose it is, whether it was changed, and how its pictures look."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gap_vla.core.marks import content_mark, stamp
 from gap_vla.core.whole import replacing
+
+_FILM = r"episode_([0-9]{4}|[1-9][0-9]{4,})_(failure|success)\.mp4"
+"""Names of films in the folder `videos`."""
 
 SHOWN_SIZE = 256
 """Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
@@ -16,6 +19,17 @@ SHOWN_SIZE = 256
 _NOTE = re.compile(rb"....freegap_vla:film ([^;\0]+); ([^\0]+)....freegap_vla:rollout\Z", re.DOTALL)
 _LONGEST = 400
 """Bytes of the note and the mark behind it at most."""
+
+
+def film_of(name: str) -> int | None:
+    """The number of the episode that a film shows; None for other names."""
+    return int(found[1]) if (found := re.fullmatch(_FILM, name)) else None
+
+
+def film_contradicts(name: str, outcomes: Mapping[int, bool]) -> bool:
+    """Whether a film, by its name, shows one of these episodes that ended otherwise."""
+    number, won = film_of(name), name.endswith("success.mp4")
+    return number is not None and outcomes.get(number, won) != won
 
 
 def put_note(film: Path, whose: str) -> None:

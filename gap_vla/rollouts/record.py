@@ -24,31 +24,16 @@ from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.typed_config import EPISODES, STEPS
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import packets, working_ffmpeg, write_video
-from gap_vla.rollouts.film_notes import put_note, scale_of, shown_otherwise, unlike_note
+from gap_vla.rollouts.film_notes import film_contradicts, film_of, put_note, scale_of, shown_otherwise, unlike_note
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
-
-FILM = r"episode_([0-9]{4}|[1-9][0-9]{4,})_(failure|success)\.mp4"
-"""Names of films in the folder `videos`."""
-
 
 DAY = 86_400.0
 """Seconds that an answer of a simulator or a policy takes at most."""
 
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
-
-
-def film_of(name: str) -> int | None:
-    """The number of the episode that a film shows; None for other names."""
-    return int(found[1]) if (found := re.fullmatch(FILM, name)) else None
-
-
-def film_contradicts(name: str, outcomes: Mapping[int, bool]) -> bool:
-    """Whether a film, by its name, shows one of these episodes that ended otherwise."""
-    number, won = film_of(name), name.endswith("success.mp4")
-    return number is not None and outcomes.get(number, won) != won
 
 
 class EvaluationError(UserError, RuntimeError):
@@ -106,13 +91,19 @@ class EpisodeRecord:
             raise EvaluationError(f"{where}: unknown key {min(odd)!r}; remove the line")
         return cls(**found.values)
 
+    def checksum(self, seal: Any) -> str:
+        """By which its line, with this seal, is known to say what was written, in whatever order and form."""
+        said = [float(value) if key.endswith("_seconds") else value for key, value in vars(self).items()]
+        return hashlib.sha256(json.dumps([*said, str(seal)]).encode()).hexdigest()[:8]
+
 
 def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     """The episodes of an `episodes.jsonl`, and how many bytes their lines are: behind them may be a part of one more.
 
     Raises:
         EvaluationError: a line that is none of an episode, or of another evaluation than the `evaluation.json` beside
-            it says, or without its seal behind one that has it, or two of the same; behind them what begins no line.
+            it says, or edited, or without its seal or checksum behind one that has it, or two of the same; behind them
+            what begins no line.
     """
     marker = path.with_name(IDENTITY_FILE)
     own = _seal(Section.read(marker, EvaluationError).values) if marker.exists() else None
@@ -122,23 +113,26 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
         parsed(found[len(whole) :])
         whole = found
     records: dict[int, EpisodeRecord] = {}
-    sealed = False
+    before: set[str] = set()
     for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else (), 1):
         where = f"{path}, line {number}"
         try:
             values = parsed(line)
-            seal = values.pop("seal", None) if isinstance(values, dict) else None  # since 0.2
+            said = {k: values.pop(k) for k in ("seal", "checksum") if k in values} if isinstance(values, dict) else {}
             record = EpisodeRecord.read(values, where)
         except UnicodeDecodeError:
             advice = "save the file as UTF-8, or remove the line if it alone is damaged"
             raise EvaluationError(f"{where}: not UTF-8; {advice}") from None
         except (ValueError, TypeError) as error:
             raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
-        if None not in (seal, own) and seal != own:
+        if own and said.get("seal", own) != own:
             raise EvaluationError(f"{where}: of another evaluation than {marker} says; remove it, or copy both again")
-        if sealed and seal is None:  # an earlier version may have begun, and goes on with none of these
-            raise EvaluationError(f"{where}: without `seal`, which the lines before it have; remove the line")
-        sealed = seal is not None
+        if lost := before - said.keys():  # an earlier version may have begun, and goes on with none of these
+            raise EvaluationError(f"{where}: without `{max(lost)}`, which the lines before it have; remove the line")
+        before = {*said}
+        if "checksum" in said and said["checksum"] != record.checksum(said.get("seal")):
+            told = "not as it was written (`checksum` is of other values)"
+            raise EvaluationError(f"{where}: {told}; copy the file again, or remove the line")
         if records.setdefault(record.episode, record) is not record:
             raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
     if not re.fullmatch(rb"(\{[^\0-\x1f]*)?\0*", found[len(whole) :]):  # what a kill or a power cut leaves
@@ -239,7 +233,8 @@ class EpisodeLog:
                 raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
             write_json(self._marker, self.identity)
         self._leave_snapshots()
-        line = {**dataclasses.asdict(record), "seal": _seal(self.identity)}
+        seal = _seal(self.identity)
+        line = {**dataclasses.asdict(record), "seal": seal, "checksum": record.checksum(seal)}
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -277,7 +272,7 @@ class VideoShelf:
     @property
     def paths(self) -> list[Path]:
         """What is there, failures first, then by episode."""
-        found = [path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name)]
+        found = [path for path in self._directory.glob("*.mp4") if film_of(path.name) is not None]
         for path in found:
             if path.is_symlink() or made_by(path) != "rollout":
                 what = "a link" if path.is_symlink() else "or not as it is now"

@@ -20,7 +20,7 @@ from gap_vla.rollouts.chunk_policy import MAX_BATCH, ChunkPolicy
 from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.serving.greeting import Greeting, views
 from gap_vla.serving.key_mapping import tell_unread
-from gap_vla.serving.trained_run import TrainedRun, locate
+from gap_vla.serving.trained_run import TrainedRun, locate, policies_in
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def load_checkpoint(
     directory, run = (str(local_directory(path)), TrainedRun()) if on_hub else locate(Path(path))
     if task is not None and run.task not in (None, task):
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    if len(both := policies_in(Path(directory))) > 1:
+        raise CheckpointError(f"{directory} is {' and '.join(both)}; move what is of one of them away")
     require_as_exported(Path(directory), run.exported, CheckpointError)
     averaged = run.ensemble and execute is None if ensemble is None else ensemble
     executed = 1 if averaged else run.execute if execute is None else execute

@@ -62,6 +62,8 @@ class TrainedRun:
             rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
             played = rollouts.section("policy", {}).values
             acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
+        elif not RunDirectory(path.parent).lock.exists():  # nobody is training it
+            print(f"note: {file} is missing: edits of its run are not noticed", file=sys.stderr)
         return cls(
             acted=acted,
             exported=exported,
@@ -87,13 +89,28 @@ def _require_task(found: Section, said: Section) -> None:
 
 
 def locate(path: Path) -> tuple[str, TrainedRun]:
-    """The checkpoint's directory, and what is known of the run that made it."""
+    """The checkpoint's directory, and what is known of the run that made it: whose `checkpoint/` it is.
+
+    Raises:
+        PolicyError: no such directory, a run that is not whole, or a policy beside a folder that would be taken for it.
+    """
     if not path.is_dir():
         raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
     directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, real_path(path).parent)
     if directory == path and (path / "dataset.json").is_file():
         raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
+    if directory != path and (own := policies_in(path)):
+        raise PolicyError(f"{path} is {own[0]} and holds another checkpoint/; give {directory}, or move one away")
+    if run != path and real_path(path).name != "checkpoint":  # somebody's, wherever it is kept
+        return str(directory), TrainedRun()
     settings, left = run / "config.json", ("dataset.json", "metrics.jsonl", "summary.json")
-    if real_path(directory).name == "checkpoint" and not settings.exists() and any((run / n).exists() for n in left):
+    if not settings.exists() and any((run / n).exists() for n in left):
         raise PolicyError(f"{run} has lost its config.json: copy the run again")
     return str(directory), TrainedRun.read(settings) if settings.is_file() else TrainedRun()
+
+
+def policies_in(folder: Path) -> list[str]:
+    """What a folder is the checkpoint of, by its files: "a small policy (policy.json)", an Octo, or both."""
+    kinds = {"a small policy": ["policy.json"], "an Octo": ["config.json", "example_batch.msgpack"]}
+    there = {kind: names for kind, names in kinds.items() if all((folder / name).is_file() for name in names)}
+    return [f"{kind} ({', '.join(names)})" for kind, names in there.items()]

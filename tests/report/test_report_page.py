@@ -626,12 +626,23 @@ def test_a_run_that_came_without_its_checkpoint_is_reported_and_said_to_be_witho
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"model": {**config.get("model", {}), "encoder": "small"}}))
     page = write_report([path], tmp_path / "r.html", command="make").read_text()
-    assert f"{path / 'checkpoint'} is not here: this policy cannot be rolled out again." in page
+    assert f"{path / 'checkpoint' / 'policy.json'} is not here: this policy cannot be rolled out again." in page
     (path / "config.json").write_text(json.dumps(config))  # an Octo
-    page = write_report([path], tmp_path / "r.html", command="make").read_text()
-    assert f"{path / 'checkpoint'} is not here: this policy cannot be rolled out again." in page
     (path / "checkpoint").mkdir()
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path / 'checkpoint' / 'config.json'} is not here: this policy cannot be rolled out again." in page
+    (path / "checkpoint" / "config.json").write_text("{}")
     assert "is not here" not in write_report([path], tmp_path / "r.html", command="make").read_text()
+
+
+def test_evaluations_in_a_run_that_its_summary_does_not_name_are_named(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    assert "not looked at" not in write_report([path], tmp_path / "r.html", command="make").read_text()
+    for mark in ("rollouts/light/evaluation.json", "evaluation_stack/evaluation.json", "evaluation_all/variants.json"):
+        (path / mark).parent.mkdir()
+        (path / mark).write_text("{}")
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path}: not looked at: evaluation_all, evaluation_stack, rollouts/light (evaluations that its" in page
 
 
 def test_rollouts_without_their_records_are_said_to_be_so(tmp_path):

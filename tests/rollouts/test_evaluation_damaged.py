@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_evaluation_octo_policy import STATISTICS, observations
 
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.locks import alone
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
@@ -209,6 +210,10 @@ def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, na
 )
 def test_statistics_that_cannot_be_are_refused_by_their_key(run, kind, keys, value, named):
     folder = run(kind)
+    if kind == "octo":
+        change(
+            folder / "checkpoint" / "config.json", ("normalization",), "normal"
+        )  # of ours; upstream takes a std of 0
     change(folder / "checkpoint" / "dataset_statistics.json", keys, value)
     refused(folder, "dataset_statistics.json", named)
 
@@ -438,6 +443,43 @@ def test_a_run_that_lost_its_settings_does_not_act_otherwise_than_they_said(run,
     for given in (folder, folder / "checkpoint"):
         with pytest.raises(PolicyError, match=r"small has lost its config\.json: copy the run again$"):
             load_checkpoint(given)
+
+
+def test_settings_of_a_run_that_did_not_end_are_said_to_be_unsealed_but_not_to_its_training(run, capsys):
+    folder, said = run("small"), "summary.json is missing: edits of its run are not noticed"
+    load_checkpoint(folder)
+    assert f"note: {folder}/{said}" in capsys.readouterr().err
+    with alone(folder / ".lock", "it"):
+        load_checkpoint(folder)
+    assert said not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["octo", "small"])
+def test_what_is_kept_in_a_run_and_is_not_its_checkpoint_acts_as_it_says_itself(run, kind):
+    folder = run(kind)
+    own = load_checkpoint(shutil.copytree(folder / "checkpoint", folder / "mine"))
+    assert (own.task, own.policy.identity["execute"]) == (None, 1)
+    (folder / "best").symlink_to("checkpoint")
+    for at in ("checkpoint", "best"):
+        loaded = load_checkpoint(folder / at)
+        assert (loaded.task, loaded.policy.identity["execute"]) == ("stack", 2)
+
+
+def test_two_policies_in_one_folder_are_refused_and_both_named(run):
+    small, octo = run("small"), run("octo")
+    shutil.copytree(octo / "checkpoint", small / "both")
+    shutil.copytree(small / "checkpoint", small / "both", dirs_exist_ok=True)
+    refused(small / "both", "both is a small policy (policy.json) and an Octo (config.json, example_batch.msgpack); m")
+    for whole, inner, what in (
+        (octo, small, "an Octo (config.json, ex"),
+        (small, octo, "a small policy (policy.json)"),
+    ):
+        mixed = shutil.copytree(whole / "checkpoint", whole / "mixed")
+        shutil.copytree(inner / "checkpoint", mixed / "checkpoint")
+        said = f"mixed is {what}.* and holds another checkpoint/; give .*mixed/checkpoint, or move one away"
+        with pytest.raises(PolicyError, match=said.replace("(", r"\(").replace(")", r"\)")):
+            load_checkpoint(mixed)
+        assert load_checkpoint(mixed / "checkpoint").task is None
 
 
 @pytest.mark.parametrize("kind", ["octo", "small"])

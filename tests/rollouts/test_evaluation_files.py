@@ -717,11 +717,35 @@ def test_a_line_that_lost_its_seal_behind_one_that_has_it_is_named(tmp_path):
     file = tmp_path / "episodes.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for number in (0, 1):  # gap_vla 0.1 began it
-        old = [{key: value for key, value in one.items() if key != "seal" or n > number} for n, one in enumerate(lines)]
+        old = [one if n > number else {key: one[key] for key in LINE} for n, one in enumerate(lines)]
         file.write_text("".join(json.dumps(one) + "\n" for one in old))
         assert len(read_episodes(file)[0]) == 3
     file.write_text("".join(json.dumps(one) + "\n" for one in [lines[2], *old[:2]]))
     with pytest.raises(EvaluationError, match="line 2: without `seal`, which the lines before it have; remove the"):
+        read_episodes(file)
+    del lines[1]["checksum"]
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines[1:]))
+    assert len(read_episodes(file)[0]) == 2
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines[:2]))
+    with pytest.raises(EvaluationError, match="line 2: without `checksum`, which the lines before it have; remove the"):
+        read_episodes(file)
+
+
+@pytest.mark.parametrize(
+    "change", [{"phase": "insert"}, {"policy_seconds": 99_999}, {"success": True}, {"seal": None}, {"checksum": None}]
+)
+def test_an_edited_line_is_refused_and_one_in_another_form_is_not(tmp_path, change):
+    EpisodeLog(tmp_path, {}).append(EpisodeRecord(0, 5, False, 3, "reach", policy_seconds=2.0))
+    (tmp_path / "evaluation.json").unlink()
+    line = json.loads((file := tmp_path / "episodes.jsonl").read_text())
+    formed = {key: int(value) if key.endswith("_seconds") else value for key, value in sorted(line.items())}
+    file.write_text(json.dumps(formed, separators=(",", ":")))
+    assert read_episodes(file)[0][0].policy_seconds == 2
+    file.write_text(json.dumps({**line, **change}) + "\n")
+    said = (
+        r"episodes\.jsonl, line 1: not as it was written \(`checksum` is of other values\); copy the file again, or r"
+    )
+    with pytest.raises(EvaluationError, match=said):
         read_episodes(file)
 
 
@@ -774,6 +798,11 @@ def on_assembly(out, episodes=1):
     return evaluate(RandomPolicy(7), task, episodes=episodes, seed=0, out_dir=out, videos=0, workers=1, progress=False)
 
 
+def unchecked(lines):
+    """The only line of an evaluation, as before there were checksums."""
+    return {key: value for key, value in json.loads(lines.read_text()).items() if key != "checksum"}
+
+
 @pytest.fixture(scope="module")
 def one_episode(tmp_path_factory):
     """An evaluation of one, which no test changes."""
@@ -790,7 +819,7 @@ def test_a_failure_before_the_horizon_without_an_error_is_refused(one_episode, t
     with pytest.raises(EvaluationError, match=r"summary\.json says of layout_seeds other than .*episodes\.jsonl"):
         on_assembly(tmp_path)
     summary.unlink()
-    lines.write_text(json.dumps({**json.loads(lines.read_text()), "steps": 2}) + "\n")
+    lines.write_text(json.dumps({**unchecked(lines), "steps": 2}) + "\n")
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 ended without success or error before its"):
         on_assembly(tmp_path)
 
@@ -852,7 +881,7 @@ def test_keys_that_a_formatter_sorted_are_the_same_evaluation(tmp_path):
 def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(one_episode, tmp_path, change):
     shutil.copytree(one_episode, tmp_path, dirs_exist_ok=True)
     lines = tmp_path / "episodes.jsonl"
-    lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
+    lines.write_text(json.dumps(unchecked(lines) | change) + "\n")
     told = "layout_seed" if "episode" in change else next(iter(change))
     for summary in ([], [tmp_path / "summary.json"]):  # and as if it had been interrupted
         for path in summary:
