@@ -62,6 +62,16 @@ def alone(lock: Path | str, what: str, wait: bool = False, there: Path | None = 
                     fcntl.flock(stream, fcntl.LOCK_UN)  # a forked child has the file open for as long as it lives
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process, this one too, is `alone` there; a file that a killed one left is not held."""
+    try:
+        with open(lock) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
+
+
 def _made(lock: Path, tries: int = 100) -> tuple[int, bool]:
     """The open file, and whether it was not there."""
     how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -220,13 +221,14 @@ class StateLayout:
                 )
 
     def to_proprio(
-        self, state: Float[np.ndarray, "T S"], where: str = "state", *, check: bool = True
+        self, state: Float[np.ndarray, "T S"], where: str = "state", *, check: bool = True, named: bool = False
     ) -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
 
         Raises EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a
         robot measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show, or a
-        quaternion's length is not 1.
+        quaternion's length is not 1. Columns of which most are none, as of joints, stay as they are, with a note,
+        unless they are `named` a quaternion where they are stored: ρ cannot be found of them.
         """
         if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
             raise EpisodeError(
@@ -242,14 +244,8 @@ class StateLayout:
                     raise EpisodeError(
                         f"{where}: the state's {self.rotation_kind} reaches {most:g}; give radians: are these degrees?"
                     )
-            lengths = np.linalg.norm(turn, axis=1)
-            off = np.abs(lengths - 1) > UNIT_QUATERNION_TOLERANCE
-            if check and self.rotation_kind.startswith("quat") and off.any():
-                raise EpisodeError(
-                    f"{where}: the state's quaternion, from column {self.rotation} of arm {len(arms)} on, has length "
-                    f"{lengths[off.argmax()]:.4g} at step {off.argmax()}, not 1; give the layout of its columns, or "
-                    "repair or drop the episode"
-                )
+            if check and self.rotation_kind.startswith("quat"):
+                _require_unit(turn, f"from column {self.rotation} of arm {len(arms)} on", where, named)
             grip = arm[:, list(self.gripper)]
             grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
             position = arm[:, self.position : self.position + 3]
@@ -268,6 +264,23 @@ LAYOUTS: dict[str, StateLayout] = {
     "libero": StateLayout(rotation_kind="rotvec", gripper=(6, 7), width=8),
 }
 """Layouts of public data; `bridge`: xyz, roll pitch yaw, opening; `libero`: xyz, rotation vector, two fingers."""
+
+
+def _require_unit(turn: np.ndarray, place: str, where: str, named: bool) -> None:
+    lengths = np.linalg.norm(turn, axis=1)
+    off = np.abs(lengths - 1) > UNIT_QUATERNION_TOLERANCE
+    if 2 * off.sum() > len(off) and not named:
+        _tell_joints(place)
+    elif off.any():
+        said = f"has length {lengths[off.argmax()]:.4g} at step {off.argmax()}, not 1"
+        raise EpisodeError(f"{where}: the state's quaternion, {place}, {said}; repair or drop the episode")
+
+
+@functools.cache
+def _tell_joints(place: str) -> None:
+    """Once, of however many recordings."""
+    said = f"what is taken as a quaternion, {place}, is none in most steps: it stays as it is, and gives no ρ"
+    print(f"note: of the state, {said}; name the columns by a layout, if it holds a pose", flush=True)
 
 
 def to_quaternion(turn: Float[np.ndarray, "T R"], kind: str) -> Float[np.ndarray, "T 4"]:

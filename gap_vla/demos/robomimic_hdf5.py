@@ -294,7 +294,7 @@ class RobomimicHDF5(Source):
                         "another episode: repair or drop it"
                     )
             columns.append(rows)
-        return self._layout.to_proprio(np.concatenate(columns, axis=1), where)
+        return self._layout.to_proprio(np.concatenate(columns, axis=1), where, named=True)
 
 
 def _facts(item: h5py.Group) -> set[str]:

@@ -287,6 +287,11 @@ def write_checkpoint(
         _write_step(root / str(step), content)
 
 
+def _same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configs are of one model, whatever they say of its data, which a fine-tuning changes."""
+    return {**one, "dataset_kwargs": None} == {**other, "dataset_kwargs": None}
+
+
 def _write_beside(
     root: Path,
     config: Mapping[str, Any],
@@ -299,7 +304,7 @@ def _write_beside(
     for name, said in described.items():
         if not (root / name).exists() or Section.read(root / name, CheckpointError).values == json.loads(said):
             continue
-        if name != CONFIG or read_config(root) != json.loads(said):
+        if name != CONFIG or not _same_model(read_config(root), json.loads(said)):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     if (root / EXAMPLE_BATCH).exists():
         require_alike(root / EXAMPLE_BATCH, read_example_batch(root), native(example_batch))

@@ -82,21 +82,27 @@ def _said(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def as_finetuned(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the checkpoint in `root`, with the data's options of its fine-tuning, where those say how actions
-    were normalised.
+    """The config of the checkpoint in `root`; of one of upstream's, with the data's options of its fine-tuning, where
+    those say how actions were normalised."""
+    options = _options(root)
+    return {**config, **(options if "normalization" not in config and stated_normalizations(options) else {})}
 
-    Raises:
-        CheckpointError: they say several, what is none, or another than a config of ours.
-    """
-    options = {"dataset_kwargs": _finetuned(root).get("dataset_kwargs")}
-    if (said := stated_normalization(options, root / FINETUNED)) is None:
-        return dict(config)
-    if "normalization" not in config:
-        return {**config, **options}
-    if (own := stated_normalization(config, root / "config.json")) != said:
+
+def upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str | None:
+    """What the config of a checkpoint of upstream's says, as `as_finetuned` gives it; see `stated_normalization`."""
+    return stated_normalization(config, root / (FINETUNED if stated_normalizations(_options(root)) else "config.json"))
+
+
+def require_finetuned_alike(root: Path, own: str) -> None:
+    """Raises CheckpointError: beside a checkpoint of ours, which says its normalization, lies upstream's file of a
+    fine-tuning that says another."""
+    if (said := stated_normalization(_options(root), root / FINETUNED)) not in (None, own):
         what = f"its config.json says normalization {own}, {FINETUNED} {said}"
         raise CheckpointError(f"{root}: {what}; remove the one that is not of it")
-    return dict(config)
+
+
+def _options(root: Path) -> dict[str, Any]:
+    return {"dataset_kwargs": _finetuned(root).get("dataset_kwargs")}
 
 
 def contradictions(root: Path, window: int, statistics: Mapping[str, Any]) -> list[str]:

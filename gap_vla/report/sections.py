@@ -166,7 +166,7 @@ def runs_section(runs: list[Run]) -> str:
     bare = [run.lost for run in runs if run.summary and run.lost]
     told = [f"{file} is not here: this policy cannot be rolled out again." for file in bare]
     for run in runs:
-        if others := run.not_looked_at:
+        if run.summary and (others := run.not_looked_at):
             told.append(f"{run.path}: not looked at: {', '.join(others)} (evaluations that its summary does not name).")
         if DIGESTS not in run.summary:
             why = "version 0.1.0" if run.summary else "not finished"

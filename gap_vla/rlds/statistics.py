@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,14 @@ def unnormalize(
 
 
 def check_statistics(
-    statistics: Any, field: str, kind: str, where: str, error: type[UserError] = UserError, *, widest: int
+    statistics: Any,
+    field: str,
+    kind: str,
+    where: str,
+    error: type[UserError] = UserError,
+    *,
+    widest: int,
+    upstreams: bool = False,
 ) -> int:
     """Can one field of the statistics be normalised with? Asked once, where statistics come from a file.
 
@@ -148,6 +156,8 @@ def check_statistics(
         statistics: all fields; `field` is `action` or `proprio`.
         where: the file, for the message.
         widest: how many dimensions the network has; returned is how many the statistics have.
+        upstreams: of a checkpoint of upstream's, which takes dimensions that never varied for their mean (or limit);
+            a note names them.
 
     Raises:
         error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the
@@ -171,6 +181,12 @@ def check_statistics(
             raise error(f"{section.name(key)} is NaN or infinite at index {int(np.argmin(np.isfinite(vector)))}")
         vectors[key] = vector
     used = vectors.get("mask", np.ones(width)) != 0
+    spans = {"std": vectors["std"]} if kind == "normal" else {}
+    spans |= {ends[0]: vectors[ends[1]] - vectors[ends[0]]} if ends else {}
+    still = {key: used & (span >= 0) & (span <= _EPS) for key, span in spans.items()}
+    rested = [key for key, where_still in still.items() if upstreams and 0 < where_still.sum() < used.sum()]
+    for key in rested:
+        used = used & ~still[key]
     if kind == "normal" and (constant := used & (vectors["std"] <= _EPS)).any():
         index = int(np.argmax(constant))
         where = f"{section.name('std')} is {vectors['std'][index]:g} at index {index}"
@@ -183,9 +199,12 @@ def check_statistics(
         raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
     if ends and (resting := used & (vectors[ends[1]] - vectors[ends[0]] <= _EPS)).any():
         where = f"{section.name(ends[0])} is {ends[1]} at index {int(np.argmax(resting))}"
-        advice = "" if issubclass(error, CheckpointError) else "; take data.normalization normal"
-        raise error(f"{where}: what rests in nearly all steps has no range{advice}")
+        advice = "copy it again" if issubclass(error, CheckpointError) else "take data.normalization normal"
+        raise error(f"{where}: what rests in nearly all steps has no range; {advice}")
     _require_possible(section, vectors["mean"], used, _require_counts(root))
+    for key in rested:
+        what = f"{section.name(key)} says that index {', '.join(map(str, np.flatnonzero(still[key])))} never varied"
+        print(f"note: {what}; it is taken as upstream takes it", file=sys.stderr, flush=True)
     return width
 
 

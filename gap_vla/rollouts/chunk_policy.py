@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -111,6 +112,7 @@ class ChunkPolicy(abc.ABC):
         samples: whether the head draws its actions.
         details: entries for `identity`.
         source: the directory that it comes from, for messages and for whoever reads the result.
+        upstreams: see `check_statistics`.
 
     Attributes:
         cameras: through which the policy looks: `primary`, `wrist`.
@@ -146,6 +148,7 @@ class ChunkPolicy(abc.ABC):
         name: str = "",
         details: Mapping[str, Any] | None = None,
         source: str | None = None,
+        upstreams: bool = False,
     ) -> None:
         for what, value, least, most in (
             ("batch_size", batch_size, 1, MAX_BATCH),
@@ -159,9 +162,8 @@ class ChunkPolicy(abc.ABC):
             what = f"ensemble is {ensemble!r:.60}, execute {execute}"
             raise PolicyError(f"{what}; an ensemble, which is True or False, predicts anew at every step")
         where = f"{source or name}/dataset_statistics.json"
-        widths = {
-            "action": check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
-        }
+        check = functools.partial(check_statistics, statistics, upstreams=upstreams)
+        widths = {"action": check("action", normalization, where, CheckpointError, widest=action_dim)}
         for key, shape in inputs.items():
             if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
                 raise PolicyError(
@@ -169,7 +171,7 @@ class ChunkPolicy(abc.ABC):
                 )
         if "proprio" in inputs:
             width = inputs["proprio"][0]
-            found = check_statistics(statistics, "proprio", normalization, where, CheckpointError, widest=width)
+            found = check("proprio", normalization, where, CheckpointError, widest=width)
             if found < width:
                 raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
             widths["proprio"] = width

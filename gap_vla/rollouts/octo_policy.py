@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 REMEMBERED_TASKS = 16
 """Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
 
-_RESTING = 1e-8
-"""The greatest deviation of what did not vary; upstream adds as much to those that it divides by."""
-
 _SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
 
 
@@ -79,19 +76,18 @@ class OctoPolicy(ChunkPolicy):
             **options.pop("details", {}),
         }
         statistics = _statistics(model.dataset_statistics, "proprio" in inputs, dataset, source)
-        scaled = ["action", *inputs.keys() & {"proprio"}] if options.get("normalization", "normal") == "normal" else []
         super().__init__(
             inputs,
-            _with_resting(statistics, scaled if own is None else [], f"{source}/dataset_statistics.json"),
+            statistics,
             window=window + self._states - 1,
             horizon=built.action_horizon,
             action_dim=built.action_dim,
             samples=head["name"] in _SAMPLING_HEADS,
             name=name,
             details=details,
+            upstreams=own is None,
             **options,
         )
-        self._statistics = statistics
         if dataset is None and "action" in model.dataset_statistics and self.action_dim < built.action_dim:
             self._require_taught(head["name"], _taught(model.example_batch, built.action_dim))
         self._model = model
@@ -115,6 +111,7 @@ class OctoPolicy(ChunkPolicy):
             PolicyError: see the class.
         """
         from gap_vla.octo import OctoModel
+        from gap_vla.octo.normalization import require_finetuned_alike
 
         require_jax_device()
         root = local_directory(checkpoint)
@@ -124,6 +121,7 @@ class OctoPolicy(ChunkPolicy):
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
             own = stated.choice("normalization", NORMALIZATIONS)
+            require_finetuned_alike(Path(root), own)
             if (said := model.config.get("window_size", window)) != window:
                 what = f"its config.json says window_size {said}, its example batch has {window}"
                 raise CheckpointError(f"{checkpoint}: {what}; copy both again")
@@ -222,31 +220,12 @@ def _read(model: OctoModel) -> tuple[list[str], list[str]]:
 
 def _upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str:
     """As its fine-tuning or its training wrote it down; else `normal`, with a note."""
-    from gap_vla.octo.normalization import stated_normalization
+    from gap_vla.octo.normalization import upstreams_normalization
 
-    if said := stated_normalization(config, root / "config.json"):
+    if said := upstreams_normalization(root, config):
         return said
     print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
     return "normal"
-
-
-def _with_resting(statistics: Mapping[str, Any], keys: Sequence[str], where: str) -> dict[str, Any]:
-    """To be checked in the place of an upstream's: in these fields, a deviation of 0, which upstream takes, is one that
-    can be divided by, unless nothing varied. A note names them."""
-    checked = dict(statistics)
-    for key in keys:
-        if not isinstance(field := statistics.get(key), Mapping):
-            continue
-        std = np.asarray(field.get("std"))
-        used = np.asarray(field.get("mask", np.ones(std.shape, bool)))
-        if std.dtype.kind not in "fiu" or used.shape != std.shape or not (std[used != 0] > _RESTING).any():
-            continue
-        resting = (used != 0) & (std >= 0) & (std <= _RESTING)
-        if resting.any():
-            checked[key] = {**field, "std": np.where(resting, 2 * _RESTING, std)}
-            what = f"{key}.std is 0 at index {', '.join(map(str, np.flatnonzero(resting)))}"
-            print(f"note: {where}: {what}; taken as upstream takes it", file=sys.stderr, flush=True)
-    return checked
 
 
 def parameter_digest(params: Any) -> str:

@@ -92,9 +92,11 @@ class EpisodeRecord:
         return cls(**found.values)
 
     def checksum(self, seal: Any) -> str:
-        """By which its line, with this seal, is known to say what was written, in whatever order and form."""
-        said = [float(value) if key.endswith("_seconds") else value for key, value in vars(self).items()]
-        return hashlib.sha256(json.dumps([*said, str(seal)]).encode()).hexdigest()[:8]
+        """By which its line, with this seal, is known to say what was written, in whatever order and form; what is not
+        said (None), as what later versions add, does not count."""
+        said = {key: float(value) if key.endswith("_seconds") else value for key, value in vars(self).items()}
+        known = {key: value for key, value in said.items() if value is not None}
+        return hashlib.sha256(json.dumps([known, str(seal)], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import CheckpointError, Section, real_path
+from gap_vla.core.locks import is_held
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.seals import DIGESTS, EXPORTED, require_sealed
 from gap_vla.core.typed_config import STEPS
@@ -62,7 +63,7 @@ class TrainedRun:
             rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
             played = rollouts.section("policy", {}).values
             acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
-        elif not RunDirectory(path.parent).lock.exists():  # nobody is training it
+        elif not is_held(RunDirectory(path.parent).lock):  # nobody is training it
             print(f"note: {file} is missing: edits of its run are not noticed", file=sys.stderr)
         return cls(
             acted=acted,

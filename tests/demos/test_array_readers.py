@@ -16,7 +16,7 @@ import pytest
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos import open_source
+from gap_vla.demos import layout, open_source
 from gap_vla.demos.array_pickles import load_arrays
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.npz_folder import NpzFolder
@@ -64,9 +64,18 @@ def test_a_state_whose_columns_are_no_quaternion_is_refused(folder: Path, tmp_pa
         np.savez(folder / "demo_1.npz", **arrays)
     else:
         (folder / "demo_1.pkl").write_bytes(pickle.dumps({**arrays, "state": arrays["proprio"]}))
-    said = "quaternion, from column 3 of arm 0 on, has length 2 at step 4, not 1; give the layout"
+    said = "quaternion, from column 3 of arm 0 on, has length 2 at step 4, not 1; repair or drop the episode"
     with pytest.raises(EpisodeError, match=f"demo_1.*: the state's {said}"):
         list(open_source(folder, kind))
+
+
+def test_a_state_of_joints_is_taken_as_it_is_with_a_note(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    joints = np.random.default_rng(0).normal(size=(20, 9)).astype(np.float32)
+    _replace(folder, proprio=joints)
+    layout._tell_joints.cache_clear()
+    assert (open_source(folder, "npz")[1].proprio == joints).all()
+    open_source(folder, "npz")[1]
+    assert capsys.readouterr().out.count("from column 3 of arm 0 on, is none in most steps: it stays as it is") == 1
 
 
 def _replace(folder: Path, **changes: np.ndarray) -> None:

@@ -51,7 +51,9 @@ def test_a_column_that_rests_in_nearly_all_steps_has_no_bounds():
         checked(statistics, kind)
     with pytest.raises(UserError, match=r"action\.p01 is p99 at index 4: .*; take data\.normalization normal$"):
         checked(statistics, "bounds")
-    with pytest.raises(CheckpointError, match=r"at index 4: what rests in nearly all steps has no range$"):
+    with pytest.raises(
+        CheckpointError, match=r"at index 4: what rests in nearly all steps has no range; copy it again$"
+    ):
         check_statistics(statistics, "action", "bounds", "dataset_statistics.json", CheckpointError, widest=7)
 
 

@@ -452,6 +452,9 @@ def test_settings_of_a_run_that_did_not_end_are_said_to_be_unsealed_but_not_to_i
     with alone(folder / ".lock", "it"):
         load_checkpoint(folder)
     assert said not in capsys.readouterr().err
+    (folder / ".lock").write_text("process 1 on here\n")  # of a killed one
+    load_checkpoint(folder)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["octo", "small"])

@@ -338,8 +338,16 @@ def test_an_upstreams_column_that_never_varied_is_its_mean(model, capsys):
         policy.reset([0])
         acted.append(policy.act({**observations(1), "proprio": np.full((1, 9), 0.5, np.float32)}, [0])[0])
     np.testing.assert_allclose(acted[1], np.where(np.arange(7) == 2, 0.1, acted[0]), atol=1e-6)
-    where = "note: octo/dataset_statistics.json: {}.std is 0 at index 2; taken as upstream takes it\n"
-    assert capsys.readouterr().err == where.format("action") + where.format("proprio")
+    said = (
+        "note: octo/dataset_statistics.json: {}.std says that index 2 never varied; it is taken as upstream takes it\n"
+    )
+    assert capsys.readouterr().err == said.format("action") + said.format("proprio")
+    rests = {
+        key: {**field, "p99": np.where(np.arange(len(field["p99"])) == 2, field["p01"], field["p99"])}
+        for key, field in BOUNDED.items()
+    }
+    OctoPolicy(model.replace(dataset_statistics=rests), normalization="bounds")
+    assert capsys.readouterr().err.count("p01 says that index 2 never varied; it is taken as upstream takes it") == 2
     own = model.replace(config={**model.config, "normalization": "normal"}, dataset_statistics=still)
     never = {**still, "action": {**still["action"], "std": np.zeros(7)}}
     for refused in (own, model.replace(dataset_statistics=never)):
@@ -530,6 +538,9 @@ def test_what_upstream_says_of_each_dataset_of_a_mixture_is_read(model, tmp_path
     told = rf"{file} says .*{KIND} bounds and dataset_kwargs\[1\]\.{KIND} normal; leave what holds for"
     with pytest.raises(CheckpointError, match=told):
         OctoPolicy.load(tmp_path)
+    assert OctoPolicy.load(tmp_path, normalization="bounds").identity["normalization"] == "bounds"
+    loaded = OctoModel.load_pretrained(tmp_path)  # to train on from it
+    loaded.replace(config={**loaded.config, "dataset_kwargs": {}}).save_pretrained(step=8, checkpoint_path=tmp_path)
 
 
 def test_a_program_acts_and_saves_as_the_fine_tuning_said(model, tmp_path):

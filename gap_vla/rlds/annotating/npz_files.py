@@ -130,7 +130,7 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -
     widths = [arrays[name].shape[1:] for name in names]
     if widths[:2] != [(3,), (4,)] or widths[2] not in ((), (1,), (2,)):
         raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[arrays[n].shape for n in names]}")
-    return _parts_layout(arrays).to_proprio(state, str(file))
+    return _parts_layout(arrays).to_proprio(state, str(file), named=True)
 
 
 def _parts_layout(arrays: Mapping[str, np.ndarray]) -> StateLayout:

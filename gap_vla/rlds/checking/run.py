@@ -252,10 +252,11 @@ def _recordings(
         state, proprio, doubt = numbers.get(key or ""), None, ""
         if layout is not None and state is not None:
             proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
-            try:
-                layout.to_proprio(state, f"{key}", check=not layout.rotation_kind.startswith("quat"))
-            except EpisodeError as error:  # of angles; how long quaternions are, is a check of its own
-                doubt = str(error)
+            if not layout.rotation_kind.startswith("quat"):  # how long those are, is a check of its own
+                try:
+                    layout.to_proprio(state, f"{key}")
+                except EpisodeError as error:
+                    doubt = str(error)
         if (action := fields["action"]).ndim != 2:
             raise EpisodeError(
                 f"{version_dir}, {name}: a step of 'action' has shape {action.shape[1:]}, not one row of numbers; "
