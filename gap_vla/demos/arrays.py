@@ -65,7 +65,7 @@ def _each(
     if file.is_symlink() and not file.exists():
         advice = "mount or copy that, or remove the link"
         raise error(f"{file}: a link to {os.readlink(file)}, which is not there; {advice}")
-    unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
+    unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "copy or write it again", error)
     with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
         if before := min((member.header_offset for member in archive.infolist()), default=0):
             raise error(
@@ -101,8 +101,10 @@ def _behind_end(file: Path) -> int:
 
 def _array(stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
     shape, by_columns, dtype = _header(stream, member, where, error)
+    with refusing(where, "copy the file again", error):  # its checksum
+        held = stream.read()
     with refusing(where, "store plain numbers or text, and write it again", error):
-        return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")
+        return array_of(held, dtype, shape, "F" if by_columns else "C")
 
 
 def _header(

@@ -241,8 +241,11 @@ class StateLayout:
             if check and self.rotation_kind in ("euler_xyz", "rotvec"):
                 require_measured(turn, f"{where}: the state's {self.rotation_kind}, from column {self.rotation} on,")
                 if (most := np.abs(turn).max(initial=0)) > MOST_TURNED:
+                    step, column = np.argwhere(np.abs(turn) == most)[0]
+                    at = f"at step {step}, column {self.rotation + column} of arm {len(arms)}"
                     raise EpisodeError(
-                        f"{where}: the state's {self.rotation_kind} reaches {most:g}; give radians: are these degrees?"
+                        f"{where}: the state's {self.rotation_kind} reaches {most:g} {at}; give radians: are these "
+                        "degrees?"
                     )
             if check and self.rotation_kind.startswith("quat"):
                 _require_unit(turn, f"from column {self.rotation} of arm {len(arms)} on", where, named)
@@ -279,8 +282,8 @@ def _require_unit(turn: np.ndarray, place: str, where: str, named: bool) -> None
 @functools.cache
 def _tell_joints(place: str) -> None:
     """Once, of however many recordings."""
-    said = f"what is taken as a quaternion, {place}, is none in most steps: it stays as it is, and gives no ρ"
-    print(f"note: of the state, {said}; name the columns by a layout, if it holds a pose", flush=True)
+    said = f"what is taken as a quaternion, {place}, is none in most steps, so that no ρ can be found of it"
+    print(f"note: of the state, {said}; if it holds a pose, name its columns by the right layout", flush=True)
 
 
 def to_quaternion(turn: Float[np.ndarray, "T R"], kind: str) -> Float[np.ndarray, "T 4"]:

@@ -49,8 +49,9 @@ def read_index(described: Description, cameras: Collection[str]) -> tuple[list[E
     if not places:
         index = "meta/episodes/*.parquet" if described.version == "v3" else "meta/episodes.jsonl"
         raise EpisodeError(f"{root}: {index} lists no episodes; download the dataset again")
-    if len({place.index for place in places}) < len(places):
-        raise EpisodeError(f"{root}/meta: an episode is listed twice; download the index again")
+    for row, one, other in zip(rows[1:], places, places[1:]):
+        if one.index == other.index:
+            raise EpisodeError(f"{row.where}: episode {one.index} is listed twice; download the index again")
     for what, held, said in (
         ("episodes", len(places), described.episodes),
         ("frames", sum(place.length for place in places), described.steps),

@@ -75,7 +75,7 @@ def test_a_state_of_joints_is_taken_as_it_is_with_a_note(folder: Path, capsys: p
     layout._tell_joints.cache_clear()
     assert (open_source(folder, "npz")[1].proprio == joints).all()
     open_source(folder, "npz")[1]
-    assert capsys.readouterr().out.count("from column 3 of arm 0 on, is none in most steps: it stays as it is") == 1
+    assert capsys.readouterr().out.count("from column 3 of arm 0 on, is none in most steps, so that no ρ") == 1
 
 
 def _replace(folder: Path, **changes: np.ndarray) -> None:
@@ -653,3 +653,12 @@ def test_a_folder_of_pickles_is_opened_without_holding_all_of_their_arrays(tmp_p
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * 20 * 256 * 256 * 3
+
+
+def test_an_array_whose_checksum_is_another_is_to_be_copied_again(folder: Path) -> None:
+    file = folder / "demo_1.npz"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"proprio.npy") + 300] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(EpisodeError, match=r"demo_1.npz: .*Bad CRC-32 .*; copy or write it again$"):
+        open_source(folder, "npz")[1]

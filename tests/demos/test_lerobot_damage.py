@@ -568,3 +568,10 @@ def test_of_a_table_of_many_episodes_each_reads_its_own_row_group(
     pq.write_table(table.take([*range(12, len(table)), *range(12)]), file, row_group_size=12)
     with pytest.raises(EpisodeError, match="its rows are not in the order of 'episode_index'"):
         source.read(1, images=False)  # another table now
+
+
+def test_an_episode_that_the_index_lists_twice_is_named(tmp_path: Path) -> None:
+    file = copied("v21_video", tmp_path) / "meta" / "episodes.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[1] + "\n")
+    with pytest.raises(EpisodeError, match=r"episodes\.jsonl row 3: episode 1 is listed twice; download the index"):
+        open_source(file.parents[1], "lerobot")
