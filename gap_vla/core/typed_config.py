@@ -18,12 +18,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import ConfigError
 from gap_vla.core.foreign import shown
-
-
-class ConfigError(UserError, ValueError):
-    """A configuration that cannot be run; the message names the key, the value and the choices."""
 
 
 def choose(value: str, choices: Sequence[str], what: str, error: type[Exception] = ConfigError) -> str:
