@@ -25,6 +25,7 @@ READERS: dict[str, str] = {
     "lerobot": "gap_vla.demos.lerobot:LeRobot",
     "npz": "gap_vla.demos.npz_folder:NpzFolder",
     "pickle": "gap_vla.demos.array_pickles:ArrayPickles",
+    "rlds": "gap_vla.rlds.source:RLDS",
 }
 """Format name to `module:class`; a new format is one new file and one line here."""
 
