@@ -3,10 +3,8 @@ PYTHON ?= python3.11
 EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
-comma := ,
-$(foreach name,python extras config,$(if $(filter command,$(firstword $(origin $(name)))),$(error $(name)= has no effect; variables are PYTHON, EXTRAS and CONFIG, in capitals)))
 
-.PHONY: setup finetune debug demonstrations packages docs test run-tests test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
+.PHONY: setup finetune debug demonstrations packages docs test run-tests test-slow performance gpu test-lerobot wheel-check lint clean
 
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
 # So it must be kept: without it every process compiles torch, JAX and TensorFlow again.
@@ -70,17 +68,6 @@ run-tests: setup
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim
 	$(BIN)/python -m pytest -q -m slow tests/sim
-
-# Hostile calls with a table of what they did, and every stage killed, starved and doubled.
-corpus: setup
-	PYTHONPATH=tests $(BIN)/python tests/corpus/test_corpus.py
-
-chaos: setup
-	$(BIN)/python tests/chaos/chaos.py
-
-# Small wrong changes of the code, each with a test that must notice it.
-mutants: setup
-	$(BIN)/python tests/mutants/run.py
 
 # Every benchmark that needs nothing from outside, kept in results/performance; about half an hour of an idle machine.
 RECORD = $(BIN)/python benchmarks/record.py

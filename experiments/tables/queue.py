@@ -14,10 +14,10 @@ from typing import Any
 
 from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
+from gap_vla.core.cells import CellProcess
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, processor
 from gap_vla.core.locks import alone
-from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
 from gap_vla.report.comparison import evaluations_of, read_rollouts
 

@@ -10,12 +10,10 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from gap_vla.core.errors import UserError
 
 
 def digest(settings: Mapping[str, Any], length: int = 8) -> str:
@@ -29,35 +27,26 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def plain(value: Any, name: str, error: type[UserError] = UserError, number: Callable[[Any], Any] | None = None) -> Any:
-    """`value` as JSON holds it, every digit of it: arrays and sets become lists, dataclasses dictionaries, numpy's
-    numbers Python's (or what `number` makes of them, of dates and of bytes), and other objects their text. Raises
-    `error`, which names the part: an object whose text tells its place in memory, or less than it holds.
+def plain(value: Any, *_: Any, **__: Any) -> Any:
+    """`value` as JSON holds it: arrays and sets become lists, dataclasses dictionaries, other objects their text.
 
     >>> import numpy as np
-    >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2]), "axes": {2, 1}}, "options")
+    >>> plain({"sigma": np.float32(0.5), "dead_band": np.array([1e-9, 2]), "axes": {2, 1}})
     {'sigma': 0.5, 'dead_band': [1e-09, 2.0], 'axes': [1, 2]}
     """
-    tolist: Any = getattr(value, "tolist", None)
-    if value is None or isinstance(value, str | bool | int | float):
-        return tolist() if tolist else value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: plain(one, f"{name}.{key}", error, number) for key, one in value.items()}
-    if isinstance(value, list | tuple) or (tolist and getattr(value, "shape", None)):
-        return [plain(one, f"{name}[{place}]", error, number) for place, one in enumerate(value)]
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
     if isinstance(value, set | frozenset):
-        return sorted((plain(one, name, error, number) for one in value), key=json.dumps)
-    kind = getattr(getattr(value, "dtype", None), "kind", "O")
-    if tolist and kind in ("biufcmMSUOV" if number else "biufUOV"):
-        found = number(value) if number and kind in "biufcmMS" else tolist()
-        if not hasattr(found, "dtype"):  # as numpy's long numbers have, which no float holds
-            return plain(found, name, error, number)
-    text, table = str(value), hasattr(value, "__array__") and not tolist
-    if table or ((" at 0x" in text or "..." in text) and not isinstance(value, PurePath | bytes)):
-        raise error(f"{name} is {type(value).__name__}; give texts, numbers, lists or dictionaries of them")
-    return text
+        return sorted((plain(part) for part in value), key=json.dumps)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def public(address: str) -> str:

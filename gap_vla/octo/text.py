@@ -14,7 +14,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from gap_vla.core.foreign import CheckpointError, Section
-from gap_vla.core.hub import fetched
+from gap_vla.core.hub import fetched_file
 from gap_vla.core.typed_config import ConfigError
 
 DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
@@ -95,7 +95,7 @@ def tokenizer_file(name: str, directory: str | None = None) -> Path:
         if folder is not None and (Path(folder) / FILE).is_file():
             return Path(folder) / FILE
     try:
-        return fetched(name, [FILE]) / FILE
+        return fetched_file(name, FILE)
     except Exception as error:
         raise FileNotFoundError(
             f"tokenizer {name!r}: no file {(Path(name) / FILE).absolute()}, and no download "

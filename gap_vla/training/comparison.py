@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.cells import CellProcess
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.marks import made_by, suffix_of
 from gap_vla.core.outputs import claim, write_output
-from gap_vla.core.processes import CellProcess
 from gap_vla.core.run_settings import of_result
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.config import Experiment
