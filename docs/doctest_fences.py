@@ -13,16 +13,9 @@ class DoctestFences(griffe.Extension):
 
 
 def fenced(text: str) -> str:
-    """Every paragraph that begins with `>>>` as a block.
+    """Every paragraph that begins with `>>>` as a block, also an indented one.
 
-    >>> print(fenced("One.\\n\\n>>> 1 + 1\\n2\\n\\nTwo."))
-    One.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    Two.
+    >>> fenced("One.\\n\\n    >>> 1 + 1\\n    2\\n\\nTwo.")
+    'One.\\n\\n    ```pycon\\n    >>> 1 + 1\\n    2\\n    ```\\n\\nTwo.'
     """
-    return re.sub(r"^(>>> .*(?:\n.+)*)", r"```pycon\n\1\n```", text, flags=re.M)
+    return re.sub(r"^( *)(>>> .*(?:\n\1\S.*)*)", r"\1```pycon\n\1\2\n\1```", text, flags=re.M)
