@@ -14,14 +14,15 @@ from gap_vla.core.errors import command
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, variant_spec
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 
     parser = command_parser(__doc__)
     add = parser.add_argument
     add("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
     kept = "number of successful episodes to keep (default: 100)"
     add("--episodes", type=whole(1, MANY, "each takes seconds"), default=100, help=kept)
-    add("--out", type=Path, required=True, help="HDF5 file to write; must not exist")
+    add("--out", type=Path, required=True, help="HDF5 file to write")
+    add("--overwrite", action="store_true", help="replace the file, its contact sheet and its video")
     add("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
     add("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
     recorded = "pictures to record: primary, wrist, `primary wrist`, or none (default: primary)"
@@ -42,22 +43,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.refuse_idle("without cameras", "image_size", *(["show"] if options.show else []))
     if "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
-    variant_spec(options.variant).require_shown(options.cameras, options.camera)
-    from gap_vla.core.outputs import OutputError
-    from gap_vla.drawing.video import working_ffmpeg
+    from gap_vla.core.files import claim
     from gap_vla.sim.collection import collect_demos
-    from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
+    from gap_vla.sim.contact_sheet import contact_sheet, video
 
-    pictures: list[Path] = []
-
-    def draw(whole: Path) -> None:
-        claim_pictures(options.out)  # another collection may have written a file of the same name meanwhile
-        pictures.extend(make(whole, options.out, options.show) for make in (contact_sheet, video))
-
+    sheet, film = options.out.with_suffix(".png"), options.out.with_suffix(".mp4")
+    if draw := bool(options.show and options.cameras):
+        for path in (sheet, film):
+            claim(path, overwrite=options.overwrite)
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
-    if options.show and options.cameras:
-        claim_pictures(options.out)
-        working_ffmpeg(options.out, OutputError, writes=True)
-        asked["shown"] = draw
     print(collect_demos(**asked, n=options.episodes, progress=not options.quiet))
-    print(*pictures, sep="\n", end="\n" if pictures else "")
+    if draw:
+        print(contact_sheet(options.out, sheet, options.show), video(options.out, film, options.show), sep="\n")

@@ -168,18 +168,12 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shown(variants: Sequence[str], cameras: Sequence[str], view: str) -> list[str]:
-    """Those that can be seen in these pictures; of several, the others are named and left out."""
-    from gap_vla.sim import UnknownNameError, variant_spec
+    """The variants that differ from the default in what the policy is given: looks need pictures."""
+    from gap_vla.sim import variant_spec
 
-    kept = []
-    for variant in variants:
-        try:
-            variant_spec(variant).require_shown(cameras, view)
-            kept.append(variant)
-        except UnknownNameError as error:
-            if len(variants) == 1:
-                raise
-            print(f"note: left out: {str(error).partition(';')[0]}", file=sys.stderr)
+    kept = [name for name in variants if cameras or not variant_spec(name).only_looks]
+    for name in kept:
+        variant_spec(name).require_view(view)
     return kept
 
 

@@ -1,22 +1,47 @@
 """Simulated manipulation tasks with scripted experts that know their phases, and rendering that costs milliseconds.
 
-Light to import: the simulators are loaded by the first call of `make`. Importing this package registers the tasks
-with gymnasium (`gymnasium.make("gap_vla/Threading-v0")`).
+    import gap_vla.sim as sim
+
+    env = sim.make("threading", image_size=64)
+    observation, info = env.reset(seed=0)
+    expert = sim.make_expert(env, seed=0)
+    observation, reward, terminated, truncated, info = env.step(expert.act())
+
+The simulators are loaded by the first call of `make`. Importing this package registers the tasks with gymnasium
+(`gymnasium.make("gap_vla/Threading-v0")`).
 """
 
-from gap_vla.core.lazy import exports
-from gap_vla.sim.specs import register_with_gymnasium
+from typing import Any
 
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "rendering_backend": "RenderingError require_rendering",
-        "specs": "TASK_NAMES TaskSpec UnknownNameError task_spec",
-        "variants": "VARIANT_NAMES Variant variant_spec",
-        "collection": "collect_demos",
-        "environment": "ActionError SimEnv make",
-        "expert": "Expert make_expert",
-    },
-)
+from gap_vla.sim.rendering_backend import require_rendering
+from gap_vla.sim.specs import TASK_NAMES, TaskSpec, register_with_gymnasium, task_spec
+from gap_vla.sim.variants import VARIANT_NAMES, Variant, variant_spec
+
+__all__ = [
+    "TASK_NAMES",
+    "VARIANT_NAMES",
+    "TaskSpec",
+    "Variant",
+    "collect_demos",
+    "make",
+    "make_expert",
+    "require_rendering",
+    "task_spec",
+    "variant_spec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The names whose modules need a simulator."""
+    if name in ("SimEnv", "make"):
+        from gap_vla.sim import environment as module
+    elif name in ("Expert", "make_expert"):
+        from gap_vla.sim import expert as module
+    elif name == "collect_demos":
+        from gap_vla.sim import collection as module
+    else:
+        raise AttributeError(f"gap_vla.sim has no {name}")
+    return getattr(module, name)
+
 
 register_with_gymnasium()

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import concurrent.futures
+import functools
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from gap_vla.core.errors import is_full_disk, keeping, message_of
-from gap_vla.core.foreign import finite, whole
-from gap_vla.core.identity import digest
-from gap_vla.core.locks import alone
-from gap_vla.core.marks import HDF5, closed_in, others_in
-from gap_vla.core.outputs import claim
-from gap_vla.core.resources import require_disk, require_memory
-from gap_vla.core.typed_config import EPISODES
-from gap_vla.core.whole import clear_leftovers
-from gap_vla.sim.attempts import KEPT, CollectionError, finished, piece, play, seed_of, stopped
-from gap_vla.sim.recording import LAYOUT_VERSION, assemble, require_of
+import numpy as np
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.files import claim, file_lock, read_json, write_json
+from gap_vla.core.processes import worker_pool
+from gap_vla.core.progress import Progress
+from gap_vla.sim.demonstration import demonstrate
+from gap_vla.sim.environment import SimEnv, make
+from gap_vla.sim.recording import LAYOUT_VERSION, assemble, write_demonstration
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
-
-_OWN = r"lock|attempt_\d{6,}\.(hdf5|failed)"
-"""Names in the folder of finished episodes."""
 
 
 def collect_demos(
@@ -40,10 +35,10 @@ def collect_demos(
     action_noise: float = 0.0,
     workers: int = 2,
     variant: str = "default",
+    overwrite: bool = False,
     progress: bool = True,
-    shown: Callable[[Path], object] = lambda whole: None,
 ) -> Path:
-    """Writes the expert's first `n` successful episodes to an HDF5 file in robomimic's layout.
+    """Writes the expert's first `n` successful episodes to an HDF5 file in robomimic's layout; returns `out`.
 
     Attempts are numbered, and attempt k always plays the same episode; those that fail are counted and left out.
     The result does not depend on the number of workers. Finished episodes lie in `<out>.parts` until all are
@@ -52,119 +47,113 @@ def collect_demos(
     Args:
         task: short name (`gap_vla.sim.TASK_NAMES`).
         n: number of demonstrations.
-        out: file to write; it must not exist.
-        seed: of the collection; 32 bits.
+        out: file to write.
+        seed: of the collection.
         image_size, cameras, camera, variant: as in `gap_vla.sim.make`.
         action_noise: standard deviation of the disturbance of executed actions; the recorded label (`actions`) is
             the expert's clean action, `executed_actions` what was done.
         workers: processes. Call it from a script's `if __name__ == "__main__"`: they are spawned.
+        overwrite: whether an existing file may be replaced.
         progress: report to stderr.
-        shown: is given the whole file before it is at `out`, so that pictures made there are there when it is.
-
-    Returns:
-        `out`.
 
     Raises:
-        OutputError: `out` exists or is no name of an HDF5 file.
-        CollectionError: a number beyond its bounds, the parts of another collection are in the way, a worker died, or
-            the expert hardly ever succeeds.
-        InUseError: another process is collecting into the same file.
-        UnknownNameError: task, variant or camera.
-        RenderingError: no OpenGL library.
+        ConfigError: an unknown task, variant or camera.
+        UserError: `out` exists, the parts are of other settings, no OpenGL library is installed, or the expert hardly
+            ever succeeds.
     """
-    out = Path(out)
-    spec = task_spec(task)
+    out, spec = Path(out), task_spec(task)
     spec.require_cameras(cameras, camera)
-    variant_spec(variant).require_shown(cameras, camera)
-    for what, number, least, most in (("n", n, 1, EPISODES.most), ("workers", workers, 1, 1024)):
-        whole(what, number, least, int(most), CollectionError)
-    seed = whole("seed", seed, 0, 2**32 - 1, CollectionError)
-    image_size = whole("image_size", image_size, 1, 4096, CollectionError)
-    action_noise = finite("action_noise", action_noise, 0, 1, CollectionError)
+    variant_spec(variant).require_view(camera)
     if cameras:
         require_rendering()
-    claim(out, "demos", overwrite=None, suffixes=HDF5)
-    env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
+    claim(out, overwrite=overwrite)
+    scene = dict(image_size=int(image_size), cameras=list(cameras), camera=camera, variant=variant)
     settings = {
         "layout_version": LAYOUT_VERSION,
         "pictures_version": spec.pictures_version,
-        "env_kwargs": env_kwargs,
+        "env_kwargs": scene,
         "task": task,
         "variant": variant,
         "language_instruction": spec.instruction,
         "phase_names": list(spec.phases),
         "control_hz": spec.control_hz,
-        "action_noise": action_noise,
-        "collection_seed": seed,
+        "action_noise": float(action_noise),
+        "collection_seed": int(seed),
     }
-    folder, made = out.with_name(out.name + ".parts"), digest(settings)
-    try:
-        with keeping(f"any finished episodes are in {folder}, the same command continues"), _parts(folder, made):
-            done = finished(folder)
-            missing = n - sum(outcome == KEPT for outcome in done.values())
-            if missing > 0:
-                require_space(task, missing, image_size, len(cameras), workers, folder)
-            if done and progress:
-                print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
-            arguments = task, env_kwargs, action_noise, folder, made
-            play(n, seed, min(workers, n), arguments, done, progress)
-            kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
-
-            def before_it_is_there(whole: Path) -> None:
-                shown(whole)
-                claim(out, "demos", overwrite=None, suffixes=HDF5)  # nobody may have put a file there meanwhile
-
-            counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
-            assemble(
-                {piece(folder, attempt, KEPT): seed_of(seed, attempt) for attempt in kept},
-                out,
-                env_name=spec.gymnasium_id,
-                settings=settings,
-                counts=counts,
-                shown=before_it_is_there,
-            )
-            # what somebody put there meanwhile stays, and all that lies beside it
-            if own := not others_in(folder, _OWN) and not closed_in(folder):
-                with keeping(f"{out} is whole, and what is left of {folder} may be deleted"):
-                    shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # network file systems keep the open lock, and its folder
-        if own and folder.exists():
-            print(f"note: {folder} cannot be removed; {out} is whole and needs it no more", flush=True)
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        raise stopped(message_of(error), folder) from error
+    parts = out.with_name(f"{out.name}.parts")
+    with file_lock(parts / "lock", str(out)):
+        if not (parts / "settings.json").exists():
+            write_json(parts / "settings.json", settings)
+        elif read_json(parts / "settings.json") != settings:
+            raise UserError(f"{parts} holds episodes of other settings; give those again, or delete it")
+        try:
+            kept, attempts = _play(task, n, seed, scene, action_noise, parts, workers, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"finished episodes are kept in {parts}, the same command continues") from None
+        counts = {"attempts": attempts, "failures": attempts - n}
+        assemble(kept, out, env_name=spec.gymnasium_id, arms=spec.n_arms, settings=settings, counts=counts)
+    shutil.rmtree(parts)
     return out
 
 
-def require_space(task: str, episodes: int, image_size: int, cameras: int, workers: int, folder: Path) -> None:
-    """Refuses a collection that the machine cannot hold.
+def seed_of(seed: int, attempt: int) -> int:
+    """Of an attempt's layout, far from the small numbers that evaluations count through."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
 
-    Each worker is a simulator and keeps one episode's pictures; half of what is recorded reaches the disk, compressed.
-    A demonstration has about half as many steps as the task's horizon, and pictures 3 bytes a pixel.
 
-    Raises:
-        ResourceError: with the numbers.
+def _play(
+    task: str,
+    n: int,
+    seed: int,
+    scene: dict[str, Any],
+    action_noise: float,
+    parts: Path,
+    workers: int,
+    progress: bool,
+) -> tuple[list[Path], int]:
+    """Plays attempts until `n` have succeeded; returns their files and the number of attempts.
+
+    Attempts are played in rounds, of as many as are still missing, so that none is superfluous.
     """
-    spec, processes = task_spec(task), min(workers, episodes)
-    episode = spec.horizon / 2 * 3.0 * cameras * image_size**2
-    require_memory(
-        {f"{processes} simulators": processes * (spec.memory() + episode)}, "lower the workers, or the image size"
-    )
-    require_disk(
-        {f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "lower their number, or the image size"
-    )
+    kept: list[Path] = []
+    attempts = 0
+    shown = Progress(task, n, "demonstration", quiet=not progress)
+    with worker_pool(min(workers, n)) as pool:
+        while len(kept) < n:
+            numbers = range(attempts, attempts + n - len(kept))
+            files = [parts / f"attempt_{number:06d}.hdf5" for number in numbers]
+            games = [
+                pool.submit(_attempt, task, scene, seed_of(seed, number), action_noise, file)
+                for number, file in zip(numbers, files)
+                if not (file.exists() or file.with_suffix(".failed").exists())
+            ]
+            there = len(kept) + sum(file.exists() for file in files)
+            for game in concurrent.futures.as_completed(games):
+                there += game.result()
+                shown.update(there)
+            attempts += len(files)
+            kept += [file for file in files if file.exists()]
+            failures = attempts - len(kept)
+            if failures >= 20 and failures > 9 * len(kept):
+                raise UserError(
+                    f"{task}: the expert failed in {failures} of {attempts} attempts (action_noise={action_noise}, "
+                    f"{scene['variant']}); use less noise or another variant"
+                )
+    shown.close()
+    return kept, attempts
 
 
-@contextlib.contextmanager
-def _parts(folder: Path, made: str) -> Iterator[None]:
-    """Opens the folder of finished episodes, alone, and only if all are whole and of the settings with this digest."""
-    own = not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink())  # else no lock is put into it
-    with alone(folder / "lock", str(folder)) if own else contextlib.nullcontext():
-        if others := others_in(folder, _OWN):  # under the lock: what another process is writing comes and goes
-            raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
-        for path in sorted(folder.glob("attempt_*")):
-            require_of(path, made)
-        clear_leftovers(folder)
-        yield
+def _attempt(task: str, scene: dict[str, Any], seed: int, action_noise: float, file: Path) -> bool:
+    """Plays one episode in a worker; leaves its file, or, if it failed, an empty one with the suffix `.failed`."""
+    demo = demonstrate(_environment(task, **{**scene, "cameras": tuple(scene["cameras"])}), seed, action_noise)
+    if demo.success:
+        write_demonstration(file, demo)
+    else:
+        file.with_suffix(".failed").touch()
+    return demo.success
+
+
+@functools.lru_cache(maxsize=1)
+def _environment(task: str, **scene: Any) -> SimEnv:
+    """This process's simulator, which is made once."""
+    return make(task, **scene)

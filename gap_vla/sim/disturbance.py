@@ -48,8 +48,7 @@ def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> di
     mujoco.mj_getState(model, data, kept, everything)
     try:
         shift_objects(inner.world, offset)
-        poses = {camera: inner.camera_pose(camera) for camera in inner.cameras}
-        return {f"image_{camera}": inner.renderer.draw(data, pose) for camera, pose in poses.items()}
+        return {f"image_{camera}": inner.picture(camera) for camera in inner.cameras}
     finally:
         mujoco.mj_setState(model, data, kept, everything)
         mujoco.mj_forward(model, data)

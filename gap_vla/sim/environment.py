@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import locale
-import os
 import string
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from gap_vla.core.config import choose
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import one_line, shown, whole
-from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View
-from gap_vla.sim.rendering import FastRenderer, check_owner
-from gap_vla.sim.rendering_backend import RenderingError, draw_nothing, require_rendering
-from gap_vla.sim.specs import SETTLE_STEPS, TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.rendering import FastRenderer
+from gap_vla.sim.rendering_backend import draw_nothing, require_rendering
+from gap_vla.sim.specs import CAMERAS, SETTLE_STEPS, TaskSpec, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import World
 
 _REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
 """Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
-
-
-class ActionError(UserError, ValueError):
-    """An action that cannot be executed; the message says what was found."""
 
 
 class SimEnv(gymnasium.Env):
@@ -48,6 +40,7 @@ class SimEnv(gymnasium.Env):
         task, variant: what this environment is.
         world: the simulator behind it (privileged: experts and tests only).
         cameras: those whose pictures are part of the observation.
+        image_size: height and width of these pictures.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
@@ -64,14 +57,13 @@ class SimEnv(gymnasium.Env):
     ) -> None:
         self.task, self.variant, self.world = spec, variant, world
         self.metadata = {**self.metadata, "render_fps": spec.control_hz}
-        self._image_size = image_size
+        self.image_size = image_size
         self.cameras = [camera for camera in CAMERAS if camera in cameras]
         self._views = {"primary": view, "wrist": world.wrist}
-        self._renderer: FastRenderer | None = None
-        self._owner = os.getpid(), threading.current_thread()
+        self._renderers: dict[int, FastRenderer] = {}
         self._quaternions: np.ndarray | None = None
         self._steps = self._held = 0
-        self._success, self._over, self._closed = False, True, False
+        self._success, self._over = False, True
         self.episode_seed = -1
         spaces: dict[str, gymnasium.Space] = {
             f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -88,15 +80,11 @@ class SimEnv(gymnasium.Env):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts the episode that `seed` names: the same one in every process, whatever happened before.
 
-        Without a seed the next one is drawn from the generator that the last seed started. Raises UserError for a
-        seed that is no whole number of 32 bits, and for options: there are none.
+        Without a seed the next one is drawn from the generator that the last seed started.
         """
-        self._require_open()
-        if options:
-            raise UserError(f"reset() knows no option {', '.join(map(str, options))}; give make() what differs")
-        own = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
-        super().reset(seed=own)
-        self.episode_seed = int(self.np_random.integers(2**31)) if own is None else own
+        seed = None if seed is None else int(seed)  # gymnasium takes no numpy integers
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
         rng = np.random.default_rng(self.episode_seed)
         self.world.episodes += 1
         self.world.reset(rng)
@@ -111,14 +99,11 @@ class SimEnv(gymnasium.Env):
         """Executes one action. Returns (observation, reward, terminated, truncated, info).
 
         Raises:
-            ActionError: wrong width, NaN or infinite.
-            RenderingError: called in another process or thread than the one that made the environment.
-            RuntimeError: before the first reset, after the episode's end, or closed.
+            UserError: an action of another width, NaN or infinite.
+            RuntimeError: before the first reset, or after the episode's end.
         """
-        self._require_open()
         if self._over:
-            begun = self.episode_seed >= 0
-            raise RuntimeError("the episode is over; call reset()" if begun else "call reset() before the first step")
+            raise RuntimeError("call reset() before the next step: no episode has begun, or it is over")
         self.world.step(self._checked(action))
         self._steps += 1
         now = self.world.succeeded()
@@ -132,46 +117,40 @@ class SimEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """The primary picture of the present state, also where no picture is part of the observation."""
-        return self.renderer.draw(self.world.data, self.camera_pose())
+        return self.picture("primary")
+
+    def picture(self, camera: str = "primary", size: int | None = None) -> UInt8[np.ndarray, "size size 3"]:
+        """The picture of a camera in the present state, in another size if asked for: 256 pixels for people's eyes.
+
+        The observation's own pictures stay what they are.
+        """
+        return self._renderer(size or self.image_size).draw(self.world.data, self.camera_pose(camera))
 
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
-        if self.episode_seed < 0:
-            raise RuntimeError("call reset() before the first picture")
-        return self._views[choose(camera, CAMERAS, "camera", UnknownNameError)].pose(self.world.data)
+        return self._views[choose(camera, CAMERAS, "camera")].pose(self.world.data)
 
     @property
     def renderer(self) -> FastRenderer:
-        """This environment's renderer, made when first needed."""
-        self._require_open()
-        if self._renderer is None:
+        """The renderer of the observation's pictures, made when first needed."""
+        return self._renderer(self.image_size)
+
+    def _renderer(self, size: int) -> FastRenderer:
+        if size not in self._renderers:
             metaworld = self.task.family == "metaworld"
-            self._renderer = FastRenderer(
-                self.world.model,
-                self._image_size,
-                groups=self.world.groups,
-                sites=metaworld,
-                blend_mipmaps=metaworld,
+            self._renderers[size] = FastRenderer(
+                self.world.model, size, groups=self.world.groups, sites=metaworld, blend_mipmaps=metaworld
             )
-        return self._renderer
+        return self._renderers[size]
 
     def close(self) -> None:
-        """Frees the OpenGL context and the simulator; `reset`, `step` and `render` raise RuntimeError from then on."""
-        check_owner(self._owner)
-        self._closed = True
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Frees the OpenGL contexts and the simulator."""
+        while self._renderers:
+            self._renderers.popitem()[1].close()
         self.world.close()
 
-    def _require_open(self) -> None:
-        check_owner(self._owner)
-        if self._closed:
-            raise RuntimeError("the environment is closed; make another")
-
     def _observe(self) -> dict[str, Any]:
-        data = self.world.data
-        images = {f"image_{c}": self.renderer.draw(data, self.camera_pose(c)) for c in self.cameras}
+        images = {f"image_{camera}": self.picture(camera) for camera in self.cameras}
         proprio = self._continuous(self.world.proprio())
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 
@@ -184,18 +163,12 @@ class SimEnv(gymnasium.Env):
         return proprio
 
     def _checked(self, action: Any) -> np.ndarray:
-        what, array = f"{self.task.name}, step {self._steps}: the action", np.asarray(action)
-        if array.dtype.kind not in "fiu" or np.ma.is_masked(action):
-            raise ActionError(f"{what} is {'masked' if np.ma.is_masked(action) else array.dtype}, not numbers")
-        array = array.astype(np.float64)
-        if array.shape != (self.task.action_dim,):
-            raise ActionError(
-                f"{what} has shape {array.shape}, expected ({self.task.action_dim},): 7 per arm (delta xyz, delta "
-                "rotation vector, gripper)"
+        array = np.asarray(action, np.float64)
+        if array.shape != (self.task.action_dim,) or not np.isfinite(array).all():
+            raise UserError(
+                f"{self.task.name}, step {self._steps}: the action is {array.tolist()}; "
+                f"give {self.task.action_dim} finite numbers (per arm delta xyz, delta rotation vector, gripper)"
             )
-        if not np.isfinite(array).all():
-            where = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise ActionError(f"{what} is NaN or infinite at index {where}: {array.tolist()}")
         return np.clip(array, -1.0, 1.0)
 
     def _info(self) -> dict[str, Any]:
@@ -224,7 +197,7 @@ def make(
         cameras: pictures in the observation, of `primary` and `wrist`; `()` draws nothing and needs no OpenGL.
         variant: `gap_vla.sim.VARIANT_NAMES`.
         camera: the view of `primary`: the task's own `near`, or a camera of the simulator's model by name.
-        seed: from which `reset()` without a seed draws its episodes, as after `reset(seed=seed)`, whose own is another.
+        seed: from which `reset()` without a seed draws its episodes.
         render_mode: gymnasium's; `render()` returns the primary picture in either case.
 
     >>> env = make("assembly", cameras=())
@@ -233,34 +206,19 @@ def make(
     (9,)
 
     Raises:
-        UserError: `image_size` is no size, `seed` no whole number of 32 bits, or the program's locale has no decimal
-            point, with which MuJoCo misreads the meshes of robosuite.
-        UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
-        RenderingError: pictures are asked for and no OpenGL library is there (names the apt package), or the simulator
-            refuses a variable such as `MUJOCO_EGL_DEVICE_ID`.
+        ConfigError: an unknown task, variant, camera or view; lists the names.
+        UserError: pictures are asked for and no OpenGL library is there; names the apt package.
     """
-    spec, chosen = task_spec(name), variant_spec(variant)
-    if cameras is None or isinstance(cameras, str):
-        raise UserError(f"cameras is {shown(cameras)}; give a list, as ('primary',); () draws no pictures")
-    image_size, cameras = whole("image_size", image_size, 1, 4096), tuple(cameras)
-    seed = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
+    spec, chosen, cameras = task_spec(name), variant_spec(variant), tuple(cameras)
     spec.require_cameras(cameras, camera)
     chosen.require_view(camera)
-    if render_mode is not None:
-        choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
     try:
         require_rendering()
-    except RenderingError:
+    except UserError:
         if cameras:
             raise
         draw_nothing()
-    if spec.family == "robosuite" and (point := locale.localeconv()["decimal_point"]) != ".":
-        advice = 'locale.setlocale(locale.LC_NUMERIC, "C")'
-        raise UserError(f"numbers have a {point!r} in this program's locale, with which meshes are misread: {advice}")
-    try:
-        module = importlib.import_module(spec.module)
-    except AssertionError as error:  # of robosuite: an odd variable, as of a GPU that is none of the visible ones
-        raise RenderingError(f"{name}'s simulator cannot be loaded: {one_line(error)}") from error
+    module = importlib.import_module(spec.module)
     world: World = getattr(module, spec.class_name)(spec, chosen)
     view = world.near if camera == "near" else StockView(camera)
     env = SimEnv(spec, chosen, world, image_size, cameras, view)

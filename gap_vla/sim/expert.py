@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import whole
 from gap_vla.sim.world import Goal, World
 
 OPEN, CLOSE = -1.0, 1.0
@@ -158,10 +157,5 @@ def make_expert(env: Any, *, seed: int) -> Expert:
         env: from `gap_vla.sim.make` or `gymnasium.make`, after `reset`.
         seed: of the expert's style (speed, heights), so that demonstrations are not copies of each other.
 
-    Raises:
-        UserError: `seed` is no whole number of 32 bits.
-        RuntimeError: before the environment's first reset.
     """
-    if env.unwrapped.episode_seed < 0:
-        raise RuntimeError("call reset() before the expert is made")
-    return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(whole("seed", seed, 0, 2**32 - 1))))
+    return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(seed)))

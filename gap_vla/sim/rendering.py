@@ -1,10 +1,9 @@
-"""A renderer that leaves out what makes software OpenGL slow, and that says so instead of hanging when misused."""
+"""A renderer that leaves out what makes software OpenGL slow, and raises instead of hanging after a fork."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Iterable
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from gap_vla.core.errors import UserError
 from gap_vla.sim.cameras import CameraPose
-from gap_vla.sim.rendering_backend import RenderingError, require_no_second_llvm, require_rendering
+from gap_vla.sim.rendering_backend import require_no_second_llvm, require_rendering
 
 _HIDDEN_GROUP = 5
 """A geom group that is never shown. Groups are for the eye only: contacts use contype and conaffinity."""
@@ -51,7 +51,7 @@ class FastRenderer:
             computes a textured picture in two thirds of the time.
 
     Raises:
-        RenderingError: no OpenGL library, or this process was forked from one that had already drawn.
+        UserError: no OpenGL library, or this process was forked from one that had already drawn.
     """
 
     def __init__(
@@ -71,29 +71,23 @@ class FastRenderer:
         from gap_vla.sim.culling import Culling
 
         if _process_with_context not in (None, os.getpid()):
-            raise RenderingError(
-                f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
-                "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
+            raise UserError(
+                "this process was forked from one that had already drawn pictures, and OpenGL would hang; start "
+                "workers with multiprocessing.get_context('spawn')"
             )
         self.owner = os.getpid(), threading.current_thread()
         self._model, self._culling = model, Culling(model, groups)
         pixels = size * _SUPERSAMPLE
-        quality = model.vis.quality
-        kept = quality.offsamples, quality.shadowsize
+        quality, buffer = model.vis.quality, model.vis.global_
+        kept = quality.offsamples, quality.shadowsize, buffer.offwidth, buffer.offheight
         quality.offsamples, quality.shadowsize = 0, 0  # read once, when the context is made
-        model.vis.global_.offwidth = max(pixels, model.vis.global_.offwidth)
-        model.vis.global_.offheight = max(pixels, model.vis.global_.offheight)
-        said, told = "", sys.unraisablehook
-        sys.unraisablehook = lambda _: None  # MuJoCo cannot close what it has not made whole, and would say so
+        buffer.offwidth, buffer.offheight = max(pixels, buffer.offwidth), max(pixels, buffer.offheight)
         try:
             self._renderer = mujoco.Renderer(model, pixels, pixels)
         except Exception as error:  # EGL reports a missing driver in many ways
-            said = f"no OpenGL context could be made: {error}; see gap_vla.sim.require_rendering"
+            raise UserError(f"no OpenGL context could be made ({error}); see gap_vla.sim.require_rendering") from error
         finally:
-            sys.unraisablehook = told
-            quality.offsamples, quality.shadowsize = kept
-        if said:
-            raise RenderingError(said)
+            quality.offsamples, quality.shadowsize, buffer.offwidth, buffer.offheight = kept
         _process_with_context = os.getpid()
         if not blend_mipmaps:
             _read_nearest_mipmap(self._renderer._mjr_context)
@@ -129,7 +123,7 @@ class FastRenderer:
         return np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1)
 
     def _aim(self, data: Any, camera: CameraPose) -> None:
-        check_owner(self.owner)
+        self._require_owner()
         model = self._model
         groups = model.geom_group.copy(), model.site_group.copy()
         model.geom_group[self._culling.geoms(data, camera)] = _HIDDEN_GROUP
@@ -141,6 +135,13 @@ class FastRenderer:
             top = eye.frustum_near * np.tan(np.radians(camera.fovy) / 2)
             eye.frustum_bottom, eye.frustum_top, eye.frustum_center = -top, top, 0.0
             eye.frustum_width = top
+
+    def _require_owner(self) -> None:
+        if self.owner != (os.getpid(), threading.current_thread()):
+            raise UserError(
+                "an OpenGL context belongs to the process and the thread that made it; make the environment inside "
+                "the worker, and start workers with multiprocessing.get_context('spawn')"
+            )
 
     def close(self) -> None:
         """Frees the OpenGL context; the renderer cannot be used any more."""
@@ -158,17 +159,3 @@ def _read_nearest_mipmap(context: Any) -> None:
         target = GL.GL_TEXTURE_2D if flat else GL.GL_TEXTURE_CUBE_MAP
         GL.glBindTexture(target, int(texture))
         GL.glTexParameteri(target, GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR_MIPMAP_NEAREST)
-
-
-def check_owner(owner: tuple[int, threading.Thread]) -> None:
-    """Raises RenderingError unless this is the process and thread `(os.getpid(), threading.current_thread())`."""
-    if owner[0] != os.getpid():
-        raise RenderingError(
-            f"made in process {owner[0]}, used in process {os.getpid()}: an OpenGL context does not survive a fork "
-            "(it would hang). Make the environment inside the worker, and start workers with 'spawn'"
-        )
-    if owner[1] is not threading.current_thread():  # a new thread may get the number of one that has ended
-        raise RenderingError(
-            "made in one thread, used in another: an OpenGL context belongs to one thread. Make one environment per "
-            "thread, or better one per process"
-        )

@@ -7,18 +7,10 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Literal
 
-from gap_vla.core.episode import PROPRIO_PER_ARM
-from gap_vla.core.errors import UserError
-from gap_vla.core.typed_config import CAMERAS, choose
+from gap_vla.core.columns import DELTA, POSE, Columns
+from gap_vla.core.config import choose
 
-ACTION_PER_ARM = 7
-"""Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""
-
-
-class UnknownNameError(UserError, ValueError):
-    """A name that is not in a registry; the message lists the names that are."""
-
-
+CAMERAS = ("primary", "wrist")
 SETTLE_STEPS = 5
 """Steps that an episode goes on after its first success, so that its end can be seen (and must hold)."""
 
@@ -57,14 +49,22 @@ class TaskSpec:
         return 1 + SETTLE_STEPS
 
     @property
+    def columns(self) -> Columns:
+        """Of the state, per arm: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
+        return POSE.times(self.n_arms)
+
+    @property
+    def action_columns(self) -> Columns:
+        """Of the action, per arm: delta xyz, delta rotation vector (both world frame), gripper; all in [-1, 1]."""
+        return DELTA.times(self.n_arms)
+
+    @property
     def proprio_dim(self) -> int:
-        """9 per arm: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
-        return PROPRIO_PER_ARM * self.n_arms
+        return self.columns.width
 
     @property
     def action_dim(self) -> int:
-        """7 per arm: delta xyz, delta rotation vector (both world frame), gripper; all in [-1, 1]."""
-        return ACTION_PER_ARM * self.n_arms
+        return self.action_columns.width
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -75,12 +75,10 @@ class TaskSpec:
         return ("near", "frontview", "birdview", "agentview", "sideview", *arms)
 
     def require_cameras(self, cameras: Sequence[str], view: str) -> None:
-        """Raises UnknownNameError for cameras other than `primary` and `wrist`, one twice, or an unknown view."""
+        """Raises ConfigError for cameras other than `primary` and `wrist`, or an unknown view."""
         for camera in cameras:
-            choose(camera, CAMERAS, "camera", UnknownNameError)
-            if [*cameras].count(camera) > 1:
-                raise UnknownNameError(f"camera {camera} is named twice; name each once")
-        choose(view, self.views, "view", UnknownNameError)
+            choose(camera, CAMERAS, "camera")
+        choose(view, self.views, "view")
 
     @property
     def pictures_version(self) -> int:
@@ -176,10 +174,9 @@ def task_spec(name: str) -> TaskSpec:
     >>> task_spec("handover").action_dim
     14
 
-    Raises:
-        UnknownNameError: lists the names that exist.
+    Raises ConfigError, which lists the names, for another.
     """
-    return _BY_NAME[choose(name, TASK_NAMES, "task", UnknownNameError)]
+    return _BY_NAME[choose(name, TASK_NAMES, "task")]
 
 
 def register_with_gymnasium() -> None:

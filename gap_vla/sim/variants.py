@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-from gap_vla.core.foreign import whole
-from gap_vla.core.typed_config import choose
-from gap_vla.sim.specs import UnknownNameError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Variant:
 
     def seeds(self, n: int) -> range:
         """The variant's first `n` evaluation seeds, at most 100,000: no two variants share one."""
-        return range(self.first_seed, self.first_seed + whole("n", n, 0, 100_000))
+        return range(self.first_seed, self.first_seed + n)
 
     @property
     def only_looks(self) -> bool:
@@ -48,17 +47,9 @@ class Variant:
         return self.name != "default" and (self.positions, self.size) == ("default", 1.0)
 
     def require_view(self, view: str) -> None:
-        """Raises UnknownNameError for a camera of the simulator's model, if it would have to be moved."""
+        """Raises ConfigError for a camera of the simulator's model, if it would have to be moved."""
         if self.camera and view != "near":
-            raise UnknownNameError(f"variant {self.name} moves the task's own view, not {view!r}; take the view near")
-
-    def require_shown(self, cameras: Collection[str], view: str) -> None:
-        """Raises UnknownNameError where pictures of these cameras would be those of the default, and `require_view`."""
-        seen = "primary" in cameras if self.camera else bool(cameras)
-        if self.only_looks and not seen:
-            camera = "the primary camera" if self.camera else "cameras"
-            raise UnknownNameError(f"variant {self.name} is one of looks, not seen without {camera}; leave it out")
-        self.require_view(view)
+            raise ConfigError(f"variant {self.name} moves the task's own view, not {view!r}; take the view near")
 
 
 _VARIANTS = (
@@ -84,10 +75,9 @@ def variant_spec(name: str) -> Variant:
     >>> variant_spec("light").seeds(3)
     range(600000, 600003)
 
-    Raises:
-        UnknownNameError: lists the names that exist.
+    Raises ConfigError, which lists the names, for another.
     """
-    return _BY_NAME[choose(name, VARIANT_NAMES, "variant", UnknownNameError)]
+    return _BY_NAME[choose(name, VARIANT_NAMES, "variant")]
 
 
 Ranges = Mapping[str, tuple[float, float]]

@@ -78,7 +78,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
             raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
         for layouts in config.eval.layouts():
-            variant_spec(layouts.variant).require_shown(config.demos.cameras, config.demos.camera)
+            variant_spec(layouts.variant).require_view(config.demos.camera)
         require_rendering()
         if config.eval.videos:
             working_ffmpeg(directory.rollouts, ConfigError, writes=True)
