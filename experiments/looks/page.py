@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from experiments.looks.kept import require_takeover
 from gap_vla.core.foreign import content, parsed, refusing
-from gap_vla.drawing.figures import COLORS, figure_with, svg
-from gap_vla.drawing.markup import chart_image, command_block, escaped, html_table, note
+from gap_vla.drawing.figures import COLORS, chart, figure_with
+from gap_vla.drawing.markup import command_block, html_table, note
 from gap_vla.report.comparison import words
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.summary import told_cut_short
@@ -17,7 +19,7 @@ LOWEST = -0.25
 """Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
 
 
-def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple[str, str, Markup]]:
     """Key, title and HTML of each section, empty where there is nothing to show: of what `probe_runs` returned, and of
     the takeovers that lie in the runs.
     """
@@ -28,9 +30,9 @@ def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple
     ]
 
 
-def probe_section(probe: Mapping[str, Any] | None) -> str:
+def probe_section(probe: Mapping[str, Any] | None) -> Markup:
     if not probe:
-        return ""
+        return Markup()
     told = note(
         f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
         "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
@@ -41,8 +43,12 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
     )
     if still := probe.get("still"):
         told += note(f"Not asked for, since it stands still in these episodes: {', '.join(still)}.")
-    chart = chart_image(probe_chart(probe), "probe results")
-    return chart + html_table(_probe_rows(probe)) + told + command_block(probe["command"])
+    return (
+        chart(probe_chart(probe), "probe results")
+        + html_table(_probe_rows(probe))
+        + told
+        + command_block(probe["command"])
+    )
 
 
 def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
@@ -75,9 +81,9 @@ def _beyond_proprioception(found: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {name: [of_run.get(name) for of_run in flat] for name in names}
 
 
-def silenced_section(probe: Mapping[str, Any] | None) -> str:
+def silenced_section(probe: Mapping[str, Any] | None) -> Markup:
     if not probe or not probe.get("branch_losses"):
-        return ""
+        return Markup()
     rows = [["held-out loss of", "windows", "both branches", "vision alone", "proprioception alone"]]
     for label, found in probe["branch_losses"].items():
         for part in found["both"]:
@@ -91,7 +97,7 @@ def silenced_section(probe: Mapping[str, Any] | None) -> str:
     return html_table(rows) + told + command_block(probe["command"])
 
 
-def takeovers_section(runs: Sequence[Run]) -> str:
+def takeovers_section(runs: Sequence[Run]) -> Markup:
     parts = []
     for run in runs:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
@@ -106,12 +112,12 @@ def takeovers_section(runs: Sequence[Run]) -> str:
                 )
                 if lost := told_cut_short({one["window"]: one.get("simulator_errors") for one in found["windows"]}):
                     told += note(lost)
-                chart = chart_image(takeover_chart(found), "change of success for each window")
-            parts += [f"<h3>{escaped(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
-    return "".join(parts)
+                drawn = chart(takeover_chart(found), "change of success for each window")
+            parts += [Markup("<h3>{}</h3>").format(title), drawn, told, command_block(settings.get("command", ""))]
+    return Markup().join(parts)
 
 
-def probe_chart(result: Mapping[str, Any]) -> str:
+def probe_chart(result: Mapping[str, Any]) -> Any:
     """R² of each object before the grasp, and AUC of steps near a switch of phase, with bootstrap intervals."""
     labels = result["labels"]
     objects = list(dict.fromkeys(name for found in result["probes"].values() for name in found["positions"]))
@@ -136,10 +142,10 @@ def probe_chart(result: Mapping[str, Any]) -> str:
         axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
         axes.grid(axis="x", color="#eeeeee")
     row[0].set_yticks(range(len(labels)), list(reversed(labels)))
-    return svg(figure)
+    return figure
 
 
-def takeover_chart(result: Mapping[str, Any]) -> str:
+def takeover_chart(result: Mapping[str, Any]) -> Any:
     """Change of success for each window, with paired intervals."""
     windows = [w for w in result["windows"] if w["window"] != "never"]
     figure, ((axes,),) = figure_with(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
@@ -152,4 +158,4 @@ def takeover_chart(result: Mapping[str, Any]) -> str:
     axes.set_xticks(range(len(windows)), [w["window"] for w in windows], rotation=35, ha="right")
     axes.set_ylabel("change of success, points")
     axes.grid(axis="y", color="#eeeeee")
-    return svg(figure)
+    return figure

@@ -12,10 +12,11 @@ from jaxtyping import Float
 
 from experiments.looks.linear_probe import probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import ProbeData, read_probe_data
+from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import write_output
 from gap_vla.core.seals import EXPORTED
 from gap_vla.demos.fields import resized
-from gap_vla.report.runs import ReportError, Run
+from gap_vla.report.runs import Run
 from gap_vla.rollouts.recordings import require_scene
 
 UNTRAINED = "untrained"
@@ -31,13 +32,13 @@ HEARD = ("both", "vision", "proprio")
 
 def features_of(policy: Any, images: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n d"]:
     """Visual features of single frames by a `SmallPolicy`, from uint8[N, h, w, 3] for each `image_<camera>`, which are
-    resized to the policy's size. Raises ReportError: it looks through no camera, or one that the pictures lack.
+    resized to the policy's size. Raises UserError: it looks through no camera, or one that the pictures lack.
     """
     import torch
 
     keys = [f"image_{camera}" for camera in policy.cameras]
     if not keys or not set(keys) <= set(images):
-        raise ReportError(f"the policy looks through {keys or 'no camera'}; the demonstrations have {sorted(images)}")
+        raise UserError(f"the policy looks through {keys or 'no camera'}; the demonstrations have {sorted(images)}")
     found = []
     with torch.inference_mode():
         for start in range(0, len(images[keys[0]]), AT_ONCE):
@@ -211,7 +212,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
         `command`. The last label is an untrained network of the first run's architecture.
 
     Raises:
-        ReportError: no run has visual features.
+        UserError: no run has visual features.
         PolicyError: the demonstrations are of another view than a run's.
         ProbeError: the demonstrations do not fit.
     """
@@ -232,7 +233,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str) -> 
             paths[run.label] = str(run.path)
             first = first or policy
     if first is None:
-        raise ReportError("none of the runs is a small policy that sees; only those can be probed")
+        raise UserError("none of the runs is a small policy that sees; only those can be probed")
     features[UNTRAINED] = features_of(_untrained(first), data.images)
     labels = list(features)
     probes = {label: probe(found, data) for label, found in features.items()}

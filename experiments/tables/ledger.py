@@ -17,8 +17,7 @@ from gap_vla.core.identity import flat
 from gap_vla.core.measurements import require_losses, require_measurements
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
-from gap_vla.report.comparison import Rollouts, require_asked
-from gap_vla.report.contradictions import require_between
+from gap_vla.report.comparison import Rollouts
 from gap_vla.sim.specs import TASK_NAMES
 
 FINISHED, FAILED = "finished", "failed"
@@ -136,8 +135,6 @@ def _read(path: Path) -> Entry:
         found = Section.read(path)
         _require_sound(found, path.stem)
         entry = Entry.from_json(found.values)
-        if entry.status == FINISHED and (asked := found.section("config", {}).section("eval", {})).values:
-            require_asked(found, entry.variants, asked)
         if (entry.config or entry.status == FINISHED) and found.text("config_hash") != (
             own := config_hash(entry.config)
         ):
@@ -168,7 +165,6 @@ def _require_sound(found: Section, name: str) -> None:
     for part in ("validation", "gradients"):
         require_measurements(found.section(part, {}))
         require_losses(found.section(part, {}), config.values, "loss", "copy it again")
-        require_between(found.section(part, {}), "copy it again")
     account = found.section("account", {})
     account.section("machine", {}).whole("jobs", 1, MANY, 1)
     if "time" in account:

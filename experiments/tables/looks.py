@@ -16,11 +16,11 @@ from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.runs import ReportError
 from gap_vla.rollouts.statistics import mcnemar
 from gap_vla.rollouts.summary import told_cut_short
 
@@ -91,7 +91,7 @@ class Looks:
             raise LedgerError(f"{path} is no look; {advice}")
         try:
             require_sound(found, str(path))
-        except ReportError as error:
+        except UserError as error:
             raise LedgerError(f"{error}; {advice}") from None
         return found
 

@@ -15,7 +15,6 @@ from typing import Any
 from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from gap_vla.core.cells import CellProcess
-from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit, processor
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import duration
@@ -176,9 +175,9 @@ class _Queue:
     def _entry(self, run: _Running) -> Entry:
         cell, error = run.cell, run.process.error
         summary: dict[str, Any] = run.process.result or {}
-        variants = {} if error else read_rollouts(Section(summary, cell.name))
-        evaluations = evaluations_of(Section(summary, cell.name)) if variants else {}
-        cut_short = {v: one.values.get("simulator_errors") for v, one in evaluations.items()}
+        variants = {} if error else read_rollouts(summary)
+        evaluations = evaluations_of(summary) if variants else {}
+        cut_short = {v: one.get("simulator_errors") for v, one in evaluations.items()}
         if not error and not variants:
             error = "the run was not rolled out (eval.episodes is 0)"
         stages = summary.get("seconds", {})

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.tables.cells import Cell
-from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, LedgerError, Stale
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Stale
 from experiments.tables.tables import IN, Block
-from gap_vla.report.comparison import Comparison, compare, require_comparable, words
+from gap_vla.report.comparison import Comparison, compare, words
 from gap_vla.report.comparison_render import in_points
 from gap_vla.rollouts.statistics import PairedDifference
 
@@ -37,7 +37,6 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     read = [(cell, *ledger.judged(cell)) for cell in own]
     found = [(cell, None if reasons else entry) for cell, entry, reasons in read]
     finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
-    require_comparable([(f"{ledger.directory}/{e.cell}.json", e.seed, e.validation, {}) for e in finished], LedgerError)
     stale = [Stale(cell, entry, reasons) for cell, entry, reasons in read if entry is not None and reasons]
     outdated = {one.cell.name for one in stale}
     by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.files import replacing
 
 STRIP = 6  # height of the ρ strip, pixels of the enlarged frame
 LARGEST = 256  # pixels of a frame's longer side; larger ones are thinned out, and none is enlarged beyond that

@@ -1,22 +1,24 @@
-"""What is drawn of an episode: frames at its change points over ρ and its signals, as a picture or a video."""
+"""An episode as a picture, a video or a page: frames at its change points over ρ and its signals."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import itertools
-import sys
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from markupsafe import Markup
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line
-from gap_vla.core.outputs import writing
-from gap_vla.core.progress import PATIENCE, Progress
-from gap_vla.drawing.figures import COLORS, saved
+from gap_vla.core.files import replacing
+from gap_vla.drawing.figures import COLORS, saved, svg_text
+from gap_vla.drawing.markup import render
 from gap_vla.drawing.video import write_video
 
 CHANGE, SWITCH, BELOW_RHO, BAND = "#cc2222", "#333333", "#c7dbfa", "#f2f4f7"
@@ -27,7 +29,8 @@ SIDE, STRIP, LABEL = 384, 96, 16
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Lines over the steps of an episode, label to f64[T], and what they are, with its unit; `ρ` goes from 0 to 1."""
+    """Lines over the steps of an episode, label to f64[T]; `name` says the quantity and its unit. `ρ` goes from 0 to
+    1."""
 
     name: str
     lines: Mapping[str, np.ndarray]
@@ -55,20 +58,16 @@ class EpisodeView:
 
     @classmethod
     def of(cls, episode: Episode, **others: Any) -> EpisodeView:
-        """All cameras, ρ, change points and phases of an episode, under its name; `others` are fields that are
-        something else.
-        """
-        return cls(
-            **{
-                "title": episode.name,
-                "length": len(episode),
-                "frames": dict(sorted(episode.images.items())),
-                "rho": episode.rho,
-                "change_points": np.flatnonzero(() if episode.change_point is None else episode.change_point),
-                "phases": episode.phase,
-                **others,
-            }
-        )
+        """All cameras, ρ, change points and phases of an episode, under its name; `others` replace fields."""
+        fields = {
+            "title": episode.name,
+            "length": len(episode),
+            "frames": dict(sorted(episode.images.items())),
+            "rho": episode.rho,
+            "change_points": np.flatnonzero(() if episode.change_point is None else episode.change_point),
+            "phases": episode.phase,
+        }
+        return cls(**{**fields, **others})
 
     def __len__(self) -> int:
         return self.length
@@ -132,7 +131,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
         dashed = "; dashed: true switches" if view.phases is not None else ""
         axes.set_xlabel(f"step (red: change points{dashed})", fontsize=8)
     if with_frames and view.title:
-        figure.suptitle(one_line(view.title, 150), fontsize=9)
+        figure.suptitle(view.title[:150], fontsize=9)
     return figure
 
 
@@ -161,7 +160,7 @@ def _phases(view: EpisodeView) -> Iterator[tuple[int, int]]:
 def _name_phases(axes: Any, view: EpisodeView) -> None:
     """The names of the true phases above a plot, where there is room for them."""
     for start, end in _phases(view):
-        name = one_line(view.phases[start])  # type: ignore[index]
+        name = str(view.phases[start])  # type: ignore[index]
         if 700 * (end - start) / len(view) > 4 * len(name):
             place = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
             axes.text((start + end) / 2, 1.02, name, fontsize=7, color=SWITCH, **place)
@@ -172,9 +171,9 @@ def episode_png(view: EpisodeView, dpi: int = 120) -> bytes:
     return saved(episode_figure(view), dpi=dpi, format="png", metadata={"Software": None})
 
 
-def write_picture(view: EpisodeView, path: Path, kind: str = "episode") -> Path:
-    """Writes `episode_figure` as PNG, a `kind` of output of `gap_vla.core.outputs`."""
-    with writing(path, kind) as temporary:
+def write_picture(view: EpisodeView, path: Path) -> Path:
+    """Writes `episode_figure` as PNG."""
+    with replacing(path) as temporary:
         temporary.write_bytes(episode_png(view))
     return path
 
@@ -184,8 +183,8 @@ def write_episode_video(view: EpisodeView, path: Path, *, fps: float = 20) -> Pa
     time. Raises EpisodeError: the episode has no camera images.
     """
     if view.shown_frames is None:
-        raise EpisodeError(f"{view.title}: no camera images, so no video; write the page or the picture instead")
-    return write_video(path, video_frames(view), "episode", fps=fps)
+        raise EpisodeError(f"{view.title}: no camera images, so no video; write a page or a picture instead")
+    return write_video(path, video_frames(view), fps=fps)
 
 
 def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
@@ -194,9 +193,7 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
 
     assert view.shown_frames is not None
     strip = Image.fromarray(_rho_strip(view))
-    progress = Progress("draw", len(view), "picture", after=PATIENCE, out=sys.stderr)
     for step, frame in enumerate(view.shown_frames):
-        progress.update(step)
         canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
         scale = SIDE / max(frame.shape[:2])
         size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
@@ -206,7 +203,7 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
         x = round(4 + (SIDE - 8) * step / max(len(view) - 1, 1))
         draw.line([(x, SIDE + LABEL), (x, SIDE + STRIP)], fill="black", width=2)
         rho = "" if view.rho is None else f"   rho {view.rho[step]:.2f}"
-        phase = "" if view.phases is None else f"   {one_line(view.phases[step], 60)}"
+        phase = "" if view.phases is None else f"   {str(view.phases[step])[:60]}"
         draw.text((4, SIDE + 1), f"step {step}{rho}{phase}", fill="black")
         yield np.asarray(canvas)
 
@@ -223,3 +220,44 @@ def _rho_strip(view: EpisodeView) -> np.ndarray:
     axes.set_axis_off()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def episodes_page(title: str, views: Sequence[EpisodeView], *before: Markup) -> str:
+    """The page of some episodes: a slider moves through frames and plots.
+
+    Args:
+        before: pieces of the page above the episodes.
+    """
+    return render(
+        "drawing/templates/episodes.html",
+        title=title,
+        parts=before,
+        switches=any(view.phases is not None for view in views),
+        episodes=[_on_page(view) for view in views],
+    )
+
+
+def _on_page(view: EpisodeView) -> dict[str, Any]:
+    frames = view.shown_frames
+    data = {
+        "steps": len(view),
+        "start": int(view.change_points[0]) if len(view.change_points) else 0,
+        "rho": None if view.rho is None else [round(float(r), 4) for r in view.rho],
+        "phases": None if view.phases is None else [str(name) for name in view.phases],
+        "frames": None if frames is None else [_jpeg(frame) for frame in frames],
+    }
+    figure = episode_figure(view, with_frames=False)
+    text = svg_text(figure, fonts="none")
+    idle = r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| font-family: [^;]*;'
+    plots = Markup(re.sub(idle, "", text[text.index("<svg") :], flags=re.DOTALL))
+    place = figure.axes[0].get_position()  # where the cursor moves, as shares of the width; known once it is drawn
+    ends = {"left": f"{place.x0:.4f}", "right": f"{place.x1:.4f}"}
+    return {"title": view.title, "facts": view.facts, "data": data, "plots": plots, **ends}
+
+
+def _jpeg(frame: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=88)
+    return base64.b64encode(buffer.getvalue()).decode()

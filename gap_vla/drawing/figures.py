@@ -1,15 +1,15 @@
-"""One style for charts: colours, axes, and SVG images that need nothing from elsewhere."""
+"""One style for charts: colours, axes, and images that need nothing from elsewhere."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from gap_vla.drawing.markup import data_uri
 
@@ -29,45 +29,40 @@ def distinct(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def line_style(color: str, marker: str) -> dict[str, Any]:
-    """What `distinct` gives, for a line: the first marker, which every line would have, is left away."""
+    """A look of `distinct` for a line; the first marker, which every line would have, is left away."""
     return {"color": color} if marker == MARKERS[0] else {"color": color, "marker": marker, "ms": 4, "markevery": 0.1}
 
 
+def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A matplotlib figure of this size (inches) and its axes, always as an array [rows, columns]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in panels.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
 def saved(figure: Any, **options: Any) -> bytes:
-    """What `figure.savefig` writes with these options. Names in it are not ours to choose: $ begins no formula, and
-    letters that Matplotlib's font lacks become boxes without a warning for each.
-    """
+    """The bytes that `figure.savefig` writes with these options. A $ in a name begins no formula."""
     import matplotlib
 
     for text in figure.findobj(matplotlib.text.Text):
         text.set_parse_math(False)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+    with matplotlib.rc_context({"text.parse_math": False}):
         figure.savefig(buffer, **options)
     return buffer.getvalue()
 
 
 def save_picture(figure: Any, path: Path, dpi: int = 130) -> None:
-    """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
+    """Writes a PNG of 64 colours; the same bytes for the same figure."""
     from PIL import Image
 
     drawn = saved(figure, dpi=dpi, format="png", metadata={"Software": None})
     with Image.open(io.BytesIO(drawn)) as image:
         image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
-
-
-def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A matplotlib figure of this size (inches) and its axes, always as an array [rows, columns]."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    panels = figure.subplots(rows, columns, squeeze=False, **options)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
 
 
 def svg_text(figure: Any, fonts: str = "path") -> str:
@@ -87,8 +82,14 @@ def svg(figure: Any) -> str:
     return data_uri(svg_text(figure).encode(), "image/svg+xml")
 
 
+def chart(figure: Any, alt: str) -> Markup:
+    """The figure as an image of a page."""
+    return Markup('<img class="chart" alt="{}" src="{}">').format(alt, svg(figure))
+
+
 def value_axis(axes: Any) -> None:
-    """`log_axis` for what is plotted; where that has zeros, linear below its least other value; if negative, linear."""
+    """A logarithmic axis for what is plotted; linear below the least positive value if there are zeros, and linear
+    throughout if there are negative values."""
     values = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), float) for line in axes.lines)])
     values = values[np.isfinite(values)]
     positive = values[values > 0]
@@ -99,9 +100,7 @@ def value_axis(axes: Any) -> None:
 
 
 def log_axis(axes: Any, least: float = 0.0) -> None:
-    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten; below `least`, if given, linear,
-    beginning with 0, with labels at the powers of ten.
-    """
+    """Logarithmic with a grid, labelled at 1, 2 and 5 times the powers of ten; linear below `least`, if given."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
 
     if least:

@@ -1,23 +1,52 @@
-"""The report's figures, as SVG images that need nothing from elsewhere."""
+"""Charts of what runs measured while they trained."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from gap_vla.drawing.figures import distinct, figure_with, line_style, svg, value_axis
+from gap_vla.drawing.figures import distinct, figure_with, line_style, value_axis
 from gap_vla.report.runs import Run, by_method
 
 PARTS = {"transition": "-", "consistent": "--"}
 """Line style of steps with ρ > 0.5, and of the others."""
 
+CURVES = {
+    "train/loss": "training loss",
+    "val/action_mse": "held-out action error",
+    "train/gradient_norm": "gradient norm",
+}
+"""Measurements that every kind of run takes, and what they are called."""
 
-def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
-    """One panel per measurement (key to title), one line per run, one colour per method."""
-    methods = by_method(list(runs))
-    shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
+BRANCH_PANELS = (
+    (
+        "parameter gradient, as the optimizer gets it",
+        ("branch/{branch}_gradient", "train/grad_norm/{branch}"),
+        "The parameter gradient is taken after GAP has scaled it.",
+    ),
+    ("parameter gradient of these samples", ("train/grad_norm/{branch}/{part}",), ""),
+    (
+        "loss gradient at the features, per sample",
+        ("branch/{branch}_signal_{part}",),
+        "The loss gradient at the features is taken before GAP scales it.",
+    ),
+    (
+        "loss with this branch alone",
+        ("branch/{branch}_loss_{part}",),
+        "Loss with a branch alone: the other branch's features are replaced by their mean over the batch.",
+    ),
+)
+"""Title; what small policies and Octo call the measurement, split by ρ where the name says so; what a reader needs."""
+
+
+def curve_chart(runs: Sequence[Run]) -> Any:
+    """A figure of one panel per measurement of `CURVES`, one line per run, one colour per method; None without any.
+    A dotted line marks the step where GAP stops."""
+    methods = by_method(runs)
+    shown = {name: title for name, title in CURVES.items() if any(len(run.curve(name)[0]) for run in runs)}
     if not shown:
         return None
     looks = {method: line_style(*look) for method, look in distinct(methods).items()}
@@ -30,33 +59,41 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
         value_axis(axes)
+    _mark_stops(panels, runs)
     panels[0].legend(frameon=False, fontsize=8)
-    return svg(figure)
+    return figure
 
 
-BRANCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("parameter gradient, as the optimizer gets it", ("branch/{branch}_gradient", "train/grad_norm/{branch}")),
-    ("parameter gradient of these samples", ("train/grad_norm/{branch}/{part}",)),
-    ("loss gradient at the features, per sample", ("branch/{branch}_signal_{part}",)),
-    ("loss with this branch alone", ("branch/{branch}_loss_{part}",)),
-)
-"""Title, and what small policies and Octo call the measurement; split by ρ where the name says so."""
+def _mark_stops(panels: Any, runs: Sequence[Run]) -> None:
+    """A dotted line where GAP stops, named in the first panel."""
+    for stop in sorted({run.gap_stops for run in runs} - {None}):
+        for axes in panels:
+            axes.axvline(stop, color="#555555", linewidth=1, linestyle=":")
+        panels[0].annotate(
+            "GAP stops",
+            (stop, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -9),
+            textcoords="offset points",
+            fontsize=7,
+        )
 
 
-def branch_chart(runs: Sequence[Run]) -> str | None:
-    """Gradients and losses of each branch over training, split by ρ; means over a method's seeds. None without any."""
-    methods = by_method(list(runs))
+def branch_chart(runs: Sequence[Run]) -> tuple[Any, str]:
+    """A figure of the gradients and losses of each branch over training, split by ρ, means over a method's seeds; and
+    what a reader needs to know about it. (None, "") where nothing was measured."""
+    methods = by_method(runs)
     measured = {key for run in runs for row in run.metrics for key in row}
-    rows = [(title, names) for title, names in BRANCH_PANELS if any(_names(names, measured).values())]
+    rows = [panel for panel in BRANCH_PANELS if any(_names(panel[1], measured).values())]
     if not rows:
-        return None
+        return None, ""
     looks = {method: line_style(*look) for method, look in distinct(methods).items()}
     figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
-    for (title, names), panels in zip(rows, grid):
+    for (title, names, _), panels in zip(rows, grid):
         for axes, branch in zip(panels, ("vision", "proprio")):
             for method, of_method in methods.items():
                 for name, style in _names(names, measured, branch).items():
-                    steps, values = _mean_curve(of_method, name)
+                    steps, values = mean_curve(of_method, name)
                     if len(steps):
                         label = method if style == "-" else None
                         axes.plot(steps, values, style, **looks[method], linewidth=1.3, label=label)
@@ -65,12 +102,13 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
         if "{part}" in names[0]:
             styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
             panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)
+    _mark_stops(grid.ravel(), runs)
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     labelled = dict(pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels()[::-1]))
     if labelled:  # a branch that is not trained has no curve
         grid[0, 0].legend(labelled.values(), labelled.keys(), frameon=False, fontsize=8)
-    return svg(figure)
+    return figure, " ".join(filter(None, ("Measured at single training steps.", *(told for _, _, told in rows))))
 
 
 def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
@@ -80,7 +118,7 @@ def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict
     return {name: style for name, style in styles.items() if name in measured}
 
 
-def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
+def mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the runs that measured it, each averaged over neighbouring measurements first, which are of single
     batches and noisy; of the training steps that all of them have."""
     found = [(steps, values) for steps, values in (run.curve(name) for run in runs) if len(steps)]

@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, one_line
-from gap_vla.core.run_settings import of_result
-from gap_vla.core.seals import DIGESTS
-from gap_vla.rollouts.statistics import OutcomesError, PairedDifference, as_outcomes, mean_rate, paired_difference
-from gap_vla.rollouts.summary import read_outcomes, told_cut_short
-from gap_vla.sim import variant_spec
+from gap_vla.core.identity import flat
+from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+from gap_vla.rollouts.summary import told_cut_short
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
@@ -30,10 +27,24 @@ LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
 
 SCENES = {"default": "in distribution", "positions_wide": "wide positions"}
 
-SCENE = {"task": ("image_size", "cameras", "camera"), "policy": ("execute", "normalization")}
-"""What an evaluation says of how a policy was rolled out, which its run's settings ask for."""
+COMPARED = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
+"""Settings in which the runs of a comparison may differ."""
+
+NO_PART_OF_THE_RESULT = (
+    *("runs", "data.root", "eval.workers", "eval.videos", "train.log_every", "train.validate_every"),
+    *("train.save_every", "train.threads", "train.device", "train.logger"),
+)
+
+SCENE = {"task": ("image_size", "cameras", "camera", "horizon"), "policy": ("execute", "normalization")}
+"""What an evaluation says of how a policy was rolled out."""
 
 Name = Callable[[str], str]
+
+Rollouts = dict[int, bool]
+"""Outcomes of one policy on one variant of the scene: layout seed to success."""
+
+BySeed = Mapping[int, Mapping[str, Rollouts]]
+"""Training seed to variant to outcomes."""
 
 
 def label(method: str) -> str:
@@ -45,88 +56,20 @@ def words(name: str) -> str:
     return SCENES.get(name, name.replace("_", " "))
 
 
-Rollouts = dict[int, bool]
-"""Outcomes of one policy on one variant of the scene: layout seed to success."""
-
-BySeed = Mapping[int, Mapping[str, Rollouts]]
-"""Training seed to variant to outcomes."""
-
-
-def read_rollouts(summary: Section) -> dict[str, Rollouts]:
-    """Variant to outcomes, from a run's summary; raises its error for what cannot be or is of another task."""
-    found = {}
-    for variant, one in evaluations_of(summary).items():
-        task, policy = one.section("task", {}), one.section("policy", {})
-        own = (task, "task", summary.text("task")), (task, "variant", variant), (policy, "name", summary.text("method"))
-        for part, key, value in own:
-            if part.text(key, value) != value:
-                raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
-        found[variant] = read_outcomes(one)
-        first = next(iter(found[variant]))
-        if [*found[variant]] != [*range(first, first + len(found[variant]))]:  # as our commands play them
-            raise one.error(f"{one.where}: the layouts of {variant} are not counted from {first} on; copy it again")
-    return found
-
-
-def evaluations_of(summary: Section) -> dict[str, Section]:
+def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
-    variants, one = summary.section("variants", {}), summary.section("rollouts", {})
-    if variants.values:
-        return {name: variants.section(name) for name in variants.values}
-    return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
+    if variants := summary.get("variants"):
+        return dict(variants)
+    one = summary.get("rollouts")
+    return {one.get("task", {}).get("variant", "default"): one} if one else {}
 
 
-def require_asked(found: Section, layouts: Mapping[str, Collection[int]], asked: Section) -> None:
-    """Raises the section's error unless a configuration's `eval` asks for these variants, on these layouts."""
-    episodes = asked.whole("episodes", 0, 2**53)
-    variants = asked.list("variants", Section.text) if "variants" in asked else None
-    wanted = dict.fromkeys([asked.text("variant")] if variants is None else variants, episodes)
-    counts = {variant: len(seeds) for variant, seeds in layouts.items()}
-    if counts != (wanted if episodes else {}):
-        raise found.error(f"{found.where}: its rollouts are {counts}, its settings ask for {wanted}")
-    seed = asked.whole("seed", 0, 2**53) if episodes else 0
-    firsts = {variant: min(seeds) for variant, seeds in layouts.items()}
-    own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
-    if firsts != own:
-        raise found.error(f"{found.where}: its first layouts are {firsts}, its settings ask for {own}")
-
-
-def require_settings(summary: Section, config: Section) -> None:
-    """Raises the summary's error for rollouts of a run that its configuration does not ask for, where both tell."""
-    demos, asked = config.section("demos", {}).values, config.section("eval", {}).values
-    wanted = {"execute": "ensemble" if asked.get("ensemble") else asked.get("execute")}
-    wanted |= {**demos, "normalization": config.section("data", {}).values.get("normalization")}
-    for one in evaluations_of(summary).values():
-        for part, key in ((one.section(part, {}), key) for part, keys in SCENE.items() for key in keys):
-            value = wanted.get(key)
-            if value is not None and (given := part.values.get(key, value)) != value:
-                said = f"{one_line(given, 60)}, {config.where} asks for {one_line(value, 60)}"
-                raise part.error(f"{part.name(key)} is {said}; copy the run again")
-
-
-Measured = tuple[str, int, Mapping[str, Any], Mapping[str, Mapping[str, Any]]]
-"""Name and training seed of a run, its held-out measurements, and variant to what `evaluate` returned."""
-
-
-def require_comparable(runs: Sequence[Measured], error: type[UserError]) -> None:
-    """Raises `error` for two runs with other horizons or views on one variant, or two seeds of one training. Two
-    methods may come to the same parameters on one seed, where what they differ in has no effect.
-    """
-    for (one, seed, measured, of_one), (other, other_seed, also, of_other) in itertools.combinations(runs, 2):
-        seeds = f"{one} and {other} are of seeds {seed} and {other_seed}"
-        if seed != other_seed and measured and measured == also:
-            raise error(f"{seeds}, but measured exactly the same; keep one")
-        for variant in of_one.keys() & of_other.keys():
-            first, second = of_one[variant], of_other[variant]
-            for part, key in (("task", "horizon"), ("task", "camera"), ("policy", "parameters")):
-                given, another = (found.get(part, {}).get(key) for found in (first, second))
-                if given is None or another is None:
-                    continue
-                if key == "parameters" and given == another and seed != other_seed:
-                    raise error(f"{seeds}, but of one policy; keep one")
-                if key != "parameters" and given != another:
-                    said = f"{part}.{key} {one_line(given, 40)} and {one_line(another, 40)}"
-                    raise error(f"{one} and {other} were evaluated on {variant} with {said}; compare them apart")
+def read_rollouts(summary: Mapping[str, Any]) -> dict[str, Rollouts]:
+    """Variant to outcomes, from a run's summary."""
+    return {
+        variant: {layout: bool(won) for layout, won in zip(one["layout_seeds"], one["outcomes"])}
+        for variant, one in evaluations_of(summary).items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,17 +98,14 @@ class Comparison:
         success: method to variant to success; methods without rollouts are missing.
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
-        apart: what the runs differ in besides, see `apart`; `unknown`: number of runs whose settings are not known;
-            `unsealed`: of those without digests, as 0.1.0 left them.
-        simulator_errors: method to how many of its rollouts the simulator cut short, as far as that was counted.
+        apart: what the runs differ in besides, see `apart`.
+        simulator_errors: method to how many of its rollouts the simulator cut short.
         failed: names of runs that were asked for and failed, and are in no figure.
     """
 
     success: Mapping[str, Mapping[str, Success]]
     differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
     apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
-    unknown: int = 0
-    unsealed: int = 0
     simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     failed: Sequence[str] = ()
 
@@ -179,11 +119,8 @@ class Comparison:
         notes = []
         for of_method in seeds:
             if len({*map(tuple, of_method.values())}) > 1:
-                unequal = len({*map(len, of_method.values())}) > 1
-                said = {m: len(found) if unequal else " ".join(map(str, found)) for m, found in of_method.items()}
-                what = f"{'Unequal numbers of' if unequal else 'Different'} training seeds so far"
-                listing = ", ".join(f"{name(method)} {text}" for method, text in said.items())
-                notes.append(f"{what} ({listing}); differences use those that both methods have.")
+                listing = ", ".join(f"{name(m)}: {' '.join(map(str, found))}" for m, found in of_method.items())
+                notes.append(f"Training seeds differ so far ({listing}); differences use those that both methods have.")
         for (first, second), found in self.differences.items():
             pair = f"{name(first)} − {name(second)}"
             notes += [f"{pair}{why}, so nothing is paired." for why in self._unpaired(first, second, found)]
@@ -194,12 +131,6 @@ class Comparison:
         notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes += self.cut_short(name)
         notes += told_apart(self.apart)
-        if self.unknown:
-            runs = f"{self.unknown} run{'s' * (self.unknown > 1)}"
-            notes.append(f"The settings of {runs} are not known: no config.json lies beside the summary.")
-        if self.unsealed:
-            runs = f"{self.unsealed} run{'s' * (self.unsealed > 1)}"
-            notes.append(f"The summary of {runs} holds no digests (version 0.1.0): edits of the files are not seen.")
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
@@ -214,12 +145,12 @@ class Comparison:
         a, b = self.success[first], self.success[second]
         if not {*a} & {*b}:
             return [": no variant of the scene is shared"]
-        said = []
+        told = []
         for variant in [one for one in a if one in b and one not in paired]:
             seeds = {*a[variant].layouts} & {*b[variant].layouts}
             what = "no layout is shared by all evaluations of their seeds" if seeds else "no training seed is shared"
-            said.append(f"{f' on {words(variant)}' if len(self.variants) > 1 else ''}: {what}")
-        return said
+            told.append(f"{f' on {words(variant)}' if len(self.variants) > 1 else ''}: {what}")
+        return told
 
 
 NOT_GIVEN = "not given"
@@ -233,9 +164,9 @@ def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     >>> apart([{"method": "v", "optimizer": {"learning_rate": rate}} for rate in (1e-3, 3e-4)])
     {'optimizer.learning_rate': [0.001, 0.0003]}
     """
-    compared = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
-    runs = [{key: value for key, value in of_result(one).items() if value != {}} for one in configs]
-    found: dict[str, list[Any]] = {key: [] for settings in runs for key in settings if key not in compared}
+    left_out = {*COMPARED, *NO_PART_OF_THE_RESULT}
+    runs = [{key: value for key, value in flat(one) if value != {}} for one in configs]
+    found: dict[str, list[Any]] = {key: [] for settings in runs for key in settings if key not in left_out}
     for settings, (key, values) in itertools.product(runs, found.items()):
         if (value := settings.get(key, NOT_GIVEN)) not in values:
             values.append(value)
@@ -245,7 +176,7 @@ def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def told_apart(found: Mapping[str, Sequence[Any]]) -> list[str]:
     """What `apart` found as a note; none where it found nothing."""
-    told = [f"{key} {', '.join(map(one_line, values))}" for key, values in found.items()]
+    told = [f"{key} {', '.join(map(str, values))}" for key, values in found.items()]
     shown = max(5, sum(NOT_GIVEN not in values for values in found.values()))
     more = [f"and {len(told) - shown} more that not all of them give"] if len(told) > shown else []
     differing = "; ".join([*told[:shown], *more])
@@ -263,66 +194,47 @@ def compare(
     Args:
         outcomes: method to training seed to variant to outcomes.
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which a method
-            of `outcomes` has no rollouts are left out.
+            has no rollouts are left out.
         configs: of the runs, where they are known.
         summaries: of every run, which tell its data, versions of the code, and how it was rolled out.
-
-    Raises:
-        OutcomesError: an outcome is not 0 or 1, a variant has none, or a pair names a method that is not there.
     """
-    outcomes = {
-        method: {
-            seed: {v: _as_bool(one, f"{method}, seed {seed}, {v}") for v, one in of_seed.items()}
-            for seed, of_seed in by_seed.items()
-        }
-        for method, by_seed in outcomes.items()
-    }
-    if unknown_names := {name for pair in pairs or () for name in pair} - {*outcomes}:
-        raise OutcomesError(f"pairs name {min(unknown_names)}; there is {', '.join(outcomes)}")
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
-    differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
-    differing = apart(configs) | apart(map(_made_with, summaries))
-    unknown = max(0, len(summaries) - len(configs))
-    success = {method: _success(outcomes[method]) for method in methods}
-    unsealed = sum(DIGESTS not in one for one in summaries)
-    return Comparison(success, differences, differing, unknown, unsealed, count_simulator_errors(summaries))
+    return Comparison(
+        success={method: _success(outcomes[method]) for method in methods},
+        differences={(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods},
+        apart=apart(configs) | apart(map(_made_with, summaries)),
+        simulator_errors=count_simulator_errors(summaries),
+    )
 
 
 def count_simulator_errors(summaries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Method to how many rollouts of its runs the simulator cut short, from their summaries."""
     found: dict[str, int] = {}
     for one in summaries:
-        evaluations = one.get("variants") or {"": one.get("rollouts", {})}
-        errors = sum(of_variant.get("simulator_errors", 0) for of_variant in evaluations.values())
+        errors = sum(of_variant.get("simulator_errors", 0) for of_variant in evaluations_of(one).values())
         found[one.get("method", "")] = found.get(one.get("method", ""), 0) + errors
     return found
 
 
-def _as_bool(rollouts: Mapping[int, Any], where: str) -> Rollouts:
-    if not rollouts:
-        raise OutcomesError(f"{where} has no rollouts; leave it out")
-    return dict(zip(rollouts, as_outcomes([*rollouts.values()]).tolist()))
-
-
 def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's summary says of its data and versions, and of how it was rolled out."""
-    first = next(iter(summary.get("variants", {}).values()), summary.get("rollouts", {}))
-    told = {key: first.get(part, {}) for part, keys in SCENE.items() for key in keys}
-    told["horizon"] = first.get("task", {})
-    return {"origin": summary.get("origin", {}), "rollouts": {key: of[key] for key, of in told.items() if key in of}}
+    first = next(iter(evaluations_of(summary).values()), {})
+    rolled_out = {key: first[part][key] for part, keys in SCENE.items() for key in keys if key in first.get(part, {})}
+    return {"origin": summary.get("origin", {}), "rollouts": rolled_out}
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:
     found = {}
     for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
         rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
+        if not all(rollouts.values()):
+            raise UserError(f"an evaluation on {variant} has no rollouts; leave it out")
         counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
         per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
         wins, episodes = map(sum, zip(*counts))
-        found[variant] = Success(
-            per_seed, wins, episodes, mean_rate(counts), {s: len(one) for s, one in rollouts.items()}
-        )
+        layouts = {seed: len(one) for seed, one in rollouts.items()}
+        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts), layouts)
     return found
 
 

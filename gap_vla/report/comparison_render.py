@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import Section
-from gap_vla.core.outputs import writing_all
-from gap_vla.core.resources import require_writable
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.seals import require_sealed
+from gap_vla.core.errors import UserError
+from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.drawing.figures import MARKERS, distinct, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.report.comparison import (
     LABELS,
     WITH_P,
+    BySeed,
     Comparison,
     Name,
-    Rollouts,
     Success,
     compare,
-    evaluations_of,
     label,
     read_rollouts,
-    require_comparable,
     words,
 )
-from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.statistics import PairedDifference, percent, points
 
 TABLES = ("table.md", "table.json", "table.png")
@@ -154,83 +147,58 @@ def render(
     text, and what `table.json` holds.
 
     Args:
-        summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` or `variants` as
-            `evaluate` returns them).
+        summaries: `summary.json` files of training runs.
         failed: names of further runs, which failed: a note says that they are in no figure.
 
     Raises:
-        EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts,
-            beside the settings of another run, or what `require_comparable` refuses.
-        OutputError: a file with such a name lies there that is none of ours.
-        ResourceError: `out_dir` is a file, or nothing can be written there.
+        UserError: no runs, runs of different tasks, or without rollouts, or two of a method and seed.
     """
-    if isinstance(summaries, str | Path):
-        raise EvaluationError(f"{summaries}: one name; give a list of summary.json files")
-    summaries = list(summaries)
-    runs = [Section.read(Path(path), EvaluationError) for path in summaries]
-    if not runs:
-        raise EvaluationError("no finished evaluation to compare")
-    tasks = sorted({run.text("task") for run in runs})
-    if len(tasks) > 1:
-        raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
-    outcomes = _outcomes(runs)
-    played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
-    measured = [(r.where, r.values["seed"], r.section("validation", {}).values) for r in runs]
-    require_comparable([(*of_run, found) for of_run, found in zip(measured, played)], EvaluationError)
-    folders = [RunDirectory(Path(path).parent) for path in summaries]
-    for folder, run in zip(folders, runs):
-        require_sealed(folder, run)
-    settings = [_settings_of(run, folder) for folder, run in zip(folders, runs) if folder.config.exists()]
-    compared = compare(outcomes, None, settings, [run.values for run in runs])
-    comparison = dataclasses.replace(compared, failed=failed)
-    title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
+    paths = [Path(path) for path in summaries]
+    runs = [read_json(path) for path in paths]
+    tasks = sorted({run["task"] for run in runs})
+    if len(tasks) != 1:
+        raise UserError(f"a comparison needs runs of one task; these are of {', '.join(tasks) or 'none'}")
+    beside = [path.parent / "config.json" for path in paths]
+    settings = [read_json(path) for path in beside if path.exists()]
+    comparison = dataclasses.replace(compare(_outcomes(paths, runs), None, settings, runs), failed=failed)
+    content = {
+        "title": f"{tasks[0]}: {', '.join(map(label, comparison.success))}",
+        "methods": [
+            {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
+            for method, found in comparison.success.items()
+            for variant, one in found.items()
+        ],
+        "pairs": [
+            {"first": a, "second": b, "scene": variant, "of_seeds": _shared(comparison, a, b, variant)}
+            | {"found": dataclasses.asdict(one)}
+            for (a, b), found in comparison.differences.items()
+            for variant, one in found.items()
+        ],
+        "notes": comparison.notes(label),
+    }
     out = Path(out_dir)
-    require_writable(out, "the folder of the tables")
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
-        for method, found in comparison.success.items()
-        for variant, one in found.items()
-    ]
-    pairs = []
-    for (first, second), found in comparison.differences.items():
-        a, b = comparison.success[first], comparison.success[second]
-        for variant, one in found.items():
-            shared = [seed for seed in a[variant].per_seed if seed in b[variant].per_seed]
-            pair = {"first": first, "second": second, "scene": variant, "of_seeds": shared}
-            pairs.append({**pair, "found": dataclasses.asdict(one)})
-    notes = comparison.notes(label)
-    content = {"title": title, "methods": rows, "pairs": pairs, "notes": notes}
-    with writing_all([out / name for name in TABLES], "comparison") as (text, account, picture):
-        text.write_text(as_markdown(comparison, title), encoding="utf-8", errors="backslashreplace")
-        account.write_text(json.dumps(content))
-        save_picture(draw_comparison(comparison, title=title, name=label), picture)
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(as_markdown(comparison, content["title"]), encoding="utf-8")
+    write_json(out / "table.json", content)
+    with replacing(out / "table.png") as temporary:
+        save_picture(draw_comparison(comparison, title=content["title"], name=label), temporary)
     return as_text(comparison), content
 
 
-def _settings_of(run: Section, folder: RunDirectory) -> Mapping[str, Any]:
-    """The settings beside a summary. Raises EvaluationError: they are of another run."""
-    config = folder.read_config(EvaluationError)
-    train = Section(config, str(folder.config), EvaluationError).section("train", {}).values
-    own: dict[str, Any] = {key: config[key] for key in ("task", "method") if key in config}
-    own |= {"seed": train["seed"]} if "seed" in train else {}
-    if others := [key for key, value in own.items() if run.values[key] != value]:
-        raise EvaluationError(f"{run.where} is of another {others[0]} than {folder.config}; copy the run again")
-    return config
+def _shared(comparison: Comparison, first: str, second: str, variant: str) -> list[int]:
+    """The training seeds that two methods share on a variant."""
+    a, b = (comparison.success[method][variant].per_seed for method in (first, second))
+    return [seed for seed in a if seed in b]
 
 
-def _outcomes(runs: Sequence[Section]) -> dict[str, dict[int, dict[str, Rollouts]]]:
+def _outcomes(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> dict[str, BySeed]:
     """Method to training seed to variant to outcomes: the paper's methods in its order, then the others by name."""
-    found: dict[str, dict[int, dict[str, Rollouts]]] = {}
-    for run in runs:
-        method, seed = run.text("method"), run.whole("seed", 0, 2**53)
-        rollouts = read_rollouts(run)
-        if not rollouts:
-            raise EvaluationError(
-                f"{run.where}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
-            )
-        if seed in found.setdefault(method, {}):
-            raise EvaluationError(f"two evaluations of method {method}, seed {seed}; give one of each")
-        found[method][seed] = rollouts
+    found: dict[str, dict[int, Any]] = {}
+    for path, run in zip(paths, runs):
+        if not (rollouts := read_rollouts(run)):
+            raise UserError(f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare")
+        if run["seed"] in found.setdefault(run["method"], {}):
+            raise UserError(f"{path}: another run of method {run['method']}, seed {run['seed']}; give one of them")
+        found[run["method"]][run["seed"]] = rollouts
     order = list(LABELS)
     return {m: found[m] for m in sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))}

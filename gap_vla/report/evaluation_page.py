@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.outputs import write_output
-from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page, text_table
-from gap_vla.rollouts.record import PAGE_FILE
+from gap_vla.core.files import replacing, write_json
+from gap_vla.drawing.markup import plain, render, text_table
 from gap_vla.rollouts.statistics import percent
 from gap_vla.rollouts.summary import cut_short_by_simulator, describe, title
 from gap_vla.sim import variant_spec
 
-VARIANTS_FILE = "variants.json"
+PAGE_FILE, VARIANTS_FILE = "index.html", "variants.json"
 
 Summaries = Mapping[str, Mapping[str, Any]]
 """Variant to its evaluation's `summary.json`."""
 
 
 def write_page(folder: Path, summary: dict[str, Any]) -> Path:
-    """Writes `folder/index.html`: figures, phases, videos (failures first), errors. It links to the videos beside it
+    """Writes `folder/index.html`: the result, films (failures first), phases, errors. It links to the films beside it
     and needs nothing from elsewhere.
     """
     low, high = summary["interval"]
+    rate = percent(summary["success_rate"])
     seed = "of each layout as the policy names it" if summary["seed"] is None else summary["seed"]
-    what = {**summary["task"], "seed": seed, "source": summary.get("source") or "–"}
-    errors = [(error["episode"], error["error"]) for error in summary["errors"]]
-    text = page(
-        title(summary),
-        f"<p><strong>{percent(summary['success_rate'])} %</strong> of {summary['episodes']} episodes succeeded "
-        f"(95 % interval {percent(low)} to {percent(high)} %).</p>",
-        _phases(summary["phases"]),
-        _videos(summary),
-        f"<h2>Cut short and counted as failed</h2>{html_table([('episode', 'error'), *errors])}" if errors else "",
-        f"<h2>In words</h2>{command_block(describe(summary))}<h2>What was evaluated</h2>",
-        fact_table(what | {f"policy {key}": value for key, value in summary["policy"].items()}),
+    facts = {**summary["task"], "seed": seed, "source": summary.get("source")}
+    text = render(
+        "report/templates/evaluation.html",
+        title=title(summary),
+        result=f"{summary['successes']} of {summary['episodes']} rollouts succeeded",
+        how=f"{rate} % (95 % interval {percent(low)} to {percent(high)} %)",
+        episodes=summary["episodes"],
+        films=list(_films(summary)),
+        phases=list(_phases(summary["phases"])),
+        errors=[("episode", "error"), *((error["episode"], error["error"]) for error in summary["errors"])],
+        words=describe(summary),
+        facts=plain(facts | {f"policy {key}": value for key, value in summary["policy"].items()}),
     )
-    return write_output(folder / PAGE_FILE, "evaluation", text)
+    return _written(folder / PAGE_FILE, text)
 
 
-def _phases(phases: Mapping[str, Any] | None) -> str:
-    if not phases:
-        return ""
-    rows = [
-        (name, bar(share), f"{percent(share)} %", phases["failed_in"].get(name, 0) or "")
-        for name, share in phases["reached"].items()
-    ]
-    return "<h2>How far episodes got</h2>" + html_table([("phase", "reached", "", "failures in it"), *rows])
+def _written(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
-def _videos(summary: Mapping[str, Any]) -> str:
-    if not summary["videos"]:
-        return ""
+def _phases(phases: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    for name, share in phases["reached"].items() if phases else ():
+        failures = phases["failed_in"].get(name, 0) or ""
+        yield {"name": name, "share": share, "percent": percent(share), "failures": failures}
+
+
+def _films(summary: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     ended = dict(zip(summary["episode_numbers"], zip(summary["last_phases"], summary["steps"])))
-    figures = []
     for name in summary["videos"]:
         _, number, outcome = Path(name).stem.split("_")
         phase, steps = ended.get(int(number), (None, None))
         where = f" in {phase}" if outcome == "failure" and phase else ""
         after = f", {steps} steps" if steps is not None else ""
-        figures.append(film(name, f"episode {int(number)}", outcome, f"{where}{after}", autoplay=True))
-    return f"<h2>Rollouts</h2><p>{len(figures)} of {summary['episodes']}, failures first.</p>{films(figures)}"
+        yield {"source": name, "caption": f"episode {int(number)}", "outcome": outcome, "after": where + after}
 
 
 def variants_table(found: Summaries) -> str:
     """Success on each variant. Their layouts differ (unless a seed was given), so the rates are to be compared by their
     intervals."""
-    return "\n".join([text_table([("variant", "episodes", "success", "95 % interval"), *_cells(found)]), *_lost(found)])
+    rows = [(row["name"], row["won"], row["rate"], row["interval"]) for row in _rows(found)]
+    return "\n".join([text_table([("variant", "episodes", "success", "95 % interval"), *rows]), *_lost(found)])
 
 
 def _lost(found: Summaries) -> list[str]:
     """Of which variants the simulator cut episodes short."""
-    return [f"{name}: {said}" for name, one in found.items() for said in cut_short_by_simulator(one)]
+    return [f"{name}: {told}" for name, one in found.items() for told in cut_short_by_simulator(one)]
 
 
 def write_variants(folder: Path, found: Summaries) -> Path:
@@ -86,27 +85,26 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
     for name, one in found.items():
         figures[name]["simulator_errors"] = one.get("simulator_errors", 0)
+    write_json(folder / VARIANTS_FILE, figures)
     alike = all(name == "default" or variant_spec(name).only_looks for name in found)
     apart = not alike or len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
-    write_output(folder / VARIANTS_FILE, "variants", json.dumps(figures))
     first = next(iter(found.values()))
-    rows = [
-        (link(f"{name}/index.html", name), won, bar(found[name]["success_rate"]), rate, interval)
-        for name, won, rate, interval in _cells(found)
-    ]
-    text = page(
-        f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
-        html_table([("variant", "episodes", "success", "", "95 % interval"), *rows]),
-        note("Layouts differ between variants: compare the rates by their intervals.") if apart else "",
-        *map(note, _lost(found)),
+    text = render(
+        "report/templates/variants.html",
+        title=f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
+        rows=list(_rows(found)),
+        notes=["Layouts differ between variants: compare the rates by their intervals."] * apart + _lost(found),
     )
-    return write_output(folder / PAGE_FILE, "variants", text)
+    return _written(folder / PAGE_FILE, text)
 
 
-def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:
-    cells = []
+def _rows(found: Summaries) -> Iterator[dict[str, Any]]:
     for name, one in found.items():
         low, high = one["interval"]
-        interval = f"{percent(low)} to {percent(high)} %"
-        cells.append((name, f"{one['successes']}/{one['episodes']}", f"{percent(one['success_rate']):>3} %", interval))
-    return cells
+        yield {
+            "name": name,
+            "won": f"{one['successes']}/{one['episodes']}",
+            "share": one["success_rate"],
+            "rate": f"{percent(one['success_rate']):>3} %",
+            "interval": f"{percent(low)} to {percent(high)} %",
+        }

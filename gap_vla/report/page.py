@@ -1,54 +1,214 @@
-"""One self-contained HTML page about some runs: nothing is fetched, every figure says the command that made it."""
+"""One self-contained HTML page about some runs. It begins with the result; nothing is fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from gap_vla.core.foreign import whole
-from gap_vla.core.outputs import require_apart, write_output
-from gap_vla.drawing.markup import page
-from gap_vla.report import sections as parts
-from gap_vla.report.runs import ReportError, by_method, read_runs
+import numpy as np
+from markupsafe import Markup
 
-STYLE = "h2 { margin-top: 44px; padding-top: 14px; border-top: 1px solid #e3e8ee; }"
+from gap_vla.core.files import replacing
+from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
+from gap_vla.drawing.figures import chart
+from gap_vla.drawing.markup import data_uri, html_table, note, render
+from gap_vla.report.charts import branch_chart, curve_chart
+from gap_vla.report.comparison import WITH_P, compare, words
+from gap_vla.report.comparison_render import draw_comparison, tables
+from gap_vla.report.runs import METHODS, Run, by_method, read_runs
+from gap_vla.rollouts.statistics import percent, wilson
+from gap_vla.sim.specs import TASK_NAMES, task_spec
+
+RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
+"""The training split of a run's store and ρ of its steps; None where there is nothing to show."""
+
+Section = tuple[str, str, Markup]
+"""Key, title and content; a section without content is left out."""
 
 
 def write_report(
     runs: Sequence[Path],
     out: Path,
     *,
-    command: str,
-    more: Sequence[tuple[str, str, str]] = (),
+    command: str = "",
+    more: Sequence[Section] = (),
     videos: int = 2,
-    rho_of: parts.RhoOf = lambda run: None,
+    rho_of: RhoOf = lambda run: None,
 ) -> Path:
     """Writes the page.
 
     Args:
         command: that writes this page, as the user gave it.
-        more: key, title and HTML of further sections.
+        more: further sections.
         videos: per run and variant, at most.
         rho_of: ρ that a run was trained with, `gap_vla.training.data.training_rho`; default: none is shown.
 
     Raises:
-        ReportError: no runs, runs of several tasks, or two of a method and seed, or fewer than no `videos`.
+        UserError: no runs, runs of several tasks, or two of a method and seed.
     """
-    whole("videos", videos, 0, 2**53, ReportError)
-    found = read_runs(runs)
-    require_apart(out, *(run.store for run in found))
+    found, out = read_runs(runs), Path(out)
+    methods = by_method(found)
     sections = [
-        ("success", "Success", parts.success_section(found, command)),
-        ("phases", "How far episodes got", parts.phases_section(found, command)),
-        ("curves", "Training", parts.curves_section(found, command)),
-        ("branches", "What each branch learns", parts.branches_section(found, command)),
-        ("rho", "ρ over a demonstration", parts.rho_section(found, rho_of, command)),
+        ("success", "Success", success_section(found)),
+        ("phases", "How far episodes got", phases_section(found)),
+        ("curves", "Training", _chart(curve_chart(found), "training curves")),
+        ("branches", "What each branch learns", branches_section(found)),
+        ("rho", "ρ over a demonstration", rho_section(found, rho_of)),
         *more,
-        ("videos", "Rollouts", parts.videos_section(found, videos, command)),
-        ("runs", "The runs", parts.runs_section(found)),
+        ("runs", "The runs", runs_section(found)),
     ]
-    shown = [(key, title, body) for key, title, body in sections if body]
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in shown)
-    title = f"{found[0].task}: {', '.join(by_method(found))}"
-    body = "".join(f'<section id="{key}"><h2>{title}</h2>{text}</section>' for key, title, text in shown)
-    return write_output(out, "runs_report", page(title, f"<nav>{links}</nav>", body, style=STYLE))
+    text = render(
+        "report/templates/runs.html",
+        title=f"{found[0].task}: {', '.join(methods)}",
+        results=[one for of_method in methods.values() for one in results(of_method, alone=len(methods) == 1)],
+        methods={method: METHODS[method] for method in methods if method in METHODS},
+        films=list(films(found, videos)),
+        pages=list(rollout_pages(found, out)),
+        sections=[section for section in sections if section[2]],
+        next=next_commands(found, command),
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return out
+
+
+def results(runs: Sequence[Run], alone: bool) -> Iterator[tuple[str, str]]:
+    """What came out, in a sentence, and how sure that is, for each scene on which a method was rolled out.
+
+    Args:
+        runs: of one method, which is not named if it is `alone` on the page.
+    """
+    name = "" if alone else f"{runs[0].method}: "
+    counts: dict[str, list[bool]] = {}
+    for run in runs:
+        for variant, rollouts in run.rollouts.items():
+            counts.setdefault(variant, []).extend(rollouts.values())
+    for variant, outcomes in counts.items():
+        low, high = wilson(sum(outcomes), len(outcomes))
+        rate = percent(sum(outcomes) / len(outcomes))
+        how = f"{rate} % (95 % interval {percent(low)} to {percent(high)} %), {words(variant)}"
+        seeds = "" if len(runs) == 1 else f", {len(runs)} training seeds together"
+        yield f"{name}{sum(outcomes)} of {len(outcomes)} rollouts succeeded", how + seeds
+    if not counts:
+        done = "no rollouts were made" if all(run.summary for run in runs) else "the training is not finished"
+        yield f"{name}{done}", ""
+
+
+def films(runs: Sequence[Run], limit: int) -> Iterator[Mapping[str, str]]:
+    """Of each run and scene some films, successes and failures by turns."""
+    for run, variant in [(one, variant) for one in runs for variant in one.evaluations]:
+        paths = run.videos(variant)
+        outcomes = [path.stem.rpartition("_")[2] for path in paths]
+        kinds = [[p for p, outcome in zip(paths, outcomes) if outcome == kind] for kind in ("success", "failure")]
+        turns = [path for pair in itertools.zip_longest(*kinds) for path in pair if path]
+        for path in turns[:limit]:
+            yield {
+                "source": data_uri(path.read_bytes(), "video/mp4"),
+                "caption": f"{run.label}, {words(variant)}" if len(runs) > 1 else words(variant),
+                "outcome": path.stem.rpartition("_")[2],
+            }
+
+
+def rollout_pages(runs: Sequence[Run], out: Path) -> Iterator[tuple[str, str]]:
+    """Link and name of each page about rollouts, seen from the page `out`."""
+    for run, variant in [(one, variant) for one in runs for variant in one.evaluations]:
+        if page := run.rollout_page(variant):
+            yield os.path.relpath(page, out.parent), f"all rollouts of {run.label}, {words(variant)}"
+
+
+def success_section(runs: Sequence[Run]) -> Markup:
+    """Success and paired differences, where there is something to compare."""
+    outcomes = {
+        method: {run.seed: run.rollouts for run in of_method if run.rollouts}
+        for method, of_method in by_method(runs).items()
+    }
+    evaluated = [method for method, by_seed in outcomes.items() if by_seed]
+    played = [run for run in runs if run.rollouts]
+    if len(played) < 2 and sum(len(run.rollouts) for run in played) < 2:
+        return Markup()
+    reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
+    pairs = [(method, reference) for method in evaluated if method != reference]
+    comparison = compare(outcomes, pairs, [run.config for run in played], [run.summary for run in played])
+    drawn = chart(draw_comparison(comparison), "success of each method, and paired differences")
+    return Markup().join([drawn, *map(html_table, tables(comparison)), *map(note, [WITH_P, *comparison.notes()])])
+
+
+def phases_section(runs: Sequence[Run]) -> Markup:
+    """How far episodes got in the expert's phases, and in which of them the failed ones ended."""
+    rows = [["run", "scene", "phase", "reached in % of those watched", "failed in it"]]
+    scenes = [(run, variant, found) for run in runs for variant, found in run.evaluations.items()]
+    for run, variant, found in scenes:
+        phases = found.get("phases") or {"reached": {}, "failed_in": {}}
+        for name, share in in_order(phases["reached"], run.task):
+            failed = str(phases["failed_in"].get(name, ""))
+            rows.append([run.label, words(variant), words(name), percent(share), failed])
+    if len(rows) == 1:
+        return Markup()
+    return html_table([row[2:] for row in rows] if len(scenes) == 1 else rows)
+
+
+def in_order(reached: Mapping[str, float], task: str) -> list[tuple[str, float]]:
+    """Phases as the expert goes through them, however a file's keys were sorted; those of other experts as given."""
+    own = task_spec(task).phases if task in TASK_NAMES else ()
+    return sorted(reached.items(), key=lambda one: own.index(one[0])) if {*reached} <= {*own} else [*reached.items()]
+
+
+def branches_section(runs: Sequence[Run]) -> Markup:
+    figure, told = branch_chart(runs)
+    return _chart(figure, "gradients and losses of each branch") + (note(told) if told else "")
+
+
+def _chart(figure: Any, alt: str) -> Markup:
+    return chart(figure, alt) if figure is not None else Markup()
+
+
+def rho_section(runs: Sequence[Run], rho_of: RhoOf) -> Markup:
+    """The first demonstration with the ρ that each method was trained with."""
+    split, seen, lines, notes = None, None, {}, []
+    for method, of_method in by_method(runs).items():
+        found, own = rho_of(of_method[0]), of_method[0].summary.get("origin", {}).get("episodes")
+        if found is None:
+            continue
+        if split is not None and (found[0].steps != split.steps or (seen and own and own != seen)):
+            notes.append(note(f"{method} was trained on other demonstrations than those shown; its ρ is not here."))
+            continue
+        split, seen = split or found[0], seen or own
+        lines[method] = found[1]
+    if split is None:
+        return Markup()
+    shown, first = split.episode(0), slice(int(split.offsets[0]), int(split.offsets[1]))
+    plot = Plot("ρ", {name: values[first] for name, values in lines.items()})
+    camera = dict(list(shown.images.items())[:1])
+    view = EpisodeView.of(shown, title="", frames=camera, rho=None, signals=(plot,))
+    means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
+    mean = note(f"Mean ρ over all training steps of the first run of each method: {means}.")
+    return Markup().join([chart(episode_figure(view), "frames of a demonstration and ρ of every step"), mean, *notes])
+
+
+def runs_section(runs: Sequence[Run]) -> Markup:
+    rows = [["run", "method", "seed", "steps", "seconds", "commit"]]
+    for run in runs:
+        resumed = run.summary.get("training", {}).get("resumed_after")
+        since = f" since step {resumed}" if resumed else ""
+        seconds = f"{sum(run.summary['seconds'].values()):.0f}{since}" if run.summary else "not finished"
+        commit = run.summary.get("machine", {}).get("commit", "")
+        steps = str(run.summary.get("steps", ""))
+        rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
+    return html_table(rows) + note("Settings of a run: its config.json.")
+
+
+def next_commands(runs: Sequence[Run], command: str) -> list[tuple[str, str]]:
+    """What to do next: command and purpose."""
+    paths = [shlex.quote(str(run.path)) for run in runs]
+    commands = []
+    if len(runs) == 1 and runs[0].summary:
+        commands += [
+            (f"gap-vla diagnose --checkpoint {paths[0]}", "does the policy look at its pictures?"),
+            (f"gap-vla evaluate --checkpoint {paths[0]} --episodes 100 --out evaluation", "more rollouts"),
+            (f"gap-vla report {paths[0]} OTHER_RUN --out report.html", "compare it with another run"),
+        ]
+    return commands or ([(command, "writes this page again")] if command else [])

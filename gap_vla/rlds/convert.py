@@ -222,7 +222,7 @@ def dry_run(
     if method != "none":
         _tell_own_labels(source)
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
-    return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
+    return "\n".join([*lines, f"picture: {write_picture(view, picture)}"])
 
 
 def _tell_beside(source: Source) -> None:

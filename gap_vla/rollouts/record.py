@@ -339,7 +339,7 @@ class VideoShelf:
             if odd := [one for one in frames if one.dtype != np.uint8 or one.shape != (*first.shape[:2], 3)]:
                 what = f"pictures are {odd[0].dtype}{[*odd[0].shape]}, and a film needs uint8[h, w, 3] of one size"
                 raise EvaluationError(f"{path}: {what}; correct the simulator, or ask for no videos")
-            write_video(path, frames, "rollout", fps=self._fps, scale=scale_of(first.shape[0]))
+            write_video(path, frames, fps=self._fps, scale=scale_of(first.shape[0]))
             if self._log and episode in self._log.records:
                 put_note(path, whose(self._log.identity, episode, self._log.records[episode].layout_seed))
         for surplus in set(shelved) - kept:

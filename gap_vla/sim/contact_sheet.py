@@ -33,7 +33,7 @@ def video(demos: Path, out: Path, episodes: int) -> Path:
     with h5py.File(demos) as file:
         rate, films = int(file["data"].attrs["control_hz"]), _films(file, episodes)
         frames = (np.concatenate(cameras, axis=1) for one in films for cameras in zip(*(film[:] for film in one)))
-        return write_video(out, frames, "demos_video", fps=rate, scale=max(1, LARGE // films[0][0].shape[1]))
+        return write_video(out, frames, fps=rate, scale=max(1, LARGE // films[0][0].shape[1]))
 
 
 def _films(file: h5py.File, episodes: int) -> list[list[h5py.Dataset]]:

@@ -193,7 +193,7 @@ def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int | None:
     # what is wrong with a run or a store concerns who trains on it, and these files may be somebody else's
     with contextlib.suppress(UserError, OSError), blaming(run.path, "no run"):
         if run.config.is_file() and run.summary.is_file():
-            made = Run(run.path, run.read_config(), Section.read(run.summary).values, {}, {})
+            made = Run(run.path, run.read_config(), Section.read(run.summary).values)
             store = EpisodeStore.open(made.store) if made.store else None
             if store and made.summary.get("dataset", {}).get("hash") == store.source_hash:
                 learnt = {*_motions(store, "train")}

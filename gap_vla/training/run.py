@@ -156,7 +156,6 @@ class Run:
 
     def _train_and_roll_out(self, run: RunDirectory, store: Any, mixture: list[Any], started: float) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
-        from gap_vla.report.runs import Run as Finished
         from gap_vla.rlds.statistics import check_statistics
         from gap_vla.training.data import describe_store, unlearnt
 
@@ -222,7 +221,6 @@ class Run:
                 raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
             if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
                 raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
-            _ = Finished(run.path, run.read_config(), summary, {}, {}).metrics  # refuses those of another run
             summary = sealed(run, summary)
             write_json(run.summary, summary)
             Agenda.begin("page")

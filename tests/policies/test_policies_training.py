@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gap_vla.report.sections import runs_section
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.cli.configured import load_config
@@ -23,7 +24,6 @@ from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.report.runs import ReportError
 from gap_vla.report.runs import Run as FinishedRun
-from gap_vla.report.sections import runs_section
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.serving.loading import load_checkpoint

@@ -154,8 +154,7 @@ def show_episode(
     `split` and `state` are of RLDS, `fps` of a video; `layout` and `state` are those of `AnnotationJob`. Raises as
     `annotate_files`, also for an unknown episode, for a method beside an annotator, or for one with extra columns.
     """
-    from gap_vla.drawing.episode import write_episode_video, write_picture
-    from gap_vla.drawing.episode_page import episodes_page
+    from gap_vla.drawing.episode import episodes_page, write_episode_video, write_picture
     from gap_vla.phases.pages import view_of
 
     source, out = Path(source), Path(out)

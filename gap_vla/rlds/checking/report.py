@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from markupsafe import Markup
 
 from gap_vla.core.outputs import writing_all
-from gap_vla.drawing.markup import chart_image, data_uri, escaped, fact_table, html_table, page
+from gap_vla.drawing.markup import data_uri, html_table, page, part, plain
 
 Level = Literal["error", "warning", "note"]
 
@@ -156,13 +157,8 @@ class Report:
         """HTML without any outside resource."""
         counts = f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes"
         rows = [(f.level, f.check, f.episode, "" if f.step is None else f.step, f.message) for f in self.findings]
-        found = html_table([("level", "check", "episode", "step", "finding"), *rows], [f.level for f in self.findings])
-        pictures = [
-            f"<h3>{escaped(caption)}</h3>{chart_image(data_uri(png, 'image/png'), caption)}"
-            for caption, png in self.pictures
-        ]
-        return page(
-            f"{self.dataset.parent.name} {self.dataset.name}",
-            *(f"<p>{counts}</p>", fact_table(self.summary), "<h2>Findings</h2>", found if rows else "<p>None.</p>"),
-            *("<h2>Episodes</h2>", *pictures),
-        )
+        found = html_table([("level", "check", "episode", "step", "finding"), *rows])
+        image = '<h3>{}</h3><img class="chart" src="{}">'
+        pictures = [Markup(image).format(caption, data_uri(png, "image/png")) for caption, png in self.pictures]
+        head = Markup("<p>{}</p>").format(counts), part("facts", plain(self.summary)), Markup("<h2>Findings</h2>")
+        return page(f"{self.dataset.parent.name} {self.dataset.name}", *head, found, *pictures)

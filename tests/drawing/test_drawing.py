@@ -1,15 +1,15 @@
-"""One drawing of an episode: what it shows, as a figure, on a page and below a video."""
+"""Drawings of an episode, as a figure, on a page and below a video; videos, tables and the first batch."""
 
 import dataclasses
-import os
 import re
-import sys
 
+import av
 import numpy as np
 import pytest
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.outputs import OutputError
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.drawing.batch import batch_picture
 from gap_vla.drawing.episode import (
     LABEL,
     SIDE,
@@ -17,12 +17,12 @@ from gap_vla.drawing.episode import (
     Plot,
     episode_figure,
     episode_png,
+    episodes_page,
     video_frames,
     write_episode_video,
 )
-from gap_vla.drawing.episode_page import episodes_page
-from gap_vla.drawing.markup import chart_image, command_block, film, html_table, link, page
-from gap_vla.drawing.video import packets, working_ffmpeg
+from gap_vla.drawing.markup import html_table, note, page
+from gap_vla.drawing.video import write_video
 
 STEPS = 40
 
@@ -48,20 +48,6 @@ def view():
 def test_switches_are_where_the_phase_is_a_new_one(view):
     assert view.switches.tolist() == [12, 28] and view.change_points.tolist() == [10, 30]
     assert dataclasses.replace(view, phases=None).switches.tolist() == []
-
-
-def test_a_text_of_many_pages_is_cut(view):
-    long = dataclasses.replace(view, title="x" * 5_000_000, phases=np.array(["y" * 100_000] * STEPS))
-    figure = episode_figure(long)
-    assert len(figure.get_suptitle()) == 150
-    assert next(video_frames(long)).shape == next(video_frames(view)).shape
-
-
-@pytest.mark.parametrize("sides", [(1, 1000), (1000, 1)])
-def test_a_camera_of_a_single_line_is_a_line_in_a_video(view, sides):
-    line = {"image_line": np.full((STEPS, *sides, 3), 255, np.uint8)}
-    whole = next(video_frames(dataclasses.replace(view, frames=line)))[:SIDE]
-    assert (whole == 255).all(2).sum() == SIDE
 
 
 @pytest.mark.parametrize("field", ["title", "phases", "frames"])
@@ -130,40 +116,33 @@ def test_no_name_of_a_phase_ends_or_opens_a_script_of_the_page(view):
     assert "<!--" not in text.replace("<!-- ", "") and text.count("<script") == 2 == text.count("</script>")
 
 
-def test_no_control_character_reaches_a_page_and_no_font_warns_of_a_name(view, recwarn):
-    names = np.array(["a\x1b[31mred\x01\x9b"] * 20 + ["抓取"] * 20)
-    odd = dataclasses.replace(view, title="demo \x1b[2J", phases=names)
-    text = episodes_page("all", [odd], command_block("\x01"), chart_image("x", "\x02"), film("\x03", "a", "failure"))
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text + link("\x04", "\x05"))
-    assert "<h2>demo \ufffd[2J</h2>" in text and ">a [31mred<" in text and "抓取" in text
-    assert episode_png(odd)[:4] == b"\x89PNG" and not recwarn.list
-
-
-def test_cells_are_escaped_unless_they_are_made_here():
-    table = html_table([("a", "b"), ("<i>", link("x?a=1&b", "go"))], ["error"])
-    assert '<tr class="error"><td>&lt;i&gt;</td><td><a href="x?a=1&amp;b">go</a></td></tr>' in table
+def test_cells_and_notes_are_escaped_and_pieces_of_a_page_are_not():
+    table = html_table([("a", "b"), ("<i>", note("<p>"))])
+    assert '<td>&lt;i&gt;</td><td><p class="note">&lt;p&gt;</p></td>' in table
     assert page("t & u", table).count("t &amp; u") == 2
 
 
-def test_an_ffmpeg_without_the_encoder_reads_and_does_not_write(view, tmp_path, monkeypatch):
-    program = tmp_path / "ffmpeg"
-    program.write_text('#!/bin/sh\n[ "$1" = -version ] && echo ffmpeg version 6 || echo "Encoders:\n V..... mpeg4"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
-    assert working_ffmpeg(tmp_path / "x.mp4", EpisodeError) == str(program)
-    with pytest.raises(OutputError, match=r"x\.mp4: .*ffmpeg is an ffmpeg without libx264; name another with IMAGEIO"):
-        write_episode_video(view, tmp_path / "x.mp4")
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_video_holds_every_picture_at_its_rate_and_size(scale, tmp_path):
+    frames = [np.full((16, 15, 3), value, np.uint8) for value in (0, 100, 200, 250, 50)]
+    with av.open(str(write_video(tmp_path / "x.mp4", iter(frames), fps=12.5, scale=scale))) as file:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        assert float(file.streams.video[0].average_rate) == 12.5
+    assert [frame.shape for frame in decoded] == [(16 * scale, 15 * scale // 2 * 2, 3)] * 5
+    assert np.allclose([frame.mean() for frame in decoded], [0, 100, 200, 250, 50], atol=4)
 
 
-def test_ctrl_c_for_the_command_does_not_end_the_program_that_a_video_is_read_with(tmp_path, monkeypatch):
-    """A video would be called damaged where the command is still to hear of it."""
-    program = tmp_path / "ffmpeg"
-    told = f"print(os.getsid(0), file=open({str(tmp_path / 'sessions')!r}, 'a'))"
-    program.write_text(f"#!{sys.executable}\nimport os\nprint('ffmpeg')\n{told}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
-    assert packets(tmp_path / "x.mp4") == ["ffmpeg"] and working_ffmpeg(tmp_path / "x.mp4", EpisodeError) == str(
-        program
-    )
-    sessions = (tmp_path / "sessions").read_text().split()
-    assert len({*sessions, f"{os.getsid(0)}"}) == 3
+def test_a_video_of_nothing_is_refused_and_leaves_nothing(view, tmp_path):
+    with pytest.raises(UserError, match="no pictures"):
+        write_video(tmp_path / "x.mp4", [])
+    with pytest.raises(EpisodeError, match="demo"):
+        write_episode_video(dataclasses.replace(view, frames={}), tmp_path / "x.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_first_batch_without_rho_is_drawn_without_its_strip():
+    observation = {"image_primary": np.full((3, 2, 8, 8, 3), 200, np.uint8), "timestep_pad_mask": np.ones((3, 2), bool)}
+    bare = batch_picture({"observation": observation})
+    with_rho = batch_picture({"observation": observation, "rho": np.ones((3, 2), np.float32)})
+    assert bare.shape[0] < with_rho.shape[0] and bare.shape[1] == with_rho.shape[1]
+    assert set(np.unique(bare)) == {200, 255}
