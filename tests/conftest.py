@@ -16,7 +16,9 @@ from runner import Runner
 import gap_vla.core.lazy  # noqa: F401  loads Triton before the tests load TensorFlow
 
 HERE = Path(__file__).parent
-CHECKED = ["gap_vla.adjustment", "gap_vla.phases", "gap_vla.policies"]
+PHASES = "annotation estimator measures methods motion noise objective pages segmentation targets training".split()
+"""Modules of gap_vla.phases that numba does not compile."""
+CHECKED = ["gap_vla.adjustment", "gap_vla.policies", *(f"gap_vla.phases.{module}" for module in PHASES)]
 install_import_hook(CHECKED, "beartype.beartype")
 
 # A shell ignores Ctrl-C in what it starts in the background, and every process below inherits that; the tests press it.

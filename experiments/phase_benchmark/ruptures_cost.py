@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from ruptures.base import BaseCost
 
-from gap_vla.phases.motion import Motion, MotionError
+from gap_vla.core.errors import EpisodeError
+from gap_vla.phases.motion import Motion
 from gap_vla.phases.objective import Objective
 from gap_vla.phases.search import segment_score
 from gap_vla.phases.segmentation import as_motion
@@ -35,7 +36,7 @@ def segment_cost(
         The cost, in units of one step; at least -(1 + α + β) · (T - 1) per arm.
 
     Raises:
-        MotionError: bad signals or change points.
+        EpisodeError: bad signals or change points.
 
     >>> line = np.linspace(0, 1, 11)[:, None] * [[1.0, 0, 0]]
     >>> segment_cost(line)
@@ -46,7 +47,7 @@ def segment_cost(
     points = np.asarray(change_points, np.int64).ravel()
     edges = np.concatenate([[0], points, [len(motion)]])
     if len(points) and (np.diff(edges) <= 0).any():
-        raise MotionError(
+        raise EpisodeError(
             f"{motion.where}: change points {points.tolist()} must ascend strictly between 0 and {len(motion)}"
         )
     if len(motion) == 0:
@@ -87,7 +88,7 @@ class MotionCost(BaseCost):
         signal = np.asarray(signal, np.float64)
         ends = np.cumsum([3 * self.arms, 4 * self.arms * self.quaternion, self.gripper])
         if signal.ndim != 2 or signal.shape[1] < ends[-1]:
-            raise MotionError(f"the signal has shape {signal.shape}; at least {ends[-1]} columns are needed")
+            raise EpisodeError(f"the signal has shape {signal.shape}; at least {ends[-1]} columns are needed")
         position, quaternion, gripper, extra = np.split(signal, ends, axis=1)
         motion = Motion.of(
             position,

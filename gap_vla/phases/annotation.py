@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gap_vla.core.config import build, choose
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import whole
-from gap_vla.phases.annotator import (
-    Annotation,
-    Annotator,
-    as_episodes,
-    find_points,
-    motions_of,
-    opening_unit,
-    require_unit,
-)
+from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.core.files import read_json, replacing, write_json
+from gap_vla.core.processes import worker_pool
+from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
-from gap_vla.phases.methods import METHODS, OPTIONS, USED, Options, method_parts, resolved
-from gap_vla.phases.motion import MotionError, require_columns
-from gap_vla.phases.noise import FLOOR, require_extra_band
+from gap_vla.phases.measures import label_report, notes
+from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, USED, Options, method_parts, resolved
+from gap_vla.phases.motion import Motion, farthest, motion_of
 
 LABEL_LOOKAHEAD = 2
 """Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
 
+PAIRS_WORTH_PROCESSES = 2e9
+"""Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
 
-@np.errstate(under="ignore")  # a bump far from its point is 0, also where a program lets NumPy raise
+
 def annotate(
-    episodes: Sequence[Episode] | Iterable[Episode],
+    episodes: Iterable[Episode],
     *,
     method: str = "lstm",
     seed: int = 0,
@@ -45,7 +48,7 @@ def annotate(
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
 
     Args:
-        episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.core.episode.Episode`.
+        episodes: demonstrations whose columns hold a position (`Episode.columns`); each is read once.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
         seed: of the LSTM; labels without one do not depend on it.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
@@ -56,74 +59,54 @@ def annotate(
             `EstimatorSettings`.
 
     Raises:
-        MotionError: unknown method or option, no episode, or bad signals (file, episode, step and field are named).
-        EpisodeError: proprioception that is not 9 per arm.
+        ConfigError: unknown method or option.
+        EpisodeError: no episode, columns that hold no position, or bad signals (the episode and step are named).
 
+    >>> from gap_vla.core.columns import POSE
     >>> walk = np.zeros((40, 9), np.float32)
     >>> walk[:, 3], walk[:, 0] = 1, np.abs(np.arange(40) - 20) * 0.01
-    >>> demo = Episode(images={}, proprio=walk, action=np.zeros((40, 7), np.float32))
+    >>> demo = Episode(images={}, proprio=walk, action=np.zeros((40, 7), np.float32), columns=POSE)
     >>> annotation = annotate([demo], method="gaussian")
     >>> annotation.change_points[0], annotation.rho[0].shape
     (array([20]), (40,))
     """
-    episodes = as_episodes(episodes)
-    if not episodes:
-        raise MotionError("there is no episode to annotate")
-    seed = whole("seed", seed, 0, 2**64, MotionError)
     own, of_lstm = checked_options(method, options)
-    if extra is None and "extra_weight" in options:
-        raise MotionError("extra_weight: no effect without extra columns; leave it out")
-    if extra is not None and options.get("dead_band") is not None:
-        require_extra_band(options["dead_band"])
-    if extra is None and own.dead_band is not None and own.dead_band[3] > FLOOR[3]:  # identities say it
-        raise MotionError("dead_band has a fourth number: no effect without extra columns; leave it out")
-    motions = motions_of(episodes, extra)
-    last = len(episodes) - 1
-    chosen = [whole("an episode of fit", i, 0, last, MotionError) for i in (range(last + 1) if fit is None else fit)]
-    if not chosen:
-        raise MotionError("there is no episode to fit the annotator on")
-    if len({*chosen}) < len(chosen):
-        raise MotionError("fit names an episode twice; the LSTM would be measured on what it has learnt")
-    unit = opening_unit(episodes[chosen[0]])
-    for episode, motion in zip(episodes, motions):
-        require_columns(motion, motions[chosen[0]].columns)
-        require_unit(episode, motion, unit)
-    if own.arms == "each" and motions[chosen[0]].arms == 1:
-        raise MotionError('arms="each": no effect with one arm; leave it out')
-    if method_parts(method, own)[0] != "column":
-        own = resolved(own, [motions[i] for i in chosen])
-    points = find_points(method, own, episodes, motions, workers)
+    recordings = _read(episodes, extra)
+    fitted = recordings if fit is None else [recordings[i] for i in fit]
+    if not fitted:
+        raise EpisodeError("there is no episode to fit the annotator on")
+    for recording in recordings:
+        _require_like(recording, fitted[0].motion.columns, fitted[0].unit)
+    motions = [recording.motion for recording in fitted]
+    points_by, rho_by = method_parts(method, own)
+    if points_by != "column":
+        own = resolved(own, motions)
+    points = _find_points(method, own, recordings, workers)
     estimator = None
-    if method_parts(method, own)[1] == "lstm":
-        estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
-    annotator = Annotator(method, own, seed, estimator, motions[chosen[0]].columns, unit)
-    annotation = annotator.annotation(episodes, motions, points)
-    return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
+    if rho_by == "lstm":
+        chosen = points if fit is None else [points[i] for i in fit]
+        estimator = PhaseEstimator(**of_lstm, seed=seed).fit(motions, chosen)
+    annotator = Annotator(method, own, seed, estimator, fitted[0].motion.columns, fitted[0].unit)
+    annotation = annotator._annotation(recordings, points)
+    return dataclasses.replace(annotation, report={"fitted_episodes": len(fitted), **annotation.report})
 
 
 def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> tuple[Options, dict[str, Any]]:
     """The options of `annotate`: those of change points and bumps, and those of the LSTM.
 
-    Raises MotionError: an unknown option, one that the method does not use, or an impossible value; or a seed, other
+    Raises ConfigError: an unknown option, one that the method does not use, or an impossible value; or a seed, other
     than 0, of a method that draws nothing.
     """
-    estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
-    if unknown := set(options) - set(OPTIONS) - estimator_fields:
-        raise MotionError(
-            f"unknown option {', '.join(sorted(unknown))}; known are "
-            f"{', '.join(sorted(OPTIONS))}; for the LSTM {', '.join(sorted(estimator_fields))}"
-        )
-    own = Options.of({k: v for k, v in options.items() if k in OPTIONS})
-    of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
+    for name in options:
+        choose(name, sorted(OPTIONS | OF_LSTM), "option")
+    own = build(Options, {k: v for k, v in options.items() if k in OPTIONS})
+    of_lstm = {k: v for k, v in options.items() if k in OF_LSTM}
     used = _used(method, own)
-    if "seed" in used:
-        of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
     if idle := sorted({*options, *(["seed"] if seed else [])} - used):
-        deciding = [f"rho {options['rho']!r}"] if "rho" in options and "rho" not in idle else []
-        deciding += ["n_change_points"] if own.n_change_points is not None else []
-        told = " and ".join([f"method {method!r}", *deciding])
-        raise MotionError(f"{', '.join(idle)}: no effect with {told}; leave it out")
-    EstimatorSettings(**of_lstm)
+        raise ConfigError(f"{', '.join(idle)}: no effect with method {method!r} and its other options; leave it out")
+    if "seed" in used:
+        of_lstm = {"lookahead": LABEL_LOOKAHEAD, **of_lstm}
+        build(EstimatorSettings, of_lstm)
     return own, of_lstm
 
 
@@ -133,8 +116,12 @@ def options_of(method: str, options: Mapping[str, Any], seed: int) -> tuple[dict
     >>> options_of("gaussian", {"penalty": 2.0, "lookahead": 0}, 7)
     ({'penalty': 2.0}, 0)
     """
-    used = _used(method, Options.of({k: v for k, v in options.items() if k in OPTIONS}))
+    used = _used(method, build(Options, {k: v for k, v in options.items() if k in OPTIONS}))
     return {k: v for k, v in options.items() if k in used}, seed if "seed" in used else 0
+
+
+OPTIONS = {field.name for field in dataclasses.fields(Options)}
+OF_LSTM = {field.name for field in dataclasses.fields(EstimatorSettings)} - {"seed"}
 
 
 def _used(method: str, own: Options) -> set[str]:
@@ -142,6 +129,227 @@ def _used(method: str, own: Options) -> set[str]:
     parts = method_parts(method, own)
     used = {name for part in parts for name in USED.get(part, ())}
     used |= set() if METHODS[method][1] else {"rho"}
-    if parts[1] == "lstm":
-        used |= {field.name for field in dataclasses.fields(EstimatorSettings)}
+    used |= {*OF_LSTM, "seed"} if parts[1] == "lstm" else set()
     return used - ({"penalty", "stroke"} if own.n_change_points is not None else set())  # so many, whatever they cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotator:
+    """All that annotates an episode: method, resolved options, seed and, where there is one, the trained LSTM."""
+
+    method: str
+    options: Options
+    seed: int
+    estimator: PhaseEstimator | None
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
+    unit: str = ""
+    """Of the openings that it was fitted on, "m" or "1" (without unit); empty: not known."""
+    extra: tuple[str, ...] = ()
+    """What the extra columns that it was fitted on are called, if they are of files; empty: not known, or none."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON-able; equal identities give equal labels. `hash` covers the weights too."""
+        record: dict[str, Any] = {
+            "method": self.method,
+            "options": self.options.record(),
+            "seed": self.seed,
+            "version": LABELS_NAME,
+        }
+        if self.estimator is not None:
+            record["estimator"] = self.estimator.settings.record()
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+        if self.estimator is not None:
+            for name, value in self.estimator.weights._asdict().items():
+                digest.update(name.encode() + value.tobytes())
+        return {**record, "hash": digest.hexdigest()[:16]}
+
+    def annotate(
+        self,
+        episodes: Iterable[Episode],
+        *,
+        workers: int | None = None,
+        extra: Iterable[np.ndarray] | None = None,
+    ) -> Annotation:
+        """The labels of new episodes; nothing is fitted.
+
+        Raises EpisodeError: bad signals, or other columns than the annotator was fitted on.
+        """
+        recordings = _read(episodes, extra)
+        for recording in recordings:
+            _require_like(recording, self.columns, self.unit)
+        return self._annotation(recordings, _find_points(self.method, self.options, recordings, workers))
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
+        directory = Path(directory)
+        if self.estimator is not None:
+            self.estimator.save(directory)
+        fitted_on = {"columns": dict(self.columns), "opening_unit": self.unit, "extra": list(self.extra)}
+        write_json(directory / "annotator.json", {"format": 1, **self.identity, **fitted_on})
+        return directory
+
+    def _annotation(self, recordings: Sequence[Recording], points: list[np.ndarray]) -> Annotation:
+        """ρ of recordings whose change points are found, with its report."""
+        motions = [recording.motion for recording in recordings]
+        made_by = method_parts(self.method, self.options)[1]
+        if self.estimator is not None:
+            rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
+        else:
+            rho = [RHO[made_by](p, len(motion), self.options) for motion, p in zip(motions, points)]
+        report = label_report(rho, points)
+        report["reach"] = max((farthest(motion) for motion in motions), default=0.0)
+        if self.estimator is not None:
+            report["estimator"] = self.estimator.report
+        report["rho_by"] = made_by
+        report["notes"] = notes(report)
+        labelled = tuple(recording.digest for recording in recordings)
+        return Annotation(rho, points, report, self.identity, self, labelled)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """Labels of a sequence of episodes."""
+
+    rho: list[np.ndarray]  # f32[T] per episode, in [0, 1]
+    change_points: list[np.ndarray]  # int64[K] per episode
+    report: dict[str, Any]
+    """JSON-able: `label_report`, the estimator's losses and calibration, `rho_by` (what made ρ, of `methods.RHO`)
+    and `notes`, what a user should know before using the labels."""
+    identity: dict[str, Any]  # JSON-able, of the annotator
+    annotator: Annotator  # annotates further episodes in the same way
+    labelled: tuple[str, ...]
+    """A digest of each episode's proprioception (`digest_of`)."""
+
+    def labels(self, index: int) -> dict[str, np.ndarray]:
+        """`rho` and `change_point` of one episode; these are bool[T], True where a segment but the first begins."""
+        flags = np.zeros(len(self.rho[index]), bool)
+        flags[self.change_points[index]] = True
+        return {"rho": self.rho[index], "change_point": flags}
+
+    def apply(self, episodes: Iterable[Episode]) -> list[Episode]:
+        """The episodes with `rho` and `change_point` filled in.
+
+        Raises EpisodeError: these are not the episodes that were annotated (number, order or proprioception differ).
+        """
+        episodes = list(episodes)
+        if self.labelled != tuple(map(digest_of, episodes)):
+            raise EpisodeError("the episodes differ in number, order or proprioception from those that were annotated")
+        return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes the annotator, labels.safetensors and labels.json into the directory."""
+        from safetensors.numpy import save_file
+
+        directory = self.annotator.save(directory)
+        arrays = {
+            "rho": np.concatenate([np.zeros(0, np.float32), *self.rho]),
+            "lengths": np.array([len(r) for r in self.rho], np.int64),
+            "change_points": np.concatenate([np.zeros(0, np.int64), *self.change_points]),
+            "counts": np.array([len(p) for p in self.change_points], np.int64),
+        }
+        with replacing(directory / "labels.safetensors") as temporary:
+            save_file(arrays, temporary)
+        record = {"report": self.report, "identity": self.identity, "labelled": list(self.labelled)}
+        write_json(directory / "labels.json", record)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Annotation:
+        """Reads what `save` wrote."""
+        from safetensors.numpy import load_file
+
+        arrays, record = load_file(Path(directory) / "labels.safetensors"), read_json(Path(directory) / "labels.json")
+        rho = np.split(arrays["rho"], np.cumsum(arrays["lengths"]))[:-1]
+        points = np.split(arrays["change_points"], np.cumsum(arrays["counts"]))[:-1]
+        annotator = load_annotator(directory)
+        return cls(rho, points, record["report"], record["identity"], annotator, tuple(record["labelled"]))
+
+
+def load_annotator(directory: str | Path) -> Annotator:
+    """The annotator that `Annotator.save` or `Annotation.save` wrote.
+
+    Raises FileNotFoundError: there is none in the directory. ConfigError: another version wrote it.
+
+    >>> import tempfile
+    >>> from gap_vla.core.columns import POSE
+    >>> rows = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (9, 1))
+    >>> demo = Episode({}, rows, np.zeros((9, 7), np.float32), columns=POSE)
+    >>> annotation = annotate([demo], method="fixed", value=0.25)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     later = load_annotator(annotation.save(folder)).annotate([demo])
+    >>> later.rho[0][:2], later.identity == annotation.identity
+    (array([0.25, 0.25], dtype=float32), True)
+    """
+    path = Path(directory) / "annotator.json"
+    record = read_json(path)
+    if record.get("version") not in ("0.1.0", LABELS_NAME):
+        raise ConfigError(f"{path}: another version wrote it; make it again: gap-vla annotate SOURCE --out COPY")
+    return Annotator(
+        record["method"],
+        build(Options, record["options"]),
+        record["seed"],
+        PhaseEstimator.load(directory) if "estimator" in record else None,
+        record.get("columns", {}),
+        record.get("opening_unit", ""),
+        tuple(record.get("extra", ())),
+    )
+
+
+class Recording(NamedTuple):
+    """What is kept of an episode while it is labelled."""
+
+    motion: Motion
+    phase: np.ndarray | None
+    unit: str  # of the openings: "m" or "1"
+    digest: str
+
+
+def digest_of(episode: Episode) -> str:
+    """A digest of an episode's proprioception, by which labels know the episode that they belong to."""
+    return hashlib.sha256(np.ascontiguousarray(episode.proprio, np.float32).tobytes()).hexdigest()[:16]
+
+
+def opening_unit(episode: Episode) -> str:
+    """ "m", or "1" for openings without unit."""
+    blocks = () if episode.columns is None else itertools.chain(*episode.columns.arms)
+    return "1" if any(block.word == "gripper_01" for block in blocks) else "m"
+
+
+def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None) -> list[Recording]:
+    episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
+    given = [None] * len(episodes) if extra is None else list(extra)
+    recordings = []
+    for index, (episode, columns) in enumerate(zip(episodes, given, strict=True)):
+        named = episode.replace(metadata={"episode_id": index, **episode.metadata})
+        motion = motion_of(named, columns)
+        recordings.append(Recording(motion, episode.phase, opening_unit(episode), digest_of(episode)))
+    return recordings
+
+
+def _require_like(recording: Recording, columns: Mapping[str, int], unit: str) -> None:
+    found, fitted = {**recording.motion.columns, "unit": recording.unit}, {**columns, "unit": unit}
+    if any(fitted[key] not in (found[key], "") for key in fitted):
+        raise EpisodeError(
+            f"{recording.motion.where} has {found}; the annotator was fitted on {fitted}: fit another one, or give "
+            "data of the same robot, with the same extra columns"
+        )
+
+
+def _find_points(
+    method: str, options: Options, recordings: Sequence[Recording], workers: int | None
+) -> list[np.ndarray]:
+    finder = POINTS[method_parts(method, options)[0]]
+    motions = [recording.motion for recording in recordings]
+    if workers is None:
+        pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
+        may = not current_process().daemon  # as a worker of multiprocessing.Pool is
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if pairs > PAIRS_WORTH_PROCESSES and may else 1
+    jobs = motions, [recording.phase for recording in recordings], itertools.repeat(options)
+    if workers <= 1 or len(motions) < 2:
+        return watched(map(finder, *jobs), "change points", len(motions), "episode", PATIENCE)
+    with worker_pool(min(workers, len(motions))) as pool:
+        coming = pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers)))
+        return watched(coming, "change points", len(motions), "episode", PATIENCE)

@@ -9,8 +9,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-
-from gap_vla.core.compiled import compiled
+from numba import njit
 
 
 class Weights(NamedTuple):
@@ -28,7 +27,7 @@ class Weights(NamedTuple):
     head_bias: np.ndarray  # f32[1]
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def all_features(samples, arms, rotations, width):
     """f32[T, F]: row t is Δs of M5 between samples t - 1 and t, that is displacement (m), rotation vector (rad) and
     other differences; row 0 is zero.
@@ -66,7 +65,7 @@ def all_features(samples, arms, rotations, width):
     return features
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def _gates(x, h, c, weight_in, weight_hidden, bias):
     hidden = h.shape[0]
     z = bias.copy()
@@ -87,7 +86,7 @@ def _gates(x, h, c, weight_in, weight_hidden, bias):
         h[k] = gate_out * math.tanh(c[k])
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def lstm_run(features, w):
     """ρ for every row of features, by two layers and the head, from a zero state (h1, c1, h2, c2)."""
     state = np.zeros((4, w.head.shape[0]), np.float32)

@@ -18,6 +18,9 @@ PROFILE = 10
 LITTLE = 0.1
 """Mean ρ below which the per-sample factor 1 - ρ of GAP (M6) changes little."""
 
+WEAK = 0.5
+"""Share of change points with ρ above one half, below which ρ does not mark the transitions."""
+
 FAR = 10.0
 """Metres that no arm reaches."""
 
@@ -60,12 +63,29 @@ def beyond_reach(distance: float) -> str:
     return f"a position {distance:.4g} m away from the origin; are these metres?" if distance > FAR else ""
 
 
+def marked_share(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> float | None:
+    """The share of change points at which ρ is above one half; None without any.
+
+    Where it is small, ρ does not mark the transitions, however well the change points were found.
+
+    Args:
+        rho: float[T] per episode.
+        change_points: int[K] per episode.
+
+    >>> marked_share([np.array([0.9, 0.1, 0.8, 0.2])], [np.array([2, 3])])
+    0.5
+    """
+    marks = np.concatenate([np.zeros(0, bool), *(is_transition(r[p]) for r, p in zip(rho, change_points, strict=True))])
+    return float(marks.mean()) if len(marks) else None
+
+
 def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
     """JSON-able summary of the labels of a data set.
 
     Returns:
         episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
         rho_width (steps with ρ above one half per change point or first step of an episode, which is a target of M4),
+        rho_marks (`marked_share`),
         rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
         None where no step is that far from one).
     """
@@ -82,6 +102,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
         "change_rate": points / max(steps, 1),
         "rho_mean": float(everything.mean(dtype=np.float64)) if steps else None,
         "rho_width": float(is_transition(everything).sum() / (points + len(lengths))) if steps else None,
+        "rho_marks": marked_share(rho, change_points),
         "rho_by_distance": [float(r.mean(dtype=np.float64)) if len(r) else None for r in profile],
     }
 
@@ -99,9 +120,12 @@ def describe(report: Mapping[str, Any]) -> list[str]:
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
     found = []
-    mean, estimator = report["rho_mean"], report.get("estimator")
-    if 0 < report["steps"] == report["episodes"]:
-        found.append("every episode has one step, in which nothing moves, so ρ says nothing")
+    mean, marks, estimator = report["rho_mean"], report.get("rho_marks"), report.get("estimator")
+    if estimator and marks is not None and marks < WEAK:
+        found.append(
+            f"ρ is weak: above 0.5 at {marks:.0%} of the change points; train the LSTM longer (option `epochs`), or "
+            "use method `gaussian`"
+        )
     if asked := beyond_reach(report.get("reach", 0)):
         found.append(f"{asked} ρ weighs rotations against positions as if they were: state these in m")
     if mean is not None and mean < LITTLE:
@@ -117,10 +141,5 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             f"on the {estimator['held_out_recordings']} recordings held out, ρ misses the share of change points by "
             f"{error:.2f} on average (calibration error), so it ranks steps but is no probability; more or longer "
             "recordings help, and method `gaussian` needs none"
-        )
-    if estimator and (copies := estimator.get("held_out_copies")):
-        found.append(
-            f"{copies} of the {estimator['held_out_recordings']} recordings held out are copies of recordings that the "
-            "LSTM has learnt, so its loss and calibration on them are too good; leave copies out"
         )
     return found

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
-from gap_vla.phases.noise import as_dead_band, checked_band, default_dead_band, default_window, smooth_motion
-from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts
+from gap_vla.core.config import STRICT, choose
+from gap_vla.core.errors import EpisodeError
+from gap_vla.phases.motion import Amount, DeadBand, Motion, unit_steps
+from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
+from gap_vla.phases.objective import Odd, default_min_size, default_penalty, default_stroke, stroke_starts
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.targets import change_targets, label_changes, soft_targets
 
@@ -23,76 +26,61 @@ method, seed and options other change points or ρ."""
 LABELS_NAME = {7: "0.1.0"}.get(LABELS_VERSION, f"labels {LABELS_VERSION}")
 """What an annotator's identity says of `LABELS_VERSION`; every annotator so far says "0.1.0"."""
 
-WEIGHT = Bounds(0, 1e6, "against a position term of weight 1")
-SAMPLES = Bounds(1, 1_000_000, "samples of a recording")
+Samples = Annotated[int, Field(ge=1)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Every option of every method except the LSTM's own, which are `EstimatorSettings`.
 
-    Attributes:
-        penalty, n_change_points, min_size, max_segment, jump: as for `segment`; None follows the data set
-            (penalty, min_size) or means no bound.
-        alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
-            dead_band None follow the data set, and pauses count (rest 0.5).
-        stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price;
-            None: a quarter of its range; 0: never, as in the paper.
-        arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
-        kernel: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm". Its key is
-            `rho` wherever options are written: arguments of `annotate`, configurations, `--option`, annotator.json.
-        sigma: width of the bumps of "gaussian", steps.
-        value: ρ of "fixed".
-        window: steps before and after over which cotpc compares directions.
-        threshold: cosine below which cotpc sees a key state.
-        cluster_size: least cluster of hdbscan, steps.
+    Here `smooth` and `dead_band` None follow the data set, and pauses count (`rest` 0.5); see `Objective`.
     """
 
-    penalty: Annotated[float | int | None, Bounds(0, 1e6, "perfectly aligned steps")] = None
-    n_change_points: Annotated[int | None, Bounds(0, 1_000_000, "samples of a recording")] = None
-    alpha: Annotated[float | int, WEIGHT] = 1.0
-    beta: Annotated[float | int, WEIGHT] = 2e-3
-    extra_weight: Annotated[float | int, WEIGHT] = 1.0
-    rest: Annotated[float | int, WEIGHT] = 0.5
-    smooth: Annotated[int | None, SAMPLES] = None
-    min_size: Annotated[int | None, SAMPLES] = None
-    max_segment: Annotated[int | None, SAMPLES] = None
-    jump: Annotated[int, SAMPLES] = 1
-    dead_band: DeadBand | Sequence[float | int] | None = None
-    reduction: str = "sum"
-    stroke: Annotated[float | int | None, Bounds(0, 1e6, "units of the gripper's signal")] = None
-    arms: str = "joint"
-    kernel: str = "gaussian"
-    sigma: Annotated[float | int, Bounds(1e-3, 1e6, "steps")] = 4.0
-    value: Annotated[float | int, Bounds(0, 1, "a probability")] = 0.5
-    window: Annotated[int, SAMPLES] = 4
-    threshold: Annotated[float | int, Bounds(-1, 1, "a cosine")] = 0.5
-    cluster_size: Annotated[int, Bounds(2, 1_000_000, "samples of a recording")] = 8
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "", MotionError)
-        if self.dead_band is not None:
-            object.__setattr__(self, "dead_band", checked_band(self.dead_band))
-        if self.smooth is not None and self.smooth % 2 == 0:
-            raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
-        if self.arms not in ("joint", "each"):
-            raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
-        if not isinstance(self.kernel, str) or self.kernel not in RHO:
-            raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.kernel!r}")
-
-    @classmethod
-    def of(cls, written: Mapping[str, Any]) -> Options:
-        """The options from their keys as written (`OPTIONS`)."""
-        return cls(**{OPTIONS[key]: value for key, value in written.items()})
+    penalty: Amount | None = None
+    """Price of a change point, in perfectly aligned steps; None follows the data set."""
+    n_change_points: Annotated[int, Field(ge=0)] | None = None
+    """Exactly so many change points instead of a penalty."""
+    alpha: Amount = 1.0
+    """Weight of the rotation term."""
+    beta: Amount = 2e-3
+    """Weight of the gripper term."""
+    extra_weight: Amount = 1.0
+    """Weight of the extra columns' term."""
+    rest: Amount = 0.5
+    """What a step of a pause counts; 0 in the paper."""
+    smooth: Odd | None = None
+    """Odd number of samples over which signals are averaged before."""
+    min_size: Samples | None = None
+    """Least number of samples of a segment; None follows the data set."""
+    max_segment: Samples | None = None
+    """Greatest number of samples of a segment."""
+    jump: Samples = 1
+    """Change points only at multiples of this."""
+    dead_band: DeadBand | None = None
+    """Below these (position m, rotation rad, gripper units, extra units) nothing moves."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Of the cost over a segment's steps: "sum" (paper) or "mean" (the authors' release)."""
+    stroke: Amount | None = None
+    """Where a hand begins to open or close by at least so much (gripper units), a change point has no price; None: a
+    quarter of its range; 0: never, as in the paper."""
+    arms: Literal["joint", "each"] = "joint"
+    """"joint": one segmentation for all arms, their distances add; "each": one per arm, change points united."""
+    rho: Literal["lstm", "hard", "gaussian", "fixed"] = "gaussian"
+    """How hdbscan, cotpc and column make ρ of their change points."""
+    sigma: Annotated[float | int, Field(gt=0)] = 4.0
+    """Width of the bumps of "gaussian", steps."""
+    value: Annotated[float | int, Field(ge=0, le=1)] = 0.5
+    """ρ of "fixed"."""
+    window: Samples = 4
+    """Steps before and after over which cotpc compares directions."""
+    threshold: Annotated[float | int, Field(ge=-1, le=1)] = 0.5
+    """Cosine below which cotpc sees a key state."""
+    cluster_size: Annotated[int, Field(ge=2)] = 8
+    """Least cluster of hdbscan, steps."""
 
     def record(self) -> dict[str, Any]:
-        """JSON-able, by the keys as written."""
-        band = None if self.dead_band is None else list(self.dead_band)
-        return {key: getattr(self, field) for key, field in OPTIONS.items()} | {"dead_band": band}
-
-
-OPTIONS = {"rho" if field.name == "kernel" else field.name: field.name for field in dataclasses.fields(Options)}
-"""Key of an option as users write it: the attribute of `Options` that holds it."""
+        """JSON-able."""
+        return dataclasses.asdict(self) | {"dead_band": None if self.dead_band is None else list(self.dead_band)}
 
 
 def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -135,22 +123,10 @@ def split_arms(motion: Motion) -> list[Motion]:
 def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
     """Change points where a labelled column (a human's or an expert's phases) changes its value."""
     if phase is None:
-        raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
-    none = np.ma.getmaskarray(phase)
-    phase = np.asarray(phase)
-    found = f"{phase.dtype}{[*phase.shape]}"
-    if phase.shape != (len(motion),):
-        raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
-    texts = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in phase]
-    none = none | [name is None or text.strip().casefold() in _NO_NAMES for name, text in zip(phase, texts)]
-    if none.any():
-        step = int(none.argmax())
-        raise MotionError(f"{motion.where}: phase is {found} and {texts[step]!r} at step {step}; give each step a name")
+        raise EpisodeError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
+    if np.shape(phase) != (len(motion),):
+        raise EpisodeError(f"{motion.where}: phase has shape {np.shape(phase)} for {len(motion)} steps")
     return label_changes(phase)
-
-
-_NO_NAMES = ("", "nan", "nat", "<na>", "n/a", "null", "none", "inf", "-inf")
-"""What a table writes where a person left a step without a phase, and what is no number."""
 
 
 def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -238,18 +214,13 @@ USED = {
     "gaussian": ("sigma",),
     "fixed": ("value",),
 }
-"""Name in `POINTS` or `RHO`: the options that it looks at, as they are written; none where it is missing."""
+"""Name in `POINTS` or `RHO`: the options that it looks at; none where it is missing."""
 
 
 def method_parts(method: str, options: Options) -> tuple[str, str]:
-    """The names in `POINTS` and `RHO` that make up a method.
-
-    Raises MotionError: unknown method; the message lists the known ones.
-    """
-    if method not in METHODS:
-        raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    points, rho = METHODS[method]
-    return points, rho or options.kernel
+    """The names in `POINTS` and `RHO` that make up a method. Raises ConfigError: unknown method."""
+    points, rho = METHODS[choose(method, tuple(METHODS), "method")]
+    return points, rho or options.rho
 
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:

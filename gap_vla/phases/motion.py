@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import EpisodeError
 
 UNIT_QUATERNION_TOLERANCE = 1e-2
 """Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
-_LARGEST = 1e18
-"""Numbers of any motion; differences of these, and their squares, are finite in float32."""
 
-
-class MotionError(UserError, ValueError):
-    """A recording that cannot be used; the message says where, what was found and what to do."""
+Amount = Annotated[float | int, Field(ge=0)]
 
 
 class DeadBand(NamedTuple):
     """Below these lengths a step, or a whole segment, does not move and has no direction (M2)."""
 
-    position: float | int  # m
-    rotation: float | int  # rad
-    gripper: float | int  # units of the gripper column
-    extra: float | int = 0.0  # units of the extra columns, Euclidean norm over all of them
-
-
-def is_amount(value: Any) -> bool:
-    """Whether this is a number, finite and not negative; a truth value is none."""
-    number: Any = value
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(0 <= number < np.inf)
+    position: Amount  # m
+    rotation: Amount  # rad
+    gripper: Amount  # units of the gripper columns
+    extra: Amount = 0.0  # units of the extra columns, Euclidean norm over all of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """The moving signals of one recording of `T` samples, float64, checked.
+    """The moving signals of one recording of `T` samples, float64.
 
     Attributes:
         position: f64[T, 3 * arms], end effector positions, m, any fixed frame.
@@ -91,64 +80,44 @@ class Motion:
         Args:
             position: T×3 for one arm, T×3A for A arms side by side, in m.
             quaternion: T×4 (T×4A), wxyz.
-            gripper: T×G or T, G columns divided evenly among the arms.
+            gripper: T×G or T, G columns divided evenly among the arms; None or no columns: there is none.
             extra: T×E or T, any other columns whose direction of motion counts.
             where: name of the recording for error messages.
 
         Raises:
-            MotionError: naming the recording, the field, the step, and what to do.
+            EpisodeError: naming the recording, the field and the step.
 
         >>> Motion.of(np.zeros((5, 3)), gripper=np.zeros(5)).gripper.shape
         (5, 1)
         """
         given = {"position": position, "quaternion": quaternion, "gripper": gripper, "extra": extra}
-        fields = {name: _as_columns(value, name, where) for name, value in given.items() if value is not None}
-        if "position" not in fields:
-            raise MotionError(f"{where}: position is missing; T×3 in m is the least that can be segmented")
-        pos = fields["position"]
-        if pos.shape[1] == 0 or pos.shape[1] % 3:
-            raise MotionError(f"{where}: position is {pos.shape[1]} wide; give 3 columns (m) per arm")
-        arms = pos.shape[1] // 3
+        fields = {name: _columns(value, name, where) for name, value in given.items() if value is not None}
+        fields = {name: value for name, value in fields.items() if value.shape[1] or name == "position"}
+        steps, width = fields["position"].shape
+        arms = width // 3
+        if not width or width % 3:
+            raise EpisodeError(f"{where}: position is {width} wide; give 3 columns (m) per arm")
         for name, value in fields.items():
-            if len(value) != len(pos):
-                raise MotionError(f"{where}: {name} has {len(value)} steps, position {len(pos)}; they must be equal")
-            if (bad := ~(np.abs(value) <= _LARGEST)).any():
-                step, column = (int(i) for i in np.argwhere(bad)[0])
-                raise MotionError(
-                    f"{where}: {name} is {value[step, column]} at step {step}, column {column}; "
-                    "repair the value or drop the episode"
-                )
-        quat, grip = fields.get("quaternion"), fields.get("gripper")
-        if quat is not None:
-            if quat.shape[1] != 4 * arms:
-                raise MotionError(
-                    f"{where}: quaternion is {quat.shape[1]} wide, not {4 * arms} (wxyz for each of {arms} arms)"
-                )
-            fields["quaternion"] = _normalised(quat, where)
-        if grip is not None and (grip.shape[1] == 0 or grip.shape[1] % arms):
-            raise MotionError(f"{where}: gripper is {grip.shape[1]} wide, which does not divide among {arms} arms")
+            if len(value) != steps:
+                raise EpisodeError(f"{where}: {name} has {len(value)} steps, position {steps}")
+            if not (finite := np.isfinite(value)).all():
+                step, column = np.argwhere(~finite)[0]
+                raise EpisodeError(f"{where}: {name} is {value[step, column]} at step {step}, column {column}")
+        if "quaternion" in fields:
+            if (found := fields["quaternion"].shape[1]) != 4 * arms:
+                raise EpisodeError(f"{where}: quaternion is {found} wide, not {4 * arms} (wxyz for each arm)")
+            fields["quaternion"] = _normalised(fields["quaternion"], where)
+        if "gripper" in fields and (found := fields["gripper"].shape[1]) % arms:
+            raise EpisodeError(f"{where}: gripper is {found} wide, which does not divide among {arms} arms")
         return cls(**fields, where=where)
 
 
-def require_columns(motion: Motion, fitted: Mapping[str, int]) -> None:
-    """Raises MotionError for other columns than those (`Motion.columns`) that an annotator was fitted on."""
-    found, own = (
-        f"{c['arms']} arms, rotations {c['rotations']}, others {c['others']}" for c in (motion.columns, fitted)
-    )
-    if found != own:
-        advice = "fit another one, or give data of the same robot, with the same extra columns"
-        raise MotionError(f"{motion.where} has {found}; the annotator was fitted on {own}: {advice}")
-
-
-def _as_columns(value: Any, name: str, where: str) -> np.ndarray:
+def _columns(value: Any, name: str, where: str) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiub" or np.ma.is_masked(value):
-        what = "masked in places" if np.ma.is_masked(value) else array.dtype
-        raise MotionError(f"{where}: {name} is {what}, not numbers")
     if array.ndim == 1 and name != "position":
         array = array[:, None]
-    if array.ndim != 2:
-        raise MotionError(f"{where}: {name} has shape {array.shape}, not (T, width)")
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise EpisodeError(f"{where}: {name} is {array.dtype}{[*array.shape]}, not numbers of shape (T, width)")
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
@@ -157,10 +126,10 @@ def _normalised(quaternion: np.ndarray, where: str) -> np.ndarray:
     norms = np.linalg.norm(blocks, axis=2)
     off = np.abs(norms - 1) > UNIT_QUATERNION_TOLERANCE
     if off.any():
-        step, arm = (int(i) for i in np.argwhere(off)[0])
-        raise MotionError(
-            f"{where}: quaternion of arm {arm} has length {norms[step, arm]:.4g} at step {step}, not 1; expected wxyz "
-            "unit quaternions (for rotation vectors or Euler angles convert first; without orientation leave it out)"
+        step, arm = np.argwhere(off)[0]
+        raise EpisodeError(
+            f"{where}: quaternion of arm {arm} has length {norms[step, arm]:.4g} at step {step}, not 1; are these "
+            "rotations of another kind (rotvec, euler_xyz, …)?"
         )
     return (blocks / norms[..., None]).reshape(quaternion.shape)
 
@@ -189,12 +158,21 @@ def relative_rotation_vector(
 
 
 def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
-    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
+    """The proprioception of an episode as a checked `Motion`, of any number of arms.
+
+    Args:
+        extra: T×E further columns.
+
+    Raises:
+        EpisodeError: nobody described the columns, or they hold no position.
+    """
     arms = episode.arms
+    fingers = max(arm.gripper.shape[1] for arm in arms)
+    gripper = [np.pad(arm.gripper, ((0, 0), (0, fingers - arm.gripper.shape[1]))) for arm in arms]
     return Motion.of(
-        np.ma.concatenate([arm.position for arm in arms], axis=1),  # which keeps a mask, to be refused
-        np.ma.concatenate([arm.quaternion for arm in arms], axis=1),
-        np.ma.concatenate([arm.gripper for arm in arms], axis=1),
+        np.concatenate([arm.position for arm in arms], axis=1),
+        np.concatenate([arm.quaternion for arm in arms], axis=1),
+        np.concatenate(gripper, axis=1),
         extra,
         where=episode.name,
     )

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import whole
-from gap_vla.phases.motion import (
-    DeadBand,
-    Motion,
-    MotionError,
-    flat_rows,
-    is_amount,
-    relative_rotation_vector,
-    steps_of,
-)
+from gap_vla.core.errors import EpisodeError
+from gap_vla.phases.motion import DeadBand, Motion, flat_rows, relative_rotation_vector, steps_of
 
 RESTING_STEP = 4.0
 """95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
@@ -97,10 +88,11 @@ def smooth_motion(motion: Motion, window: int) -> Motion:
     """Positions, extra columns and orientations averaged over `window` samples, centred; grippers as they are.
 
     Near the ends the window shrinks symmetrically. Orientations are averaged as unit quaternions of one hemisphere (the
-    chordal mean) and are normalised again. Raises MotionError: the window is not an odd positive number.
+    chordal mean) and are normalised again.
+
+    Args:
+        window: an odd number.
     """
-    if whole("smooth", window, 1, 2**31, MotionError) % 2 == 0:
-        raise MotionError(f"smooth is an odd number of samples, not {window}")
     if window == 1 or len(motion) < 3:
         return motion
     quaternion = None
@@ -173,7 +165,7 @@ def default_dead_band(motions: Iterable[Motion], *, smooth: int = 1) -> DeadBand
     0.0005
     """
     if not (motions := list(motions)):
-        raise MotionError("no recordings; dead-bands follow their steps")
+        raise EpisodeError("no recordings; dead-bands follow their steps")
     noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     for motion in motions:
@@ -201,36 +193,8 @@ def default_dead_band(motions: Iterable[Motion], *, smooth: int = 1) -> DeadBand
     return band._replace(rotation=max(band.rotation, relevant))
 
 
-def as_dead_band(
-    value: DeadBand | Mapping[str, float] | Sequence[float] | None, motion: Motion, smooth: int = 1
-) -> DeadBand:
-    """The dead-band that a caller means; None follows the recording's own noise, and so does what a mapping omits.
-
-    Raises MotionError: unknown names, or values that are no numbers, negative or not finite.
-    """
-    if value is None:
-        return default_dead_band([motion], smooth=smooth)
-    if isinstance(value, Mapping):
-        if unknown := set(value) - set(DeadBand._fields):
-            raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
-        value = default_dead_band([motion], smooth=smooth)._replace(**value)
-    if motion.extra is not None:
-        require_extra_band(value)
-    return checked_band(value)
-
-
-def require_extra_band(value: Any) -> None:
-    """Raises MotionError: a dead-band of three numbers, which says none of the extra columns that there are."""
-    if np.asarray(value, object).shape == (3,):
-        raise MotionError("dead_band has 3 numbers; with extra columns give a fourth, in their units")
-
-
-def checked_band(value: Any) -> DeadBand:
-    """3 or 4 numbers as a dead-band. Raises MotionError: as `as_dead_band`."""
-    given = np.asarray(value, object)
-    if given.shape not in ((3,), (4,)):
-        raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
-    band = DeadBand(*given.tolist())
-    if not all(map(is_amount, band)):
-        raise MotionError(f"dead_band must be finite and not negative, got {band}")
-    return DeadBand(*(one if isinstance(one, int | float) else float(one) for one in band))  # JSON knows no others
+def as_dead_band(value: DeadBand | Mapping[str, float] | None, motion: Motion, smooth: int = 1) -> DeadBand:
+    """The dead-band that a caller means; None follows the recording's own noise, and so does what a mapping omits."""
+    if isinstance(value, DeadBand):
+        return value
+    return default_dead_band([motion], smooth=smooth)._replace(**(value or {}))

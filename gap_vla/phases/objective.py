@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, is_amount, steps_of, unit_steps
+from gap_vla.core.config import STRICT
+from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.phases.motion import Amount, DeadBand, Motion, steps_of, unit_steps
 from gap_vla.phases.noise import as_dead_band, resting_step, smooth_motion
 
 if TYPE_CHECKING:
@@ -28,36 +31,35 @@ CREEP = 0.03
 """Steps below this share of the recording's greatest are creep under load, not part of a stroke."""
 
 
-@dataclasses.dataclass(frozen=True)
+def _odd(window: int) -> int:
+    if window % 2 == 0:
+        raise ConfigError(f"smooth is an odd number of samples, not {window}")
+    return window
+
+
+Odd = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Objective:
-    """Weights and options of M2 and M3.
+    """Weights and options of M2 and M3."""
 
-    Attributes:
-        alpha: weight of the rotation term (paper: 1).
-        beta: weight of the gripper term (paper: 2e-3); each column counts beta / (columns per arm).
-        extra_weight: weight of the extra columns' term.
-        rest: our addition, 0 in the paper: if positive, a segment whose mean step is within the dead-band may count
-            as a pause instead, -rest for each of its steps without motion, where that is the lower cost.
-        smooth: odd number of samples over which signals are averaged before (`smooth_motion`); 1: not at all.
-        dead_band: (position m, rotation rad, gripper units, extra units) below which nothing moves; a mapping sets
-            some of them; None: `default_dead_band` of the recording.
-        reduction: "sum" over a segment's steps (paper) or "mean" (the authors' release).
-    """
-
-    alpha: float | int = 1.0
-    beta: float | int = 2e-3
-    extra_weight: float | int = 1.0
-    rest: float | int = 0.0
-    smooth: int = 1
-    dead_band: DeadBand | Mapping[str, float] | Sequence[float] | None = None
-    reduction: str = "sum"
-
-    def __post_init__(self) -> None:
-        if self.reduction not in ("sum", "mean"):
-            raise MotionError(f'reduction is "sum" or "mean", not {self.reduction!r}')
-        weights = (self.alpha, self.beta, self.extra_weight, self.rest)
-        if not all(map(is_amount, weights)):
-            raise MotionError(f"alpha, beta, extra_weight and rest must be finite and not negative, got {weights}")
+    alpha: Amount = 1.0
+    """Weight of the rotation term (paper: 1)."""
+    beta: Amount = 2e-3
+    """Weight of the gripper term (paper: 2e-3); each column counts beta / (columns per arm)."""
+    extra_weight: Amount = 1.0
+    """Weight of the extra columns' term."""
+    rest: Amount = 0.0
+    """Our addition, 0 in the paper: if positive, a segment whose mean step is within the dead-band may count as a pause
+    instead, -rest for each of its steps without motion, where that is the lower cost."""
+    smooth: Odd = 1
+    """Odd number of samples over which signals are averaged before (`smooth_motion`); 1: not at all."""
+    dead_band: DeadBand | Mapping[str, Amount] | None = None
+    """(position m, rotation rad, gripper units, extra units) below which nothing moves; a mapping sets some of them;
+    None: `default_dead_band` of the recording."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over a segment's steps: "sum" (paper) or "mean" (the authors' release)."""
 
     @property
     def mean(self) -> bool:
@@ -122,7 +124,7 @@ def default_penalty(motions: Iterable[Motion]) -> float:
     1.25
     """
     if not (motions := list(motions)):
-        raise MotionError("no recordings; a penalty follows their lengths")
+        raise EpisodeError("no recordings; a penalty follows their lengths")
     samples = float(np.median([len(motion) for motion in motions]))
     arms = max(motion.arms for motion in motions)
     return float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
@@ -154,8 +156,6 @@ def stroke_starts(motion: Motion, travel: float | int) -> Int64[np.ndarray, " K"
     array([5])
     """
     steps = steps_of(motion).gripper
-    if not 0 <= travel < np.inf:
-        raise MotionError(f"travel is {travel}; it must be a finite number from 0")
     if steps is None or len(steps) == 0 or travel == 0:
         return np.zeros(0, np.int64)
     starts: list[int] = []

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-
-from gap_vla.core.compiled import compiled
+from numba import njit
 
 TIE = 1e-9
 """Segmentations whose costs differ by less are equally good (rounding of the prefix sums); the rule then decides."""
@@ -35,7 +34,7 @@ class Tables(NamedTuple):
     gripper_dead: float | int
 
 
-@compiled(nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def segment_distance(a, b, t):
     """Σ d of M2/M3 over the steps of samples [a, b): -(u(p_{a:e}) · Σ unit steps) - α(…) - β(count of equal signs).
 
@@ -87,7 +86,7 @@ def segment_distance(a, b, t):
     return total
 
 
-@compiled(nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def segment_score(a, b, t, mean):
     """`segment_distance`, or its mean per step (the release's reduction)."""
     total = segment_distance(a, b, t)
@@ -97,7 +96,7 @@ def segment_score(a, b, t, mean):
     return total
 
 
-@compiled(nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def optimal_with_prices(t, prices, start, min_size, max_segment, jump, mean):
     """Exact minimum of Σ cost + Σ prices[change points]; f64[T] prices. Memory O(T), time O(T · max_segment / jump²).
 
@@ -124,7 +123,7 @@ def optimal_with_prices(t, prices, start, min_size, max_segment, jump, mean):
     return best[n]
 
 
-@compiled(nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def optimal_table(t, number, start, min_size, max_segment, jump, mean):
     """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T). Fills
     i32[number + 1, T + 1] `start`, likewise for each number of change points."""

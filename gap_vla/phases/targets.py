@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from gap_vla.phases.motion import MotionError
+from gap_vla.core.errors import EpisodeError
 
 TRANSITION = 0.5
 """A step of larger ρ belongs to a motion transition."""
@@ -22,28 +22,11 @@ def is_transition(rho: Any) -> Any:
     return rho > TRANSITION
 
 
-def step_numbers(points: Any, length: int, what: str = "change points") -> Int64[np.ndarray, " K"]:
-    """Numbers of steps as int64, ascending; flags per step, fractions and numbers beyond the recording are refused.
-
-    Raises MotionError: `what` is none of a recording of `length` steps.
-    """
-    found = np.asarray(points)
-    if found.ndim == 1 and not found.size:
-        return np.zeros(0, np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise MotionError(
-            f"{what} are {found.dtype}{[*found.shape]}; give the numbers of steps, as np.flatnonzero does"
-        )
-    if (np.diff(found.astype(np.int64)) < 0).any() or found[0] < 0 or found[-1] >= length:
-        raise MotionError(f"{what} are {found[:5].tolist()}…, not ascending from 0 to {length - 1}")
-    return found.astype(np.int64)
-
-
 def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
     """M4: c_t = 1 at the change points and at the first step, else 0."""
     targets = np.zeros(length, np.float32)
     targets[:1] = 1
-    targets[step_numbers(change_points, length)] = 1
+    targets[change_points] = 1
     return targets
 
 
@@ -54,7 +37,7 @@ def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool
         one_sided: only points at or before the step.
     """
     steps = np.arange(length)
-    ends = np.concatenate([[-np.inf], step_numbers(points, length), [np.inf]])
+    ends = np.concatenate([[-np.inf], points, [np.inf]])
     behind = steps - ends[np.searchsorted(ends, steps, side="right") - 1]
     ahead = ends[np.searchsorted(ends, steps)] - steps
     return (behind if one_sided else np.minimum(behind, ahead)).astype(np.float32)
@@ -68,8 +51,8 @@ def distance_to_change(
     Args:
         one_sided: only change points at or before the step (the release, for MimicGen).
     """
-    points = step_numbers(change_points, length)
-    return distance_to(np.concatenate([[0] * (length > 0), points]).astype(int), length, one_sided=one_sided)
+    points = np.concatenate([[0] * (length > 0), change_points]).astype(int)
+    return distance_to(points, length, one_sided=one_sided)
 
 
 def soft_targets(
@@ -83,8 +66,6 @@ def soft_targets(
     >>> soft_targets(np.array([4]), 6, 1.0).round(2)
     array([1.  , 0.61, 0.14, 0.61, 1.  , 0.61], dtype=float32)
     """
-    if not 0 < spread < np.inf:
-        raise MotionError(f"spread is {spread} steps; it must be above 0, and finite")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.exp(-0.5 * (distance / spread) ** 2).astype(np.float32)
 
@@ -102,8 +83,6 @@ def step_weights(
     >>> step_weights(np.array([4]), 6, k=0.1).round(1)
     array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
     """
-    if not (0 <= k < np.inf and most >= 0):
-        raise MotionError(f"k is {k} and most {most}; weights are 0 or more, and k is finite")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
 
@@ -114,17 +93,12 @@ def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
     >>> label_changes(np.array(["reach", "reach", "lift"]))
     array([2])
 
-    Raises MotionError: more than one label per step, or NaN, which is another one at each step.
+    Raises EpisodeError: more than one label a step, or NaN, which would be another one at each step.
     """
     labels = np.asarray(labels)
-    if not labels.ndim or labels.size != len(labels):
-        raise MotionError(
-            f"labels are {labels.dtype}{[*labels.shape]}; give one per step, as argmax of one-hot rows does"
-        )
-    if (labels != labels).any():
-        raise MotionError(
-            f"the label of step {(labels != labels).argmax()} is NaN; give steps without one a label, too"
-        )
+    if labels.size != len(labels) or (labels != labels).any():
+        raise EpisodeError(f"labels are {labels.dtype}{[*labels.shape]}; give one a step, and none NaN")
+    labels = labels.reshape(-1)
     return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
 
 
@@ -134,6 +108,4 @@ def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int
     >>> near_boundaries(np.array([2]), 5, 1)
     array([False,  True,  True,  True, False])
     """
-    if not tolerance >= 0:
-        raise MotionError(f"tolerance is {tolerance} steps; it must be 0 or more")
     return distance_to(points, length) <= tolerance

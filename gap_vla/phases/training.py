@@ -7,9 +7,6 @@ carried from piece to piece (truncated backpropagation through time).
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from gap_vla.core.lazy import every_digit
 from gap_vla.core.progress import PATIENCE, Progress
 
 State = tuple[torch.Tensor, torch.Tensor]
@@ -53,44 +49,18 @@ class PhaseLSTM(nn.Module):
         return self.head(outputs)[..., 0], state
 
 
-class _OneAtATime:
-    """A lock, and a new one in a forked process, where no thread is left that would release it."""
-
-    def __init__(self) -> None:
-        self.renew()
-        os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.lock = threading.RLock()
-
-
-_TORCH = _OneAtATime()
-
-
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """On one thread, since the order of summation depends on their number, and whatever the caller has set in torch.
-    One call at a time, since torch's random state and settings are those of all threads.
-    """
-    with _TORCH.lock, _as_torch_begins():
-        yield
-
-
-@contextlib.contextmanager
-def _as_torch_begins() -> Iterator[None]:
-    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+def _one_thread() -> Iterator[None]:
+    """The order of summation depends on the number of threads."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float32)
-    full = torch.autocast("cpu", enabled=False)
     try:
-        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), full, every_digit(torch):
-            yield
+        yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_default_dtype(kind)
 
 
-@_undisturbed()
+@_one_thread()
 def train(examples: Sequence[Example], held_out: Sequence[Example], settings: Any) -> Trained:
     """Minimises the weighted binary cross-entropy of M5.
 
@@ -116,8 +86,7 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
     held_losses: list[float] = []
     kept = 0
     best: dict[str, np.ndarray] = {}
-    progress = Progress("LSTM of ρ", epochs * sum(lengths), "step", after=PATIENCE, out=sys.stderr)
-    said = f"epoch 1 of {epochs}"
+    progress = Progress("LSTM of ρ", epochs * sum(lengths), "step", after=PATIENCE)
     for epoch in range(epochs):
         # neighbours in length share a batch, so that little is padded
         order = sorted(range(len(examples)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
@@ -126,9 +95,8 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
         loss_sum = weight_sum = 0.0
         for batch in batches:
             x, y, w = (_padded(arrays) for arrays in zip(*(examples[i] for i in batch)))
-            state, ends = None, np.array([lengths[i] for i in batch])
+            state = None
             for part in _pieces(x.shape[1], piece):
-                progress.advance(int((ends.clip(max=part.stop) - ends.clip(max=part.start)).sum()), said)
                 logits, state = model(x[:, part], state)
                 state = (state[0].detach(), state[1].detach())
                 loss, total = _weighted_loss(logits, y[:, part], w[:, part])
@@ -140,13 +108,14 @@ def train(examples: Sequence[Example], held_out: Sequence[Example], settings: An
                 optimizer.step()
                 loss_sum += float(loss.detach())
                 weight_sum += float(total)
+            progress.advance(sum(lengths[i] for i in batch), f"epoch {epoch + 1} of {epochs}")
             schedule.step()
         losses.append(loss_sum / weight_sum)
         if held_out:
             held_losses.append(_held_out_loss(model, held_out, batch_size))
         if not best or not held_out or held_losses[-1] <= held_losses[kept]:
             kept, best = len(losses) - 1, _parameters(model)
-        said = f"epoch {epoch + 2} of {epochs}, loss {losses[-1]:.3g}"
+    progress.close()
     return Trained(best, losses, held_losses, kept)
 
 

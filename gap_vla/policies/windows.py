@@ -225,9 +225,8 @@ def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.
 
 
 def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict[str, np.ndarray]:
-    from gap_vla.phases import LABELS_VERSION, Annotation, MotionError, annotate
-    from gap_vla.phases.annotation import options_of
-    from gap_vla.phases.annotator import digests
+    from gap_vla.phases import LABELS_VERSION, Annotation, annotate
+    from gap_vla.phases.annotation import digest_of, options_of
 
     options, seed = options_of(source, config.phases.options, config.phases.seed)
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
@@ -239,7 +238,7 @@ def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict
     if (kept / "labels.json").exists():
         try:
             annotation = Annotation.load(kept)
-        except (MotionError, FileNotFoundError) as error:
+        except (ConfigError, FileNotFoundError) as error:
             raise ConfigError(f"{f'{error}'.partition('; ')[0]}; delete that folder, they are made again") from error
         made_for = Section.read(kept / _MADE_FOR, ConfigError).values if (kept / _MADE_FOR).exists() else {}
         made_for = {"method": annotation.annotator.method, "seed": annotation.annotator.seed, **made_for}
@@ -251,7 +250,7 @@ def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
         if keep:
             _keep(annotation, kept, asked)
-    if annotation.labelled != digests(episodes):
+    if annotation.labelled != tuple(map(digest_of, episodes)):
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
     flat = np.concatenate(annotation.rho).astype(np.float32)
     ends = np.cumsum([split.steps for split in store.splits.values()])

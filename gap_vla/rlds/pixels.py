@@ -6,8 +6,7 @@ Pictures are worked on channel by channel and without branches per pixel, so tha
 from __future__ import annotations
 
 import numpy as np
-
-from gap_vla.core.compiled import compiled
+from numba import njit
 
 _UNROUNDED = {"nnan", "ninf", "nsz"}
 """Numba's fast-math flags that change no number of pictures. `reassoc`, which `True` has too, makes the last bit of a
@@ -17,7 +16,7 @@ compiled code in the cache."""
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(n) for n in (0, 1, 2, 3, 4, 6))
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def change_frames(windows, real, parameters):  # type: ignore[no-untyped-def]
     """Changes uint8[B, W, h, w, 3] in place where bool[B, W] is True; float32[B, 8] as `Augmentation.parameters`."""
     batch, length, height, width, _ = windows.shape
@@ -35,7 +34,7 @@ def change_frames(windows, real, parameters):  # type: ignore[no-untyped-def]
                 _store(planes, windows[b, t])
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def _crop(frame, top, left, tall, wide, planes):  # type: ignore[no-untyped-def]
     """tf.image.crop_and_resize to the same size, bilinear, in [0, 1]."""
     height, width, _ = frame.shape
@@ -59,7 +58,7 @@ def _crop(frame, top, left, tall, wide, planes):  # type: ignore[no-untyped-def]
                 planes[c, i * width + j] = (above + (below - above) * down) * unit
 
 
-@compiled(nogil=True, fastmath=_UNROUNDED)
+@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
 def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-untyped-def]
     """tf.image.adjust_brightness, adjust_contrast about the channel's mean; each cut to [0, 1]."""
     total = _ZERO
@@ -71,7 +70,7 @@ def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-un
         plane[k] = min(max(plane[k] * contrast + shift, _ZERO), _ONE)
 
 
-@compiled(nogil=True, fastmath=_UNROUNDED)
+@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
 def _saturation_and_hue(red, green, blue, saturation, hue):  # type: ignore[no-untyped-def]
     """HSV saturation times a factor, cut to 1, and hue turned: tf.image.adjust_saturation and adjust_hue."""
     for k in range(red.size):
@@ -91,7 +90,7 @@ def _saturation_and_hue(red, green, blue, saturation, hue):  # type: ignore[no-u
         blue[k] = low + chroma * min(max(_TWO - abs(h - _FOUR), _ZERO), _ONE)
 
 
-@compiled(nogil=True)
+@njit(cache=True, nogil=True)
 def _store(planes, frame):  # type: ignore[no-untyped-def]
     """tf.image.convert_image_dtype(…, uint8, saturate=True)."""
     height, width, _ = frame.shape

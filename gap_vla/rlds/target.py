@@ -22,7 +22,6 @@ from gap_vla.core.locks import alone
 from gap_vla.core.marks import FOLDER_MARK, made_by, others_in, unlike_mark
 from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import clear_leftovers, make_removable, write_json
-from gap_vla.phases.motion import MotionError
 from gap_vla.rlds.account import dataset_metadata
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
@@ -88,7 +87,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         try:
             yield partial
         except BaseException as error:
-            if isinstance(error, EpisodeError | MotionError) or not any(partial.glob(ACCOUNTS)):
+            if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
                 _discard_own(partial, path)
             raise
 

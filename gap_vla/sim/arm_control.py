@@ -12,8 +12,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from jaxtyping import Float
-
-from gap_vla.core.compiled import compiled
+from numba import njit
 
 STIFFNESS, REST_STIFFNESS = 150.0, 10.0
 GRIPPER_SPEED = 0.2
@@ -76,7 +75,7 @@ class ArmController:
         data.ctrl[self._actuators] = np.clip(torque + data.qfrc_bias[self._dofs], *self._limits)
 
 
-@compiled()
+@njit(cache=True)
 def _torque(
     jacobian: np.ndarray,
     inertia: np.ndarray,

@@ -14,7 +14,6 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.compiled import kept_where_there_is_room
 from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
@@ -25,7 +24,7 @@ from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import MAX_STARTS, Goal, World
 
 # robosuite complains about optional parts while it is imported
-with contextlib.redirect_stderr(io.StringIO()), kept_where_there_is_room():
+with contextlib.redirect_stderr(io.StringIO()):
     from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
     from robosuite.models.arenas import TableArena
     from robosuite.models.tasks import ManipulationTask

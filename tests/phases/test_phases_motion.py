@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
+from gap_vla.core.errors import EpisodeError
+from gap_vla.phases import DeadBand, Motion, default_dead_band, default_penalty
 from gap_vla.phases.motion import relative_rotation_vector, steps_of
 from gap_vla.phases.noise import default_window, fast_step, is_disturbed, noise_level, resting_step, smooth_motion
 
@@ -36,30 +37,22 @@ def test_motion_between_two_samples_is_m1():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "named"),
     [
-        ("position", np.full((4, 3), np.nan), "position is nan at step 0, column 0"),
-        ("position", np.zeros((4, 5)), "5 wide"),
-        ("position", np.zeros(4), r"shape \(4,\)"),
-        ("quaternion", np.zeros((4, 4)), "length 0 at step 0, not 1"),
-        ("quaternion", np.ones((4, 3)), "3 wide, not 4"),
-        ("gripper", np.zeros((3, 1)), "gripper has 3 steps, position 4"),
-        ("gripper", np.array(["open"] * 4), "gripper is <U4, not numbers"),
-        ("gripper", np.ma.masked_less([0.1, -1.0, 0.1, 0.1], 0), "gripper is masked in places, not numbers"),
+        ("position", np.full((4, 3), np.nan), "position is nan at step 0"),
+        ("position", np.where(np.arange(12) == 8, np.inf, 0).reshape(4, 3), "position is inf at step 2, column 2"),
+        ("position", np.zeros((4, 5)), "position"),
+        ("position", np.zeros(4), "position"),
+        ("quaternion", np.zeros((4, 4)), "quaternion of arm 0"),
+        ("quaternion", np.ones((4, 3)), "quaternion"),
+        ("gripper", np.zeros((3, 1)), "gripper"),
+        ("gripper", np.array(["open"] * 4), "gripper"),
     ],
 )
-def test_bad_signals_are_named(field, value, said):
+def test_bad_signals_are_named(field, value, named):
     arguments = {"position": np.zeros((4, 3)), field: value}
-    with pytest.raises(MotionError, match=said) as error:
+    with pytest.raises(EpisodeError, match=f"demo.hdf5, episode 3: {named}"):
         Motion.of(**arguments, where="demo.hdf5, episode 3")
-    assert "demo.hdf5, episode 3" in str(error.value)
-
-
-def test_an_infinite_value_is_named_with_its_step():
-    position = np.zeros((9, 3))
-    position[5, 2] = np.inf
-    with pytest.raises(MotionError, match="inf at step 5, column 2"):
-        Motion.of(position)
 
 
 def moving(rng, steps=150, speed=0.01, sigma=0.0):
@@ -144,11 +137,6 @@ def test_smoothing_commutes_with_reversing_time_and_ignores_quaternion_signs(see
     backward = smooth_motion(Motion.of(path[::-1], flipped[::-1]), 5)
     np.testing.assert_allclose(forward.position, backward.position[::-1], atol=1e-12)
     np.testing.assert_allclose(steps_of(forward).rotation, -steps_of(backward).rotation[::-1], atol=1e-12)
-
-
-def test_an_even_window_is_refused():
-    with pytest.raises(MotionError, match="odd"):
-        smooth_motion(Motion.of(np.zeros((9, 3))), 4)
 
 
 def test_the_default_penalty_follows_the_length_within_bounds():

@@ -1,11 +1,7 @@
 """M2 and M3: the cost, the exact search, and what they do not depend on."""
 
-import contextlib
 import functools
 import itertools
-import re
-import signal
-import threading
 
 import numpy as np
 import pytest
@@ -15,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
-from gap_vla.phases import Motion, MotionError, segment
+from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.phases import Motion, segment
 from gap_vla.phases.objective import Objective
 from gap_vla.phases.search import segment_score
 
@@ -278,49 +275,27 @@ def test_stationary_constant_and_repeated_samples_have_no_change_points(rest):
     assert segment(doubled, penalty=1.0).tolist() == []
 
 
-def test_what_does_not_fit_is_said():
-    path = recording(0, 20)
-    with pytest.raises(MotionError, match="20 samples with min_size 5 hold at most 3"):
-        segment(*path, n_change_points=4, min_size=5)
-    with pytest.raises(MotionError, match="not both"):
-        segment(*path, n_change_points=1, penalty=1.0)
-    with pytest.raises(MotionError, match="with n_change_points there is no penalty"):
-        segment(*path, n_change_points=1, free=[5])
-    with pytest.raises(MotionError, match=r"free samples \[20\] must lie within the 20"):
-        segment(*path, free=[20])
-    with pytest.raises(MotionError, match="max_segment 2 is below min_size 3"):
-        segment(*path, max_segment=2)
-    with pytest.raises(MotionError, match="5 samples cannot be cut into segments of 3 to 4 samples"):
-        segment(*(signal[:5] for signal in path), min_size=3, max_segment=4)
-    with pytest.raises(MotionError, match="finite"):
-        segment(*path, penalty=np.nan)
-    with pytest.raises(MotionError, match="ascend strictly between 0 and 20"):
-        segment_cost(*path, [5, 5])
-    with pytest.raises(MotionError, match='"sum" or "mean"'):
-        segment(*path, reduction="median")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"n_change_points": 4, "min_size": 5}, "4 change points"),
+        ({"n_change_points": 1, "penalty": 1.0}, "penalty"),
+        ({"n_change_points": 1, "free": [5]}, "free"),
+        ({"max_segment": 2}, "max_segment"),
+        ({"max_segment": 3, "min_size": 3}, "max_segment"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, named):
+    with pytest.raises(ConfigError, match=named):
+        segment(*recording(0, 20), **options)
 
 
-def test_ctrl_c_ends_a_long_search_at_once_which_says_how_far_it_is(monkeypatch, capsys):
-    walk = np.cumsum(np.random.default_rng(0).normal(size=(1500, 3)), axis=0)
-    found = segment(walk, penalty=3.0)
-    monkeypatch.setattr("gap_vla.phases.segmentation.PATIENCE", 1e-9)
-    monkeypatch.setattr("gap_vla.phases.segmentation.ASK", 1e-3)
-    monkeypatch.setattr("gap_vla.phases.segmentation.MILLION", 1000)
-    monkeypatch.setattr("gap_vla.phases.segmentation.PAIRS_WORTH_A_THREAD", 1000)
-    np.testing.assert_array_equal(segment(walk, penalty=3.0), found)
-    assert re.search(r"^change points of .*, 1,500 samples: \d+/1125 million pairs", capsys.readouterr().err)
-    ended = threading.Event()
-
-    def deaf(*_):
-        with contextlib.suppress(KeyboardInterrupt):  # which compiled code does not hear
-            signal.raise_signal(signal.SIGINT)
-            ended.wait(60)
-        return np.inf
-
-    monkeypatch.setattr("gap_vla.phases.search.optimal_table", deaf)
-    with pytest.raises(KeyboardInterrupt):
-        segment(walk, n_change_points=3)
-    ended.set()
+def test_a_weight_or_a_reduction_that_cannot_be_is_refused():
+    for options in ({"reduction": "median"}, {"alpha": -1.0}, {"smooth": 4}, {"dead_band": (1e-3,)}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            segment(*recording(0, 20), **options)
+    with pytest.raises(EpisodeError, match="ascend"):
+        segment_cost(*recording(0, 20), [5, 5])
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from gap_vla.core.marks import HDF5, suffix_of
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import Unchanged, unchanging
 from gap_vla.demos.fields import files_in, resized
-from gap_vla.phases.annotator import load_annotator
+from gap_vla.phases import load_annotator
 from gap_vla.phases.measures import beyond_reach
 from gap_vla.phases.motion import farthest, motion_of
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
@@ -74,7 +74,7 @@ def annotate_files(
         AnnotationError: unknown kind, a field that has no effect, or the copy cannot be read back. DatasetError: the
             disk is full.
         OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
-        MotionError, EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
+        EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
     """
     source, out = Path(source), Path(out)
     job = dataclasses.replace(job, **job_fields) if job else AnnotationJob(**job_fields)

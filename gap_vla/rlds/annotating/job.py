@@ -16,9 +16,8 @@ from gap_vla.core.foreign import Section, parsed, real_path, refusing
 from gap_vla.core.marks import FOLDER_MARK, file_mark, made_by
 from gap_vla.demos.beside import PER_STEP
 from gap_vla.demos.layout import StateLayout
-from gap_vla.phases import Annotation, annotate, load_annotator
+from gap_vla.phases import Annotation, Annotator, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
-from gap_vla.phases.annotator import Annotator
 from gap_vla.rlds.reader import column_names
 from gap_vla.rlds.schema import Schema
 

@@ -16,7 +16,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import content, one_line, parsed, shown
 from gap_vla.demos.beside import COUNTERS, COUNTS, PER_STEP, TIMES, counts_others, require_rows, tells
 from gap_vla.demos.fields import as_truth, is_blank
-from gap_vla.phases.annotator import load_annotator
+from gap_vla.phases import load_annotator
 from gap_vla.rlds.account import dataset_metadata, identity_hash, is_marked
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.schema import LANGUAGE, SCHEMA_VERSION
