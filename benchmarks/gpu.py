@@ -41,7 +41,7 @@ GRACE = 60.0
 """Seconds in which a part that was asked to stop saves what it has."""
 
 CONFIG = "finetune_configs/small_assembly.py:paper"
-TESTS = ("tests/test_on_gpu.py", "tests/octo/test_octo_parity.py", "tests/adjustment/test_adjustment_jax.py")
+TESTS = ("tests/test_on_gpu.py", "tests/octo/test_octo_parity.py", "tests/method/test_adjusted_jax.py")
 PARTS: dict[str, Sequence[str]] = {
     "tests": ("-m", "pytest", "-q", "-n", "6", "--dist", "loadfile", "-m", "slow or not slow", *TESTS),
     "egl": ("benchmarks/gpu.py", "--draw"),

@@ -42,7 +42,7 @@ collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "
 conftest.py again, under the name that another has by then."""
 
 LONGEST_FIRST = (
-    "adjustment/test_adjustment_torch_wrapped.py",
+    "method/test_adjusted_wrapped.py",
     "training/test_training_octo.py",
     "rlds/test_rlds_annotating_killed.py",
     "policies/test_policies_training.py",

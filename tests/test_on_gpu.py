@@ -3,7 +3,7 @@
 `make gpu` runs this file and Octo's parity with upstream; without a GPU its tests are skipped.
 """
 
-# ruff: noqa: E402  (two folders of helpers are put on the path first)
+# ruff: noqa: E402  (a folder of helpers is put on the path first)
 import os
 import subprocess
 import sys
@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("adjustment", "policies")]
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("policies",)]
 import toy_store
-from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
 from toy_store import place_store, toy_config, write_store
 
 from gap_vla.adjustment.torch import attach
@@ -28,6 +27,7 @@ from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.run import finetune
 from gap_vla.training.stages import stages_of
 from gap_vla.training.torch_trainer import SmallTrainer
+from tests.helpers.torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = "cuda"
@@ -69,7 +69,7 @@ def test_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(
 
 
 def test_a_compiled_policy_is_adjusted_in_one_whole_graph():
-    program = ROOT / "tests" / "adjustment" / "compiled_policy.py"
+    program = ROOT / "tests" / "method" / "compiled_policy.py"
     call = [sys.executable, str(program), "inductor", DEVICE]
     done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS})
     assert "submodule: whole graph" in done.stdout and "columns: whole graph" in done.stdout, done.stderr

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from worker import draw, read_batch, serve
 
-from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
+from gap_vla.adjustment.jax import match_group, scale_group_updates
 from gap_vla.adjustment.schedule import Factors
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo import Compute, OctoModel, OctoModule, create_optimizer
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
@@ -53,7 +54,7 @@ class Ours:
         trainable, fixed = split_frozen(params, frozen)
         try:
             group = match_group(params)
-        except GroupError:  # a case without proprioception
+        except ConfigError:  # a case without proprioception
             group = {}
         packing = Packing.of(trainable, group)
         tx, learning_rate, _ = create_optimizer(

@@ -4,6 +4,6 @@
 any `nn.Module`.
 """
 
-from gap_vla.adjustment.schedule import MODES, AdjustmentError, AdjustmentSchedule, Factors
+from gap_vla.adjustment.schedule import AdjustmentSchedule, Factors
 
-__all__ = ["MODES", "AdjustmentError", "AdjustmentSchedule", "Factors"]
+__all__ = ["AdjustmentSchedule", "Factors"]

@@ -11,7 +11,6 @@ It works on `gap_vla.octo` and on upstream Octo (only API that jax 0.4.20 and fl
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,18 +19,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from gap_vla.adjustment.schedule import AdjustmentError
-from gap_vla.core.foreign import shown
+from gap_vla.core.errors import ConfigError
 
 PROPRIO_TOKEN_GROUP = "obs_proprio"
 """Name that Octo gives to the tokens of the observation tokenizer called `proprio`."""
-
-
-class GroupError(AdjustmentError):
-    """GAP would touch no parameter, or one outside the proprioceptive branch."""
 
 
 def scale_gradient(x: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
@@ -39,21 +32,10 @@ def scale_gradient(x: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
 
     Args:
         factor: broadcast against `x` from the left: [B] or [B, T] (M6: 1 - ρ), or anything of x's number of axes.
-
-    Raises:
-        GroupError: the factor is not of x's first axes, or x is no array.
-        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
     """
-    _require_factors("the factor", factor)
-    if not hasattr(x, "dtype"):
-        raise GroupError(f"x is {shown(x)}; give an array, as the features of a batch")
-    shape, of_x = jnp.shape(factor), jnp.shape(x)
-    same = len(shape) == len(of_x) and all(size in (1, whole) for size, whole in zip(shape, of_x))
-    if not same and shape != of_x[: len(shape)]:
-        raise GroupError(f"the factor is {[*shape]} for x of shape {[*of_x]}; give [B] or [B, T]")
-    factor = jnp.reshape(jnp.asarray(factor), shape + (1,) * (len(of_x) - len(shape)))
-    floating = jnp.issubdtype(factor.dtype, jnp.floating)
-    return _scale_gradient(x, factor if floating else factor.astype(jnp.float32))
+    factor = jnp.asarray(factor)
+    factor = jnp.reshape(factor, factor.shape + (1,) * (jnp.ndim(x) - factor.ndim))
+    return _scale_gradient(x, factor if jnp.issubdtype(factor.dtype, jnp.floating) else factor.astype(jnp.float32))
 
 
 @jax.custom_vjp
@@ -72,8 +54,6 @@ def _scale_gradient_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[j
 
 _scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)
 
-_ADJUSTED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("token groups adjusted", default=frozenset())
-
 
 @contextlib.contextmanager
 def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP) -> Iterator[None]:
@@ -90,14 +70,8 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         token_group: name of the timestep token group.
 
     Raises:
-        GroupError: on leaving the context, if no module with such a token group was called in it; in the forward pass,
-            if its tokens are of other samples or window steps; within another such context of the same group.
-        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
+        ConfigError: no tokens of that group entered a transformer, or they are of other samples or window steps.
     """
-    _require_factors("sample", sample)
-    sample = jnp.asarray(sample)
-    if token_group in (around := _ADJUSTED.get()):
-        raise GroupError(f"{token_group} is adjusted by a context around this one already, and GAP would act twice")
     hits = 0
 
     def intercept(next_call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -109,21 +83,18 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         for group in timestep_groups:
             if group.name == token_group:
                 hits += 1
-                if (shape := jnp.shape(sample)) != group.tokens.shape[:2]:
-                    raise GroupError(f"sample is {[*shape]}, {token_group} has tokens of {[*group.tokens.shape[:2]]}")
+                if jnp.shape(sample) != group.tokens.shape[:2]:
+                    tokens_of = f"{token_group} has tokens of {[*group.tokens.shape[:2]]}"
+                    raise ConfigError(f"sample is {[*jnp.shape(sample)]}, {tokens_of}")
                 tokens = scale_gradient(group.tokens, sample[:, :, None, None])
                 group = dataclasses.replace(group, tokens=tokens)
             adjusted.append(group)
         return next_call(prefix_groups, adjusted, *rest, **kwargs)
 
-    entered = _ADJUSTED.set(around | {token_group})
-    try:
-        with nn.intercept_methods(intercept):
-            yield
-    finally:
-        _ADJUSTED.reset(entered)
+    with nn.intercept_methods(intercept):
+        yield
     if not hits:
-        raise GroupError(
+        raise ConfigError(
             f"no token group {token_group!r} entered the transformer, so GAP would adjust nothing; the model needs an "
             "observation tokenizer of that name (`proprio` gives `obs_proprio`) and the batch its observation"
         )
@@ -141,7 +112,7 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
     their whole name; never by a substring.
 
     Raises:
-        GroupError: nothing matches, or the group has learned parameters elsewhere (a tokenizer with an encoder, such
+        ConfigError: nothing matches, or the group has learned parameters elsewhere (a tokenizer with an encoder, such
             as an image tokenizer, is not a proprioceptive branch).
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -154,16 +125,14 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
         if own & set(path.split("/")) or re.search(f"(^|/){re.escape(tokenizer)}/Dense_[0-9]+/", path)
     }
     if not own & {part for path in matched for part in path.split("/")}:
-        groups = sorted(
-            {part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")}
-        )
-        raise GroupError(
+        groups = sorted({found for path in shapes for found in re.findall(r"(?:^|/)([^/]+)_projection(?:/|$)", path)})
+        raise ConfigError(
             f"no parameter belongs to the token group {token_group!r}; the model's groups are "
             f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (method vp or vp_gap)"
         )
     inside = [path for path in shapes if tokenizer in path.split("/") and path not in matched]
     if inside:
-        raise GroupError(
+        raise ConfigError(
             f"the tokenizer of {token_group!r} has parameters of its own ({inside[0]}, …): it is an encoder, not a "
             "tokenizer of low-dimensional states, and GAP would leave part of its branch unadjusted"
         )
@@ -176,28 +145,13 @@ def scale_group_gradients(
     """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype.
 
     Raises:
-        GroupError: the group names a leaf that is not there, or none (`may_be_empty`: as for a policy without
-            proprioception), or the factor is not one number.
-        AdjustmentError: a factor that is known before compilation is NaN, infinite or below 0.
+        ConfigError: the group names a leaf that is not there, or none (`may_be_empty`: as for a policy without
+            proprioception).
     """
-    if jnp.shape(factor) != ():
-        raise GroupError(f"the factor has shape {jnp.shape(factor)}; it must be one number")
-    _require_factors("the factor", factor)
     _require_leaves(group, gradients, may_be_empty)
     return jax.tree_util.tree_map_with_path(
         lambda path, g: _times(g, jnp.asarray(factor)) if path_of(path) in group else g, gradients
     )
-
-
-def _require_factors(what: str, values: Any) -> None:
-    if isinstance(values, jax.core.Tracer):
-        return
-    found = np.asarray(values)
-    if not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise AdjustmentError(f"{what} is {found.dtype}{[*found.shape]}; factors are real numbers")
-    if (odd := found[~(np.isfinite(found) & (found >= 0))]).size:
-        where = " in places" if found.ndim else ""
-        raise AdjustmentError(f"{what} is {float(odd[0]):g}{where}; factors are 0 or more, and finite")
 
 
 def _require_leaves(group: Mapping[str, Any], tree: Any, may_be_empty: bool) -> None:
@@ -205,9 +159,7 @@ def _require_leaves(group: Mapping[str, Any], tree: Any, may_be_empty: bool) -> 
     lost = sorted({*group} - {*known})
     if lost or not (group or may_be_empty):
         what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
-        raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
-    if twice := sorted(name for name in group if known.count(name) > 1):
-        raise GroupError(f"two parameters are called {twice[0]!r}, as a key with a slash makes them; rename one")
+        raise ConfigError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
 
 
 class ScaleGroupState(NamedTuple):
@@ -232,28 +184,18 @@ def scale_group_updates(
         may_be_empty: whether the group may name no leaf, as that of a policy without proprioception.
 
     Raises:
-        GroupError: when it is initialised: the group names a leaf that is not there, or none.
-        AdjustmentError: no group, or a schedule that is no function; in a step: a factor is passed beside a schedule,
-            neither is there, or it is NaN, infinite or below 0 where it is known before compilation.
+        ConfigError: the group names a leaf that is not there, or none; a step has neither a schedule nor a factor.
     """
-
-    if not isinstance(group, Mapping) or not (schedule is None or callable(schedule)):
-        raise AdjustmentError(
-            f"scale_group_updates({group!r:.60}, {schedule!r:.60}): give the group that match_group returns, and a "
-            "function of the number of updates as schedule (or none, and update_factor to each tx.update)"
-        )
 
     def init(params: Any) -> ScaleGroupState:
         _require_leaves(group, params, may_be_empty)
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):
-        if (update_factor is None) == (schedule is None):
-            raise AdjustmentError(
-                "scale_group_updates needs a schedule, or update_factor passed to tx.update: one of both"
-            )
         if schedule is not None:
             update_factor = schedule(state.updates_done)
+        if update_factor is None:
+            raise ConfigError("scale_group_updates needs a schedule, or update_factor passed to tx.update")
         scaled = scale_group_gradients(updates, group, update_factor, may_be_empty=may_be_empty)
         return scaled, ScaleGroupState(state.updates_done + 1)
 

@@ -72,6 +72,13 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
     """
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {values!r}; it must be a section with keys")
+    if hasattr(cls, "__pydantic_fields__"):
+        from gap_vla.core.config import build
+
+        try:
+            return build(cls, dict(values.items()))
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = _hints(cls)  # without bounds; `cls` itself checks those
     arguments = {}

@@ -98,7 +98,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         statistics: normalisation statistics; they travel with the model.
 
     Raises:
-        GroupError: GAP would adjust nothing, or a parameter outside the proprioceptive branch.
+        ConfigError: GAP would adjust nothing, or a parameter outside the proprioceptive branch.
         CheckpointError: pretrained weights missing or of another architecture.
     """
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.train.seed))

@@ -8,9 +8,12 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.config import STRICT
 from gap_vla.core.typed_config import EPISODES, Bounds, ConfigError, Items, choose
 from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
@@ -59,11 +62,11 @@ class SmallEvalConfig(EvalConfig):
         return [Layouts(name, variant_spec(name).first_seed + self.seed, name) for name in self.variants]
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=STRICT)
 class SmallAdjustment(AdjustmentSchedule):
     """The adjusted gradient of a policy with one loss per window."""
 
-    rho: str = "current"
+    rho: Literal["step", "current"] = "current"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class SmallConfig(Experiment):
 
     method: str = "gap"
     model: SmallModelConfig = dataclasses.field(default_factory=SmallModelConfig)
-    adjustment: SmallAdjustment = SmallAdjustment()
+    adjustment: SmallAdjustment = dataclasses.field(default_factory=SmallAdjustment)
     train: SmallTrainConfig = SmallTrainConfig()
     eval: SmallEvalConfig = SmallEvalConfig()
     rivals: RivalsConfig = dataclasses.field(default_factory=RivalsConfig)

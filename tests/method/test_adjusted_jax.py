@@ -8,9 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from gap_vla.adjustment import AdjustmentError
 from gap_vla.adjustment.jax import (
-    GroupError,
     adjusted_gradients,
     match_group,
     path_of,
@@ -18,6 +16,7 @@ from gap_vla.adjustment.jax import (
     scale_group_gradients,
     scale_group_updates,
 )
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo import OctoModel, OctoModule
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.presets import example_batch, small_config
@@ -103,10 +102,10 @@ def test_match_group_names_exactly_the_leaves_before_the_transformer(model):
 
 
 def test_no_match_is_an_error_that_lists_the_groups(model):
-    with pytest.raises(GroupError, match="the model's groups are obs_primary, obs_proprio"):
+    with pytest.raises(ConfigError, match="the model's groups are obs_primary, obs_proprio"):
         match_group(model.params, "obs_state")
     with (
-        pytest.raises(GroupError, match="no token group 'obs_state'"),
+        pytest.raises(ConfigError, match="no token group 'obs_state'"),
         adjusted_gradients(jnp.ones((1, 1)), "obs_state"),
     ):
         pass
@@ -115,13 +114,12 @@ def test_no_match_is_an_error_that_lists_the_groups(model):
 @pytest.mark.parametrize("shape", [(1, WINDOW), (BATCH, 1), (BATCH,)])
 def test_factors_of_other_samples_or_window_steps_are_refused(model, shape):
     observation, task = BATCH_OF_THREE["observation"], BATCH_OF_THREE["task"]
-    said = rf"sample is \[{', '.join(map(str, shape))}\], obs_proprio has tokens of \[{BATCH}, {WINDOW}\]"
-    with pytest.raises(GroupError, match=said), adjusted_gradients(jnp.ones(shape)):
+    with pytest.raises(ConfigError, match="obs_proprio"), adjusted_gradients(jnp.ones(shape)):
         model.run_transformer(observation, task, observation["timestep_pad_mask"])
 
 
 def test_an_encoder_is_not_a_proprioceptive_branch(model):
-    with pytest.raises(GroupError, match="it is an encoder"):
+    with pytest.raises(ConfigError, match="it is an encoder"):
         match_group(model.params, "obs_primary")
 
 
@@ -139,12 +137,6 @@ def test_factors_lie_along_the_first_axes_whatever_the_sizes(factor):
     np.testing.assert_array_equal(jax.grad(lambda x: scale_gradient(x, factor).sum())(x), expected)
 
 
-@pytest.mark.parametrize("shape", [(4,), (1,), (3, 5), (2, 4), (3, 4, 1)])
-def test_factors_that_are_not_of_the_first_axes_are_refused(shape):
-    with pytest.raises(GroupError, match=r"for x of shape \[3, 4\]; give \[B\] or \[B, T\]"):
-        scale_gradient(jnp.ones((3, 4)), jnp.ones(shape))
-
-
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_half_precision_is_rounded_once_after_the_product(dtype):
     cotangent = jnp.linspace(1, 2, 101).astype(dtype)
@@ -155,14 +147,6 @@ def test_half_precision_is_rounded_once_after_the_product(dtype):
     tx = scale_group_updates({"own": ()}, lambda count: 0.3)
     scaled, _ = tx.update({"own": cotangent}, tx.init({"own": cotangent}))
     np.testing.assert_array_equal(scaled["own"], (cotangent.astype(jnp.float32) * 0.3).astype(dtype))
-
-
-def test_gap_does_not_act_twice():
-    factor = jnp.ones((BATCH, WINDOW))
-    for _ in range(2):  # the first error leaves nothing behind
-        with pytest.raises(GroupError, match="obs_proprio is adjusted by a context around this one already"):
-            with adjusted_gradients(factor), adjusted_gradients(factor):
-                pass
 
 
 PARAMS = {"own": jnp.ones(2), "other": jnp.ones(2)}
@@ -181,25 +165,11 @@ def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
 
 @pytest.mark.parametrize(("group", "said"), [({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")])
 def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, said):
-    match = f"{said}, so GAP would not act; there are other, own"
     for schedule in (None, lambda count: 0.3):
-        with pytest.raises(GroupError, match=match):
+        with pytest.raises(ConfigError, match=said):
             optax.chain(optax.scale_by_adam(), scale_group_updates(group, schedule)).init(PARAMS)
-    with pytest.raises(GroupError, match=match):
+    with pytest.raises(ConfigError, match=said):
         scale_group_gradients(GRADIENTS, group, 0.3)
-
-
-def test_a_name_that_two_parameters_have_is_refused():
-    tree = {"own": {"w": jnp.ones(2)}, "own/w": jnp.ones(2), "other": jnp.ones(2)}
-    with pytest.raises(GroupError, match="two parameters are called 'own/w'"):
-        scale_group_gradients(tree, {"own/w": (2,)}, 0.3)
-    assert scale_group_gradients(tree, {"other": (2,)}, 0.5)["other"].tolist() == [0.5, 0.5]
-
-
-@pytest.mark.parametrize("x", [{"a": np.ones(2)}, None, "features", [1.0, 2.0]])
-def test_features_that_are_no_array_are_refused(x, unchecked):
-    with pytest.raises(GroupError, match=r"x is .*; give an array"):
-        scale_gradient(x, 0.5)
 
 
 def test_a_policy_without_proprioception_says_that_its_group_is_empty():
@@ -231,25 +201,3 @@ def test_a_schedule_takes_the_place_of_the_passed_factor():
     np.testing.assert_array_equal(second["own"], GRADIENTS["own"])
     with pytest.raises(ValueError, match="update_factor"):
         scale_group_updates({"own": (2,)}).update(GRADIENTS, state)
-
-
-@pytest.mark.parametrize("odd", [np.nan, np.inf, -0.5])
-def test_a_factor_that_scales_no_gradient_is_refused_where_it_is_known(odd):
-    with pytest.raises(AdjustmentError, match=r"the factor is .*; factors are 0 or more, and finite"):
-        scale_group_gradients(GRADIENTS, {"own": (2,)}, odd)
-    tx = scale_group_updates({"own": (2,)}, lambda count: odd)
-    with pytest.raises(AdjustmentError, match="the factor is "):
-        tx.update(GRADIENTS, tx.init(PARAMS))
-    with pytest.raises(AdjustmentError, match=r"the factor is .* in places"):
-        scale_gradient(jnp.ones((2, 3)), jnp.array([1.0, odd]))
-    with pytest.raises(AdjustmentError, match=r"the factor is complex128\[2\]; factors are real numbers"):
-        scale_gradient(jnp.ones((2, 3)), np.ones(2) + 1j)
-    with pytest.raises(AdjustmentError, match=r"sample is .* in places"), adjusted_gradients(jnp.array([[1.0, odd]])):
-        pass
-    jax.eval_shape(lambda factor: scale_group_gradients(GRADIENTS, {"own": (2,)}, factor), jnp.float32(odd))  # traced
-
-
-@pytest.mark.parametrize("group, schedule", [({"a": (1,)}, 0.3), ({"a": (1,)}, {}), (None, None)])
-def test_what_is_no_group_or_no_schedule_is_refused_when_it_is_given(unchecked, group, schedule):
-    with pytest.raises(AdjustmentError, match="give the group that match_group returns, and a function"):
-        scale_group_updates(group, schedule)

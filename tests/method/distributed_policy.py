@@ -1,4 +1,4 @@
-"""Of test_adjustment_torch_wrapped.py, which is one of the processes and runs this file as the other: they train one
+"""Of test_adjusted_wrapped.py, which is one of the processes and runs this file as the other: they train one
 policy with DDP (gloo), each on half of a batch.
 """
 

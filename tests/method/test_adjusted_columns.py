@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gap_vla.adjustment import AdjustmentError, AdjustmentSchedule
-from gap_vla.adjustment.torch import attach_columns, scale_gradient
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import attach_columns
+from gap_vla.core.errors import ConfigError
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGE = torch.randn(4, 2, 6, generator=GENERATOR)
@@ -167,30 +168,27 @@ def test_columns_under_autocast_checkpointing_and_after_the_window(policy):
     assert all(torch.equal(plain[n], g) for n, g in gradients(policy).items())
 
 
-def test_a_slice_of_a_tensor_can_be_scaled_where_parameters_lie_before_it():
-    x = torch.randn(4, 2, 5, requires_grad=True)
-    scale_gradient(x, 1 - RHO, features=slice(3, 5)).sum().backward()
-    expected = torch.ones(4, 2, 5)
-    expected[..., 3:] = (1 - RHO)[..., None]
-    assert torch.equal(x.grad, expected)
-
-
 def test_columns_that_do_not_exist_and_layers_that_are_not_linear_are_refused(policy):
-    schedule = AdjustmentSchedule(lam=1.0)
-    for wrong in (slice(12, 16), [slice(0, 3), slice(2, 4)], slice(3, 3), slice(0, 8, 2), slice(-3, None)):
-        with pytest.raises(ValueError, match="reads 15 values"):
-            attach_columns(policy, {"blocks.0.1": wrong}, schedule, total_steps=2)
-    with pytest.raises(ValueError, match=r"is a Sequential; columns can be adjusted in nn\.Linear only"):
-        attach_columns(policy, {"blocks.0": slice(0, 3)}, schedule, total_steps=2)
-    with pytest.raises(ValueError, match=r"near that: .*blocks\.0\.1"):
-        attach_columns(policy, {"block.0.1": slice(0, 3)}, schedule, total_steps=2)
+    def refused(columns, name):
+        with pytest.raises(ConfigError, match=name):
+            attach_columns(policy, columns, AdjustmentSchedule(lam=1.0), total_steps=2)
+
+    for wrong in (slice(12, 16), [slice(0, 3), slice(2, 4)], slice(3, 3), slice(-3, None), []):
+        refused({"blocks.0.1": wrong}, "'blocks.0.1' reads 15 values")
+    refused({"blocks.0": slice(0, 3)}, r"'blocks\.0' is a Sequential.*plain nn\.Linear")
+    refused({"block.0.1": slice(0, 3)}, r"near that: .*blocks\.0\.1")
+    refused({}, "no part")
+    policy.rnn = nn.LSTM(9, 4)
+    refused({"rnn": slice(0, 5)}, "'rnn' is a LSTM")
     policy.tied = nn.Linear(15, 5)
     policy.tied.weight = policy.blocks[0][1].weight
-    with pytest.raises(ValueError, match=r"tied\.weight is shared"):
-        attach_columns(policy, {"blocks.0.1": slice(0, 3)}, schedule, total_steps=2)
-    with pytest.raises(ValueError, match="differs over the window"):
-        with attach_columns(policy, {"blocks.1.1": slice(5, 8)}, schedule, total_steps=2) as gap, gap.adjusting(RHO, 0):
-            gradients(policy)
+    refused({"blocks.0.1": slice(0, 3)}, r"tied\.weight is shared")
+
+
+def test_one_slice_for_a_window_needs_the_rho_of_its_last_step(policy):
+    gap = attach_columns(policy, {"blocks.1.1": slice(5, 8)}, AdjustmentSchedule(lam=1.0), total_steps=2)
+    with pytest.raises(ConfigError, match="rho='current'"), gap.adjusting(RHO, 0):
+        gradients(policy)
 
 
 class Doubled(nn.Linear):
@@ -200,19 +198,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def patched():
-    layer = nn.Linear(5, 2)
-    layer.forward = lambda x: 2 * nn.Linear.forward(layer, x)
-    return layer
-
-
-@pytest.mark.parametrize("layer", [Doubled(5, 2), patched(), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))])
+@pytest.mark.parametrize("layer", [Doubled(5, 2), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))])
 def test_a_layer_that_computes_more_than_a_linear_one_is_refused(layer):
-    with pytest.raises(AdjustmentError, match=r"'0' is a \w*, which computes something else"):
+    with pytest.raises(ConfigError, match=r"'0' is a \w*Linear|'0' is a Doubled"):
         attach_columns(nn.Sequential(layer), {"0": slice(3, 5)}, AdjustmentSchedule(), total_steps=10)
-
-
-@pytest.mark.parametrize("columns", [slice(2.0, 4), slice(2, 4.0)])
-def test_columns_are_whole_numbers(columns):
-    with pytest.raises(AdjustmentError, match=r"are no columns of '0'; give slices, as slice\(3, 5\)"):
-        attach_columns(nn.Sequential(nn.Linear(5, 2)), {"0": columns}, AdjustmentSchedule(), total_steps=10)
