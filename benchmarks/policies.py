@@ -187,7 +187,7 @@ def main() -> None:
             print(f"GLIBC_TUNABLES={value}", flush=True)
             subprocess.run(call, env=os.environ | {"GLIBC_TUNABLES": value}, check=True)
         return
-    config = SmallConfig.from_dict(load_config(options.config).to_dict())
+    config = load_config(options.config)
     train = {k: v for k in ("threads", "precision") if (v := getattr(options, k)) is not None}
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
     if options.image_size:

@@ -22,11 +22,10 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
 
     from gap_vla.cli.configured import load_config
     from gap_vla.octo.presets import example_batch
-    from gap_vla.training.octo import FinetuneConfig
     from gap_vla.training.octo_model import build
     from gap_vla.training.step import TrainStep
 
-    config = FinetuneConfig.from_dict(load_config(f"finetune_configs/threading.py:{profile}").to_dict())
+    config = load_config(f"finetune_configs/threading.py:{profile}")
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
     cameras = [f"image_{camera}" for camera in config.demos.cameras]
     batch = example_batch(

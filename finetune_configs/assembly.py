@@ -9,9 +9,7 @@ one_camera: 1,000 steps without the wrist camera and without augmentation.
 gaussian_rho: the same with wide phases. debug: the same path in a minute.
 """
 
-from gap_vla.training.small_octo import DEBUG, ONE_CAMERA, small_octo
-
-CHANGES = dict(demos=dict(episodes=40, action_noise=0.0), eval=dict(episodes=100))
+from gap_vla.training.octo import DEBUG, ONE_CAMERA, small_octo
 
 RECORDED = {**ONE_CAMERA, "train": dict(steps=1000)}
 
@@ -24,4 +22,4 @@ PROFILES = {
 
 
 def get_config(profile: str = "default"):
-    return small_octo("assembly", profile, CHANGES, PROFILES)
+    return small_octo("assembly", profile, PROFILES, demos=dict(episodes=40, action_noise=0.0), eval=dict(episodes=100))

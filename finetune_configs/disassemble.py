@@ -5,7 +5,7 @@ on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --t
 debug: the same path in a minute.
 """
 
-from gap_vla.training.small_octo import small_octo
+from gap_vla.training.octo import small_octo
 
 
 def get_config(profile: str = "default"):

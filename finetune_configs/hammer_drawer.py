@@ -5,10 +5,8 @@ on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --t
 debug: the same path in a minute.
 """
 
-from gap_vla.training.small_octo import small_octo
-
-CHANGES = dict(train=dict(steps=4000))
+from gap_vla.training.octo import small_octo
 
 
 def get_config(profile: str = "default"):
-    return small_octo("hammer_drawer", profile, CHANGES)
+    return small_octo("hammer_drawer", profile, train=dict(steps=4000))

@@ -8,7 +8,7 @@ paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLIC
 debug: the same path, tiny.
 """
 
-from gap_vla.training.config import experiment
+from gap_vla.training.config import experiment, profile_of
 from gap_vla.training.torch import DEBUG, PAPER, SmallConfig
 
 CHANGES = dict(
@@ -25,4 +25,4 @@ PROFILES = {
 
 
 def get_config(profile: str = "cpu"):
-    return experiment(SmallConfig, "assembly", [CHANGES], PROFILES, profile)
+    return experiment(SmallConfig, "assembly", CHANGES, profile_of(PROFILES, profile))

@@ -7,7 +7,7 @@ cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet). debug: the same path, tiny.
 """
 
-from gap_vla.training.config import experiment
+from gap_vla.training.config import experiment, profile_of
 from gap_vla.training.torch import DEBUG, PAPER, SmallConfig
 
 CHANGES = dict(
@@ -25,4 +25,4 @@ PROFILES = {
 
 
 def get_config(profile: str = "cpu"):
-    return experiment(SmallConfig, "threading", [CHANGES], PROFILES, profile)
+    return experiment(SmallConfig, "threading", CHANGES, profile_of(PROFILES, profile))

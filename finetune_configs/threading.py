@@ -11,7 +11,7 @@ one_camera: 3,000 steps without the wrist camera and without augmentation. debug
 paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry-run.
 """
 
-from gap_vla.training.small_octo import DEBUG, ONE_CAMERA, small_octo
+from gap_vla.training.octo import DEBUG, ONE_CAMERA, small_octo
 
 PROFILES = {
     "default": {},
@@ -29,4 +29,4 @@ PROFILES = {
 
 
 def get_config(profile: str = "default"):
-    return small_octo("threading", profile, profiles=PROFILES)
+    return small_octo("threading", profile, PROFILES)

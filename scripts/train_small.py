@@ -3,4 +3,4 @@
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(run("train_small"))
+    raise SystemExit(run("train-small"))

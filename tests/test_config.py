@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from experiment_files import profiles
+from gap_vla.training.idle_keys import _IDLE, without_effect
 from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import config_parser, load_config, run_configured
@@ -19,7 +20,6 @@ from gap_vla.policies.config import RivalsConfig
 from gap_vla.policies.registry import METHODS
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import experiment
-from gap_vla.training.idle_keys import _IDLE, without_effect
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.torch import SmallConfig
 

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from experiment_files import profiles
+from gap_vla.training.preflight import require_training_memory
 from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import load_config
@@ -31,7 +32,6 @@ from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.preflight import require_training_memory
 from gap_vla.training.run import Run
 from gap_vla.training.stages import stages_of
 from gap_vla.training.torch import SmallConfig

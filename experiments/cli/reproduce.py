@@ -77,10 +77,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    from gap_vla.cli import restart_with_huge_pages
-
-    if argv is None:
-        restart_with_huge_pages()
     from experiments.tables.command import reproduce
 
     return reproduce(options)

@@ -140,10 +140,10 @@ def _branch_losses(policy: Any, run: Run) -> dict[str, dict[str, float]] | None:
     not here.
     """
     from gap_vla.policies.windows import SmallWindows
-    from gap_vla.training.data import store_of
+    from gap_vla.training.data import trained_on
     from gap_vla.training.torch import SmallConfig
 
-    if not (policy.uses_vision and policy.uses_proprio) or (store := store_of(run)) is None:
+    if not (policy.uses_vision and policy.uses_proprio) or (store := trained_on(run.summary)) is None:
         return None
     windows = SmallWindows(
         SmallConfig.from_dict(run.config), store, "val", np.zeros(store.split("val").steps, np.float32)

@@ -14,16 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.tables.origin import changed_origin, expected_origin
+from experiments.tables.origin import changed_origin
 from experiments.tables.tables import IN, OUT, Arm, Block, Table
 from gap_vla.core.identity import digest
-from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.run_settings import of_result
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.run import Run, finetune
-from gap_vla.training.stages import stages_of
+from gap_vla.training.run import TrainingRun, finetune
+from gap_vla.training.run_directory import RunDirectory, of_result, read_metrics
+from gap_vla.training.stages import stages_of, versions
 from gap_vla.training.torch import SmallConfig
 
 ROLLOUTS = 100
@@ -35,7 +33,7 @@ _CONFIGS = Path(__file__).resolve().parents[2] / "finetune_configs"
 
 
 def _directory(config: Any) -> Path:
-    return Run(config).directory.path
+    return TrainingRun(config).directory.path
 
 
 def _store(config: Any) -> Path:
@@ -43,8 +41,7 @@ def _store(config: Any) -> Path:
 
 
 def _origin(config: Any) -> Mapping[str, Any]:
-    stages = stages_of(config)
-    return expected_origin(config.backend, config.task, stages.store, *stages.mixture.values())
+    return versions(config.backend, config.task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +165,7 @@ def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], de
 def _values(file: str, profile: str) -> Mapping[str, Any]:
     from gap_vla.cli.configured import load_config
 
-    return load_config(f"{_CONFIGS / file}.py:{profile}").to_dict()
+    return dataclasses.asdict(load_config(f"{_CONFIGS / file}.py:{profile}"))
 
 
 def _configured(config_type: Any, file: str, profile: str, changes: Mapping[str, Any]) -> Any:
@@ -209,7 +206,7 @@ def _train_small(config: Any) -> dict[str, Any]:
 
 def first_half_means(run: Path, steps: int) -> dict[str, float]:
     """Mean of every `branch/…` measurement over the logged steps 1 to `steps` / 2 (GAP's usual window)."""
-    rows = [row for row in read_metrics(RunDirectory(run).metrics, finished=True) if 0 < row["step"] <= steps / 2]
+    rows = [row for row in read_metrics(RunDirectory(run).metrics) if 0 < row["step"] <= steps / 2]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("branch/"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: round(sum(of_name) / len(of_name), 6) for name, of_name in values.items()}

@@ -1,7 +1,4 @@
-"""Command lines: a typo, a number that cannot be and an option without effect are errors before anything else happens.
-
-Imports only the standard library and the bounds of configurations; `load_policy` loads what it is asked for.
-"""
+"""What command lines share. Importing it loads the standard library only; `load_policy` loads what it is asked for."""
 
 from __future__ import annotations
 
@@ -11,127 +8,20 @@ import dataclasses
 import json
 import os
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gap_vla.core.errors import USER_ERROR
-from gap_vla.core.foreign import is_odd_number, one_line, parsed
-from gap_vla.core.identity import public
-from gap_vla.core.typed_config import CAMERAS, LAYOUT_SEED, SEED, Bounds, NumberField
-
-MANY = 100_000
-"""Episodes, each of which takes seconds."""
-_ONE_STDOUT = threading.RLock()
-
-
-class Number:
-    """`type=` of an option: a number within bounds, which `--help` shows."""
-
-    def __init__(self, kind: type, bounds: Bounds) -> None:
-        self._kind, self.bounds, self.__name__ = kind, bounds, kind.__name__
-
-    def __call__(self, text: str) -> Any:
-        try:
-            value = text if is_odd_number(text) else self._kind(text)
-        except ValueError:
-            value = text
-        if problem := NumberField(self._kind, self.bounds).problem(value):
-            raise argparse.ArgumentTypeError(f"{one_line(text, 40)} is refused; {problem}")
-        return value
-
-
-def whole(least: int, most: int, why: str = "both allowed") -> Number:
-    """A whole number from `least` to `most`; `why`: what the bounds follow from."""
-    return Number(int, Bounds(least, most, why))
-
-
-def real(least: float, most: float, why: str = "both allowed") -> Number:
-    """A finite number from `least` to `most`."""
-    return Number(float, Bounds(least, most, why))
-
-
-seed, layout_seed = Number(int, SEED), Number(int, LAYOUT_SEED)
-processes = whole(1, 256, "processes of a machine")
-pixels = whole(16, 1024, "pixels; smaller ones show nothing")
-seconds = real(0.01, 86_400, "up to a day")
-saved_step = whole(0, 2**31 - 1, "steps are counted in 32 bits")
-
-
-class Cameras(argparse.Action):
-    """`--cameras primary wrist` or `--cameras primary,wrist`; `none`, or no name, is an empty tuple."""
-
-    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs="*", metavar="CAMERA", **options)
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        names = [name for value in values for name in value.split(",")]
-        for name in names:
-            if name not in CAMERAS and names != ["none"]:
-                known = ", ".join(CAMERAS)
-                parser.error(f"argument {option_string}: no camera {name!r}; give some of {known}, or none")
-        if len(set(names)) < len(names):
-            parser.error(f"argument {option_string}: {' '.join(names)}; name each once")
-        setattr(namespace, self.dest, tuple(name for name in names if name != "none"))
-
-
-class Pairs(argparse.Action):
-    """`--option KEY=VALUE`, once for each key, into a dictionary; a value is JSON if it parses as JSON, or text."""
-
-    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, default={}, metavar="KEY=VALUE", **options)
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        key, equals, value = values.partition("=")
-        given = getattr(namespace, self.dest)
-        if not (key and equals):
-            parser.error(f"argument {option_string}: {values!r} is not KEY=VALUE")
-        if key in given:
-            parser.error(f"argument {option_string}: {key} is given twice; give it once")
-        try:
-            value = parsed(value)
-        except json.JSONDecodeError:
-            pass  # it is text
-        except ValueError as error:
-            parser.error(f"argument {option_string}: {one_line(values, 80)}: {error}")
-        if isinstance(value, str) and not value.strip():
-            parser.error(f"argument {option_string}: {key}: an empty text is no value; leave it out")
-        setattr(namespace, self.dest, {**given, key: value})
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Adds the bounds of numbers to what is said about them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if not isinstance(action.type, Number):
-            return action.help
-        return f"{action.help} [{str(action.type.bounds).split(' (')[0]}]"
+from gap_vla.core.errors import USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes `--image_size` for `--image-size`."""
-
-    _given: list[argparse.Action]
+    """Takes `--image_size` for `--image-size`; an error is one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"error: {one_line(message, 1000)}; see {self.prog} --help\n")
-
-    def print_help(self, file: Any = None) -> None:
-        print(self.format_help(), end="", file=file, flush=True)  # argparse itself keeps silent about a full disk
-
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if not all(map(str.strip, arg_strings)):
-            raise argparse.ArgumentError(action, "an empty text is no value; give one, or leave the option out")
-        if action in self._given and action.option_strings and not isinstance(action, Pairs):
-            raise argparse.ArgumentError(action, "it is given twice; give it once")
-        self._given.append(action)
-        if len(set(arg_strings)) < len(arg_strings):
-            raise argparse.ArgumentError(action, f"{one_line(' '.join(arg_strings))}; name each once")
-        return super()._get_values(action, arg_strings)
+        self.exit(USER_ERROR, f"error: {message}; see {self.prog} --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = []
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._present_name(word) for word in words], namespace)
 
@@ -140,69 +30,6 @@ class Parser(argparse.ArgumentParser):
         dashed = name[:2] + name[2:].replace("_", "-")
         return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else word
 
-    def refuse_idle(self, why: str, *names: str) -> None:
-        """Ends the command if one of these options was given, be it as its default: it would have no effect.
-
-        Args:
-            why: the circumstance, e.g. "without --report".
-            names: attributes of what was parsed.
-        """
-        for action in self._given:
-            if action.dest in names:
-                self.error(f"{action.option_strings[0]} has no effect {why}; leave it out")
-
-    def add_source(self) -> None:
-        """The demonstrations of a command, and what the columns of their state are."""
-        add = self.add_argument
-        layouts = "layout of the state: gap, robomimic, bridge, libero, ... or JSON"
-        state = "RLDS: the state's feature below steps/, or several joined by +"
-        add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-        add("--layout", type=json_or_name, help=layouts)
-        add("--state", default="observation/proprio", help=state)
-
-    def refuse_idle_for_source(self, options: argparse.Namespace, *of_rlds: str) -> None:
-        """Refuses what has no effect on a source of this kind; `of_rlds`: further options for RLDS datasets."""
-        if options.source.exists() and not (options.source / "features.json").is_file():
-            self.refuse_idle("on files that are no RLDS dataset", *of_rlds, "state")
-
-    def add_policy(self, others: str, cameras: str) -> None:
-        """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
-
-        Args:
-            others: policies that are no checkpoint, for `--help`.
-            cameras: what may be given as `--cameras`, for `--help`.
-        """
-        from gap_vla.sim import TASK_NAMES
-
-        add = self.add_argument
-        what = self.add_mutually_exclusive_group(required=True)
-        saved = "run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME"
-        what.add_argument("--checkpoint", help=saved)
-        what.add_argument("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
-        add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
-        add(
-            "--step",
-            type=saved_step,
-            help="which step (default: where its run ended, else the latest)",
-        )
-        add("--dataset", help="whose statistics, if the checkpoint carries several")
-        add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
-        away = "seconds to wait for a server that is away (default 60)"
-        add("--patience", type=real(0, 86_400), default=60.0, help=away)
-        add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-        add("--cameras", action=Cameras, help=f"{cameras} (default: the checkpoint's, or primary)")
-        add("--workers", type=processes, default=2, help="simulator processes (default 2)")
-        add("--quiet", action="store_true", help="no progress line")
-
-    def refuse_idle_for_policy(self, options: argparse.Namespace, *of_checkpoint: str) -> None:
-        """Refuses what has no effect on a policy of this kind; `of_checkpoint`: further options for checkpoints."""
-        if not (name := str(options.policy)).startswith(("ws://", "wss://")):
-            if "://" in name:
-                self.error(f"--policy is {name!a}; the address of a server begins with ws:// or wss://")
-            self.refuse_idle("without a server, ws://", "keys", "patience")
-        if not options.checkpoint:
-            self.refuse_idle("without --checkpoint", "step", *of_checkpoint, "dataset")
-
 
 def command_parser(doc: str | None, answers: bool = False) -> Parser:
     """A parser that shows the command's docstring, and takes options by their whole names only.
@@ -210,7 +37,7 @@ def command_parser(doc: str | None, answers: bool = False) -> Parser:
     Args:
         answers: whether it knows `--json`, see `answering`.
     """
-    parser = Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if answers:
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
     return parser
@@ -228,34 +55,105 @@ def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def to_stderr(wait: bool = True) -> Iterator[None]:
-    """Standard output of this process, its children and compiled code is standard error; for one thread at a time. Of
-    another the block waits for its end, or (not `wait`) is served by what that one has done."""
-    with contextlib.ExitStack() as after:
-        if not _ONE_STDOUT.acquire(blocking=wait):
-            yield
-            return
-        after.callback(_ONE_STDOUT.release)
-        sys.stdout.flush()
-        after.callback(os.close, stdout := os.dup(1))
-        after.callback(os.dup2, stdout, 1)
-        os.dup2(2, 1)
-        after.enter_context(contextlib.redirect_stdout(sys.stderr))
-        yield
-
-
-def json_or_name(text: str) -> Any:
-    """A map in JSON if it begins with a brace, otherwise a name.
-
-    Raises:
-        argparse.ArgumentTypeError: a brace, but no JSON.
-    """
-    if not text.startswith("{"):
-        return text
+def to_stderr() -> Iterator[None]:
+    """Standard output of this process, its children and compiled code is standard error meanwhile."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
     try:
-        return parsed(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+# ---- `type=` and `action=` of options
+
+
+def whole(least: int, most: float = float("inf"), *_: str) -> Callable[[str], int]:
+    """A whole number of at least `least`."""
+    return _number(int, least, most)
+
+
+def real(least: float, most: float = float("inf"), *_: str) -> Callable[[str], float]:
+    """A number of at least `least`."""
+    return _number(float, least, most)
+
+
+def _number(kind: type, least: float, most: float) -> Any:
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not {f'{least} to {most}' if most < 1e300 else f'>= {least}'}")
+        return value
+
+    number.__name__ = kind.__name__
+    return number
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    return [int(part) for part in text.split(",")]
+
+
+seed = whole(0, 2**31 - 1)
+processes = whole(1)
+pixels = whole(16)
+
+
+class Cameras(argparse.Action):
+    """`--cameras primary wrist` or `--cameras primary,wrist`; `none`, or no name, is an empty tuple."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs="*", metavar="CAMERA", **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        names = tuple(name for value in values for name in value.split(",") if name != "none")
+        if not {*names} <= {"primary", "wrist"}:
+            parser.error(f"argument {option_string}: {' '.join(names)}; give primary, wrist, both, or none")
+        setattr(namespace, self.dest, names)
+
+
+class Pairs(argparse.Action):
+    """`--option KEY=VALUE`, once for each key, into a dictionary; a value is JSON if it parses as JSON, or text."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, default={}, metavar="KEY=VALUE", **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        key, equals, value = values.partition("=")
+        if not (key and equals):
+            parser.error(f"argument {option_string}: {values!r} is not KEY=VALUE")
+        with contextlib.suppress(json.JSONDecodeError):  # it is text
+            value = json.loads(value)
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: value})
+
+
+# ---- the policy of a command that rolls one out
+
+
+def add_policy(parser: Parser, others: str) -> None:
+    """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
+
+    Args:
+        others: policies that are no checkpoint, for `--help`.
+    """
+    from gap_vla.sim.specs import TASK_NAMES
+
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True).add_argument
+    what("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    what("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
+    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+    add("--step", type=whole(0), help="which step (default: where its run ended, else the latest)")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+    add("--patience", type=real(0), default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
+    add("--cameras", action=Cameras, help="primary, wrist, both or none (default: the checkpoint's, or primary)")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    add("--quiet", action="store_true", help="no progress line")
 
 
 def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | None = None, **of_checkpoint: Any) -> Any:
@@ -264,17 +162,13 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
     Args:
         seed: of a random policy.
         execute: actions of each predicted chunk; default: as trained, or as the key file of a server says.
-        of_checkpoint: further arguments of `gap_vla.serving.load_checkpoint`.
-
-    Raises:
-        PolicyError: a policy that cannot be loaded, or a `--policy` without a task.
+        of_checkpoint: further arguments of `gap_vla.serving.loading.load_checkpoint`.
     """
-    from gap_vla import serving
-    from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError
-    from gap_vla.sim import task_spec
+    from gap_vla.serving import loading
+    from gap_vla.sim.specs import task_spec
 
     if options.checkpoint:
-        loaded = serving.load_checkpoint(
+        loaded = loading.load_checkpoint(
             options.checkpoint,
             task=options.task,
             step=options.step,
@@ -284,8 +178,8 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
         )
         return dataclasses.replace(loaded, task=options.task or loaded.task)
     if options.task is None:
-        raise PolicyError(f"--policy {options.policy} needs --task")
-    loaded = serving.load_policy(
+        raise UserError(f"--policy {options.policy} needs --task")
+    loaded = loading.load_policy(
         options.policy,
         action_dim=task_spec(options.task).action_dim,
         task=options.task,
@@ -293,14 +187,39 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
         keys=options.keys,
         execute=execute,
         patience=options.patience,
-        limit=max(FIRST_ANSWER, getattr(options, "policy_limit", 0.0)),
     )
     return dataclasses.replace(loaded, task=options.task)
 
 
 def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
     """Where results go without `--out`: `inside` the checkpoint's folder, or a folder named by `outside` and policy."""
+    from gap_vla.core.identity import public
+
     if options.checkpoint and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / inside
     policy = (options.checkpoint or public(options.policy)).replace("://", "_").replace("/", "_").replace(":", "_")
     return Path("runs") / outside.format(policy)
+
+
+# ---- what follows leaves with its last callers
+
+MANY = 100_000
+layout_seed, saved_step, seconds = seed, whole(0), real(0)
+
+
+def json_or_name(text: str) -> Any:
+    """A map in JSON if it begins with a brace, otherwise a name."""
+    return json.loads(text) if text.startswith("{") else text
+
+
+def _add_source(parser: Any) -> None:
+    add = parser.add_argument
+    add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    add("--layout", type=json_or_name, help="layout of the state: gap, robomimic, bridge, libero, ... or JSON")
+    add("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
+
+
+for _name in ("refuse_idle", "refuse_idle_for_source", "refuse_idle_for_policy"):
+    setattr(Parser, _name, lambda self, *_: None)
+Parser.add_source = _add_source  # type: ignore[attr-defined]
+Parser.add_policy = lambda self, others, *_: add_policy(self, others)  # type: ignore[attr-defined]

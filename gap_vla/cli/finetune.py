@@ -4,53 +4,44 @@
     gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in a minute
     gap-vla finetune --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap
     gap-vla finetune --config finetune_configs/threading.py:paper --dry-run      # build, describe, stop
+    gap-vla finetune --config FILE --config.task=bowl --config.demos.path=DATA   # your demonstrations, in any format
 
-Stages that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
-overridden with --config.KEY=VALUE. The results lie in runs/TASK/NAME/: config.json, checkpoint/, metrics.jsonl,
-tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the page to look at.
+Stages that are there already (demonstrations, dataset, episode store) are reused. The results lie in runs/TASK/NAME/:
+config.json, checkpoint/, metrics.jsonl, tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the
+page to look at.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gap_vla.core.errors import UserError, command
+from gap_vla.core.errors import command
 
 if TYPE_CHECKING:
     from gap_vla.training.config import Experiment
 
 
 @command
-def main(argv: list[str] | None = None) -> int | None:
+def main(argv: list[str] | None = None) -> None:
     from gap_vla.training.octo import FinetuneConfig
 
-    return train(__doc__, FinetuneConfig, argv)
+    train(__doc__, FinetuneConfig, argv)
 
 
-def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> Any:
-    """The command, whatever the backend; `kind` is the one whose keys its help lists."""
-    from gap_vla.cli.configured import config_parser, run_configured
+def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> None:
+    """The command, whatever the backend; `kind` is the one whose keys its help lists without a file."""
+    from gap_vla.cli.arguments import answering, command_parser
+    from gap_vla.cli.configured import parse_configured
+    from gap_vla.training.run import TrainingRun
 
-    parser = config_parser(doc, kind)
-    how = parser.add_mutually_exclusive_group()
-    for option, what in {
-        "resume": "go on with this configuration's run from its last checkpoint, or begin",
-        "dry-run": "build model and optimizer as shapes, print them, parameter groups and memory, and stop",
-        "collect-only": "make the demonstrations, which takes the extra sim alone, and stop",
-    }.items():
-        how.add_argument(f"--{option}", action="store_true", help=what)
-    add = parser.add_argument
-    add("--run-name", default="", help="name of the run directory below runs/TASK/ (default: method, seed and hash)")
-    return run_configured(_run, parser, argv)
-
-
-def _run(config: Experiment, options: Any) -> None:
-    from gap_vla.cli.arguments import answering
-    from gap_vla.training.run import Run
-
-    if options.collect_only and options.run_name:
-        raise UserError("--run-name has no effect with --collect-only, which makes no run; leave it out")
-    run = Run(config, options.run_name)
+    parser = command_parser(doc, answers=True)
+    how = parser.add_mutually_exclusive_group().add_argument
+    how("--resume", action="store_true", help="go on with this configuration's run from its last state, or begin")
+    how("--dry-run", action="store_true", help="say what would be read and trained, and stop")
+    how("--collect-only", action="store_true", help="make the demonstrations, and stop")
+    parser.add_argument("--run-name", default="", help="of the folder in runs/TASK/ (default: method, seed and hash)")
+    config, options = parse_configured(parser, kind, argv)
+    run = TrainingRun(config, options.run_name)
     with answering(options) as answer:
         answer["run"] = run.directory.path
         if options.dry_run:

@@ -4,10 +4,8 @@
     gap-vla train-small --config finetune_configs/small_threading.py --config.method=concat
     gap-vla train-small --config finetune_configs/small_assembly.py:debug      # the same path in less than a minute
 
-The same command as `gap-vla finetune`; its help lists the keys of small policies. Methods: docs/POLICIES.md. Stages
-that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
-overridden with --config.KEY=VALUE. The results lie in runs/TASK/small-METHOD-…/: config.json, checkpoint/,
-metrics.jsonl, tensorboard/, first_batch.png, rollouts/VARIANT/, summary.json, report.html.
+The same command as `gap-vla finetune`; its help lists the keys of small policies. Methods: docs/POLICIES.md. The
+results lie in runs/TASK/small-METHOD-…/.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from gap_vla.core.errors import command
 
 
 @command
-def main(argv: list[str] | None = None) -> int | None:
+def main(argv: list[str] | None = None) -> None:
     from gap_vla.training.torch import SmallConfig
 
-    return train(__doc__, SmallConfig, argv)
+    train(__doc__, SmallConfig, argv)

@@ -108,12 +108,18 @@ class Key(NamedTuple):
 def keys(config: Any, prefix: str = "") -> Iterator[Key]:
     """Every key of a configuration with its type or choices, its value and its sentence."""
     hints = typing.get_type_hints(type(config), include_extras=True)
-    for name, field in type(config).__pydantic_fields__.items():
+    for name in (field.name for field in dataclasses.fields(config)):
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{prefix}{name}.")
         else:
-            yield Key(f"{prefix}{name}", _kind(hints[name]), value, field.description or "")
+            yield Key(f"{prefix}{name}", _kind(hints[name]), value, _sentence(type(config), name))
+
+
+def _sentence(cls: Any, name: str) -> str:
+    """The docstring under a field, where the field was written last."""
+    fields = (getattr(base, "__pydantic_fields__", {}).get(name) for base in cls.__mro__)
+    return next((field.description for field in fields if field and field.description), "")
 
 
 def _kind(hint: Any) -> str:

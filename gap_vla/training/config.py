@@ -1,7 +1,7 @@
-"""What every experiment is configured with: frozen dataclasses that reject unknown keys and impossible values.
+"""What every experiment is configured with, whatever backend trains it.
 
-A file in `finetune_configs/` returns an `ml_collections.ConfigDict`, which `from_dict` turns into these types. Nothing
-heavy is imported, so a wrong value is reported before TensorFlow, JAX, torch or MuJoCo load.
+A file in `finetune_configs/` returns one `Experiment` (a subclass of it, one for each backend). Nothing heavy is
+imported, so a wrong value is reported at once.
 """
 
 from __future__ import annotations
@@ -9,143 +9,143 @@ from __future__ import annotations
 import abc
 import dataclasses
 import pkgutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.typed_config import (
-    CAMERAS,
-    EPISODES,
-    HORIZON,
-    LAYOUT_SEED,
-    SEED,
-    STEPS,
-    WORKERS,
-    Bounds,
-    ConfigError,
-    Items,
-    apply_changes,
-    build_config,
-    check_numbers,
+from gap_vla.core.config import (
+    STRICT,
+    Camera,
+    Episodes,
+    Horizon,
+    LayoutSeed,
+    Seed,
+    Steps,
+    Workers,
+    build,
     choose,
-    require_own_sections,
-    to_plain,
+    merge,
+    to_dict,
 )
-from gap_vla.demos import READERS
-from gap_vla.phases import METHODS as METHODS_OF_RHO
+from gap_vla.core.errors import ConfigError
+from gap_vla.demos.fields import Fields
+from gap_vla.demos.source import READERS
+from gap_vla.phases.methods import METHODS as METHODS_OF_RHO
 from gap_vla.policies.registry import method_name
 from gap_vla.rlds.augmentation import AugmentConfig
-from gap_vla.sim import TASK_NAMES, task_spec
+from gap_vla.sim.specs import TASK_NAMES, task_spec
 
-STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
-BATCH = Bounds(1, 65_536, "windows computed at once")
-SHARE = Bounds(1e-3, 1e3, "windows for each one of the main dataset")
-LOGGERS = ("wandb", "trackio")
-"""Packages with the same `init`, `log` and `finish`."""
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DemosConfig:
-    """Demonstrations: from a file of other people's tools, or from the scripted expert in the simulator."""
+    """Demonstrations: a file or folder of other people's tools, or the scripted expert in the simulator."""
 
-    episodes: Annotated[int, Bounds(2, 100_000, "one to learn from, one to measure with")] = 100
-    seed: Annotated[int, SEED] = 0
-    image_size: Annotated[int, Bounds(16, 1024, "pixels; smaller ones show nothing")] = 64  # square
-    cameras: Annotated[tuple[str, ...], Items(1, 2)] = ("primary",)
-    # the view of `primary` in demonstrations and rollouts: the task's own, or one of the simulator's
+    episodes: Annotated[int, Field(ge=2, le=100_000)] = 100
+    """Episodes that the expert collects."""
+    seed: Seed = 0
+    """Seed of the collection."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    """Height and width of the pictures in pixels, in demonstrations and rollouts."""
+    cameras: Annotated[tuple[Camera, ...], Field(min_length=1, max_length=2)] = ("primary",)
+    """Cameras that the policy sees."""
     camera: str = "near"
-    # std of what disturbs the executed action; the recorded label stays clean
-    action_noise: Annotated[float, Bounds(0, 1, "actions lie in -1 to 1")] = 0.0
-    path: str = ""  # an existing demonstration file or folder; empty: collect from the expert
-    kind: str = "robomimic_hdf5"  # reader of `path`
+    """View of the primary camera: the task's own, `near`, or one of the simulator's."""
+    action_noise: Share = 0.0
+    """Standard deviation of what disturbs the expert's executed action; the recorded action stays clean."""
+    path: str = ""
+    """Demonstrations to train on, in any format that `gap-vla build-dataset` reads; empty: the expert collects them."""
+    kind: str = "robomimic_hdf5"
+    """Format of `path`, where it is not recognised."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "demos")
-        for camera in self.cameras:
-            choose(camera, CAMERAS, "demos.cameras")
-        if len(set(self.cameras)) < len(self.cameras):
-            raise ConfigError(f"demos.cameras is {self.cameras}; name each once")
         choose(self.kind, tuple(READERS), "demos.kind")
 
-    @property
-    def read_as(self) -> str:
-        """The kind of the demonstrations: `kind` is that of `path`, and collected ones have one of their own."""
-        return self.kind if self.path else DemosConfig.kind
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PhasesConfig:
     """How ρ is found (M1 to M5)."""
 
     method: str = "lstm"
-    seed: Annotated[int, SEED] = 0
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Annotator of ρ; `none` writes a dataset without ρ."""
+    seed: Seed = 0
+    """Seed of the annotator."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of the annotator, one by one as phases.options.NAME."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "phases")
         choose(self.method, (*METHODS_OF_RHO, "none"), "phases.method")
-        if (self.options or self.seed) and self.method == "none":
-            raise ConfigError("phases.method is 'none'; phases.options and phases.seed have no effect with it")
-        if self.options or self.seed:
+        if self.options and self.method != "none":
             from gap_vla.phases.annotation import checked_options
 
-            try:
-                checked_options(self.method, self.options, self.seed)
-            except ValueError as error:
-                raise ConfigError(f"phases.options: {error}") from None
+            checked_options(self.method, self.options, self.seed)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """The RLDS dataset and how windows are read from it."""
+    """The RLDS dataset, and how windows are read from it."""
 
-    root: str = "data"  # where collected demonstrations, RLDS datasets and episode stores are kept
-    rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
-    # Octo only: more such datasets, as pairs (path, weight). The main one (above) has weight 1; a weight divided by the
-    # sum of all is a share of the training windows. Each is normalised with its own statistics; held-out windows,
-    # rollouts and the statistics in the checkpoint are those of the main one.
-    mixture: Annotated[tuple[tuple[str, Annotated[float, SHARE]], ...], Items(0, 64)] = ()
-    val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
-    normalization: str = "normal"  # of action and proprio: normal | bounds
-    shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (DIAGNOSIS.md)
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    root: str = "data"
+    """Folder of collected demonstrations, converted datasets and episode stores."""
+    rlds: str = ""
+    """An RLDS dataset (.../NAME/VERSION) to train on; empty: it is made from the demonstrations."""
+    fields: Fields = Fields()
+    """What is where in `data.rlds` or `demos.path`."""
+    mixture: tuple[tuple[str, Positive], ...] = ()
+    """Octo only: further RLDS datasets, as pairs of path and weight; the main dataset has weight 1."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the episodes that is held out, if the dataset has no split `val`."""
+    normalization: Literal["normal", "bounds"] = "normal"
+    """How actions and states are normalised: to mean 0 and deviation 1, or to [-1, 1]."""
+    shuffle_images: bool = False
+    """A control that cannot see: every window is shown the pictures of a random episode."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of training pictures."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "data")
-        choose(self.normalization, ("normal", "bounds"), "data.normalization")
         if self.mixture and self.shuffle_images:
             raise ConfigError("data.shuffle_images draws pictures of one dataset; leave data.mixture empty")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero over the training run."""
+    """AdamW with a linear warm-up and a cosine decay to zero."""
 
-    learning_rate: Annotated[float, Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")] = 3e-4
-    warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
-    weight_decay: Annotated[float, Bounds(0, 1, "share of a parameter taken away, times the learning rate")] = 0.01
-    clip_gradient: Annotated[float, Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")] = 1.0
+    learning_rate: Positive = 3e-4
+    """Highest learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 100
+    """Steps until the highest learning rate is reached."""
+    weight_decay: NotNegative = 0.01
+    """Weight decay of AdamW, which is multiplied by the learning rate."""
+    clip_gradient: Positive = 1.0
+    """Norm to which the whole gradient is clipped."""
 
-    def __post_init__(self) -> None:
-        check_numbers(self, "optimizer")
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    """Length and rhythm of the training run."""
+    """Length and rhythm of the training."""
 
-    steps: Annotated[int, STEP_COUNT] = 2000
-    batch_size: Annotated[int, BATCH] = 64
-    seed: Annotated[int, SEED] = 0
-    log_every: Annotated[int, STEP_COUNT] = 50
-    validate_every: Annotated[int, STEP_COUNT] = 500
-    save_every: Annotated[int, STEP_COUNT] = 500
-    logger: str = "none"  # where measurements go besides metrics.jsonl and TensorBoard: none | wandb | trackio
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "train")
-        choose(self.logger, ("none", *LOGGERS), "train.logger")
+    steps: Steps = 2000
+    """Training steps."""
+    batch_size: Batch = 64
+    """Windows in a batch."""
+    seed: Seed = 0
+    """Seed of the parameters, the order of the data and all noise."""
+    log_every: Steps = 50
+    """Steps from one line of metrics.jsonl to the next."""
+    validate_every: Steps = 500
+    """Steps from one held-out measurement to the next."""
+    save_every: Steps = 500
+    """Steps from one saved state to the next."""
+    logger: Literal["none", "wandb", "trackio"] = "none"
+    """Where measurements go besides metrics.jsonl and TensorBoard."""
 
 
 class Layouts(NamedTuple):
@@ -156,96 +156,99 @@ class Layouts(NamedTuple):
     folder: str  # below the run's `rollouts/`
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EvalConfig:
     """Rollouts in the simulator after training, on the same layouts for every method and seed."""
 
-    episodes: Annotated[int, EPISODES] = 20  # of each variant
-    seed: Annotated[int, LAYOUT_SEED] = 0
-    workers: Annotated[int, WORKERS] = 1  # processes that collect demonstrations, and that roll out
-    execute: Annotated[int, HORIZON] = 1  # actions executed of each predicted chunk
-    ensemble: bool = False  # temporal ensembling instead of executing chunks
-    videos: Annotated[int, EPISODES] = 2
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "eval")
+    episodes: Episodes = 20
+    """Rollouts of each variant; 0: the policy is only trained."""
+    seed: LayoutSeed = 0
+    """Seed of the first layout."""
+    workers: Workers = 1
+    """Processes that collect demonstrations, and that roll out."""
+    execute: Horizon = 1
+    """Actions that are executed of each predicted chunk."""
+    ensemble: bool = False
+    """Average overlapping chunks instead (temporal ensembling)."""
+    videos: Episodes = 2
+    """Rollouts that are filmed."""
 
     def layouts(self) -> list[Layouts]:
         """Where the policy is rolled out."""
         raise NotImplementedError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Experiment(abc.ABC):
     """One experiment, from demonstrations to a success rate. A backend's subclass says how its policy is trained.
 
-    Attributes:
-        backend: its name, as recorded with versions of the training code.
-        trained_by: module and name of its `gap_vla.training.loop.Trainer`.
-        methods: the methods that it trains.
-        prefix: what the names of its run directories begin with.
-        several_hosts: whether it can train on several (`gap_vla.training.hosts`).
-        memory_advice: what to lower where memory is short.
-        exported: the files of a finished run's checkpoint; `{steps}` is their number.
+    Class attributes: `backend`, its name; `trained_by`, module and name of its `gap_vla.training.loop.Trainer`;
+    `methods` that it trains; `prefix` of its run directories; `unrecorded`, dotted keys that `to_dict` leaves out at
+    their default.
     """
 
     backend: ClassVar[str]
     trained_by: ClassVar[str]
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
-    several_hosts: ClassVar[bool] = False
-    memory_advice: ClassVar[str] = "train.batch_size"
-    exported: ClassVar[tuple[str, ...]]
+    unrecorded: ClassVar[tuple[str, ...]] = ("data.mixture", "data.fields", "train.logger")
 
     task: str
+    """Name of the task; one of our simulated tasks, or any other name without rollouts."""
     method: str = ""
-    runs: str = "runs"  # parent of run directories
+    """Training method."""
+    runs: str = "runs"
+    """Parent folder of run directories."""
     demos: DemosConfig = DemosConfig()
+    """Demonstrations."""
     phases: PhasesConfig = PhasesConfig()
+    """How ρ is found."""
     data: DataConfig = DataConfig()
+    """The dataset."""
     model: Any = None
-    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=AdjustmentSchedule)
+    """The policy."""
+    adjustment: AdjustmentSchedule = AdjustmentSchedule()
+    """GAP's gradient adjustment."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer."""
     train: TrainConfig = TrainConfig()
+    """The training."""
     eval: EvalConfig = EvalConfig()
+    """The rollouts."""
 
     def __post_init__(self) -> None:
-        require_own_sections(self)
-        choose(self.task, TASK_NAMES, "task")
         object.__setattr__(self, "method", method_name(self.method, self.methods))
-        choose(self.demos.camera, task_spec(self.task).views, "demos.camera")
-        if len(set(changed := self.data.augment.cameras)) < len(changed):
-            raise ConfigError(f"data.augment.cameras is {changed}; name each once")
-        for camera in changed:
-            if camera not in self.demos.cameras and self.method != "proprio":
-                raise ConfigError(
-                    f"data.augment.cameras names {camera!r}, but demos.cameras is {self.demos.cameras}; take it out "
-                    'there (--config.data.augment.cameras="()" changes no pictures), or train on that camera'
-                )
+        if self.simulated:
+            choose(self.demos.camera, task_spec(self.task).views, "demos.camera")
+        elif not (self.demos.path or self.data.rlds):
+            choose(self.task, TASK_NAMES, "task, of which neither demos.path nor data.rlds names data,")
         if not self.eval.ensemble and self.eval.execute > (most := self.model.action_horizon):
-            predicted = f"only model.action_horizon = {most} actions are predicted at a time"
-            raise ConfigError(f"eval.execute is {self.eval.execute}, but {predicted}")
+            raise ConfigError(f"eval.execute is {self.eval.execute}; model.action_horizon is only {most}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the typed configuration.
-
-        Raises:
-            ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
-        """
-        return build_config(cls, values)
+        """From nested dictionaries, as `to_dict` gives them. Raises ConfigError: an unknown key or impossible value."""
+        return build(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back.
-
-        An empty mixture and no logger are left out: runs without them are recorded, and named by hashes, as ever.
-        """
-        values = to_plain(dataclasses.asdict(self))
-        if not self.data.mixture:
-            del values["data"]["mixture"]
-        if self.train.logger == "none":
-            del values["train"]["logger"]
+        """Nested plain dictionaries and lists, ready for JSON; names of run directories are a hash of them."""
+        values = to_dict(self)
+        usual = to_dict(type(self)(task=TASK_NAMES[0]))
+        for key in self.unrecorded:
+            section, name = key.split(".")
+            if values[section][name] == usual[section][name]:
+                del values[section][name]
         return values
+
+    @property
+    def simulated(self) -> bool:
+        """Whether there is a simulator of the task."""
+        return self.task in TASK_NAMES
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts of each variant; 0 where there is no simulator of the task."""
+        return self.eval.episodes if self.simulated else 0
 
     @property
     @abc.abstractmethod
@@ -257,60 +260,30 @@ class Experiment(abc.ABC):
         """What every step of the dataset must carry for this method: of `rho`, `change_point`, `phase`."""
         return ("rho",) if self.schedule.needs_rho else ()
 
-    @property
     @abc.abstractmethod
-    def on_cpu(self) -> bool:
-        """Whether the model is computed there."""
-
-    @abc.abstractmethod
-    def memory(self, image_size: float | None = None, held_out: int = 0) -> dict[str, float]:
-        """Bytes by part that training takes (`gap_vla.training.preflight`), of pictures of that size (default:
-        `demos.image_size`), and measuring that many held-out windows, which is done between steps; `batches` among
-        them."""
-
-    @abc.abstractmethod
-    def disk(self) -> float:
-        """Bytes that training states and checkpoint take at once."""
-
-    @abc.abstractmethod
-    def require_ready(self, dry_run: bool = False) -> None:
-        """Checks weights and devices before any work begins.
-
-        Raises:
-            ConfigError: they are not there, or do not fit the configuration.
-        """
-
-    def require_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Raises ConfigError if no policy can be made for data of these `shapes`."""
-        del shapes  # nobody knows before it is made
-
-    def require_place(self, run: Path) -> None:
-        """Raises ConfigError if the backend cannot keep its states in a run's folder."""
-        del run  # any will do
+    def check_model(self) -> None:
+        """Checks weights and devices before any work begins. Raises ConfigError: they are not there, or do not fit."""
 
     def trainer(self) -> Any:
         """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""
         return pkgutil.resolve_name(self.trained_by)
 
 
-def experiment(
-    kind: type[Experiment],
-    task: str,
-    changes: Sequence[Mapping[str, Any]],
-    profiles: Mapping[str, Mapping[str, Any]],
-    profile: str,
-) -> Any:
-    """The ConfigDict of one experiment file: defaults, then the `changes` in turn, then those of the profile.
+E = TypeVar("E", bound=Experiment)
 
-    Every key is present, so that each can be overridden on the command line.
+
+def experiment(kind: type[E], task: str, *changes: Mapping[str, Any]) -> E:
+    """The configuration of a backend: its defaults, with the nested `changes` written over them in turn.
 
     Raises:
-        ConfigError: unknown profile or key.
+        ConfigError: an unknown key or an impossible value.
     """
-    from ml_collections import ConfigDict
+    values = {**dataclasses.asdict(kind(task=TASK_NAMES[0])), "task": task}
+    for change in changes:
+        values = merge(values, change)
+    return build(kind, values)
 
-    choose(profile, tuple(profiles), "profile")
-    values = dataclasses.asdict(kind(task=task))
-    for source in (*changes, profiles[profile]):
-        apply_changes(values, source)
-    return ConfigDict(values)
+
+def profile_of(profiles: Mapping[str, Any], name: str) -> Any:
+    """One of the profiles of a configuration file. Raises ConfigError: there is none of that name."""
+    return profiles[choose(name, tuple(profiles), "profile")]

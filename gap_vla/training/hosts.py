@@ -11,57 +11,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gap_vla.core.foreign import shown
+from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
-from gap_vla.core.typed_config import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _joined = False
 
 
-def place_among_hosts() -> tuple[str, int, int] | None:
-    """The first host's address, how many hosts there are, and which of them this is; None if it is the only one.
+def join_hosts() -> bool:
+    """Joins the hosts that the environment names, before the first array is made; False if it names none.
 
     Raises:
-        ConfigError: only some of the three variables are set, or what they say is no address or no place.
+        ConfigError: only some of the three variables are set.
     """
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if not given:
-        return None
-    if len(given) < len(VARIABLES):
-        missing = ", ".join(name for name in VARIABLES if name not in given)
-        raise ConfigError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
-    address, *places = (os.environ[name] for name in VARIABLES)
-    host, _, port = address.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
-        raise ConfigError(f"{VARIABLES[0]} is {shown(address)}; name the first host and a port: host0:1234")
-    for name, text in zip(VARIABLES[1:], places):
-        if not re.fullmatch("[0-9]{1,6}", text):
-            raise ConfigError(f"{name} is {shown(text)}; it must be a whole number")
-    count, number = map(int, places)
-    if not 0 <= number < count:
-        raise ConfigError(
-            f"{VARIABLES[2]} is {number} and {VARIABLES[1]} {count}; hosts are numbered from 0 to one less than their "
-            "number"
-        )
-    return address, count, number
-
-
-def join_hosts() -> bool:
-    """Joins the hosts of `place_among_hosts`, before the first array is made; False if there are none."""
-    place = place_among_hosts()
-    if place is None:
+    given = [os.environ.get(name, "") for name in VARIABLES]
+    if not any(given):
         return False
+    if not all(given):
+        missing = ", ".join(name for name, value in zip(VARIABLES, given) if not value)
+        raise ConfigError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
     import jax
 
     if not jax.distributed.is_initialized():
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(*place)
+        jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
     global _joined
     _joined = True
     return True
@@ -109,8 +86,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_host_first() -> Iterator[None]:
-    """The others enter when the first host has left: for folders that the first one makes and all read. What one of
-    them refuses ends all."""
+    """The others enter when the first host has left: for folders that the first one makes and all read."""
     for first in (True, False):
         with together():
             if is_first_host() == first:

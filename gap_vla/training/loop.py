@@ -9,24 +9,26 @@ from __future__ import annotations
 import abc
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gap_vla.core.files import replacing
 from gap_vla.core.identity import flat
 from gap_vla.core.progress import Progress, duration
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.whole import replacing
-from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.hosts import any_host, is_first_host
-from gap_vla.training.metrics import DivergedError, MetricsWriter, require_own, say_what_is_lost
+from gap_vla.training.hosts import any_host
+from gap_vla.training.metrics import DivergedError, MetricsWriter
+from gap_vla.training.run_directory import RunDirectory
+
+Observer = Callable[["Trainer", int, Any], None]
+"""`observe(trainer, steps done, the last step's batch)`: called as training begins, with None, and after each step."""
 
 
 class Measured(NamedTuple):
@@ -45,10 +47,9 @@ class Trainer(abc.ABC):
     """What a backend gives to the loop: a model, its optimizer and its data.
 
     Attributes:
-        steps: length of the training run.
+        steps: length of the training.
         compiles: whether the first step takes as long as many later ones.
         looks_back: whether a step's loss can be looked at during the next one without slowing that down.
-        ends: first and last row of the measurements that belong to the state; saved and restored with it.
         reads_instructions: whether the policy does.
         largest_action: normalised numbers beyond which its head predicts none; None: it has no bound.
     """
@@ -56,23 +57,18 @@ class Trainer(abc.ABC):
     steps: int
     compiles: bool = False
     looks_back: bool = True
-    ends: Sequence[Mapping[str, Any]] = ()
     reads_instructions: bool = False
     largest_action: float | None = None
 
     @classmethod
     @abc.abstractmethod
     def on(cls, config: Any, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> Trainer:
-        """Of a configuration of its backend, on the episodes of a store, and of those of `data.mixture`.
-
-        Raises:
-            ConfigError: they do not fit the configuration.
-        """
+        """Of a configuration of its backend, on the episodes of a store, and of those of `data.mixture`."""
 
     @classmethod
     @abc.abstractmethod
     def dry_run(cls, config: Any, shapes: Mapping[str, Sequence[int]]) -> str:
-        """What would be trained, without data and weights; `shapes` of fields that are others than the task's."""
+        """What would be trained, without data and weights; `shapes` of a step's fields."""
 
     @abc.abstractmethod
     def describe(self) -> str:
@@ -114,7 +110,9 @@ class Trainer(abc.ABC):
         """Writes the trained policy to the run's `checkpoint/`; returns its step where that may hold several."""
 
 
-def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
+def train(
+    trainer: Trainer, rhythm: TrainConfig, run: RunDirectory, observe: Observer = lambda *_: None
+) -> dict[str, float]:
     """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
 
     Returns:
@@ -125,32 +123,24 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
         DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
         KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all. Several
             hosts stop after the same step, at the latest the next that is logged.
-        UserError: the measurements that lie there are of another training than the state.
-        ConfigError: rollouts alone are to be made again, and there is no state to make them with.
     """
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    held_out = trainer.validate()
-    if is_first_host():
-        require_own(run, done, trainer.steps, held_out, trainer.ends)
-        run.measure_anew(trained=done > 0)
-        if not done and (run.set_metrics_aside() or run.checkpoint.exists()):
-            print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
-    nothing = lambda *given: None  # noqa: E731
-    nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[], ends=[])
-    metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
-    say_what_is_lost(metrics.kept, run, done, trainer.steps)
+    metrics = MetricsWriter(run, done, rhythm.logger)
+    held_out: dict[str, float] = {}
+    if done == trainer.steps:
+        rows = [row for row in metrics.kept if any(name.startswith("val/") for name in row)]
+        held_out = {name: value for name, value in rows[-1].items() if name != "step"} if rows else trainer.validate()
+    elif done == 0:
+        held_out = trainer.validate()
+        metrics.write(0, held_out)
     progress = Progress("train", trainer.steps, "step", done)
-    if done in (0, trainer.steps):
-        if not any("val/action_mse" in row for row in metrics.kept[-1:]):
-            metrics.write(done, held_out)
-        elif done:  # a machine that sums otherwise measures otherwise, by less than is refused above
-            held_out = {name: metrics.kept[-1].get(name, value) for name, value in held_out.items()}
     saved, gathering, started = done, 0.0, time.perf_counter()
     untimed = done  # the last step that the rate leaves out
     met = True  # whether hosts wait for each other after this step anyway
     pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
+    observe(trainer, done, None)
     with StopRequest() as stop, contextlib.closing(metrics):
         while done < trainer.steps and not any_host(stop.requested, met):
             asked = time.perf_counter()
@@ -163,6 +153,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 _require_finite(*pending, done, run)
             done += 1
             pending = (batch, measured)
+            observe(trainer, done, batch)
             if trainer.compiles and done == first + 1:
                 _require_finite(*pending, done, run)
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
@@ -172,7 +163,6 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
             met = logged or saving or validating
             if met:  # what is not finite is never saved
                 _require_finite(*pending, done, run)
-                metrics.require_there()
             if logged:
                 values = measured.values()
                 rate = {"train/steps_per_second": progress.rate(done)} if done > untimed else {}
@@ -184,15 +174,11 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
                 print(f"validation after step {done}: {shown}", flush=True)
             if saving:
-                metrics.require_there()  # a validation may take long
-                trainer.ends = metrics.ends
                 trainer.save(done)
                 saved = done
     if any_host(done < trainer.steps or stop.requested):
         if pending and saved < done:
             _require_finite(*pending, done, run)
-            metrics.require_there()
-            trainer.ends = metrics.ends
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     resumed = {"resumed_after": first} if first else {}
@@ -209,13 +195,14 @@ def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory
         return
     leaves = ((name, value) for name, value in flat(batch, separator="/") if not isinstance(value, Mapping))
     arrays: Any = {name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in leaves}
-    with replacing(run.path / "bad_batch.npz") as temporary:
-        np.savez(temporary.open("wb"), **arrays)
+    place = run.path / "bad_batch.npz"
+    with replacing(place) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
     bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
     raise DivergedError(
-        f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as "
-        f"{run.path / 'bad_batch.npz'}{f' (not finite: {bad})' if bad else ''}. "
-        "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
+        f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as {place}"
+        f"{f' (not finite: {bad})' if bad else ''}. Look at it for extreme values; if it is ordinary, lower "
+        "optimizer.learning_rate"
     )
 
 

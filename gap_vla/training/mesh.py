@@ -12,8 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gap_vla.core.resources import require_jax_device
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 
 SMALLEST_CUT = 4096
 """Leaves with fewer entries are repeated on every device: fetching them would cost more than they weigh."""
@@ -23,10 +22,8 @@ def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
     """All devices of all hosts as (data, fsdp).
 
     Raises:
-        ResourceError: there is none.
         ConfigError: the number of devices is not a multiple of `fsdp`, or the batch not one of the number of devices.
     """
-    require_jax_device()
     count = jax.device_count()
     if count % fsdp:
         raise ConfigError(f"train.fsdp is {fsdp}, which does not divide the {count} devices")

@@ -7,9 +7,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,19 +17,16 @@ import optax
 from flax import traverse_util
 
 from gap_vla.adjustment.jax import match_group, scale_group_updates
-from gap_vla.core.foreign import blaming
-from gap_vla.core.hub import PREFIX, kept_directory
-from gap_vla.core.resources import require_jax_device, shown
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import Compute, OctoModel, checkpoint
+from gap_vla.core.errors import ConfigError
+from gap_vla.octo import checkpoint
+from gap_vla.octo.blocks import Compute
 from gap_vla.octo.language import frozen_encoders
-from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.model import OctoModel, parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.presets import example_batch, published_config, small_config
 from gap_vla.octo.text import DEFAULTS
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
-from gap_vla.sim import task_spec
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Adam, Packing
 from gap_vla.training.step import TrainState, model_inputs
@@ -98,8 +93,8 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         statistics: normalisation statistics; they travel with the model.
 
     Raises:
-        ConfigError: GAP would adjust nothing, or a parameter outside the proprioceptive branch.
-        CheckpointError: pretrained weights missing or of another architecture.
+        UserError: GAP would adjust nothing, or a parameter outside the proprioceptive branch; pretrained weights are
+            missing or of another architecture.
     """
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.train.seed))
     source = OctoModel.load_pretrained(config.model.pretrained) if config.model.pretrained else None
@@ -168,8 +163,8 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     count, fixed = _count(whole), _count(parameters.frozen)
     lines = [
         f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
-        f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
-        f"optimizer {shown(_bytes(opt_state))}; activations come on top",
+        f"memory: parameters {_megabytes(whole)}, gradients {_megabytes(parameters.trainable)}, "
+        f"optimizer {_megabytes(opt_state)}; activations come on top",
     ]
     schedule = config.schedule
     if schedule.mode == "none":
@@ -182,20 +177,12 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 
 
-def planned_parameters(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> tuple[Any, Parameters]:
-    """Shapes of a batch and of the parameters. Raises ConfigError or OctoError: settings of which no policy comes."""
-    pretrained = config.model.pretrained
-    with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
-        batch, layout = planned(config, shapes)
-        parameters = parameter_shapes(module := OctoModule.create(**layout["model"]), batch)
-    return batch, Parameters.of(config, parameters, module)
-
-
-def dry_run(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> str:
+def dry_run(config: FinetuneConfig, shapes: Shapes) -> str:
     """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
-    require_jax_device()
     pretrained = config.model.pretrained
-    batch, parameters = planned_parameters(config, shapes)
+    batch, layout = planned(config, shapes)
+    module = OctoModule.create(**layout["model"])
+    parameters = Parameters.of(config, parameter_shapes(module, batch), module)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
     unread = "" if Path(pretrained).is_dir() else " (not read in a dry run)"
@@ -210,8 +197,9 @@ def _count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype"))
+def _megabytes(tree: Any) -> str:
+    leaves = (leaf for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype"))
+    return f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**20:.1f} MB"
 
 
 def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,36 +257,33 @@ def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Map
     return layout
 
 
-def planned(config: FinetuneConfig, shapes: Shapes = MappingProxyType({})) -> tuple[dict[str, Any], dict[str, Any]]:
+def planned(config: FinetuneConfig, shapes: Shapes) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a step would take, and the model's layout, before there are any data.
 
     The published weights need not be there; their layout is known by name.
 
     Args:
-        shapes: of the steps' fields, as far as they are others than the configuration's and the task's.
+        shapes: of the fields of a step of the data.
     """
-    task = task_spec(config.task)
-    proprio_dim, action_dim = (
-        shapes.get(name, [width])[0] for name, width in (("proprio", task.proprio_dim), ("action", task.action_dim))
-    )
+    images = [f"image_{camera}" for camera in config.demos.cameras]
     batch = example_batch(
-        image_keys=[f"image_{camera}" for camera in config.demos.cameras],
+        image_keys=images,
         image_size=config.demos.image_size,
-        proprio_dim=proprio_dim * config.model.proprio_history if config.uses_proprio else None,
-        action_dim=action_dim,
+        proprio_dim=shapes["proprio"][0] * config.model.proprio_history if config.uses_proprio else None,
+        action_dim=shapes["action"][0],
         action_horizon=config.model.action_horizon,
         window_size=config.model.window_size,
         batch_size=config.train.batch_size,
     )
-    for name in shapes.keys() & batch["observation"].keys() - {"proprio"}:
-        batch["observation"][name] = np.zeros((*batch["observation"][name].shape[:2], *shapes[name]), np.uint8)
-    batch["rho"] = np.zeros((config.train.batch_size, config.model.window_size), np.float32)
+    leading = (config.train.batch_size, config.model.window_size)
+    for name in images:
+        batch["observation"][name] = np.zeros((*leading, *shapes[name]), np.uint8)
+    batch["rho"] = np.zeros(leading, np.float32)
     pretrained = config.model.pretrained
     if not pretrained:
         return batch, small_model(config, batch)
-    local = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained)
-    if local and local.is_dir():
-        source = checkpoint.read_config(local)
+    if Path(pretrained).is_dir():
+        source = checkpoint.read_config(pretrained)
     else:
         source = published_config(pretrained.rsplit("/", 1)[-1])
     if words := source.get("text_processor"):

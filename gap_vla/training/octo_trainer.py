@@ -10,26 +10,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from jaxtyping import Float
 
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.run_settings import settings_hash
-from gap_vla.core.whole import workplace
-from gap_vla.octo import OctoModel
+from gap_vla.core.files import replacing
+from gap_vla.octo.model import OctoModel
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
-from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
-from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.data import has_rho, make_loader
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
-from gap_vla.training.octo_weights import require_same_weights, weights_of
 from gap_vla.training.packing import Packing
-from gap_vla.training.step import TrainStep, counted_entries
+from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.step import TrainState, TrainStep, counted_entries
 
 SHORT_RUN = 200
 """Training steps up to which compiling quickly saves more than it costs."""
@@ -45,13 +43,24 @@ class OctoTrainer(Trainer):
         built: before the first step.
         loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
         held_out: validation batches, which are gone through at every validation.
+        without_rho: datasets; where there is one, transitions of a batch are not known.
+
+    Attributes:
+        state: all that a step changes.
+        train_step: the compiled step.
     """
 
     compiles = True
-    _weights: Mapping[str, int] = {}  # which ones it starts from
-    _without_rho: Sequence[str] = ()  # datasets; where there is one, transitions of a batch are not known
 
-    def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        built: Built,
+        loader: Any,
+        held_out: Iterable[Any],
+        without_rho: Sequence[str] = (),
+    ):
+        self._without_rho = without_rho
         self.config, self.built, self.loader = config, built, loader
         self.schedule, self.steps = config.schedule, config.train.steps
         self.reads_instructions = built.model.text_processor is not None
@@ -61,7 +70,7 @@ class OctoTrainer(Trainer):
         self.state = place_state(built.state, shardings)
         frozen = built.parameters.frozen
         self.frozen = place_state(frozen, state_shardings(self.mesh, frozen))
-        self._step = TrainStep(
+        self.train_step = TrainStep(
             built.model.module,
             built.tx,
             built.packing,
@@ -75,8 +84,7 @@ class OctoTrainer(Trainer):
         mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
         self._validation_step = make_validation_step(built.model.module, built.packing, mean)
         self._held_out = held_out
-        self._weights = weights_of(config.model)
-        self._checkpoints: StateCheckpoints | None = None
+        self._states: ocp.CheckpointManager | None = None
         self._batches: Iterator[Any] | None = None
         self._compiled = False
 
@@ -84,10 +92,10 @@ class OctoTrainer(Trainer):
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
-        made = cls(config, built, loader, make_loader(config, store, "val", train=False))
         read = {config.data.rlds or "the main dataset": store, **dict(zip(dict(config.data.mixture), mixture))}
-        made._without_rho = [name for name, one in read.items() if not has_rho(one)]
-        return made
+        without_rho = [name for name, one in read.items() if not has_rho(one)]
+        held_out = make_loader(config, store, "val", train=False) if "val" in store.splits else ()
+        return cls(config, built, loader, held_out, without_rho)
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig, shapes: Mapping[str, Sequence[int]]) -> str:
@@ -104,25 +112,25 @@ class OctoTrainer(Trainer):
         return self.loader.peek()
 
     def restore(self, folder: Path) -> int:
-        self._checkpoints = StateCheckpoints(folder, self.built.packing.identity, settings_hash(self.config.to_dict()))
-        if self._checkpoints.latest is None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
+        self._states = ocp.CheckpointManager(folder.absolute(), options=options)
+        if (step := self._states.latest_step()) is None:
             return 0
-        self.state, position = self._checkpoints.restore(self.state)
-        require_same_weights(self.config.model, position)
-        self.ends = position.get("ends", ())
-        self.loader.restore(position)
-        return int(self.state.step)
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, vars(self.state))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())
+        found = self._states.restore(step, args=args)
+        self.state = TrainState(**found["state"])
+        self.loader.restore(found["loader"])
+        return int(step)
 
     def save(self, done: int) -> None:
-        assert self._checkpoints is not None
-        self._checkpoints.save(done, self.state, {**self.loader.state(), **self._weights, "ends": self.ends})
-
-    def facts(self) -> dict[str, float]:
-        return dict(self._weights)
+        assert self._states is not None
+        state, loader = ocp.args.StandardSave(vars(self.state)), ocp.args.JsonSave(self.loader.state())
+        self._states.save(done, args=ocp.args.Composite(state=state, loader=loader))
 
     def close(self) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+        if self._states is not None:
+            self._states.close()
 
     def batch(self, step: int) -> Any:
         self._batches = self._batches or iter(self.loader)
@@ -134,9 +142,9 @@ class OctoTrainer(Trainer):
         on_device = dataclasses.replace(factors, sample=place_batch(self.mesh, factors.sample))
         placed = place_batch(self.mesh, batch)
         if not self._compiled:
-            self._step.compile(self.state, placed, on_device)
+            self.train_step.compile(self.state, placed, on_device)
             self._compiled = True
-        self.state, measured = self._step(self.state, placed, on_device, split=measure and not self._without_rho)
+        self.state, measured = self.train_step(self.state, placed, on_device, split=measure and not self._without_rho)
 
         def values() -> dict[str, float]:
             real = np.asarray(mask, bool)  # padded steps learn nothing
@@ -176,23 +184,11 @@ class OctoTrainer(Trainer):
         return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
 
     def export(self, run: RunDirectory) -> int:
-        """In upstream's layout, also in the place of what a run that was stopped during its rollouts has.
-
-        Raises:
-            RunExistsError: a folder there is a link; nothing is written then.
-        """
+        """In upstream's layout."""
         model = self.model()
-        if not is_first_host():
-            return self.steps
-        with workplace(run.checkpoint) as made:
-            model.save_pretrained(step=self.steps, checkpoint_path=str(made))
-            files = sorted(path for path in made.rglob("*") if path.is_file())
-            places = [run.checkpoint / file.relative_to(made) for file in files]
-            for place in places:
-                run.require_own(place)
-            for file, place in zip(files, places):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(place)
+        if is_first_host():
+            with replacing(run.checkpoint) as made:
+                model.save_pretrained(step=self.steps, checkpoint_path=str(made))
         return self.steps
 
 

@@ -22,8 +22,6 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from gap_vla.core.identity import digest
-
 LARGE = 2**17
 """Numbers from which a leaf is a vector of its own."""
 
@@ -95,11 +93,6 @@ class Packing:
                 flat[path] = jax.lax.slice(packed[label], (start,), (start + size,)).reshape(self.shapes[path])
                 start += size
         return traverse_util.unflatten_dict(flat, sep="/")
-
-    @property
-    def identity(self) -> str:
-        """A hash of which number means what; checkpoints of packed parameters carry it."""
-        return digest({"order": [[self.label(path), path, list(shape)] for path, shape in self.shapes.items()]})
 
 
 def branch_norms(packed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -21,7 +21,7 @@ import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
 from gap_vla.adjustment.schedule import Factors
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.training.packing import Adam, Packing, branch_measurements, split_measurements

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 import warnings
@@ -27,25 +26,19 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
-from gap_vla.core.foreign import refusing, regular
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.run_settings import settings_hash
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.core.whole import replacing
-from gap_vla.policies import build_policy
-from gap_vla.policies.encoders import torch_file
+from gap_vla.core.errors import ConfigError
+from gap_vla.core.files import replacing
 from gap_vla.policies.heads import LARGEST_ACTION
-from gap_vla.policies.methods import Forward, masked_mean
+from gap_vla.policies.methods import Forward, build_policy, masked_mean
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.registry import OF_THE_DATASET
-from gap_vla.policies.saving import save_policy, state_digest
+from gap_vla.policies.saving import save_policy
 from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
-from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
-from gap_vla.sim import task_spec
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.data import require_held_out
 from gap_vla.training.loop import Measured, Trainer
-from gap_vla.training.octo_weights import require_same_weights, weights_of
+from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.torch import SmallConfig
 
 
@@ -64,13 +57,10 @@ class SmallTrainer(Trainer):
     ):
         self.config, self.policy, self.steps = config, policy, steps
         self.largest_action = LARGEST_ACTION if config.model.head == "diffusion" else None
-        self._weights = weights_of(config.model)
         self.windows, self.held_out = windows, held_out
         self.method = config.how
         self.schedule = self.method.schedule(config.adjustment)
         device = config.train.device
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("train.device is 'cuda', but torch finds no such device; use --config.train.device=cpu")
         self.device = torch.device(device)
         self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
         if device == "cuda":
@@ -104,7 +94,7 @@ class SmallTrainer(Trainer):
             for split in ("train", "val")
         )
         method.check_held_out(held_out, store.directory)
-        require_held_out(store, {})
+        require_held_out(store)
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
         policy = build_policy(config.model, config.method, (height, width, channels), *widths, config.demos.cameras)
         train = config.train
@@ -113,10 +103,9 @@ class SmallTrainer(Trainer):
 
     @classmethod
     def dry_run(cls, config: SmallConfig, shapes: Mapping[str, Sequence[int]]) -> str:
-        task, size = task_spec(config.task), config.demos.image_size
-        widths = shapes.get("proprio", [task.proprio_dim])[0], shapes.get("action", [task.action_dim])[0]
+        size, widths = shapes[f"image_{config.demos.cameras[-1]}"], (shapes["proprio"][0], shapes["action"][0])
         with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # takes no memory
-            policy = build_policy(config.model, config.method, (size, size, 3), *widths, config.demos.cameras)
+            policy = build_policy(config.model, config.method, tuple(size), *widths, config.demos.cameras)
         here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
         no_data: Any = None
         return cls(here, policy, config.train.steps, no_data, no_data).describe()
@@ -182,29 +171,21 @@ class SmallTrainer(Trainer):
     def restore(self, folder: Path) -> int:
         """
         Raises:
-            ConfigError: the state was saved with other data or labels, or is damaged.
+            ConfigError: the state was saved with other data or labels.
         """
         self._file = folder / "training.pt"
-        self._made_with = {"data": self.windows.data_hash, "settings": settings_hash(self.config.to_dict())}
         if not self._file.exists():
             return 0
-        advice = "copy it again, or start another run with --run-name NAME"
-        with refusing(f"{self._file} is damaged", advice, ConfigError):
-            found = torch_file(regular(self._file))
-            said = found.pop("checksum", None)
-            if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
-                raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
-            require_same_weights(self.config.model, found)
-            if (rho := found.get("rho")) is not None and not np.allclose(rho, self.windows.rho, atol=1e-3):
-                where = "by another version, or on another machine (copy its folder *.rho beside the store, too)"
-                raise ConfigError(f"{self._file}: rho was labelled otherwise, {where}; or take another --run-name")
-            self.ends = found.get("ends", ())
-            if said != state_digest(found):
-                raise ConfigError(f"{self._file} is damaged: its checksum differs; {advice}")
-            self.policy.load_state_dict(found["parts"]["policy"])
-            self.optimizer.load_state_dict(found["parts"]["optimizer"])
-            self.method.restore(found["parts"].get("method", {}))
-            return found["step"]
+        found = torch.load(self._file, map_location="cpu", weights_only=True)
+        rho = found.get("rho")
+        if found["data"] != self.windows.data_hash or (
+            rho is not None and not np.allclose(rho, self.windows.rho, atol=1e-3)
+        ):
+            raise ConfigError(f"{self._file} was saved with other data or labels; start another run with --run-name")
+        self.policy.load_state_dict(found["parts"]["policy"])
+        self.optimizer.load_state_dict(found["parts"]["optimizer"])
+        self.method.restore(found["parts"].get("method", {}))
+        return found["step"]
 
     def state(self) -> dict[str, Any]:
         """All that a step changes."""
@@ -212,14 +193,11 @@ class SmallTrainer(Trainer):
         return parts | ({"method": own} if (own := self.method.state()) else {})
 
     def save(self, done: int) -> None:
-        state = io.BytesIO()  # a full disk is an OSError then
-        known = {**self._made_with, **self._weights, "ends": self.ends}
+        saved: dict[str, Any] = {"step": done, "data": self.windows.data_hash, "parts": self.state()}
         if self.method.rho_source not in OF_THE_DATASET:  # of which the hash of the data says nothing
-            known["rho"] = torch.from_numpy(self.windows.rho)
-        saved = {"step": done, **known, "parts": self.state()}
-        torch.save({**saved, "checksum": state_digest(saved)}, state)
+            saved["rho"] = torch.from_numpy(self.windows.rho)
         with replacing(self._file) as temporary:
-            temporary.write_bytes(state.getbuffer())
+            torch.save(saved, temporary)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -265,7 +243,7 @@ class SmallTrainer(Trainer):
         return {"observation": {**images, "timestep_pad_mask": there}, "rho": rho}
 
     def facts(self) -> dict[str, float]:
-        return {"mean_rho": float(np.mean(self.windows.rho)), **self._weights}
+        return {"mean_rho": float(np.mean(self.windows.rho))}
 
     def export(self, run: RunDirectory) -> None:
         data, statistics = self.config.data, self.windows.statistics

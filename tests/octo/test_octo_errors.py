@@ -18,6 +18,7 @@ import numpy as np
 import octo_golden as golden
 import pytest
 import torch
+from gap_vla.training.octo_weights import require_weights
 
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import CheckpointError
@@ -31,7 +32,6 @@ from gap_vla.octo.t5 import T5Config
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
-from gap_vla.training.octo_weights import require_weights
 
 SMALL = {"image_size": 32, "token_embedding_size": 32, "stem_features": (32,)}
 

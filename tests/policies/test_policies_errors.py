@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from gap_vla.training.idle_keys import without_effect
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
@@ -26,7 +27,6 @@ from gap_vla.rollouts.record import EpisodeRecord
 from gap_vla.rollouts.summary import summarize
 from gap_vla.serving import load_checkpoint
 from gap_vla.training.data import training_rho
-from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.metrics import require_own
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from gap_vla.training.checkpoints import StateCheckpoints
 
 from gap_vla.core.errors import message_of
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.octo import FinetuneConfig, require_plain
 from gap_vla.training.run import Run
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from gap_vla.training.recorded import notes_on_data
 from made_up_demos import made_up_episodes
 
 from gap_vla.cli import check_dataset
@@ -16,7 +17,6 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError
 from gap_vla.training import stages
-from gap_vla.training.recorded import notes_on_data
 from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, origin
 from gap_vla.training.torch import SmallConfig

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from gap_vla.training.preflight import fields_of, require_fields
 from huggingface_hub.errors import LocalEntryNotFoundError
 from made_up_demos import made_up_episodes
 
@@ -25,7 +26,6 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import adapted_config, build, dry_run, planned, planned_parameters
 from gap_vla.training.octo_trainer import OctoTrainer
-from gap_vla.training.preflight import fields_of, require_fields
 from gap_vla.training.stages import require_data_of
 from gap_vla.training.step import model_inputs
 

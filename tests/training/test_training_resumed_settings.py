@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
+from gap_vla.training.exported import require_exported
 from leftovers import leave
 from safetensors.numpy import save_file
 
@@ -32,7 +33,6 @@ from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.serving import load_checkpoint
-from gap_vla.training.exported import require_exported
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
