@@ -90,7 +90,7 @@ def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
 def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     """Reads every `every`-th step of a file of `collect_probe_demos`."""
     from gap_vla.demos import open_source
-    from gap_vla.demos.hdf5_members import group_at, member, numbers_at, opened
+    from gap_vla.demos.robomimic_hdf5 import opened
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
@@ -98,15 +98,14 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     proprio, actions = [], []
     source = open_source(path)
     with opened(path) as file:
-        for number, name in enumerate(source.places):
-            episode, where = source.read(number), f"{path}, {name}"
-            demo = group_at(file, f"data/{name}", where)
+        for number, place in enumerate(source.places):
+            episode, demo = source.read(number), file[f"data/{place.name}"]
             steps = np.arange(0, len(episode), every)
             for key, frames in episode.images.items():
                 images.setdefault(key, []).append(frames[steps])
-            objects = numbers_at(demo, "obs/object", where)
-            for place, label in enumerate(member(demo, "obs/object", where).attrs["names"]):
-                positions.setdefault(str(label), []).append(objects[:, 3 * place : 3 * place + 3][steps])
+            objects = demo["obs/object"][()]
+            for thing, label in enumerate(demo["obs/object"].attrs["names"]):
+                positions.setdefault(str(label), []).append(objects[:, 3 * thing : 3 * thing + 3][steps])
             assert episode.phase is not None  # the collector knows it
             names = [str(name) for name in episode.phase]
             near_switch.append(near_switches(names)[steps])

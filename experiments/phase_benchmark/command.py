@@ -19,7 +19,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, write_output
-from gap_vla.demos.content import content_digest
+from gap_vla.demos.source import content_digest
 from gap_vla.sim.specs import task_spec
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {

@@ -43,7 +43,7 @@ def load_motions(
     """
     from gap_vla.core.episode import EpisodeError
     from gap_vla.demos import open_source
-    from gap_vla.demos.hdf5_members import attributes_of_data
+    from gap_vla.demos.robomimic_hdf5 import attributes_of_data
     from gap_vla.phases.motion import motion_of
 
     source, advice = open_source(path), "collect others with --demos FOLDER"

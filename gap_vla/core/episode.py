@@ -13,7 +13,10 @@ from gap_vla.core.errors import EpisodeError
 
 LABELS = ("rho", "change_point")
 
-HOW_TO_DESCRIBE = "describe them with --columns, e.g. --columns 'position quat_wxyz gripper:2', or with --layout"
+HOW_TO_DESCRIBE = (
+    "describe them with --columns, e.g. 'position quat_wxyz gripper:2' for a pose or 'joints:6 gripper_01' for joints, "
+    "or with --layout"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Readers of other people's demonstrations: one file per format, one registry, one result (`Episode`).
 
-    for episode in gap_vla.demos.read("demos.hdf5", kind="robomimic_hdf5"): ...
-
-`open_source` gives the same episodes by index, with or without images, for tools that read twice or in parallel.
+for episode in gap_vla.demos.open_source("demos.hdf5"): ...
 """
 
-from gap_vla.demos.source import READERS, Source, open_source, read
+from gap_vla.demos.fields import Fields
+from gap_vla.demos.source import READERS, Source, open_source
 
-__all__ = ["READERS", "Source", "open_source", "read"]
+__all__ = ["READERS", "Fields", "Source", "open_source"]

@@ -1,123 +1,93 @@
-"""Arrays out of files that somebody else wrote: what they declare is compared with what is there, before it is read."""
+"""Rows, pictures, instructions and truth values of an Episode, out of whatever array somebody stored them in."""
 
 from __future__ import annotations
 
-import math
-import os
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
+import io
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
-from gap_vla.core.episode import EpisodeError
-from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import FOREIGN, is_text, refuse_too_large, refusing, regular
+from gap_vla.core.errors import EpisodeError
 
-_LONGEST_END = 22 + 0xFFFF
-"""Bytes of the record that ends a zip, with the longest comment."""
+_TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
 
 
-def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Plain numbers or text in this machine's byte order; `content` is all bytes of the array, `order` "C" or "F".
+def as_rows(value: Any, where: str) -> Float[np.ndarray, "T width"]:
+    """One row of numbers a step; one number a step becomes one column."""
+    rows = np.asarray(value)
+    if rows.dtype.kind not in "biuf" or rows.ndim == 0 or sum(size > 1 for size in rows.shape[1:]) > 1:
+        raise EpisodeError(f"{where} is {rows.dtype}{[*rows.shape]}, not a row of numbers a step; name another array")
+    with np.errstate(over="ignore"):  # what is infinite in float32 is found by `Episode.validate`
+        return rows.reshape(len(rows), -1).astype(np.float32)
 
-    Raises ValueError: another type, another number of bytes than declared, or text that is not Unicode.
+
+def as_frames(value: Any) -> UInt8[np.ndarray, "T h w 3"]:
+    """Pictures with their channels last; grey ones become RGB, an alpha channel is left out, encoded ones are decoded.
+
+    Anything else stays as it is, for `Episode.validate`.
     """
-    if dtype.kind not in "biufUS" or not dtype.itemsize:
-        raise ValueError(f"an array of {dtype}, not of plain numbers or text")
-    if len(shape) > 32 or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
-        raise ValueError(f"it declares an array {dtype}{list(shape)} and holds {len(content)} bytes of it")
-    flat = np.frombuffer(content, dtype) if content else np.zeros(0, dtype)
-    flat = flat.astype(dtype.newbyteorder("="), copy=False)
-    if dtype.kind == "b":
-        flat = flat.view(np.uint8) != 0  # other bytes than 0 and 1 are no truth values
-    if dtype.kind == "U" and flat.size:
-        points = flat.view(np.uint32)
-        if points.max() > 0x10FFFF or ((points >= 0xD800) & (points < 0xE000)).any():
-            raise ValueError("it holds text that is not Unicode")
-    return flat.reshape(shape, order="F" if order == "F" else "C")
+    if isinstance(value, list) or (value.ndim <= 2 and (value.dtype == object or value.dtype.kind in "uS")):
+        return np.stack([decoded(np.asarray(one).tobytes() if isinstance(one, np.ndarray) else one) for one in value])
+    frames = np.asarray(value)
+    if frames.ndim == 4 and frames.shape[1] in (1, 3) and frames.shape[-1] not in (1, 3, 4):
+        frames = frames.transpose(0, 2, 3, 1)
+    if frames.ndim == 3:
+        frames = frames[..., None]
+    if frames.ndim == 4 and frames.shape[-1] == 1:
+        frames = frames.repeat(3, axis=3)
+    if frames.ndim == 4 and frames.shape[-1] == 4:
+        frames = frames[..., :3]
+    return np.ascontiguousarray(frames)
 
 
-def read_arrays(
-    file: Path, wanted: Callable[[str], bool] = lambda name: True, error: type[UserError] = EpisodeError
-) -> dict[str, Any]:
-    """The arrays of an npz by name: those that are wanted, None for the others, which are not looked at.
+def decoded(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """A PNG, JPEG or WebP as RGB, turned as its EXIF says."""
+    from PIL import Image, ImageOps
 
-    Raises error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
-    """
-    return _each(file, wanted, _array, error)
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as picture:  # none that starts a program
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def forms(
-    file: Path, wanted: Callable[[str], bool], error: type[UserError] = EpisodeError
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of those arrays of an npz that are wanted; only headers are read. Raises as `read_arrays`."""
-    found = _each(file, wanted, lambda *at: _header(*at)[::2], error)
-    return {name: form for name, form in found.items() if wanted(name)}
+def resized(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int] | None) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames of another height and width (Lanczos, antialiased), or unchanged."""
+    if size is None or frames.shape[1:3] == tuple(size):
+        return frames
+    from PIL import Image
+
+    height, width = size
+    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
 
 
-def _each(
-    file: Path, wanted: Callable[[str], bool], read: Callable[..., Any], error: type[UserError]
-) -> dict[str, Any]:
-    if not is_text(str(file)):
-        raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
-    if file.is_symlink() and not file.exists():
-        advice = "mount or copy that, or remove the link"
-        raise error(f"{file}: a link to {os.readlink(file)}, which is not there; {advice}")
-    unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "copy or write it again", error)
-    with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
-        if before := min((member.header_offset for member in archive.infolist()), default=0):
-            raise error(
-                f"{file}: {before:,} bytes before its first array, as of files that were put together; write it again"
-            )
-        if behind := _behind_end(file):
-            raise error(f"{file}: {behind:,} bytes behind its end, as of files that were put together; write it again")
-        if any(member.flag_bits & 1 for member in archive.infolist()):
-            raise error(f"{file}: its arrays are encrypted; write it again without a password")
-        names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
-        if len(set(names)) < len(names):
-            raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
-        found = dict.fromkeys(names)
-        for name, member in zip(names, archive.infolist()):
-            if wanted(name):
-                where = f"{file}: {name!r}"
-                refuse_too_large(where, 4 * member.file_size, 4 * member.compress_size, error)  # copies are made of it
-                with archive.open(member) as stream:
-                    found[name] = read(stream, member, where, error)
-        return found
+def as_instruction(value: Any) -> str | tuple[str, ...]:
+    """An instruction out of text, bytes, or an array of either: one text, or a text a step if they differ."""
+    if isinstance(value, np.ndarray | list | tuple):
+        texts = tuple(as_text(one) for one in np.asarray(value, object).reshape(-1))
+        return texts[0] if len({*texts}) == 1 else texts or ""
+    return as_text(value)
 
 
-def _behind_end(file: Path) -> int:
-    """How many bytes lie behind the end of a zip and its comment, unless they are zeros, as of a tape's last block, or
-    ends of lines."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LONGEST_END))
-        tail = stream.read()
-    end = tail.rfind(b"PK\5\6")  # which zipfile has found
-    rest = tail[end + 22 + int.from_bytes(tail[end + 20 : end + 22], "little") :]
-    return len(rest) if rest.strip(b"\0\r\n") else 0
+def as_text(value: Any) -> str:
+    """One text; None is the empty one."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return "" if value is None else str(value)
 
 
-def _array(stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
-    shape, by_columns, dtype = _header(stream, member, where, error)
-    with refusing(where, "copy the file again", error):  # its checksum
-        held = stream.read()
-    with refusing(where, "store plain numbers or text, and write it again", error):
-        return array_of(held, dtype, shape, "F" if by_columns else "C")
+def as_names(value: Any) -> np.ndarray:
+    """The name of a phase a step, as an array of text."""
+    return np.array([as_text(one) for one in np.asarray(value).reshape(-1)], str)
 
 
-def _header(
-    stream: IO[bytes], member: zipfile.ZipInfo, where: str, error: type[UserError]
-) -> tuple[tuple[int, ...], bool, np.dtype]:
-    longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
-    header = headers[np.lib.format.read_magic(stream)]
-    try:
-        shape, by_columns, dtype = header(stream)
-    except FOREIGN:
-        raise error(f"{where}: its header describes no array; write it again") from None
-    declared, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
-    if declared != held and dtype.kind != "O":  # before so much is unpacked
-        raise error(f"{where}: it declares an array {dtype}{list(shape)} and holds {held} bytes of it; write it again")
-    return shape, by_columns, dtype
+def as_truth(value: Any, where: str) -> bool:
+    """What a file says of success: a truth value, a number, or a word; of one a step, the last one counts."""
+    last = np.asarray(value).reshape(-1)[-1:]
+    word = last[0] if len(last) else False
+    if isinstance(word, str | bytes):
+        if (text := as_text(word).strip().lower()) not in _TRUE + _FALSE:
+            raise EpisodeError(f"{where} says success {text!r}, neither true nor false")
+        return text in _TRUE
+    return bool(word)
+
+
+from gap_vla.demos.old_arrays import forms, read_arrays  # noqa: E402, F401  # leave with the old annotating

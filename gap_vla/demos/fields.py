@@ -64,6 +64,10 @@ class Fields:
         return self.instruction.removeprefix("text=") if self.instruction.startswith("text=") else ""
 
 
+AS_DECLARED = Fields()
+"""Nothing is said: what the files declare counts."""
+
+
 def explicit(fields: Fields) -> dict[str, Any]:
     """What the user said, without what is left at its default."""
     return {key: value for key, value in vars(fields).items() if value not in ("", None) and key[0] != "_"}
@@ -78,6 +82,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "robomimic": {
         "": {"columns": "position quat_xyzw gripper:2", "action_columns": "position rotvec gripper_01"},
+        "robomimic_hdf5": {"columns": "position quat_wxyz gripper:2"},
     },
     "libero": {
         "": {"columns": "position rotvec gripper:2", "action_columns": "position rotvec gripper_01"},
@@ -134,9 +139,19 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "columns": "joints:6 gripper_01 | joints:6 gripper_01",
             "action_columns": "joints:6 gripper_01 | joints:6 gripper_01",
         },
+        "robomimic_hdf5": {
+            "state": "observations/qpos",
+            "images": {"image_primary": "images/cam_high", "image_wrist": "images/cam_right_wrist"},
+        },
         "rlds": {
             "state": "observation/state",
             "images": {"image_primary": "observation/cam_high", "image_wrist": "observation/cam_right_wrist"},
+        },
+        "lerobot": {
+            "images": {
+                "image_primary": "observation.images.cam_high",
+                "image_wrist": "observation.images.cam_right_wrist",
+            },
         },
     },
     "quaternion_wxyz": {"": {"columns": "position quat_wxyz gripper_01"}},

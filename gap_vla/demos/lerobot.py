@@ -1,342 +1,371 @@
-"""LeRobot datasets, format v2 and v3: parquet tables, pictures in them or in videos. Read without LeRobot."""
+"""LeRobot datasets of format v2 and v3: parquet tables, pictures in them or in films. Read without LeRobot.
+
+The rows of an episode are those with its `episode_index`, wherever they are; what else the index counts is bookkeeping.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-import math
-import re
-import sys
-from collections.abc import Mapping
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refuse_too_large, refusing, shown
-from gap_vla.core.progress import PATIENCE, Progress
-from gap_vla.demos.beside import require_ended, require_rising
-from gap_vla.demos.column_names import require_action_names, tell_last
-from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
-from gap_vla.demos.lerobot_declared import (
-    COUNTS,
-    NUMBERS,
-    called,
-    read_description,
-    require_beside,
-    require_kind,
-    require_metres,
-    require_pace,
-    require_pictures,
-    require_single,
-    require_unpacked,
-    tells_of_steps,
-)
-from gap_vla.demos.lerobot_index import EpisodePlace, index_files, read_index
-from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_grey, require_there, tell_more
-from gap_vla.demos.lerobot_tables import columns_of, read_rows, remarks_of
-from gap_vla.demos.lerobot_unread import of_files, of_info, of_tables
-from gap_vla.demos.source import NamedArrays, stated
+from gap_vla.core.columns import Columns
+from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import mark, read_json, replacing, write_json
+from gap_vla.demos.arrays import as_text
+from gap_vla.demos.fields import AS_DECLARED, Fields
+from gap_vla.demos.films import film_frames
+from gap_vla.demos.lerobot_names import columns_from, names_of
+from gap_vla.demos.source import ArraySource, Labels, Place, Recording, copied_folder
 
-SUCCESS = ("success", "is_episode_successful", "next.success")
-"""Columns whose last step says whether an episode succeeded, the surest last."""
+SUCCESS = ("next.success", "is_episode_successful", "success")
+"""Columns whose last step says whether an episode succeeded; the first one that is there counts."""
 
-_OF_ALL = "is_episode_successful"
-"""The one of them that says so at every step."""
-
-_NO_COLOURS = re.compile(
-    "depth|(?<![a-z])touch(?![a-z])|tactile|gelsight|gelslim|(?<![a-z])digit(?![a-z])|segment|mask|thermal|infrared|flow",
-    re.IGNORECASE,
-)
-"""Names of pictures that show something other than what a camera sees."""
-
-_ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
-"""Names of cameras that move with a hand; `left_hand_side` is none."""
+BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
+_ON_HAND = ("wrist", "hand", "gripper")
 
 
-class LeRobot(NamedArrays):
-    """A LeRobot dataset folder (the one that holds `meta/info.json`).
+@dataclasses.dataclass(frozen=True)
+class LeRobotPlace(Place):
+    """An episode: rows `first` to `first + length` of the table `file` (-1: all), and where its films are.
 
-    Args:
-        path: the folder.
-        image_keys: feature to camera name; default: of the cameras (depth, touch and masks apart) the first one that is
-            not named after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`;
-            where all or none are, the first two.
-        state_key, action_key: feature names.
-        layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
-            end-effector pose, of which it names the columns.
-        image_size: (height, width) to resize to.
-        action_limit: the largest action; default: the robot's own units.
-
-    Raises:
-        EpisodeError: not a LeRobot folder, an unknown version, a damaged table or video; names the file.
+    Attributes:
+        films: feature to film and the second in it at which the episode begins; None: the film is the episode's own.
+        texts: its tasks by the index.
     """
+
+    number: int
+    first: int = 0
+    length: int = -1
+    films: Mapping[str, tuple[Path, float | None]] = dataclasses.field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+
+
+class LeRobot(ArraySource):
+    """The folder that holds `meta/info.json`; episodes whose files were not downloaded are left out."""
 
     kind = "lerobot"
-    STATE_KEY = "observation.state"
-    ACTION_LIMIT: ClassVar[float | None] = None
+    STATES = ("observation.state",)
+    ACTIONS = ("action",)
+    INSIDE = ("observation.images.", "observation.", "observation.image.")
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        image_keys: Mapping[str, str] | None = None,
-        state_key: str = STATE_KEY,
-        action_key: str = "action",
-        layout: str | Mapping[str, Any] = "gap",
-        image_size: tuple[int, int] | list[int] | None = None,
-        action_limit: float | None = None,
-    ) -> None:
-        pixels = [n for n in image_size or () if type(n) is int and 0 < n <= 8192]
-        if image_size is not None and not len(pixels) == len(image_size) == 2:
-            raise EpisodeError(f"image_size is {image_size!r:.60}; give [height, width] in pixels")
-        self._size = (pixels[0], pixels[1]) if pixels else None
-        super().__init__(
-            path,
-            state_key=state_key,
-            action_key=action_key,
-            image_keys=image_keys,
-            layout=layout,
-            action_limit=action_limit,
-        )
-        del self.options["language_instruction"]  # the dataset has its own
-        self.options["image_size"] = pixels or None
-        if pixels and not self._image_keys:
-            raise EpisodeError(f"{path}: image_size has no effect without cameras; leave it out")
+    def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
+        self._told_missing = False
+        super().__init__(path, fields)
+        films = [name for name in self.cameras.values() if self._features[name]["dtype"] == "video"]
+        kept = [place for place in self.places if all(place.films[name][0].exists() for name in films)]
+        if not kept:
+            lost = self.places[0].films[films[0]][0]
+            raise EpisodeError(f"{lost} is not there, nor that of another episode; download it, or choose with --image")
+        if lacking := len(self.places) - len(kept):
+            self.notes.append(f"{lacking} of {len(self.places)} episodes have no films here and are left out")
+        self.places = kept
 
-    def _find(self) -> None:
-        described = read_description(self.path)
-        self._described, self._features, self._fps = described, described.features, described.fps
-        self._names = list(self._features)
-        cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
-        if self.options["image_keys"] is None:
-            coloured = [key for key in cameras if not _NO_COLOURS.search(key)] or cameras
-            on_hand = [key for key in coloured if _ON_HAND.search(key)]
-            around = [key for key in coloured if key not in on_hand]
-            chosen = coloured[:2] if not (on_hand and around) else [around[0], on_hand[0]]
-            self._ordered = chosen == cameras[:2]
-            self._image_keys = dict(zip(chosen, IMAGE_NAMES))
-        for key in (self.options["state_key"], self.options["action_key"], *self._image_keys):
-            if key not in (known := cameras if key in self._image_keys else list(self._features)):
-                what = "camera of colours" if key in self._image_keys else "feature"
-                found = one_line(", ".join(known)) or "none"
-                raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
-            where, feature = f"{self.path}/meta/info.json: {key!r}", self._features[key]
-            require_pace(feature, self._fps, where)
-            if key in self._image_keys:
-                require_pictures(feature, self._fps, where)
-                continue
-            if not NUMBERS.fullmatch(feature.dtype):
-                raise EpisodeError(f"{where} is of {shown(feature.dtype)}, not of numbers; name another")
-            if sum(n > 1 for n in feature.shape) > 1:
-                raise EpisodeError(
-                    f"{where} has the shape {list(feature.shape)}, several rows a step; name one of one row"
-                )
-            if feature.names and len(feature.shape) == 1 and len(feature.names) != feature.shape[0]:
-                raise EpisodeError(
-                    f"{where} has {len(feature.names)} names and the shape {list(feature.shape)}; correct one of them"
-                )
-        state = self.options["state_key"]
-        self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
-        action = self.options["action_key"]
-        require_metres(self._features[state].said, self._layout, f"{self.path}/meta/info.json: {state!r}")
-        require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
-        tell_last(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
-        require_unpacked(self._features[action].said, f"{self.path}/meta/info.json: {action!r}")
-        for key in (key for key in self._features if key in (*COUNTS, "episode_index")):
-            where = f"{self.path}/meta/info.json: {key!r}"
-            require_pace(self._features[key], self._fps, where)
-            require_single(self._features[key], where)
-        films = [key for key in self._image_keys if self._features[key].dtype == "video"]
-        self.places, self._beside = read_index(described, films)
-        self._ends: dict[Path, int] = {}  # of each film, the frames of all its episodes
-        for place in self.places:
-            for film, start in place.videos.values():
-                self._ends[film] = round((start or 0) * self._fps) + place.length
+    # The index
 
-    def identity(self) -> dict[str, Any]:
-        named = self.options["image_keys"] is None and not self._ordered
-        return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
-
-    def mapping(self) -> dict[str, str]:
-        success = self._success()
-        found = super().mapping() | {"language_instruction": "tasks"}
-        for key in success:
-            held = sum(key in self._held[place.table] for place in self.places)
-            found["success"] = stated("success", key, held, len(self.places))
-        return {field: name for field, name in found.items() if field != "phase"}  # no column of it is read
-
-    def dropped(self) -> list[str]:
-        known = {*self._features, *COUNTS, "episode_index", "next.done"}
-        columns = set().union(*self._held.values())
-        unused = self._unused(*self._success(), "task_index")
-        state, action = self.options["state_key"], self.options["action_key"]
-        taken = [key for key in self._features if key not in unused or key in (*COUNTS, "episode_index")]
-        films = [key for key in taken if self._features[key].dtype == "video"]
-        others = [key for key in unused if "video" in self._features[key].said["dtype"]]
-        read = [*self._held, *(film for place in self.places for film, _ in place.videos.values())]
-        index = index_files(self._described)
-        own = [file for file in index if file.suffix == ".parquet" and self._described.version == "v3"]
-        tables = [*self._remarks.values(), *((remarks_of(file), columns_of(file)) for file in own if file.is_file())]
-        return (
-            unused
-            + [f"{name}, which info.json lacks" for name in sorted(columns - known)]
-            + [f"{name} in the tables, of which the films are read" for name in films if name in columns]
-            + self._beside
-            + of_info(self._described, state, action, taken)
-            + of_tables(tables, state)
-            + of_files(self.path, [*read, *index], others)
-        )
-
-    @functools.cached_property
-    def _remarks(self) -> dict[Path, tuple[dict[str, str], dict[str, dict[str, str]]]]:
-        """What each table says of itself, and of its columns."""
-        return {table: (remarks_of(table), columns_of(table)) for table in {place.table for place in self.places}}
-
-    @property
-    def _held(self) -> dict[Path, dict[str, dict[str, str]]]:
-        """The columns of each table, and what it says of them."""
-        return {table: columns for table, (_, columns) in self._remarks.items()}
-
-    def _success(self) -> list[str]:
-        """The column that says it, of those that info.json declares, or none. Raises EpisodeError: no table has it."""
-        declared = [key for key in SUCCESS if key in self._features]
-        found = [key for key in declared if any(key in held for held in self._held.values())]
-        if declared and not found:
+    def find(self) -> tuple[list[LeRobotPlace], dict[str, list[str]]]:
+        meta = self.path / "meta"
+        self._info = info = read_json(meta / "info.json")
+        version = str(info.get("codebase_version"))
+        if version[:2] not in ("v2", "v3"):
             raise EpisodeError(
-                f"{self.path}: info.json declares {declared[-1]!r}, which no table has; download it again"
+                f"{meta}/info.json: LeRobot's format {version}; v2 and v3 are read, convert it with LeRobot"
             )
-        return found[-1:]
+        self._features = info["features"]
+        self._fps = float(info["fps"])
+        self._tasks = {int(row["task_index"]): _task(row) for row in _rows(meta, ("tasks.jsonl", "tasks.parquet"))}
+        index = {int(row["episode_index"]): row for row in _rows(meta, ("episodes.jsonl", "episodes/**/*.parquet"))}
+        films = self._films(index, third=version[:2] == "v3")
+        tables = self._tables(index) if version[:2] == "v3" else self._own_tables(index)
+        places = []
+        for number, (file, first, length) in sorted(tables.items()):
+            texts = index.get(number, {}).get("tasks")
+            texts = tuple(texts) if isinstance(texts, list) else ()
+            places.append(LeRobotPlace(file, f"{number}", number, first, length, films.get(number, {}), texts))
+        if not places:
+            raise EpisodeError(f"{self.path}: no tables of its {len(index)} episodes are here; download some of data/")
+        if lacking := len({*index} - {*tables}):
+            self.notes.append(f"{lacking} of {len(index)} episodes have no rows here and are left out")
+        return places, {}
 
-    def look(self) -> None:
-        progress = Progress(f"look at {self.path}", len(self.places), "episode", after=PATIENCE, out=sys.stderr)
-        for place in self.places:
-            _rows(place, ["episode_index"])
-            for video, _ in place.videos.values():
-                require_there(video, f"{video}, episode {place.index}")
-            progress.advance(1)
+    def _own_tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int]]:
+        """Version 2: each episode has its own table."""
+        files = {number: self._file("data_path", number) for number in index}
+        return {number: (file, 0, -1) for number, file in files.items() if file.exists()}
 
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        place = self.places[index]
-        where = _where(place)
-        stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
-        counts = [key for key in COUNTS if key in self._features]
-        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        held = columns_of(place.table)
-        said = {key: {name: [one] for name, one in held.get(key, {}).items()} for key in columns[:2]}
-        require_metres(said[columns[0]], self._layout, f"{where}: {columns[0]!r}")
-        require_unpacked(said[columns[1]], f"{where}: {columns[1]!r}")
-        beside = [name for name in held if tells_of_steps(name) and name not in columns]
-        table = _rows(place, columns, (*COUNTS, *SUCCESS, "next.done", *beside))
-        _require_counted(table, place, self._fps, where)
-        require_beside({name: table[name] for name in beside}, self._features, where)
-        arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
-        for key in columns[:2]:
-            with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
-                width = math.prod(self._features[key].shape)
-                if sum(n > 1 for n in np.shape(table[key][0])) > 1:
-                    raise EpisodeError(f"{where}: {key} has several rows a step; name one of one row")
-                rows = [np.ravel(row) for row in table[key]]
-                if odd := [step for step, row in enumerate(rows) if len(row) != len(rows[0])]:
-                    counts_of = f"{len(rows[odd[0]])} numbers at step {odd[0]}, {len(rows[0])} at the first"
-                    raise EpisodeError(f"{where}: {key!r} has {counts_of}; download it again")
-                arrays[key] = np.stack(rows)
-            if (found := arrays[key].shape[1]) != width:
-                raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
-        of_one = [key for key in ("episode_index", "next.done") if key in self._features and key in table]
-        for key in (*columns[:2], *counts, *of_one):
-            require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
-        said_by: dict[str, bool] = {}
-        for key in (key for key in SUCCESS if key in self._features and key in table):
-            last = f"{where}: {key!r} of the last step"
-            with refusing(f"{last} is no truth value", "download it again", EpisodeError):
-                said_by[key] = as_truth(np.asarray(table[key][-1]), last)
-                require_kind(np.asarray(table[key]), self._features[key], f"{where}: {key!r}")
-            if key == _OF_ALL and any(value != table[key][-1] for value in table[key]):
-                raise EpisodeError(f"{where}: {key!r} is true at some steps and false at others; correct it")
-        if len({*said_by.values()}) > 1:
-            told = one_line(", ".join(f"{key} {str(value).lower()}" for key, value in said_by.items()), 120)
-            raise EpisodeError(f"{where}: the last step says {told}; correct one of them, or take it out of info.json")
-        for key in filter(said_by.__contains__, self._success()):
-            arrays["success"] = said_by[key]
-        for key in self._image_keys if images else ():
-            shape = self._features[key].shape
-            needed = 2 * place.length * math.prod(shape)  # one by one, and in one array
-            refuse_too_large(f"{where}: {key!r}", needed, needed, EpisodeError)
-            if key in stored:
-                frames = pictures_of(table[key], shape, f"{where}: {key!r}")
+    def _tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int]]:
+        """Version 3: the rows of each episode, by its number in the tables themselves."""
+        found: dict[int, tuple[Path, int, int]] = {}
+        stale = 0
+        for file in sorted((self.path / "data").glob("**/*.parquet")):
+            numbers, firsts, counts = np.unique(_numbers(file), return_index=True, return_counts=True)
+            for number, first, count in zip(numbers.tolist(), firsts.tolist(), counts.tolist()):
+                found[number] = file, first, count
+                stale += "data/file_index" in index.get(number, {}) and file != self._file("data_path", number, index)
+        if stale:
+            self.notes.append(
+                f"{stale} episodes lie in another table than the index says; they are read where they are"
+            )
+        return found
+
+    def _file(self, template: str, number: int, index: Mapping[int, Any] | None = None, camera: str = "") -> Path:
+        part = f"videos/{camera}" if camera else "data"
+        own = (index or {}).get(number, {})
+        return self.path / self._info[template].format(
+            episode_chunk=number // self._info.get("chunks_size", 1000),
+            episode_index=number,
+            video_key=camera,
+            chunk_index=own.get(f"{part}/chunk_index", 0),
+            file_index=own.get(f"{part}/file_index", 0),
+        )
+
+    def _films(self, index: Mapping[int, Any], third: bool) -> dict[int, dict[str, tuple[Path, float | None]]]:
+        """Of each episode, the films of all cameras."""
+        films: dict[int, dict[str, tuple[Path, float | None]]] = {number: {} for number in index}
+        for camera in (name for name, feature in self._features.items() if feature["dtype"] == "video"):
+            files = {number: self._file("video_path", number, index, camera) for number in sorted(index)}
+            for file, group in itertools.groupby(files, key=files.__getitem__) if third else ():
+                own = list(group)
+                lengths = [index[number]["length"] / self._fps for number in own]
+                starts = [float(index[number].get(f"videos/{camera}/from_timestamp") or 0) for number in own]
+                behind = np.cumsum([0.0, *lengths])
+                ends = np.add(starts, lengths)
+                if (
+                    np.array(starts[1:]) < ends[:-1] - 0.5 / self._fps
+                ).any():  # the windows overlap: the index is wrong
+                    starts = behind[:-1].tolist()
+                    self.notes.append(f"{file}: the index' times of its episodes overlap; they are taken one by one")
+                for number, start in zip(own, starts):
+                    films[number][camera] = file, start
+            for number, file in files.items() if not third else ():
+                films[number][camera] = file, None
+        return films
+
+    # What is declared
+
+    def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        declared = [names_of(self._features[name].get("names"), width) for name, width in zip(names, widths)]
+        return columns_from([one for part in declared for one in part]) if all(declared) else None
+
+    def cameras_of(self, first: Recording) -> dict[str, str]:
+        """The first camera that is on no hand, and the first that is on one; those without a film here are left out."""
+        found = [name for name, feature in self._features.items() if feature["dtype"] in ("video", "image")]
+        found = [name for name in found if not self._is_depth(name)]
+        there = [
+            name
+            for name in found
+            if self._features[name]["dtype"] == "image" or any(place.films[name][0].exists() for place in self.places)
+        ]
+        if len(there) < len(found):
+            self.notes.append(f"no films of {', '.join(name for name in found if name not in there)} are here")
+        on_hand = [name for name in there if any(word in name.rpartition(".")[2] for word in _ON_HAND)]
+        around = [name for name in there if name not in on_hand]
+        chosen = [around[0], on_hand[0]] if around and on_hand else there[:2]
+        return dict(zip(("image_primary", "image_wrist"), chosen))
+
+    def _is_depth(self, name: str) -> bool:
+        feature = self._features[name]
+        said = [feature, *(feature.get(key) or {} for key in ("info", "video_info"))]
+        return "depth" in name or any(one.get("video.is_depth_map") or one.get("is_depth_map") for one in said)
+
+    # Reading
+
+    @contextlib.contextmanager
+    def recording(self, place: LeRobotPlace) -> Iterator[Recording]:
+        import pyarrow as pa
+
+        arrays = _Arrays(self, place)
+        try:
+            success = [name for name in SUCCESS if name in self._features]
+            yield Recording(arrays, self._instruction_of(arrays, place), arrays[success[0]] if success else True)
+        except EpisodeError:
+            raise
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise EpisodeError(
+                f"{place.file}, episode {place.name}, cannot be read ({error}); download it again"
+            ) from None
+
+    def _instruction_of(self, arrays: Mapping[str, Any], place: LeRobotPlace) -> Any:
+        """The task of each step by its number; without numbers or a list of tasks, that of the index."""
+        numbers = arrays["task_index"] if self._tasks and "task_index" in self._features else []
+        texts = [self._tasks.get(int(number), "") for number in np.ravel(numbers)]
+        return texts if any(texts) else next(iter(place.texts), "")
+
+    def frames(self, place: LeRobotPlace, name: str, steps: int) -> np.ndarray:
+        """The pictures of a camera whose pictures are in films."""
+        file, start = place.films[name]
+        frames, missing = film_frames(file, steps, self._fps, start)
+        if missing and not self._told_missing:
+            self._told_missing = True
+            print(
+                f"note: {file} lacks the pictures of {missing} steps of episode {place.name}; others stand in",
+                flush=True,
+            )
+        return frames
+
+    def task_names(self, numbers: np.ndarray) -> list[str]:
+        """The texts of a column that numbers the dataset's tasks, as GR00T's `annotation.*` do."""
+        return [self._tasks.get(int(number), "") for number in numbers.reshape(-1)]
+
+    OUTPUT = "labelled_lerobot"
+
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Copies the folder, and adds the columns `rho` and `change_point` to its tables."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with replacing(out) as new:
+            copied_folder(self.path, new)
+            for file in {place.file for place in self.places}:
+                table = pq.ParquetFile(file)
+                added = {"rho": np.zeros(table.metadata.num_rows, np.float32)}
+                added["change_point"] = np.zeros(table.metadata.num_rows, bool)
+                for place, own in zip(self.places, labels):
+                    if place.file == file:
+                        for name, value in own.items():
+                            added[name][place.first : place.first + len(value)] = value
+                with pq.ParquetWriter(new / file.relative_to(self.path), _with(table.schema_arrow, added)) as writer:
+                    first = 0
+                    for group in range(table.num_row_groups):
+                        rows = table.read_row_group(group)
+                        for name, value in added.items():
+                            part = pa.array(value[first : first + len(rows)])
+                            place_of = rows.schema.get_field_index(name)
+                            rows = (
+                                rows.append_column(name, part)
+                                if place_of < 0
+                                else rows.set_column(place_of, name, part)
+                            )
+                        writer.write_table(rows)
+                        first += len(rows)
+            feature = {"shape": [1], "names": None}
+            added_features = {"rho": {"dtype": "float32", **feature}, "change_point": {"dtype": "bool", **feature}}
+            features = {**self._features, **added_features}
+            write_json(new / "meta/info.json", {**self._info, "features": features, "annotator": dict(annotator)})
+            mark(new, "labelled_lerobot")
+
+
+class _Arrays(Mapping[str, Any]):
+    """The features of an episode; columns and films are read when they are asked for."""
+
+    def __init__(self, source: LeRobot, place: LeRobotPlace) -> None:
+        self._source, self._place = source, place
+        self._steps: int | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        source, place = self._source, self._place
+        feature = source._features[name]
+        if feature["dtype"] == "video":
+            if self._steps is None:
+                self._steps = len(read_column(place.file, "episode_index", place.first, place.length))
+            return source.frames(place, name, self._steps)
+        column = read_column(place.file, name, place.first, place.length)
+        if feature["dtype"] == "image":
+            return [_bytes(row, source.path) for row in column.to_pylist()]
+        values = as_array(column)
+        named_text = source._said.instruction == name and values.dtype.kind in "iu"
+        return source.task_names(values) if named_text else values
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._source._features if name not in BOOKKEEPING)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _bytes(row: Any, root: Path) -> bytes:
+    """A picture that lies in the table, or in a file that the table names."""
+    content: bytes = row["bytes"] if row["bytes"] else (root / row["path"]).read_bytes()
+    return content
+
+
+def read_column(file: Path, name: str, first: int = 0, length: int = -1) -> Any:
+    """Rows of one column of a table, as a pyarrow array."""
+    import pyarrow as pa
+
+    starts = _starts(file)
+    last = starts[-1] if length < 0 else first + length
+    groups = [n for n, (a, b) in enumerate(itertools.pairwise(starts)) if a < last and b > first]
+    column = pa.chunked_array([chunk for n in groups for chunk in _group(file, n, name).chunks])
+    begin = first - starts[groups[0]] if groups else 0
+    return column.slice(begin, last - first).combine_chunks()
+
+
+@functools.lru_cache(maxsize=1024)
+def _starts(file: Path) -> list[int]:
+    """The first row of each row group of a table, and how many rows there are."""
+    import pyarrow.parquet as pq
+
+    described = pq.read_metadata(file)
+    return [0, *itertools.accumulate(described.row_group(n).num_rows for n in range(described.num_row_groups))]
+
+
+@functools.lru_cache(maxsize=8)  # a row group may hold many episodes
+def _group(file: Path, group: int, name: str) -> Any:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file, page_checksum_verification=True) as table:
+        if name not in table.schema_arrow.names:
+            raise EpisodeError(f"{file}: no column {name!r}, which info.json names")
+        return table.read_row_group(group, columns=[name]).column(name)
+
+
+def _numbers(file: Path) -> np.ndarray:
+    """`episode_index` of each row. Raises EpisodeError: the table is damaged."""
+    import pyarrow as pa
+
+    try:
+        return np.asarray(read_column(file, "episode_index"))
+    except (OSError, pa.ArrowException) as error:
+        raise EpisodeError(f"{file} cannot be read ({error}); download it again") from None
+
+
+def as_array(column: Any) -> np.ndarray:
+    """A column of numbers, [T] or [T, width] if it holds lists."""
+    import pyarrow as pa
+
+    flat = column.storage if isinstance(column, pa.ExtensionArray) else column
+    nested = False
+    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
+        flat, nested = flat.flatten(), True
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1) if nested else values
+
+
+def _rows(meta: Path, patterns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of JSON lines or of parquet tables, whichever is there; statistics are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for file in sorted(file for pattern in patterns for file in meta.glob(pattern)):
+        try:
+            if file.suffix == ".parquet":
+                names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
+                rows += pq.read_table(file, columns=names).to_pylist()
             else:
-                frames = frames_of(place, key, shape, self._fps)
-                film, start = place.videos[key]
-                end = round((start or 0) * self._fps) + place.length
-                if end == self._ends[film]:
-                    tell_more(film, end, self._fps)
-            require_grey(frames, shape, f"{where}: {key!r}")
-            arrays[key] = resized(frames, self._size)
-        return self._episode(arrays, where, images, file=place.table, name=str(place.index))
+                rows += [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise EpisodeError(f"{file} cannot be read ({error}); download it again") from None
+    return rows
 
 
-def _where(place: EpisodePlace) -> str:
-    return f"{place.table}, episode {place.index}"
+def _task(row: Mapping[str, Any]) -> str:
+    """The text of a row of the tasks: its column is `task`, or the index of a table by pandas."""
+    return as_text(row.get("task", next((value for value in row.values() if isinstance(value, str)), "")))
 
 
-def _rows(place: EpisodePlace, columns: list[str], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
-    """Columns of an episode. Raises EpisodeError: as `read_rows`, or it has other rows than the index says."""
-    own = ("episode_index", place.index)
-    table = read_rows(place.table, columns, own, optional=optional, most=place.rows)
-    if (rows := len(table["episode_index"])) != place.length:
-        said = f"{rows} rows of this number, the index says {place.length}"
-        raise EpisodeError(f"{_where(place)}: {said}; download it again")
-    return table
+def _with(schema: Any, added: Mapping[str, np.ndarray]) -> Any:
+    import pyarrow as pa
 
-
-def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:
-    """Raises EpisodeError if a column that LeRobot itself fills is not as it fills it: `frame_index` counts from 0,
-    `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, the clock wrong by at most 1 %),
-    rises, and by at most one and a half frames."""
-    steps = np.arange(place.length)
-    with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
-        ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length)
-    if ended.dtype.kind not in "biu":
-        raise EpisodeError(f"{where}: 'next.done' holds {called(ended)}; write true and false, or leave it out")
-    require_ended(f"{where}: 'next.done'", ended.astype(bool))
-    times = steps / fps
-    slack = (0.5 + steps / 100) / fps
-    for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):
-        with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
-            found = np.asarray(table.get(key, right)).reshape(place.length)
-            wrong = ~(np.abs(found - right) <= most)
-        cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
-        if wrong.any():
-            step = wrong.argmax()
-            said = f"{key!r} is {found[step]:g} at step {step}, not {right[step]:g}"
-            raise EpisodeError(f"{where}: {said}; download it again{cause}")
-        if key == "timestamp":
-            require_rising(found, f"{where}: {key!r}")
-            if (late := np.diff(found) * fps > 1.5).any():
-                step = 1 + int(late.argmax())
-                said = f"{key!r} is {found[step]:g} at step {step}, {found[step - 1]:g} at the one before"
-                raise EpisodeError(f"{where}: {said}, frames were lost; download it again{cause}")
-
-
-def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:
-    """The task whose number `task_index` is at every step; without numbers or a list of tasks, that of the index.
-
-    Raises EpisodeError: it is none of the episode's tasks, or changes; or there are tasks without numbers.
-    """
-    if "task_index" not in table:
-        if (tasks := len(place.tasks or ())) > 1:
-            raise EpisodeError(f"{where}: {tasks} tasks and no 'task_index' at its steps; download it again")
-        if place.task and place.tasks is not None and place.task not in place.tasks.values():
-            said = f"the index names the task {shown(place.task)}, which meta/tasks.* lacks"
-            raise EpisodeError(f"{where}: {said}; download both again")
-        return place.task
-    with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
-        numbers = np.reshape(table["task_index"], place.length).tolist()
-        odd = [number for number in numbers if place.tasks is not None and number not in place.tasks]
-    if odd:
-        known = f"meta/tasks.* numbers the episode's tasks {one_line(sorted(place.tasks or ()), 60)}"
-        raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
-    if len(found := dict.fromkeys(numbers)) > 1:
-        raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")
-    return place.task if place.tasks is None else place.tasks[numbers[0]]
+    for name, value in added.items():
+        if schema.get_field_index(name) < 0:
+            schema = schema.append(pa.field(name, pa.from_numpy_dtype(value.dtype)))
+    return schema

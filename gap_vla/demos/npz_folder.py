@@ -3,70 +3,105 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos import beside, fields
-from gap_vla.demos.arrays import forms, read_arrays
-from gap_vla.demos.source import OTHERS, NamedArrays
+import numpy as np
+
+from gap_vla.core.columns import Columns
+from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import mark, replacing
+from gap_vla.demos.arrays import as_text
+from gap_vla.demos.source import ArraySource, Labels, Place, Recording, files_in
+
+PARTS = ("position", "quaternion", "gripper")
+"""Arrays of which a state may be made: position (m), quaternion wxyz, and an opening or two fingers (m)."""
 
 
-class NpzFolder(NamedArrays):
-    """Each file holds arrays of equal length: state (T, S), action (T, A), pictures uint8 (T, h, w, 3), and optionally
-    `phase` (T), `language_instruction` (text) and `success`.
+class NpzFolder(ArraySource):
+    """Each file holds arrays of equal length: a state, actions, pictures, `phase`; and texts or numbers.
 
-    Args:
-        path: the folder; files are taken in name order.
-        **options: of `NamedArrays`.
-
-    Raises:
-        EpisodeError: no files, a damaged file, a missing array, or arrays that do not fit; names the file.
+    `columns` and `action_columns`, texts, may describe the state and the actions.
     """
 
     kind = "npz"
-    STATE_KEY = "proprio"
+    STATES = ("proprio", "state", "observation/state", "observation.state")
 
-    def _find(self) -> None:
-        self.places = fields.files_in(self.path, ".npz")
-        if not self.places:
-            what = "no .npz files in this folder" if self.path.is_dir() else "a file; give the folder of the .npz files"
-            raise EpisodeError(f"{self.path}: {what}")
-        wanted = "language_instruction" if self.options["language_instruction"] else ""
-        held = [read_arrays(file, wanted.__eq__) for file in self.places]
-        self._names = sorted({name for names in held for name in names})
-        self._times = {name: sum(name in names for names in held) for name in OTHERS}
-        self._refuse_idle(self.options["language_instruction"], (arrays.get(wanted) for arrays in held))
-        self._take_images()
+    def find(self) -> tuple[list[Place], dict[str, list[str]]]:
+        return [Place(file, file.stem) for file in files_in(self.path, (".npz",))], {}
 
-    @property
-    def files(self) -> Collection[Path]:
-        return self.places
+    @contextlib.contextmanager
+    def recording(self, place: Place) -> Iterator[Recording]:
+        try:
+            with np.load(place.file, allow_pickle=False) as arrays:
+                success = arrays["success"] if "success" in arrays else True
+                text = arrays["language_instruction"] if "language_instruction" in arrays else ""
+                yield Recording(_Once(arrays), text, success)
+        except EpisodeError:
+            raise
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise EpisodeError(f"{place.file} cannot be read as arrays ({error}); write it again") from None
 
-    def look(self) -> None:
-        def sizes(file: Path) -> dict[str, tuple[int, int]]:
-            found = forms(file, self._image_keys.__contains__)
-            return {
-                self._image_keys[key]: fields.picture_size(*form, f"{file}: {key!r}") for key, form in found.items()
-            }
+    def state_names(self) -> list[str]:
+        parts = [name for name in PARTS if name in self.names]
+        return self._first(self.STATES) or (parts if "position" in parts else [])
 
-        fields.require_one_size((f"{file}", sizes(file)) for file in self.places)
+    def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        field = "columns" if names == self.state else "action_columns"
+        if field in self.names:
+            with self.recording(self.places[0]) as first:
+                return Columns.parse(as_text(first.arrays[field]))
+        if {*names} <= {*PARTS}:
+            words = {"position": "position", "quaternion": "quat_wxyz", "gripper": "gripper:2"}
+            return Columns.parse(" ".join("gripper_01" if w == 1 else words[n] for n, w in zip(names, widths)))
+        return None
 
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        file = self.places[index]
-        left = self.dropped() if images else {*self.dropped(), *self._image_keys}
-        arrays = read_arrays(file, lambda name: name not in left)
-        episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        unread = [name for name in arrays if beside.tells(name) and name in left]
-        require_aligned(file, unread, len(episode))
-        return episode
+    OUTPUT = "labelled_npz"
+
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Copies each file with all that it holds, and adds `rho`, `change_point` and what the columns are."""
+        described = {"columns": self.columns, "action_columns": self.action_columns}
+        texts = {name: np.array(str(columns)) for name, columns in described.items() if columns}
+        with replacing(out) as new:
+            new.mkdir()
+            for place, own in zip(self.places, labels):
+                own = {**own, **texts}
+                added = {f"{name}.npy" for name in own}
+                with zipfile.ZipFile(place.file) as old, zipfile.ZipFile(new / place.file.name, "w") as copy:
+                    for member in old.infolist():
+                        if member.filename not in added:
+                            with old.open(member) as source, copy.open(member, "w", force_zip64=True) as target:
+                                shutil.copyfileobj(source, target, 1 << 20)
+                    for name, value in own.items():
+                        buffer = io.BytesIO()
+                        np.lib.format.write_array(buffer, value, allow_pickle=False)
+                        copy.writestr(f"{name}.npy", buffer.getvalue())
+            (new / "annotated.json").write_text(json.dumps({"annotator": dict(annotator)}, indent=2) + "\n")
+            mark(new, "labelled_npz")
 
 
-def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
-    """Looks at arrays of which nothing is used, one after the other. Raises EpisodeError: as `beside.require_rows`."""
-    for name in names:
-        rows = None
-        with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
-            rows = read_arrays(file, name.__eq__)[name]
-        if rows is not None:
-            beside.require_rows(name, rows, steps, f"{file}")
+class _Once(Mapping[str, Any]):
+    """The arrays of an npz, each of which is read once."""
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self._arrays, self._read = arrays, dict[str, np.ndarray]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._read:
+            self._read[name] = self._arrays[name]
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def require_aligned(*_: Any) -> None:
+    """Leaves with the old annotating."""

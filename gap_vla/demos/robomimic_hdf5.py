@@ -1,310 +1,287 @@
-"""robomimic / MimicGen HDF5: `data/demo_i/{actions, obs/…}`, low-dim or with images.
+"""HDF5 files of robomimic and MimicGen, LIBERO, Isaac Lab and ALOHA: `data/demo_i/{actions, obs/...}`, or one
+demonstration a file.
 
-robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in the world frame in both.
+robomimic's own states become POSE: its quaternions are xyzw, and those of POSE are wxyz. Others stay as they are.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
-from gap_vla.core.foreign import one_line, parsed, refusing
-from gap_vla.demos import fields, hdf5_unread
-from gap_vla.demos import hdf5_attributes as hdf5
-from gap_vla.demos import hdf5_members as members
-from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.robomimic_groups import (
-    arms_named,
-    arms_of,
-    demonstrations,
-    own_language,
-    require_one_instruction,
-)
-from gap_vla.demos.source import UNSAID, Source, account, stated
+from gap_vla.core.columns import DELTA, Columns
+from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import mark, replacing
+from gap_vla.demos.arrays import as_text
+from gap_vla.demos.source import HDF5, ArraySource, Labels, Place, Recording, files_in, natural
 
-IMAGE_KEYS = {
-    "image_primary": "image_primary",
-    "image_wrist": "image_wrist",
-    "agentview_image": "image_primary",
-    "robot0_eye_in_hand_image": "image_wrist",
+CAMERAS = {
+    "image_primary": ("image_primary", "agentview_image", "agentview_rgb", "table_cam", "images/cam_high"),
+    "image_wrist": (
+        "image_wrist", "robot0_eye_in_hand_image", "eye_in_hand_rgb", "wrist_cam", "images/cam_right_wrist",
+    ),
+}  # fmt: skip
+"""Cameras of ours to names of observations; the first one that is there is taken."""
+
+WORDS = {
+    "eef_pos": "position",
+    "ee_pos": "position",
+    "eef_quat": "quat_wxyz",
+    "ee_ori": "rotvec",
+    "ee_states": "position rotvec",
+    "gripper_qpos": "gripper:{}",
+    "gripper_states": "gripper:{}",
+    "gripper_pos": "gripper:{}",
+    "joint_pos": "joints:{}",
+    "joint_states": "joints:{}",
 }
-"""Observation names that are taken as cameras unless `image_keys` says otherwise."""
+"""Names of observations, behind the robot's, to what they hold. robosuite's quaternions are xyzw, Isaac Lab's wxyz."""
 
-_USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
-"""What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
+ROBOTS = ("robot0_", "robot0_right_", "robot0_left_", "robot1_", "robot2_", "")
+"""What stands before the name of an arm's observation, in the order of the actions; Isaac Lab has one arm, unnamed."""
+
+STATES = (("eef_pos", "eef_quat"), ("ee_pos", "ee_ori"), ("joint_pos",), ("joint_states",))
+"""What makes a state, the first that is there; a gripper is added to it if there is one."""
+GRIPPERS = ("gripper_qpos", "gripper_states", "gripper_pos")
+
+_SAID_ELSEWHERE = ("language_instruction", "file_path", "episode_id", "opening_unit")
+"""Attributes of a demonstration that are said elsewhere."""
 
 
-_NEXT = 0.01
-"""Metres by which `next_obs` may differ from what is observed at the next step."""
-
-
-class RobomimicHDF5(Source):
-    """Demonstrations in robomimic's layout; `places` are their names below `data`, in order.
-
-    Args:
-        path: the HDF5 file.
-        image_keys: observation name to camera name, e.g. `{"agentview_image": "image_primary"}`; default `IMAGE_KEYS`.
-        language_instruction: used where the file has none.
-        filter_key: a robomimic filter (`mask/<name>`), e.g. `"train"`; default: every demonstration.
-        action_key: `"actions"`; other files use `"actions_abs"`.
-        action_limit: the largest action; null: whatever is there.
-        layout: columns of an arm's xyz, quaternion xyzw and `gripper_qpos` side by side, if the last has not two:
-            `quaternion_xyzw` for one, of six e.g. `{"rotation_kind": "quat_xyzw", "gripper": [7, 10], "width": 13}`.
-
-    Raises:
-        EpisodeError: truncated or foreign file, missing keys, no demonstrations, fewer than the file says.
-    """
+class RobomimicHDF5(ArraySource):
+    """Demonstrations of one file, or of all HDF5 files of a folder. `--episodes NAME` takes the filter `mask/NAME`."""
 
     kind = "robomimic_hdf5"
+    STATES = ("observations/qpos", "obs/proprio", "obs/state")
+    ACTIONS = ("actions", "action")
+    INSIDE = ("obs/", "observations/")
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        image_keys: dict[str, str] | None = None,
-        language_instruction: str | None = None,
-        filter_key: str | None = None,
-        action_key: str = "actions",
-        action_limit: float | None = fields.ACTION_LIMIT,
-        layout: str | Mapping[str, Any] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self.options: dict[str, Any] = {
-            "image_keys": None if image_keys is None else dict(image_keys),
-            "language_instruction": language_instruction,
-            "filter_key": filter_key,
-            "action_key": action_key,
-            **self.stated_limit(action_limit),
-            **({} if layout is None else {"layout": copy.deepcopy(layout)}),
-        }
-        self._layout = own = StateLayout.of("robomimic" if layout is None else layout)
-        if (own.position, own.rotation, own.rotation_kind) != (0, 3, "quat_xyzw"):
-            raise EpisodeError(
-                f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says {own.position}, "
-                f"{own.rotation}, {own.rotation_kind!r}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
-            )
-        self._image_keys = IMAGE_KEYS if image_keys is None else dict(image_keys)
-        members.require_sound(self.path)
-        with members.opened(self.path) as file:
-            parts = (action_key, "obs/robot0_eef_pos", *(f"obs/{key}" for key in self._image_keys))
-            self.places = demonstrations(file, self.path, filter_key, *parts)
-            self._language = self._file_language(file)
-            self._said, self.kept, self._dropped = self._looked_through(file)
-            where = f"{self.path}, episode {self.places[0]}"
-            first = members.group_at(file, f"data/{self.places[0]}", where)
-            self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
-            observations = hdf5.names_in(members.group_at(first, "obs", where), where)
-        if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
-            raise EpisodeError(
-                f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names; "
-                f"there are {one_line(', '.join(observations), 300)}"
+    def find(self) -> tuple[list[Place], dict[str, list[str]]]:
+        places: list[Place] = []
+        filters: dict[str, list[str]] = {}
+        for path in files_in(self.path, HDF5):
+            with opened(path) as file:
+                if "data" not in file:  # ALOHA's: the file is one demonstration
+                    places.append(Place(path, path.stem))
+                    continue
+                names = sorted(file["data"], key=natural)
+                places += [Place(path, name) for name in names]
+                for name, held in file.get("mask", {}).items():
+                    listed = [as_text(one) for one in held[()]]
+                    filters.setdefault(name, []).extend(listed)
+                    if lost := [one for one in listed if one not in names]:
+                        self.notes.append(
+                            f"{path}: mask/{name} names {lost[0]}, which is not there; the others are read"
+                        )
+        return places, filters
+
+    @contextlib.contextmanager
+    def recording(self, place: Place) -> Iterator[Recording]:
+        with opened(place.file) as file:
+            data = file.get("data", file)
+            demo = data[place.name] if data is not file else file
+            said = {**attributes(data), **attributes(demo)}
+            yield Recording(
+                arrays=_Arrays(demo, upside_down=said.get("macros_image_convention") == "opengl"),
+                instruction=_instruction(demo, data),
+                success=said.get("success", True),
+                metadata={
+                    key: value
+                    for key, value in attributes(demo).items()
+                    if key not in _SAID_ELSEWHERE and len(str(value)) <= 200  # robomimic has the model's XML in one
+                },
             )
 
-    def mapping(self) -> dict[str, str]:
-        names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
-        proprio = f"obs/robot*_{{eef_pos, eef_quat (xyzw to wxyz), gripper_qpos}} ({self._layout})"
-        return names | {"proprio": proprio, "action": self.options["action_key"]} | self._said
+    def state_names(self) -> list[str]:
+        for parts in STATES:
+            arms = [robot for robot in ROBOTS if all(f"obs/{robot}{part}" in self.names for part in parts)]
+            if arms:
+                wanted = itertools.product(arms, (*parts, *GRIPPERS))
+                return [name for name in (f"obs/{arm}{part}" for arm, part in wanted) if name in self.names]
+        return self._first(self.STATES)
 
-    def dropped(self) -> list[str]:
-        return self._dropped
+    def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        if names == self.action:
+            return self._columns_of_actions(sum(widths))
+        if not any(robot_and_part(name)[1] in WORDS for name in names):
+            return None
+        arms: dict[str, list[str]] = {}
+        for name, width in zip(names, widths):
+            robot, part = robot_and_part(name)
+            word = "quat_xyzw" if robot and part == "eef_quat" and self._as_it_is else WORDS.get(part, "other:{}")
+            arms.setdefault(robot, []).append(word.format(width))
+        return Columns.parse(" | ".join(map(" ".join, arms.values())))
 
-    def account(self) -> str:
-        kept = {"extra_json": f"attributes {', '.join(self.kept)}"} if self.kept else {}
-        return account(self.path, UNSAID | self.mapping() | kept, self.dropped())
+    def _columns_of_actions(self, width: int) -> Columns | None:
+        """Movements of robosuite's end effectors, unless the file says that joints are moved."""
+        arms = sum(f"obs/{robot}eef_pos" in self.names for robot in ROBOTS if robot) or "obs/ee_pos" in self.names
+        with opened(self.places[0].file) as file:
+            by_joints = _moves_joints(attributes(file.get("data", file)))
+        without_gripper = Columns((DELTA.arms[0][:2],))
+        fitting = [one.times(arms) for one in (DELTA, without_gripper) if width == one.width * arms]
+        return None if by_joints or not fitting else fitting[0]
+
+    @property
+    def _as_it_is(self) -> bool:
+        """Whether the user named or described the state, which then stays as the file has it."""
+        return bool(self.fields.state or self.fields.columns)
+
+    def converted(self, state: np.ndarray) -> np.ndarray:
+        if self.columns is None or self._as_it_is:
+            return state
+        rotations, start = self.columns.of("rotation"), 0
+        for name, width in zip(self.state, self.widths):
+            robot, part = robot_and_part(name)
+            turned = slice(start, start + width)
+            if robot and part == "eef_quat" and "quat_wxyz" in str(self.columns) and start in rotations:
+                state[:, turned] = np.roll(state[:, turned], 1, axis=1)
+            start += width
+        return state
+
+    def cameras_of(self, first: Recording) -> dict[str, str]:
+        found = {camera: self._first(names) for camera, names in CAMERAS.items()}
+        return {camera: names[0] for camera, names in found.items() if names}
 
     def identity(self) -> dict[str, Any]:
-        said = members.attributes_of_data(self.path)
-        told = {"task": said.get("task"), "camera": members.view_of(said)}
-        kept = {key: value for key, value in told.items() if isinstance(value, str) and value != "near"}
-        of_robosuite = {"instructions": "ep_meta"} if "ep_meta" in self._said.get("language_instruction", "") else {}
-        return super().identity() | kept | of_robosuite
+        said = attributes_of_data(self.path)
+        told = {"task": said.get("task"), "camera": view_of(said)}
+        return super().identity() | {key: value for key, value in told.items() if value not in (None, "near")}
 
-    def look(self) -> None:
-        fields.require_one_size(self._looked_at())
+    OUTPUT = None
 
-    def _looked_at(self) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-        for name in self.places:
-            where = f"{self.path}, episode {name}"
-            with members.opened(self.path, f", episode {name}") as file:
-                demo = members.group_at(file, f"data/{name}", where)
-                steps = members.length_at(demo, self.options["action_key"], where)
-                members.require_consistent(demo, steps, where)
-                for arm, part in itertools.product(range(arms_of(demo, where)), _USED):
-                    members.form_at(demo, f"obs/robot{arm}_{part}", where)
-                yield where, {self._image_keys[k]: self._size(demo, k, where) for k in self._cameras_of(demo, where)}
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Copies the file, or the files of the folder, and adds `rho` and `change_point` to each demonstration."""
+        with replacing(out) as new:
+            if self.path.is_dir():
+                new.mkdir()
+                mark(new, "labelled_demos")
+            copies = {file: new / file.name if self.path.is_dir() else new for file in {p.file for p in self.places}}
+            for file, copy in copies.items():
+                shutil.copyfile(file, copy)
+                with h5py.File(copy, "r+") as written:
+                    data = written.get("data", written)
+                    for place, own in zip(self.places, labels):
+                        demo = data if data is written else data[place.name]
+                        for name, value in own.items() if place.file == file else ():
+                            if name in demo:
+                                del demo[name]
+                            demo.create_dataset(name, data=value)
+                    data.attrs["annotator"] = json.dumps(annotator)
 
-    def _size(self, demo: h5py.Group, key: str, where: str) -> tuple[int, int]:
-        return fields.picture_size(*members.form_at(demo, f"obs/{key}", where), f"{where}: obs/{key}")
 
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        name = self.places[index]
-        with members.opened(self.path, f", episode {name}") as file:
-            return self._episode(file, name, images).validate()
+class _Arrays(Mapping[str, Any]):
+    """The arrays of a demonstration by their paths in it; read when they are asked for."""
 
-    def _file_language(self, file: h5py.File) -> str:
-        data = members.group_at(file, "data", f"{self.path}")
-        said = hdf5.attribute_of(data, "env_args")
-        with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
-            parsed(said or "{}")
-        stated = fields.as_instruction(hdf5.attribute_of(data, "language_instruction"), "", f"{self.path}, data")
-        env_args = members.simulator_of({"env_args": said})
-        require_one_instruction(stated, env_args.get("lang"), f"{self.path}, data: the attribute 'env_args'")
-        own = (own_language(data[name]) for name in self.places)
-        self._refuse_idle(self.options["language_instruction"], (stated.strip() or one for one in own))
-        if stated.strip():
-            return stated
-        if self.options["language_instruction"] is not None:
-            return self.options["language_instruction"]
-        return fields.as_instruction(env_args.get("lang"), "", f"{self.path}: 'lang' in env_args")
+    def __init__(self, demo: h5py.Group, upside_down: bool) -> None:
+        self._demo, self._upside_down = demo, upside_down
+        self._names: list[str] = []
+        demo.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
 
-    def _looked_through(self, file: h5py.File) -> tuple[dict[str, str], list[str], list[str]]:
-        """Where success, instruction and phase are said, as in `mapping`; attributes that a dataset keeps; and what is
-        not read of all demonstrations.
-
-        Raises EpisodeError: a name that is read stands there in other letters, or a fact that is no attribute.
-        """
-        data = members.group_at(file, "data", f"{self.path}")
-        of_file = {name for held in (file, file.attrs) for name in hdf5.names_in(held, f"{self.path}")}
-        of_data = hdf5.names_in(data.attrs, f"{self.path}, data")
-        fields.require_spelling(of_data, hdf5.FACTS, f"{self.path}, data: attributes")
-        unread = hdf5_unread.of_file(file, self.options["filter_key"], f"{self.path}")
-        if left := len(data) - len(self.places):
-            unread.add(f"{left} of {len(data)} demonstrations")
-        taken, said = {"obs", "phase", self.options["action_key"]}, _facts(data)
-        successes, silent, kept = 0, 0, set[str]()
-        for place in self.places:
-            demo = members.group_at(data, place, where := f"{self.path}, episode {place}")
-            held, own = hdf5.names_in(demo, where), hdf5.names_in(demo.attrs, where)
-            fields.require_spelling(held, taken, where)
-            fields.require_spelling(own, hdf5.FACTS, f"{where}: attributes")
-            for key in {*held, *(of_file - {*of_data})}:
-                if (fact := key.lower()) in hdf5.FACTS and fact not in own:
-                    raise EpisodeError(
-                        f"{where}: {key!r} is no attribute of it and not read; store it as {fact!r} there"
-                    )
-            said |= (facts := _facts(demo)) | ({*held} & {"phase"})
-            successes += "success" in facts
-            if "language_instruction" not in facts:
-                told_beside = not fields.is_blank(own_language(demo) or "")
-                silent, said = silent + (not told_beside), said | ({"ep_meta"} if told_beside else set())
-            observed = hdf5.names_in(members.group_at(demo, "obs", where), where) if "obs" in held else []
-            *used, another = ([f"robot{arm}_{part}" for part in _USED] for arm in range(arms_named(observed) + 1))
-            fields.require_spelling(observed, [*self._image_keys, *itertools.chain(*used), *another], f"{where}: obs")
-            metres, key = self._layout.opening_unit == "m", self.options["action_key"]
-            read = hdf5_unread.read_of_arrays(len(used), self._image_keys, key, metres)
-            kept |= (short := _kept(demo)).keys()
-            unread |= hdf5_unread.of_demonstration(demo, read, short, where)
-        places = {key: key for key in sorted(said - {"ep_meta"})}
-        if "success" in places and "success" not in _facts(data):
-            places["success"] = stated("success", "success", successes, len(self.places))
-        option = "--reader" if self.options["language_instruction"] else "lang in env_args"
-        told = {"language_instruction": "language_instruction" in said, "lang in ep_meta": "ep_meta" in said}
-        silent *= "language_instruction" not in _facts(data)
-        told[option] = bool(self._language and silent)
-        if any(told.values()):
-            lack, name = (0 if self._language else silent), " or ".join(filter(told.get, told))
-            key, many = "language_instruction", len(self.places)
-            places[key] = stated(key, name, many - lack, many)
-        by_all = members.simulator_of({"env_args": hdf5.attribute_of(data, "env_args")}).get("lang")
-        if not told.get("lang in env_args") and not fields.is_blank(by_all or ""):
-            unread.add("lang in env_args")
-        return places, sorted(kept), sorted(unread)
-
-    def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
-        where = f"{self.path}, episode {name}"
-        demo = members.group_at(file, f"data/{name}", where)
-        key = self.options["action_key"]
-        action = fields.as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
-        members.require_consistent(demo, len(action), where)
-        proprio = self._proprio(demo, where)
-        if action.shape[1] % (arms := arms_of(demo, where)):
+    def __getitem__(self, name: str) -> Any:
+        array = self._demo[name]
+        if not is_plain(array.dtype):
             raise EpisodeError(
-                f"{where}: {key!r} has {action.shape[1]} columns, which do not divide among {arms} arms (obs/robot0_…, "
-                "robot1_…); leave out the arm that is not moved"
+                f"{self._demo.file.filename}, {array.name} holds {array.dtype}, neither numbers nor text"
             )
-        cameras: dict[str, np.ndarray] = {}
-        if (found := self._cameras_of(demo, where)) != self._cameras:
-            known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
-            raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
-        for key in found:
-            hdf5.require_rgb(members.member(demo, f"obs/{key}", where), f"{where}: obs/{key}")
-            if images:
-                cameras[self._image_keys[key]] = fields.as_frames(members.numbers_at(demo, f"obs/{key}", where))
-            else:
-                self._size(demo, key, where)
-        own, of_all = (hdf5.attribute_of(item, "success") for item in (demo, members.group_at(file, "data", where)))
-        success = of_all if own is None else own
-        return Episode(
-            images=cameras,
-            proprio=proprio,
-            action=action,
-            language_instruction=fields.as_instruction(own_language(demo), self._language, where),
-            success=fields.as_truth(True if success is None else success, f"{where}: the attribute 'success'"),
-            phase=self._phase(demo, where),
-            metadata={**_kept(demo), "file_path": str(self.path), "episode_id": name, **self._layout.facts},
-        )
+        if self._upside_down and array.ndim == 4 and array.dtype == np.uint8:
+            return array[()][:, ::-1]
+        return array
 
-    def _phase(self, demo: h5py.Group, where: str) -> np.ndarray | None:
-        if not members.has(demo, "phase"):
-            return None
-        phase = np.array(members.texts_at(demo, "phase", where), str)
-        if len(phase) > 1 and members.has(demo, "phase_switch"):
-            switch = members.numbers_at(demo, "phase_switch", where)[1:].reshape(-1)
-            if (wrong := (phase[1:] != phase[:-1]) & (switch == 0)).any():
-                step = wrong.argmax() + 1
-                raise EpisodeError(f"{where}: phase changes at step {step}, where phase_switch is false; correct one")
-        return phase
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
-    def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:
-        keys = [key for key in self._image_keys if members.has(demo, f"obs/{key}")]
-        fields.require_cameras([self._image_keys[key] for key in keys], f"{where}: obs/{', '.join(keys)}")
-        return keys
-
-    def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
-        columns: list[np.ndarray] = []
-        for arm, (part, width) in itertools.product(range(arms_of(demo, where)), _USED.items()):
-            key = f"obs/robot{arm}_{part}"
-            rows = fields.as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
-            hdf5.require_unit(demo[key], part, self._layout.opening_unit == "m", f"{where}: {key!r}")
-            if width not in (None, rows.shape[1]):
-                raise EpisodeError(
-                    f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
-                )
-            if part == "gripper_qpos" and 7 + rows.shape[1] != self._layout.width:
-                advice = "not 2 fingers; say what they are with a layout, for one quaternion_xyzw"
-                if "layout" in self.options:
-                    advice = f"with xyz and quaternion {7 + rows.shape[1]} an arm; the layout has {self._layout.width} "
-                    advice += "columns of numbers per arm; give another"
-                raise EpisodeError(f"{where}: {key} has {rows.shape[1]} columns, {advice}")
-            if part == "eef_pos" and members.has(demo, behind := f"next_obs/robot{arm}_{part}"):
-                after = fields.as_rows(members.numbers_at(demo, behind, where)[: len(rows) - 1], f"{where}: {behind!r}")
-                if after.shape != rows[1:].shape:
-                    raise EpisodeError(f"{where}: {behind} is {[*after.shape]} without its last row; repair it")
-                if len(off := np.flatnonzero((abs(after - rows[1:]) > _NEXT).any(axis=1))):
-                    apart = f"{abs(after - rows[1:])[off[0]].max():.2g} m from obs at the next"
-                    raise EpisodeError(
-                        f"{where}: next_obs of robot{arm}_{part} at step {off[0]} is {apart}; steps are missing or of "
-                        "another episode: repair or drop it"
-                    )
-            columns.append(rows)
-        return self._layout.to_proprio(np.concatenate(columns, axis=1), where, named=True)
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def _facts(item: h5py.Group) -> set[str]:
-    """Those of `hdf5.FACTS` that attributes say."""
-    values = {fact: hdf5.attribute_of(item, fact) for fact in hdf5.FACTS}
-    return {fact for fact, value in values.items() if value is not None and not fields.is_blank(value)}
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file for reading. Raises EpisodeError: it is no whole HDF5 file, or damaged where it is read."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise EpisodeError(f"{path} cannot be read ({error}); the copy was cut off or damaged, get it again") from None
 
 
-def _kept(demo: h5py.Group) -> dict[str, Any]:
-    """The attributes that a dataset keeps in `extra_json`; robomimic has the whole model XML in one, which is not."""
-    left = ("language_instruction", OPENING_UNIT, "file_path", "episode_id")  # said elsewhere, the unit by the layout
-    attributes = hdf5.attributes_of(demo, hdf5.OF_DEMO)
-    return {key: value for key, value in attributes.items() if key not in left and len(str(value)) <= 200}
+def robot_and_part(name: str) -> tuple[str, str]:
+    """`robot0_` and `eef_pos` of `obs/robot0_eef_pos`."""
+    last = name.rpartition("/")[2]
+    robot = max((one for one in ROBOTS if last.startswith(one)), key=len)
+    return robot, last.removeprefix(robot)
+
+
+def attributes(item: h5py.Group) -> dict[str, Any]:
+    """The attributes that are one number, truth value or text."""
+    found = {}
+    for name in item.attrs:
+        with contextlib.suppress(OSError, TypeError):  # of a kind that h5py does not know
+            if not is_plain(item.attrs.get_id(name).dtype):
+                continue
+            value = item.attrs[name]
+            value = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
+            if isinstance(value, str | bytes | bool | int | float):
+                found[name] = as_text(value) if isinstance(value, bytes) else value
+    return found
+
+
+def is_plain(kind: np.dtype) -> bool:
+    """Whether values are numbers or text; others might be taken for pointers (opaque data tagged `NUMPY:O`)."""
+    return kind.kind in "biufSU" or h5py.check_string_dtype(kind) is not None or h5py.check_vlen_dtype(kind) is not None
+
+
+def attributes_of_data(path: Path) -> dict[str, Any]:
+    """What a file in robomimic's layout says of all its demonstrations (`task`, `env_args`, …); nothing for others."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return {}
+    with opened(path) as file:
+        return attributes(file["data"]) if isinstance(file.get("data"), h5py.Group) else {}
+
+
+def simulator_of(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What robomimic's attribute `env_args` says."""
+    return _json(said.get("env_args"))
+
+
+def view_of(said: Mapping[str, Any]) -> str | None:
+    """The primary camera's view in a file of `collect_demos`, of the attributes of its `data`; None in others."""
+    view = (simulator_of(said).get("env_kwargs") or {}).get("camera")
+    return view if isinstance(view, str) else None
+
+
+def _moves_joints(said: Mapping[str, Any]) -> bool:
+    """Whether robosuite's controllers of the arms, as `env_args` has them, move joints."""
+    found = (simulator_of(said).get("env_kwargs") or {}).get("controller_configs") or {}
+    controllers = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, dict)]
+    for parts in [one.get("body_parts", {}) for one in controllers]:  # of robosuite 1.5
+        arms = {**parts, **parts.get("arms", {})}
+        controllers += [arms[side] for side in ("right", "left") if side in arms]
+    return any(str(one.get("type")).startswith("JOINT") for one in controllers)
+
+
+def _instruction(demo: h5py.Group, data: h5py.Group) -> str:
+    """An instruction of the demonstration, or else of all: LIBERO's is in `problem_info`, robosuite's in `ep_meta`."""
+    own, of_all = attributes(demo), attributes(data)
+    told = (
+        own.get("language_instruction"),
+        _json(own.get("ep_meta")).get("lang"),
+        of_all.get("language_instruction"),
+        simulator_of(of_all).get("lang"),
+        _json(of_all.get("problem_info")).get("language_instruction"),
+    )
+    return next((text for text in map(as_text, told) if text.strip()), "")
+
+
+def _json(text: Any) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, TypeError):
+        found = json.loads(text or "{}")
+        return found if isinstance(found, dict) else {}
+    return {}

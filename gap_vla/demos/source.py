@@ -1,24 +1,32 @@
-"""What a reader offers: episodes by index, images optional, and a fingerprint of the files they come from."""
+"""Demonstrations on disk as a sequence of Episodes, whatever their format: `open_source(path)`.
+
+A format is one class in one file, and one line in `READERS`. Most formats are recordings of arrays by name: they derive
+from `ArraySource`, and say where the recordings are and what their files declare.
+"""
 
 from __future__ import annotations
 
 import abc
-import copy
-import json
+import contextlib
+import dataclasses
+import hashlib
 import pkgutil
-import types
-import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import is_text, one_line, refusing
-from gap_vla.core.identity import plain
-from gap_vla.core.typed_config import choose
-from gap_vla.demos import fields
-from gap_vla.demos.content import Unchanged, content_digest, listed
-from gap_vla.demos.layout import StateLayout
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.columns import Columns
+from gap_vla.core.config import choose, to_dict
+from gap_vla.core.episode import HOW_TO_DESCRIBE, LABELS, Episode
+from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import mark, replacing
+from gap_vla.demos.arrays import as_frames, as_instruction, as_names, as_rows, as_truth, resized
+from gap_vla.demos.fields import AS_DECLARED, Fields, explicit
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
@@ -27,63 +35,59 @@ READERS: dict[str, str] = {
     "pickle": "gap_vla.demos.array_pickles:ArrayPickles",
     "rlds": "gap_vla.rlds.source:RLDS",
 }
-"""Format name to `module:class`; a new format is one new file and one line here."""
+"""Format to `module:class`."""
+
+HDF5 = (".hdf5", ".h5", ".hdf")
+PICKLES = (".pkl", ".pickle")
+FILMS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+Labels = Mapping[str, np.ndarray]
+"""`rho` (float32[T]) and `change_point` (bool[T]) of one episode."""
 
 
 class Source(Sequence[Episode], abc.ABC):
-    """Demonstrations on disk, addressed by index.
+    """Demonstrations on disk, by index. It may be sent to another process: files are opened by each read.
 
-    It can be sent to another process: files are opened per read.
+    Attributes:
+        kind: name of the format, a key of `READERS`.
+        path: file or folder.
+        fields: what is taken for what, as far as the user or a preset said it.
     """
 
     kind: str
     path: Path
-    options: dict[str, Any]
-    places: Sequence[Any]
-    unchanged: Callable[[], None] | None = None  # of `open_source`
-    ACTION_LIMIT: ClassVar[float | None] = fields.ACTION_LIMIT
+    fields: Fields = AS_DECLARED
+    OUTPUT: ClassVar[str | None] = None
+    """The mark of the folder that `write_labels` makes (`gap_vla.core.files.mark`); None: it makes a file."""
 
-    @property
-    def action_limit(self) -> float | None:
-        """The largest action that these demonstrations may hold; None: any."""
-        return self.options.get("action_limit", self.ACTION_LIMIT)
-
-    def stated_limit(self, limit: float | None) -> dict[str, float | None]:
-        """The option `action_limit` where it is another than this reader's; datasets made without it stay the same."""
-        return {} if fields.checked_limit(limit) == self.ACTION_LIMIT else {"action_limit": limit}
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @property
-    def files(self) -> Collection[Path]:
-        """Of a folder in which each file is read for itself."""
-        return ()
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
     @abc.abstractmethod
     def read(self, index: int, *, images: bool = True) -> Episode:
-        """Episode `index`, validated; without its images if `images` is False (fast, for annotation)."""
-
-    def look(self) -> None:
-        """Looks at all episodes and reads none, so that what shows at once is refused before long work."""
-
-    def mapping(self) -> dict[str, str]:
-        """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase`, `success` and
-        `language_instruction` to names in the files."""
-        return {}
-
-    def dropped(self) -> list[str]:
-        """What the files hold and the conversion leaves out."""
-        return []
+        """Episode `index`, validated; without its pictures if `images` is False."""
 
     def account(self) -> str:
-        """What of the files was taken for what, and what for nothing (also where it is compared), on two lines."""
-        return account(self.path, UNSAID | self.mapping(), self.dropped())
+        """What is read as what, a line each."""
+        return f"{self.path} ({self.kind}): {len(self)} episodes"
 
-    def _refuse_idle(self, instruction: str | None, own: Iterable[Any]) -> None:
-        """Raises EpisodeError for the option `language_instruction` if every episode has its own, not a blank one."""
-        if instruction and all(fields.as_instruction(one, "", f"{self.path}").strip() for one in own):
-            raise EpisodeError(f"{self.path}: no episode is without an instruction; leave language_instruction out")
+    def identity(self) -> dict[str, Any]:
+        """What the episodes are made from: the format, what the user said, and a digest of the files."""
+        said = {key: value for key, value in to_dict(self.fields).items() if key in explicit(self.fields)}
+        return {"kind": self.kind, "fields": said, "content": content_digest(self.path)}
+
+    def rows(self, index: int, names: str) -> Float[np.ndarray, "T width"]:
+        """Further arrays of an episode by their names in the file; several joined by `+` stand side by side."""
+        raise NotImplementedError
+
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Writes a copy with labels to `out`, whole or not at all.
+
+        Args:
+            labels: of each episode, in order.
+            annotator: what identifies the annotator; it is stored where the format has a place for it.
+        """
+        raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -93,211 +97,380 @@ class Source(Sequence[Episode], abc.ABC):
         return self.read(index % len(self))
 
     def __iter__(self) -> Iterator[Episode]:
-        return map(self.read, range(len(self)))  # that of `Sequence` ends where reading raises IndexError
+        return map(self.read, range(len(self)))
 
     def without_images(self) -> list[Episode]:
-        """All episodes, proprioception and actions only."""
+        """All episodes, without their pictures."""
         return [self.read(i, images=False) for i in range(len(self))]
 
-    def identity(self) -> dict[str, Any]:
-        """What the episodes are made from: kind, options and a hash of every file's content."""
-        return {
-            "kind": self.kind,
-            "options": json.loads(json.dumps(plain(self.options, "options", EpisodeError))),
-            "content": content_digest(self.path),
-        }
+    # Leaves with the old conversion.
+    unchanged = None
+    options: ClassVar[dict[str, Any]] = {}
+    files: ClassVar[tuple[Path, ...]] = ()
+
+    def look(self) -> None: ...
+
+    def mapping(self) -> dict[str, str]:
+        return {}
+
+    def dropped(self) -> list[str]:
+        return []
 
 
-BESIDE = ("phase", "language_instruction", "success")
-"""Names of what a recording of arrays may say beside its state, actions and pictures."""
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One demonstration as its file has it.
+
+    Attributes:
+        arrays: by name; an array is read when it is asked for.
+        instruction: text, or a text a step.
+        success: a truth value, or a word for one.
+        metadata: what a dataset keeps of the episode.
+    """
+
+    arrays: Mapping[str, Any]
+    instruction: Any = ""
+    success: Any = True
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class NamedArrays(Source):
-    """Recordings of arrays by name; options say which of them are the state, the actions and the cameras.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a demonstration is; a format may derive its own."""
+
+    file: Path
+    name: str  # the episode's `episode_id`
+
+
+class ArraySource(Source):
+    """Recordings of arrays by name.
+
+    A format defines `find`, `recording` and, where its files declare something, `state_names`, `columns_of` and
+    `cameras_of`.
+    """
+
+    STATES: ClassVar[tuple[str, ...]] = ()  # names of the state; the first one that is there counts
+    ACTIONS: ClassVar[tuple[str, ...]] = ("action", "actions")
+    INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
+
+    def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
+        self.path, self.fields = Path(path), fields
+        self.notes: list[str] = []
+        self._said = said = fields.of(self.kind)
+        found, filters = self.find()
+        self.places = chosen(found, fields.episodes, filters, self.path)
+        with self.recording(self.places[0]) as first:
+            self.names = list(first.arrays)
+            self.state = self._named(fields.state) or self._of_preset(said.state) or self.state_names()
+            self.action = self._named(fields.action) or self._of_preset(said.action) or self._first(self.ACTIONS)
+            cameras = said.images if said.images is not None else self.cameras_of(first)
+            if fields.images is None and not all(map(self._find_name, cameras.values())):
+                cameras = self.cameras_of(first)  # those of the preset are not there
+            self.cameras = {camera: self._named(name)[0] for camera, name in cameras.items()}
+            asked = "" if fields.text else fields.instruction
+            self._text = (self._named(asked) or [self._find_name(said.instruction)])[0]
+            if not self.state:
+                raise EpisodeError(f"{self.path}: no state was recognised among {self._there()}; name it with --state")
+            self._told = self._instruction(first)
+            self.widths = self._widths(first, self.state)
+            self.columns = self._described(self.state, self.widths, fields.columns, said.columns, "columns")
+            self.action_columns = self._described(
+                self.action,
+                self._widths(first, self.action),
+                fields.action_columns,
+                said.action_columns,
+                "action-columns",
+            )
+
+    # What a format says
+
+    @abc.abstractmethod
+    def find(self) -> tuple[list[Any], Mapping[str, Sequence[str]]]:
+        """The places of all demonstrations, and the filters of the file by name, as names of demonstrations."""
+
+    @abc.abstractmethod
+    def recording(self, place: Any) -> contextlib.AbstractContextManager[Recording]:
+        """Opens one demonstration; what is damaged in it becomes an EpisodeError."""
+
+    def state_names(self) -> list[str]:
+        """The arrays that are the state where the user named none."""
+        return self._first(self.STATES)
+
+    def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        """What the file itself declares of the columns of these arrays side by side."""
+        return None
+
+    def cameras_of(self, first: Recording) -> dict[str, str]:
+        """Camera to array, where the user named none: arrays of pictures that are called as a camera of ours."""
+        pictures = [name for name in self.names if name.startswith("image_")]
+        return {name: name for name in pictures if np.ndim(first.arrays[name]) in (3, 4)}
+
+    def converted(self, state: np.ndarray) -> np.ndarray:
+        """The state as an Episode has it: as the file has it."""
+        return state
+
+    # Reading
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        place = self.places[index]
+        where = f"{place.file}, episode {place.name}"
+        with self.recording(place) as recording:
+            arrays = recording.arrays
+            state = self.converted(joined(arrays, self.state, where))
+            labels = {name: np.asarray(arrays[name]) for name in LABELS if all(one in arrays for one in LABELS)}
+            episode = Episode(
+                images={
+                    camera: resized(as_frames(array_at(arrays, name, where)), self.fields.image_size)
+                    for camera, name in (self.cameras if images else {}).items()
+                },
+                proprio=state,
+                action=joined(arrays, self.action, where) if self.action else state[:, :0],
+                language_instruction=self._instruction(recording),
+                success=as_truth(recording.success, where),
+                phase=as_names(arrays["phase"]) if "phase" in arrays else None,
+                metadata={**recording.metadata, "file_path": str(place.file), "episode_id": place.name},
+                columns=self.columns,
+                action_columns=self.action_columns,
+                **labels,
+            )
+        return episode.validate(where)
+
+    def rows(self, index: int, names: str) -> np.ndarray:
+        place = self.places[index]
+        with self.recording(place) as recording:
+            return joined(recording.arrays, self._named(names), f"{place.file}, episode {place.name}")
+
+    def _instruction(self, recording: Recording) -> str | tuple[str, ...]:
+        if self.fields.text:
+            return self.fields.text
+        return as_instruction(recording.arrays[self._text] if self._text else recording.instruction)
+
+    # Names and columns
+
+    def _named(self, text: str) -> list[str]:
+        """The arrays that are named in a text "a+b". Raises EpisodeError: one is not there."""
+        found = []
+        for name in filter(None, text.split("+")):
+            found.append(self._find_name(name))
+            if not found[-1]:
+                raise EpisodeError(f"{self.path}: no array {name!r}; there are {self._there()}")
+        return found
+
+    def _of_preset(self, text: str) -> list[str]:
+        """The same, or nothing if one is not there: a preset is of several kinds of files."""
+        found = [self._find_name(name) for name in text.split("+")]
+        return found if all(found) else []
+
+    def _find_name(self, name: str) -> str:
+        return next((inside + name for inside in ("", *self.INSIDE) if inside + name in self.names), "")
+
+    def _first(self, names: Sequence[str]) -> list[str]:
+        return [name for name in map(self._find_name, names) if name][:1]
+
+    def _there(self) -> str:
+        return f"{', '.join(self.names[:30]) or 'nothing'}{', …' if len(self.names) > 30 else ''}"
+
+    def _widths(self, first: Recording, names: Sequence[str]) -> list[int]:
+        return [as_rows(first.arrays[name][:1], f"{self.path}: {name}").shape[1] for name in names]
+
+    def _described(self, names: list[str], widths: list[int], text: str, preset: str, option: str) -> Columns | None:
+        """What the columns are: as the user says, else as the preset says if it fits, else as the file says."""
+        width, columns = sum(widths), Columns.parse(text or preset) if text or preset else None
+        if columns is None or not names:
+            return self.columns_of(names, widths) if names else None
+        if text and columns.width == width:
+            return columns
+        if not text and width % columns.width == 0:  # presets describe one arm
+            return columns.times(width // columns.width)
+        declared = None if text else self.columns_of(names, widths)
+        if declared is None and (text or option == "columns"):
+            said = f"'{columns}' describes {columns.width} columns, {' + '.join(names)} has {width}"
+            raise EpisodeError(f"{self.path}: {said}; correct --{option}")
+        return declared
+
+    # What is said and written
+
+    def account(self) -> str:
+        taken = {camera: name for camera, name in self.cameras.items()}
+        lines = [super().account(), *(f"  {camera} <- {name}" for camera, name in taken.items())]
+        for field, names, columns in (
+            ("proprio", self.state, self.columns),
+            ("action", self.action, self.action_columns),
+        ):
+            if not names:
+                lines.append(f"  {field} <- nothing")
+                continue
+            said = f"{columns}" if columns else self._undescribed(names, field)
+            lines.append(f"  {field} <- {' + '.join(names)}: {said}")
+        texts = [self._told] if isinstance(self._told, str) else [*dict.fromkeys(self._told)]
+        text = repr(" / ".join(texts)[:100]) if any(texts) else "none"
+        lines.append(f"  language_instruction <- {text}")
+        read = {*self.cameras.values(), *self.state, *self.action, *LABELS, "phase"}
+        if others := [name for name in self.names if name not in read]:
+            lines.append(f"  {len(others)} other arrays not read")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _undescribed(self, names: list[str], field: str) -> str:
+        row = self.rows(0, "+".join(names))[0]
+        shown = ", ".join(f"{value:.3g}" for value in row[:16]) + (", …" if len(row) > 16 else "")
+        option = HOW_TO_DESCRIBE if field == "proprio" else "--action-columns describes them"
+        return f"{len(row)} columns that nobody described, [{shown}] at the first step; {option}"
+
+    OUTPUT = "labelled_npz"
+
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Writes a folder of npz with all of each episode, for formats that have no place for labels."""
+        with replacing(out) as new:
+            new.mkdir()
+            for index, own in enumerate(labels):
+                episode = self.read(index)
+                described = {"columns": self.columns, "action_columns": self.action_columns}
+                texts = {name: str(columns) for name, columns in described.items() if columns}
+                phase = {} if episode.phase is None else {"phase": episode.phase}
+                name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
+                np.savez_compressed(
+                    new / f"{name}.npz",
+                    **{**episode.images, **phase, **texts, **own},
+                    proprio=episode.proprio,
+                    action=episode.action,
+                    language_instruction=episode.language_instruction,
+                    success=episode.success,
+                )
+            mark(new, "labelled_npz")
+
+
+def joined(arrays: Mapping[str, Any], names: Sequence[str], where: str) -> np.ndarray:
+    """Rows of numbers of several arrays side by side, float32[T, width]."""
+    parts = [as_rows(array_at(arrays, name, where), f"{where}: {name!r}") for name in names]
+    if len({len(part) for part in parts}) > 1:
+        raise EpisodeError(f"{where}: {' + '.join(names)} have {', '.join(str(len(part)) for part in parts)} steps")
+    return np.concatenate(parts, axis=1)
+
+
+def array_at(arrays: Mapping[str, Any], name: str, where: str) -> Any:
+    """An array of a recording. Raises EpisodeError: it is not there."""
+    if name not in arrays:
+        raise EpisodeError(f"{where}: no array {name!r}, which the first episode has")
+    return arrays[name]
+
+
+def chosen(places: list[Any], selection: str, filters: Mapping[str, Sequence[str]], path: Path) -> list[Any]:
+    """The places that a selection names: numbers and ranges ("0:10,12"), names of filters, or names of episodes.
+
+    A place may have a `number` of its own; otherwise its number is its position. Raises EpisodeError: nothing is left.
+    """
+    if not places:
+        raise EpisodeError(f"{path}: no demonstrations in it")
+    numbered = [(getattr(place, "number", position), place) for position, place in enumerate(places)]
+    taken: list[Any] = []
+    for part in filter(None, (part.strip() for part in selection.split(","))):
+        first, colon, last = part.partition(":")
+        if colon and all(not end or end.isdigit() for end in (first, last)):
+            low, high = int(first or 0), int(last) if last else np.inf
+            taken += [place for number, place in numbered if low <= number < high]
+        elif part.isdigit():
+            taken += [place for number, place in numbered if number == int(part)]
+        else:
+            names = filters.get(part, [part])
+            taken += [place for place in places if place.name in names]
+            if not taken:
+                known = f"filters: {', '.join(filters) or 'none'}"
+                raise EpisodeError(
+                    f"{path}: no filter and no episode {part!r} ({known}); give one, or numbers as 0:10,12"
+                )
+    if selection and not taken:
+        raise EpisodeError(f"{path}: none of its {len(places)} episodes is in {selection!r}")
+    return [place for place in places if place in taken] if selection else places
+
+
+def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None = None) -> Source:
+    """Opens demonstrations.
 
     Args:
         path: file or folder.
-        state_key, action_key: names of the arrays.
-        image_keys: array name to camera name, e.g. `{"image": "image_primary"}`; default: `image_primary` and
-            `image_wrist`, where there are arrays of that name.
-        layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
-        language_instruction: used where a recording has none.
-        action_limit: the largest action; null: whatever is there.
-    """
-
-    STATE_KEY: ClassVar[str]
-    _image_keys: Mapping[str, str]
-    _names: Sequence[str]  # of the arrays of all recordings together
-    _times: Mapping[str, int] = types.MappingProxyType({})  # recordings that state each of `OTHERS`
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        state_key: str | None = None,
-        action_key: str = "action",
-        image_keys: Mapping[str, str] | None = None,
-        layout: str | Mapping[str, Any] = "gap",
-        language_instruction: str = "",
-        action_limit: float | None = fields.ACTION_LIMIT,
-    ) -> None:
-        self.path = Path(path)
-        self.options = {
-            "state_key": self.STATE_KEY if state_key is None else state_key,
-            "action_key": action_key,
-            "image_keys": None if image_keys is None else dict(image_keys),
-            "layout": layout if isinstance(layout, str) else copy.deepcopy(dict(layout)),
-            "language_instruction": language_instruction,
-            **self.stated_limit(action_limit),
-        }
-        self._image_keys = self.options["image_keys"] or {}
-        self._layout = StateLayout.of(layout)
-        self._find()
-
-    def _find(self) -> None:
-        """Looks at what files there are."""
-
-    def mapping(self) -> dict[str, str]:
-        cameras = {camera: key for key, camera in self._image_keys.items()}
-        state = f"{self.options['state_key']} ({self._layout})"
-        beside = {key: key for key in BESIDE if key in self._names}
-        beside |= {key: stated(key, key, self._times.get(key, len(self)), len(self)) for key in OTHERS if key in beside}
-        if self.options.get("language_instruction"):
-            beside["language_instruction"] = "--reader, where a recording has none"
-        return cameras | {"proprio": state, "action": self.options["action_key"]} | beside
-
-    def dropped(self) -> list[str]:
-        return self._unused(*BESIDE)
-
-    def _take_images(self) -> None:
-        """The arrays that are named as the cameras, where `image_keys` does not say which are.
-
-        Raises EpisodeError: no recording has an array that `image_keys` names, or one is nearly named so.
-        """
-        if self.options["image_keys"] is None:
-            self._image_keys = {name: name for name in fields.IMAGE_NAMES if name in self._names}
-            fields.require_spelling({*self._names} - {*fields.IMAGE_NAMES}, fields.IMAGE_NAMES, f"{self.path}")
-        if lost := sorted(set(self._image_keys).difference(self._names)):
-            there = one_line(", ".join(self._names), 300)
-            raise EpisodeError(
-                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
-            )
-
-    def _unused(self, *others: str) -> list[str]:
-        """The names of arrays that are neither named by the options nor among the `others`."""
-        used = {self.options["state_key"], self.options["action_key"], *self._image_keys, *others}
-        return [name for name in self._names if name not in used]
-
-    def _episode(self, arrays: Mapping[str, Any], where: str, images: bool, *, file: Path, name: str) -> Episode:
-        """Picks what is used out of one recording's arrays, found in `file` under a `name`."""
-        state, action = self.options["state_key"], self.options["action_key"]
-        cameras = self._image_keys if images else {}
-        with refusing(where, "write it again", EpisodeError):
-            for key in (state, action, *cameras):
-                if key not in arrays:
-                    raise EpisodeError(
-                        f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
-                        "name it with --reader"
-                    )
-            known = {state, action, *cameras, *BESIDE}
-            fields.require_spelling(map(str, arrays), known, where)
-            rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
-            self._layout.require_positions([state] * rows.shape[1], where)
-            phase = arrays.get("phase")
-            text = arrays.get("language_instruction")
-            return Episode(
-                action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
-                images={camera: fields.as_frames(arrays[key]) for key, camera in cameras.items()},
-                proprio=self._layout.to_proprio(rows, where),
-                phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
-                language_instruction=fields.as_instruction(text, self.options.get("language_instruction", ""), where),
-                success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
-                metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
-            ).validate()
-
-
-OTHERS = {"success": "count as true", "language_instruction": "have none"}
-"""Fields that some of the recordings may state, and what becomes of the others."""
-
-
-def stated(field: str, name: str, times: int, recordings: int) -> str:
-    """What a mapping says of a field of `OTHERS`, which a name states in so many of all recordings."""
-    return name if times == recordings else f"{name} (stated in {times} of {recordings}, the others {OTHERS[field]})"
-
-
-UNSAID = {"language_instruction": "none", "success": "none, so true"}
-"""What an account says of fields that no file has."""
-
-
-def account(path: Path, taken: Mapping[str, str], unread: Iterable[str]) -> str:
-    """As `Source.account`."""
-    read = ", ".join(f"{field} <- {name}" for field, name in taken.items())
-    others = ", ".join(sorted(unread)) or "nothing"
-    return f"{path}: {one_line(read, 2000)}\n  not taken: {one_line(others, 4000)}"
-
-
-def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Source:
-    """Opens demonstrations of a known format.
-
-    Args:
-        path: file or folder; a relative one leads from the folder that is the present one at each read.
-        kind: a name in `READERS`.
-        **options: the reader's own options.
+        fields: what is taken for what; default: what the files declare.
+        kind: a name in `READERS`; default: what the path looks like.
 
     Raises:
-        EpisodeError: as `check_options`; missing path, a pipe or a device; or a file that is not of this kind.
+        EpisodeError: nothing is there, or nothing that is known.
     """
-    check_options(kind, options)
-    path = Path(path)
-    if not path.exists():
-        raise EpisodeError(f"{path}: no such file or folder")
-    if kind == "robomimic_hdf5" and path.is_dir():
-        known = "lerobot" if (path / "meta" / "info.json").exists() else " or ".join(k for k in READERS if k != kind)
-        raise EpisodeError(f"{path} is a folder, not an HDF5 file; say its kind, {known} (--kind or demos.kind)")
-    for file in (path, *listed(path)):
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")
-        if not is_text(str(file)):
-            raise EpisodeError(f"{str(file)!a}: its name is not UTF-8; rename it")
-    unchanged = Unchanged(path, coming="*")  # what comes later is in `identity`, and in no list of recordings
-    source: Source = reader_class(kind)(path, **options)
-    source.unchanged = unchanged
+    if isinstance(fields, str):  # leaves with the old conversion
+        kind, fields = fields, AS_DECLARED
+    kind = choose(kind, list(READERS), "kind") if kind else kind_of(path)
+    source: Source = pkgutil.resolve_name(READERS[kind])(Path(path), fields)
     return source
 
 
+def kind_of(path: str | Path) -> str:
+    """The format of a file or folder. Raises EpisodeError: it is none of those in `READERS`."""
+    path = Path(path)
+    if not path.exists():
+        raise EpisodeError(f"{path}: no such file or folder")
+    if path.is_dir() and (path / "meta" / "info.json").exists():
+        return "lerobot"
+    if path.is_dir() and (path / "features.json").exists():
+        return "rlds"
+    suffixes = {file.suffix.lower() for file in (path.iterdir() if path.is_dir() else [path])}
+    for kind, known in (("robomimic_hdf5", HDF5), ("npz", (".npz",)), ("pickle", PICKLES)):
+        if suffixes & {*known}:
+            return kind
+    if versions := sorted(file.parent for file in path.glob("*/features.json")):
+        raise EpisodeError(f"{path} holds datasets; give one of them, as {versions[-1]}")
+    raise EpisodeError(
+        f"{path} is no file or folder of HDF5, .npz or .pkl, no LeRobot dataset (meta/info.json) and no RLDS dataset "
+        "(features.json)"
+    )
+
+
+def files_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    """A file itself, or the files of a folder with one of these suffixes, by name."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.name[0] != ".")
+
+
+def natural(name: str) -> list[Any]:
+    """A key by which demo_10 comes behind demo_2."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def content_digest(path: str | Path) -> str:
+    """SHA-256 over a file, or over the files of a folder and their names; of films only names and sizes."""
+    path, total = Path(path), hashlib.sha256()
+    files = sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    for file in files:
+        own = file.relative_to(path)
+        if any(part.startswith(".") for part in own.parts):
+            continue
+        total.update(str(own).encode() + b"\0")
+        if file.suffix.lower() in FILMS:
+            total.update(str(file.stat().st_size).encode())
+            continue
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def copied_folder(source: Path, out: Path) -> None:
+    """Copies a folder, without what is hidden in it."""
+    shutil.copytree(source, out, ignore=shutil.ignore_patterns(".*"))
+
+
+# What follows leaves with the old conversion and annotating.
+
+UNSAID: dict[str, str] = {}
+
+
+def account(path: Path, taken: Mapping[str, str], unread: Any) -> str:
+    return f"{path}"
+
+
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
-    """Compares options with the parameters of a reader and their annotated types.
-
-    Raises EpisodeError: unknown kind or option, a value of another type, or what is no camera's name.
-    """
-    create = reader_class(kind).__init__
-    known = {name: hint for name, hint in typing.get_type_hints(create).items() if name not in ("path", "return")}
-    for name, value in options.items():
-        if name not in known:
-            raise EpisodeError(f"{kind} has no option {one_line(name, 60)!r}; it has {', '.join(known)}")
-        if not _is_of(known[name], value):
-            wanted = create.__annotations__[name].replace("None", "null")
-            raise EpisodeError(f"{kind}: {name} is {one_line(repr(value), 60)}; give a value of the type {wanted}")
-    fields.require_cameras([*(options.get("image_keys") or {}).values()], f"{kind}: image_keys")
+    return None
 
 
-def _is_of(hint: Any, value: Any) -> bool:
-    kind, parts = typing.get_origin(hint), typing.get_args(hint)
-    if kind is types.UnionType:
-        return any(_is_of(part, value) for part in parts)
-    if kind is None:
-        plain = hint is Any or isinstance(value, (int, float) if hint is float else hint)
-        return plain and (hint in (Any, bool) or not isinstance(value, bool)) and (hint is not str or is_text(value))
-    if not isinstance(value, Mapping):
-        return isinstance(value, kind) and all(_is_of(parts[0], item) for item in value)
-    return isinstance(value, kind) and all(_is_of(parts[0], k) and _is_of(parts[1], v) for k, v in value.items())
-
-
-def reader_class(kind: str) -> type[Any]:
-    """The reader of a format. Raises EpisodeError: it is unknown."""
-    return pkgutil.resolve_name(READERS[choose(kind, list(READERS), "kind", EpisodeError)])
-
-
-def read(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Iterator[Episode]:
-    """Yields every demonstration in `path`; see `open_source`."""
-    yield from open_source(path, kind, **options)
+def reader_class(kind: str) -> Any:
+    return pkgutil.resolve_name(READERS[kind])
