@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 SHORT = {"demos.episodes": 2, "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "eval.episodes": 0}
 RANDOM_OCTO = """
 import sys, jax, numpy as np
-from gap_vla.octo import OctoModel
+from gap_vla.octo.model import OctoModel
 from gap_vla.octo.presets import example_batch, published_config
 batch = example_batch(("image_primary", "image_wrist"), 256, None, action_horizon=4, goal_images=True)
 for part in ("observation", "task"):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from gap_vla.octo import ModuleSpec, presets
+from gap_vla.octo import presets
+from gap_vla.octo.spec import ModuleSpec
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "data" / "octo"
 OPTIMIZER = {

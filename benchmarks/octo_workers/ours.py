@@ -20,10 +20,12 @@ from worker import draw, read_batch, serve
 from gap_vla.adjustment.jax import match_group, scale_group_updates
 from gap_vla.adjustment.schedule import Factors
 from gap_vla.core.errors import ConfigError
-from gap_vla.octo import Compute, OctoModel, OctoModule, create_optimizer
+from gap_vla.octo.blocks import Compute
 from gap_vla.octo.language import embed_language
-from gap_vla.octo.model import parameter_shapes
-from gap_vla.octo.optimizer import join_frozen, split_frozen
+from gap_vla.octo.model import OctoModel
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.optimizer import create_optimizer, join_frozen, split_frozen
+from gap_vla.octo.parameters import parameter_shapes
 from gap_vla.training.packing import Adam, Packing
 from gap_vla.training.step import TrainState, TrainStep
 

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.attention import MANY, key_spans
-from gap_vla.octo.batches import BatchError
 from gap_vla.octo.blocks import Compute, Transformer
 from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup, find_rule, layout_mask
 
@@ -47,8 +46,6 @@ class BlockTransformer(nn.Module):
         train: bool,
         only: Collection[str] | None = None,
     ) -> tuple[list[PrefixGroup], list[TimestepGroup]]:
-        if not timestep_groups:
-            raise BatchError("no timestep tokens: none of the observation tokenizers found its keys")
         for group, other in itertools.product(prefix_groups, timestep_groups) if self.enforce_causal else ():
             if find_rule(group.attention_rules, other.name) is not AttentionRule.NEVER:
                 raise ConfigError(f"prefix group {group.name} would attend to timestep group {other.name}; forbid it")

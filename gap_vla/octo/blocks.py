@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.attention import Spans, attention
 from gap_vla.octo.token_groups import TokenGroup
 

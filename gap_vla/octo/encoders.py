@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any) -> jax.Array:
@@ -73,13 +74,11 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 def normalize_images(images: jax.Array, img_norm_type: str = "default") -> jax.Array:
     """uint8[..., c] to float32: `"default"` gives x / 127.5 - 1, `"imagenet"` its means and deviations (c = 3k)."""
     images = images.astype(jnp.float32)
-    if img_norm_type == "default":
+    if choose(img_norm_type, ("default", "imagenet"), "img_norm_type") == "default":
         return images / 127.5 - 1.0
-    if img_norm_type == "imagenet":
-        frames = images.shape[-1] // 3
-        mean, std = np.tile(_IMAGENET_MEAN, frames), np.tile(_IMAGENET_STD, frames)
-        return (images / 255.0 - mean.astype(np.float32)) / std.astype(np.float32)
-    raise ConfigError(f"img_norm_type must be 'default' or 'imagenet', found {img_norm_type!r}")
+    frames = images.shape[-1] // 3
+    mean, std = np.tile(_IMAGENET_MEAN, frames), np.tile(_IMAGENET_STD, frames)
+    return (images / 255.0 - mean.astype(np.float32)) / std.astype(np.float32)
 
 
 class FilmConditioning(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import glob
-import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gap_vla.octo.batches import BatchError, native
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.t5 import T5Config, encode
 from gap_vla.octo.tokenizers import LanguageTokenizer
@@ -21,7 +20,6 @@ REMEMBERED = 64
 """Batches of instructions whose embedding is kept."""
 
 _REMEMBERED: collections.OrderedDict[Any, tuple[tuple[weakref.ref, ...], jax.Array]] = collections.OrderedDict()
-_LOCK = threading.Lock()
 
 
 def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,9 +29,11 @@ def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[
     encoder not during training, so this saves the encoder's time (and, with `split_frozen`, nothing else changes).
 
     Raises:
-        BatchError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
+        ConfigError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
     """
-    tokenizer, weights, words = _frozen_encoder(module, params, task)
+    if (found := _frozen_encoder(module, params, task)) is None:
+        raise ConfigError("only a frozen encoder's output of word pieces can be stored; this model or task has none")
+    tokenizer, weights, words = found
     embedded = _encode(T5Config.find(tokenizer.encoder), weights, *words, tokenizer.compute)
     return {**task, "language_instruction": embedded}
 
@@ -44,38 +44,24 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
     What cannot be stored (an encoder that is fine-tuned, no word pieces, values that are being traced) comes back as
     it is, for the model to encode.
     """
-    try:
-        tokenizer, tree, words = _frozen_encoder(module, params, task)
-    except BatchError:
+    if (found := _frozen_encoder(module, params, task)) is None:
         return task
+    tokenizer, tree, words = found
     weights = jax.tree.leaves(tree)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (*weights, *words)):
         return task
     if not all(isinstance(leaf, jax.Array) for leaf in weights):  # numpy's may change where they lie
         return task
     arrays = [np.asarray(array) for array in words]
-    key = (
-        tokenizer,
-        tuple(map(id, weights)),
-        *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
-    )
-    with _LOCK:
-        living, embedded = _REMEMBERED.pop(key, ((), None))
-        if embedded is None or any(reference() is not leaf for reference, leaf in zip(living, weights, strict=True)):
-            living = tuple(map(weakref.ref, weights))
-            embedded = embed_language(module, params, task)["language_instruction"]
-        _REMEMBERED[key] = (living, embedded)  # as the newest
-        while len(_REMEMBERED) > REMEMBERED:
-            _REMEMBERED.popitem(last=False)
+    key = (tokenizer, tuple(map(id, weights)), *((array.shape, array.dtype.str, array.tobytes()) for array in arrays))
+    living, embedded = _REMEMBERED.pop(key, ((), None))
+    if embedded is None or any(reference() is not leaf for reference, leaf in zip(living, weights, strict=True)):
+        living = tuple(map(weakref.ref, weights))
+        embedded = embed_language(module, params, task)["language_instruction"]
+    _REMEMBERED[key] = (living, embedded)  # as the newest
+    while len(_REMEMBERED) > REMEMBERED:
+        _REMEMBERED.popitem(last=False)
     return {**task, "language_instruction": embedded}
-
-
-def vocabulary(module: OctoModule) -> int | None:
-    """How many word pieces the model's encoder knows; None: it has none."""
-    for tokenizer in module.octo_transformer.task_tokenizers.values():
-        if isinstance(tokenizer, LanguageTokenizer) and tokenizer.encoder is not None:
-            return T5Config.find(tokenizer.encoder).vocab_size
-    return None
 
 
 def frozen_encoders(module: OctoModule, params: Mapping[str, Any]) -> list[str]:
@@ -91,19 +77,18 @@ def frozen_encoders(module: OctoModule, params: Mapping[str, Any]) -> list[str]:
 
 def _frozen_encoder(
     module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]
-) -> tuple[Any, Any, tuple[Any, Any]]:
+) -> tuple[LanguageTokenizer, Any, tuple[Any, Any]] | None:
     """The tokenizer with a frozen encoder that reads the task's word pieces, the encoder's weights, and these words."""
     tokenizers = module.octo_transformer.task_tokenizers
     names = [name for name, tokenizer in tokenizers.items() if isinstance(tokenizer, LanguageTokenizer)]
     instruction = task.get("language_instruction")
-    found = f"LanguageTokenizer: {names}; task['language_instruction']: {type(instruction).__name__}"
-    if len(names) == 1 and isinstance(instruction, Mapping):
-        tokenizer = tokenizers[names[0]]
-        if tokenizer.encoder is not None and not tokenizer.finetune_encoder:
-            weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
-            return tokenizer, *native((weights, (instruction["input_ids"], instruction["attention_mask"])))
-        found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
-    raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
+    if len(names) != 1 or not isinstance(instruction, Mapping):
+        return None
+    tokenizer = tokenizers[names[0]]
+    if tokenizer.encoder is None or tokenizer.finetune_encoder:
+        return None
+    weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
+    return tokenizer, weights, (instruction["input_ids"], instruction["attention_mask"])
 
 
 _encode = jax.jit(encode, static_argnums=(0, 4))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct, traverse_util
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.core.foreign import blaming, shown, whole
 from gap_vla.core.hub import local_directory
-from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
-from gap_vla.octo.heads.diffusion import DiffusionActionHead
-from gap_vla.octo.heads.discrete import DiscreteActionHead
-from gap_vla.octo.language import recall_language, vocabulary
+from gap_vla.octo.language import recall_language
 from gap_vla.octo.module import OctoModule
-from gap_vla.octo.normalization import NormalizationType, contradictions, stated_normalizations, unnormalize
+from gap_vla.octo.normalization import NormalizationType, needed_statistics, stated_normalization, unnormalize
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import without_input
-
-__all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
 
 @struct.dataclass
@@ -74,18 +67,9 @@ class OctoModel:
                 that finds nothing in it is left out, with a warning.
             compute: see `Compute`; the default computes everything in float32.
             pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
-
-        Raises:
-            ConfigError: `config` holds no model.
-            BatchError: `example_batch` holds no observation or no task.
-            CheckpointError: `pretrained` holds no parameters, or none that fit.
         """
-        if not hasattr(config, "keys") or not hasattr(config.get("model"), "keys"):  # as ml_collections' have
-            raise ConfigError("config has no dictionary called model; give a whole one, as that of config.json")
-        if not isinstance(example_batch, Mapping) or not {"observation", "task"} <= example_batch.keys():
-            raise batches.BatchError("example_batch is no dictionary with observation and task, as loaders give it")
         module = OctoModule.create(**config["model"], compute=compute)
-        example = jax.tree.map(lambda leaf: leaf[:1], batches.native(dict(example_batch)))
+        example = jax.tree.map(lambda leaf: leaf[:1], dict(example_batch))
         rng = jax.random.PRNGKey(0) if rng is None else rng
         if pretrained is None:
             params = initialize(module, example, rng)
@@ -111,30 +95,17 @@ class OctoModel:
             step: which parameters, the latest if None.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or the parameters are of another architecture; the message
-                names what differs. Nothing is half loaded.
+            UserError: a file cannot be read, or the parameters are of another architecture; names what differs.
         """
         root = local_directory(checkpoint_path)
         config = checkpoint.read_config(root)
         example = checkpoint.read_example_batch(root)
-        statistics = checkpoint.read_statistics(root)
         params, step = checkpoint.read_params(root, step)
-        with blaming(root / checkpoint.CONFIG, "no model can be built from it and the example batch"):
-            module = OctoModule.create(**config["model"], compute=compute)
-            expected = parameter_shapes(module, example)
-            text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
-            if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
-                words = vocabulary(module)
-                text_processor = dataclasses.replace(text_processor, directory=str(root.absolute()), vocab_size=words)
-        head, held = module.heads.get("action"), np.shape(example.get("action", ()))[2:]
-        says = getattr(head, "action_horizon", 0), getattr(head, "action_dim", 0)
-        if all(says) and len(held) == 2 and held != says:  # upstream's example batch holds a chunk since 1.5
-            what = f"chunks are {says} by its config.json and {held} by its example batch"
-            warnings.warn(f"{root}: {what}; it acts by config.json", stacklevel=2)
-        for what in contradictions(root, example["observation"]["timestep_pad_mask"].shape[1], statistics):
-            warnings.warn(f"{root}: {what}; remove what is not of it", stacklevel=2)
-        with blaming(checkpoint.params_path(root, step), "no parameters"):
-            batches.check_params(params, expected, checkpoint.params_path(root, step))
+        module = OctoModule.create(**config["model"], compute=compute)
+        checkpoint.check_params(params, parameter_shapes(module, example), checkpoint.params_path(root, step))
+        text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
+        if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the file it needs
+            text_processor = dataclasses.replace(text_processor, directory=str(root.absolute()))
         _warn_of_missing_inputs(module, example)
         return cls(
             module=module,
@@ -142,7 +113,7 @@ class OctoModel:
             text_processor=text_processor,
             example_batch=example,
             config=config,
-            dataset_statistics=statistics,
+            dataset_statistics=checkpoint.read_statistics(root),
         )
 
     def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:
@@ -151,9 +122,9 @@ class OctoModel:
         So is the tokenizer that the model's checkpoint carried.
 
         Raises:
-            CheckpointError: the step is there already, or other files that are there are of another model.
+            UserError: the step is there already, or a config of another model.
         """
-        root = Path(os.path.expanduser(checkpoint_path))  # as `load_pretrained`
+        root = Path(checkpoint_path).expanduser()
         words = self.text_processor.carried() if isinstance(self.text_processor, HFTokenizer) else {}
         described = (self.config, self.example_batch, self.dataset_statistics)
         checkpoint.write_checkpoint(root, step, self.params, *described, beside=words)
@@ -181,15 +152,14 @@ class OctoModel:
     ) -> dict[str, TokenGroup]:
         """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
         batches.check_inputs(observations, tasks, self.example_batch)
-        params, mask = batches.native((self.params, timestep_pad_mask))
-        return _run_transformer(self.module, train, params, observations, tasks, mask)
+        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
 
     def sample_actions(
         self,
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
         unnormalization_statistics: Mapping[str, Any] | None = None,
-        normalization_type: NormalizationType | str = NormalizationType.NORMAL,
+        normalization_type: NormalizationType | str | None = None,
         timestep_pad_mask: Bool[Array, "B W"] | None = None,
         train: bool = False,
         argmax: bool = False,
@@ -203,8 +173,8 @@ class OctoModel:
         Args:
             observations: as in training: `proprio` is normalised (`gap_vla.rlds.normalize`), pictures are uint8.
             unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
-                normalised ones. Dimensions beyond its length are dropped, with a warning if `embodiment_action_dim`
-                does not say so; those its `mask` excludes are left as is.
+                normalised ones. Dimensions beyond its length are dropped; those its `mask` excludes are left as is.
+            normalization_type: "normal" or "bounds"; None: as the config says, else "normal".
             timestep_pad_mask: bool[B, W], True where a step was seen, as the present one was; the observations' own by
                 default.
             argmax, temperature: how the discrete head samples; the other heads ignore them.
@@ -213,48 +183,16 @@ class OctoModel:
             rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
         """
         batches.check_inputs(observations, tasks, self.example_batch)
-        if timestep_pad_mask is None and "timestep_pad_mask" not in observations:
-            found = f"found {', '.join(sorted(observations))}"
-            raise batches.BatchError(
-                f"observations lack timestep_pad_mask, bool[B, W], False before the episode; {found}"
-            )
-        if timestep_pad_mask is None:
-            timestep_pad_mask = observations["timestep_pad_mask"]
-        batches.check_pad_mask(timestep_pad_mask)
-        if not argmax and isinstance(self.module.heads.get("action"), DiscreteActionHead):
-            batches.check_temperature(temperature)
-        statistics = unnormalization_statistics
-        own = [*stated_normalizations(self.config).values()]
-        if statistics is not None and own and str(normalization_type) not in own:
-            what = f"the model was trained with normalization {own[0]}, its actions are taken as {normalization_type}"
-            warnings.warn(f"{what}; use gap_vla.rlds.unnormalize(actions, statistics, {own[0]!r})", stacklevel=2)
-        kind = choose(str(normalization_type), [*map(str, NormalizationType)], "normalization_type", batches.BatchError)
-        dims, head = embodiment_action_dim, self.module.heads.get("action")
-        if statistics is not None and head is not None:
-            statistics = batches.with_percentiles(statistics)
-            batches.check_statistics(statistics, kind, head.action_dim)
-            if (given := len(statistics["mean"])) < head.action_dim and dims is None:
-                what = f"statistics of {given} columns for {head.action_dim} actions: the others are dropped"
-                warnings.warn(f"{what}; embodiment_action_dim={given} says that it is meant", stacklevel=2)
-        if dims is not None and head is not None:
-            whole("embodiment_action_dim", dims, 1, head.action_dim, batches.BatchError)
-            wider = 0 if statistics is None else len(statistics["mean"]) - dims
-            if wider > 0 and isinstance(head, DiffusionActionHead):
-                what = f"statistics of {dims + wider} columns for embodiment_action_dim={dims}"
-                warnings.warn(f"{what}: the last {wider} of an action are noise; take [..., :{dims}]", stacklevel=2)
-        elif statistics is not None:
-            dims = len(statistics["mean"])
-        params, timestep_pad_mask = batches.native((self.params, timestep_pad_mask))
-        tasks = recall_language(self.module, params, tasks)
-        if isinstance(sample_shape, str) or not isinstance(sample_shape, Iterable):
-            raise batches.BatchError(f"sample_shape is {shown(sample_shape)}; give whole numbers, as (8,)")
-        shape = tuple(whole("sample_shape", size, 1, 1_000_000, batches.BatchError) for size in sample_shape)
-        static = (self.module, train, argmax, shape)
+        mask = observations["timestep_pad_mask"] if timestep_pad_mask is None else timestep_pad_mask
+        statistics, dims = unnormalization_statistics, embodiment_action_dim
+        kind = normalization_type or stated_normalization(self.config) or "normal"
+        if statistics is not None and dims is None:
+            dims = len(next(iter(needed_statistics(statistics, kind).values())))
+        tasks = recall_language(self.module, self.params, tasks)
+        static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng
-        actions = _sample_actions(
-            static, params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims
-        )
-        return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
+        actions = _sample_actions(static, self.params, dict(observations), dict(tasks), mask, rng, temperature, dims)
+        return actions if statistics is None else unnormalize(actions, statistics, kind)
 
     def get_pretty_spec(self) -> str:
         """Observations, tasks and actions with their shapes, the parts of the model and its number of parameters."""
@@ -286,7 +224,7 @@ def _warn_of_missing_inputs(module: OctoModule, example: Mapping[str, Any]) -> N
 def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
     return [
         f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
-        for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
+        for key, leaf in sorted(batches.flatten(tree).items())
     ]
 
 
@@ -313,8 +251,6 @@ def _sample_actions(
     module, train, argmax, sample_shape = static
 
     def act(bound: OctoModule) -> jax.Array:
-        if "action" not in bound.heads:
-            raise batches.BatchError(f"acting needs a head called 'action'; the model has {sorted(bound.heads)}")
         head = bound.heads["action"]
         read = [head.readout_key]
         outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train, only=read)

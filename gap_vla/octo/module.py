@@ -27,9 +27,8 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool
 
-from gap_vla.core.foreign import shown
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.batches import BatchError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.block_transformer import BlockTransformer
 from gap_vla.octo.blocks import Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
@@ -85,11 +84,12 @@ class OctoTransformer(nn.Module):
             only: names of timestep groups, such as the head's `readout_key`; if they all are, nothing else is
                 returned and most of the last layer is not computed.
         """
-        batch, horizon = self._window(observations, timestep_pad_mask)
-        names = list(self.readouts) if readouts is None else list(readouts)
-        for name in names:
-            if name not in self.readouts:
-                raise ConfigError(f"no readout {name!r}; the model has {sorted(self.readouts)}")
+        batch, horizon = timestep_pad_mask.shape
+        if horizon > self.max_horizon:
+            raise ConfigError(f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}")
+        names = (
+            list(self.readouts) if readouts is None else [choose(n, list(self.readouts), "readout") for n in readouts]
+        )
 
         prefix, steps = [], []
         for name, tokenizer in self.task_tokenizers.items():
@@ -106,7 +106,7 @@ class OctoTransformer(nn.Module):
             mask = group.mask & timestep_pad_mask.astype(bool)[:, :, None]
             steps.append(TimestepGroup.create(tokens, mask, name=f"obs_{name}", attention_rules=_OBSERVATION_RULES))
         if not steps:
-            raise BatchError(
+            raise ConfigError(
                 f"no observation tokenizer found its keys; the observations are {sorted(observations)}, the tokenizers "
                 f"{sorted(self.observation_tokenizers)}: use data with their cameras, or another checkpoint"
             )
@@ -158,22 +158,6 @@ class OctoTransformer(nn.Module):
         )
         return outputs
 
-    def _window(self, observations: Mapping[str, Any], timestep_pad_mask: jax.Array) -> tuple[int, int]:
-        if timestep_pad_mask.ndim != 2:
-            raise BatchError(f"timestep_pad_mask has shape {timestep_pad_mask.shape}; it must be (B, W)")
-        batch, horizon = timestep_pad_mask.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(observations)):
-            if jnp.shape(leaf)[:2] != (batch, horizon):
-                raise BatchError(
-                    f"observation{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
-                    f"by timestep_pad_mask it must start with (B, W) = ({batch}, {horizon})"
-                )
-        if horizon > self.max_horizon:
-            raise BatchError(
-                f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}; use a shorter one"
-            )
-        return batch, horizon
-
 
 def _float_groups(groups: Sequence[PrefixGroup | TimestepGroup]) -> dict[str, TokenGroup]:
     return {group.name: TokenGroup(group.tokens.astype(jnp.float32), group.mask) for group in groups}
@@ -207,8 +191,6 @@ class OctoModule(nn.Module):
     ) -> OctoModule:
         """The module of `config["model"]`: module specs and fields of `OctoTransformer`; `compute` is how, not what."""
         compute = Compute() if compute is None else compute
-        if not isinstance(compute, Compute):
-            raise ConfigError(f"compute is {shown(compute)}; give Compute(dtype=jnp.bfloat16), or others of its fields")
 
         def tokenizer(spec: Mapping[str, Any]) -> nn.Module:
             target = ModuleSpec.instantiate(spec)

@@ -1,10 +1,9 @@
-"""How a checkpoint's actions were normalised, as its files say it, and the way back into the robot's units."""
+"""How a checkpoint's actions were normalised, as its config says it, and the way back into the robot's units."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,13 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gap_vla.core.foreign import CheckpointError, Section
-from gap_vla.rlds.statistics import NORMALIZATIONS
-
-FINETUNED = "finetune_config.json"
-"""What upstream's fine-tuning writes beside a checkpoint; in its config.json stays what the pretraining said."""
-
-_KEY = "action_proprio_normalization_type"
+from gap_vla.core.errors import ConfigError
 
 
 class NormalizationType(enum.StrEnum):
@@ -33,95 +26,52 @@ def unnormalize(
     statistics: Mapping[str, Any],
     normalization_type: NormalizationType | str = "normal",
 ) -> jax.Array:
-    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
-    mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)
+    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`.
+
+    Args:
+        statistics: of one data set's actions, vectors as wide as they are: mean and std, or p01 and p99 (OpenVLA: q01
+            and q99), and perhaps a mask. Further dimensions of `actions` are dropped.
+    """
+    known = needed_statistics(statistics, normalization_type)
+    mask = jnp.asarray(statistics.get("mask", np.ones_like(next(iter(known.values())), dtype=bool)), bool)
     actions = actions[..., : len(mask)]
-    kind = NormalizationType(normalization_type)
-    needed = ("std", "mean") if kind is NormalizationType.NORMAL else ("p99", "p01")
-    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in needed}
-    if kind is NormalizationType.NORMAL:
+    values = {key: jnp.asarray(value, jnp.float32) for key, value in known.items()}
+    if "std" in values:
         return jnp.where(mask, actions * values["std"] + values["mean"], actions)
     span = values["p99"] - values["p01"]
     return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
 
 
-def stated_normalizations(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says, by the key that says it: ours by itself, upstream's anywhere among its data's options."""
-    if "normalization" in config:
-        return {"normalization": config["normalization"]}
-    return dict(_said(config.get("dataset_kwargs"), "dataset_kwargs"))
+def needed_statistics(statistics: Mapping[str, Any], kind: NormalizationType | str) -> dict[str, np.ndarray]:
+    """std and mean, or p99 and p01. Raises ConfigError: they are not there."""
+    named = {"p01": statistics.get("q01"), "p99": statistics.get("q99"), **statistics}
+    needed = ("std", "mean") if NormalizationType(kind) is NormalizationType.NORMAL else ("p99", "p01")
+    if any(named.get(key) is None for key in needed):
+        raise ConfigError(
+            f"normalization {kind!s} needs the statistics {' and '.join(needed)}; found {', '.join(statistics)}: give "
+            "those of one data set's actions, such as model.dataset_statistics['action']"
+        )
+    return {key: np.asarray(named[key]) for key in needed}
 
 
-def stated_normalization(config: Mapping[str, Any], where: object) -> str | None:
-    """The one that it says, if it says any.
+def stated_normalization(config: Mapping[str, Any], where: str = "config.json") -> str | None:
+    """What a config says: ours as `normalization`, upstream's somewhere among its data's options; None: nothing.
 
-    Raises:
-        CheckpointError: it says several, or what is none; the message begins with `where`.
+    Raises ConfigError: it says several, of which one has to be chosen.
     """
-    stated = stated_normalizations(config)
-    section = Section(stated, str(where), CheckpointError)
-    first: dict[str, str] = {}
-    for key in stated:
-        first.setdefault(section.choice(key, NORMALIZATIONS), key)
-    if len(first) > 1:
-        what = " and ".join(f"{key} {kind}" for kind, key in first.items())
-        raise CheckpointError(f"{where} says {what}; leave what holds for the robot's data alone")
-    return next(iter(first), None)
+    stated = {config["normalization"]} if "normalization" in config else {*_said(config.get("dataset_kwargs"))}
+    if len(stated) > 1:
+        raise ConfigError(f"{where} says normalization {' and '.join(sorted(stated))}; leave what holds for the robot")
+    return next(iter(stated), None)
 
 
-def _said(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _said(value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple):  # a mixture: for each dataset
-        for place, inner in enumerate(value):
-            yield from _said(inner, f"{key}[{place}]")
+        for inner in value:
+            yield from _said(inner)
     elif hasattr(value, "items"):
         for name, inner in value.items():
-            if name == _KEY and inner is not None:
-                yield f"{key}.{name}", inner
+            if name == "action_proprio_normalization_type" and inner is not None:
+                yield str(inner)
             else:
-                yield from _said(inner, f"{key}.{name}")
-
-
-def as_finetuned(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the checkpoint in `root`; of one of upstream's, with the data's options of its fine-tuning, where
-    those say how actions were normalised."""
-    options = _options(root)
-    return {**config, **(options if "normalization" not in config and stated_normalizations(options) else {})}
-
-
-def upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str | None:
-    """What the config of a checkpoint of upstream's says, as `as_finetuned` gives it; see `stated_normalization`."""
-    return stated_normalization(config, root / (FINETUNED if stated_normalizations(_options(root)) else "config.json"))
-
-
-def require_finetuned_alike(root: Path, own: str) -> None:
-    """Raises CheckpointError: beside a checkpoint of ours, which says its normalization, lies upstream's file of a
-    fine-tuning that says another."""
-    if (said := stated_normalization(_options(root), root / FINETUNED)) not in (None, own):
-        what = f"its config.json says normalization {own}, {FINETUNED} {said}"
-        raise CheckpointError(f"{root}: {what}; remove the one that is not of it")
-
-
-def _options(root: Path) -> dict[str, Any]:
-    return {"dataset_kwargs": _finetuned(root).get("dataset_kwargs")}
-
-
-def contradictions(root: Path, window: int, statistics: Mapping[str, Any]) -> list[str]:
-    """What a `finetune_config.json` of another training says otherwise than the example batch and the statistics."""
-    finetuned = _finetuned(root)
-    data, of_actions = finetuned.get("dataset_kwargs"), statistics.get("action")
-    mask = data.get("action_normalization_mask") if isinstance(data, Mapping) else None
-    known = of_actions.get("mask") if isinstance(of_actions, Mapping) else None
-    pairs = {
-        "window_size": (finetuned.get("window_size"), window, "example batch"),
-        "action_normalization_mask": (mask, None if known is None else np.asarray(known).tolist(), "statistics"),
-    }
-    return [
-        f"{key} is {said} by its {FINETUNED} and {found} by its {where}"
-        for key, (said, found, where) in pairs.items()
-        if None not in (said, found) and said != found
-    ]
-
-
-def _finetuned(root: Path) -> Mapping[str, Any]:
-    path = root / FINETUNED
-    return Section.read(path, CheckpointError).values if path.is_file() else {}
+                yield from _said(inner)

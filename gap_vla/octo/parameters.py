@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from gap_vla.core.foreign import CheckpointError, shown
-from gap_vla.octo.batches import native
+from gap_vla.core.errors import UserError
 from gap_vla.octo.module import OctoModule
 
 
@@ -52,7 +51,7 @@ def initialize_around(
 
 def _one(example_batch: Mapping[str, Any]) -> dict[str, Any]:
     parts = {key: example_batch[key] for key in ("observation", "task")}
-    return native(jax.tree.map(lambda leaf: np.asarray(leaf[:1]), parts))
+    return jax.tree.map(lambda leaf: np.asarray(leaf[:1]), parts)
 
 
 def _initialize(module: OctoModule, example: Mapping[str, Any], rng: jax.Array) -> Any:
@@ -112,10 +111,6 @@ def merge_params(
         >>> params["a"], sorted(account.fresh)
         (array([1., 1.]), ['b'])
     """
-    for name, tree in {"target": target, "pretrained": pretrained}.items():
-        if not isinstance(tree, Mapping):
-            advice = "give OctoModel.load_pretrained(PATH).params"
-            raise CheckpointError(f"{name} is {shown(tree)}, no tree of parameters; {advice}")
     have = traverse_util.flatten_dict(dict(target), sep="/")
     source = traverse_util.flatten_dict(dict(pretrained), sep="/")
     wanted, given = ({path: tuple(np.shape(leaf)) for path, leaf in tree.items()} for tree in (have, source))
@@ -126,12 +121,10 @@ def merge_params(
         dropped={path: shape for path, shape in given.items() if path not in wanted},
     )
     if not account.loaded:
-        raise CheckpointError(
-            f"of {len(given)} pretrained leaves none has a name and shape of the model's {len(wanted)}"
-        )
+        raise UserError(f"of {len(given)} pretrained leaves none has a name and shape of the model's {len(wanted)}")
     if verbose:
         print(account)
-    merged = have | {path: _as(have[path], native(source[path])) for path in account.loaded}
+    merged = have | {path: _as(have[path], source[path]) for path in account.loaded}
     return traverse_util.unflatten_dict(merged, sep="/"), account
 
 

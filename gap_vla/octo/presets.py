@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import whole
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.spec import ENCODERS, HEADS, OWN, TEXT, TOKENIZERS, ModuleSpec
 
 KINDS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
@@ -29,12 +29,7 @@ def published_config(name: str) -> dict[str, Any]:
 
     Two cameras with goal images (256 and 128 pixels), T5-base, window 2, a diffusion head of four 7-D actions.
     """
-    if name not in SIZES:
-        raise ConfigError(
-            f"the layout of {name!r} is not known without its files; give a directory that holds them, or one of "
-            f"{sorted(SIZES)}"
-        )
-    sizes = dict(SIZES[name])
+    sizes = dict(SIZES[choose(name, sorted(SIZES), "the published model")])
     width = sizes.pop("token_embedding_size")
     encoder = ModuleSpec.create(f"{ENCODERS}:SmallStem16")
     cameras = {name: _camera(f"image_{name}", encoder, goal=True) for name in ("primary", "wrist")}
@@ -108,21 +103,9 @@ def small_config(
         proprio_tokens: so many tokens of the whole state by an MLP instead, which upstream cannot load.
 
     Raises:
-        ConfigError: sizes that cannot be, or do not fit together, or a camera without `image_` or named twice.
+        ConfigError: sizes that do not fit together.
     """
-    sizes = {"image_size": image_size, "action_dim": action_dim, "action_horizon": action_horizon}
-    sizes |= {"window_size": window_size, "num_layers": num_layers, "num_attention_heads": num_attention_heads}
-    sizes |= {"token_embedding_size": token_embedding_size, "number of stem_features": len(stem_features)}
-    may_be_none = {"proprio_dim": proprio_dim or 0, "proprio_tokens": proprio_tokens, "stem_patch": stem_patch}
-    for name, size in {**sizes, **may_be_none}.items():
-        whole(name, size, int(name in sizes), 1_000_000, ConfigError)
-    odd = [key for key in image_keys if not key.startswith("image_") or list(image_keys).count(key) > 1]
-    if odd or not (image_keys or proprio_dim):
-        raise ConfigError(f"image_keys are {', '.join(image_keys) or 'none'}; name each camera once, as image_primary")
-    if proprio_tokens and not proprio_dim:
-        raise ConfigError(f"proprio_tokens is {proprio_tokens} and proprio_dim {proprio_dim}; give both or none")
-    if head not in KINDS:
-        raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
+    choose(head, tuple(KINDS), "the head")
     if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):
         raise ConfigError(
             f"token_embedding_size {token_embedding_size} must be divisible by num_attention_heads "

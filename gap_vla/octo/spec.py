@@ -14,7 +14,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 
 TOKENIZERS = "octo.model.components.tokenizers"
 ENCODERS = "octo.model.components.vit_encoders"
@@ -77,10 +77,6 @@ class ModuleSpec:
     @staticmethod
     def instantiate(spec: Mapping[str, Any]) -> Callable[..., Any]:
         """The class that `spec` names, with its arguments bound; call the result to construct it."""
-        if set(spec) != {"module", "name", "args", "kwargs"}:
-            raise ConfigError(
-                f"expected a module spec with the keys module, name, args and kwargs, found {sorted(spec)}"
-            )
         target = _entry(spec["module"], spec["name"])
         if isinstance(target, str):
             target = getattr(importlib.import_module(target), spec["name"])

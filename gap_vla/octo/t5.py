@@ -15,8 +15,8 @@ import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
-from gap_vla.core.foreign import Section
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
+from gap_vla.core.files import read_json
 from gap_vla.octo.blocks import Compute
 
 
@@ -45,15 +45,10 @@ class T5Config:
                 f"language encoder {name!r}: neither one of {sorted(PUBLISHED)} nor a directory with a config.json "
                 f"(looked for {path.absolute()})"
             )
-        found = Section.read(path, ConfigError)
-        if found.text("model_type", "") != "t5" or found.text("feed_forward_proj", "relu") != "relu":
+        found = read_json(path)
+        if found.get("model_type") != "t5" or found.get("feed_forward_proj", "relu") != "relu":
             raise ConfigError(f"{path}: only T5 of version 1.0 (model_type t5, feed_forward_proj relu) is implemented")
-        sizes = {
-            field.name: found.whole(field.name, 1, 1_000_000, getattr(cls, field.name))
-            for field in dataclasses.fields(cls)
-            if field.type == "int"
-        }
-        return cls(**sizes, layer_norm_epsilon=found.finite("layer_norm_epsilon", 0, 1, cls.layer_norm_epsilon))
+        return cls(**{field.name: found[field.name] for field in dataclasses.fields(cls) if field.name in found})
 
     def parameters(self) -> FrozenDict:
         """The tree of parameters; every leaf is (shape, standard deviation at initialisation, None for ones)."""

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict
 
-from gap_vla.core.foreign import CheckpointError, Section
-from gap_vla.core.hub import fetched_file
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError, UserError
 
 DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
 """Upstream's options, as far as a config leaves them out."""
@@ -32,14 +30,12 @@ class HFTokenizer:
         tokenizer_kwargs: upstream's options; max_length counts word pieces including the end of the sentence.
         encode_with_model: not supported: embed with the model's own language tokenizer.
         directory: looked into first, so that a checkpoint can carry its tokenizer.
-        vocab_size: of the encoder that reads the word pieces; None: not known.
     """
 
     tokenizer_name: str
     tokenizer_kwargs: Mapping[str, Any] | None = None
     encode_with_model: bool = False
     directory: str | None = None
-    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         options: FrozenDict[str, Any] = FrozenDict({**DEFAULTS, **(self.tokenizer_kwargs or DEFAULTS)})
@@ -50,14 +46,10 @@ class HFTokenizer:
             raise ConfigError(f"HFTokenizer pads and truncates to max_length; found {dict(options)}")
 
     def encode(self, strings: Sequence[str]) -> dict[str, np.ndarray]:
-        """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone.
-
-        Raises:
-            CheckpointError: see `require_vocabulary`.
-        """
+        """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone."""
         assert self.tokenizer_kwargs is not None
         length = self.tokenizer_kwargs["max_length"]
-        pieces = self.require_vocabulary()
+        pieces = self.vocabulary()
         ids = np.zeros((len(strings), length), np.int64)
         mask = np.zeros((len(strings), length), np.int64)
         for row, string in enumerate(strings):
@@ -70,14 +62,10 @@ class HFTokenizer:
             mask[row, : len(sentence)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
-    def require_vocabulary(self) -> Callable[[str], list[int]]:
-        """A function from a string to its word pieces, without the end.
-
-        Raises:
-            CheckpointError: the file is none of a tokenizer, or of another vocabulary than the encoder's.
-        """
+    def vocabulary(self) -> Callable[[str], list[int]]:
+        """A function from a string to its word pieces, without the end; its file is downloaded if it is not here."""
         directory = None if self.directory is None else os.path.abspath(self.directory)  # of this present folder
-        return _load(self.tokenizer_name, directory, self.vocab_size)
+        return _load(self.tokenizer_name, directory)
 
     def carried(self) -> dict[str, bytes]:
         """By name, the file that lies in `directory`, if one does."""
@@ -89,53 +77,27 @@ _END = 1
 FILE = "tokenizer.json"
 
 
-def tokenizer_file(name: str, directory: str | None = None) -> Path:
-    """The `tokenizer.json` of `name`, downloaded if it is not here."""
-    for folder in (directory, name):
-        if folder is not None and (Path(folder) / FILE).is_file():
-            return Path(folder) / FILE
-    try:
-        return fetched_file(name, FILE)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"tokenizer {name!r}: no file {(Path(name) / FILE).absolute()}, and no download "
-            f"({type(error).__name__}); without a network, put {FILE} of https://huggingface.co/{name} beside the "
-            "checkpoint's config.json"
-        ) from error
-
-
 @functools.lru_cache(maxsize=4)
-def _load(name: str, directory: str | None, vocab_size: int | None) -> Callable[[str], list[int]]:
+def _load(name: str, directory: str | None) -> Callable[[str], list[int]]:
     from tokenizers import Tokenizer
 
-    path = tokenizer_file(name, directory)
-    _require_small_growth(path)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{path}: no tokenizer ({' '.join(str(error).split())})") from error
-    if (end := tokenizer.token_to_id("</s>")) != _END:
-        raise CheckpointError(f"{path}: its </s> is {end}, T5's {_END}; take T5's own")
-    greatest = max(tokenizer.get_vocab().values())
-    if vocab_size is not None and greatest >= vocab_size:
-        what = f"its word pieces go up to {greatest}, and the model's encoder knows {vocab_size}"
-        raise CheckpointError(f"{path}: {what}; take the tokenizer of its T5")
+    tokenizer = Tokenizer.from_file(str(_file(name, directory)))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda string: tokenizer.encode(string, add_special_tokens=False).ids
 
 
-MOST_GROWTH = 64
-"""By which the rules that replace parts of a text may lengthen it, all together; T5's do not."""
+def _file(name: str, directory: str | None) -> Path:
+    """The `tokenizer.json` of `name`, downloaded if it is not here."""
+    for folder in (directory, name):
+        if folder is not None and (Path(folder) / FILE).is_file():
+            return Path(folder) / FILE
+    from huggingface_hub import hf_hub_download
 
-
-def _require_small_growth(path: Path) -> None:
-    """Raises CheckpointError for rules after which a short instruction would take all memory."""
-    growth, rules = 1, [Section.read(path, CheckpointError).values.get("normalizer")]
-    while rules:
-        rule = rules.pop()
-        if isinstance(rule, dict):
-            rules += found if isinstance(found := rule.get("normalizers"), list) else []
-            growth *= max(len(str(rule.get("content") or "")), 1)
-    if growth > MOST_GROWTH:
-        raise CheckpointError(f"{path}: its rules lengthen a text {growth} times, T5's not at all; take T5's own")
+    try:
+        return Path(hf_hub_download(name, FILE))
+    except Exception as error:
+        raise UserError(
+            f"tokenizer {name!r}: no file {(Path(name) / FILE).absolute()}, and no download "
+            f"({type(error).__name__}); without a network, put its {FILE} beside the checkpoint's config.json"
+        ) from error

@@ -18,8 +18,6 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool
 
-from gap_vla.octo.batches import BatchError
-
 
 @struct.dataclass
 class TokenGroup:
@@ -38,8 +36,6 @@ class TokenGroup:
         """A group whose mask is all True unless given."""
         if mask is None:
             mask = jnp.ones(tokens.shape[:-1], bool)
-        if mask.shape != tokens.shape[:-1]:
-            raise BatchError(f"tokens of shape {tokens.shape} need a mask {tokens.shape[:-1]}, found {mask.shape}")
         return cls(tokens=tokens, mask=mask, **fields)
 
     @classmethod
@@ -48,9 +44,6 @@ class TokenGroup:
         tokens = jnp.concatenate([group.tokens for group in groups], axis=-2)
         return TokenGroup(tokens=tokens, mask=jnp.concatenate([group.mask for group in groups], axis=-1))
 
-
-MOST_TOKENS = 2**14
-"""In a sequence: an Octo has about 330 in each timestep. What attends to what takes a byte for each pair of them."""
 
 PREFIX_TIMESTEP = -1
 
@@ -106,13 +99,7 @@ def layout_mask(
     Args:
         use_correct_attention: False reproduces the models of December 2023, where the first token of every group but
             the first was taken for a member of the group before it (within the prefix and within a timestep).
-
-    Raises:
-        BatchError: there are more than `MOST_TOKENS`.
     """
-    if (tokens_in_all := sum(prefix_sizes) + horizon * sum(timestep_sizes)) > MOST_TOKENS:
-        found = f"{tokens_in_all:,} tokens, each of which would attend to {tokens_in_all:,}"
-        raise BatchError(f"{found}; at most {MOST_TOKENS:,}: give smaller pictures, or fewer of them")
     side: Literal["left", "right"] = "right" if use_correct_attention else "left"
 
     def members(sizes: Sequence[int], offset: int) -> np.ndarray:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.batches import BatchError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.blocks import Compute, MAPHead
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.token_groups import TokenGroup
@@ -82,7 +82,7 @@ class ImageTokenizer(nn.Module):
         if not keys:
             if self.proper_pad_mask:
                 return None
-            raise BatchError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
+            raise ConfigError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
         images = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
         batch, window = images.shape[:2]
         if self.task_stack_keys:
@@ -94,7 +94,7 @@ class ImageTokenizer(nn.Module):
         if self.task_film_keys:
             film_keys = matching_keys(tasks, self.task_film_keys)
             if not film_keys:
-                raise BatchError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
+                raise ConfigError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
             film = jnp.concatenate([jnp.asarray(tasks[key]) for key in film_keys], axis=-1)
             film = jnp.repeat(film, window, axis=0)
 
@@ -113,7 +113,7 @@ class ImageTokenizer(nn.Module):
         goals = {key: jnp.zeros_like(observations[key][:, 0]) for key in cameras}
         goals |= {key: jnp.asarray(tasks[key]) for key in matching_keys(tasks, self.task_stack_keys)}
         if not goals:
-            raise BatchError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
+            raise ConfigError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
         return [goals[key] for key in sorted(goals)]
 
 
@@ -197,10 +197,7 @@ def _lowdim(observations: Mapping[str, Any], patterns: Sequence[str], may_lack: 
     if not keys and may_lack:
         return None
     if not keys:
-        raise BatchError(f"no observation matches {list(patterns)}; found {sorted(observations)}")
-    for key in keys:
-        if jnp.ndim(observations[key]) != 3:
-            raise BatchError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
+        raise ConfigError(f"no observation matches {list(patterns)}; found {sorted(observations)}")
     return jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
 
 
@@ -227,7 +224,7 @@ class LanguageTokenizer(nn.Module):
         if tasks is None or "language_instruction" not in tasks:
             if self.proper_pad_mask:
                 return None
-            raise BatchError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
+            raise ConfigError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
         instruction = tasks["language_instruction"]
         if isinstance(instruction, Mapping):
             if self.encoder is None:
@@ -272,13 +269,11 @@ class BinTokenizer(nn.Module):
 
     def thresholds(self) -> Float[np.ndarray, "n_bins+1"]:
         """float32[n_bins + 1], the ends of the bins."""
-        if self.bin_type == "uniform":
+        if choose(self.bin_type, ("uniform", "normal"), "bin_type") == "uniform":
             return np.linspace(self.low, self.high, self.n_bins + 1, dtype=np.float32)
-        if self.bin_type == "normal":
-            with jax.ensure_compile_time_eval():  # also inside of jit, where every array would be a tracer
-                quantiles = jnp.linspace(_EPS, 1 - _EPS, self.n_bins + 1)
-                return np.asarray(jax.scipy.stats.norm.ppf(quantiles), np.float32)
-        raise ConfigError(f"bin_type must be 'uniform' or 'normal', found {self.bin_type!r}")
+        with jax.ensure_compile_time_eval():  # also inside of jit, where every array would be a tracer
+            quantiles = jnp.linspace(_EPS, 1 - _EPS, self.n_bins + 1)
+            return np.asarray(jax.scipy.stats.norm.ppf(quantiles), np.float32)
 
     def __call__(self, values: Float[Array, "..."]) -> Int[Array, "..."]:
         """int32 of the shape of `values`: the bin of each."""

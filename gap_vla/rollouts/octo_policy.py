@@ -23,7 +23,7 @@ from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
 if TYPE_CHECKING:
-    from gap_vla.octo import OctoModel
+    from gap_vla.octo.model import OctoModel
 
 REMEMBERED_TASKS = 16
 """Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
@@ -110,8 +110,7 @@ class OctoPolicy(ChunkPolicy):
             CheckpointError: the directory is missing, incomplete or damaged.
             PolicyError: see the class.
         """
-        from gap_vla.octo import OctoModel
-        from gap_vla.octo.normalization import require_finetuned_alike
+        from gap_vla.octo.model import OctoModel
 
         require_jax_device()
         root = local_directory(checkpoint)
@@ -121,7 +120,6 @@ class OctoPolicy(ChunkPolicy):
         if "normalization" in model.config:  # ours have it since 0.2
             stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
             own = stated.choice("normalization", NORMALIZATIONS)
-            require_finetuned_alike(Path(root), own)
             if (said := model.config.get("window_size", window)) != window:
                 what = f"its config.json says window_size {said}, its example batch has {window}"
                 raise CheckpointError(f"{checkpoint}: {what}; copy both again")
@@ -220,9 +218,9 @@ def _read(model: OctoModel) -> tuple[list[str], list[str]]:
 
 def _upstreams_normalization(root: Path, config: Mapping[str, Any]) -> str:
     """As its fine-tuning or its training wrote it down; else `normal`, with a note."""
-    from gap_vla.octo.normalization import upstreams_normalization
+    from gap_vla.octo.normalization import stated_normalization
 
-    if said := upstreams_normalization(root, config):
+    if said := stated_normalization(config, str(root)):
         return said
     print(f"note: {root} does not say how its actions were normalised; taken as normal", file=sys.stderr, flush=True)
     return "normal"

@@ -17,8 +17,9 @@ from gap_vla.adjustment.jax import (
     scale_group_updates,
 )
 from gap_vla.core.errors import ConfigError
-from gap_vla.octo import OctoModel, OctoModule
-from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.model import OctoModel
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.parameters import parameter_shapes
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.step import head_loss
 

@@ -7,15 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import octo_golden as golden
 import pytest
 
-from gap_vla.octo import Compute, blocks
 from gap_vla.octo import attention as module
+from gap_vla.octo import blocks
 from gap_vla.octo.attention import attend, attention, key_spans
 from gap_vla.octo.block_transformer import BlockTransformer
-from gap_vla.octo.blocks import Transformer
+from gap_vla.octo.blocks import Compute, Transformer
 from gap_vla.octo.token_groups import AttentionRule, TimestepGroup
+from tests.helpers import octo_golden as golden
 
 BATCH, TOKENS, HEADS, WIDTH = 2, 12, 3, 8
 STOPS = [4, 8, 12]
@@ -138,10 +138,7 @@ def test_only_the_input_of_gelu_is_kept_for_its_gradient(monkeypatch: pytest.Mon
     "compute",
     [
         Compute(),
-        *(
-            pytest.param(Compute(**how), marks=pytest.mark.slow)
-            for how in ({"scan_layers": True}, {"remat": True, "scan_layers": False}, {"remat": True})
-        ),
+        Compute(remat=True),
     ],
 )
 def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
@@ -176,7 +173,6 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
         assert few < 0.8 * whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_only_the_groups_that_a_head_reads_are_returned(train: bool) -> None:
     case = golden.load("c")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import octo_golden as golden
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
+from gap_vla.octo.encoders import normalize_images
 from gap_vla.octo.heads.diffusion import cosine_betas
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.heads.readout import L1ActionHead
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
+from tests.helpers import octo_golden as golden
 
 TRANSFORMS = golden.arrays(golden.DATA / "data_transforms.npz")
 DATA = {key.removeprefix("discrete/"): value for key, value in TRANSFORMS.items() if key.startswith("discrete/")}
@@ -75,7 +77,7 @@ def test_the_noise_schedule_is_upstreams(name: str) -> None:
 def test_a_head_names_the_group_it_misses() -> None:
     head = L1ActionHead(readout_key="readout_action")
     outputs = {"obs": TokenGroup.create(jnp.zeros((1, 1, 2, 8)))}
-    with pytest.raises(ConfigError, match="reads 'readout_action', the transformer gives"):
+    with pytest.raises(ConfigError, match="readout_action"):
         head.init({"params": np.zeros(2, np.uint32)}, outputs)
 
 
@@ -84,5 +86,20 @@ def test_actions_of_another_shape_are_refused() -> None:
     bound = case.model.module.bind({"params": case.model.params})
     group = {"readout_action": TokenGroup.create(jnp.zeros((1, 2, 2, 64)))}
     action = np.zeros((1, 2, 3, 7))
-    with pytest.raises(ValueError, match=r"predicts \(B, W, 4, 7\); found action \(1, 2, 3, 7\)"):
+    with pytest.raises(ConfigError, match=r"4, 7.*3, 7"):
         bound.heads["action"].loss(group, action, np.ones((1, 2), bool), np.ones_like(action, bool))
+
+
+def test_options_that_no_head_or_encoder_knows_are_named() -> None:
+    group = {"readout_action": TokenGroup.create(jnp.zeros((1, 2, 3, 8)))}
+    keys = {"params": jax.random.PRNGKey(0)}
+    for head, named in (
+        (DiscreteActionHead(readout_key="readout_action"), "7 tokens"),
+        (DiscreteActionHead("readout_action", token_per="word"), "word"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            head.init(keys, group)
+    with pytest.raises(ConfigError, match="odd"):
+        BinTokenizer(bin_type="odd").thresholds()
+    with pytest.raises(ConfigError, match="nope"):
+        normalize_images(jnp.zeros((1, 8, 8, 3), jnp.uint8), "nope")

@@ -6,34 +6,27 @@ import collections
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import octo_golden as golden
 import pytest
-from ml_collections import ConfigDict
 
 from gap_vla.adjustment.jax import adjusted_gradients
-from gap_vla.core.foreign import CheckpointError
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import (
-    BatchError,
-    Compute,
-    ModuleSpec,
-    OctoModel,
-    OctoModule,
-    batches,
-    language,
-    merge_params,
-    presets,
-)
-from gap_vla.octo.blocks import Transformer
+from gap_vla.core.errors import ConfigError
+from gap_vla.octo import language, presets
+from gap_vla.octo.blocks import Compute, Transformer
 from gap_vla.octo.encoders import convolve
 from gap_vla.octo.language import embed_language
-from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.model import OctoModel
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.normalization import stated_normalization, unnormalize
+from gap_vla.octo.parameters import merge_params, parameter_shapes
+from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.tokenizers import matching_keys
+from tests.helpers import octo_golden as golden
 
 
 def test_texts_become_upstreams_word_pieces() -> None:
@@ -53,78 +46,67 @@ def test_goals_are_marked_present_and_missing_texts_as_padding() -> None:
     goal = case.batch["task"]["image_primary"]
     masks = case.model.create_tasks(goals={"image_primary": goal})["pad_mask_dict"]
     assert masks["image_primary"].all() and not masks["language_instruction"].any()
-    with pytest.raises(ValueError, match="no text processor"):
+    with pytest.raises(ConfigError, match="text processor"):
         case.model.create_tasks(texts=["go"])
 
 
-def test_an_observation_of_another_shape_is_named_with_both_shapes() -> None:
+Change = Callable[[dict[str, Any], dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "named"),
+    [
+        (lambda o, t: o.update(proprio=np.zeros((3, 2, 6), np.float32)), {}, r"proprio is \(3, 2, 6\).*\(B, W, 5\)"),
+        (lambda o, t: o.update(image_primary=o["image_primary"] / 255), {}, "image_primary.*uint8"),
+        (lambda o, t: o.update(jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=1), o)), {}, "window is 4 steps"),
+        (lambda o, t: None, {"unnormalization_statistics": {"bridge": {"action": {}}}}, "std and mean; found bridge"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_model_are_named(change: Change, options: dict[str, Any], named: str) -> None:
     case = golden.load("b")
     batch = copy.deepcopy(case.batch)
-    batch["observation"]["proprio"] = np.zeros((3, 2, 6), np.float32)
-    with pytest.raises(BatchError, match=r"observation/proprio is \(3, 2, 6\), expected \(B, W, 5\)"):
-        case.model.sample_actions(batch["observation"], batch["task"])
-    batch["observation"]["proprio"] = {"joints": np.zeros((3, 2, 5), np.float32)}
-    with pytest.warns(UserWarning), pytest.raises(BatchError, match="observation/proprio is a dictionary"):
-        case.model.sample_actions(batch["observation"], batch["task"])
+    change(batch["observation"], batch["task"])
+    with pytest.raises(ConfigError, match=named):
+        case.model.sample_actions(batch["observation"], batch["task"], **options)
 
 
-def test_what_is_no_batch_and_no_whole_config_is_named() -> None:
+@pytest.mark.parametrize("given", [{}, {"texts": "cup"}, {"texts": ["a", "b"], "goals": {"image_primary": [0]}}])
+def test_tasks_that_cannot_be_made_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        golden.load("c").model.create_tasks(**given)
+
+
+def test_statistics_choose_the_dimensions_the_mask_and_the_units() -> None:
+    actions = np.linspace(-1, 1, 28, dtype=np.float32).reshape(1, 4, 7)
+    mean, std, mask = np.arange(5.0), np.full(5, 2.0), np.arange(5) != 2  # any column, not the last
+    found = unnormalize(actions, {"mean": mean, "std": std, "mask": mask})
+    np.testing.assert_allclose(found, np.where(mask, actions[..., :5] * 2 + mean, actions[..., :5]), rtol=1e-6)
+    low, high = np.full(5, -3.0), np.full(5, 1.0)
+    for names in (("p01", "p99"), ("q01", "q99")):  # Octo's and OpenVLA's
+        found = unnormalize(actions, dict(zip(names, (low, high))), "bounds")
+        np.testing.assert_allclose(found, 2 * actions[..., :5] - 1, atol=1e-6)
+
+
+def test_actions_are_unnormalized_as_the_config_says() -> None:
     case = golden.load("b")
-    with pytest.raises(
-        BatchError, match=r"task is None; give a dictionary of arrays \({} for a task that says nothing"
-    ):
-        case.model.sample_actions(case.batch["observation"], None)
-    with pytest.raises(BatchError, match=r"observation is None; give a dictionary"):
-        case.model.sample_actions(None, case.batch["task"])
-    assert OctoModel.from_config(ConfigDict(case.model.config), case.batch).params.keys() == case.model.params.keys()
-    for config in ({}, case.model.config["model"], None):
-        with pytest.raises(ConfigError, match=r"config has no dictionary called model; give a whole one"):
-            OctoModel.from_config(config, case.batch)
-    with pytest.raises(
-        CheckpointError, match=r"pretrained is 'runs/x/checkpoint', no tree of parameters; give OctoModel\.load"
-    ):
-        OctoModel.from_config(case.model.config, case.batch, pretrained="runs/x/checkpoint")
-    for example in (None, case.batch["observation"]):
-        with pytest.raises(BatchError, match="example_batch is no dictionary with observation and task"):
-            OctoModel.from_config(case.model.config, example)
-
-
-def test_statistics_of_another_robot_or_of_no_data_set_are_named() -> None:
-    case = golden.load("b")
-    wide = {"mean": np.zeros(9), "std": np.ones(9)}
-    uneven = {"mean": np.zeros(7), "std": np.ones(6)}
-    nested = {"bridge_dataset": {"action": wide}}
-    for statistics, message in (
-        (wide, r"mean is \(9,\), mean is \(9,\), and the model's actions are \(7,\) wide"),
-        (uneven, r"std is \(6,\), mean is \(7,\)"),
-        (nested, r"lacks mean, std for normalization 'normal'; found \['bridge_dataset'\]"),
-    ):
-        with pytest.raises(BatchError, match=message):
-            case.model.sample_actions(
-                case.batch["observation"], case.batch["task"], unnormalization_statistics=statistics
-            )
-
-
-def test_windows_that_differ_or_are_too_long_are_refused() -> None:
-    case = golden.load("b")
-    batch = copy.deepcopy(case.batch)
-    batch["observation"]["proprio"] = batch["observation"]["proprio"][:, :1]
-    with pytest.raises(ValueError, match=r"\['proprio'\] has shape \(3, 1, 5\).*\(3, 2\)"):
-        case.model.sample_actions(batch["observation"], batch["task"])
-    with pytest.raises(BatchError, match=r"timestep_pad_mask has shape \(3,\); it must be \(B, W\)"):
-        case.model.sample_actions(case.batch["observation"], case.batch["task"], timestep_pad_mask=np.ones(3, bool))
-    long = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=1), case.batch["observation"])
-    with pytest.raises(ValueError, match="window is 4 steps long; this model embeds at most 3"):
-        case.model.sample_actions(long, case.batch["task"])
+    statistics = {"mean": np.ones(3), "std": np.full(3, 2.0), "p01": np.full(3, -4.0), "p99": np.full(3, 4.0)}
+    of = {"data_kwargs": {"action_proprio_normalization_type": "bounds"}}
+    model = case.model.replace(config={**case.model.config, "dataset_kwargs": [of, of]})
+    assert stated_normalization(model.config) == "bounds" and stated_normalization({"normalization": "normal"})
+    inputs = case.batch["observation"], case.batch["task"]
+    plain = model.sample_actions(*inputs, argmax=True)
+    np.testing.assert_allclose(model.sample_actions(*inputs, statistics, argmax=True), 4 * plain[..., :3], rtol=1e-5)
+    as_asked = model.sample_actions(*inputs, statistics, "normal", argmax=True)
+    np.testing.assert_allclose(as_asked, 2 * plain[..., :3] + 1, rtol=1e-5)
+    other = {"data_kwargs": {"action_proprio_normalization_type": "normal"}}
+    with pytest.raises(ConfigError, match="bounds and normal"):
+        stated_normalization({"dataset_kwargs": [of, other]})
 
 
 def test_an_instruction_embedded_beforehand_gives_the_same_tokens() -> None:
     case = golden.load("c")
     with golden.upstream_randomness(case):
         task = embed_language(case.model.module, case.model.params, case.batch["task"])
-        foreign = jax.tree.map(lambda leaf: leaf.astype(">i4"), case.batch["task"])
-        again = embed_language(case.model.module, case.model.params, foreign)["language_instruction"]
-        np.testing.assert_array_equal(again, task["language_instruction"])
         outputs = case.model.run_transformer(
             case.batch["observation"], task, case.batch["observation"]["timestep_pad_mask"]
         )
@@ -172,7 +154,7 @@ def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
     traced = []
     jax.eval_shape(lambda task: traced.append(language.recall_language(module, params, task) is task), task)
     assert traced == [True]
-    with pytest.raises(ValueError, match=r"only a frozen encoder's output of word pieces can be stored.*NoneType"):
+    with pytest.raises(ConfigError, match="word pieces"):
         embed_language(module, params, without)
 
 
@@ -204,8 +186,8 @@ def _plain_gradients() -> tuple[Any, Any]:
 
 
 OPTIONS = [
-    pytest.param(Compute(scan_layers=True), marks=pytest.mark.slow),
-    pytest.param(Compute(scan_layers=False, remat=True), marks=pytest.mark.slow),
+    Compute(scan_layers=True),
+    Compute(scan_layers=False, remat=True),
     Compute(remat=True),  # both
 ]
 
@@ -223,7 +205,6 @@ def test_layers_are_looped_over_where_that_pays() -> None:
     assert Compute(remat=True).scans(12) and not Compute(remat=True, scan_layers=False).scans(24)
 
 
-@pytest.mark.slow
 def test_looped_layers_drop_out_different_units() -> None:
     grads, _ = _transformer_gradients(Compute(scan_layers=True), train=True)
     first, second = (grads["params"][f"encoderblock_{layer}"]["MlpBlock_0"]["Dense_1"]["bias"] == 0 for layer in (0, 2))
@@ -240,6 +221,19 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_and_nearly_the_loss() -> N
         loss, _ = golden.quick(functools.partial(golden.loss_and_outputs, changed), *arguments)(*arguments)
     assert golden.flat_shapes(shapes) == golden.flat_shapes(case.model.params)
     np.testing.assert_allclose(loss, case.outputs["loss/value"], rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"token_embedding_size": 33}, "token_embedding_size"),
+        ({"head": "l3"}, "l3"),
+        ({"image_size": 33}, "33 pixels"),
+    ],
+)
+def test_sizes_of_a_small_model_that_do_not_go_together_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        presets.small_config(**{"image_size": 32, "stem_features": (32,), **changes})
 
 
 @pytest.mark.parametrize("head", ["l1", "mse", "diffusion"])
@@ -323,17 +317,16 @@ def test_a_tokenizer_that_finds_nothing_in_the_example_is_named(monkeypatch: pyt
     monkeypatch.setattr("gap_vla.octo.model.initialize", lambda *_: {})
     case = golden.load("c")
     example = {key: dict(case.model.example_batch[key]) for key in ("observation", "task")}
-    del example["observation"]["proprio"], example["task"]["language_instruction"]
-    looking = (
-        "obs_proprio, which looks for proprio and finds observation image_primary in the example batch",
-        "task_language, which looks for language_instruction and finds task image_primary in the",
-    )
-    with pytest.warns(UserWarning) as caught:
+    del example["observation"]["proprio"]
+    with pytest.warns(UserWarning, match="obs_proprio"):
         model = OctoModel.from_config(case.model.config, example)
-    said = [str(one.message) for one in caught]
-    assert len(said) == 2 and all(words in one for words, one in zip(looking, said)), said
     assert "obs_proprio: LowdimObsTokenizer (no input)" in model.get_pretty_spec()
-    assert "task_language: LanguageTokenizer (no input)" in model.get_pretty_spec()
+
+
+def test_an_embedding_among_the_goals_is_the_instruction() -> None:
+    model, embedded = golden.load("c").model, np.ones((2, 16, 64), np.float32)
+    task = model.create_tasks(goals={"language_instruction": embedded})
+    assert task["language_instruction"] is embedded and task["pad_mask_dict"]["language_instruction"].all()
 
 
 def test_specs_name_upstreams_classes() -> None:
@@ -342,13 +335,14 @@ def test_specs_name_upstreams_classes() -> None:
     spec = ModuleSpec.create(LowdimObsTokenizer, obs_keys=["proprio"])
     assert (spec["module"], spec["name"]) == ("octo.model.components.tokenizers", "LowdimObsTokenizer")
     assert ModuleSpec.instantiate(spec)().obs_keys == ("proprio",)
-    with pytest.raises(ConfigError, match="DiffusionActionHead"):
-        ModuleSpec.instantiate({**spec, "name": "UNetDDPMActionHead"})
+    for other in ({"name": "UNetDDPMActionHead"}, {"module": "os", "name": "system"}):
+        with pytest.raises(ConfigError, match=other["name"]):
+            ModuleSpec.instantiate({**spec, **other})
 
 
 @pytest.mark.parametrize(
     "compute",
-    [pytest.param(Compute(scan_layers=False), marks=pytest.mark.slow), Compute(scan_layers=True, remat=True)],
+    [Compute(scan_layers=False), Compute(scan_layers=True, remat=True)],
 )
 def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: Compute) -> None:
     options: dict[str, Any] = {"image_size": 8, "proprio_dim": 3, "window_size": 1}
@@ -375,30 +369,6 @@ def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: C
     assert changed == {"obs_proprio_projection", "obs_proprio_pos_embedding"}
     kernel = "octo_transformer/obs_proprio_projection/kernel"
     np.testing.assert_allclose(half[kernel], plain[kernel] / 2, rtol=1e-5)
-
-
-def test_an_embedding_among_the_goals_is_read_and_one_that_is_not_is_told() -> None:
-    case = golden.load("c")
-    model, observation = case.model, case.batch["observation"]
-    with golden.upstream_randomness(case):  # where its encoder is
-        task = embed_language(model.module, model.params, case.batch["task"])
-        embedded = np.asarray(task["language_instruction"])
-    goals = {key: value for key, value in case.batch["task"].items() if key.startswith("image_")}
-    task = model.create_tasks(goals={**goals, "language_instruction": embedded})
-    assert task["language_instruction"] is embedded and task["pad_mask_dict"]["language_instruction"].all()
-    task["pad_mask_dict"]["language_instruction"] = np.zeros(len(embedded), bool)
-    with pytest.warns(UserWarning, match=r'task\["language_instruction"\] is not read: .* set it to True'):
-        batches.check_inputs(observation, task, model.example_batch)
-    with pytest.raises(BatchError, match="are both instructions; give one of them"):
-        model.create_tasks(goals={"language_instruction": embedded}, texts=["go"] * len(embedded))
-
-
-def test_a_pad_mask_that_leaves_the_present_step_out_is_refused() -> None:
-    case = golden.load("b")
-    mask = case.batch["observation"]["timestep_pad_mask"]
-    for odd, said in ((~mask, "present step of row 0 as padding; True is what was seen"), (mask * 255, "holds 255")):
-        with pytest.raises(BatchError, match=said):
-            case.model.sample_actions(case.batch["observation"], case.batch["task"], timestep_pad_mask=odd)
 
 
 def test_a_model_keeps_no_dictionary_of_its_caller() -> None:

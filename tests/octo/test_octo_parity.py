@@ -8,17 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import octo_golden as golden
 import optax
 import pytest
 
-from gap_vla.octo import OctoModule, create_optimizer
-from gap_vla.octo.model import unnormalize
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.normalization import unnormalize
+from gap_vla.octo.optimizer import create_optimizer
+from tests.helpers import octo_golden as golden
 
-SLOW = pytest.mark.slow
 PER_CASE = pytest.mark.parametrize("name", golden.CASES)
-COMPILED = pytest.mark.parametrize("name", [pytest.param("a", marks=SLOW), "b", "c", pytest.param("d", marks=SLOW)])
-"""What of a case has to be compiled for: b is the L1 head with history, c the diffusion head with language."""
 
 
 @PER_CASE
@@ -28,7 +26,7 @@ def test_the_parameter_tree_is_upstreams(name: str) -> None:
     assert found == {key: (tuple(leaf["shape"]), leaf["dtype"]) for key, leaf in case.tree.items()}
 
 
-@COMPILED
+@PER_CASE
 def test_every_token_group_matches(name: str) -> None:
     case = golden.load(name)
     outputs = golden.evaluated(name)[0][1][1]
@@ -39,7 +37,7 @@ def test_every_token_group_matches(name: str) -> None:
         np.testing.assert_array_equal(found.mask, case.outputs[f"transformer/{group}/mask"].astype(bool))
 
 
-@COMPILED
+@PER_CASE
 def test_loss_and_metrics_match(name: str) -> None:
     case = golden.load(name)
     (loss, (metrics, _)), _ = golden.evaluated(name)
@@ -48,7 +46,7 @@ def test_loss_and_metrics_match(name: str) -> None:
         np.testing.assert_allclose(value, case.outputs[f"loss/metrics/{key}"], rtol=1e-5)
 
 
-@COMPILED
+@PER_CASE
 def test_parameter_gradients_match(name: str) -> None:
     case = golden.load(name)
     grads = golden.flat(golden.evaluated(name)[1])
@@ -62,7 +60,7 @@ def test_parameter_gradients_match(name: str) -> None:
         assert np.linalg.norm(leaf - case.grads[key]) <= 1e-3 * scale, key
 
 
-@pytest.mark.parametrize("name", ["b", pytest.param("c", marks=SLOW)])
+@pytest.mark.parametrize("name", ["b", "c"])
 def test_sampled_actions_match(name: str) -> None:
     case, tolerance = golden.load(name), 1e-5 if name == "b" else 2e-3
 
@@ -86,7 +84,7 @@ def test_sampled_actions_match(name: str) -> None:
     np.testing.assert_allclose(sample(five), case.outputs["sample/unnorm_normal_5dims"], atol=2 * tolerance)
 
 
-@pytest.mark.parametrize("argmax", [pytest.param(False, marks=SLOW), True])
+@pytest.mark.parametrize("argmax", [False, True])
 def test_sampled_actions_of_normal_bins_match(argmax: bool) -> None:
     case = golden.load("d")
     inputs = (case.batch["observation"], case.batch["task"])
@@ -113,12 +111,12 @@ def test_several_samples_match() -> None:
 
 VARIANTS = [
     ("b", "no_wrist"),
-    pytest.param("b", "no_goal_image", marks=SLOW),
-    pytest.param("b", "window1", marks=SLOW),
+    ("b", "no_goal_image"),
+    ("b", "window1"),
     ("b", "legacy_attention"),
     ("c", "no_language"),
-    pytest.param("c", "no_obs_pad_mask_dict", marks=SLOW),
-    pytest.param("c", "legacy_attention", marks=SLOW),
+    ("c", "no_obs_pad_mask_dict"),
+    ("c", "legacy_attention"),
 ]
 
 
@@ -153,7 +151,6 @@ def test_reduced_inputs_and_legacy_attention_match(name: str, variant: str) -> N
             np.testing.assert_allclose(found.tokens, expected, atol=1e-4, err_msg=group)
 
 
-@SLOW
 @PER_CASE
 def test_four_optimizer_steps_match(name: str) -> None:
     case = golden.load(name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-import octo_golden as golden
-import octo_published as published
 import pytest
 
 from gap_vla.octo import presets
+from tests.helpers import octo_golden as golden
+from tests.helpers import octo_published as published
 
 
-@pytest.mark.parametrize("name", ["octo-small-1.5", pytest.param("octo-base-1.5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", published.FILES)
 def test_the_parameter_tree_is_upstreams(name: str) -> None:
     found = golden.flat_shapes(published.pretrained(name))
     expected = {leaf["name"]: (tuple(leaf["shape"]), leaf["dtype"]) for leaf in published.tree(name)["params"]}

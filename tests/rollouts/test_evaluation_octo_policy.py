@@ -12,10 +12,11 @@ import pytest
 from flax import serialization
 
 from gap_vla.cli import serve_policy
-from gap_vla.octo import CheckpointError, Compute, OctoModel, small_config
-from gap_vla.octo.batches import BatchError
+from gap_vla.core.errors import ConfigError, UserError
+from gap_vla.octo.blocks import Compute
+from gap_vla.octo.model import OctoModel
 from gap_vla.octo.module import OctoModule
-from gap_vla.octo.presets import example_batch
+from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokenizers import LanguageTokenizer
@@ -351,7 +352,7 @@ def test_an_upstreams_column_that_never_varied_is_its_mean(model, capsys):
     own = model.replace(config={**model.config, "normalization": "normal"}, dataset_statistics=still)
     never = {**still, "action": {**still["action"], "std": np.zeros(7)}}
     for refused in (own, model.replace(dataset_statistics=never)):
-        with pytest.raises(CheckpointError, match=r"action\.std is 0 at index [02]: what does not vary cannot be norm"):
+        with pytest.raises(UserError, match=r"action\.std is 0 at index [02]: what does not vary cannot be norm"):
             OctoPolicy(refused)
 
 
@@ -480,7 +481,7 @@ def test_statistics_of_other_actions_than_those_of_the_example_batch_are_refused
         return {**model.example_batch, "action_pad_mask": np.broadcast_to(np.arange(7) < true, actions.shape)}
 
     narrow = {**model.dataset_statistics, "action": {k: v[:1] for k, v in model.dataset_statistics["action"].items()}}
-    with pytest.raises(CheckpointError, match=r"action\.mean is 1 wide, the example batch's actions are 7; copy"):
+    with pytest.raises(UserError, match=r"action\.mean is 1 wide, the example batch's actions are 7; copy"):
         OctoPolicy(model.replace(dataset_statistics=narrow))
     assert OctoPolicy(model.replace(dataset_statistics=narrow, example_batch=padded(1))).action_dim == 1
     assert OctoPolicy(model.replace(dataset_statistics={"one": narrow})).action_dim == 1  # of several robots
@@ -506,13 +507,13 @@ def test_a_checkpoint_of_upstreams_is_normalised_as_it_says(model, tmp_path, cap
     note = f"note: {tmp_path} does not say how its actions were normalised; taken as normal\n"
     assert capsys.readouterr().err == (note if found == "normal" else "")
     (tmp_path / "finetune_config.json").write_text(json.dumps(said("quantiles")))
-    with pytest.raises(CheckpointError, match=r"finetune_config.json: dataset_kwargs.action_proprio_normalization_typ"):
+    with pytest.raises(UserError, match=r"finetune_config.json: dataset_kwargs.action_proprio_normalization_typ"):
         OctoPolicy.load(tmp_path)
     ours = model.replace(config={**config, "normalization": "normal"}, dataset_statistics=BOUNDED)
     for kind, told in (("quantiles", "dataset_kwargs.action_proprio"), ("bounds", "normalization normal, finetune")):
         ours.save_pretrained(step=7, checkpoint_path=tmp_path / kind)
         (tmp_path / kind / "finetune_config.json").write_text(json.dumps(said(kind)))
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(UserError, match=told):
             OctoPolicy.load(tmp_path / kind)
 
 
@@ -536,7 +537,7 @@ def test_what_upstream_says_of_each_dataset_of_a_mixture_is_read(model, tmp_path
     assert OctoPolicy.load(tmp_path).identity["normalization"] == "bounds" and not capsys.readouterr().err
     (tmp_path / file).write_text(json.dumps({**said, "dataset_kwargs": [data, {KIND: "normal"}]}))
     told = rf"{file} says .*{KIND} bounds and dataset_kwargs\[1\]\.{KIND} normal; leave what holds for"
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(UserError, match=told):
         OctoPolicy.load(tmp_path)
     assert OctoPolicy.load(tmp_path, normalization="bounds").identity["normalization"] == "bounds"
     loaded = OctoModel.load_pretrained(tmp_path)  # to train on from it
@@ -581,7 +582,7 @@ def test_a_checkpoint_without_its_run_says_that_nobody_knows_how_many_actions_it
 def test_a_checkpoint_of_ours_beside_an_example_of_another_window_is_refused(recorded):
     other = serialization.msgpack_serialize(example_batch(**SIZES | {"window_size": 1}))
     (recorded[1] / "example_batch.msgpack").write_bytes(other)
-    with pytest.raises(CheckpointError, match="says window_size 2, its example batch has 1; copy both again"):
+    with pytest.raises(UserError, match="says window_size 2, its example batch has 1; copy both again"):
         load_checkpoint(recorded[1])
 
 
@@ -637,7 +638,7 @@ def test_a_key_file_of_a_server_names_the_instruction_that_its_policy_reads(mode
 
 def test_a_checkpoint_with_another_normalization_than_its_runs_is_refused(recorded):
     _, folder = recorded
-    with pytest.raises(CheckpointError, match=r"says normalization bounds, its run's config.json normal; copy the run"):
+    with pytest.raises(UserError, match=r"says normalization bounds, its run's config.json normal; copy the run"):
         OctoPolicy.load(folder, normalization="normal")
     assert OctoPolicy.load(folder, normalization="bounds").identity["normalization"] == "bounds"
 
@@ -654,7 +655,7 @@ def test_a_checkpoint_beside_a_file_of_another_is_refused(model, tmp_path, name)
     message = (
         rf"own/{name} has \d+ bytes.*own/checksums.json says '\d+ bytes.*; copy both again, or remove checksums.json"
     )
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         load_checkpoint(tmp_path / "own")
 
 
@@ -671,14 +672,14 @@ def test_chunks_of_the_same_weights_that_are_not_those_of_the_example_batch_are_
 def test_a_recorded_normalization_that_is_none_is_refused(recorded, said):
     path = recorded[1] / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "normalization": said}))
-    with pytest.raises(CheckpointError, match=r"config\.json: normalization is "):
+    with pytest.raises(UserError, match=r"config\.json: normalization is "):
         load_checkpoint(recorded[1])
 
 
 def test_a_view_that_is_no_name_is_refused(recorded):
     path = recorded[1] / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "camera": ["corner2"]}))
-    with pytest.raises(CheckpointError, match=r"camera is list, no name of a view; copy it again"):
+    with pytest.raises(UserError, match=r"camera is list, no name of a view; copy it again"):
         load_checkpoint(recorded[1])
 
 
@@ -700,7 +701,7 @@ def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):
         load_checkpoint(tmp_path / "nowhere")
     model.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "dataset_statistics.json").unlink()
-    with pytest.raises(CheckpointError, match=r"dataset_statistics\.json"):
+    with pytest.raises(UserError, match=r"dataset_statistics\.json"):
         load_checkpoint(tmp_path / "checkpoint")
 
 
@@ -720,7 +721,7 @@ def test_a_model_that_says_its_normalization_acts_by_that_one():
     assert OctoPolicy(model).identity["normalization"] == "normal"
     said = model.replace(config={**model.config, "normalization": "bounds"})
     assert OctoPolicy(said).identity["normalization"] == "bounds"
-    with pytest.raises(CheckpointError, match="was trained with normalization bounds, not normal"):
+    with pytest.raises(UserError, match="was trained with normalization bounds, not normal"):
         OctoPolicy(said, normalization="normal")
     batch = said.example_batch
     with pytest.warns(UserWarning, match=r"trained with normalization bounds, .*unnormalize\(actions"):
@@ -743,9 +744,9 @@ def test_numbers_that_no_network_can_read_are_refused(diffusion, put, said, kind
     proprio[0, 1, 3] = put
     if put is not np.ma.masked:
         proprio = kind(proprio.data)
-    with pytest.raises(BatchError, match=f"observation/proprio is {said}"):
+    with pytest.raises(ConfigError, match=f"observation/proprio is {said}"):
         diffusion.sample_actions({**batch["observation"], "proprio": proprio}, batch["task"])
-    with pytest.raises(BatchError, match="normalization_type 'nonsense' is unknown"):
+    with pytest.raises(ConfigError, match="normalization_type 'nonsense' is unknown"):
         diffusion.sample_actions(batch["observation"], batch["task"], normalization_type="nonsense")
 
 

@@ -77,7 +77,7 @@ def test_the_vision_policy_has_no_proprioceptive_parameter(blind, training):
 def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(training, store):
     import jax
 
-    from gap_vla.octo import OctoModel
+    from gap_vla.octo.model import OctoModel
 
     model = OctoModel.load_pretrained(training.run("whole", method="vp_gap") / "checkpoint")
     leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]

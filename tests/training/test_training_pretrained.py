@@ -19,8 +19,9 @@ from gap_vla.adjustment.jax import match_group
 from gap_vla.cli.configured import load_config
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import ModuleSpec, OctoModel
+from gap_vla.octo.model import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
+from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.tokenizers import LanguageTokenizer
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig

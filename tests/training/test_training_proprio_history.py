@@ -10,8 +10,9 @@ import pytest
 from short_training import MODEL, TRAIN
 
 from gap_vla.adjustment.jax import adjusted_gradients, match_group, path_of
+from gap_vla.core.errors import UserError
 from gap_vla.core.run_directory import RunDirectory
-from gap_vla.octo import CheckpointError, OctoModel
+from gap_vla.octo.model import OctoModel
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rollouts.octo_policy import OctoPolicy
 from gap_vla.training.octo import FinetuneConfig
@@ -147,5 +148,5 @@ def test_a_rollout_shows_the_network_what_training_showed_it(checkpoint, store, 
 def test_a_checkpoint_with_an_impossible_number_of_states_is_refused(checkpoint, states):
     model = OctoModel.load_pretrained(checkpoint)
     model.config["proprio_history"] = states
-    with pytest.raises(CheckpointError, match="proprio_history"):
+    with pytest.raises(UserError, match="proprio_history"):
         OctoPolicy(model)

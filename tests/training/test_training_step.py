@@ -8,7 +8,7 @@ import pytest
 from linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 from gap_vla.adjustment.jax import path_of
-from gap_vla.octo import OctoModule
+from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.octo.presets import small_config
 from gap_vla.training import packing as packing_module

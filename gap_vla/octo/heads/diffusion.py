@@ -71,8 +71,6 @@ class DiffusionActionHead(readout.ActionHead):
         group = readout.find_group(transformer_outputs, self.readout_key)
         embedding = readout.pool(group, self.map_head, train)
         if time is None or noisy_actions is None:
-            if not self.is_initializing():
-                raise ValueError("the diffusion head needs time and noisy_actions; use loss or predict_action")
             width = self.action_horizon * self.action_dim
             time = jnp.zeros((*embedding.shape[:2], 1), jnp.float32)
             noisy_actions = jnp.zeros((*embedding.shape[:2], width), jnp.float32)

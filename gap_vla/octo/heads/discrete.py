@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
 from gap_vla.octo.token_groups import TokenGroup
@@ -38,9 +39,7 @@ class DiscreteActionHead(readout.ActionHead):
             "action_horizon": self.action_horizon,
             "action_dim_and_action_horizon": entries,
         }
-        if self.token_per not in tokens:
-            raise ConfigError(f"token_per must be one of {sorted(tokens)}, found {self.token_per!r}")
-        self.num_tokens = tokens[self.token_per]
+        self.num_tokens = tokens[choose(self.token_per, sorted(tokens), "token_per")]
         self.map_head = MAPHead(num_readouts=self.num_tokens) if self.use_map else None
         self.vocab_proj = nn.Dense(self.vocab_size * entries // self.num_tokens)
         self.action_tokenizer = BinTokenizer(n_bins=self.vocab_size, bin_type=self.normalization_type)
@@ -88,8 +87,6 @@ class DiscreteActionHead(readout.ActionHead):
         if argmax:
             bins = jnp.broadcast_to(jnp.argmax(logits, axis=-1), shape)
         else:
-            if rng is None:
-                raise ValueError("sampling needs rng; pass argmax=True for the likeliest action")
             bins = jax.random.categorical(rng, logits / temperature, axis=-1, shape=shape)
         return self.action_tokenizer.decode(bins)
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.batches import BatchError
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.token_groups import TokenGroup
 
@@ -47,7 +47,7 @@ class ActionHead(nn.Module):
         """
         horizon, dim = self.action_horizon, self.action_dim
         if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
-            raise BatchError(
+            raise ConfigError(
                 f"the head predicts (B, W, {horizon}, {dim}); found action {actions.shape} "
                 f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such "
                 "chunks"
@@ -64,18 +64,7 @@ class ActionHead(nn.Module):
 
 def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) -> TokenGroup:
     """The group a head reads, tokens float32[B, W, n, D]."""
-    if readout_key not in transformer_outputs:
-        raise ConfigError(
-            f"the head reads {readout_key!r}, the transformer gives {sorted(transformer_outputs)}; "
-            "set the head's readout_key, or add the readout"
-        )
-    group = transformer_outputs[readout_key]
-    if group.tokens.ndim != 4:
-        raise ConfigError(
-            f"the head reads {readout_key!r}, which must be (B, W, n, D) and is {group.tokens.shape}: "
-            "use a readout or an obs group"
-        )
-    return group
+    return transformer_outputs[choose(readout_key, sorted(transformer_outputs), "the head's readout_key")]
 
 
 def pool(group: TokenGroup, map_head: Any | None, train: bool) -> jax.Array:
@@ -97,9 +86,8 @@ def continuous_loss(
     Both are means over entries times `action_dim`, the scale of upstream's continuous heads.
     """
     squared = jnp.square(predictions - targets)
-    if loss_type not in ("mse", "l1"):
-        raise ConfigError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
-    loss = masked_mean(squared if loss_type == "mse" else jnp.abs(predictions - targets), mask)
+    kind = choose(loss_type, ("mse", "l1"), "loss_type")
+    loss = masked_mean(squared if kind == "mse" else jnp.abs(predictions - targets), mask)
     return loss * action_dim, {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gap_vla.octo import OctoModel
+from gap_vla.octo.model import OctoModel
 
 jax.config.update("jax_default_matmul_precision", "highest")  # as on a processor; a GPU would multiply in TF32
 

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import numpy as np
-import octo_golden as golden
 
-from gap_vla.octo import OctoModule
-from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.parameters import parameter_shapes
+from tests.helpers import octo_golden as golden
 
 FILES = {"octo-small-1.5": "octo_small_1.5_tree.json", "octo-base-1.5": "octo_base_1.5_tree.json"}
 
