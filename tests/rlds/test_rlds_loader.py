@@ -19,7 +19,7 @@ from synthetic_demos import same
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
-from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.checking.run import check_dataset
 from gap_vla.rlds.loader import gathered
 from gap_vla.rlds.windows import Windows
 

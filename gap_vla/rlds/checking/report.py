@@ -1,164 +1,120 @@
-"""What checks read, what they say, and the page that shows it."""
+"""What checks say, and the page that shows it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from markupsafe import Markup
+from gap_vla.core.files import mark, replacing, write_json
+from gap_vla.drawing.markup import data_uri, plain, render
 
-from gap_vla.core.outputs import writing_all
-from gap_vla.drawing.markup import data_uri, html_table, page, part, plain
-
-Level = Literal["error", "warning", "note"]
+LEVELS = ("error", "warning", "note")
+"""`error`: training on it would be wrong; `warning`: look at it; `note`: a convention, which is as good as another."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One statement about the data.
+    """One statement about one episode, or about all.
 
     Attributes:
-        level: `error` (training on it would be wrong), `warning` (look at it), `note`.
         check: name of the check.
-        message: what was found and what to do.
-        episode: `split[index]`, with its name in the source where that is known; "" for the whole dataset.
-        step: first step concerned, or None.
+        message: what was found and what to do; the same for every episode of which it is found.
+        episode: its name; "" for the whole dataset.
+        detail: the value in this episode, or the place.
     """
 
-    level: Level
+    level: Literal["error", "warning", "note"]
     check: str
     message: str
     episode: str = ""
-    step: int | None = None
-
-    @property
-    def where(self) -> str:
-        return self.episode + (f" step {self.step}" if self.step is not None else "")
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.check}: {self.where + ': ' if self.where else ''}{self.message}"
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
-    """One episode of any RLDS dataset.
+class Kind:
+    """Findings that say the same: the first one, and of which episodes they are."""
 
-    Attributes:
-        name: `split[index]`.
-        images: camera to uint8[T, h, w, 3].
-        fields: every other numeric step field by path (`observation/proprio`, `action`, …), leading dimension T; and
-            `rho` and `change_point`, whatever they are.
-        language: instruction per step.
-        proprio: float32[T, 9 * arms] if the layout of the state is known, else None.
-        action: float32[T, A], or float64 where numbers are stored in more bits.
-        action_limit: the largest action that there may be; None: in the robot's own units.
-        glances: camera to its mean picture in a few cells, which stays when the pictures go.
-        source: its name in what the dataset was made from, where the dataset tells.
-        state: [T, S], the state as it is stored; None: there is none.
-        unsaid: what lies in the place of the instruction, if not one text a step.
-        doubt: why the layout does not read this state as what it says, if so.
-        prints: camera to a hash of each of its pictures; these stay too.
-        read: every step field that was read, whatever it holds.
-        texts: fields that tell the instruction, a text per step.
-        about: `episode_metadata`, its texts and numbers.
-        extra: what its `extra_json` says.
-    """
-
-    name: str
-    images: dict[str, np.ndarray]
-    fields: dict[str, np.ndarray]
-    language: list[str]
-    proprio: np.ndarray | None
-    action: np.ndarray
-    action_limit: float | None = 1.0
-    glances: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    source: str = ""
-    prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
-    state: np.ndarray | None = None
-    doubt: str = ""
-    unsaid: str = ""
-    read: frozenset[str] = frozenset()
-    texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.action)
+    first: Finding
+    episodes: tuple[str, ...]
 
     @property
-    def known_state(self) -> np.ndarray | None:
-        """[T, S], `proprio`, or where the layout is not known the state as it is stored; None: there is none."""
-        return self.state if self.proprio is None else self.proprio
+    def where(self) -> str:
+        if not self.episodes:
+            return self.first.detail
+        count = f"{len(self.episodes)} episodes, first " if len(self.episodes) > 1 else ""
+        return f"{count}{self.episodes[0]}" + (f": {self.first.detail}" if self.first.detail else "")
 
-    @property
-    def arms(self) -> int:
-        return 0 if self.proprio is None else self.proprio.shape[1] // 9
+    def __str__(self) -> str:
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.first.level}: {self.first.check}: {self.first.message}{where}"
 
 
-_SHOWN_PER_CHECK = 8
+def kinds(findings: Iterable[Finding]) -> list[Kind]:
+    """One for all findings that say the same; errors first."""
+    found: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        found.setdefault((one.level, one.check, one.message), []).append(one)
+    grouped = [Kind(all_[0], tuple(dict.fromkeys(f.episode for f in all_ if f.episode))) for all_ in found.values()]
+    return sorted(grouped, key=lambda kind: LEVELS.index(kind.first.level))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What `check_dataset` found.
 
     Attributes:
-        dataset: the version directory.
-        summary: counts, lengths, fields, identity; JSON-able.
-        findings: every statement, errors first.
+        dataset: what was checked.
+        account: which array was read as what.
+        summary: counts and lengths; JSON-able.
+        findings: every kind of finding, errors first.
         pictures: (caption, PNG) of some episodes, those with findings first.
     """
 
     dataset: Path
-    summary: dict[str, Any]
-    findings: list[Finding]
+    account: str
+    summary: Mapping[str, Any]
+    findings: list[Kind]
     pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
 
     def count(self, level: str) -> int:
-        return sum(f.level == level for f in self.findings)
+        return sum(kind.first.level == level for kind in self.findings)
 
     def exit_status(self, strict: bool = False) -> int:
         """0 if usable, 1 with errors (`strict`: or warnings)."""
         return int(self.count("error") > 0 or (strict and self.count("warning") > 0))
 
-    def text(self) -> str:
-        """The summary, the findings (the first few of each kind), and the verdict."""
-        lines = [f"{self.dataset}"]
-        lines += [f"  {key}: {value}" for key, value in self.summary.items() if not isinstance(value, dict)]
-        shown: Counter[tuple[str, str]] = Counter()
-        for finding in self.findings:
-            kind = (finding.level, finding.check)
-            shown[kind] += 1
-            if shown[kind] <= _SHOWN_PER_CHECK:
-                lines.append(str(finding))
-        for (level, check), count in shown.items():
-            if count > _SHOWN_PER_CHECK:
-                lines.append(f"{level}: {check}: … {count} of these in all")
-        lines.append(f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes")
-        return "\n".join(lines)
+    @property
+    def verdict(self) -> str:
+        usable = "it would spoil a training" if self.count("error") else "usable"
+        counts = (f"{self.count(level)} {level}{'s' * (self.count(level) != 1)}" for level in LEVELS)
+        return f"{usable}: {', '.join(counts)}"
 
-    def account(self) -> dict[str, Any]:
-        """All but the pictures; JSON-able with `default=str`."""
-        return {"dataset": self.dataset, **self.summary, "findings": [dataclasses.asdict(f) for f in self.findings]}
+    def text(self) -> str:
+        """What was read, every kind of finding in a line, and the verdict."""
+        lines = [self.account, *(f"  {key}: {value}" for key, value in self.summary.items())]
+        return "\n".join([*lines, *map(str, self.findings), self.verdict])
 
     def save(self, directory: Path) -> Path:
-        """Writes `check.json` and `check.html`; returns the page."""
-        html = directory / "check.html"
-        with writing_all([directory / "check.json", html], "check") as (account, page):
-            account.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
-            page.write_text(self.page(), encoding="utf-8", errors="backslashreplace")
-        return html
+        """Writes the folder, with `check.json` and `check.html`; returns the page."""
+        with replacing(directory) as folder:
+            folder.mkdir()
+            found = [{**dataclasses.asdict(kind.first), "episodes": kind.episodes} for kind in self.findings]
+            content = {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
+            write_json(folder / "check.json", content)
+            (folder / "check.html").write_text(self.page(), encoding="utf-8")
+            mark(folder, "check")
+        return directory / "check.html"
 
     def page(self) -> str:
         """HTML without any outside resource."""
-        counts = f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes"
-        rows = [(f.level, f.check, f.episode, "" if f.step is None else f.step, f.message) for f in self.findings]
-        found = html_table([("level", "check", "episode", "step", "finding"), *rows])
-        image = '<h3>{}</h3><img class="chart" src="{}">'
-        pictures = [Markup(image).format(caption, data_uri(png, "image/png")) for caption, png in self.pictures]
-        head = Markup("<p>{}</p>").format(counts), part("facts", plain(self.summary)), Markup("<h2>Findings</h2>")
-        return page(f"{self.dataset.parent.name} {self.dataset.name}", *head, found, *pictures)
+        return render(
+            "rlds/checking/templates/check.html",
+            title=str(self.dataset),
+            verdict=self.verdict,
+            findings=self.findings,
+            account=self.account,
+            summary=plain(self.summary),
+            pictures=[(caption, data_uri(png, "image/png")) for caption, png in self.pictures],
+        )

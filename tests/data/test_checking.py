@@ -1,0 +1,329 @@
+"""Each spoiled dataset is caught by the check that is meant for it; sound ones pass, whatever their conventions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from gap_vla.core.columns import DELTA, POSE, Columns
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError
+from gap_vla.rlds.checking.report import Report
+from gap_vla.rlds.checking.run import check_source
+
+
+@dataclasses.dataclass
+class Memory:
+    """Episodes in memory, as a source."""
+
+    episodes: list[Any]
+    splits: list[str] | None = None
+    kind: str = "memory"
+    path: Path = Path("demos")
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def read(self, index: int) -> Episode:
+        if isinstance(one := self.episodes[index], Exception):
+            raise one
+        return one
+
+    def account(self) -> str:
+        return f"demos: {len(self)} episodes"
+
+
+@functools.cache
+def physical(index: int, steps: int = 60) -> Episode:
+    """An arm that does what its actions say: 2 cm and 0.2 rad per unit, closing at half time."""
+    rng = np.random.default_rng(index)
+    smooth = np.tanh(np.cumsum(rng.normal(size=(steps, 6)), 0))
+    action = np.concatenate([smooth, np.where(np.arange(steps) < steps // 2, -1, 1)[:, None]], 1)
+    position = np.concatenate([np.zeros((1, 3)), np.cumsum(0.02 * action[:-1, :3], 0)])
+    turns = [Rotation.identity()]
+    for command in action[:-1, 3:6]:
+        turns.append(Rotation.from_rotvec(0.2 * command) * turns[-1])
+    quaternion = np.array([np.roll(turn.as_quat(), 1) for turn in turns])
+    for before, after in itertools.pairwise(quaternion):
+        after *= np.sign(before @ after)  # one hemisphere
+    close = np.clip((np.arange(steps) - steps // 2) / 8, 0, 1)
+    fingers = 0.04 * np.stack([1 - close, close - 1], 1)
+    points = np.arange(steps) == steps // 2
+    return Episode(
+        images={"image_primary": rng.integers(0, 256, (steps, 8, 8, 3), np.uint8)},
+        proprio=np.concatenate([position, quaternion, fingers], 1).astype(np.float32),
+        action=action.astype(np.float32),
+        language_instruction="lift",
+        rho=(np.where(abs(np.arange(steps) - steps // 2) < 3, 0.9, 0.1) + 0.01 * rng.random(steps)).astype(np.float32),
+        change_point=points,
+        columns=POSE,
+        action_columns=DELTA,
+    )
+
+
+SOUND = [physical(i) for i in range(4)]
+LENGTHS = [[60] * 4, [24, 31, 45, 80, 27, 33], [150, 130]]
+
+
+def checked(episodes: list[Any], **source: Any) -> Report:
+    return check_source(Memory(episodes, **source), pictures=0)  # type: ignore[arg-type]
+
+
+def found(report: Report, level: str = "") -> set[tuple[str, str]]:
+    return {(k.first.level, k.first.check) for k in report.findings if k.first.level.startswith(level)}
+
+
+def told(report: Report, level: str) -> str:
+    return "\n".join(str(kind) for kind in report.findings if kind.first.level == level)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_sound_dataset_passes(lengths: list[int]) -> None:
+    report = checked([physical(i, steps) for i, steps in enumerate(lengths)])
+    assert found(report) == {("note", "convention")} and report.exit_status(strict=True) == 0
+    assert "high gripper action closes the gripper" in told(report, "note")
+
+
+# Conventions
+
+
+def _converted(change: Callable[[Episode], dict[str, Any]], lengths: list[int]) -> Report:
+    return checked([(e := physical(i, steps)).replace(**change(e)) for i, steps in enumerate(lengths)])
+
+
+def _opens(e: Episode) -> dict[str, Any]:
+    action = e.action.copy()
+    action[:, 6] = (1 - action[:, 6]) / 2
+    return {"action": action}
+
+
+def _absolute(e: Episode) -> dict[str, Any]:
+    ahead = np.concatenate([e.proprio[1:, :3], e.proprio[-1:, :3]]) + np.array([0.4, 0, 0.2])
+    state = e.proprio + np.float32([0.4, 0, 0.2, 0, 0, 0, 0, 0, 0])
+    return {"proprio": state, "action": np.concatenate([ahead, e.action[:, 3:]], 1).astype(np.float32)}
+
+
+def _absolute_elsewhere(e: Episode) -> dict[str, Any]:
+    changed = _absolute(e)
+    return {**changed, "action": changed["action"] + np.float32([-0.9, 0.5, 0.3, 0, 0, 0, 0])}
+
+
+def _joints(e: Episode) -> dict[str, Any]:
+    """Six joints and a gripper, and their targets three steps ahead, as from a leader arm."""
+    state = np.concatenate([e.proprio[:, :6] + 0.3, e.proprio[:, 7:8] * 25], 1)
+    ahead = state[np.minimum(np.arange(len(e)) + 3, len(e) - 1)]
+    arm = Columns.parse("joints:6 gripper_01")
+    return {"proprio": state, "action": ahead, "columns": arm, "action_columns": arm}
+
+
+def _undescribed_joints(e: Episode) -> dict[str, Any]:
+    return {**_joints(e), "columns": None, "action_columns": None}
+
+
+def _no_action(e: Episode) -> dict[str, Any]:
+    return {"action": e.action[:, :0], "action_columns": None}
+
+
+def _hand_frame(e: Episode) -> dict[str, Any]:
+    """As of a hand that points down: y and z the other way."""
+    return {"action": e.action * np.float32([1, -1, -1, 1, 1, 1, 1])}
+
+
+def _no_text(e: Episode) -> dict[str, Any]:
+    return {"language_instruction": ""}
+
+
+def _missing_camera(e: Episode) -> dict[str, Any]:
+    images = {**e.images, "image_1": np.zeros_like(e.images["image_primary"])}
+    return {"images": images, "metadata": {"missing_cameras": ["image_1"]}}
+
+
+def _raw_units(e: Episode) -> dict[str, Any]:
+    return {"action": e.action * np.float32(3.75)}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize(
+    ("convention", "note"),
+    [
+        (_opens, "high gripper action opens"),
+        (_absolute, "absolute positions"),
+        (_absolute_elsewhere, "absolute positions"),
+        (_joints, "absolute joints"),
+        (_undescribed_joints, "targets for the columns"),
+        (_no_action, "no action"),
+        (_no_text, "no language instruction"),
+        (_missing_camera, "image_1 is missing"),
+        (_raw_units, "not within [-1, 1]"),
+        (lambda e: {"columns": None}, "--columns"),
+        (lambda e: {"rho": None, "change_point": None}, ""),
+    ],
+)
+def test_a_convention_is_a_note_whatever_the_lengths(
+    convention: Callable[[Episode], dict[str, Any]], note: str, lengths: list[int]
+) -> None:
+    report = _converted(convention, lengths)
+    assert found(report, "e") == found(report, "w") == set() and note in told(report, "note")
+    assert report.exit_status(strict=True) == 0
+
+
+def test_another_frame_is_no_error() -> None:
+    report = _converted(_hand_frame, LENGTHS[0])
+    assert report.exit_status() == 0 and "y, z" in told(report, "warning")
+
+
+# Faults
+
+
+def _set(field: str, change: Callable[[np.ndarray], Any]) -> Callable[[Episode], dict[str, Any]]:
+    def changed(e: Episode) -> dict[str, Any]:
+        values = getattr(e, field).copy()
+        new = change(values)
+        return {field: (values if new is None else new).astype(values.dtype)}
+
+    return changed
+
+
+def _film(change: Callable[[np.ndarray], Any]) -> Callable[[Episode], dict[str, Any]]:
+    def changed(e: Episode) -> dict[str, Any]:
+        frames = e.images["image_primary"].copy()
+        change(frames)
+        return {"images": {"image_primary": frames}}
+
+    return changed
+
+
+def _put(where: Any, value: Any) -> Callable[[np.ndarray], Any]:
+    return lambda array: array.__setitem__(where, value)
+
+
+def _jump(p: np.ndarray) -> None:
+    p[12:, 0] += 0.9
+
+
+def _flip(p: np.ndarray) -> None:
+    p[10:, 3:7] *= -1
+
+
+def _stutter(f: np.ndarray) -> None:
+    f[1::2] = f[: len(f) - len(f) % 2 : 2]
+
+
+def _xyzw(p: np.ndarray) -> None:
+    p[:, 3:7] = np.roll(p[:, 3:7], -1, 1)
+
+
+ERRORS = [
+    (_set("action", lambda a: a * [1, -1, 1, 1, 1, 1, 1]), "frame"),
+    (_set("action", lambda a: a * [1, 1, 1, 1, 1, -1, 1]), "frame"),
+    (_set("action", lambda a: np.concatenate([a[:1], a[:-1]])), "time"),
+    (_set("proprio", _xyzw), "quaternion"),
+    (_set("proprio", lambda p: p * [1, 1, 1, 1.5, 1.5, 1.5, 1.5, 1, 1]), "quaternion"),
+    (_film(_put(7, 0)), "blank"),
+    (_film(_put(7, (0, 135, 0))), "blank"),
+    (_set("change_point", _put(0, True)), "rho"),
+]
+WARNINGS = [
+    (_set("proprio", _jump), "jump"),
+    (_set("proprio", lambda p: p * [1000, 1000, 1000, 1, 1, 1, 1, 1, 1]), "reach"),
+    (_set("proprio", lambda p: p[:1] + 0 * p), "constant"),
+    (_set("action", lambda a: 0 * a), "constant"),
+    (_set("proprio", _flip), "quaternion"),
+    (_set("action", lambda a: a * [1, 1, 0.1, 1, 1, 1, 1]), "scale"),
+    (_film(_stutter), "still"),
+    (_film(_put(slice(None), 0)), "blank"),
+    (_film(lambda f: f.__ifloordiv__(64)), "blank"),
+    (_set("rho", lambda r: 1 - r), "rho"),
+    (_set("rho", lambda r: 0.3 * r), "rho"),
+    (_set("change_point", lambda c: np.arange(len(c)) > 3), "rho"),
+]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize(("spoil", "check"), ERRORS)
+def test_what_would_spoil_a_training_is_an_error_whatever_the_lengths(
+    spoil: Callable[[Episode], dict[str, Any]], check: str, lengths: list[int]
+) -> None:
+    report = _converted(spoil, lengths)
+    assert ("error", check) in found(report) and report.exit_status() == 1
+
+
+@pytest.mark.parametrize(("spoil", "check"), WARNINGS)
+def test_what_should_be_looked_at_is_a_warning(spoil: Callable[[Episode], dict[str, Any]], check: str) -> None:
+    report = _converted(spoil, LENGTHS[0])
+    assert ("warning", check) in found(report)
+    assert report.exit_status() == 0 and report.exit_status(strict=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (_set("action", lambda a: a * [1, 1, 1, 1, 1, 1, -1]), "gripper"),
+        (_set("action", lambda a: np.concatenate([a[:, :6], (a[:, 6:] + 1) / 2], 1)), "gripper"),
+        (_set("action", lambda a: a * [3, 3, 3, 1, 1, 1, 1]), "scale"),
+        (_set("action", lambda a: np.roll(a, -4, 0)), "time"),
+    ],
+)
+def test_an_episode_unlike_the_others_is_named(spoil: Callable[[Episode], dict[str, Any]], check: str) -> None:
+    episodes = [physical(i) for i in range(6)]
+    report = checked([*episodes[:2], episodes[2].replace(**spoil(episodes[2])), *episodes[3:]])
+    (kind,) = [kind for kind in report.findings if kind.first.level == "warning"]
+    assert (kind.first.check, kind.episodes) == (check, ("episode 2",))
+
+
+def test_a_finding_of_many_episodes_is_one_line_with_a_count() -> None:
+    report = _converted(_film(_put(slice(None), 0)), [20] * 30)
+    lines = [line for line in report.text().splitlines() if "one colour" in line]
+    assert len(lines) == 1 and "30 episodes" in lines[0]
+
+
+def test_an_episode_that_cannot_be_read_is_an_error_and_the_others_are_checked() -> None:
+    report = checked([*SOUND, EpisodeError("proprio is NaN at step 3")])
+    assert ("error", "unreadable") in found(report) and "NaN at step 3" in report.text()
+    assert report.summary["episodes"] == "4"
+
+
+def _cut(e: Episode, first: int, last: int) -> Episode:
+    parts = {name: getattr(e, name)[first:last] for name in ("proprio", "action", "rho", "change_point")}
+    return e.replace(**parts, images={})
+
+
+@pytest.mark.parametrize(
+    ("again", "splits", "level"),
+    [
+        (SOUND[0], None, "warning"),
+        (SOUND[0], ["train"] * 4 + ["val"], "error"),
+        (_cut(SOUND[0], 20, 50), None, "warning"),
+    ],
+)
+def test_episodes_that_occur_twice_are_found(again: Episode, splits: list[str] | None, level: str) -> None:
+    assert (level, "duplicate") in found(checked([*SOUND, again], splits=splits))
+
+
+def test_episodes_may_begin_alike() -> None:
+    alike = [e.replace(proprio=e.proprio.copy(), action=e.action.copy()) for e in SOUND]
+    for e in alike[1:]:
+        e.proprio[:24], e.action[:24] = alike[0].proprio[:24], alike[0].action[:24]
+    assert not [one for one in found(checked(alike)) if one[1] == "duplicate"]
+
+
+def test_two_cameras_that_show_the_same_are_found() -> None:
+    report = _converted(lambda e: {"images": {**e.images, "image_wrist": e.images["image_primary"]}}, LENGTHS[0])
+    assert ("warning", "pictures") in found(report)
+
+
+def test_the_page_shows_the_verdict_the_findings_and_some_episodes(tmp_path: Path) -> None:
+    odd = SOUND[2].replace(**_set("proprio", _jump)(SOUND[2]))
+    report = check_source(Memory([*SOUND[:2], odd]), pictures=2)  # type: ignore[arg-type]
+    page = report.save(tmp_path / "check").read_text()
+    assert report.verdict in page and page.count("data:image/png") == 2 and "far in one step" in page
+    assert report.pictures[0][0].startswith("episode 2")
+    assert (tmp_path / "check" / "check.json").exists() and (tmp_path / "check" / "made_by.json").exists()
