@@ -22,10 +22,9 @@ from PIL import Image
 
 import gap_vla.cli.annotate
 from gap_vla.core import outputs, whole
-from gap_vla.core.episode import EpisodeError
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.outputs import OutputError
-from gap_vla.phases import MotionError, annotate, load_annotator
+from gap_vla.phases import annotate, load_annotator
 from gap_vla.rlds import build_dataset
 from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files, hdf5_files
 from gap_vla.rlds.annotating.files import show_episode, write_report
@@ -150,9 +149,9 @@ def test_further_columns_count_where_they_are_named(tmp_path, capsys):
         annotate_files(folder, tmp_path / "g", method="gaussian", extra="joints")
     (folder / "1.npz").unlink()
     learnt = annotate_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
-    with pytest.raises(MotionError, match="the annotator was fitted on"):
+    with pytest.raises(EpisodeError, match="the annotator was fitted on"):
         annotate_files(folder, tmp_path / "e", annotator=learnt.annotator)
-    with pytest.raises(MotionError, match=r"1 arms, rotations 1, others 2; the annotator was fitted on .* others 4"):
+    with pytest.raises(EpisodeError, match=r"1 arms, rotations 1, others 2; the annotator was fitted on .* others 4"):
         annotate_files(folder, tmp_path / "h", annotator=done.annotator)
     again = annotate_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
     assert again.annotation.rho[0].tobytes() == learnt.annotation.rho[0].tobytes()
@@ -603,7 +602,7 @@ def test_a_state_of_more_arms_than_actions_is_told(tmp_path, capsys):
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
     one_arm = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
     two_arms = write_npz(tmp_path / "two", demos(2, arms=2))
-    with pytest.raises(MotionError, match="the annotator was fitted on"):
+    with pytest.raises(EpisodeError, match="the annotator was fitted on"):
         annotate_files(two_arms, tmp_path / "out2", annotator=one_arm.annotator)
 
 
@@ -795,7 +794,7 @@ def test_an_opening_beside_position_and_quaternion_has_no_unit(tmp_path, capsys)
     assert read_episode(folder, 0).metadata["opening_unit"] == "1"
     np.savez(folder / "1.npz", proprio=state, image_primary_index=np.arange(80))
     capsys.readouterr()
-    with pytest.raises(MotionError, match="gripper openings are in m"):
+    with pytest.raises(EpisodeError, match="gripper openings are in m"):
         annotate_files(folder, tmp_path / "out", method="gaussian")
     said = capsys.readouterr().out
     assert "or position, quaternion wxyz, gripper" in said and "not taken: image_primary_index\n" in said

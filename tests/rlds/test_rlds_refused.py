@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from synthetic_demos import make_episode
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.demos import open_source
 from gap_vla.phases import annotate
-from gap_vla.phases.motion import MotionError
 from gap_vla.rlds import build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating.files import annotate_files, show_episode
 from gap_vla.rlds.convert import dry_run
@@ -225,7 +225,7 @@ def test_an_episode_that_the_annotator_refuses_leaves_nothing(npz: Path, tmp_pat
     episode = dict(np.load(source / "demo_2.npz"))
     episode |= {key: np.tile(episode[key], 2) for key in ("proprio", "action")}  # two arms
     np.savez(source / "demo_2.npz", **episode)
-    with pytest.raises(MotionError, match="demo_2 has 2 arms"):
+    with pytest.raises(EpisodeError, match="demo_2 has 2 arms"):
         build_dataset(source, tmp_path / "a", "toy", kind="npz", method="gaussian", fit_episodes=1)
     assert not [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
 
