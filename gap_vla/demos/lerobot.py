@@ -12,12 +12,12 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gap_vla.core.columns import Columns
-from gap_vla.core.errors import EpisodeError
+from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import mark, read_json, replacing, write_json
 from gap_vla.demos.arrays import as_text
 from gap_vla.demos.fields import AS_DECLARED, Fields
@@ -32,20 +32,33 @@ BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index
 _ON_HAND = ("wrist", "hand", "gripper")
 
 
+class Film(NamedTuple):
+    """Where the film of an episode is, and where it begins in it: in seconds by the index, and behind all episodes
+    before it; None: the film holds this episode alone."""
+
+    file: Path
+    start: float | None = None
+    counted: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class LeRobotPlace(Place):
     """An episode: rows `first` to `first + length` of the table `file` (-1: all), and where its films are.
 
     Attributes:
-        films: feature to film and the second in it at which the episode begins; None: the film is the episode's own.
+        films: feature to film.
         texts: its tasks by the index.
     """
 
     number: int
     first: int = 0
     length: int = -1
-    films: Mapping[str, tuple[Path, float | None]] = dataclasses.field(default_factory=dict)
+    films: Mapping[str, Film] = dataclasses.field(default_factory=dict)
     texts: tuple[str, ...] = ()
+
+    def has(self, camera: str) -> bool:
+        """Whether the film of a camera was downloaded."""
+        return camera in self.films and self.films[camera].file.exists()
 
 
 class LeRobot(ArraySource):
@@ -57,13 +70,14 @@ class LeRobot(ArraySource):
     INSIDE = ("observation.images.", "observation.", "observation.image.")
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
-        self._told_missing = False
+        self._told_odd_film = False
         super().__init__(path, fields)
         films = [name for name in self.cameras.values() if self._features[name]["dtype"] == "video"]
-        kept = [place for place in self.places if all(place.films[name][0].exists() for name in films)]
+        kept = [place for place in self.places if all(map(place.has, films))]
         if not kept:
-            lost = self.places[0].films[films[0]][0]
-            raise EpisodeError(f"{lost} is not there, nor that of another episode; download it, or choose with --image")
+            raise EpisodeError(
+                f"{self.path}: no films of {', '.join(films)} are here; download some, or choose by --image"
+            )
         if lacking := len(self.places) - len(kept):
             self.notes.append(f"{lacking} of {len(self.places)} episodes have no films here and are left out")
         self.places = kept
@@ -82,8 +96,11 @@ class LeRobot(ArraySource):
         self._fps = float(info["fps"])
         self._tasks = {int(row["task_index"]): _task(row) for row in _rows(meta, ("tasks.jsonl", "tasks.parquet"))}
         index = {int(row["episode_index"]): row for row in _rows(meta, ("episodes.jsonl", "episodes/**/*.parquet"))}
-        films = self._films(index, third=version[:2] == "v3")
-        tables = self._tables(index) if version[:2] == "v3" else self._own_tables(index)
+        try:
+            films = self._films(index, third=version[:2] == "v3")
+            tables = self._tables(index) if version[:2] == "v3" else self._own_tables(index)
+        except KeyError as error:
+            raise EpisodeError(f"{meta}: the index says nothing of {error}; download it again") from None
         places = []
         for number, (file, first, length) in sorted(tables.items()):
             texts = index.get(number, {}).get("tasks")
@@ -126,26 +143,24 @@ class LeRobot(ArraySource):
             file_index=own.get(f"{part}/file_index", 0),
         )
 
-    def _films(self, index: Mapping[int, Any], third: bool) -> dict[int, dict[str, tuple[Path, float | None]]]:
+    def _films(self, index: Mapping[int, Any], third: bool) -> dict[int, dict[str, Film]]:
         """Of each episode, the films of all cameras."""
-        films: dict[int, dict[str, tuple[Path, float | None]]] = {number: {} for number in index}
+        films: dict[int, dict[str, Film]] = {number: {} for number in index}
         for camera in (name for name, feature in self._features.items() if feature["dtype"] == "video"):
             files = {number: self._file("video_path", number, index, camera) for number in sorted(index)}
             for file, group in itertools.groupby(files, key=files.__getitem__) if third else ():
                 own = list(group)
                 lengths = [index[number]["length"] / self._fps for number in own]
                 starts = [float(index[number].get(f"videos/{camera}/from_timestamp") or 0) for number in own]
-                behind = np.cumsum([0.0, *lengths])
-                ends = np.add(starts, lengths)
-                if (
-                    np.array(starts[1:]) < ends[:-1] - 0.5 / self._fps
-                ).any():  # the windows overlap: the index is wrong
-                    starts = behind[:-1].tolist()
-                    self.notes.append(f"{file}: the index' times of its episodes overlap; they are taken one by one")
-                for number, start in zip(own, starts):
-                    films[number][camera] = file, start
+                counted = [0.0, *np.cumsum(lengths).tolist()]
+                ends = np.add(starts, lengths) - 0.5 / self._fps
+                if any(following < end for following, end in zip(starts[1:], ends)):
+                    starts = counted
+                    self.notes.append(f"{file}: by the index its episodes overlap; they are read one behind the other")
+                for number, start, behind in zip(own, starts, counted):
+                    films[number][camera] = Film(file, start, behind)
             for number, file in files.items() if not third else ():
-                films[number][camera] = file, None
+                films[number][camera] = Film(file)
         return films
 
     # What is declared
@@ -161,7 +176,7 @@ class LeRobot(ArraySource):
         there = [
             name
             for name in found
-            if self._features[name]["dtype"] == "image" or any(place.films[name][0].exists() for place in self.places)
+            if self._features[name]["dtype"] == "image" or any(place.has(name) for place in self.places)
         ]
         if len(there) < len(found):
             self.notes.append(f"no films of {', '.join(name for name in found if name not in there)} are here")
@@ -183,9 +198,9 @@ class LeRobot(ArraySource):
 
         arrays = _Arrays(self, place)
         try:
-            success = [name for name in SUCCESS if name in self._features]
+            success = [name for name in SUCCESS if name in arrays]
             yield Recording(arrays, self._instruction_of(arrays, place), arrays[success[0]] if success else True)
-        except EpisodeError:
+        except UserError:
             raise
         except (OSError, pa.ArrowException, ValueError) as error:
             raise EpisodeError(
@@ -200,14 +215,22 @@ class LeRobot(ArraySource):
 
     def frames(self, place: LeRobotPlace, name: str, steps: int) -> np.ndarray:
         """The pictures of a camera whose pictures are in films."""
-        file, start = place.films[name]
-        frames, missing = film_frames(file, steps, self._fps, start)
-        if missing and not self._told_missing:
-            self._told_missing = True
-            print(
-                f"note: {file} lacks the pictures of {missing} steps of episode {place.name}; others stand in",
-                flush=True,
-            )
+        film = place.films[name]
+        found: list[tuple[int, np.ndarray]] = []
+        for start in dict.fromkeys((film.start, film.counted)):
+            try:
+                frames, missing = film_frames(film.file, steps, self._fps, start)
+                found.append((missing, frames))
+            except EpisodeError:
+                if not found and start == film.counted:
+                    raise
+            if found and not found[-1][0]:
+                break  # else the film ends before the times of the index
+        missing, frames = min(found, key=lambda one: one[0])
+        if missing and not self._told_odd_film:
+            self._told_odd_film = True
+            said = f"{film.file} lacks the pictures of {missing} steps of episode {place.name}"
+            print(f"note: {said}; those beside them stand in their places", flush=True)
         return frames
 
     def task_names(self, numbers: np.ndarray) -> list[str]:
@@ -274,7 +297,9 @@ class _Arrays(Mapping[str, Any]):
         return source.task_names(values) if named_text else values
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._source._features if name not in BOOKKEEPING)
+        features, columns = self._source._features, _columns(self._place.file)
+        there = (name for name in features if features[name]["dtype"] == "video" or name in columns)
+        return (name for name in there if name not in BOOKKEEPING)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -307,7 +332,14 @@ def _starts(file: Path) -> list[int]:
     return [0, *itertools.accumulate(described.row_group(n).num_rows for n in range(described.num_row_groups))]
 
 
-@functools.lru_cache(maxsize=8)  # a row group may hold many episodes
+@functools.lru_cache(maxsize=1024)
+def _columns(file: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(file).names)
+
+
+@functools.lru_cache(maxsize=4)  # a row group may hold many episodes
 def _group(file: Path, group: int, name: str) -> Any:
     import pyarrow.parquet as pq
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.columns import Columns
-from gap_vla.core.errors import EpisodeError
+from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import mark, replacing
 from gap_vla.demos.arrays import as_text
 from gap_vla.demos.source import ArraySource, Labels, Place, Recording, files_in
@@ -42,7 +42,7 @@ class NpzFolder(ArraySource):
                 success = arrays["success"] if "success" in arrays else True
                 text = arrays["language_instruction"] if "language_instruction" in arrays else ""
                 yield Recording(_Once(arrays), text, success)
-        except EpisodeError:
+        except UserError:
             raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise EpisodeError(f"{place.file} cannot be read as arrays ({error}); write it again") from None

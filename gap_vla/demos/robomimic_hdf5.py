@@ -65,6 +65,7 @@ class RobomimicHDF5(ArraySource):
     INSIDE = ("obs/", "observations/")
 
     def find(self) -> tuple[list[Place], dict[str, list[str]]]:
+        self.OUTPUT = "labelled_demos" if self.path.is_dir() else None
         places: list[Place] = []
         filters: dict[str, list[str]] = {}
         for path in files_in(self.path, HDF5):
@@ -155,14 +156,12 @@ class RobomimicHDF5(ArraySource):
         told = {"task": said.get("task"), "camera": view_of(said)}
         return super().identity() | {key: value for key, value in told.items() if value not in (None, "near")}
 
-    OUTPUT = None
-
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the file, or the files of the folder, and adds `rho` and `change_point` to each demonstration."""
         with replacing(out) as new:
             if self.path.is_dir():
                 new.mkdir()
-                mark(new, "labelled_demos")
+                mark(new, str(self.OUTPUT))
             copies = {file: new / file.name if self.path.is_dir() else new for file in {p.file for p in self.places}}
             for file, copy in copies.items():
                 shutil.copyfile(file, copy)

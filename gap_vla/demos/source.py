@@ -57,7 +57,7 @@ class Source(Sequence[Episode], abc.ABC):
     kind: str
     path: Path
     fields: Fields = AS_DECLARED
-    OUTPUT: ClassVar[str | None] = None
+    OUTPUT: str | None = None
     """The mark of the folder that `write_labels` makes (`gap_vla.core.files.mark`); None: it makes a file."""
 
     @abc.abstractmethod
@@ -163,9 +163,10 @@ class ArraySource(Source):
             self.names = list(first.arrays)
             self.state = self._named(fields.state) or self._of_preset(said.state) or self.state_names()
             self.action = self._named(fields.action) or self._of_preset(said.action) or self._first(self.ACTIONS)
-            cameras = said.images if said.images is not None else self.cameras_of(first)
-            if fields.images is None and not all(map(self._find_name, cameras.values())):
-                cameras = self.cameras_of(first)  # those of the preset are not there
+            cameras = fields.images
+            if cameras is None:  # of a preset's, those that are there
+                of_preset = {camera: name for camera, name in (said.images or {}).items() if self._find_name(name)}
+                cameras = of_preset or self.cameras_of(first)
             self.cameras = {camera: self._named(name)[0] for camera, name in cameras.items()}
             asked = "" if fields.text else fields.instruction
             self._text = (self._named(asked) or [self._find_name(said.instruction)])[0]
@@ -220,7 +221,10 @@ class ArraySource(Source):
         with self.recording(place) as recording:
             arrays = recording.arrays
             state = self.converted(joined(arrays, self.state, where))
-            labels = {name: np.asarray(arrays[name]) for name in LABELS if all(one in arrays for one in LABELS)}
+            steps = (len(state),)
+            beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
+            beside = {name: value for name, value in beside.items() if value.shape == steps}  # others are no labels
+            labels = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
             episode = Episode(
                 images={
                     camera: resized(as_frames(array_at(arrays, name, where)), self.fields.image_size)
@@ -230,7 +234,7 @@ class ArraySource(Source):
                 action=joined(arrays, self.action, where) if self.action else state[:, :0],
                 language_instruction=self._instruction(recording),
                 success=as_truth(recording.success, where),
-                phase=as_names(arrays["phase"]) if "phase" in arrays else None,
+                phase=as_names(beside["phase"]) if "phase" in beside else None,
                 metadata={**recording.metadata, "file_path": str(place.file), "episode_id": place.name},
                 columns=self.columns,
                 action_columns=self.action_columns,
@@ -294,8 +298,7 @@ class ArraySource(Source):
     # What is said and written
 
     def account(self) -> str:
-        taken = {camera: name for camera, name in self.cameras.items()}
-        lines = [super().account(), *(f"  {camera} <- {name}" for camera, name in taken.items())]
+        lines = [super().account(), *(f"  {camera} <- {name}" for camera, name in self.cameras.items())]
         for field, names, columns in (
             ("proprio", self.state, self.columns),
             ("action", self.action, self.action_columns),
@@ -331,14 +334,9 @@ class ArraySource(Source):
                 texts = {name: str(columns) for name, columns in described.items() if columns}
                 phase = {} if episode.phase is None else {"phase": episode.phase}
                 name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
-                np.savez_compressed(
-                    new / f"{name}.npz",
-                    **{**episode.images, **phase, **texts, **own},
-                    proprio=episode.proprio,
-                    action=episode.action,
-                    language_instruction=episode.language_instruction,
-                    success=episode.success,
-                )
+                facts = {"language_instruction": episode.language_instruction, "success": episode.success}
+                arrays: dict[str, Any] = {"proprio": episode.proprio, "action": episode.action, **episode.images}
+                np.savez_compressed(new / f"{name}.npz", **arrays, **phase, **texts, **facts, **own)
             mark(new, "labelled_npz")
 
 
@@ -383,7 +381,8 @@ def chosen(places: list[Any], selection: str, filters: Mapping[str, Sequence[str
                 )
     if selection and not taken:
         raise EpisodeError(f"{path}: none of its {len(places)} episodes is in {selection!r}")
-    return [place for place in places if place in taken] if selection else places
+    wanted = {id(place) for place in taken}
+    return [place for place in places if id(place) in wanted] if selection else places
 
 
 def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None = None) -> Source:

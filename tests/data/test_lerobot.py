@@ -91,8 +91,19 @@ def overlapping_windows(row: dict[str, Any]) -> None:
     row[f"videos/{FRONT}/from_timestamp"] = 0.0
 
 
+def window_in_all_films(row: dict[str, Any]) -> None:
+    row[f"videos/{FRONT}/from_timestamp"] = row["dataset_from_index"] / 10
+
+
 @pytest.mark.parametrize(
-    ("change", "noted"), [(stale_file, True), (counted_anew, False), (odd_window, False), (overlapping_windows, True)]
+    ("change", "noted"),
+    [
+        (stale_file, True),
+        (counted_anew, False),
+        (odd_window, False),
+        (overlapping_windows, True),
+        (window_in_all_films, False),
+    ],
 )
 def test_odd_bookkeeping_in_the_index_is_at_most_a_note(tmp_path: Path, change: Any, noted: bool) -> None:
     root = dataset(tmp_path, files=[0, 0, 1, 1])
