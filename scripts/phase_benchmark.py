@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
-from experiments.cli.phase_benchmark import main
+from experiments.phase_benchmark.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

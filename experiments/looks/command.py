@@ -1,62 +1,94 @@
-"""What scripts/look.py does once its command line is read."""
+"""Look into trained policies: what can be read off their visual features, and when they need another policy's help.
+
+    python scripts/look.py runs/assembly/small-* --probe                 # where objects are, by linear probes
+    python scripts/look.py CONCAT_RUN --takeover VISION_RUN              # another policy acts for ten steps
+
+Prints what was found, and writes it with all figures as JSON. Takeovers continue where they were stopped.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from experiments.looks.kept import AGAIN, kept_probe
-from experiments.looks.page import sections
-from experiments.looks.probe_data import collect_probe_demos
-from experiments.looks.probing import policy_of, probe_runs
-from experiments.looks.takeover import take_over_runs
-from gap_vla.core import files
-from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import refusing
-from gap_vla.core.outputs import claim
-from gap_vla.report.page import write_report
-from gap_vla.report.runs import read_runs
-from gap_vla.training.data import training_rho
+from gap_vla.core.errors import command
 
 
-def look_into(options: argparse.Namespace, command: str) -> Path:
-    """Takeovers and a probe if asked for, then the page, which also shows those of earlier calls and this `command`."""
-    files.claim(options.out, overwrite=options.overwrite)
+@command
+def main(argv: list[str] | None = None) -> None:
+    from gap_vla.sim import VARIANT_NAMES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", help="run directories")
+    add("--probe", action="store_true", help="probe the visual features of small policies, and what each relies on")
+    add("--probe-episodes", type=int, default=60, help="of the expert, collected for it (default 60)")
+    add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
+    add("--episodes", type=int, default=50, help="rollouts per window (default 50)")
+    add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
+    add("--workers", type=int, default=2, help="simulator processes (default 2)")
+    add("--out", type=Path, default=Path("look.json"), help="file of all figures (default look.json)")
+    options = parser.parse_args(argv)
+    if not options.probe and not options.takeover:
+        parser.error("nothing is asked; give --probe, --takeover RUN or both")
+    from experiments.looks.probe import collect_probe_demos, probe_runs, reliance
+    from experiments.looks.takeover import take_over_runs
+    from gap_vla.core.files import write_json
+    from gap_vla.drawing.markup import text_table
+    from gap_vla.report.runs import Run, read_runs
+
     runs = read_runs(options.runs)
-    small = [run for run in runs if run.small]
-    if options.probe and not small:
-        raise UserError("only small policies can be probed, and none of these runs is one; leave --probe away")
-    kept = options.out.with_suffix(".probe") / "probe.json"
-    claim(kept, "probe", suffixes=(".json",), named=False)
-    sizes: dict[Path, int] = {}
-    for run in small if options.probe else ():
-        policy = policy_of(run)  # one that is missing or damaged is found before demonstrations are collected
-        if policy.uses_vision or run is small[0]:  # whose pictures all are probed with
-            sizes[run.path] = run.config["demos"]["image_size"]
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{path} {size}" for path, size in sizes.items())
-        raise UserError(
-            f"a probe shows all runs the same pictures, and they see other sizes ({told}); probe them apart"
-        )
-    probe = None if options.probe else kept_probe(kept, runs)
-    if options.takeover:
-        others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]
-        if not others:
-            raise UserError(f"--takeover {options.takeover} is the only run; name another one that it takes over")
-        for run in others:
-            take_over_runs(
-                run.path,
-                options.takeover,
-                episodes=options.episodes,
-                variant=options.variant,
-                workers=options.workers,
-                command=command,
-            )
+    found: dict[str, Any] = {}
     if options.probe:
-        demos = collect_probe_demos(small[0], options.probe_episodes, workers=options.workers)
-        probe = probe_runs(small, demos, kept, command=command)
-    with refusing(f"{kept}: a probe that cannot be shown", AGAIN, UserError):
-        more = sections(runs, probe)
-    return write_report(
-        options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho
-    )
+        found["probes"] = probe_runs(runs, options.probe_episodes, options.workers)
+        print(text_table(probe_rows(found["probes"])), end="\n\n")
+        relies = {run.label: reliance(run, collect_probe_demos(run, options.probe_episodes)) for run in runs}
+        found["reliance"] = relies
+        rows = [[label, *(f"{cost:.2f}" for cost in costs.values())] for label, costs in relies.items()]
+        print(text_table([["error, times the undisturbed one", *next(iter(relies.values()))], *rows]), end="\n\n")
+    if options.takeover:
+        other = Run.read(options.takeover)
+        how = {"episodes": options.episodes, "variant": options.variant, "workers": options.workers}
+        for run in runs:
+            windows = take_over_runs(run, other, **how)
+            found.setdefault("takeovers", {})[run.label] = {"other": other.label, "windows": windows}
+            print(f"{other.label} takes over from {run.label}")
+            print(text_table(takeover_rows(windows, options.episodes)), end="\n\n")
+    write_json(options.out, found)
+    print(options.out)
+
+
+def probe_rows(probes: dict[str, Any]) -> list[list[str]]:
+    """What is read off, a line each; R², and error in cm or AUC, of every policy's features."""
+    rows = [["held-out", *probes]]
+    for name, part in _keys([one["positions"] for one in probes.values()]):
+        results = [one["positions"].get(name, {}).get(part) for one in probes.values()]
+        rows.append(
+            [f"{name}, {part}", *(_told(one, f"{100 * one['error']:.1f} cm" if one else "") for one in results)]
+        )
+    for name, part in _keys([one["beyond_proprio"] for one in probes.values()]):
+        results = [one["beyond_proprio"].get(name, {}).get(part) for one in probes.values()]
+        rows.append([f"{name}, {part}, beyond proprioception", *map(_told, results)])
+    for part in ("all steps", "transitions"):
+        told = [_told(one["actions"][part]) for one in probes.values()]
+        rows.append([f"expert's action, {part}, beyond proprioception", *told])
+    return [*rows, ["near a switch of phase", *(f"AUC {one['transition']['auc']:.3f}" for one in probes.values())]]
+
+
+def _keys(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((name, part) for one in found for name, parts in one.items() for part in parts))
+
+
+def _told(one: dict[str, Any] | None, more: str = "") -> str:
+    return " ".join(filter(None, (f"R² {one['r2']:.2f}", more))) if one else ""
+
+
+def takeover_rows(windows: list[dict[str, Any]], episodes: int) -> list[list[str]]:
+    """Success in each window, and its difference to no takeover."""
+    rows = [["the other policy acts", f"success of {episodes}", "points", "95 % interval", "McNemar p"]]
+    for one in windows:
+        low, high = (f"{100 * end:+.0f}" for end in one["difference_interval"])
+        change = f"{100 * one['difference']:+.0f}"
+        rows.append([one["window"], str(one["successes"]), change, f"{low} to {high}", f"{one['p_mcnemar']:.2g}"])
+    return rows

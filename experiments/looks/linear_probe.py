@@ -21,10 +21,6 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths tried, in units of the number of training steps."""
 
 
-class ProbeError(UserError, ValueError):
-    """Data that cannot be probed; the message says what is missing."""
-
-
 def probe_positions(
     features: Float[np.ndarray, "n d"], positions: Float[np.ndarray, "n k"], episodes: Int[np.ndarray, " n"]
 ) -> dict[str, Any]:
@@ -34,9 +30,6 @@ def probe_positions(
         On held-out episodes, `r2`: share of the positions' variance (about the training episodes' mean) that is
         explained, negative: worse than that mean; `r2_interval`: 95 %, bootstrapped over episodes; `error`: mean
         distance in m, `mean_error`: the same when that mean is guessed; `steps` and `episodes` that were predicted.
-
-    Raises:
-        ProbeError: fewer than `FOLDS` episodes.
     """
     predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
     for train, test in folds(episodes):
@@ -54,17 +47,10 @@ def probe_switches(
         On held-out episodes, `auc`: probability that a step near a switch scores higher than another one; its
         `auc_interval`; `balanced_accuracy`: mean of both classes' hit rates, at the threshold that balances the
         training episodes; `share` of steps near a switch; `steps`, `episodes`.
-
-    Raises:
-        ProbeError: fewer than `FOLDS` episodes, or only one class, in all or in those that a fold is fitted to.
     """
-    if near.all() or not near.any():
-        raise ProbeError("every step is of the same class; there is nothing to tell apart")
     score, said = np.empty(len(near)), np.empty(len(near), bool)
     target = np.where(near, 1 - near.mean(), -near.mean())[:, None]
     for train, test in folds(episodes):
-        if near[train].all() or not near[train].any():
-            raise ProbeError("one class is in too few episodes to hold some out; a probe needs more that switch")
         own = fit_predict(features[train], target[train], episodes[train], features[train])[:, 0]
         score[test] = fit_predict(features[train], target[train], episodes[train], features[test])[:, 0]
         threshold = (own[near[train]].mean() + own[~near[train]].mean()) / 2
@@ -103,10 +89,10 @@ def _explained(
 
 
 def folds(episodes: Int[np.ndarray, " n"]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit and rows to predict, five times; no episode is in both."""
+    """Rows to fit and rows to predict, five times; no episode is in both. Raises UserError: too few episodes."""
     names = np.unique(episodes)
     if len(names) < FOLDS:
-        raise ProbeError(f"{len(names)} episode(s); a probe needs {FOLDS} or more, to hold some out")
+        raise UserError(f"{len(names)} episode(s); a probe needs {FOLDS} or more, to hold some out")
     parts = np.array_split(np.random.default_rng(0).permutation(names), FOLDS)
     return [(np.flatnonzero(~np.isin(episodes, part)), np.flatnonzero(np.isin(episodes, part))) for part in parts]
 
@@ -174,13 +160,8 @@ def probe_beyond(
         On held-out episodes, `r2`: share that the features explain of the target's variance which the covariate
         leaves, 0 or less: nothing; `r2_interval`; `error`: mean distance (units of the target) with covariate and
         features, `covariate_error`: with the covariate alone; `steps`, `episodes`.
-
-    Raises:
-        ProbeError: too few episodes, or a covariate that never changes.
     """
     known = quadratic(covariate)
-    if not known.shape[1]:
-        raise ProbeError("proprioception is the same at every step; a probe needs recordings in which the robot moves")
     alone, both = np.empty_like(target, float), np.empty_like(target, float)
     for train, test in folds(episodes):
         of_train = known[train], episodes[train]

@@ -42,9 +42,6 @@ def action_errors(
     Returns:
         input to part (`all`, `transitions`, `between`; those without steps are left out) to error: 0 where the actions
         follow from the input, 1 where the mean would do as well.
-
-    Raises:
-        ProbeError: too few episodes.
     """
     spread = actions.std(0, dtype=np.float64)
     target = (actions - actions.mean(0, dtype=np.float64)) / np.where(spread > 1e-6, spread, 1.0)
@@ -117,7 +114,7 @@ def _untrained_features(config: Any, images: Mapping[str, np.ndarray], of: Mappi
     """What the configuration's encoder makes of the pictures with the weights of seed 0."""
     import torch
 
-    from experiments.looks.probing import features_of
+    from experiments.looks.probe import features_of
     from gap_vla.policies.methods import build_policy
 
     height, width, channels = next(iter(images.values())).shape[1:]

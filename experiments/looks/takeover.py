@@ -14,13 +14,11 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.cli.arguments import MANY
-from gap_vla.core.foreign import Section
-from gap_vla.core.whole import write_json
+from gap_vla.core.errors import UserError
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.policy import Policy, PolicyError, forget, identity
-from gap_vla.rollouts.statistics import paired_difference, wilson
+from gap_vla.rollouts.policy import Policy, forget, identity
+from gap_vla.rollouts.statistics import paired_difference
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher, sim_task
 from gap_vla.serving.loading import load_checkpoint
 from gap_vla.sim import variant_spec
@@ -53,15 +51,8 @@ def phase_windows(phases: Sequence[str]) -> tuple[Window, ...]:
     return tuple(Window(f"start of {name}", phase=number) for number, name in enumerate(phases))
 
 
-def window_folder(number: int, name: str) -> str:
-    """Of a window's rollouts: `02-start_of_grasp`."""
-    return f"{number:02d}-{name.replace(' ', '_')}"
-
-
 class TakeoverPolicy:
-    """`main` acts, except in the window, where `other` does. Acting raises PolicyError for a window that starts with a
-    phase, in a task that does not show its phases.
-    """
+    """`main` acts, except in the window, where `other` does. A window that starts with a phase needs `PHASE_KEY`."""
 
     def __init__(self, main: Policy, other: Policy, window: Window) -> None:
         self.name = f"{main.name}, {other.name} in {window.name}"
@@ -84,8 +75,6 @@ class TakeoverPolicy:
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         shown = {key: value for key, value in observations.items() if key != PHASE_KEY}
         if self._window.phase is not None:
-            if PHASE_KEY not in observations:
-                raise PolicyError(f"window {self._window.name} needs {PHASE_KEY}, which this task does not show")
             for row, episode in enumerate(episode_ids):
                 if self._start[episode] is None and observations[PHASE_KEY][row] >= self._window.phase:
                     self._start[episode] = self._step[episode]
@@ -138,7 +127,6 @@ class _PhaseShower(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, task: Task) -> None:
         super().__init__(env)
         self._task = task
-        self._number = {name: number for number, name in enumerate(task.phases)}
         self._watcher: Watcher | None = None
         self._phase = 0
 
@@ -154,7 +142,7 @@ class _PhaseShower(gymnasium.Wrapper):
     def _shown(self, observation: Any) -> dict[str, np.ndarray]:
         if self._watcher is not None:
             with contextlib.suppress(Exception):  # an expert that is lost for words must not end the episode
-                self._phase = self._number[self._watcher.look()]
+                self._phase = self._task.phases.index(self._watcher.look())
         return {**observation, PHASE_KEY: np.array(self._phase)}
 
 
@@ -169,111 +157,64 @@ def take_over(
     out_dir: Path,
     workers: int = 1,
     progress: bool = True,
-) -> dict[str, Any]:
-    """Success with no takeover, with one in each window, and with one from beginning to end.
-
-    Resumable, as every evaluation is. Each window's success is compared with that of no takeover, paired on layouts.
+) -> list[dict[str, Any]]:
+    """Success with no takeover, with one in each window, and with one from beginning to end; resumable.
 
     Returns:
-        JSON-able, and written to `out_dir/takeover.json`: `main`, `other`, `windows` (name, first step or phase,
-        successes, how many failures are the simulator's, interval, difference with its interval and McNemar's
-        probability, outcomes), `episodes`, `seed`.
-
-    Raises:
-        PolicyError: more episodes are there already.
+        For each window its name, successes, outcomes on the layouts, and the difference to no takeover, paired on
+        layouts, with its interval and McNemar's probability.
     """
-    if (file := out_dir / "takeover.json").exists():
-        if (held := Section.read(file, PolicyError).whole("episodes", 1, MANY)) > episodes:
-            raise PolicyError(f"{file} holds {held} episodes, not {episodes}; give --episodes {held}, or move it away")
     found: list[dict[str, Any]] = []
     baseline = np.empty(0)
-    shown = Watched(task)
     for number, window in enumerate([NEVER, *windows, ALWAYS]):
         summary = evaluate(
             TakeoverPolicy(main, other, window),
-            shown,
+            Watched(task),
             episodes=episodes,
             seed=seed,
-            out_dir=out_dir / window_folder(number, window.name),
+            out_dir=out_dir / f"{number:02d}-{window.name.replace(' ', '_')}",
             workers=workers,
             videos=0,
             watch=False,
             progress=progress,
         )
         outcomes = np.array(summary["outcomes"])
-        if window is NEVER:
-            baseline = outcomes
+        baseline = outcomes if window is NEVER else baseline
         difference = paired_difference(outcomes, baseline)
         found.append(
             {
                 "window": window.name,
-                "first": window.first,
-                "phase": None if window.phase is None else task.phases[window.phase],
                 "successes": summary["successes"],
-                "simulator_errors": summary["simulator_errors"],
-                "interval": list(wilson(summary["successes"], episodes)),
+                "outcomes": "".join(map(str, summary["outcomes"])),
                 "difference": difference.difference,
                 "difference_interval": list(difference.interval),
                 "p_mcnemar": difference.p_mcnemar,
-                "outcomes": "".join(map(str, summary["outcomes"])),
             }
         )
-    result = {"main": main.name, "other": other.name, "task": task.name, "episodes": episodes, "seed": seed}
-    result["windows"] = found
-    write_json(out_dir / "takeover.json", result)
-    return result
+    return found
 
 
 def take_over_runs(
-    main: Path,
-    other: Path,
-    *,
-    episodes: int,
-    variant: str = "default",
-    workers: int = 1,
-    command: str = "",
-) -> dict[str, Any]:
-    """The same for two run directories, with a window at the beginning of each phase; the result also lies in
-    `main/takeover/phase-<variant>-<other's name>/`.
-
-    Args:
-        command: that asks for this, for whoever reads the result.
-
-    Raises:
-        PolicyError: the runs are of different tasks, views or sizes of pictures, or have no checkpoint.
-    """
-    run, taking = Run.read(main), Run.read(other)
-    if run.task != taking.task:
-        raise PolicyError(f"{main} is of {run.task}, {other} of {taking.task}; name a run of the same task")
-    first = load_checkpoint(main)
-    second = load_checkpoint(other, task=first.task)
-    if first.view() != second.view() or not {*second.cameras} <= {*first.cameras}:
-        seen = [
-            f"{one} looks through {', '.join(p.cameras)} ({p.view()})" for one, p in ((main, first), (other, second))
-        ]
-        raise PolicyError(f"{'; '.join(seen)}: name a run that looks through the same cameras")
-    if first.image_size != second.image_size:
-        sizes = f"{first.image_size} and {second.image_size} pixels"
-        raise PolicyError(f"{main} and {other} see pictures of {sizes}; name a run that sees those of the same size")
-    first.policy.name, second.policy.name = run.label, taking.label
+    main: Run, other: Run, *, episodes: int, variant: str = "default", workers: int = 1
+) -> list[dict[str, Any]]:
+    """The same for two runs, with a window at the beginning of each phase; rollouts lie in the run's `takeover/`."""
+    first, second = load_checkpoint(main.path), load_checkpoint(other.path, task=main.task)
+    if (first.image_size, first.view()) != (second.image_size, second.view()):
+        raise UserError(f"{main.path} and {other.path} see other pictures; name runs that see the same ones")
     task = sim_task(
-        run.task,
+        main.task,
         image_size=first.image_size or 64,
         cameras=first.cameras or ("primary",),
         variant=variant,
         camera=first.view(),
     )
-    folder = main / "takeover" / f"phase-{variant}-{other.resolve().name}"
-    found = take_over(
+    return take_over(
         first.policy,
         second.policy,
         task,
         phase_windows(task.phases),
         episodes=episodes,
         seed=variant_spec(variant).first_seed,
-        out_dir=folder,
+        out_dir=main.path / "takeover" / f"phase-{variant}-{other.path.resolve().name}",
         workers=workers,
     )
-    settings = {"variant": variant, "other_run": str(other)}
-    write_json(folder / "settings.json", settings | ({"command": command} if command else {}))
-    return found

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import HISTORIES, IN
-from gap_vla.core.outputs import writing
-from gap_vla.drawing.figures import COLORS, figure_with, save_picture
+from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import in_points
 from gap_vla.rollouts.statistics import PairedDifference, over_seeds, percent, points
@@ -23,7 +22,10 @@ CEILING = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A cell of the map: success of V, and of VP with so many steps of state, on the same layouts, and VP − V."""
+    """A cell of the map: success of V, and of VP with so many steps of state, on the same layouts, and VP − V.
+
+    `errors` are what its demonstrations say beforehand (`experiments.looks.predictors`); empty if nobody looked.
+    """
 
     task: str
     view: str
@@ -31,6 +33,7 @@ class Place:
     v: float
     vp: float
     difference: PairedDifference
+    errors: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def says_something(self) -> bool:
@@ -40,23 +43,23 @@ class Place:
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """What one factor changes about VP − V: the mean over tasks of differences within a task, and its 95 % interval
-    (Student's t over the tasks; None with a single one).
-    """
+    (Student's t over the tasks; None with a single one)."""
 
     mean: float
     interval: tuple[float, float] | None
-    per_task: dict[str, float]
+    tasks: int
 
 
 def places_of(results: Sequence[BlockResult]) -> list[Place]:
     """Every place of which V and VP have been trained, in the table's order."""
     found = []
     for result in results:
+        errors = next((json.loads(row["predictors"]) for row in result.rows if isinstance(row["predictors"], str)), {})
         for history in HISTORIES:
-            differences = result.found.differences.get((f"concat_{history}", "vision"), {})
-            if IN in differences:
+            difference = result.found.differences.get((f"concat_{history}", "vision"), {}).get(IN)
+            if difference:
                 v, vp = (result.found.success[arm][IN].mean for arm in ("vision", f"concat_{history}"))
-                found.append(Place(result.block.task, result.block.regime, history, v, vp, differences[IN]))
+                found.append(Place(result.block.task, result.block.regime, history, v, vp, difference, errors))
     return found
 
 
@@ -72,67 +75,42 @@ def effect(places: Sequence[Place], low: Callable[[Place], bool], high: Callable
             same_view, same_history = one.view == other.view, one.history == other.history
             if one.task == other.task and same_view != same_history:
                 by_task.setdefault(one.task, []).append(other.difference.difference - one.difference.difference)
-    per_task = {task: float(np.mean(gains)) for task, gains in by_task.items()}
-    if not per_task:
+    if not by_task:
         return None
-    values = list(per_task.values())
+    values = [float(np.mean(gains)) for gains in by_task.values()]
     mean = float(np.mean(values))
     interval = over_seeds(values, (mean, mean), bounds=(-2.0, 2.0)) if len(values) > 1 else None
-    return Effect(mean, interval, per_task)
+    return Effect(mean, interval, len(values))
 
 
-def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
-    """Picture, effects, and a table with a line for each place."""
-    places = places_of(results)
-    missing = [cell.name for result in results for cell in result.missing]
-    names = f" ({', '.join(missing)})" if len(missing) < 10 else ""
-    waiting = [f"Not run yet: {len(missing)} policies{names}."] if missing else []
-    if not places:
-        return ["Not run yet."] if missing else []
-    with writing(picture, "results_picture", named=False) as temporary:
-        save_picture(draw_map(places), temporary)
-    near, stock = (lambda place: place.view == "near"), (lambda place: place.view == "stock")
-    one, several = (lambda place: place.history == HISTORIES[0]), (lambda place: place.history == HISTORIES[1])
+def map_text(places: Sequence[Place]) -> list[str]:
+    """The effects of view and history, and a table with a line for each place."""
+    one, several = HISTORIES
     effects = [
-        _in_words("The stock view instead of the near one", effect(places, near, stock)),
-        _in_words(f"{HISTORIES[1]} steps of state instead of {HISTORIES[0]}", effect(places, one, several)),
+        _in_words("The stock view instead of the near one", places, "view", "near", "stock"),
+        _in_words(f"{several} steps of state instead of {one}", places, "history", one, several),
     ]
     rows = [["task", "view", "steps of state", "V %", "VP %", "VP − V, points", "95 % interval over layouts"]]
     for place in places:
         mean, interval, _ = in_points(place.difference)
         gain = mean + ("" if place.says_something else " (says nothing)")
-        v, vp = percent(place.v), percent(place.vp)
-        rows.append([f"`{place.task}`", place.view, str(place.history), v, vp, gain, interval])
+        rows.append(
+            [f"`{place.task}`", place.view, str(place.history), percent(place.v), percent(place.vp), gain, interval]
+        )
     return [
-        f"![VP − V of every task, view and history](pictures/{picture.name})",
         *effects,
         markdown_table(rows),
         "One training seed each: an interval speaks about these two policies. Where both succeed in at least 95 % or "
         "at most 5 % of rollouts, their difference says nothing and counts in no effect.",
-        *waiting,
     ]
 
 
-def map_summary(places: Sequence[Place]) -> str:
-    """A table with a line for each view and history: in which tasks VP is below V, above it, or neither."""
-    rows = [["view", "steps of state", "VP below V", "VP above V", "undecided", "says nothing"]]
-    for view, history in dict.fromkeys((place.view, place.history) for place in places):
-        tasks: list[list[str]] = [[], [], [], []]
-        for place in places:
-            if (place.view, place.history) == (view, history):
-                low, high = place.difference.interval
-                column = 3 if not place.says_something else 0 if high < 0 else 1 if low > 0 else 2
-                tasks[column].append(f"{place.task} ({points(place.difference.difference)})")
-        rows.append([view, str(history), *(", ".join(found) or "none" for found in tasks)])
-    return markdown_table(rows)
-
-
-def _in_words(what: str, found: Effect | None) -> str:
+def _in_words(what: str, places: Sequence[Place], factor: str, low: Any, high: Any) -> str:
+    found = effect(places, lambda place: getattr(place, factor) == low, lambda place: getattr(place, factor) == high)
     if found is None:
         return f"{what}: no task has a pair yet."
-    tasks = f"{len(found.per_task)} task{'s' * (len(found.per_task) > 1)}"
     over = "" if found.interval is None else f", {points(found.interval[0])} to {points(found.interval[1])}"
-    return f"{what} changes VP − V by {points(found.mean)} points (mean over {tasks}{over})."
+    return f"{what} changes VP − V by {points(found.mean)} points (mean over {found.tasks} tasks{over})."
 
 
 def draw_map(places: Sequence[Place]) -> Any:

@@ -1,104 +1,126 @@
-"""What the ledger says about a block of a table, and what that allows to say in sentences that fit the intervals."""
+"""`results/cells.csv`: a row for each cell that was trained and rolled out, with the outcome on every layout."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from experiments.tables.cells import Cell
-from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Stale
-from experiments.tables.tables import IN, Block
-from gap_vla.report.comparison import Comparison, compare, words
-from gap_vla.report.comparison_render import in_points
-from gap_vla.rollouts.statistics import PairedDifference
+import pandas as pd
 
-CLOSE = 0.05
-"""Methods whose difference lies within this are called as good as each other."""
+from experiments.tables.cells import Cell
+from experiments.tables.tables import Block
+from gap_vla.core.files import file_lock, replacing
+from gap_vla.report.comparison import Comparison, compare
+
+CELLS = Path("results/cells.csv")
+
+COLUMNS = {
+    "table": "table of experiments/tables/tables.py",
+    "profile": "size of model, data and training",
+    "cell": "name of the cell: task, regime, arm and seed",
+    "task": "",
+    "view": "camera of image_primary",
+    "arm": "line of the table",
+    "method": "method that is trained",
+    "seed": "of the training",
+    "successes_default": "on layouts like those of the demonstrations",
+    "first_layout_default": "seed of the first layout; the others count on from it",
+    "outcomes_default": "0 or 1 for each layout",
+    "successes_positions_wide": "on wide initial positions, likewise",
+    "first_layout_positions_wide": "",
+    "outcomes_positions_wide": "",
+    "steps": "of training",
+    "hours": "on the wall",
+    "whole": "whether it ran in one go, so that its time says something",
+    "action_mse": "held-out error of the action; the held-out loss, in transitions and between:",
+    "loss": "",
+    "loss_transition": "",
+    "loss_consistent": "",
+    "vision_gradient": "norm at the vision branch, mean over the first half of training",
+    "vision_loss_transition": "loss with vision alone in transitions, likewise",
+    "peg_error_mm": "of a linear probe of the visual features, before transport",
+    "ring_error_mm": "likewise",
+    "images_swapped": "error with another episode's pictures, times the undisturbed one",
+    "proprio_swapped": "likewise with its proprioception",
+    "predictors": "what the demonstrations say beforehand (JSON), see `experiments.looks.predictors`",
+    "commit": "",
+    "time": "",
+    "machine": "",
+    "training_version": "of the code; so are the next two",
+    "pictures_version": "",
+    "labels_version": "",
+    "episodes": "digest of the demonstrations",
+    "labels": "digest of the labels",
+    "settings": "JSON: what the configuration has other than the defaults",
+}
+"""Name of each column to its meaning."""
+
+_TEXT = {name: str for name in COLUMNS if name.startswith("outcomes_")}
+_WHOLE = {name: "Int64" for name in COLUMNS if name.startswith(("successes_", "first_layout_"))}
+
+
+def read(path: Path = CELLS) -> pd.DataFrame:
+    """Every recorded cell; an empty table if there is no file."""
+    if not path.exists():
+        return pd.DataFrame(columns=[*COLUMNS])
+    return pd.read_csv(path, dtype={**_TEXT, **_WHOLE})
+
+
+def add(row: Mapping[str, Any], path: Path = CELLS) -> None:
+    """Records a cell, in the place of an earlier row of its name."""
+    with file_lock(path.with_suffix(".lock"), str(path)):
+        frame = read(path)
+        same = (frame[["table", "profile", "cell"]] == [row["table"], row["profile"], row["cell"]]).all(axis=1)
+        new = pd.DataFrame([row], columns=[*COLUMNS]).astype(_WHOLE)
+        with replacing(path) as temporary:
+            pd.concat([frame[~same], new] if len(frame) else [new]).to_csv(temporary, index=False)
+
+
+def rows_of(cells: Sequence[Cell], frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Name of each cell that is recorded, with the settings and versions that it has now, to its row."""
+    found = {}
+    of_table = frame[(frame["table"] == cells[0].table) & (frame["profile"] == cells[0].profile)]
+    recorded = {row["cell"]: row for row in of_table.to_dict("records")}
+    for cell in cells:
+        row = recorded.get(cell.name)
+        if row and row["settings"] == cell.settings and all(row[k] == v for k, v in cell.versions.items()):
+            found[cell.name] = row
+    return found
+
+
+def rollouts_of(row: Mapping[str, Any]) -> dict[str, dict[int, bool]]:
+    """Variant to layout to success."""
+    return {
+        variant: dict(enumerate(map(bool, map(int, row[f"outcomes_{variant}"])), int(row[f"first_layout_{variant}"])))
+        for variant in ("default", "positions_wide")
+        if isinstance(row[f"outcomes_{variant}"], str)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockResult:
-    """What the ledger says about one block: success of the arms and their differences, failures, cells that have not
-    run, entries that are not of today's settings, code or data and count in nothing, and those that do.
-    """
+    """A block: success of its arms and their differences, the rows behind them, and the cells that are missing."""
 
     block: Block
     found: Comparison
-    failed: tuple[Entry, ...]
+    rows: tuple[Mapping[str, Any], ...]
     missing: tuple[Cell, ...]
-    stale: tuple[Stale, ...]
-    finished: tuple[Entry, ...]
 
 
-def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
-    """Reads the entries of one block's cells. Raises LedgerError: one is damaged, or a copy of another seed's."""
+def analyse(block: Block, cells: Sequence[Cell], frame: pd.DataFrame) -> BlockResult:
+    """Compares the arms of one block."""
     own = [cell for cell in cells if cell.block.name == block.name]
-    read = [(cell, *ledger.judged(cell)) for cell in own]
-    found = [(cell, None if reasons else entry) for cell, entry, reasons in read]
-    finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
-    stale = [Stale(cell, entry, reasons) for cell, entry, reasons in read if entry is not None and reasons]
-    outdated = {one.cell.name for one in stale}
-    by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
-    compared = compare(by_arm, [pair for pair in pairs_of(block) if {*pair} <= by_arm.keys()])
-    cut_short = {arm: sum(sum(e.simulator_errors.values()) for e in finished if e.arm == arm) for arm in by_arm}
-    return BlockResult(
-        block=block,
-        found=dataclasses.replace(compared, simulator_errors=cut_short),
-        failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
-        missing=tuple(cell for cell, entry in found if entry is None and cell.name not in outdated),
-        stale=tuple(stale),
-        finished=tuple(finished),
-    )
-
-
-def demonstrations(entries: Sequence[Entry]) -> list[set[Any]]:
-    """Of each training seed, the contents of the demonstrations that its cells were trained on."""
-    seeds = dict.fromkeys(entry.seed for entry in entries)
-    return [{entry.origin.get("episodes") for entry in entries if entry.seed == seed} for seed in seeds]
-
-
-def unlike(entries: Sequence[Entry]) -> bool:
-    """Whether cells of one seed were trained on different demonstrations."""
-    return any(len(of_seed) > 1 for of_seed in demonstrations(entries))
+    recorded = rows_of(own, frame)
+    by_arm: dict[str, dict[int, Any]] = {arm.name: {} for arm in block.arms}
+    for row in recorded.values():
+        by_arm[row["arm"]][row["seed"]] = rollouts_of(row)
+    missing = tuple(cell for cell in own if cell.name not in recorded)
+    return BlockResult(block, compare(by_arm, pairs_of(block)), tuple(recorded.values()), missing)
 
 
 def pairs_of(block: Block) -> list[tuple[str, str]]:
     """Every arm against the reference, then the block's own pairs."""
     against_reference = [(arm.name, block.reference) for arm in block.arms if arm.name != block.reference]
     return list(dict.fromkeys([*against_reference, *block.against]))
-
-
-def verdict(first: str, second: str, found: PairedDifference) -> str:
-    """One sentence about `first` beside `second`.
-
-    >>> verdict("gap", "concat", PairedDifference(0.083, (-0.13, 0.29), 1e-6, (0.18, 0.02, 0.05), 3, 100))
-    'undecided between `gap` and `concat`: +8 points (−13 to +29 over 3 seeds)'
-    """
-    low, high = found.interval
-    figures = "{} points ({}".format(*in_points(found))
-    often = "more" if low > 0 else "less"
-    if found.seeds < 2:
-        figures += " for these two policies)"
-        if low > 0 or high < 0:
-            return f"with one seed each, `{first}` succeeded {often} often than `{second}`: {figures}"
-        return f"with one seed each, undecided between `{first}` and `{second}`: {figures}"
-    figures += f" over {found.seeds} seeds)"
-    if -CLOSE <= low and high <= CLOSE:
-        return f"`{first}` is as good as `{second}`: {figures}"
-    if low > 0 or high < 0:
-        return f"`{first}` succeeds {often} often than `{second}`: {figures}"
-    return f"undecided between `{first}` and `{second}`: {figures}"
-
-
-def verdicts(result: BlockResult) -> list[str]:
-    """One line for each variant: its differences in words."""
-    differences = result.found.differences
-    lines = []
-    for variant in result.found.variants:
-        found = [(pair, differences.get(pair, {}).get(variant)) for pair in pairs_of(result.block)]
-        sentences = [verdict(*pair, one) for pair, one in found if one is not None]
-        if sentences:
-            where = "On layouts like those of the demonstrations" if variant == IN else f"On {words(variant)}"
-            lines.append(f"{where}: {'; '.join(sentences)}.")
-    return lines

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -36,12 +35,17 @@ PREDICTORS: dict[str, Callable[[Errors, str], float]] = {
 }
 """Error of predicting the next actions (`experiments.looks.predictors`); `own` is the state as VP has it."""
 
+MEANING = (
+    "What the demonstrations say beforehand: error of predicting the next actions, as a share of their variance in the "
+    "same steps, on episodes held out. `state` has as many steps as VP sees, `time` is the number of the step alone; "
+    "beyond: how much smaller the error is with both."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """VP is below V where `sign` times the predictor is above `sign` times the threshold; `right` about so many places
-    of its own tasks.
-    """
+    of its own tasks."""
 
     predictor: str
     threshold: float
@@ -62,10 +66,10 @@ class Judged:
     rules: Mapping[str, Rule]
 
 
-def predictors_of(errors: Errors, history: int) -> dict[str, float]:
+def predictors_of(place: Place) -> dict[str, float]:
     """Every predictor of one place."""
-    own = "state" if history == 1 else "history"
-    return {name: read(errors, own) for name, read in PREDICTORS.items()}
+    own = "state" if place.history == 1 else "history"
+    return {name: read(place.errors, own) for name, read in PREDICTORS.items()}
 
 
 def best_rule(values: Sequence[Mapping[str, float]], hurts: Sequence[bool]) -> Rule:
@@ -80,57 +84,47 @@ def best_rule(values: Sequence[Mapping[str, float]], hurts: Sequence[bool]) -> R
     return max(rules, key=lambda rule: rule.right)
 
 
-def judge(places: Sequence[Place], values: Sequence[Mapping[str, float]]) -> Judged | None:
+def judge(places: Sequence[Place]) -> Judged | None:
     """Leaves each task out in turn; None with fewer than three tasks that can be asked about."""
     asked = [
-        (place, one)
-        for place, one in zip(places, values, strict=True)
+        (place, predictors_of(place), place.difference.difference < 0)
+        for place in places
         if place.says_something and abs(place.difference.difference) >= CLEAR
     ]
-    tasks = list(dict.fromkeys(place.task for place, _ in asked))
+    tasks = list(dict.fromkeys(place.task for place, *_ in asked))
     if len(tasks) < 3:
         return None
     right = frequent = 0
     rules = {}
     for task in tasks:
-        others = [(place.difference.difference < 0, one) for place, one in asked if place.task != task]
-        hurts = [answer for answer, _ in others]
-        rules[task] = best_rule([one for _, one in others], hurts)
-        often = 2 * sum(hurts) > len(hurts)
-        for place, one in asked:
+        others = [(values, hurts) for place, values, hurts in asked if place.task != task]
+        often = 2 * sum(hurts for _, hurts in others) > len(others)
+        rules[task] = best_rule(*zip(*others))
+        for place, values, hurts in asked:
             if place.task == task:
-                truth = place.difference.difference < 0
-                right += rules[task].says_hurts(one[rules[task].predictor]) == truth
-                frequent += often == truth
+                right += rules[task].says_hurts(values[rules[task].predictor]) == hurts
+                frequent += often == hurts
     return Judged(len(asked), right, frequent, rules)
 
 
-def rule_text(places: Sequence[Place], looks: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
-    """The predictors beside VP − V, and how often a rule is right; empty where nobody has measured them. `looks`:
-    (task, view) to what `experiments.looks.predictors.predictors` found.
-    """
-    there = [place for place in places if (place.task, place.view) in looks]
-    if not there:
+def rule_text(places: Sequence[Place]) -> list[str]:
+    """The predictors beside VP − V, and how often a rule is right; empty where nobody has measured them."""
+    places = [place for place in places if place.errors]
+    if not places:
         return []
-    values = [predictors_of(looks[place.task, place.view]["errors"], place.history) for place in there]
     rows = [["task", "view", "steps of state", "VP − V, points", *PREDICTORS]]
-    for place, one in zip(there, values, strict=True):
+    for place in places:
         known = [f"`{place.task}`", place.view, str(place.history), points(place.difference.difference)]
-        rows.append([*known, *(f"{one[name]:.2f}".replace("-", "−") for name in PREDICTORS)])
-    meaning = (
-        "What the demonstrations say beforehand: error of predicting the next actions, as a share of their variance in "
-        "the same steps, on episodes held out. `state` has as many steps as VP sees, `time` is the number of the step "
-        "alone; beyond: how much smaller the error is with both."
-    )
-    found = judge(there, values)
+        rows.append([*known, *(f"{value:.2f}".replace("-", "−") for value in predictors_of(place).values())])
+    found = judge(places)
     if found is None:
-        return [meaning, markdown_table(rows), "Too few tasks for a rule of thumb."]
+        return [MEANING, markdown_table(rows)]
     chosen = [
         f"{one.predictor} {'above' if one.sign > 0 else 'below'} {one.threshold:.2f}" for one in found.rules.values()
     ]
     listing = "; ".join(f"{text} ({chosen.count(text)} of {len(chosen)})" for text in dict.fromkeys(chosen))
     return [
-        meaning,
+        MEANING,
         markdown_table(rows),
         f"A rule of thumb, leave-one-task-out: right about the sign of VP − V in {found.right} of {found.asked} places "
         f"with |VP − V| ≥ {100 * CLEAR:.0f} points; the more frequent answer of the other tasks is right in "

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from experiments.tables.confirmation import LEVEL, holm
-from experiments.tables.looks import Looks, Reader, mean_and_each, within
+from experiments.tables.confirmation import holm
 from experiments.tables.results import BlockResult
-from experiments.tables.tables import IN
 from gap_vla.drawing.markup import markdown_table
 
 FEWEST = 5
 """Seeds with which a rank correlation is shown."""
 
-MEASURES: Mapping[str, Reader] = {
-    "peg before transport: error of its position, mm": within(
-        "probe", "positions", "peg", "before transport", "error", scale=1000.0
-    ),
-    "ring before transport: error of its position, mm": within(
-        "probe", "positions", "ring", "before transport", "error", scale=1000.0
-    ),
-    "error with another episode's pictures, times": within("reliance", "images_swapped", "cost"),
-    "error with another episode's proprioception, times": within("reliance", "proprio_swapped", "cost"),
-    "loss with vision alone, transitions, first half of training": lambda e, _: e.gradients.get(
-        "branch/vision_loss_transition"
-    ),
-    "gradient of vision, first half of training": lambda e, _: e.gradients.get("branch/vision_gradient"),
+MEASURES = {
+    "peg_error_mm": "peg before transport: error of its position, mm",
+    "ring_error_mm": "ring before transport: error of its position, mm",
+    "images_swapped": "error with another episode's pictures, times",
+    "proprio_swapped": "error with another episode's proprioception, times",
+    "vision_loss_transition": "loss with vision alone, transitions, first half of training",
+    "vision_gradient": "gradient of vision, first half of training",
 }
-"""The six that docs/PROTOCOL.md names."""
+"""The six that docs/PROTOCOL.md names: columns of the table of cells."""
 
 MEANING = (
     "Mean over seeds (in brackets each seed that was measured, ascending). r: Spearman's rank correlation over "
@@ -40,65 +32,44 @@ MEANING = (
 )
 
 
-def seed_text(result: BlockResult, looks: Looks) -> list[str]:
-    """Whether any of the measures goes with success, over seeds; empty while there are too few. The last column is of
-    the block's last arm less its first.
-    """
+def seed_text(result: BlockResult) -> list[str]:
+    """Whether any of the measures goes with success, over seeds; empty while there are too few."""
     arms = [arm.name for arm in result.block.arms]
+    frame = pd.DataFrame(result.rows)
+    if frame.empty or frame.groupby("arm")["seed"].count().min() < FEWEST:
+        return []
+    frame["success"] = frame["successes_default"] / frame["outcomes_default"].str.len()
+    wide = frame.set_index(["seed", "arm"])[[*MEASURES, "success"]].astype(float).unstack("arm").sort_index()
     first, last = arms[0], arms[-1]
-    found = {arm: {e.seed: (e, looks.of(e)) for e in result.finished if e.arm == arm} for arm in arms}
-    seeds = sorted(set.intersection(*(set(of_arm) for of_arm in found.values())))
-    if len(seeds) < FEWEST:
-        return []
-    success = {arm: [float(np.mean([*found[arm][seed][0].variants[IN].values()])) for seed in seeds] for arm in arms}
     columns = [*arms, f"{last} − {first}"]
-    success[columns[-1]] = list(np.subtract(success[last], success[first]))
-    measured: dict[str, dict[str, list[float | None]]] = {}
-    for name, read in MEASURES.items():
-        of = {arm: [read(*found[arm][seed]) for seed in seeds] for arm in arms}
-        pairs = zip(of[last], of[first], strict=True)
-        measured[name] = of | {columns[-1]: [None if a is None or b is None else a - b for a, b in pairs]}
-    related: dict[str, dict[str, tuple[float, float]]] = {}
-    for column in columns:
-        ranks = {name: _rank(values[column], success[column]) for name, values in measured.items()}
-        of_column = {name: one for name, one in ranks.items() if one is not None}
-        p = holm([p for _, p in of_column.values()], len(MEASURES))
-        related[column] = {name: (r, q) for (name, (r, _)), q in zip(of_column.items(), p, strict=True)}
+    for name in (*MEASURES, "success"):
+        wide[name, columns[-1]] = wide[name, last] - wide[name, first]
+    found = {name: [_rank(wide[name, c], wide["success", c]) for c in columns] for name in MEASURES}
+    for place in range(len(columns)):
+        told = [name for name in MEASURES if found[name][place]]
+        corrected = holm([found[name][place][1] for name in told], len(MEASURES))
+        for name, p in zip(told, corrected):
+            found[name][place] = (found[name][place][0], p)
     rows = [["measure", *(f"{arm}: measure" for arm in arms), *(f"{column}: r (p)" for column in columns)]]
-    for name, values in measured.items():
-        told = [_told(related[column].get(name)) for column in columns]
-        if any(told):
-            rows.append([name, *(mean_and_each(values[arm], name) for arm in arms), *told])
-    if len(rows) == 1:
-        return []
-    return [_sentence(related, len(seeds)), markdown_table(rows), MEANING]
+    for name, heading in MEASURES.items():
+        if any(found[name]):
+            means = [mean_and_each(wide[name, arm].dropna(), heading) for arm in arms]
+            rows.append([heading, *means, *(f"{one[0]:+.2f} ({one[1]:.2f})" if one else "" for one in found[name])])
+    return [markdown_table([[text.replace("-", "−") for text in row] for row in rows]), MEANING]
 
 
-def _sentence(related: Mapping[str, Mapping[str, tuple[float, float]]], seeds: int) -> str:
-    shown = [
-        f"{name} ({column}: r {r:+.2f})"
-        for column, of_column in related.items()
-        for name, (r, p) in of_column.items()
-        if p < LEVEL
-    ]
-    made = len(set().union(*related.values()))
-    few = "" if made == len(MEASURES) else f", {made} of them with {FEWEST} values or more"
-    what = f"shown to go with success: {'; '.join(shown)}" if shown else "none is shown to go with success"
-    return f"{len(MEASURES)} measures over {seeds} seeds{few}: {what}.".replace("-", "−")
-
-
-def _rank(values: Sequence[float | None], success: Sequence[float]) -> tuple[float, float] | None:
+def _rank(values: pd.Series, success: pd.Series) -> tuple[float, float] | None:
     """Spearman's r of the seeds that were measured, with its p by permutation; None if too few or all equal.
 
-    >>> _rank([1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.3, 0.4, 0.9])
+    >>> _rank(pd.Series([1.0, 2.0, 3.0, 4.0, 5.0]), pd.Series([0.1, 0.2, 0.3, 0.4, 0.9]))
     (1.0, 0.0167)
     """
-    there = [(value, won) for value, won in zip(values, success, strict=True) if value is not None]
-    if len(there) < FEWEST or any(len({*column}) == 1 for column in zip(*there, strict=True)):
+    there = values.notna() & success.notna()
+    if there.sum() < FEWEST or min(values[there].nunique(), success[there].nunique()) == 1:
         return None
-    x, y = (stats.rankdata(column) for column in zip(*there, strict=True))
+    x, y = stats.rankdata(values[there]), stats.rankdata(success[there])
 
-    def correlation(order: np.ndarray, axis: int = -1) -> Any:
+    def correlation(order: np.ndarray, axis: int = -1) -> np.ndarray:
         centred, other = order - order.mean(axis, keepdims=True), y - y.mean()
         return (centred * other).sum(axis) / np.sqrt((centred**2).sum(axis) * (other**2).sum())
 
@@ -108,5 +79,13 @@ def _rank(values: Sequence[float | None], success: Sequence[float]) -> tuple[flo
     return round(float(found.statistic), 4), round(float(found.pvalue), 4)
 
 
-def _told(found: tuple[float, float] | None) -> str:
-    return "" if found is None else f"{found[0]:+.2f} ({found[1]:.2f})".replace("-", "−")
+def mean_and_each(values: Sequence[float], heading: str) -> str:
+    """
+    >>> mean_and_each([10.04, 12.0], "error, mm"), mean_and_each([0.25], "R²"), mean_and_each([], "R²")
+    ('11.0 (10.0, 12.0)', '0.25', '')
+    """
+    digits = 1 if heading.endswith("mm") else 2
+    if not len(values):
+        return ""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ({', '.join(f'{value:.{digits}f}' for value in values)})" if len(values) > 1 else mean

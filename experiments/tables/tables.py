@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gap_vla.core.typed_config import ConfigError, choose
-from gap_vla.policies.registry import method_name
+from gap_vla.core.config import choose
 from gap_vla.sim import TASK_NAMES, task_spec, variant_spec
 
 PROFILES = ("cpu", "paper", "debug")
@@ -322,25 +321,14 @@ TABLES: dict[str, Table] = {
 }
 
 
-def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...] = ()) -> Table:
+def narrowed(table: Table, tasks: Sequence[str] = (), methods: Sequence[str] = ()) -> Table:
     """The table with these tasks and arms only; empty: all. Raises ConfigError: one that the table does not have."""
-    known_tasks = tuple(dict.fromkeys(block.task for block in table.blocks))
-    known_arms = tuple(dict.fromkeys(arm.name for block in table.blocks for arm in block.arms))
     for task in tasks:
-        choose(task, known_tasks, f"task of table {table.name}")
-    methods = tuple(method_name(method, known_arms, f"method of table {table.name}") for method in methods)
-    blocks = []
-    for block in table.blocks:
-        chosen = tuple(arm for arm in block.arms if not methods or arm.name in methods)
-        if chosen and (not tasks or block.task in tasks):
-            blocks.append(dataclasses.replace(block, arms=chosen))
-    if not blocks:
-        raise ConfigError(f"table {table.name} has none of {', '.join(methods)} on {', '.join(tasks)}")
-    return dataclasses.replace(table, blocks=tuple(blocks))
-
-
-ON_FRONT_PAGE: Mapping[str, tuple[str, ...]] = {
-    "confirmation": ("assembly-stock", "disassemble-stock", "bin_picking-stock", "push_wall-near"),
-    "octo_confirmation": ("threading", "assembly-stock"),
-}
-"""Table to its blocks whose results with profile `cpu` stand on the front page."""
+        choose(task, list(dict.fromkeys(block.task for block in table.blocks)), f"task of table {table.name}")
+    for method in methods:
+        known = list(dict.fromkeys(arm.name for block in table.blocks for arm in block.arms))
+        choose(method, known, f"method of table {table.name}")
+    blocks = [block for block in table.blocks if not tasks or block.task in tasks]
+    chosen = [tuple(arm for arm in block.arms if not methods or arm.name in methods) for block in blocks]
+    narrow = [dataclasses.replace(block, arms=arms) for block, arms in zip(blocks, chosen) if arms]
+    return dataclasses.replace(table, blocks=tuple(narrow))
