@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import Section, shown
+from gap_vla.core.errors import UserError
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.targets import label_changes
 
@@ -34,41 +34,20 @@ class ExpertMotion:
     hz: float | int
 
 
-def load_motions(
-    path: Path, task: str, most: int | None = None, made_with: Mapping[str, Any] | None = None
-) -> list[ExpertMotion]:
-    """Reads demonstrations of a task that `gap_vla.sim.collect_demos` wrote, with the attributes `made_with` where they
-    say them. Raises EpisodeError: they are of another task, were made otherwise, or do not say their rate or the
-    expert's phases.
-    """
-    from gap_vla.core.episode import EpisodeError
+def load_motions(path: Path, most: int | None = None) -> list[ExpertMotion]:
+    """Reads demonstrations that `gap_vla.sim.collect_demos` wrote. Raises UserError: there are fewer than asked for."""
+    import h5py
+
     from gap_vla.demos import open_source
-    from gap_vla.demos.robomimic_hdf5 import attributes_of_data
     from gap_vla.phases.motion import motion_of
 
-    source, advice = open_source(path), "collect others with --demos FOLDER"
-    said = Section(attributes_of_data(path), f"{path}: data", EpisodeError)
-    if said.values.get("task") != task:
-        raise EpisodeError(f"{path}: its task is {shown(said.values.get('task'))}, not {task!r}; {advice}")
-    for key, value in (made_with or {}).items():
-        if (own := said.values.get(key, value)) != value:
-            raise EpisodeError(f"{path}: its {key} is {shown(own)}, not {value!r} as that of its set; {advice}")
-    hz = said.finite("control_hz", 1, 1000)
+    source = open_source(path)
     if most and len(source) < most:
-        lower = "lower --episodes (to 4 at least)"
-        raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; {lower}, or {advice}")
-    out: list[ExpertMotion] = []
-    places: dict[bytes, int] = {}
-    for number in range(most or len(source)):
-        episode = source.read(number, images=False)
-        if episode.phase is None:
-            raise EpisodeError(f"{path}, episode {number}: no phases of the expert; {advice}")
-        if (first := places.setdefault(episode.proprio.tobytes(), number)) != number:
-            raise EpisodeError(
-                f"{path}, episode {number}: the same as episode {first}, which would be tuned on and tested; remove one"
-            )
-        out.append(ExpertMotion(motion_of(episode), true_switches(episode.phase), hz))
-    return out
+        raise UserError(f"{path} holds {len(source)} demonstrations, {most} are asked for; lower --episodes")
+    with h5py.File(path) as file:
+        hz = float(file["data"].attrs["control_hz"])
+    episodes = [source.read(number, images=False) for number in range(most or len(source))]
+    return [ExpertMotion(motion_of(episode), true_switches(episode.phase), hz) for episode in episodes]
 
 
 def true_switches(phase: np.ndarray) -> np.ndarray:

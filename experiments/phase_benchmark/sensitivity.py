@@ -12,7 +12,6 @@ from experiments.phase_benchmark.finders import ours
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, with_noise
 from experiments.phase_benchmark.scores import boundary_scores
 from experiments.phase_benchmark.study import area, fitted, halves
-from gap_vla.core.outputs import writing
 from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
 from gap_vla.drawing.figures import figure_with, save_picture
 from gap_vla.phases.methods import Options, resolved, segment_points
@@ -110,8 +109,8 @@ def widths(tasks: Mapping[str, Sequence[ExpertMotion]], variants: Mapping[str, M
     return out
 
 
-def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
-    """One column per task, one row per variant; red: change points, dashed: true switches."""
+def draw_widths(found: Mapping[str, Any], folder: Path) -> Path:
+    """Writes phases_width.png: one column per task, one row per variant; red: change points, dashed: true switches."""
     names = list(next(iter(found.values()))["rho"])
     figure, axes = figure_with(11, 1.15 * len(names) + 0.6, len(found), len(names), sharex="col", sharey=True)
     for column, (task, one) in enumerate(found.items()):
@@ -124,6 +123,6 @@ def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
             panel.set_title(f"{task}: {name}, mean {np.mean(values):.2f}", fontsize=8, loc="left", pad=3)
     for panel in axes[-1]:
         panel.set_xlabel("step", fontsize=8)
-    with writing(path, "phase_benchmark") as temporary:
-        save_picture(figure, temporary, dpi=110)
+    path = folder / "phases_width.png"
+    save_picture(figure, path, dpi=110)
     return path

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from experiments.phase_benchmark.study import TITLES as SETS
-from gap_vla.core.outputs import writing
 from gap_vla.drawing.figures import figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
 
@@ -205,8 +204,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     out = []
     for name, picture in (("phases_finders", figure), ("phases_sensitivity", sheet)):
         out.append(folder / f"{name}.png")
-        with writing(out[-1], "phase_benchmark") as temporary:
-            save_picture(picture, temporary, dpi=110)
+        save_picture(picture, out[-1], dpi=110)
     return out
 
 
