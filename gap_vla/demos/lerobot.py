@@ -65,8 +65,7 @@ class LeRobot(ArraySource):
     """The folder that holds `meta/info.json`; episodes whose files were not downloaded are left out."""
 
     kind = "lerobot"
-    STATES = ("observation.state",)
-    ACTIONS = ("action",)
+    STATES = ("observation.state", "state")
     INSIDE = ("observation.images.", "observation.", "observation.image.")
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:

@@ -10,6 +10,7 @@ from gap_vla.core.columns import Columns
 
 BLOCKS = {
     ("x", "y", "z"): "position",
+    ("pos_x", "pos_y", "pos_z"): "position",
     ("dx", "dy", "dz"): "position",
     ("rx", "ry", "rz"): "rotvec",
     ("wx", "wy", "wz"): "rotvec",
@@ -17,6 +18,8 @@ BLOCKS = {
     ("roll", "pitch", "yaw"): "euler_xyz",
     ("qx", "qy", "qz", "qw"): "quat_xyzw",
     ("qw", "qx", "qy", "qz"): "quat_wxyz",
+    ("quat_x", "quat_y", "quat_z", "quat_w"): "quat_xyzw",
+    ("quat_w", "quat_x", "quat_y", "quat_z"): "quat_wxyz",
     ("rx", "ry", "rz", "rw"): "quat_xyzw",
     ("gripper", "gripper"): "gripper:2",
     ("finger_left", "finger_right"): "gripper:2",
@@ -99,7 +102,7 @@ def _plain(name: str) -> str:
 
 
 def _single(name: str, plain: str) -> str:
-    if name.endswith(".pos") or plain in DEGREES:  # degrees, or percent of the range: LeRobot does not say which
+    if plain in DEGREES:  # or percent of the range: LeRobot does not say which
         return "joints_deg"
-    is_joint = plain in RADIANS or (plain.startswith("joint") and plain.removeprefix("joint").strip("_. ").isdigit())
-    return "joints" if is_joint else "other"
+    numbered = plain.startswith("joint") and plain.removeprefix("joint").strip("_. ").isdigit()
+    return "joints" if numbered or plain in RADIANS or name.endswith(".pos") else "other"

@@ -1,5 +1,5 @@
-"""HDF5 files of robomimic and MimicGen, LIBERO, Isaac Lab and ALOHA: `data/demo_i/{actions, obs/...}`, or one
-demonstration a file.
+"""HDF5 files of robomimic, MimicGen, LIBERO and Isaac Lab (`data/demo_i/{actions, obs/...}`), of ManiSkill (`traj_i`)
+and of ALOHA (one demonstration a file).
 
 robomimic's own states become POSE: its quaternions are xyzw, and those of POSE are wxyz. Others stay as they are.
 """
@@ -60,9 +60,10 @@ class RobomimicHDF5(ArraySource):
     """Demonstrations of one file, or of all HDF5 files of a folder. `--episodes NAME` takes the filter `mask/NAME`."""
 
     kind = "robomimic_hdf5"
-    STATES = ("observations/qpos", "obs/proprio", "obs/state")
+    STATES = ("observations/qpos", "obs/proprio", "obs/state", "obs/agent/qpos")
     ACTIONS = ("actions", "action")
     INSIDE = ("obs/", "observations/")
+    HINT = ", or let robomimic's dataset_states_to_obs.py add observations"
 
     def find(self) -> tuple[list[Place], dict[str, list[str]]]:
         self.OUTPUT = "labelled_demos" if self.path.is_dir() else None
@@ -70,11 +71,8 @@ class RobomimicHDF5(ArraySource):
         filters: dict[str, list[str]] = {}
         for path in files_in(self.path, HDF5):
             with opened(path) as file:
-                if "data" not in file:  # ALOHA's: the file is one demonstration
-                    places.append(Place(path, path.stem))
-                    continue
-                names = sorted(file["data"], key=natural)
-                places += [Place(path, name) for name in names]
+                names = sorted(demonstrations(file), key=natural)
+                places += [Place(path, name) for name in names] or [Place(path, path.stem)]
                 for name, held in file.get("mask", {}).items():
                     listed = [as_text(one) for one in held[()]]
                     filters.setdefault(name, []).extend(listed)
@@ -88,8 +86,10 @@ class RobomimicHDF5(ArraySource):
     def recording(self, place: Place) -> Iterator[Recording]:
         with opened(place.file) as file:
             data = file.get("data", file)
-            demo = data[place.name] if data is not file else file
+            demo = demonstrations(file).get(place.name, file)
             said = {**attributes(data), **attributes(demo)}
+            if "success" in demo:
+                said["success"] = demo["success"][()]
             yield Recording(
                 arrays=_Arrays(demo, upside_down=said.get("macros_image_convention") == "opengl"),
                 instruction=_instruction(demo, data),
@@ -166,14 +166,13 @@ class RobomimicHDF5(ArraySource):
             for file, copy in copies.items():
                 shutil.copyfile(file, copy)
                 with h5py.File(copy, "r+") as written:
-                    data = written.get("data", written)
                     for place, own in zip(self.places, labels):
-                        demo = data if data is written else data[place.name]
+                        demo = demonstrations(written).get(place.name, written)
                         for name, value in own.items() if place.file == file else ():
                             if name in demo:
                                 del demo[name]
                             demo.create_dataset(name, data=value)
-                    data.attrs["annotator"] = json.dumps(annotator)
+                    written.get("data", written).attrs["annotator"] = json.dumps(annotator)
 
 
 class _Arrays(Mapping[str, Any]):
@@ -209,6 +208,13 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except OSError as error:
         raise EpisodeError(f"{path} cannot be read ({error}); the copy was cut off or damaged, get it again") from None
+
+
+def demonstrations(file: h5py.File) -> dict[str, h5py.Group]:
+    """The groups of demonstrations by name; none if the file is one itself."""
+    if "data" in file:
+        return dict(file["data"])
+    return {name: item for name, item in file.items() if name.startswith("traj_") and isinstance(item, h5py.Group)}
 
 
 def robot_and_part(name: str) -> tuple[str, str]:

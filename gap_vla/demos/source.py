@@ -152,6 +152,7 @@ class ArraySource(Source):
     STATES: ClassVar[tuple[str, ...]] = ()  # names of the state; the first one that is there counts
     ACTIONS: ClassVar[tuple[str, ...]] = ("action", "actions")
     INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
+    HINT: ClassVar[str] = ""  # what else to do where there is no state
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
         self.path, self.fields = Path(path), fields
@@ -171,7 +172,8 @@ class ArraySource(Source):
             asked = "" if fields.text else fields.instruction
             self._text = (self._named(asked) or [self._find_name(said.instruction)])[0]
             if not self.state:
-                raise EpisodeError(f"{self.path}: no state was recognised among {self._there()}; name it with --state")
+                what = f"no state was recognised among {self._there()}; name it with --state{self.HINT}"
+                raise EpisodeError(f"{self.path}: {what}")
             self._told = self._instruction(first)
             self.widths = self._widths(first, self.state)
             self.columns = self._described(self.state, self.widths, fields.columns, said.columns, "columns")
@@ -221,17 +223,21 @@ class ArraySource(Source):
         with self.recording(place) as recording:
             arrays = recording.arrays
             state = self.converted(joined(arrays, self.state, where))
+            action = joined(arrays, self.action, where) if self.action else state[:, :0]
+            pictures = {
+                camera: resized(as_frames(array_at(arrays, name, where)), self.fields.image_size)
+                for camera, name in (self.cameras if images else {}).items()
+            }
+            if len(state) == len(action) + 1:  # what was observed behind the last action is left out
+                state, pictures = state[:-1], {camera: frames[: len(action)] for camera, frames in pictures.items()}
             steps = (len(state),)
             beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
             beside = {name: value for name, value in beside.items() if value.shape == steps}  # others are no labels
             labels = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
             episode = Episode(
-                images={
-                    camera: resized(as_frames(array_at(arrays, name, where)), self.fields.image_size)
-                    for camera, name in (self.cameras if images else {}).items()
-                },
+                images=pictures,
                 proprio=state,
-                action=joined(arrays, self.action, where) if self.action else state[:, :0],
+                action=action,
                 language_instruction=self._instruction(recording),
                 success=as_truth(recording.success, where),
                 phase=as_names(beside["phase"]) if "phase" in beside else None,
@@ -322,7 +328,7 @@ class ArraySource(Source):
         option = HOW_TO_DESCRIBE if field == "proprio" else "--action-columns describes them"
         return f"{len(row)} columns that nobody described, [{shown}] at the first step; {option}"
 
-    OUTPUT = "labelled_npz"
+    OUTPUT: str | None = "labelled_npz"
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Writes a folder of npz with all of each episode, for formats that have no place for labels."""
@@ -334,9 +340,9 @@ class ArraySource(Source):
                 texts = {name: str(columns) for name, columns in described.items() if columns}
                 phase = {} if episode.phase is None else {"phase": episode.phase}
                 name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
-                facts = {"language_instruction": episode.language_instruction, "success": episode.success}
                 arrays: dict[str, Any] = {"proprio": episode.proprio, "action": episode.action, **episode.images}
-                np.savez_compressed(new / f"{name}.npz", **arrays, **phase, **texts, **facts, **own)
+                arrays |= {"language_instruction": episode.language_instruction, "success": episode.success}
+                np.savez_compressed(new / f"{name}.npz", **arrays | phase | texts | dict(own))
             mark(new, "labelled_npz")
 
 

@@ -72,6 +72,8 @@ ALOHA = "waist shoulder elbow forearm_roll wrist_angle wrist_rotate gripper"
         (SO_101, "joints_deg:5 gripper_01"),
         (" ".join(f"{side}_{name}" for side in ("left", "right") for name in ALOHA.split()),
          "joints:6 gripper_01 | joints:6 gripper_01"),
+        ("joint_1.pos joint_2.pos gripper.pos", "joints:2 gripper_01"),
+        ("x y z quat_x quat_y quat_z quat_w", "position quat_xyzw"),
         ("joint_0 joint_1 joint_2 gripper", "joints:3 gripper_01"),
         ("x y z force", "position other:1"),
         ("motor_0 motor_1 motor_2", "None"),

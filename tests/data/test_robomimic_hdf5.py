@@ -112,6 +112,20 @@ def test_alohas_files_are_one_demonstration_each(tmp_path: Path) -> None:
     assert [*source[0].images] == ["image_primary"]
 
 
+def test_what_was_observed_behind_the_last_action_is_left_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "maniskill.h5", "w") as stored:
+        for i in range(2):
+            stored[f"traj_{i}/actions"], stored[f"traj_{i}/obs/agent/qpos"] = np.zeros((8, 8)), np.ones((9, 9))
+            stored[f"traj_{i}/obs/extra/tcp_pose"] = np.tile([0, 0, 0, 1.0, 0, 0, 0], (9, 1))
+            stored[f"traj_{i}/obs/sensor_data/base_camera/rgb"] = np.zeros((9, 8, 8, 3), np.uint8)
+            stored[f"traj_{i}/success"] = np.arange(8) == 7 - i
+    images = {"image_primary": "sensor_data/base_camera/rgb"}
+    fields = Fields(state="extra/tcp_pose", columns="position quat_wxyz", images=images)
+    first, second = open_source(tmp_path / "maniskill.h5", fields)
+    assert first.proprio.shape == (8, 7) and first.images["image_primary"].shape == (8, 8, 8, 3)
+    assert (first.success, second.success) == (True, False)
+
+
 def test_any_arrays_can_be_joined_and_described(tmp_path: Path) -> None:
     demo = {"cmd": np.ones((6, 2)), "q": np.ones((6, 3)), "hand": np.zeros(6)}
     path = write_arrays(tmp_path / "own.hdf5", [demo] * 2)
