@@ -26,7 +26,7 @@ def report_page(
     estimator = report.get("estimator") or {}
     figures = {name.replace("rho", "ρ"): value for name, value in report.items()}
     figures |= {f"LSTM: {name}": value for name, value in estimator.items() if value is not None}
-    single = {name.replace("_", " "): v for name, v in figures.items() if not isinstance(v, list | dict)}
+    single = {name.replace("_", " "): v for name, v in figures.items() if not isinstance(v, list | dict | None)}
     parts = [Markup('<p class="weak">{}.</p>').format(text) for text in notes(report)]
     parts += [part("facts", plain(single)), _heading("ρ by distance from a change point")]
     parts += [_profile(report["rho_by_distance"])]

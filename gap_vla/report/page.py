@@ -20,7 +20,7 @@ from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import METHODS, Run, by_method, read_runs
-from gap_vla.rollouts.statistics import percent, wilson
+from gap_vla.rollouts.statistics import mean_rate, percent
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
@@ -83,16 +83,16 @@ def results(runs: Sequence[Run], alone: bool) -> Iterator[tuple[str, str]]:
         runs: of one method, which is not named if it is `alone` on the page.
     """
     name = "" if alone else f"{runs[0].method}: "
-    counts: dict[str, list[bool]] = {}
+    counts: dict[str, list[tuple[int, int]]] = {}
     for run in runs:
         for variant, rollouts in run.rollouts.items():
-            counts.setdefault(variant, []).extend(rollouts.values())
-    for variant, outcomes in counts.items():
-        low, high = wilson(sum(outcomes), len(outcomes))
-        rate = percent(sum(outcomes) / len(outcomes))
-        how = f"{rate} % (95 % interval {percent(low)} to {percent(high)} %), {words(variant)}"
-        seeds = "" if len(runs) == 1 else f", {len(runs)} training seeds together"
-        yield f"{name}{sum(outcomes)} of {len(outcomes)} rollouts succeeded", how + seeds
+            counts.setdefault(variant, []).append((sum(rollouts.values()), len(rollouts)))
+    for variant, of_seeds in counts.items():
+        won, played = map(sum, zip(*of_seeds))
+        low, high = mean_rate(of_seeds)
+        how = f"{percent(won / played)} % (95 % interval {percent(low)} to {percent(high)} %), {words(variant)}"
+        seeds = "" if len(of_seeds) == 1 else f", {len(of_seeds)} training seeds"
+        yield f"{name}{won} of {played} rollouts succeeded", how + seeds
     if not counts:
         done = "no rollouts were made" if all(run.summary for run in runs) else "the training is not finished"
         yield f"{name}{done}", ""
