@@ -10,38 +10,37 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from gap_vla.cli.arguments import command_parser, real, whole
-from gap_vla.core.errors import command, keeping
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__)
-    parser.add_source()
-    add = parser.add_argument
-    add("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
-    add("--split", default="train", help="RLDS: split (default: train)")
-    add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
-    add("--camera", help="image to show, such as image_wrist (default: the first)")
-    add("--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)")
-    add("--method", help="label the episode with this method, fitted on it alone, instead of its stored labels")
-    add("--annotator", type=Path, help="label the episode with this saved annotator")
-    arguments = parser.parse_args(argv)
-    if arguments.annotator:
-        parser.refuse_idle("with --annotator, which knows its own", "method")
-    if arguments.out.suffix.lower() != ".mp4":
-        parser.refuse_idle("unless --out is a video, .mp4", "fps")
-    parser.refuse_idle_for_source(arguments, "split")
-    return arguments
+from gap_vla.cli.arguments import command_parser
+from gap_vla.core.errors import command
+from gap_vla.demos.fields import add_options, fields_from
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(argv)
-    from gap_vla.rlds.annotating.files import show_episode
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("source", type=Path, help="file or folder of demonstrations, or the folder of a dataset version")
+    add("--episode", type=int, default=0, help="its number (default: 0)")
+    add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
+    add("--kind", help="format of the source (default: what it looks like)")
+    add("--split", help="RLDS: number the episodes of this split alone")
+    add("--camera", help="image to show, such as image_wrist (default: the first)")
+    add("--fps", type=float, default=20, help="of a video (default: 20)")
+    add("--method", help="label the episode with this method, fitted on it alone, instead of its stored labels")
+    add("--annotator", type=Path, help="label the episode with this saved annotator")
+    add_options(parser)
+    options = parser.parse_args(argv)
+    from gap_vla.demos.source import kind_of, open_source
+    from gap_vla.rlds.annotate import show_episode
+    from gap_vla.rlds.source import RLDS
 
-    with keeping("nothing was written"):
-        where = show_episode(**vars(arguments))
-    print(where)
+    fields = fields_from(options)
+    if (options.kind or kind_of(options.source)) == "rlds":
+        source = RLDS(options.source, fields, split=options.split)
+    else:
+        source = open_source(options.source, fields, options.kind)
+    print(source.account(), flush=True)
+    how = {name: getattr(options, name) for name in ("episode", "camera", "fps", "method", "annotator")}
+    print(show_episode(source, options.out, **how))

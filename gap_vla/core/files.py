@@ -29,17 +29,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        if path.is_dir():  # a folder cannot be renamed onto another
-            old = path.with_name(f".{path.name}.old")
-            remove(old)
-            os.rename(path, old)
-            os.rename(temporary, path)
-            remove(old)
-        else:
-            os.replace(temporary, path)
+        put(temporary, path)
     except BaseException:
         remove(temporary)
         raise
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Gives a finished file or folder the place of another, or of none."""
+    if path.is_dir():  # a folder cannot be renamed onto another
+        old = path.with_name(f".{path.name}.old")
+        remove(old)
+        os.rename(path, old)
+        os.rename(temporary, path)
+        remove(old)
+    else:
+        os.replace(temporary, path)
 
 
 def remove(path: Path) -> None:

@@ -1,23 +1,11 @@
 """RLDS with ρ: writing and reading datasets, and loading windows of them for training.
 
-Importing this loads neither TensorFlow, JAX nor torch.
+    convert     `build_dataset`: demonstrations of any format to a TFDS dataset with ρ
+    source      `RLDS`: any RLDS dataset as episodes
+    annotate    ρ added to a copy of existing data
+    store       `EpisodeStore.build(dataset)`: decoded once, read at random
+    loader      `WindowLoader(store, …)`: batches of windows
+    statistics  `normalize`, `unnormalize`
+
+No module but `transforms`, `upstream` and `tfds_builder` loads TensorFlow before it is used.
 """
-
-from gap_vla.core.lazy import exports
-
-__all__, __getattr__, __dir__ = exports(
-    __name__,
-    {
-        "account": "dataset_metadata",
-        "version_files": "DatasetError",
-        "shards": "BeamRunner with_rho",
-        "store": "EpisodeStore",
-        "loader": "WindowLoader",
-        "convert": "build_dataset",
-        "tfds_builder": "dataset_builder",
-        "reader": "read_rlds",
-        "statistics": "dataset_statistics normalize unnormalize",
-        "windows": "window_indices",
-        "builder": "write_rlds",
-    },
-)

@@ -5,65 +5,54 @@ Unlike upstream's, the changes of a window's cameras come of the same draws.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from gap_vla.core.typed_config import CAMERAS, Bounds, ConfigError, Items, check_numbers, choose
+from gap_vla.core.config import STRICT, Camera, build
+from gap_vla.core.errors import ConfigError
 
 DRAWS = 8
 """Random numbers that one window takes."""
 
-PAIR = Items(2, 2)  # least and greatest
-FACTOR = Bounds(0, 10, "1 changes nothing")
+Share = Annotated[float, Field(ge=0.01, le=1)]
+Ratio = Annotated[float, Field(ge=0.1, le=10)]
+Factor = Annotated[float, Field(ge=0, le=10)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Augmentation:
     """What may change, drawn once per window; the operations are those of upstream's `augment_image` (dlimp) in the
-    order of its configs: crop, brightness, contrast, saturation, hue, each cut to [0, 1].
+    order of its configs: crop, brightness, contrast, saturation, hue, each cut to [0, 1]."""
 
-    Attributes:
-        crop_scale: (least, greatest) share of the picture's area that is kept, then resized to the full size.
-        crop_ratio: (least, greatest) width to height ratio of the crop, relative to the picture's own; drawn evenly
-            in its logarithm. A crop that is then wider or taller than the picture is cut to it, and keeps less than
-            `crop_scale` says.
-        brightness: at most this is added or subtracted, as a share of the full range.
-        contrast: (least, greatest) factor about each channel's mean.
-        saturation: (least, greatest) factor on HSV saturation.
-        hue: at most this is added to or subtracted from HSV hue, as a share of the circle.
-    """
+    crop_scale: tuple[Share, Share] = (1.0, 1.0)
+    """(least, greatest) share of the picture's area that is kept, then resized to the full size."""
+    crop_ratio: tuple[Ratio, Ratio] = (1.0, 1.0)
+    """(least, greatest) width to height of the crop, relative to the picture's; drawn evenly in its logarithm. A crop
+    that is wider or taller than the picture is cut to it, and keeps less than `crop_scale` says."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """At most this is added or subtracted, as a share of the full range."""
+    contrast: tuple[Factor, Factor] = (1.0, 1.0)
+    """(least, greatest) factor about each channel's mean."""
+    saturation: tuple[Factor, Factor] = (1.0, 1.0)
+    """(least, greatest) factor on HSV saturation."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """At most this is added to or subtracted from HSV hue, as a share of the circle."""
 
-    crop_scale: Annotated[tuple[Annotated[float, Bounds(0.01, 1, "share of the area")], ...], PAIR] = (1.0, 1.0)
-    crop_ratio: Annotated[tuple[Annotated[float, Bounds(0.1, 10, "width to height")], ...], PAIR] = (1.0, 1.0)
-    brightness: Annotated[float, Bounds(0, 1, "share of the full range")] = 0.0
-    contrast: Annotated[tuple[Annotated[float, FACTOR], ...], PAIR] = (1.0, 1.0)
-    saturation: Annotated[tuple[Annotated[float, FACTOR], ...], PAIR] = (1.0, 1.0)
-    hue: Annotated[float, Bounds(0, 0.5, "share of the circle, in either direction")] = 0.0
-
-    def check(self, where: str = "augmentation") -> None:
-        """Raises ConfigError for impossible numbers, which are called `where.NAME`."""
-        check_numbers(self, where)
+    def __post_init__(self) -> None:
         for name in ("crop_scale", "crop_ratio", "contrast", "saturation"):
             least, greatest = getattr(self, name)
             if least > greatest:
-                raise ConfigError(f"{where}.{name} is {(least, greatest)}; the smaller one comes first")
+                raise ConfigError(f"{name} is {(least, greatest)}; the smaller one comes first")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | Augmentation) -> Augmentation:
-        """From a dictionary of this class's attributes; raises ConfigError for unknown names and impossible numbers."""
-        if isinstance(options, cls):
-            made = options
-        else:
-            known = [field.name for field in dataclasses.fields(cls)]
-            for name in options:  # type: ignore[union-attr]
-                choose(name, known, "augmentation")
-            made = cls(**options)  # type: ignore[arg-type]
-        made.check()
-        return made
+        """From a dictionary of this class's attributes. Raises ConfigError: unknown names or impossible numbers."""
+        return options if isinstance(options, cls) else build(cls, dict(options))
 
     def __call__(
         self,
@@ -77,21 +66,11 @@ class Augmentation:
             windows: pictures.
             real: False for padding, which stays as it is.
             draws: `DRAWS` numbers in [0, 1) per window.
-
-        Raises:
-            ConfigError: arrays of other kinds or shapes, or this has impossible numbers.
         """
         from gap_vla.rlds.pixels import change_frames
 
-        self.check()
-        out, real, draws = np.array(windows), np.asarray(real), np.asarray(draws)
-        if out.dtype != np.uint8 or out.ndim != 5 or out.shape[-1] != 3:
-            raise ConfigError(f"windows are {out.dtype}{[*out.shape]}; give pictures as uint8[B, W, h, w, 3]")
-        if real.dtype != np.bool_ or real.shape != out.shape[:2]:
-            raise ConfigError(f"real is {real.dtype}{[*real.shape]}; give bool{[*out.shape[:2]]}, one for each picture")
-        if draws.shape != (len(out), DRAWS) or not ((draws >= 0) & (draws < 1)).all():
-            raise ConfigError(f"draws are {[*draws.shape]}; give [{len(out)}, {DRAWS}], numbers from 0 to below 1")
-        change_frames(out, np.ascontiguousarray(real), self.parameters(draws).astype(np.float32))
+        out = np.array(windows)
+        change_frames(out, np.ascontiguousarray(real), self.parameters(np.asarray(draws)).astype(np.float32))
         return out
 
     def parameters(self, draws: Float[np.ndarray, "B n"]) -> Float[np.ndarray, "B 8"]:
@@ -123,21 +102,16 @@ UPSTREAM = {
 """The numbers of upstream's fine-tuning configuration for each camera: the wrist's pictures are not cropped."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AugmentConfig:
     """Random changes of training pictures, drawn once for all frames and cameras of a window."""
 
-    # whose pictures are changed, each as below; empty: none are
-    cameras: Annotated[tuple[str, ...], Items(0, 2)] = ()
+    cameras: tuple[Camera, ...] = ()
+    """Cameras whose pictures are changed; empty: none."""
     primary: Augmentation = UPSTREAM["primary"]
+    """Changes of the primary camera's pictures."""
     wrist: Augmentation = UPSTREAM["wrist"]
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "data.augment")
-        for camera in self.cameras:
-            choose(camera, CAMERAS, "data.augment.cameras")
-        for camera in CAMERAS:
-            getattr(self, camera).check(f"data.augment.{camera}")
+    """Changes of the wrist camera's pictures."""
 
     @property
     def of_images(self) -> dict[str, Augmentation]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import whole
+from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
-from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Windows, require_sizes, require_truths
+from gap_vla.rlds.windows import Batch, Windows
 
 
 def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
@@ -32,23 +28,18 @@ def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
     return _concatenate(batches, order)
 
 
-def _changed(change: Callable[[int, Batch], Batch], number: int, batch: Batch) -> Batch:
-    found = change(number, batch)
-    if found is None:  # which grain would leave out, without an end
-        raise ConfigError("change returned None; let it return the batch")
-    return found
-
-
-def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], keys: Sequence[str]) -> None:
-    """Raises ConfigError: the datasets of a mixture have not these fields in one shape, given the shapes of each."""
-    (first, expected), *others = datasets.items()
-    for where, shapes in others:
-        for key in keys:
-            found, wanted = (list(known[key]) if key in known else "missing" for known in (shapes, expected))
+def require_alike(parts: Sequence[Windows]) -> None:
+    """Raises ConfigError: the datasets of a mixture have not the same fields, in the same shapes."""
+    first, *others = parts
+    keys = (*first.image_keys, *(("proprio",) if first.proprio else ()), "action", *first.labels)
+    for key in keys:
+        wanted = first.data.fields[key].shape[1:]
+        for other in others:
+            found = other.data.fields[key].shape[1:] if key in other.data.fields else "missing"
             if found != wanted:
                 raise ConfigError(
-                    f"{where}: {key} is {found}, in {first} it is {wanted}; the datasets of a mixture have the same "
-                    "cameras, sizes of pictures, widths of states and actions, and labels"
+                    f"{other.store.directory}: {key} is {found}, in {first.store.directory} {wanted}; the datasets of "
+                    "a mixture have the same cameras, sizes of pictures and widths"
                 )
 
 
@@ -56,16 +47,6 @@ def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
     if isinstance(batches[0], dict):
         return {key: _concatenate([b[key] for b in batches], order) for key in batches[0]}
     return np.concatenate(batches)[order]
-
-
-def _pairs(given: Any) -> list[tuple[EpisodeStore, float]]:
-    """Of stores and weights. Raises ConfigError: they are none."""
-    pairs = [*given] if isinstance(given, Iterable) and not isinstance(given, str | bytes) else None
-    for pair in [given] if pairs is None else pairs:
-        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], EpisodeStore)):
-            what = f"{pair!r:.80} is no {'EpisodeStore' if pairs is None else 'pair of an EpisodeStore and its weight'}"
-            raise ConfigError(f"{what}; give EpisodeStore.build(FOLDER), or [(store, 0.7), (other, 0.3)]")
-    return pairs or []
 
 
 class WindowLoader:
@@ -113,24 +94,12 @@ class WindowLoader:
     ) -> None:
         import grain
 
-        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else _pairs(store)
-        if not stores or not all(isinstance(w, int | float | np.number) and 0 < w < np.inf for _, w in stores):
-            given = [weight for _, weight in stores]
-            raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
-        plain = ((w if isinstance(w, int) else int(w) if isinstance(w, np.integer) else float(w)) for _, w in stores)
-        stores = [(one, weight) for (one, _), weight in zip(stores, plain)]
-        require_truths(train=train)
-        train = bool(train)  # JSON and grain know no numbers of numpy
-        batch_size, process_count = require_sizes(batch_size=batch_size, process_count=process_count)
-        seed = whole("seed", seed, 0, 2**63 - 1, ConfigError)
-        threads = whole("threads", threads, 0, 1024, ConfigError)
-        process_index = whole("process_index", process_index, 0, process_count - 1, ConfigError)
+        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else [(one, weight) for one, weight in store]
+        if not stores or not all(0 < weight < np.inf for _, weight in stores):
+            raise ConfigError(f"weights of the mixture are {[weight for _, weight in stores]}; all must be above 0")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
-        shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
-        labels = ("rho", "change_point") if parts[0].labels else ()
-        keys = (*parts[0].image_keys, *(("proprio",) if parts[0].proprio else ()), "action", *labels)
-        require_alike(shapes, keys)
+        require_alike(parts)
         self._identity = digest(
             {
                 "stores": [[one.source_hash, weight] for one, weight in stores],
@@ -157,13 +126,12 @@ class WindowLoader:
             order = grain.MapDataset.concatenate(orders)
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
         batches = batches.map(functools.partial(gathered, parts))
-        batches = batches if change is None else batches.map_with_index(functools.partial(_changed, change))
+        batches = batches if change is None else batches.map_with_index(change)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train
         self._restored = False
-        self._process, self._hosts = os.getpid(), process_count
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train and not self._restored:
@@ -172,25 +140,10 @@ class WindowLoader:
 
     def __next__(self) -> Batch:
         self._restored = False
-        self._here()
         return next(self._iterator)
-
-    def _here(self) -> None:
-        """Goes on in a process that was forked, where the threads that gather ahead are none."""
-        if self._process != os.getpid():
-            torch = sys.modules.get("torch.utils.data")
-            if torch and (worker := torch.get_worker_info()) and worker.num_workers > self._hosts:
-                raise ConfigError(
-                    f"each of {worker.num_workers} workers of torch would give the same batches; give num_workers 0, "
-                    "with threads of the loader, or make a loader for each worker, of its own process_index"
-                )
-            position, self._process = self._iterator.get_state(), os.getpid()
-            self._iterator = iter(self._batches)
-            self._iterator.set_state(position)
 
     def peek(self) -> Batch:
         """The next batch, without moving on; for shapes and pictures before training."""
-        self._here()
         position = self._iterator.get_state()
         batch = next(self._iterator)
         self._iterator.set_state(position)
@@ -204,21 +157,12 @@ class WindowLoader:
         """Continues exactly behind `state`: so does the first pass of `train=False`, and later ones begin anew.
 
         Raises:
-            ConfigError: the state is of other data, another seed, batch size or number of processes, or no state.
+            ConfigError: the state is of other data, another seed, batch size or number of processes.
         """
-        if not isinstance(state, Mapping) or state.get("loader") != self._identity:
+        if state.get("loader") != self._identity:
             raise ConfigError(
                 "the data position was saved with other data, split, seed, batch size or process count; "
                 "resume with the same settings or start a new run"
             )
-        position = state.get("position")
-        whole(
-            "position.next_index",
-            dict(position if isinstance(position, Mapping) else {}).get("next_index"),
-            0,
-            2**63,
-            ConfigError,
-        )
-        self._here()
-        self._iterator.set_state(position)
+        self._iterator.set_state(state["position"])
         self._restored = True

@@ -1,103 +1,72 @@
 """A dataset decoded once into flat memory-mapped arrays: random access to every step without TensorFlow.
 
-A store is a folder of `<split>.<field>.bin` (C order, no header) and `store.json`, which says shapes, dtypes, episode
-offsets, statistics, what it was made from and a hash of every file. Delete the folder to remove it.
+A store is a folder of `<split>.<field>.bin` (C order, no header), `dataset_statistics.json` and `store.json`, which says
+shapes, dtypes and what it was made from. Opening it reads none of the arrays, however many there are. Delete the folder
+to remove it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import itertools
+import functools
 import json
-import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import content, one_line, parsed, refusing, whole
+from gap_vla.core.columns import Columns
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import digest
-from gap_vla.core.locks import alone
-from gap_vla.core.marks import others_in
-from gap_vla.core.outputs import require_apart, require_no_volume
-from gap_vla.core.resources import existing_parent, free_disk, shown
-from gap_vla.core.whole import clear_leftovers, put, real_place, workplace
-from gap_vla.demos.content import Unchanged
-from gap_vla.rlds.account import content_hash, dataset_metadata, require_unchanged
-from gap_vla.rlds.reader import read_rlds, require_keys, sizes_of
+from gap_vla.core.progress import PATIENCE, Progress
+from gap_vla.demos.fields import Fields, explicit
+from gap_vla.rlds.records import dataset_hash, dataset_metadata
+from gap_vla.rlds.source import MISSING, RLDS, Sizes
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import naming_a_full_disk, open_version
 
-STORE_VERSION = 2
-Sizes = Mapping[str, tuple[int, int]]
-
-_REBUILD = "this is no whole store; delete the folder and build it again"
+STORE_VERSION = 3
 
 
 class EpisodeStore:
-    """Read access to a store; open with `EpisodeStore.open(store_dir)`, make with `EpisodeStore.build(version_dir)`.
+    """Read access to a store; `EpisodeStore.build(version_dir)` makes it, or opens the one that is there.
 
     Attributes:
         directory: where the store is.
-        splits: split names.
-        statistics: of the split `train`, or of all where there is none of that name (`gap_vla.rlds.statistics`).
+        splits: `train` and, if episodes were held out, `val`.
+        statistics: of the split `train` (`gap_vla.rlds.statistics`).
         metadata: the dataset's own metadata (identity, annotator).
+        columns, action_columns: what the columns are; None if nobody said.
         source: the dataset that it was built from, as it was called then.
-        source_hash: hash of that.
+        source_hash: identity of that dataset and of the settings.
     """
 
     def __init__(self, directory: Path, account: Mapping[str, Any]) -> None:
         self.directory = directory
-        self.source = one_line(account.get("source", directory))
+        self.source: str = account["source"]
         self.source_hash: str = account["source_hash"]
         self.metadata: dict[str, Any] = account["metadata"]
+        self.columns, self.action_columns = (
+            Columns.parse(text) if (text := account["columns"].get(key)) else None for key in ("proprio", "action")
+        )
         self.statistics = load_statistics(directory / STATISTICS)
-        self.splits = {name: StoreSplit(directory, name, entry) for name, entry in account["splits"].items()}
+        self.splits = {name: StoreSplit(self, name, entry) for name, entry in account["splits"].items()}
 
     @classmethod
-    def open(cls, store_dir: str | Path, *, verify: bool = False) -> EpisodeStore:
-        """Opens a finished store.
-
-        Args:
-            store_dir: the folder.
-            verify: compare the pictures too with the recorded hashes, as is done with all else (reads everything).
-
-        Raises:
-            EpisodeError: not a store, unfinished, or a file of another size (or content) than recorded.
-        """
+    def open(cls, store_dir: str | Path) -> EpisodeStore:
+        """Opens a finished store. Raises EpisodeError: there is none, or one of another version."""
         directory = Path(store_dir)
         if not (directory / "store.json").exists():
             raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
-        with refusing(directory, _REBUILD, EpisodeError):
-            account = parsed(content(directory / "store.json"))
-            if account["store_version"] != STORE_VERSION:
-                raise EpisodeError(
-                    f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
-                    "delete the folder; a run that needs it makes it again"
-                )
-            known = digest({"splits": json.dumps(account["splits"])})
-            if account["splits_hash"] != known:
-                raise EpisodeError(f"{directory / 'store.json'}: its splits were changed; {_REBUILD}")
-            if account.get("about_hash", known := _about_hash(account)) != known:
-                raise EpisodeError(f"{directory / 'store.json'}: its source or metadata were changed; {_REBUILD}")
-            fields = {f"{name}.{key}.bin" for name, split in account["splits"].items() for key in split["fields"]}
-            if lost := sorted({STATISTICS, *fields} - account["files"].keys()):
-                raise EpisodeError(f"{directory / 'store.json'}: the checksum of {lost[0]} is missing; {_REBUILD}")
-            for name, (size, content_hash) in account["files"].items():
-                path = directory / name
-                if Path(name).name != name:  # of somebody else's store
-                    raise EpisodeError(f"{directory / 'store.json'}: {name!r:.60} is no file of a store; {_REBUILD}")
-                found = path.stat().st_size if path.is_file() else None
-                if found != size or ((verify or "image_" not in name) and _digest(path) != content_hash):
-                    what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
-                    what = "missing" if found is None else what
-                    raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
-            return cls(directory, account)
+        account = read_json(directory / "store.json")
+        if account["store_version"] != STORE_VERSION:
+            raise EpisodeError(
+                f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; delete "
+                "the folder and train again with the dataset, from which the store is made"
+            )
+        return cls(directory, account)
 
     @classmethod
     def build(
@@ -105,92 +74,65 @@ class EpisodeStore:
         version_dir: str | Path,
         store_dir: str | Path | None = None,
         *,
+        fields: Fields = Fields(),
+        val_fraction: float = 0.1,
+        seed: int = 0,
         resize: Sizes | None = None,
-        keys: Mapping[str, str] | None = None,
     ) -> EpisodeStore:
-        """Decodes an RLDS dataset into a store, or opens the one that is there if it was made from the same data; in
-        both cases all of it is compared with its hashes (about 1 GB/s).
+        """Opens the store of an RLDS dataset, ours or any other, and decodes the dataset into it if it is not there.
 
         Args:
             version_dir: the dataset, e.g. `data/threading/1.0.0`.
-            store_dir: default: `<version_dir>.store`, beside the dataset.
+            store_dir: default: `<version_dir>.store`, beside the dataset. A store there of another dataset, or of other
+                settings, is made anew.
+            fields: names of the dataset's fields; a dataset of ours needs none.
+            val_fraction: share of the episodes that are held out as `val`, if the dataset has no split `val`.
+            seed: which ones.
             resize: camera to (height, width); Lanczos3 with antialiasing, as upstream Octo resizes.
-            keys: fields of a dataset of others, see `read_rlds`.
 
         Raises:
-            EpisodeError: the dataset cannot be read; no store appears then. ResourceError: as `existing_parent`.
+            EpisodeError: the dataset cannot be read; no store appears then.
         """
-        version_dir = Path(version_dir) if Path(version_dir).name else Path(version_dir).absolute()
+        import filelock
+
+        version_dir = Path(version_dir)
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
-        directory = directory if directory.name else directory.absolute()
-        existing_parent(directory)
-        require_apart(directory, version_dir)
-        require_keys(keys)
-        resize = sizes_of(resize)
-        lock = directory.with_name(f".{directory.name}.lock")
-        held = alone(lock, f"{directory}", wait=True, there=directory / "store.json")
-        with held, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
-            unchanged = Unchanged(version_dir)
-            source_hash = source_hash_of(version_dir, resize, keys)
-            require_unchanged(version_dir, but=STATISTICS)
-            real = real_place(directory)
-            clear_leftovers(real.parent, real.name)  # as the store that this one took the place of
-            if made_of(source_hash, directory):
-                return cls.open(directory, verify=True)
-            _require_replaceable(directory)
-            described = open_version(version_dir).info.splits
-            splits = {name: read_rlds(version_dir, name, resize=resize, keys=keys, compared=True) for name in described}
-            _tell_room(directory, described, splits)
-            with workplace(directory) as new:
-                new.mkdir()
-                write_store(
-                    new,
-                    splits,
-                    source=str(version_dir),
-                    source_hash=source_hash,
-                    metadata=dataset_metadata(version_dir),
-                )
-                unchanged()  # decoding takes minutes
-                _require_replaceable(directory)
-                put(new, directory)
-            return cls.open(directory, verify=True)
+        settings = {
+            "store_version": STORE_VERSION,
+            "dataset": dataset_hash(version_dir),
+            "fields": explicit(fields),
+            "resize": {key: list(size) for key, size in (resize or {}).items()},
+            **({} if _has_val(version_dir) else {"val_fraction": val_fraction, "seed": seed}),
+        }
+        source_hash = digest(settings, 16)
+        if is_made_of(directory, source_hash):
+            return cls.open(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(directory.with_name(f".{directory.name}.lock")):  # a second builder waits
+            if not is_made_of(directory, source_hash):
+                source = RLDS(version_dir, fields, resize=resize)
+                if not source.action:
+                    raise EpisodeError(
+                        f"{version_dir}: which of {', '.join(source.names)} is the action? Name it with fields.action"
+                    )
+                if (directory.exists() and not (directory / "store.json").exists()) and any(directory.iterdir()):
+                    raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder")
+                splits = splits_of(source, val_fraction, seed)
+                with replacing(directory) as new:
+                    new.mkdir()
+                    write_store(
+                        new,
+                        {name: _read(source, name, indices) for name, indices in splits.items()},
+                        source=str(version_dir),
+                        source_hash=source_hash,
+                        metadata=dataset_metadata(version_dir),
+                    )
+        return cls.open(directory)
 
     def split(self, name: str) -> StoreSplit:
         if name not in self.splits:
             raise EpisodeError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
-
-
-def _require_replaceable(directory: Path) -> None:
-    """Raises EpisodeError: there is something that is not of the store there, by its own list of files; OutputError: it
-    is a volume."""
-    require_no_volume(directory)
-    if (directory / "store.json").exists():
-        with refusing(directory, _REBUILD, EpisodeError):
-            own = {"store.json", *dict(parsed(content(directory / "store.json"))["files"])}
-        if strange := others_in(directory, "|".join(map(re.escape, own))):
-            raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
-
-
-def _tell_room(directory: Path, described: Mapping[str, Any], splits: dict[str, Iterator[Episode]]) -> None:
-    """Says so where there is less room than for as many episodes like the first one as there are, and than for as many
-    as their bytes would be: a guess, for the dataset's description does not say how many steps there are."""
-    files = [(name, Path(str(file))) for name, split in described.items() for file in split.filepaths]
-    filled = [(name, file) for name, file in files if file.stat().st_size]
-    for first in itertools.islice(splits[filled[0][0]], 1) if filled else ():
-        splits[filled[0][0]] = itertools.chain([first], splits[filled[0][0]])
-        with open(filled[0][1], "rb") as stream:
-            record = 16 + int.from_bytes(stream.read(8), "little")
-        count = min(
-            sum(split.num_examples for split in described.values()),
-            sum(file.stat().st_size for _, file in filled) / record,
-        )
-        size = count * sum(array.nbytes for array in first.arrays.values())
-        have = free_disk(real_place(directory).parent)
-        if have is not None and size > have:
-            print(f"note: the store may take {shown(size)}, and {shown(have)} are free", file=sys.stderr, flush=True)
 
 
 class StoreSplit:
@@ -200,76 +142,93 @@ class StoreSplit:
         offsets: int64[N + 1], episode i is steps `offsets[i]:offsets[i + 1]`.
         fields: name to array with leading dimension S (all steps): image_* uint8[S, h, w, 3], proprio float32[S, P],
             action float32[S, A], and where the dataset has them rho float32[S], change_point bool[S], phase int32[S].
-        language: int32[N], index into `languages`.
+        language: int32[S], the instruction of each step as an index into `languages`.
         languages: distinct instructions.
         phases: names of the phase codes.
+        missing: camera to bool[N], True for episodes whose pictures of that camera the dataset says are none.
     """
 
-    def __init__(self, directory: Path, name: str, entry: Mapping[str, Any]) -> None:
-        self.name = name
-        self.offsets = np.asarray(entry["offsets"], np.int64)
-        if self.offsets[0] != 0 or (np.diff(self.offsets) < 1).any():
-            raise EpisodeError(f"{directory / 'store.json'}: episodes of {name} do not follow one another; {_REBUILD}")
+    def __init__(self, store: EpisodeStore, name: str, entry: Mapping[str, Any]) -> None:
+        self.name, self._store = name, store
         self.languages: list[str] = entry["languages"]
         self.phases: list[str] = entry["phases"]
-        self.language = np.asarray(entry["language"], np.int32)
-        self.episodes: list[dict[str, Any]] = entry["episodes"]
-        self.fields: dict[str, np.ndarray] = {}
-        for key, (dtype, shape) in entry["fields"].items():
-            path = directory / f"{name}.{key}.bin"
-            if np.dtype(dtype).kind not in "biuf":  # objects would be addresses in memory that a file names
-                raise EpisodeError(f"{directory / 'store.json'}: {name}.{key} is {dtype}, no numbers; {_REBUILD}")
-            try:
-                self.fields[key] = np.memmap(path, dtype, "r", shape=(self.steps, *shape))
-            except OSError as error:
-                if error.errno == errno.ENODEV:
-                    raise EpisodeError(f"{path}: its file system maps no files; copy the data to another") from None
-                raise
+        self.offsets = self._array("offsets", np.int64, (entry["episodes"] + 1,))
+        self.language = self._array("language", np.int32, (entry["steps"],))
+        self.missing = {key: self._array(f"missing_{key}", np.bool_, (len(self),)) for key in entry["missing"]}
+        self.fields = {
+            key: self._array(key, dtype, (entry["steps"], *shape)) for key, (dtype, shape) in entry["fields"].items()
+        }
+
+    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        return np.asarray(np.memmap(self._store.directory / f"{self.name}.{name}.bin", dtype, "r", shape=shape))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def steps(self) -> int:
-        return int(self.offsets[-1])
+        return len(self.language)
+
+    @functools.cached_property
+    def episodes(self) -> list[dict[str, Any]]:
+        """`success` and `metadata` of each episode."""
+        return read_json(self._store.directory / f"{self.name}.episodes.json")  # type: ignore[no-any-return]
 
     def episode(self, index: int) -> Episode:
-        """Episode `index` as written into the dataset; raises EpisodeError if there is none of that number."""
-        index = whole(f"episode of {self.name}", index, 0, len(self) - 1, EpisodeError)
+        """Episode `index` as written into the dataset. Raises EpisodeError: there is none of that number."""
+        if not 0 <= index < len(self):
+            raise EpisodeError(f"{self._store.directory}: no episode {index} in {self.name}, which has {len(self)}")
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         take = {key: np.asarray(value[part]) for key, value in self.fields.items()}
-        codes = take.pop("phase", None)
-        info = self.episodes[index]
+        codes, info = take.pop("phase", None), self.episodes[index]
+        texts = tuple(self.languages[code] for code in self.language[part])
         return Episode(
             images={k: v for k, v in take.items() if k.startswith("image_")},
             proprio=take["proprio"],
             action=take["action"],
-            language_instruction=self.languages[self.language[index]],
+            language_instruction=texts[0] if len({*texts}) == 1 else texts,
             success=info["success"],
             phase=None if codes is None else np.array(self.phases)[codes],
             rho=take.get("rho"),
             change_point=take.get("change_point"),
             metadata=info["metadata"],
+            columns=self._store.columns,
+            action_columns=self._store.action_columns,
         )
 
 
-def source_hash_of(version_dir: Path, resize: Sizes | None = None, keys: Mapping[str, str] | None = None) -> str:
-    """The `source_hash` of a store made of this dataset as it is now, by the options of `EpisodeStore.build`."""
-    options = {"resize": {key: list(size) for key, size in (resize or {}).items()}, "keys": dict(keys or {})}
-    return content_hash(version_dir, json.dumps([STORE_VERSION, options], sort_keys=True))
+def is_made_of(directory: Path, source_hash: str) -> bool:
+    """Whether the store of this dataset and these settings is there."""
+    return (directory / "store.json").exists() and read_json(directory / "store.json")["source_hash"] == source_hash
 
 
-def made_of(source_hash: str, directory: Path) -> bool:
-    """Whether a store of the present version that was made of this data (`source_hash_of`) is there.
+def splits_of(source: RLDS, val_fraction: float, seed: int) -> dict[str, list[int]]:
+    """Which episodes are `train` and which are `val`: as the dataset says, or a share drawn by the seed.
 
-    Raises:
-        EpisodeError: something else is there.
+    Of a dataset with a split `val` other splits than `train` and `val` are left out; of others all splits are one.
     """
-    if not (directory / "store.json").exists():
-        return False
-    with refusing(directory, _REBUILD, EpisodeError):
-        recorded = parsed(content(directory / "store.json"))
-        return bool((recorded["source_hash"], recorded["store_version"]) == (source_hash, STORE_VERSION))
+    splits = source.splits
+    if "val" in splits:
+        return {name: [i for i, split in enumerate(splits) if split == name] for name in ("train", "val")}
+    train = [i for i, split in enumerate(splits) if split == "train"] or list(range(len(splits)))
+    count = min(max(1, round(val_fraction * len(train))) if val_fraction > 0 else 0, len(train) - 1)
+    held = {train[i] for i in np.random.default_rng(seed).permutation(len(train))[:count]}
+    return {"train": [i for i in train if i not in held]} | ({"val": sorted(held)} if held else {})
+
+
+def _has_val(version_dir: Path) -> bool:
+    """Without opening the dataset, which takes TensorFlow."""
+    splits = read_json(version_dir / "dataset_info.json").get("splits", [])
+    return any(split["name"] == "val" for split in splits)
+
+
+def _read(source: RLDS, split: str, indices: Iterable[int]) -> Iterator[Episode]:
+    indices = list(indices)
+    progress = Progress(f"decode {split}", len(indices), "episode", after=PATIENCE)
+    for index in indices:
+        yield source.read(index)
+        progress.advance(1)
+    progress.close()
 
 
 def write_store(
@@ -280,91 +239,95 @@ def write_store(
     source_hash: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the files of a store into an empty folder; memory holds a few episodes at a time.
+    """Writes the files of a store into an empty folder; memory holds one episode, and the states and actions of `train`.
 
     Args:
-        splits: episodes of each split, all with the same fields and sizes.
+        splits: episodes of `train` and of others, all with the same fields and sizes.
         source, source_hash, metadata: what they are made from; another hash is another store.
 
     Raises:
-        EpisodeError: an episode unlike the first one, or none at all.
+        EpisodeError: an episode unlike the first one, or none to train on.
     """
-    learnt: list[Episode] = []
-    written = {
-        split: _write_split(
-            folder, split, of_split, learnt if split == "train" or "train" not in splits else [], source
-        )
-        for split, of_split in splits.items()
-    }
+    written, learnt = {}, []
+    for split, episodes in splits.items():
+        with _Writer(folder, split) as writer:
+            for episode in episodes:
+                writer.add(episode)
+                if split == "train":
+                    learnt.append(episode.replace(images={}))
+            written[split] = writer.finish()
     if not learnt:
         raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
-    found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
+    described = {"proprio": learnt[0].columns, "action": learnt[0].action_columns}
+    found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt], described["action"])
     save_statistics(found, folder / STATISTICS)
-    files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,
         "source": source,
         "source_hash": source_hash,
         "metadata": dict(metadata or {}),
+        "columns": {key: str(columns) for key, columns in described.items() if columns},
         "splits": written,
-        "splits_hash": digest({"splits": json.dumps(written)}),
-        "files": files,
     }
-    account["about_hash"] = _about_hash(account)
-    (folder / "store.json").write_text(json.dumps(account))
+    write_json(folder / "store.json", account)
 
 
-def _about_hash(account: Mapping[str, Any]) -> str:
-    """Of what a store says of the data that it was made from."""
-    return digest({"about": json.dumps([account.get("source"), account["metadata"]])})
+class _Writer:
+    """Appends episodes to the files of one split."""
 
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split, self._files = folder, split, contextlib.ExitStack()
+        self._streams: dict[str, Any] = {}
+        self._fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._offsets, self._languages, self._phases = [0], dict[str, int](), dict[str, int]()
+        self._about: list[dict[str, Any]] = []
 
-def _write_split(
-    folder: Path, split: str, episodes: Iterable[Episode], low_dim: list[Episode], source: str
-) -> dict[str, Any]:
-    """Writes a file per field; returns what `store.json` says of the split, and appends episodes without images."""
-    offsets, language = [0], []
-    about: list[dict[str, Any]] = []
-    languages: dict[str, int] = {}
-    phases: dict[str, int] = {}
-    fields: dict[str, tuple[str, tuple[int, ...]]] = {}
-    with contextlib.ExitStack() as stack:
-        for episode in episodes:
-            arrays = episode.arrays
-            name = episode.name if episode.metadata.get("episode_id") else f"{source}, {split}[{len(about)}]"
-            if episode.phase is not None:
-                codes = [phases.setdefault(str(name), len(phases)) for name in episode.phase]
-                arrays["phase"] = np.asarray(codes, np.int32)
-            if not fields:
-                fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
-                streams = {key: stack.enter_context(open(folder / f"{split}.{key}.bin", "wb")) for key in fields}
-            if odd := sorted({*arrays} ^ {*fields}):
-                here, there = ("no", "has") if odd[0] in fields else ("has", "has not")
-                raise EpisodeError(f"{name}: {here} {odd[0]}, and the first episode {there}; make them alike")
-            for key, (dtype, shape) in fields.items():
-                wraps = np.dtype(dtype).kind in "iu" and not np.can_cast(arrays[key].dtype, dtype, "safe")
-                if wraps or not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
-                    raise EpisodeError(f"{name}: {key} is {arrays[key].dtype}, in the first episode {dtype}")
-                if (found := arrays[key].shape[1:]) != shape:
-                    raise EpisodeError(
-                        f"{name}: a step of {key} has shape {found}, in the first episode {shape}; resize it, "
-                        "or drop one"
-                    )
-                streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)
-            offsets.append(offsets[-1] + len(episode))
-            language.append(languages.setdefault(episode.language_instruction, len(languages)))
-            about.append({"success": episode.success, "metadata": dict(episode.metadata)})
-            low_dim.append(episode.replace(images={}))
-    return {
-        "offsets": offsets,
-        "language": language,
-        "languages": list(languages),
-        "phases": list(phases),
-        "episodes": about,
-        "fields": fields,
-    }
+    def __enter__(self) -> _Writer:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    def add(self, episode: Episode) -> None:
+        arrays = episode.arrays
+        if episode.phase is not None:
+            codes = [self._phases.setdefault(str(name), len(self._phases)) for name in episode.phase]
+            arrays["phase"] = np.asarray(codes, np.int32)
+        found = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
+        self._fields = self._fields or found
+        if odd := sorted(key for key in {**found, **self._fields} if found.get(key) != self._fields.get(key)):
+            here, first = (one.get(odd[0], "missing") for one in (found, self._fields))
+            raise EpisodeError(f"{episode.name}: a step of {odd[0]} is {here}, of the first episode {first}")
+        text = episode.language_instruction
+        texts = [text] * len(episode) if isinstance(text, str) else text
+        language = [self._languages.setdefault(one, len(self._languages)) for one in texts]
+        for key, value in {**arrays, "language": np.asarray(language, np.int32)}.items():
+            self._stream(key).write(np.ascontiguousarray(value).data)
+        self._offsets.append(self._offsets[-1] + len(episode))
+        self._about.append({"success": bool(episode.success), "metadata": dict(episode.metadata)})
+
+    def _stream(self, key: str) -> Any:
+        if key not in self._streams:
+            self._streams[key] = self._files.enter_context(open(self._place(f"{key}.bin"), "wb"))
+        return self._streams[key]
+
+    def _place(self, name: str) -> Path:
+        return self._folder / f"{self._split}.{name}"
+
+    def finish(self) -> dict[str, Any]:
+        """What `store.json` says of the split."""
+        self._files.close()
+        np.asarray(self._offsets, np.int64).tofile(self._place("offsets.bin"))
+        missing = sorted({camera for one in self._about for camera in one["metadata"].get(MISSING, ())})
+        for camera in missing:
+            flags = [camera in one["metadata"].get(MISSING, ()) for one in self._about]
+            np.array(flags).tofile(self._place(f"missing_{camera}.bin"))
+        self._place("episodes.json").write_text(json.dumps(self._about))
+        return {
+            "episodes": len(self._about),
+            "steps": self._offsets[-1],
+            "languages": list(self._languages),
+            "phases": list(self._phases),
+            "missing": missing,
+            "fields": self._fields,
+        }

@@ -11,10 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from gap_vla.core.foreign import whole
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.rlds.statistics import MIN_STD, StatisticsError, limits, mask_of, vector_of
-from gap_vla.rlds.windows import MOST_STEPS, require_sizes
+from gap_vla.core.errors import ConfigError
+from gap_vla.rlds.statistics import MIN_STD, limits, mask_of, vector_of
 
 Trajectory = dict[str, Any]
 STEP_KEYS = ("rho", "change_point")
@@ -71,8 +69,6 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     if kind == "none":
         return x
     mean, std = (vector_of(statistics, key) for key in ("mean", "std"))
-    if x.shape[-1] not in (None, len(mean)):
-        raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}")
     mask = mask_of({"mask": std >= MIN_STD, **statistics}, mean)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)
@@ -101,8 +97,6 @@ def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: i
         seed: int32[2] of a stateless draw; None draws from TensorFlow's global generator.
         max_goal_distance: steps from t to the goal, at most.
     """
-    if max_goal_distance is not None:
-        max_goal_distance = whole("max_goal_distance", max_goal_distance, 0, MOST_STEPS, ConfigError)
     steps = tf.shape(trajectory["action"])[0]
     low = tf.range(steps)
     high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
@@ -128,10 +122,7 @@ def chunk(
         observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
-    window_size, action_horizon = require_sizes(window_size=window_size, action_horizon=action_horizon)
     action = trajectory["action"]
-    if len(action.shape) not in (2, 3):
-        raise ConfigError(f"actions have {len(action.shape)} axes; give [T, A], or [T, H, A] of chunks")
     if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
         raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
     steps = tf.shape(action)[0]
@@ -147,10 +138,6 @@ def chunk(
     at = (raw if upstream_action_mask else index)[..., None] + ahead
     valid = at < goal + 2 if upstream_action_mask else at <= goal
     dims = trajectory.get("action_pad_mask", tf.ones_like(action, tf.bool))
-    if len(dims.shape) == 3 and 1 < (dims.shape[1] or action_horizon) < action_horizon:
-        raise ConfigError(
-            f"action_pad_mask is of chunks of {dims.shape[1]}, action_horizon is {action_horizon}; take less"
-        )
     of_all = tf.broadcast_to(dims, [steps, *tf.unstack(tf.shape(dims)[1:])])
     if len(dims.shape) == 3:
         dims = tf.gather(of_all[:, :action_horizon], index)
@@ -164,8 +151,6 @@ def chunk(
     observation["timestep_pad_mask"] = raw >= 0
     observation["task_completed"] = ~valid
     labels = {key: trajectory[key] for key in STEP_KEYS if key in trajectory}
-    for key, value in labels.items():
-        tf.debugging.assert_equal(tf.shape(value)[0], steps, f"{key} has not one value for each action")
     kept = {key: tf.gather(value, index) for key, value in labels.items()}
     return {
         **trajectory,

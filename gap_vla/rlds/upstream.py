@@ -12,17 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.core.foreign import shown
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`). Raises
-    ConfigError: the dataset has no ρ, or no action."""
+    ConfigError: the dataset has no ρ."""
     if "rho" not in trajectory:
         raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
-    if "action" not in trajectory:
-        raise ConfigError(f"no action among {', '.join(sorted(trajectory))}; standardize before pack_rho")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 
@@ -31,17 +28,14 @@ def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
 
     The first action of a chunk is the one of the chunk's own step, so that is the step's ρ. Raises ConfigError: the
-    actions are not chunked yet; when it is run, InvalidArgumentError: the last column is no ρ.
+    actions are not chunked yet.
     """
     packed = trajectory["action"]
     if len(packed.shape) != 4:
         raise ConfigError(
             f"action has shape {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking"
         )
-    rho = packed[..., 0, -1]
-    said = "the last action is not from 0 to 1, so it is no rho; standardize with pack_rho, masked by mask_with_rho"
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all((rho >= 0) & (rho <= 1)), [said])]):
-        changed = {**trajectory, "action": packed[..., :-1], "rho": tf.identity(rho)}
+    changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
     if "action_pad_mask" in trajectory:
         changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
     return changed
@@ -53,9 +47,6 @@ def mask_with_rho(action_mask: Sequence[bool]) -> list[bool]:
 
 
 def without_rho(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising. Raises
-    ConfigError: they are none of actions."""
-    if not isinstance(statistics, Mapping) or not isinstance(statistics.get("action"), Mapping):
-        raise ConfigError(f"{shown(statistics)} holds no statistics of an action; give those of the dataset")
+    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising."""
     action = {key: np.asarray(value)[:-1] for key, value in statistics["action"].items()}
     return {**statistics, "action": action}

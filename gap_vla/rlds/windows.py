@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import shown, whole
-from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.core.config import choose
+from gap_vla.core.errors import ConfigError, EpisodeError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.statistics import NORMALIZATIONS, check_statistics, normalize
+from gap_vla.rlds.statistics import NORMALIZATIONS, check_statistics, limits, mask_of, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 Batch = dict[str, Any]
-
-MOST_STEPS = 1_000_000
-"""Of a window or a chunk of actions."""
-
 
 @dataclasses.dataclass(frozen=True)
 class WindowIndices:
@@ -63,9 +58,6 @@ def window_indices(
         upstream_action_mask: reproduce upstream's mask, which turns False one step late: one repetition of the last
             action still counts there. Off by default.
 
-    Raises:
-        ConfigError: steps or lengths that are no whole numbers, not as many of them, or steps beyond an episode.
-
     Example:
         >>> w = window_indices(np.array([0]), np.array([3]), 2, 2)
         >>> w.observation.tolist(), w.timestep_pad_mask.tolist()
@@ -73,14 +65,7 @@ def window_indices(
         >>> w.action.tolist()
         [[[0, 1], [0, 1]]]
     """
-    step, length = np.asarray(step), np.asarray(length)
-    window_size, action_horizon = require_sizes(window_size=window_size, action_horizon=action_horizon)
-    whole_steps = (
-        step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
-    )
-    if not whole_steps or ((step < 0) | (step >= length)).any():
-        raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
-    step, length = step.astype(np.int64), length.astype(np.int64)  # small ones would overflow
+    step, length = np.asarray(step, np.int64), np.asarray(length, np.int64)  # small ones would overflow
     history = np.arange(1 - window_size, 1)
     raw = step[:, None] + history  # B W
     observation = np.maximum(raw, 0)
@@ -92,19 +77,6 @@ def window_indices(
     else:
         valid = observation[..., None] + ahead <= last
     return WindowIndices(observation, raw >= 0, action, valid)
-
-
-def require_sizes(**sizes: int) -> list[int]:
-    """Their values as int, which do not overflow; raises ConfigError for one that counts no steps, windows or
-    processes."""
-    return [whole(name, size, 1, MOST_STEPS, ConfigError) for name, size in sizes.items()]
-
-
-def require_truths(**wanted: bool) -> None:
-    """Raises ConfigError for one that is neither True nor False; a text would be true, whatever it says."""
-    for name, value in wanted.items():
-        if not isinstance(value, bool | np.bool_):
-            raise ConfigError(f"{name} is {value!r:.60}; it must be True or False")
 
 
 class Windows:
@@ -142,55 +114,34 @@ class Windows:
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        sizes = {"window_size": window_size, "action_horizon": action_horizon, "proprio_history": proprio_history}
-        window_size, action_horizon, proprio_history = require_sizes(**sizes)
-        require_truths(proprio=proprio, rho=rho, language=language, upstream_action_mask=upstream_action_mask)
         choose(normalization, NORMALIZATIONS, "normalization")
-        if isinstance(image_keys, str) or not isinstance(image_keys, Iterable):
-            raise ConfigError(f"image_keys is {image_keys!r:.60}; give a list of cameras, as image_primary")
-        image_keys = tuple(image_keys)
-        if len({*image_keys}) < len(image_keys):
-            raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
-        if augment and not hasattr(augment, "items"):  # ml_collections' have it
-            raise ConfigError(f"augment is {shown(augment)}; give a map from cameras to what is done to their pictures")
-        if unknown := set(augment or ()) - set(image_keys):
-            raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
+        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
         self.store, self.data = store, store.split(split)
-        known = [key for key in self.data.fields if key.startswith("image_")]
-        for key in image_keys:
-            if key not in known:
-                raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
+        for key in self.image_keys:
+            if key not in self.data.fields:
+                known = ", ".join(key for key in self.data.fields if key.startswith("image_"))
+                raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {known or 'none'}")
+        for key in augment or {}:
+            choose(key, self.image_keys, "augment")
         if rho and "rho" not in self.data.fields:
             raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
-        self.image_keys, self.proprio, self.language = image_keys, proprio, language
         self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
+        self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
-        self._upstream_mask = upstream_action_mask
-        self._seed = whole("seed", seed, 0, 2**63 - 1, ConfigError)
-        self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
+        self._upstream_mask, self._seed, self._normalization = upstream_action_mask, seed, normalization
         self._texts = np.array([text.encode() for text in self.data.languages], object)
-        self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
         for key in ("action", "proprio") if proprio else ("action",):
-            where, width = f"{store.directory}: statistics", self._small[key].shape[1]
-            check_statistics(store.statistics, key, normalization, where, ConfigError, widest=width)
-            self._small[key] = normalize(self._small[key], store.statistics[key], normalization)
+            where, width = f"{store.directory}: statistics", self.data.fields[key].shape[1]
+            check_statistics(store.statistics, key, normalization, where, widest=width)
+            _require_range(store.statistics[key], normalization, f"{where}.{key}")
 
     def __len__(self) -> int:
         return self.data.steps
 
     def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
-        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window.
-
-        Raises:
-            ConfigError: there are no such windows, or they are no whole numbers.
-        """
-        windows = np.asarray(windows)
-        if (windows.size and windows.dtype.kind not in "iu") or not ((windows >= 0) & (windows < len(self))).all():
-            raise ConfigError(
-                f"windows are {windows.dtype}{windows.tolist()!s:.60}; give their numbers, below {len(self)}"
-            )
-        windows = windows.astype(np.int64)
+        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
+        windows = np.asarray(windows, np.int64)
         epoch = np.zeros_like(windows) if epoch is None else np.asarray(epoch)
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
@@ -200,10 +151,12 @@ class Windows:
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
             steps = np.maximum(step[..., None] + self._history, start[:, None, None])
-            observation["proprio"] = self._small["proprio"][steps].reshape(*step.shape, -1)
+            observation["proprio"] = self._normalized("proprio", steps).reshape(*step.shape, -1)
         observation["timestep"] = index.observation.astype(np.int32)
-        # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
+        # As upstream: False only where the dataset has no such picture.
         observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
+        for key in self.data.missing.keys() & {*self.image_keys}:
+            observation["pad_mask_dict"][key] &= ~self.data.missing[key][episode][:, None]
         observation["timestep_pad_mask"] = index.timestep_pad_mask
         if self.augment:
             draws = uniform(self._seed, "augment", epoch, episode, windows - start, DRAWS)
@@ -211,23 +164,35 @@ class Windows:
                 observation[key] = augmentation(observation[key], index.timestep_pad_mask, draws)
         task: dict[str, Any] = {"pad_mask_dict": {}}
         if self.language:
-            texts = self._texts[self.data.language[episode]]
+            texts = self._texts[self.data.language[windows]]
             task["language_instruction"] = texts
             task["pad_mask_dict"]["language_instruction"] = np.array([len(t) > 0 for t in texts])
-        action = self._small["action"][index.action + start[:, None, None]]
+        action = self._normalized("action", index.action + start[:, None, None])
         batch = {
             "observation": observation,
             "task": task,
             "action": action,
             "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
         }
-        return batch | {key: self._small[key][step] for key in self.labels}
+        return batch | {key: self.data.fields[key][step] for key in self.labels}
+
+    def _normalized(self, key: str, steps: np.ndarray) -> np.ndarray:
+        return normalize(self.data.fields[key][steps], self.store.statistics[key], self._normalization)
 
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]
         batch = np.empty((*step.shape, *frames.shape[1:]), np.uint8)
         np.take(frames, step, axis=0, out=batch, mode="clip")  # "raise" would copy through a buffer
         return batch
+
+
+def _require_range(statistics: Mapping[str, Any], normalization: str, where: str) -> None:
+    """Raises ConfigError: a dimension that rests in nearly all steps would be stretched without bound."""
+    if normalization not in ("normal", "none"):
+        low, high = limits(statistics, normalization)
+        resting = np.flatnonzero(mask_of(statistics, low) & (high - low <= 1e-8))
+        if len(resting):
+            raise ConfigError(f"{where}: dimension {resting[0]} rests in nearly all steps; take normalization normal")
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

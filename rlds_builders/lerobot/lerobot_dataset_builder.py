@@ -3,13 +3,15 @@
 GAP_VLA_SOURCE=/path/to/dataset tfds build --data_dir ~/tensorflow_datasets
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from gap_vla.demos.fields import Fields
 from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class Lerobot(DemosBuilder):
-    """Name a copy of folder, file and class after your dataset; `layout` names the columns of `observation.state`."""
+    """Name a copy of folder, file and class after your dataset; `columns` says what its state is."""
 
     KIND = "lerobot"
-    READER_OPTIONS: ClassVar[dict[str, Any]] = {"layout": "gap"}
+    FIELDS: ClassVar[Fields] = Fields(columns="joints:6 gripper_01")
+    METHOD = "none"  # ρ is found from a pose; with one among the columns, take "lstm"

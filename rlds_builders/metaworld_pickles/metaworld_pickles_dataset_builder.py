@@ -3,8 +3,9 @@
 GAP_VLA_SOURCE=/path/to/pickles tfds build --data_dir ~/tensorflow_datasets
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from gap_vla.demos.fields import Fields
 from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
@@ -12,9 +13,4 @@ class MetaworldPickles(DemosBuilder):
     """Name a copy of folder, file and class after your task; the names are those of the keys in your pickles."""
 
     KIND = "pickle"
-    READER_OPTIONS: ClassVar[dict[str, Any]] = {
-        "state_key": "state",
-        "action_key": "action",
-        "image_keys": {"image": "image_primary"},
-        "layout": "gap",
-    }
+    FIELDS: ClassVar[Fields] = Fields(layout="gap", state="state", action="action", images={"image_primary": "image"})

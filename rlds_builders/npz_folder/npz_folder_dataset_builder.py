@@ -3,8 +3,9 @@
 GAP_VLA_SOURCE=/path/to/folder tfds build --data_dir ~/tensorflow_datasets
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from gap_vla.demos.fields import Fields
 from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
@@ -12,4 +13,4 @@ class NpzFolder(DemosBuilder):
     """Name a copy of folder, file and class after your dataset, and adapt the names of the arrays."""
 
     KIND = "npz"
-    READER_OPTIONS: ClassVar[dict[str, Any]] = {"state_key": "proprio", "action_key": "action", "layout": "gap"}
+    FIELDS: ClassVar[Fields] = Fields(layout="gap", state="proprio", action="action")

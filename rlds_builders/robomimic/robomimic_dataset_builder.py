@@ -3,16 +3,16 @@
 GAP_VLA_SOURCE=/path/to/image.hdf5 tfds build --data_dir ~/tensorflow_datasets
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from gap_vla.demos.fields import Fields
 from gap_vla.rlds.tfds_builder import DemosBuilder
 
 
 class Robomimic(DemosBuilder):
-    """Name a copy of folder, file and class after your dataset, and adapt the options."""
+    """Name a copy of folder, file and class after your dataset, and adapt the fields."""
 
     KIND = "robomimic_hdf5"
-    READER_OPTIONS: ClassVar[dict[str, Any]] = {
-        "image_keys": {"agentview_image": "image_primary", "robot0_eye_in_hand_image": "image_wrist"},
-        "language_instruction": None,
-    }
+    FIELDS: ClassVar[Fields] = Fields(
+        images={"image_primary": "obs/agentview_image", "image_wrist": "obs/robot0_eye_in_hand_image"}
+    )

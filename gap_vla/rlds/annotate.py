@@ -1,0 +1,153 @@
+"""ρ for data of others: any source goes in, a copy with ρ and change points comes out; and pages of single episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.core.files import claim, replacing
+from gap_vla.demos.arrays import resized
+from gap_vla.demos.source import Source
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotation
+
+LARGEST = 160
+"""Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """What `annotate_source` wrote: the copy, the folder of its annotator, the labels, and the source."""
+
+    path: Path
+    annotator: Path
+    annotation: Annotation
+    source: Source
+
+
+def annotate_source(
+    source: Source,
+    out: str | Path,
+    *,
+    method: str = "lstm",
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    annotator: str | Path | None = None,
+    extra: str = "",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Annotated:
+    """Writes a copy of `source` with ρ and change points; everything else stays as it is.
+
+    Of a dataset with a split `train` the annotator is fitted on that split, else on all episodes. It is saved beside
+    the copy: in `OUT/annotator` of a folder, in `OUT.annotator` of a file.
+
+    Args:
+        source: `gap_vla.demos.open_source(...)`.
+        out: where the copy goes; for RLDS the new version's folder, such as `data/threading/1.1.0`.
+        method, seed, options: of `gap_vla.phases.annotate`.
+        annotator: folder of a saved annotator: annotate with it, fit nothing.
+        extra: further joints or hand channels whose motion counts too, arrays of the source joined by `+`. Default:
+            those that the saved annotator was fitted with.
+        workers: processes; None decides by the amount of work.
+        overwrite: replace an earlier copy once the new one is complete.
+    """
+    from gap_vla import phases
+
+    out = claim(out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])])
+    saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
+    fitted = phases.load_annotator(annotator) if annotator else None
+    extra = extra or "+".join(fitted.extra if fitted else ())
+    episodes = source.without_images()
+    columns = [source.rows(i, extra) for i in range(len(source))] if extra else None
+    if fitted:
+        annotation = fitted.annotate(episodes, workers=workers, extra=columns)
+    else:
+        fit = [i for i, split in enumerate(getattr(source, "splits", ())) if split == "train"] or None
+        how: dict[str, Any] = {"method": method, "seed": seed, "workers": workers, **(options or {})}
+        annotation = phases.annotate(episodes, extra=columns, fit=fit, **how)
+        named = dataclasses.replace(annotation.annotator, extra=tuple(filter(None, extra.split("+"))))
+        annotation = dataclasses.replace(annotation, annotator=named)
+    source.write_labels(out, [annotation.labels(i) for i in range(len(episodes))], annotation.identity)
+    with replacing(saved) as new:
+        annotation.annotator.save(new)
+    return Annotated(out, saved, annotation, source)
+
+
+def write_report(done: Annotated, path: Path, episodes: int = 3) -> Path:
+    """Writes the HTML report of what `annotate_source` did, with some episodes, spread over the data, and frames."""
+    from gap_vla.phases.pages import report_page, view_of
+
+    count = len(done.source)
+    views = []
+    for i in np.unique(np.linspace(0, count - 1, min(episodes, count)).round().astype(int)).tolist():
+        episode = done.source.read(i)
+        labelled = episode.replace(**done.annotation.labels(i), images=_small(episode))
+        views.append(view_of(labelled))
+    text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+    return path
+
+
+def _small(episode: Episode) -> dict[str, np.ndarray]:
+    small = {}
+    for name, frames in episode.images.items():
+        scale = max(max(frames.shape[1:3]) / LARGEST, 1)
+        height, width = (max(round(side / scale), 1) for side in frames.shape[1:3])
+        small[name] = resized(frames, (height, width))
+    return small
+
+
+def show_episode(
+    source: Source,
+    out: str | Path,
+    *,
+    episode: int = 0,
+    camera: str | None = None,
+    fps: float = 20,
+    method: str | None = None,
+    annotator: str | Path | None = None,
+) -> Path:
+    """Writes one episode as a page (.html), a video (.mp4, at `fps`) or a picture (.png).
+
+    With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
+    """
+    from gap_vla import phases
+    from gap_vla.drawing.episode import episodes_page, write_episode_video, write_picture
+    from gap_vla.phases.pages import view_of
+
+    out = Path(out)
+    if out.suffix not in (".html", ".mp4", ".png"):
+        raise UserError(f"{out}: name a page (.html), a video (.mp4) or a picture (.png)")
+    claim(out, overwrite=True, sources=[source.path])
+    if not 0 <= episode < len(source):
+        raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
+    chosen, facts = source.read(episode), ()
+    if method or annotator:
+        fitted = phases.load_annotator(annotator) if annotator else None
+        names = "+".join(fitted.extra if fitted else ())
+        extra = [source.rows(episode, names)] if names else None
+        if fitted:
+            labels = fitted.annotate([chosen], extra=extra)
+        else:
+            labels = phases.annotate([chosen], method=method or "lstm")
+        chosen = labels.apply([chosen])[0]
+        facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
+    view = view_of(chosen, camera=camera, facts=facts)
+    if out.suffix == ".mp4":
+        return write_episode_video(view, out, fps=fps)
+    if out.suffix == ".png":
+        return write_picture(view, out)
+    with replacing(out) as new:
+        new.write_text(episodes_page(view.title, [view]), encoding="utf-8")
+    return out
+
+
