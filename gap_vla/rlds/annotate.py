@@ -61,11 +61,13 @@ def annotate_source(
     """
     from gap_vla import phases
 
-    out = claim(out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])])
+    out = claim(
+        out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])]
+    )
     saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
     fitted = phases.load_annotator(annotator) if annotator else None
     extra = extra or "+".join(fitted.extra if fitted else ())
-    episodes = source.without_images()
+    episodes = (source.read(i, images=False) for i in range(len(source)))
     columns = [source.rows(i, extra) for i in range(len(source))] if extra else None
     if fitted:
         annotation = fitted.annotate(episodes, workers=workers, extra=columns)
@@ -75,7 +77,7 @@ def annotate_source(
         annotation = phases.annotate(episodes, extra=columns, fit=fit, **how)
         named = dataclasses.replace(annotation.annotator, extra=tuple(filter(None, extra.split("+"))))
         annotation = dataclasses.replace(annotation, annotator=named)
-    source.write_labels(out, [annotation.labels(i) for i in range(len(episodes))], annotation.identity)
+    source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
     with replacing(saved) as new:
         annotation.annotator.save(new)
     return Annotated(out, saved, annotation, source)
@@ -149,5 +151,3 @@ def show_episode(
     with replacing(out) as new:
         new.write_text(episodes_page(view.title, [view]), encoding="utf-8")
     return out
-
-

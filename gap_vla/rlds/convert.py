@@ -107,7 +107,8 @@ def build_dataset(
     if fitted is not None:
         source = AnnotatedSource(source, fitted)
     elif method != "none":
-        made = annotation = phases.annotate(source.without_images(), fit=train, **how)
+        every = (source.read(i, images=False) for i in range(len(source)))
+        made = annotation = phases.annotate(every, fit=train, **how)
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
     return write_rlds(
@@ -183,7 +184,6 @@ def write_rlds(
         partial.mkdir(exist_ok=True)
         write_json(partial / "settings.json", settings)
         splits, schema, first = _write_shards(episodes, labels, partial, settings, workers, runner)
-        lengths = {split: [_account(job)["lengths"] for job in jobs] for split, jobs in splits.items()}
         described = {"proprio": first.columns, "action": first.action_columns}
         _describe(partial, settings, schema, splits, module=module, description=description)
         metadata = {"identity": settings, "identity_hash": digest(settings, 16), "annotator": settings["annotator"]}

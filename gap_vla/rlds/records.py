@@ -22,7 +22,7 @@ DESCRIPTION = ("dataset_info.json", "features.json", "metadata.json")
 
 
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
-    """What a dataset that gap_vla wrote says of itself: `identity`, `identity_hash`, `annotator`, `columns`; else {}."""
+    """What a dataset of gap_vla says of itself: `identity`, `identity_hash`, `annotator`, `columns`; of others {}."""
     path = Path(version_dir) / "metadata.json"
     said = read_json(path) if path.exists() else {}
     return said if isinstance(said, dict) and {"identity_hash", "labelled_from"} & {*said} else {}
@@ -101,7 +101,9 @@ class Version:
         found = dict(flat(ExampleParserNp(wanted).parse_example(record), separator="/"))
         for path in found:
             feature = self.steps.get(path.removeprefix("steps/"))
-            if wanted[path].np_dtype == object and type(feature).__name__ == "Tensor":  # as bytes, or by zlib
+            if (
+                np.dtype(wanted[path].np_dtype).kind == "O" and type(feature).__name__ == "Tensor"
+            ):  # as bytes, or by zlib
                 found[path] = np.stack([feature.decode_example_np(row) for row in found[path]])
         return found
 
@@ -169,7 +171,9 @@ def _require_tfds_features(file: Path) -> None:
 
 
 def _class_names(value: Any) -> Iterator[Any]:
-    for key, part in value.items() if isinstance(value, Mapping) else enumerate(value if isinstance(value, list) else ()):
+    for key, part in (
+        value.items() if isinstance(value, Mapping) else enumerate(value if isinstance(value, list) else ())
+    ):
         if key in ("pythonClassName", "python_class_name", "type") and isinstance(part, str):
             yield part
         yield from _class_names(part)

@@ -38,7 +38,7 @@ class ShardJob:
 
     @property
     def account(self) -> Path:
-        """What was written: bytes of the records, states, actions and lengths of the episodes; there once it is done."""
+        """What was written, once it is: bytes of the records, and states, actions and lengths of the episodes."""
         return self.path.with_name(f"{self.path.name}.npz")
 
 
@@ -116,12 +116,7 @@ class BeamRunner:
         options = self.options
         options = options if isinstance(options, PipelineOptions) else PipelineOptions(list(options or ()))
         with beam.Pipeline(runner=self.runner, options=options) as pipeline:
-            (
-                pipeline
-                | "shards" >> beam.Create(jobs)
-                | "spread" >> beam.Reshuffle()
-                | "write" >> beam.Map(write_shard)
-            )
+            (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))
 
 
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:

@@ -61,16 +61,15 @@ class RLDS(ArraySource):
     def __init__(
         self,
         path: str | Path,
-        fields: Fields = Fields(),
+        fields: Fields | None = None,
         *,
         split: str | None = None,
         resize: Sizes | None = None,
     ) -> None:
         self.metadata, self.resize = dataset_metadata(path), dict(resize or {})
-        self._split, self.given = split, fields
-        self.path = Path(path)
+        self._split, self.path = split, Path(path)
         declared = self.metadata.get("fields", {})  # by which `annotate` read what this is a copy of
-        super().__init__(path, Fields(**{**declared, **explicit(fields)}))
+        super().__init__(path, Fields(**{**declared, **(explicit(fields) if fields else {})}))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "version"}  # each process opens its own
@@ -154,7 +153,7 @@ class RLDS(ArraySource):
             entry["numBytes"] = str(sizes[entry["name"]])
         info["version"] = name
         (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
-        metadata = dict(self.metadata)
+        metadata = {key: value for key, value in self.metadata.items() if key != "schema"}
         before = {"version": self.path.absolute().name, "identity_hash": metadata.pop("identity_hash", None)}
         said = {"fields": explicit(self.fields)} if explicit(self.fields) else {}
         write_json(new / "metadata.json", {**metadata, **said, "annotator": dict(annotator), "labelled_from": before})
@@ -167,7 +166,9 @@ class RLDS(ArraySource):
 
     def _pose_of_0_2(self) -> Columns:
         first = self.places[0]
-        said = json.loads(as_text(StepFields(self.version, first.split, first.number).about().get("extra_json")) or "{}")
+        said = json.loads(
+            as_text(StepFields(self.version, first.split, first.number).about().get("extra_json")) or "{}"
+        )
         return Columns.parse("position quat_wxyz gripper_01:2") if said.get("opening_unit") == "1" else POSE
 
 
@@ -185,7 +186,9 @@ class StepFields(Mapping[str, Any]):
     @functools.cached_property
     def _plain(self) -> dict[str, Any]:
         """Everything but pictures, which are large."""
-        pictures = {f"steps/{name}" for name, feature in self._version.steps.items() if type(feature).__name__ == "Image"}
+        pictures = {
+            f"steps/{name}" for name, feature in self._version.steps.items() if type(feature).__name__ == "Image"
+        }
         return self._version.read(self._record, [path for path in self._version.stored if path not in pictures])
 
     def __getitem__(self, name: str) -> Any:

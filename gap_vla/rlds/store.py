@@ -1,8 +1,8 @@
 """A dataset decoded once into flat memory-mapped arrays: random access to every step without TensorFlow.
 
-A store is a folder of `<split>.<field>.bin` (C order, no header), `dataset_statistics.json` and `store.json`, which says
-shapes, dtypes and what it was made from. Opening it reads none of the arrays, however many there are. Delete the folder
-to remove it.
+A store is a folder of `<split>.<field>.bin` (C order, no header), `dataset_statistics.json` and `store.json`, which
+says shapes, dtypes and what it was made from. Opening it reads none of the arrays, however many there are. Delete the
+folder to remove it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class EpisodeStore:
         version_dir: str | Path,
         store_dir: str | Path | None = None,
         *,
-        fields: Fields = Fields(),
+        fields: Fields | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
         resize: Sizes | None = None,
@@ -100,7 +100,7 @@ class EpisodeStore:
         settings = {
             "store_version": STORE_VERSION,
             "dataset": dataset_hash(version_dir),
-            "fields": explicit(fields),
+            "fields": explicit(fields) if fields else {},
             "resize": {key: list(size) for key, size in (resize or {}).items()},
             **({} if _has_val(version_dir) else {"val_fraction": val_fraction, "seed": seed}),
         }
@@ -239,7 +239,8 @@ def write_store(
     source_hash: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the files of a store into an empty folder; memory holds one episode, and the states and actions of `train`.
+    """Writes the files of a store into an empty folder; memory holds one episode, and the states and actions
+    of `train`.
 
     Args:
         splits: episodes of `train` and of others, all with the same fields and sizes.

@@ -23,6 +23,7 @@ from gap_vla.rlds.store import EpisodeStore
 
 Batch = dict[str, Any]
 
+
 @dataclasses.dataclass(frozen=True)
 class WindowIndices:
     """Which steps make up windows; indices are steps within the episode.
