@@ -23,8 +23,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from gap_vla.demos import open_source
-from gap_vla.rlds import EpisodeStore, WindowLoader, build_dataset
+from gap_vla.demos.source import open_source
+from gap_vla.rlds.convert import build_dataset
+from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.store import EpisodeStore
 
 ROOT = Path(__file__).parents[1]
 AUGMENT = {
@@ -81,11 +83,11 @@ def report(name: str, **values: float) -> None:
     print(json.dumps({"measurement": name, **{k: round(v, 3) for k, v in values.items()}}), flush=True)
 
 
-def reading(path: Path, workers: int, repeats: int = 5) -> None:
+def reading(path: Path, repeats: int = 5) -> None:
     """Seconds to the first episode and to the last, ours and of TFDS alone, in turns; the medians."""
     import tensorflow_datasets as tfds
 
-    from gap_vla.rlds import read_rlds
+    from gap_vla.rlds.source import RLDS
 
     def plain() -> Iterator[object]:
         dataset = tfds.builder_from_directory(str(path)).as_dataset(split="train")
@@ -93,7 +95,7 @@ def reading(path: Path, workers: int, repeats: int = 5) -> None:
 
     taken: dict[str, list[list[float]]] = {"ours": [], "tfds": []}
     for repeat in range(repeats + 1):
-        for name, episodes in (("ours", lambda: read_rlds(path, "train", workers=workers)), ("tfds", plain)):
+        for name, episodes in (("ours", lambda: RLDS(path, split="train")), ("tfds", plain)):
             wall, after = time.perf_counter(), []
             for _ in episodes():
                 after.append(time.perf_counter() - wall)
@@ -193,7 +195,7 @@ def main() -> None:
         spent = time.perf_counter() - wall
         frames = options.episodes * options.steps
         report("convert", seconds=spent, cpu_seconds=cpu_seconds() - cpu, frames_per_s=frames / spent)
-        reading(path, options.workers)
+        reading(path)
         wall, cpu = time.perf_counter(), cpu_seconds()
         store = EpisodeStore.build(path)
         report("store", seconds=time.perf_counter() - wall, cpu_seconds=cpu_seconds() - cpu)

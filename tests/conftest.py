@@ -37,21 +37,18 @@ os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}" for flag in QUICKLY))  #
 
 
 collect_ignore_glob = ["*conftest.py"]
-collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "rlds/real_upstream.py"]
+collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "data/real_upstream.py"]
 """--doctest-modules would import scripts for an environment in which upstream's packages are installed, and each
 conftest.py again, under the name that another has by then."""
 
 LONGEST_FIRST = (
     "method/test_adjusted_wrapped.py",
     "training/test_training_octo.py",
-    "rlds/test_rlds_annotating_killed.py",
     "policies/test_policies_training.py",
     "training/test_training_octo_adjusted_step.py",
     "training/test_training_mesh.py",
     "training/test_training_mixture.py",
     "training/test_training_step.py",
-    "rlds/test_rlds_builder.py",
-    "rlds/test_rlds_commands.py",
     "sim/test_sim_collection.py",
 )
 """Files of half a minute and more; a worker that began one of them at the end would be left alone with it."""

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "gap_vla.core.lazy h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch "
-    "torch._dynamo jax flax optax numba matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotating "
+    "torch._dynamo jax flax optax numba matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotate "
     "gap_vla.phases gap_vla.rlds.convert gap_vla.rlds.checking.run gap_vla.rollouts.octo_policy gap_vla.training.run "
     "gap_vla.training.octo_trainer"
 )

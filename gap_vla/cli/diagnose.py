@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
@@ -28,7 +28,6 @@ from gap_vla.core.outputs import alone_in, claim, claim_folder, write_output
 from gap_vla.core.resources import require_memory
 
 if TYPE_CHECKING:
-    from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
 
@@ -86,8 +85,6 @@ def main(argv: list[str] | None = None) -> None:
 def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
-    from gap_vla.rlds.account import require_unchanged
-    from gap_vla.rlds.statistics import STATISTICS
     from gap_vla.rollouts.diagnose import closed_loop, open_loop, scenes
     from gap_vla.rollouts.evaluation import evaluated
     from gap_vla.rollouts.policy import PolicyError, identity, require_seen
@@ -122,8 +119,6 @@ def _diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         require_scene(data, loaded.task, loaded.camera)
     if options.keys and (simulated or options.closed_loop):
         require_shown(options.keys, [f"image_{camera}" for camera in cameras])
-    if options.rlds:
-        require_unchanged(options.rlds, but=STATISTICS, made_here=False)
     playing = None
     if options.closed_loop and task is not None:
         playing = load_policy(options).policy
@@ -196,10 +191,6 @@ def _told(options: argparse.Namespace, task: SimTask | None) -> dict[str, Any]:
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos
     from gap_vla.demos.content import unchanging
-    from gap_vla.demos.hdf5_attributes import OF_ALL
-    from gap_vla.rlds.annotating.changed import tell_changed
-    from gap_vla.rlds.annotating.hdf5_files import account_of, labelled
-    from gap_vla.rlds.annotating.job import LABELS
     from gap_vla.rollouts.policy import PolicyError
     from gap_vla.rollouts.recordings import from_dataset, from_episode, from_simulator, has_own_layouts
 
@@ -210,11 +201,9 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
         episodes: Iterator[Recording]
         with unchanging(data):
             if options.demos:
-                source = cast("RobomimicHDF5", demos.open_source(options.demos))
-                labels = {name: name for name in LABELS if name in source.dropped()}
-                print(account_of(source, ["attribute seed", *(f"{key} of data" for key in OF_ALL)], labels), flush=True)
-                tell_changed(source.path)
-                episodes = (from_episode(labelled(source, index)) for index in range(len(source)))
+                source = demos.open_source(options.demos)
+                print(source.account(), flush=True)
+                episodes = map(from_episode, source)
             else:
                 episodes = from_dataset(options.rlds, "val")
             found = list(itertools.islice(episodes, options.episodes))

@@ -241,7 +241,7 @@ class ArraySource(Source):
                 language_instruction=self._instruction(recording),
                 success=as_truth(recording.success, where),
                 phase=as_names(beside["phase"]) if "phase" in beside else None,
-                metadata={**recording.metadata, "file_path": str(place.file), "episode_id": place.name},
+                metadata={"file_path": str(place.file), "episode_id": place.name, **recording.metadata},
                 columns=self.columns,
                 action_columns=self.action_columns,
                 **labels,

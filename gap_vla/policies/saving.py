@@ -57,7 +57,7 @@ def save_policy(
         raise ConfigError(f"camera is {camera!r}; give the name of a view")
     widths = {"action": policy.action_dim} | ({"proprio": policy.proprio_dim} if policy.uses_proprio else {})
     for field, width in widths.items():
-        found = check_statistics(statistics, field, normalization, "statistics", ConfigError, widest=width)
+        found = check_statistics(statistics, field, normalization, "statistics", widest=width)
         if found < width:
             raise ConfigError(f"statistics: {field}.mean is {found} wide, the policy's {field} {width}")
     account = {
@@ -122,7 +122,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         if (said := account.text("weights", "")) and said != (own := parameter_digest(policy)):
             raise CheckpointError(f"{weights}: its digest is {own}, policy.json says {said}; copy both again")
         policy.view = account.text("camera", "") or None
-    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
+    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json")
 
 
 def require_own_statistics(directory: Path, statistics: Mapping[str, Any], normalization: str) -> None:

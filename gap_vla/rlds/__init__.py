@@ -1,11 +1,30 @@
 """RLDS with ρ: writing and reading datasets, and loading windows of them for training.
 
-    convert     `build_dataset`: demonstrations of any format to a TFDS dataset with ρ
-    source      `RLDS`: any RLDS dataset as episodes
-    annotate    ρ added to a copy of existing data
-    store       `EpisodeStore.build(dataset)`: decoded once, read at random
-    loader      `WindowLoader(store, …)`: batches of windows
-    statistics  `normalize`, `unnormalize`
-
-No module but `transforms`, `upstream` and `tfds_builder` loads TensorFlow before it is used.
+Importing this loads neither TensorFlow, JAX nor torch.
 """
+
+from gap_vla.rlds.annotate import annotate_source
+from gap_vla.rlds.convert import build_dataset, write_rlds
+from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.records import dataset_metadata
+from gap_vla.rlds.shards import BeamRunner, with_rho
+from gap_vla.rlds.source import RLDS
+from gap_vla.rlds.statistics import dataset_statistics, normalize, unnormalize
+from gap_vla.rlds.store import EpisodeStore
+from gap_vla.rlds.windows import window_indices
+
+__all__ = [
+    "RLDS",
+    "BeamRunner",
+    "EpisodeStore",
+    "WindowLoader",
+    "annotate_source",
+    "build_dataset",
+    "dataset_metadata",
+    "dataset_statistics",
+    "normalize",
+    "unnormalize",
+    "window_indices",
+    "with_rho",
+    "write_rlds",
+]

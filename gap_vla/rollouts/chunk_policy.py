@@ -162,8 +162,8 @@ class ChunkPolicy(abc.ABC):
             what = f"ensemble is {ensemble!r:.60}, execute {execute}"
             raise PolicyError(f"{what}; an ensemble, which is True or False, predicts anew at every step")
         where = f"{source or name}/dataset_statistics.json"
-        check = functools.partial(check_statistics, statistics, upstreams=upstreams)
-        widths = {"action": check("action", normalization, where, CheckpointError, widest=action_dim)}
+        check = functools.partial(check_statistics, statistics)
+        widths = {"action": check("action", normalization, where, widest=action_dim)}
         for key, shape in inputs.items():
             if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
                 raise PolicyError(
@@ -171,7 +171,7 @@ class ChunkPolicy(abc.ABC):
                 )
         if "proprio" in inputs:
             width = inputs["proprio"][0]
-            found = check("proprio", normalization, where, CheckpointError, widest=width)
+            found = check("proprio", normalization, where, widest=width)
             if found < width:
                 raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
             widths["proprio"] = width

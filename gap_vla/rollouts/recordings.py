@@ -23,7 +23,7 @@ from gap_vla.demos.arrays import forms, read_arrays
 from gap_vla.demos.hdf5_attributes import OF_ALL, attribute_of, is_single, names_in
 from gap_vla.demos.hdf5_members import attributes_of_data, has, member, opened, simulator_of
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
-from gap_vla.rlds.account import dataset_metadata
+from gap_vla.rlds.records import dataset_metadata
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
@@ -123,10 +123,10 @@ def from_episode(episode: Episode, name: str = "") -> Recording:
 
 
 def from_dataset(version_dir: str | Path, split: str) -> Iterator[Recording]:
-    """The episodes of a split that was compared with its checksums, called by their places in it; see `read_rlds`."""
-    from gap_vla.rlds import read_rlds
+    """The episodes of a split that was compared with its checksums, called by their places in it."""
+    from gap_vla.rlds.source import RLDS
 
-    for number, episode in enumerate(read_rlds(version_dir, split, compared=True)):
+    for number, episode in enumerate(RLDS(version_dir, split=split)):
         yield from_episode(episode, f"{version_dir}, {split}[{number}]")
 
 

@@ -178,14 +178,14 @@ def open_mixture(config: Experiment, stages: Stages) -> list[EpisodeStore]:
 
 
 def _convert(config: Experiment, stages: Stages) -> None:
-    from gap_vla.rlds.tfds_builder import dataset_builder
+    from gap_vla.rlds.convert import build_dataset
 
     Agenda.begin("phases and dataset")
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
-    source = named_source(config) if config.demos.path else open_source(stages.demos, kind="robomimic_hdf5")
-    builder = dataset_builder(dataset_name(config.task), stages.rlds.parent.parent, kind=source.kind)
-    builder.convert(
-        source,
+    build_dataset(
+        named_source(config) if config.demos.path else open_source(stages.demos, kind="robomimic_hdf5"),
+        stages.rlds.parents[1],
+        stages.rlds.parent.name,
         method=config.phases.method,
         seed=config.phases.seed,
         options=config.phases.options,
@@ -195,7 +195,8 @@ def _convert(config: Experiment, stages: Stages) -> None:
 
 
 def _build(config: Experiment, version: Path, store: Path) -> EpisodeStore:
-    return EpisodeStore.build(version, store)
+    fields = config.data.fields if config.data.rlds else None  # otherwise they are names in `demos.path`
+    return EpisodeStore.build(version, store, fields=fields, val_fraction=config.data.val_fraction)
 
 
 @contextlib.contextmanager

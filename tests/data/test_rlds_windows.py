@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.rlds import EpisodeStore, WindowLoader, normalize, unnormalize, window_indices
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.rlds.convert import write_rlds
+from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.source import MISSING
+from gap_vla.rlds.statistics import normalize, unnormalize
+from gap_vla.rlds.store import EpisodeStore, write_store
+from gap_vla.rlds.windows import window_indices
 
-GOLDEN = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
+GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 
 
 @pytest.mark.parametrize(("w", "h"), [(1, 1), (1, 4), (2, 4), (3, 2)])
@@ -150,7 +155,7 @@ def test_a_pass_behind_a_restored_state_is_what_is_left_and_the_next_is_whole(st
 
 
 def test_a_state_of_other_data_is_refused(store: EpisodeStore) -> None:
-    with pytest.raises(ValueError, match="other data, split, seed, batch size"):
+    with pytest.raises(ValueError, match="seed"):
         loader(store, seed=1).restore(loader(store, seed=0).state())
 
 
@@ -171,59 +176,54 @@ def test_evaluation_is_one_repeatable_ordered_pass(store: EpisodeStore) -> None:
     assert first == second and sum(map(len, first)) == store.split("val").steps
 
 
-def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match="no camera 'image_third'; it has image_primary, image_wrist"):
+def test_wrong_requests_say_what_there_is(store: EpisodeStore) -> None:
+    with pytest.raises(EpisodeError, match=r"'image_third'.*image_primary, image_wrist"):
         loader(store, image_keys=("image_third",))
-    with pytest.raises(EpisodeError, match="no split 'test'; it has train, val"):
+    with pytest.raises(EpisodeError, match=r"'test'.*train, val"):
         loader(store, split="test")
-    with pytest.raises(ConfigError, match="image_keys image_primary, image_primary names a camera twice"):
-        loader(store, image_keys=("image_primary", "image_primary"))
-    for keys in (5, "image_primary"):
-        with pytest.raises(ConfigError, match=f"image_keys is {keys!r}; give a list of cameras"):
-            loader(store, image_keys=keys)
-    for name in ("window_size", "action_horizon"):
-        with pytest.raises(ConfigError, match=f"{name} is 0; it must be a whole number from 1"):
-            loader(store, **{name: 0})
-    for number in (-1, len(store.split("val"))):
-        with pytest.raises(EpisodeError, match=f"episode of val is {number}; it must be"):
-            store.split("val").episode(number)
-    for name, wrong in (
-        *(("proprio_history", value) for value in (0, 1.5, True)),
-        *(("batch_size", value) for value in (0, 2.5, True)),
-        *(("seed", 1.5), ("threads", -1), ("process_count", 2.0)),
-    ):
-        with pytest.raises(ConfigError, match=f"{name} is {wrong}; it must be a whole number from"):
-            loader(store, **{name: wrong})
-    for name in ("rho", "proprio", "language", "upstream_action_mask", "train"):
-        with pytest.raises(ConfigError, match=f"{name} is 'none'; it must be True or False"):
-            loader(store, **{name: "none"})
-    with pytest.raises(ConfigError, match=r"process_index is 0\.5; it must be a whole number from 0 to 1"):
-        loader(store, process_index=0.5, process_count=2)
-    with pytest.raises(ConfigError, match=r"position\.next_index is None; it must be a whole number from 0"):
-        loader(store).restore({**loader(store).state(), "position": {}})
-    for state in (None, [1], 3, {**loader(store).state(), "position": [1]}):
-        with pytest.raises(ConfigError):
-            loader(store).restore(state)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
+    with pytest.raises(ConfigError, match=r"'minmax'.*'min_max'"):
         loader(store, normalization="minmax")
-    for stores in ([], [(store, 0.0)], [(store, 1.0), (store, float("nan"))]):
-        with pytest.raises(ConfigError, match="give one or more, all above 0"):
-            loader(stores)
+    with pytest.raises(ConfigError, match="processes"):
+        loader(store, process_count=10**6)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_no_window_shows_a_state_of_another_episode(store: EpisodeStore, split: str) -> None:
+    data, history = store.split(split), 4
+    (batch,) = loader(
+        store, split=split, train=False, batch_size=10_000, normalization="none", proprio_history=history, image_keys=()
+    )
+    shown = batch["observation"]["proprio"].reshape(data.steps, 2, history, -1)
+    for window in range(data.steps):
+        start = int(data.offsets[np.searchsorted(data.offsets, window, side="right") - 1])
+        for w in range(2):
+            last = max(window - 1 + w, start)
+            steps = np.maximum(last + np.arange(1 - history, 1), start)
+            np.testing.assert_array_equal(shown[window, w], data.fields["proprio"][steps])
+    assert len(data) > 1  # or no other episode could be shown
+
+
+def test_a_camera_that_an_episode_lacks_is_masked_in_its_windows(tmp_path: Path, episodes: list[Episode]) -> None:
+    lacking = episodes[1].replace(metadata={**episodes[1].metadata, MISSING: ["image_wrist"]})
+    write_store(tmp_path, {"train": [episodes[0], lacking]}, source="here", source_hash="0")
+    (batch,) = loader(
+        EpisodeStore.open(tmp_path), train=False, batch_size=10_000, image_keys=("image_primary", "image_wrist")
+    )
+    masks = batch["observation"]["pad_mask_dict"]
+    there = np.arange(len(batch["rho"])) < len(episodes[0])
+    np.testing.assert_array_equal(masks["image_wrist"], np.repeat(there[:, None], 2, axis=1))
+    assert masks["image_primary"].all()
 
 
 def test_a_dataset_without_rho_is_loaded_only_when_asked(tmp_path: Path, episodes: list[Episode]) -> None:
-    from gap_vla.rlds import write_rlds
-
     plain = [e.replace(rho=None, change_point=None) for e in episodes[:3]]
     store = EpisodeStore.build(write_rlds(plain, tmp_path, "plain"))
-    with pytest.raises(EpisodeError, match="has no rho; annotate it"):
+    with pytest.raises(EpisodeError, match="rho"):
         loader(store)
     assert "rho" not in next(loader(store, rho=False))
 
 
 def test_dimensions_that_do_not_vary_are_passed_through(tmp_path: Path, episodes: list[Episode]) -> None:
-    from gap_vla.rlds import write_rlds
-
     still = [e.replace(action=np.where(np.arange(7) == 4, 0, e.action).astype(np.float32)) for e in episodes[:3]]
     statistics = EpisodeStore.build(write_rlds(still, tmp_path, "still")).statistics["action"]
     assert statistics["mask"].tolist() == [True, True, True, True, False, True, False]
@@ -235,23 +235,21 @@ def test_dimensions_that_do_not_vary_are_passed_through(tmp_path: Path, episodes
 def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
     tmp_path: Path, episodes: list[Episode]
 ) -> None:
-    from gap_vla.rlds import write_rlds
-
     action = np.repeat(episodes[0].action, 20, axis=0)
     action[:, 4] = np.arange(len(action)) == 9
-    long = Episode({}, np.repeat(episodes[0].proprio, 20, axis=0), action, "", metadata={})
+    long = Episode({}, np.repeat(episodes[0].proprio, 20, axis=0), action)
     store = EpisodeStore.build(write_rlds([long], tmp_path, "long", val_fraction=0))
-    with pytest.raises(ConfigError, match=r"statistics\.action\.p01 is p99 at index 4: what rests in nearly all steps"):
+    with pytest.raises(ConfigError, match=r"action: dimension 4"):
         loader(store, image_keys=(), rho=False, normalization="bounds")
     next(loader(store, image_keys=(), rho=False, normalization="min_max"))
 
 
 def test_importing_the_rooms_is_light_and_training_needs_no_tensorflow(store: EpisodeStore) -> None:
     code = (
-        "import sys, gap_vla.rlds, gap_vla.demos\n"
-        "assert not {'tensorflow', 'jax', 'torch', 'grain', 'h5py'} & set(sys.modules)\n"
+        "import sys\n"
         "from gap_vla.rlds import EpisodeStore, WindowLoader\n"
-        f"s = EpisodeStore.open({str(store.directory)!r}, verify=True)\n"
+        "assert not {'tensorflow', 'jax', 'torch', 'grain', 'h5py'} & set(sys.modules)\n"
+        f"s = EpisodeStore.open({str(store.directory)!r})\n"
         "b = next(WindowLoader(s, split='train', window_size=2, action_horizon=2, batch_size=4, seed=0))\n"
         "assert b['rho'].shape == (4, 2)\n"
         "assert not {'tensorflow', 'torch', 'tensorflow_datasets'} & set(sys.modules), 'heavy import'"

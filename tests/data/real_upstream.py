@@ -1,6 +1,6 @@
 """What `test_rlds_real_upstream.py` runs in upstream's environment: real `dlimp`, real `octo.data`; arrays come back.
 
-PYTHONPATH=. UPSTREAM/bin/python tests/rlds/real_upstream.py DATA_DIR NAME OUT.npz
+PYTHONPATH=. UPSTREAM/bin/python tests/data/real_upstream.py DATA_DIR NAME OUT.npz
 """
 
 from __future__ import annotations

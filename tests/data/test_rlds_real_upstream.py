@@ -3,7 +3,7 @@
 Needs an environment with upstream's pins (docs/UPSTREAM.md says how), because they exclude ours, and checkouts:
 
     UPSTREAM_PYTHON=/path/to/venv/bin/python OPENVLA=/path/to/openvla OPENVLA_OFT=/path/to/openvla-oft \\
-        python -m pytest tests/rlds/test_rlds_real_upstream.py
+        python -m pytest tests/data/test_rlds_real_upstream.py
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_demos import make_episode
 
 from gap_vla.rlds import EpisodeStore, WindowLoader, write_rlds
+from tests.helpers.demonstrations import make_episode
 
 PYTHON = os.environ.get("UPSTREAM_PYTHON")
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def theirs(dataset: Path) -> dict[str, np.ndarray]:
 
 def run(script: str, *arguments: object) -> dict[str, np.ndarray]:
     """The arrays that a script of this folder writes to its last argument, by upstream's Python."""
-    command = [str(PYTHON), str(ROOT / "tests/rlds" / script), *map(str, arguments)]
+    command = [str(PYTHON), str(ROOT / "tests/data" / script), *map(str, arguments)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(np.load(str(arguments[-1])))

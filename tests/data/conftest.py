@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic_demos import make_episode
 
 from gap_vla.core.episode import Episode
+from gap_vla.rlds.convert import write_rlds
 from gap_vla.rlds.store import EpisodeStore
+from tests.helpers.demonstrations import make_episode
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +19,6 @@ def episodes() -> list[Episode]:
 
 @pytest.fixture(scope="session")
 def version_dir(episodes: list[Episode], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gap_vla.rlds import write_rlds
-
     home = tmp_path_factory.mktemp("rlds")
     return write_rlds(episodes, home, "toy", val_fraction=0.2, annotator={"method": "synthetic", "version": 1})
 

@@ -1,6 +1,6 @@
 """What `test_rlds_real_upstream.py` runs for OpenVLA and OpenVLA-OFT: their own data pipeline on a dataset of ours.
 
-    PYTHONPATH=. UPSTREAM/bin/python tests/rlds/real_openvla.py CHECKOUT STEPS_AHEAD DATA_DIR NAME OUT.npz
+    PYTHONPATH=. UPSTREAM/bin/python tests/data/real_openvla.py CHECKOUT STEPS_AHEAD DATA_DIR NAME OUT.npz
 
 STEPS_AHEAD is what `RLDSDataset` gives as `future_action_window_size`: 0 in OpenVLA, 7 in OpenVLA-OFT (for LIBERO).
 

@@ -1,0 +1,324 @@
+"""Any RLDS dataset is a source of episodes: the public ones' layouts, and a copy with labels of each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gap_vla.core.columns import DELTA, POSE
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.demos.fields import Fields
+from gap_vla.demos.source import open_source
+from gap_vla.rlds.annotate import annotate_source, show_episode, write_report
+from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.records import dataset_metadata
+from gap_vla.rlds.source import MISSING, RLDS
+from gap_vla.rlds.store import EpisodeStore
+from tests.helpers.demonstrations import make_episode, write_robomimic
+
+SIZE = (16, 20)
+
+
+def write_foreign(
+    home: Path, name: str, step: Mapping[str, Any], about: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]
+) -> Path:
+    """A dataset as somebody's own TFDS builder writes it, all of it in `train`."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step), "episode_metadata": about})
+    made = type(
+        name.title().replace("_", ""),
+        (tfds.core.GeneratorBasedBuilder,),
+        {
+            "VERSION": tfds.core.Version("1.0.0"),
+            "name": name,
+            "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=features),
+            "_split_generators": lambda self, _: {"train": enumerate(episodes)},
+            "_generate_examples": None,
+        },
+        skip_registration=True,
+    )(data_dir=str(home))
+    made.download_and_prepare()
+    return home / name / "1.0.0"
+
+
+def motions(count: int) -> list[Episode]:
+    return [make_episode(i, steps=30 + 5 * i, annotated=False) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bridge's layout: numbered cameras, flags of those that are missing, Euler angles, gripper 1 = open."""
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image(shape=(*SIZE, 3), dtype=np.uint8, encoding_format="jpeg")
+    row = tfds.features.Tensor(shape=(7,), dtype=np.float32)
+    step = {
+        "observation": {"image_0": image, "image_1": image, "state": row},
+        "action": row,
+        "language_instruction": tfds.features.Text(),
+        "is_last": np.bool_,
+    }
+    episodes = []
+    for index, motion in enumerate(motions(5)):
+        rng, steps = np.random.default_rng(index), len(motion)
+        state = np.concatenate([motion.proprio[:, :6], rng.random((steps, 1))], 1).astype(np.float32)
+        films = rng.integers(0, 255, (steps, *SIZE, 3), dtype=np.uint8)
+        rows = [
+            {
+                "observation": {"image_0": films[i], "image_1": films[i] * (index % 2), "state": state[i]},
+                "action": motion.action[i],
+                "language_instruction": "put the spoon on the towel",
+                "is_last": i == steps - 1,
+            }
+            for i in range(steps)
+        ]
+        about = {"has_image_0": True, "has_image_1": bool(index % 2), "file_path": f"/raw/{index}"}
+        episodes.append({"steps": rows, "episode_metadata": about})
+    about = {"has_image_0": np.bool_, "has_image_1": np.bool_, "file_path": tfds.features.Text()}
+    return write_foreign(tmp_path_factory.mktemp("tfds"), "bridge_dataset", step, about, episodes)
+
+
+@pytest.fixture(scope="module")
+def fractal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RT-1's layout: an action that is a dictionary, the state in two fields, the text inside of the observation."""
+    import tensorflow_datasets as tfds
+
+    def row(*shape: int) -> Any:
+        return tfds.features.Tensor(shape=shape, dtype=np.float32)
+
+    step = {
+        "observation": {
+            "base_pose_tool_reached": row(7),
+            "gripper_closed": row(1),
+            "natural_language_instruction": tfds.features.Text(),
+            "natural_language_embedding": row(512),
+        },
+        "action": {"world_vector": row(3), "rotation_delta": row(3), "gripper_closedness_action": row(1)},
+    }
+    episodes = []
+    for motion in motions(3):
+        rows = [
+            {
+                "observation": {
+                    "base_pose_tool_reached": np.concatenate([pose[:3], np.roll(pose[3:7], -1)]),
+                    "gripper_closed": pose[7:8],
+                    "natural_language_instruction": "pick the bag" if i < 9 else "place it",
+                    "natural_language_embedding": np.zeros(512, np.float32),
+                },
+                "action": {
+                    "world_vector": action[:3],
+                    "rotation_delta": action[3:6],
+                    "gripper_closedness_action": action[6:],
+                },
+            }
+            for i, (pose, action) in enumerate(zip(motion.proprio, motion.action))
+        ]
+        episodes.append({"steps": rows, "episode_metadata": {"success": True}})
+    return write_foreign(tmp_path_factory.mktemp("tfds"), "fractal_data", step, {"success": np.bool_}, episodes)
+
+
+def test_bridge_is_read_by_the_name_of_its_layout(bridge: Path) -> None:
+    source = open_source(bridge, Fields(layout="bridge"))
+    assert len(source) == 5 and {*source.splits} == {"train"}
+    episode = source.read(0)
+    assert str(episode.columns) == "position euler_xyz gripper_01"
+    assert episode.images["image_primary"].shape[1:] == (*SIZE, 3)
+    assert episode.language_instruction == "put the spoon on the towel"
+    assert not source.read(0, images=False).images
+
+
+def test_cameras_that_an_episode_is_said_to_lack_are_known(bridge: Path) -> None:
+    named = Fields(layout="bridge", images={"image_primary": "image_0", "image_wrist": "image_1"})
+    missing = {e.metadata["file_path"]: e.metadata.get(MISSING) for e in RLDS(bridge, named)}
+    assert missing == {f"/raw/{i}": None if i % 2 else ["image_wrist"] for i in range(5)}
+
+
+def test_rows_in_several_fields_stand_side_by_side(fractal: Path) -> None:
+    source = open_source(fractal, Fields(layout="fractal"))
+    for episode in source:
+        (expected,) = [motion for motion in motions(3) if len(motion) == len(episode)]
+        np.testing.assert_array_equal(episode.proprio[:, :3], expected.proprio[:, :3])
+        np.testing.assert_array_equal(episode.arms[0].quaternion, expected.proprio[:, 3:7])
+        np.testing.assert_array_equal(episode.action, expected.action)
+        assert episode.language_instruction == ("pick the bag",) * 9 + ("place it",) * (len(episode) - 9)
+
+
+def test_what_is_not_recognised_is_asked_for_with_what_there_is(fractal: Path, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"observation/base_pose_tool_reached.*--state"):
+        open_source(fractal)
+    with pytest.raises(EpisodeError, match="observation/sate"):
+        open_source(fractal, Fields(state="observation/sate"))
+    state = Fields(state="base_pose_tool_reached", columns="position quat_xyzw")
+    assert open_source(fractal, state).read(0).action.shape[1] == 0  # ρ needs no action
+    with pytest.raises(EpisodeError, match="action/world_vector"):
+        EpisodeStore.build(fractal, tmp_path / "store", fields=state)
+
+
+def test_a_foreign_dataset_trains_without_val_and_without_rho(bridge: Path, tmp_path: Path) -> None:
+    named = Fields(layout="bridge", images={"image_primary": "image_0", "image_wrist": "image_1"})
+    store = EpisodeStore.build(bridge, tmp_path / "store", fields=named, val_fraction=0.4)
+    assert {name: len(split) for name, split in store.splits.items()} == {"train": 3, "val": 2}
+    assert np.flatnonzero(~store.statistics["action"]["mask"]).tolist() == [6]
+    loader = WindowLoader(
+        store,
+        split="train",
+        window_size=2,
+        action_horizon=4,
+        batch_size=8,
+        seed=0,
+        rho=False,
+        image_keys=("image_primary", "image_wrist"),
+    )
+    batch = next(loader)
+    assert batch["action"].shape == (8, 2, 4, 7)
+    black = ~batch["observation"]["image_wrist"].any(axis=(2, 3, 4))
+    np.testing.assert_array_equal(batch["observation"]["pad_mask_dict"]["image_wrist"], ~black)
+
+
+def test_a_part_of_the_episodes_can_be_named(bridge: Path) -> None:
+    every = open_source(bridge, Fields(layout="bridge"))
+    some = open_source(bridge, Fields(layout="bridge", episodes="1:3,4"))
+    assert [e.metadata["file_path"] for e in some] == [every.read(i).metadata["file_path"] for i in (1, 2, 4)]
+
+
+# ---- copies with labels
+
+
+def records(version: Path) -> list[Any]:
+    import tensorflow as tf
+
+    files = sorted(map(str, version.glob("*.tfrecord*")))
+    return [tf.train.Example.FromString(one.numpy()) for one in tf.data.TFRecordDataset(files)]
+
+
+@pytest.mark.parametrize("layout", ["bridge", "fractal"])
+def test_a_copy_has_labels_and_is_otherwise_the_same(
+    layout: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    import tensorflow_datasets as tfds
+
+    original = request.getfixturevalue(layout)
+    done = annotate_source(open_source(original, Fields(layout=layout)), tmp_path / "1.1.0", method="gaussian")
+    assert (done.path / "annotator" / "annotator.json").is_file()
+    for before, after in zip(records(original), records(done.path), strict=True):
+        added = {key for key in after.features.feature if key not in before.features.feature}
+        assert added == {"steps/rho", "steps/change_point"}
+        for key in added:
+            del after.features.feature[key]
+        assert before == after
+    for index, episode in enumerate(tfds.builder_from_directory(str(done.path)).as_dataset(split="train")):
+        rho = [step["rho"] for step in episode["steps"].as_numpy_iterator()]
+        np.testing.assert_array_equal(rho, done.annotation.rho[index])
+    assert dataset_metadata(done.path)["annotator"]["hash"] == done.annotation.identity["hash"]
+
+
+def test_the_copy_of_a_foreign_dataset_needs_no_fields(bridge: Path, tmp_path: Path) -> None:
+    annotate_source(open_source(bridge, Fields(layout="bridge")), tmp_path / "1.1.0", method="gaussian")
+    for episode in open_source(tmp_path / "1.1.0"):
+        assert str(episode.columns) == "position euler_xyz gripper_01"
+        assert episode.rho is not None and episode.change_point.dtype == bool
+
+
+def test_what_is_fitted_for_a_copy_sees_the_split_train_alone(version_dir: Path, tmp_path: Path) -> None:
+    from gap_vla.phases import annotate
+
+    done = annotate_source(open_source(version_dir), tmp_path / "1.1.0", method="gaussian")
+    train = [RLDS(version_dir, split="train").read(i, images=False) for i in range(8)]
+    assert done.annotation.identity["hash"] == annotate(train, method="gaussian").identity["hash"]
+    assert [e.metadata for e in open_source(done.path)] == [e.metadata for e in open_source(version_dir)]
+
+
+def test_a_saved_annotator_labels_a_file_of_another_format(version_dir: Path, tmp_path: Path) -> None:
+    first = annotate_source(open_source(version_dir), tmp_path / "1.1.0", method="gaussian")
+    file = write_robomimic(tmp_path / "demos.hdf5", motions(2))
+    done = annotate_source(open_source(file), tmp_path / "demos_rho.hdf5", annotator=first.annotator)
+    assert done.annotator == tmp_path / "demos_rho.hdf5.annotator"
+    assert all(episode.rho is not None for episode in open_source(done.path))
+    assert done.annotation.identity["hash"] == first.annotation.identity["hash"]
+
+
+def test_joints_beside_the_pose_count_if_they_are_named(fractal: Path, tmp_path: Path) -> None:
+    source = open_source(fractal, Fields(layout="fractal"))
+    done = annotate_source(source, tmp_path / "0.2.0", method="gaussian", extra="gripper_closed")
+    again = annotate_source(source, tmp_path / "0.3.0", annotator=done.annotator)
+    assert done.annotation.identity["hash"] == again.annotation.identity["hash"]
+    for one, other in zip(done.annotation.rho, again.annotation.rho):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_existing_copy_is_kept_unless_it_may_be_replaced(version_dir: Path, tmp_path: Path) -> None:
+    source, out = open_source(version_dir), tmp_path / "1.1.0"
+    annotate_source(source, out, method="gaussian")
+    with pytest.raises(UserError, match=r"1\.1\.0"):
+        annotate_source(source, out, method="fixed")
+    annotate_source(source, out, method="fixed", overwrite=True)
+    assert dataset_metadata(out)["annotator"]["method"] == "fixed"
+    with pytest.raises(UserError, match=f"{version_dir}"):
+        annotate_source(source, version_dir, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("e.html", b"<!doctype"), ("e.png", b"\x89PNG"), ("e.mp4", b"\x00\x00\x00")]
+)
+def test_an_episode_is_shown_as_a_page_a_picture_or_a_film(
+    bridge: Path, tmp_path: Path, name: str, begins: bytes
+) -> None:
+    source = open_source(bridge, Fields(layout="bridge"))
+    path = show_episode(source, tmp_path / name, episode=1, method="gaussian")
+    assert path.read_bytes().lower().startswith(begins.lower())
+    with pytest.raises(EpisodeError, match="99"):
+        show_episode(source, tmp_path / name, episode=99)
+
+
+def test_the_report_shows_episodes_with_their_labels(bridge: Path, tmp_path: Path) -> None:
+    done = annotate_source(open_source(bridge, Fields(layout="bridge")), tmp_path / "1.1.0", method="gaussian")
+    page = write_report(done, tmp_path / "report.html", episodes=2).read_text()
+    assert page.count("<video") + page.count("<svg") >= 2 and done.annotation.identity["hash"] in page
+
+
+# ---- other people's and older files
+
+
+def test_datasets_of_0_1_are_poses_and_deltas() -> None:
+    source = open_source(Path(__file__).parent / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0")
+    for episode in source:
+        assert (episode.columns, episode.action_columns) == (POSE, DELTA)
+        assert episode.rho is not None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        lambda file: file.write_bytes(file.read_bytes()[:500] + b"??" + file.read_bytes()[502:]),
+        Path.unlink,
+    ],
+)
+def test_a_damaged_shard_is_named(version_dir: Path, tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / "1.0.0")
+    (shard,) = copy.glob("*train*")
+    damage(shard)
+    with pytest.raises(EpisodeError, match=shard.name):
+        list(RLDS(copy))
+
+
+def test_features_of_other_libraries_are_not_imported(version_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / "1.0.0")
+    text = (copy / "features.json").read_text()
+    features = json.loads(text.replace("tensorflow_datasets.core.features.text_feature.Text", "os.path.Text"))
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(EpisodeError, match=r"os\.path"):
+        RLDS(copy)
+
+
+def test_a_folder_that_is_no_version_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"dataset_info\.json"):
+        RLDS(tmp_path)
