@@ -93,11 +93,14 @@ class LeRobot(ArraySource):
             )
         self._features = info["features"]
         self._fps = float(info["fps"])
-        self._tasks = {int(row["task_index"]): _task(row) for row in _rows(meta, ("tasks.jsonl", "tasks.parquet"))}
-        index = {int(row["episode_index"]): row for row in _rows(meta, ("episodes.jsonl", "episodes/**/*.parquet"))}
+        third = version[:2] == "v3"
         try:
-            films = self._films(index, third=version[:2] == "v3")
-            tables = self._tables(index) if version[:2] == "v3" else self._own_tables(index)
+            listed = _rows(meta, "tasks.parquet" if third else "tasks.jsonl")
+            self._tasks = {int(row["task_index"]): _task(row) for row in listed}
+            rows = _rows(meta, "episodes/**/*.parquet" if third else "episodes.jsonl")
+            index = {int(row["episode_index"]): row for row in rows}
+            films = self._films(index, third)
+            tables = self._tables(index) if third else self._own_tables(index)
         except KeyError as error:
             raise EpisodeError(f"{meta}: the index says nothing of {error}; download it again") from None
         places = []
@@ -370,13 +373,13 @@ def as_array(column: Any) -> np.ndarray:
     return values.reshape(len(column), -1) if nested else values
 
 
-def _rows(meta: Path, patterns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of JSON lines or of parquet tables, whichever is there; statistics are left out."""
+def _rows(meta: Path, pattern: str) -> list[dict[str, Any]]:
+    """The rows of JSON lines or of parquet tables, as far as they are there; statistics are left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = []
-    for file in sorted(file for pattern in patterns for file in meta.glob(pattern)):
+    for file in sorted(meta.glob(pattern)):
         try:
             if file.suffix == ".parquet":
                 names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
