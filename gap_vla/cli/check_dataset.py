@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.cli.arguments import command_parser
+from gap_vla.cli.arguments import answering, command_parser
 from gap_vla.core.errors import command
 from gap_vla.core.files import claim
 from gap_vla.demos.fields import add_options, fields_from
@@ -20,7 +20,7 @@ from gap_vla.demos.fields import add_options, fields_from
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = command_parser(__doc__)
+    parser = command_parser(__doc__, answers=True)
     add = parser.add_argument
     add("source", type=Path, help="RLDS version, LeRobot folder, HDF5 file, folder of npz or pickles")
     add("--kind", help="format of the source (default: what it looks like)")
@@ -36,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     out = claim(options.out or Path(f"{name}-check"), overwrite=options.overwrite, kind="check", sources=[source])
     from gap_vla.rlds.checking.run import check_dataset
 
-    report = check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
-    print(report.text())
-    print(f"page: {report.save(out)}")
+    with answering(options) as answer:
+        report = check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
+        print(report.text())
+        page = report.save(out)
+        print(f"page: {page}")
+        answer |= {**report.content(), "page": page}
     return report.exit_status(options.strict)

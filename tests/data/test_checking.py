@@ -221,6 +221,12 @@ def _xyzw(p: np.ndarray) -> None:
     p[:, 3:7] = np.roll(p[:, 3:7], -1, 1)
 
 
+def _degrees(e: Episode) -> dict[str, Any]:
+    turns = 90 * np.sin(np.linspace(0, 3, len(e)))[:, None] + np.zeros((1, 3))
+    state = np.concatenate([e.proprio[:, :3], turns, e.proprio[:, 7:]], 1).astype(np.float32)
+    return {"proprio": state, "columns": Columns.parse("position euler_xyz gripper:2")}
+
+
 ERRORS = [
     (_set("action", lambda a: a * [1, -1, 1, 1, 1, 1, 1]), "frame"),
     (_set("action", lambda a: a * [1, 1, 1, 1, 1, -1, 1]), "frame"),
@@ -230,6 +236,7 @@ ERRORS = [
     (_film(_put(7, 0)), "blank"),
     (_film(_put(7, (0, 135, 0))), "blank"),
     (_set("change_point", _put(0, True)), "rho"),
+    (_degrees, "unit"),
 ]
 WARNINGS = [
     (_set("proprio", _jump), "jump"),

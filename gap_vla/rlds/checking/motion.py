@@ -28,6 +28,8 @@ EXPLAINED = 0.3
 """Of the square of an axis' motion, what actions explain at least where their sign, frame and time are judged by it."""
 APART = 0.15
 """Of the variance of targets, how much may lie between them and the state that reaches them."""
+LARGEST_ANGLE = {"euler_xyz": 7.0, "rotvec": 7.0, "joints": 14.0}
+"""Rad that no angle described so reaches; a joint may turn twice."""
 _HELD, _IDLE = 0.005, 0.02
 """An axis is held that stays within so many metres, or radians, of where it starts, under actions below this."""
 _OFF_SCALE = 1.6
@@ -354,6 +356,18 @@ def _at_lag(one: Track, lag: int) -> float:
 
 
 # Jumps
+
+
+def check_units(name: str, episode: Episode) -> Iterator[Finding]:
+    """Angles that are described in rad are not degrees."""
+    start = 0
+    for number, blocks in enumerate(episode.columns.arms if episode.columns else ()):
+        for block in blocks:
+            largest = abs(episode.proprio[:, start : start + block.width]).max()
+            start += block.width
+            if largest > LARGEST_ANGLE.get(block.word, np.inf):
+                text = f"arm {number}: {block.word} is described in rad; are these degrees? correct --columns"
+                yield Finding("error", "unit", text, name, f"up to {largest:.4g}")
 
 
 def check_jumps(name: str, episode: Episode) -> Iterator[Finding]:

@@ -96,13 +96,16 @@ class Report:
         lines = [self.account, *(f"  {key}: {value}" for key, value in self.summary.items())]
         return "\n".join([*lines, *map(str, self.findings), self.verdict])
 
+    def content(self) -> dict[str, Any]:
+        """All but the pictures, for JSON."""
+        found = [{**dataclasses.asdict(kind.first), "episodes": kind.episodes} for kind in self.findings]
+        return {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
+
     def save(self, directory: Path) -> Path:
         """Writes the folder, with `check.json` and `check.html`; returns the page."""
         with replacing(directory) as folder:
             folder.mkdir()
-            found = [{**dataclasses.asdict(kind.first), "episodes": kind.episodes} for kind in self.findings]
-            content = {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
-            write_json(folder / "check.json", content)
+            write_json(folder / "check.json", self.content())
             (folder / "check.html").write_text(self.page(), encoding="utf-8")
             mark(folder, "check")
         return directory / "check.html"

@@ -13,7 +13,7 @@ from gap_vla.core.errors import EpisodeError
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import Source, open_source
 from gap_vla.drawing.episode import EpisodeView, episode_png
-from gap_vla.rlds.checking.motion import Track, are_targets, check_jumps, check_motion, tracks_of
+from gap_vla.rlds.checking.motion import Track, are_targets, check_jumps, check_motion, check_units, tracks_of
 from gap_vla.rlds.checking.records import (
     Film,
     check_duplicates,
@@ -65,6 +65,7 @@ def check_source(source: Source, pictures: int = 6) -> Report:
         found = [
             *check_recorded(name, episode),
             *check_labels(name, episode),
+            *check_units(name, episode),
             *check_jumps(name, episode),
             *check_pictures(name, episode, missing),
         ]
