@@ -77,7 +77,7 @@ def frozen_encoders(module: OctoModule, params: Mapping[str, Any]) -> list[str]:
 
 def _frozen_encoder(
     module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]
-) -> tuple[LanguageTokenizer, Any, tuple[Any, Any]] | None:
+) -> tuple[Any, Any, tuple[Any, Any]] | None:
     """The tokenizer with a frozen encoder that reads the task's word pieces, the encoder's weights, and these words."""
     tokenizers = module.octo_transformer.task_tokenizers
     names = [name for name, tokenizer in tokenizers.items() if isinstance(tokenizer, LanguageTokenizer)]

@@ -179,15 +179,14 @@ def _apart(points: np.ndarray, least: int) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-# Change points of one recording, and probabilities made of them; the LSTM has to be fitted, in annotation.py.
+# Change points of one recording, and probabilities made of them, but for the LSTM, which `annotate` fits.
 POINTS: dict[str, Callable[[Motion, np.ndarray | None, Options], np.ndarray]] = {
     "segment": segment_points,
     "hdbscan": hdbscan_points,
     "cotpc": cotpc_points,
     "column": column_points,
 }
-RHO: dict[str, Callable[[np.ndarray, int, Options], np.ndarray] | None] = {
-    "lstm": None,
+RHO: dict[str, Callable[[np.ndarray, int, Options], np.ndarray]] = {
     "hard": lambda points, length, o: change_targets(points, length),
     "gaussian": lambda points, length, o: soft_targets(points, length, o.sigma),
     "fixed": lambda points, length, o: np.full(length, o.value, np.float32),

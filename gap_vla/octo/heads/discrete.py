@@ -87,6 +87,7 @@ class DiscreteActionHead(readout.ActionHead):
         if argmax:
             bins = jnp.broadcast_to(jnp.argmax(logits, axis=-1), shape)
         else:
+            assert rng is not None
             bins = jax.random.categorical(rng, logits / temperature, axis=-1, shape=shape)
         return self.action_tokenizer.decode(bins)
 
