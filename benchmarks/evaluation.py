@@ -72,7 +72,8 @@ def rollouts(checkpoint: str | None, task: str | None, episodes: int) -> dict[st
     Processor time hardly depends on what else the machine does. Simulators wait while the policy decides, so that on a
     quiet machine with two cores the wall time is about half the simulators' time and the policy's.
     """
-    from gap_vla.rollouts import ExpertPolicy, evaluate
+    from gap_vla.rollouts.evaluation import evaluate
+    from gap_vla.rollouts.policy import ExpertPolicy
     from gap_vla.serving.loading import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, task=task) if checkpoint else None

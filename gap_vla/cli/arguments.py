@@ -187,6 +187,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
         keys=options.keys,
         execute=execute,
         patience=options.patience,
+        limit=getattr(options, "policy_limit", 600.0),
     )
     return dataclasses.replace(loaded, task=options.task)
 
@@ -219,7 +220,6 @@ def _add_source(parser: Any) -> None:
     add("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
 
 
-for _name in ("refuse_idle", "refuse_idle_for_source", "refuse_idle_for_policy"):
+for _name in ("refuse_idle", "refuse_idle_for_source"):
     setattr(Parser, _name, lambda self, *_: None)
 Parser.add_source = _add_source  # type: ignore[attr-defined]
-Parser.add_policy = lambda self, others, *_: add_policy(self, others)  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.identity import flat
+from gap_vla.rollouts.records import told_cut_short
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
-from gap_vla.rollouts.summary import told_cut_short
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "

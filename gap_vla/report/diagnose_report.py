@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from gap_vla.drawing.markup import text_table
 from gap_vla.rollouts.diagnose import ClosedLoop, Effect, OpenLoop
 from gap_vla.rollouts.interventions import DESCRIPTIONS
+from gap_vla.rollouts.records import told_cut_short
 from gap_vla.rollouts.statistics import points
-from gap_vla.rollouts.summary import told_cut_short
 
 LOOKS, HARDLY = 1.25, 1.1
 """Verdicts: another episode's pictures multiply its error by at least the first, or by less than the second. A

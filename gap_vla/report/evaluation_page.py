@@ -8,8 +8,8 @@ from typing import Any
 
 from gap_vla.core.files import replacing, write_json
 from gap_vla.drawing.markup import plain, render, text_table
+from gap_vla.rollouts.records import cut_short_by_simulator, describe, title
 from gap_vla.rollouts.statistics import percent
-from gap_vla.rollouts.summary import cut_short_by_simulator, describe, title
 from gap_vla.sim import variant_spec
 
 PAGE_FILE, VARIANTS_FILE = "index.html", "variants.json"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from gap_vla.core.config import choose
+from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
-from gap_vla.core.typed_config import choose
-from gap_vla.rollouts.donors import donors_of
 from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.heldout import AT_ONCE, cameras_of, in_deviations, joined, left_out, mean_where, played
 from gap_vla.rollouts.interventions import (
     ALL_INTERVENTIONS,
     EVERYTHING,
@@ -23,25 +24,13 @@ from gap_vla.rollouts.interventions import (
     OBJECTS_MOVED,
     IntervenedPolicy,
 )
-from gap_vla.rollouts.measuring import (
-    AT_ONCE,
-    cameras_of,
-    in_deviations,
-    joined,
-    left_out,
-    mean_where,
-    played,
-    require_alike,
-)
-from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.recordings import Recording
+from gap_vla.rollouts.policy import Policy
+from gap_vla.rollouts.recordings import RecordedEpisode, donors_of
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
-from gap_vla.sim.specs import task_spec
 
 EXACT = 1e-6
 """Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
-
 
 VISIBLE = 1e-3
 """Standard deviations: what a policy's answers to the same observations may differ by without a word; its rounding."""
@@ -92,7 +81,7 @@ class OpenLoop:
     left_out: str = ""
 
 
-def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
+def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
     It should execute one action per prediction, otherwise a change shows only where it predicts anew, and answer the
@@ -101,37 +90,27 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
     Args:
         recordings: two or more.
-
-    Raises:
-        PolicyError: fewer recordings, something else, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary, recordings that show different things, or a camera (that the
-            policy is known to be shown, or any where nobody knows) that shows nothing, or the same in all of them.
     """
-    recordings = list(recordings)
-    if odd := [one for one in recordings if not isinstance(one, Recording)]:
-        raise PolicyError(f"{type(odd[0]).__name__} is no recording; give from_episode(episode) of each")
     if len(recordings) < 2:
-        raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
-    require_alike(recordings, cameras := cameras_of(policy, recordings[0].images))
-    others = donors_of(recordings, cameras)
+        raise UserError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    others = donors_of(recordings)
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
-    _warn_of_idle(recordings, others, names[1:], [*cameras])
-    jobs = len(names) * len(recordings)
-    shown = Progress(f"open loop, {policy.name}", jobs, "episode", alone=True, quiet=not progress)
+    _warn_of_idle(recordings, others, names, cameras_of(policy, recordings[0].images))
+    bar = Progress(f"open loop, {policy.name}", len(names) * len(recordings), "episode", quiet=not progress)
     actions: dict[str, np.ndarray] = {}
     twice: list[np.ndarray] = []
     for name in names:
         seen = [(one, functools.partial(_moment, one, other, name)) for one, other in zip(recordings, others)]
-        found = []
+        found: list[np.ndarray] = []
         for start in range(0, len(seen), AT_ONCE):  # a policy that draws does so by the recording's number
             found += played(policy, seen[start : start + AT_ONCE], first_id=start)
-            shown.advance(len(found) - start)
+            bar.advance(len(found) - start)
         actions[name] = np.concatenate(found)
         twice = twice or played(policy, seen[:AT_ONCE])
-    shown.close()
+    bar.close()
     recorded = np.concatenate([recording.action for recording in recordings])
-    squared = in_deviations(recorded, recordings[0].name)
+    squared = in_deviations(recorded)
     again = np.concatenate(twice)
     if (chance := float(np.sqrt(squared(again, actions["none"][: len(again)])).mean())) > VISIBLE:
         what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
@@ -140,35 +119,28 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
 
 def _warn_of_idle(
-    recordings: Sequence[Recording], others: Sequence[Recording], names: Sequence[str], cameras: Sequence[str]
+    recordings: Sequence[RecordedEpisode],
+    others: Sequence[RecordedEpisode],
+    names: Sequence[str],
+    cameras: Sequence[str],
 ) -> None:
-    """Of interventions under which a recording shows a policy that sees these cameras what it shows undisturbed; of
-    pictures each camera by itself."""
-    altered = [(name, [key]) for name in names for key in cameras if name.startswith("images_")]
-    altered += [(name, ["proprio"]) for name in names if name.startswith("proprio_")]
-    altered += [(name, [*cameras, "proprio"]) for name in (EVERYTHING, OBJECTS_MOVED) if name in names and cameras]
-    for name, keys in altered:
-        idle = [
-            one.name
-            for one, other in zip(recordings, others)
-            if all(
-                np.array_equal(one.observation(step)[key], _moment(one, other, name, step)[key])
-                for step in range(len(one))
-                for key in keys
-            )
-        ]
-        if idle:
-            told = "all recordings" if len(idle) == len(recordings) else f"{len(idle)} of {len(recordings)} recordings"
-            why = "what it tampers with stands still there, or is the same in both"
-            of = f" of {keys[0]}" if len(cameras) > len(keys) == 1 and keys[0] in cameras else ""
-            warnings.warn(f"{name} changes nothing{of} in {told}, as {idle[0]}: {why}", stacklevel=3)
+    """Of interventions that change nothing of what a policy that sees these cameras is shown in any recording."""
+    for name in [name for name in names if name != "none"]:
+        keys = ["proprio"] if name.startswith("proprio_") else cameras
+        moments = ((one, other, step) for one, other in zip(recordings, others) for step in range(len(one)))
+        if keys and all(
+            np.array_equal(one.observation(step)[key], _moment(one, other, name, step)[key])
+            for one, other, step in moments
+            for key in keys
+        ):
+            warnings.warn(f"{name} changes nothing in all recordings: what it tampers with stands still", stacklevel=3)
 
 
-def _moment(recording: Recording, source: Recording, name: str, step: int) -> dict[str, Any]:
+def _moment(recording: RecordedEpisode, source: RecordedEpisode, name: str, step: int) -> dict[str, Any]:
+    """What a recording shows under an intervention that takes from another one."""
     now = recording.observation(step)
     if name == OBJECTS_MOVED:
-        assert recording.moved is not None
-        return {**now, **{key: pictures[step] for key, pictures in recording.moved.items()}}
+        return {**now, **{key: pictures[step] for key, pictures in (recording.moved or {}).items()}}
     if name == "none":
         return now
     other = source.observation(step)
@@ -178,8 +150,8 @@ def _moment(recording: Recording, source: Recording, name: str, step: int) -> di
 
 
 def _measure(
-    recordings: Sequence[Recording],
-    whole: dict[str, np.ndarray],
+    recordings: Sequence[RecordedEpisode],
+    actions: dict[str, np.ndarray],
     recorded: Float[np.ndarray, "T A"],
     squared: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> OpenLoop:
@@ -190,13 +162,13 @@ def _measure(
 
     transition = joined([recording.transition for recording in recordings])
     free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
-    undisturbed = distance(whole["none"], recorded)
+    undisturbed = distance(actions["none"], recorded)
     errs = undisturbed.mean() > EXACT
     starts = np.cumsum([0, *map(len, recordings)])[:-1]
     effects = []
-    for name in [name for name in ALL_INTERVENTIONS if name in whole]:
+    for name in [name for name in ALL_INTERVENTIONS if name in actions]:
         counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
-        change, error = distance(whole[name], whole["none"]), distance(whole[name], recorded)
+        change, error = distance(actions[name], actions["none"]), distance(actions[name], recorded)
         comparable = name != OBJECTS_MOVED  # where the objects lay elsewhere, the expert would have acted otherwise
         effects.append(
             Effect(
@@ -212,7 +184,7 @@ def _measure(
     return OpenLoop(
         effects=tuple(effects),
         error=float(undisturbed.mean()),
-        between=float(distance(whole["none"], whole[EVERYTHING]).mean()),
+        between=float(distance(actions["none"], actions[EVERYTHING]).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
         left_out=left_out(recorded),
@@ -234,18 +206,6 @@ def _ratio_interval(
     return float(low), float(high)
 
 
-def _require_fitting(name: str, task: SimTask, library: Sequence[Recording]) -> None:
-    """Raises PolicyError if recordings lack a picture or a state of the task's form, which a swap puts in its place."""
-    width = task_spec(task.name).proprio_dim
-    advice = f"give recordings of {task.name}, or leave {name} out of --interventions"
-    for one in library:
-        for key in (f"image_{camera}" for camera in task.cameras if name == "images_swapped"):
-            if key not in one.images or one.images[key].shape[3:] != (3,):
-                raise PolicyError(f"{one.name}: no {key} of three colours to swap; {advice}")
-        if name == "proprio_swapped" and one.proprio.shape[1] != width:
-            raise PolicyError(f"{one.name}: proprio is {one.proprio.shape[1]} wide, in {task.name} {width}; {advice}")
-
-
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
     """Success under one intervention, its difference to the undisturbed policy on the same layouts, and how many of its
@@ -259,31 +219,10 @@ class ClosedLoop:
     simulator_errors: int = 0
 
 
-def scenes(
-    policy: Policy, task: SimTask, library: Sequence[Recording], interventions: Sequence[str]
-) -> Iterator[tuple[str, Policy, SimTask]]:
-    """What `closed_loop` plays, by name: the policy as it is disturbed, and where.
-
-    Raises:
-        PolicyError: no such intervention, or one for which task or library lack something; of a task of one's
-            own, what it shows is known, and that raised, while it is played.
-    """
-    for name in interventions:
-        choose(name, ALL_INTERVENTIONS, "intervention", PolicyError)
-    if OBJECTS_MOVED in interventions and not hasattr(task, "disturbance"):
-        advice = f"give it a field `disturbance` that moves them, or leave {OBJECTS_MOVED} out of the interventions"
-        raise PolicyError(f"{task.name} moves no objects; {advice}")
-    for name in interventions if isinstance(task, SimTask) else ():
-        _require_fitting(name, task, library)
-    for name in ["none", *interventions]:
-        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
-        yield name, shown, dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
-
-
 def closed_loop(
     policy: Policy,
     task: SimTask,
-    library: Sequence[Recording],
+    library: Sequence[RecordedEpisode],
     *,
     episodes: int,
     seed: int,
@@ -294,18 +233,23 @@ def closed_loop(
     """Success undisturbed and under each intervention, on the same layouts; the first entry is the undisturbed one.
 
     Args:
+        task: one with a field `disturbance`, for `objects_moved`.
         library: recordings of other layouts, for the interventions that swap.
         out_dir: one folder per intervention; resumable like any evaluation.
-        interventions: which.
         options: passed on to `evaluate`.
     """
+    for name in interventions:
+        choose(name, ALL_INTERVENTIONS, "intervention")
+    if shown := [one.name for one in library if one.layout in range(seed, seed + episodes)]:
+        raise UserError(f"{shown[0]} is of a layout which rollouts are played on; give another --seed")
     found: list[ClosedLoop] = []
     baseline = np.empty(0)
-    for name, shown, where in scenes(policy, task, library, interventions):
-        summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
+    for name in ["none", *interventions]:
+        shown_to = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
+        where = dataclasses.replace(task, disturbance=OBJECTS_MOVED) if name == OBJECTS_MOVED else task
+        summary = evaluate(shown_to, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
         outcomes = np.array(summary["outcomes"])
-        if name == "none":
-            baseline = outcomes
+        baseline = outcomes if name == "none" else baseline
         difference = None if name == "none" else paired_difference(outcomes, baseline)
         counts = summary["successes"], summary["episodes"]
         found.append(ClosedLoop(name, *counts, difference, summary["simulator_errors"]))

@@ -1,26 +1,26 @@
-"""Held-out action error, split by ρ: what can be measured where there is no simulator."""
+"""A policy is shown recorded episodes: the held-out action error, split by ρ, where there is no simulator."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.measuring import (
-    AT_ONCE,
-    cameras_of,
-    in_deviations,
-    joined,
-    left_out,
-    mean_where,
-    played,
-    require_alike,
-)
-from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.recordings import Recording
+from gap_vla.rollouts.policy import Policy, forget
+from gap_vla.rollouts.recordings import RecordedEpisode
+
+AT_ONCE = 8
+"""Episodes that a policy is asked about together."""
+
+LEAST_STD = 1e-4
+"""Recorded actions that vary by no more than this, in their own units, stand still."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,35 +46,30 @@ class HeldOut:
     left_out: str = ""
 
 
-def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool = False) -> HeldOut:
+def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress: bool = False) -> HeldOut:
     """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
 
     Args:
         recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
 
     Raises:
-        PolicyError: no recordings, or of another action width; or actions that are not finite.
-        EvaluationError: recorded actions that never vary.
+        UserError: no recordings, actions of another width, or recorded actions that never vary.
     """
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
-    first: list[Recording] = []
-    shown = Progress(f"recorded episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
+    bar = Progress(f"recorded episodes, {policy.name}", None, "episode", quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
-        first = first or some[:1]
-        require_alike([*first, *some], cameras_of(policy, first[0].images))
-        for recording, found in zip(some, played(policy, [(r, r.observation) for r in some], len(actions))):
-            predicted.append(found)
-            actions.append(recording.action)
-            known.append(recording.transition)
-        shown.advance(len(some))
-    shown.close()
+        predicted += played(policy, [(one, one.observation) for one in some], len(actions))
+        actions += [one.action for one in some]
+        known += [one.transition for one in some]
+        bar.advance(len(some))
+    bar.close()
     if not actions:
-        raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
+        raise UserError("no held-out episodes; name a split that has some")
     recorded = np.concatenate(actions)
-    errors = in_deviations(recorded, first[0].name)(np.concatenate(predicted), recorded)
+    errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
     transition = joined(known)
     return HeldOut(
         error=float(errors.mean()),
@@ -85,3 +80,86 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
         episodes=len(actions),
         left_out=left_out(recorded),
     )
+
+
+def played(
+    policy: Policy, episodes: Sequence[tuple[RecordedEpisode, Callable[[int], dict[str, Any]]]], first_id: int = 0
+) -> list[Float[np.ndarray, "T A"]]:
+    """The policy's actions along several episodes at once. It never acts: it sees what was recorded.
+
+    Args:
+        episodes: of each, the recording and what is observed at a step.
+        first_id: number of the first of them for the policy.
+
+    Raises:
+        UserError: the policy's actions are of another width than the recorded ones, or NaN.
+    """
+    _warn_of_chunks(policy)
+    ids = [first_id + place for place in range(len(episodes))]
+    policy.reset(ids)
+    found: list[list[np.ndarray]] = [[] for _ in episodes]
+    for step in range(max(len(recording) for recording, _ in episodes)):
+        live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
+        moments = [episodes[place][1](step) for place in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        actions = np.asarray(policy.act(observations, [ids[place] for place in live]), np.float32)
+        if not np.isfinite(actions).all():
+            raise UserError(f"{policy.name} returned NaN at step {step} of {episodes[live[0]][0].name}")
+        for place, action in zip(live, actions):
+            found[place].append(action.copy())  # the policy may fill the same array at its next step
+    forget(policy, ids)
+    for (recording, _), rows in zip(episodes, found):
+        if (width := recording.action.shape[1]) != len(rows[0]):
+            wide = f"the policy's actions are {len(rows[0])} wide, the recorded ones {width}"
+            raise UserError(f"{recording.name}: {wide}; give recordings of the policy's own task and robot")
+    return [np.array(rows) for rows in found]
+
+
+def _warn_of_chunks(policy: Policy) -> None:
+    """What a policy is shown where it executes an earlier prediction changes nothing."""
+    execute = (getattr(policy, "identity", None) or {}).get("execute")
+    if isinstance(execute, int) and execute > 1:
+        what = f"{policy.name} predicts at one step in {execute} and looks at no other"
+        warnings.warn(f"{what}; load it with execute=1 to measure every step", stacklevel=3)
+
+
+def cameras_of(policy: Policy, shown: Collection[str]) -> list[str]:
+    """Those of the pictures (keys) that the policy says it sees; all of them where it does not say."""
+    seen = {f"image_{camera}" for camera in getattr(policy, "cameras", ())}
+    return [key for key in shown if key in seen] or [*shown]
+
+
+def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
+
+    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out.
+    """
+    scale = recorded.std(0, dtype=np.float64)  # summed up in float32, what stands still varies by its rounding
+    varies = scale > LEAST_STD
+    if not varies.any():
+        raise UserError(f"no recorded action varies by more than {LEAST_STD:g}; give recordings that move")
+    return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
+
+
+def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
+    """Which columns vary, by more than rounding, and still count for nothing; "" where there are none.
+
+    >>> left_out(np.array([[0.0, 0.00002, 0.5], [1.0, 0.00006, 0.5]]))
+    'left out, as they vary by no more than 0.0001: action columns 1 (2e-05)'
+    """
+    wide = recorded.astype(np.float64)
+    spread, rounding = wide.std(0), 1e-6 * np.maximum(np.abs(wide).max(0), 1)  # also of differences about 0
+    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(wide, 0) > rounding))
+    named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
+    return f"left out, as they vary by no more than {LEAST_STD:g}: action columns {named}" if named else ""
+
+
+def joined(known: Sequence[np.ndarray | None]) -> Bool[np.ndarray, " T"] | None:
+    """Which steps of several recordings belong to transitions; None if that is unknown of one of them."""
+    split = [steps for steps in known if steps is not None]
+    return np.concatenate(split) if len(split) == len(known) else None
+
+
+def mean_where(values: Float[np.ndarray, " T"], steps: Bool[np.ndarray, " T"] | None) -> float | None:
+    """Mean over some steps; None if they are unknown or none."""
+    return None if steps is None or not steps.any() else float(values[steps].mean())

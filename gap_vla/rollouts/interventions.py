@@ -10,26 +10,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.demos.fields import resized
-from gap_vla.rollouts.measuring import cameras_of
-from gap_vla.rollouts.policy import Policy, PolicyError, forget, identity
-from gap_vla.rollouts.recordings import Recording
+from gap_vla.core.errors import UserError
+from gap_vla.demos.arrays import resized
+from gap_vla.rollouts.policy import Policy, forget, identity
+from gap_vla.rollouts.recordings import RecordedEpisode
 
-Observation = Mapping[str, np.ndarray]
+Observation = Mapping[str, Any]
 """One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
 
+Altered = Callable[[Observation, Observation, Observation, Collection[str]], dict[str, np.ndarray]]
 
-def _is_picture(key: str, value: Any) -> bool:
-    """Of one moment; recordings and tasks of others may call theirs as they like."""
-    return key.startswith("image_") or (np.ndim(value) == 3 and value.dtype == np.uint8 and value.shape[2] in (3, 4))
-
-
-_Altered = Callable[[Observation, Observation, Observation, Collection[str]], dict[str, np.ndarray]]
-
-INTERVENTIONS: dict[str, _Altered] = {
+INTERVENTIONS: dict[str, Altered] = {
     "images_black": lambda now, first, other, pictures: {key: np.zeros_like(now[key]) for key in pictures},
     "images_frozen": lambda now, first, other, pictures: {key: first[key] for key in pictures},
-    "images_swapped": lambda now, first, other, pictures: {k: other[k] for k in pictures if k in other},
+    "images_swapped": lambda now, first, other, pictures: {key: other[key] for key in pictures if key in other},
     "proprio_frozen": lambda now, first, other, pictures: {"proprio": first["proprio"]},
     "proprio_swapped": lambda now, first, other, pictures: {"proprio": other["proprio"]},
 }
@@ -61,26 +55,23 @@ class IntervenedPolicy:
         library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
     """
 
-    def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
+    def __init__(self, policy: Policy, intervention: str, library: Sequence[RecordedEpisode]) -> None:
         self.name = f"{policy.name}, {intervention}"
-        own = {key: value for key, value in identity(policy).items() if (key, value) != ("name", policy.name)}
-        self.identity = {**own, "intervention": intervention}
+        self.identity = {**identity(policy), "intervention": intervention}
+        del self.identity["name"]
         if intervention.endswith("_swapped"):
             self.identity["recordings"] = _digest(library)
-        self._policy, self._kind, self._library = policy, intervention, library
-        self._pictures = {*library[0].images} if library else set()
-        self.undisturbed = policy
-        # of a server, the layouts that it knows, and whether it is shown what the expert does
-        for asked in ("patience", "warm_up", "layout_seeds", "privileged"):
-            if hasattr(policy, asked):
-                setattr(self, asked, getattr(policy, asked))
+        self._policy, self._alter, self._library = policy, INTERVENTIONS[intervention], library
+        for optional in ("warm_up", "layout_seeds", "privileged"):
+            if hasattr(policy, optional):
+                setattr(self, optional, getattr(policy, optional))
         self._first: dict[int, dict[str, np.ndarray]] = {}
         self._step: dict[int, int] = {}
 
     @property
-    def forgotten(self) -> set[int]:
+    def forgotten(self) -> Collection[int]:
         """Episodes of which a server has lost what it kept."""
-        return {*getattr(self._policy, "forgotten", ())}
+        return getattr(self._policy, "forgotten", ())
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         self._policy.reset(episode_ids)
@@ -99,36 +90,25 @@ class IntervenedPolicy:
             now = {key: value[row] for key, value in observations.items()}
             if episode not in self._first:
                 self._first[episode] = copy.deepcopy(now)  # a robot's camera may fill one array again and again
+            first = self._first[episode]
             other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
-            for key, value in self._altered(now, self._first[episode], other).items():
-                altered[key][row] = value
+            pictures = [key for key in now if key.startswith("image_")]
+            for key, value in self._alter(now, first, other, pictures).items():
+                altered[key][row] = _as_shown(key, value, now[key].shape)
             self._step[episode] += 1
         return self._policy.act(altered, episode_ids)
 
-    def _altered(self, now: Observation, first: Observation, other: Observation) -> dict[str, np.ndarray]:
-        """Entries of the present moment as they are shown. Raises PolicyError: there is nothing to alter in it, or the
-        recordings lack what the policy may see, or have it in another form."""
-        pictures = [key for key, value in now.items() if key in self._pictures or _is_picture(key, value)]
-        keys = pictures if self._kind.startswith("images_") else ["proprio"] if "proprio" in now else []
-        advice = f"call it alike in both, or leave {self._kind} out of the interventions"
-        if not keys:
-            sense = self._kind.partition("_")[0]
-            raise PolicyError(f"{self.name}: the task shows no {sense}, but {', '.join(now)}; {advice}")
-        lost = [key for key in cameras_of(self._policy, keys) if key not in other]
-        if lost and self._kind.endswith("_swapped"):
-            raise PolicyError(f"{self.name}: the recordings have no {lost[0]}, but {', '.join(other)}; {advice}")
-        found = INTERVENTIONS[self._kind](now, first, other, pictures)
-        for key, value in found.items():
-            shape = np.shape(now[key])
-            if value.shape != shape and value.shape[2:] == shape[2:] in ((3,), (4,)):
-                found[key] = resized(value[None], shape[:2])[0]
-            elif value.shape != shape:
-                there = f"{[*value.shape]} in the recordings, {[*shape]} in the task"
-                raise PolicyError(f"{self.name}: {key} is {there}; give recordings of that task")
-        return found
+
+def _as_shown(key: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What a recording showed, in the form in which the task shows it."""
+    if key.startswith("image_"):
+        return resized(value[None], shape[:2])[0]
+    if value.shape != shape:
+        raise UserError(f"{key} is {[*value.shape]} in the recordings, {[*shape]} in the task; give recordings of it")
+    return value
 
 
-def _digest(library: Sequence[Recording]) -> str:
+def _digest(library: Sequence[RecordedEpisode]) -> str:
     """Of what recordings show: two libraries swap other moments in."""
     shown = hashlib.sha256()
     for recording in library:

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError, refusing, whole
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.policies.saving import load_saved_policy, parameter_digest, require_own_statistics
+from gap_vla.policies.saving import load_saved_policy, parameter_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
-from gap_vla.rollouts.policy import PolicyError
 
 
 class FrameFeatures:
@@ -74,15 +72,11 @@ class SmallTorchPolicy(ChunkPolicy):
     """Runs a `SmallPolicy` for many episodes at once.
 
     Args:
-        policy: is asked in evaluation mode, whatever mode it is in.
+        policy: is put into evaluation mode.
         statistics: of the dataset it was trained on.
         threads: processor threads, of the whole process. Small networks gain little by a second one, and on a busy
             machine waiting for it took 27 times the processor time.
         **options: of `ChunkPolicy`.
-
-    Raises:
-        PolicyError: an impossible `execute`.
-        CheckpointError: statistics that cannot be used.
     """
 
     def __init__(
@@ -99,76 +93,48 @@ class SmallTorchPolicy(ChunkPolicy):
             action_dim=policy.action_dim,
             samples=policy.head.samples,
             name=name or policy.method,
+            details={"parameters": parameter_digest(policy)},
             **options,
         )
-        if self.action_dim != policy.action_dim:
-            raise CheckpointError(
-                f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
-                f"the network predicts {policy.action_dim} dimensions"
-            )
-        self.model, self._threads = policy, whole("threads", threads, 1, 1024, PolicyError)
+        self.model, self._threads = policy.eval(), threads
         self.image_size = policy.image_shape[0]  # also of a policy that does not look
         self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device
 
     @classmethod
     def load(cls, run_or_checkpoint: str | Path, *, device: str = "cpu", **options: Any) -> SmallTorchPolicy:
-        """From a run directory of `train_small` or its `checkpoint/`.
+        """From a run directory of the torch backend or its `checkpoint/`.
 
         Args:
             device: where the network runs.
             **options: of the class.
-
-        Raises:
-            CheckpointError: no small policy there, or a damaged one.
-            PolicyError: no such device.
         """
         path = Path(run_or_checkpoint)
         directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
         policy, normalization, statistics = load_saved_policy(directory)
-        with refusing(f"device {device}", "give cpu, or one that torch finds here", PolicyError):
-            policy.to(device)
-        loaded = cls(policy, statistics, normalization=normalization, source=str(directory), **options)
-        require_own_statistics(directory, statistics, normalization)
+        loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
         loaded.camera = policy.view
         return loaded
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"parameters": parameter_digest(self.model)}
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
             self._features.forget(episode)
         super().forget(episode_ids)
 
+    @torch.inference_mode()
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        training = [module for module in self.model.modules() if module.training]
-        if training:  # its batch normalisation would learn from what is rolled out
-            self.model.eval()
-        try:
-            return self._predicted(episodes)
-        except BaseException:
-            for episode in episodes:  # another picture may be shown at the same step
-                self._features.forget(episode.number)
-            raise
-        finally:
-            for module in training:
-                module.training = True
-
-    @torch.inference_mode()
-    def _predicted(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]
         features = self._features.of(episodes, inputs) if self.model.uses_vision else None
         proprio = None
-        if self.uses_proprio:
+        if self.proprio_dim:
             steps = self.model.config.proprio_history
             proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
         chunk: np.ndarray = self.model.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
         return chunk
 
-    def _generators(self, episodes: Sequence[EpisodeHistory]) -> Any:
+    def _generators(self, episodes: Sequence[EpisodeHistory]) -> list[torch.Generator] | None:
         if not self._samples:
             return None
         found = []

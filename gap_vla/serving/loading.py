@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gap_vla.core.foreign import CheckpointError, finite, shown, whole
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.core.files import read_json
 from gap_vla.core.hub import PREFIX, local_directory
-from gap_vla.core.identity import flat
-from gap_vla.core.seals import require_as_exported
-from gap_vla.core.typed_config import choose
-from gap_vla.rollouts.chunk_policy import MAX_BATCH, ChunkPolicy
-from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
-from gap_vla.serving.greeting import Greeting, views
-from gap_vla.serving.key_mapping import tell_unread
-from gap_vla.serving.trained_run import TrainedRun, locate, policies_in
-from gap_vla.sim.specs import TASK_NAMES, task_spec
+from gap_vla.rollouts.policy import ExpertPolicy, Policy, RandomPolicy, ReplayPolicy
 
 if TYPE_CHECKING:
-    from gap_vla.serving.client import RemotePolicy
+    from gap_vla.rollouts.chunk_policy import ChunkPolicy
+
+SERVERS = ("ws://", "wss://")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +32,47 @@ class LoadedPolicy:
     def view(self, asked: str | None = None, size: int | None = None, *, other: bool = False) -> str:
         """The view for the primary camera: the one of training, unless `asked` names one.
 
-        Raises:
-            PolicyError: `asked`, or `size` (pixels), is another one than in training, and not with `other`; or none is,
-                with it.
+        Raises UserError: `asked`, or `size` (pixels), is another one than in training, and not with `other`.
         """
         trained = {"camera": (asked, self.camera), "image-size": (size, getattr(self.policy, "image_size", None))}
-        others = {option: pair for option, pair in trained.items() if all(pair) and pair[0] != pair[1]}
-        if other and not others:
-            raise PolicyError("--other-view has no effect: no other view or size than in training is given")
-        if others and not other:
-            option, (given, known) = next(iter(others.items()))
-            raise PolicyError(
-                f"the policy was trained with --{option} {known}; leave --{option} away, or let `evaluate` show it "
-                f"{given} with --other-view"
-            )
+        for option, (given, known) in trained.items():
+            if not other and None not in (given, known) and given != known:
+                raise UserError(f"the policy was trained with --{option} {known}; to show it {given}, add --other-view")
         return asked or self.camera or "near"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What the run that made a checkpoint says about acting; the defaults if nobody knows."""
+
+    task: str | None = None
+    method: str | None = None
+    execute: int = 1
+    ensemble: bool = False
+    normalization: str | None = None
+    camera: str | None = None
+    threads: int = 1
+    steps: int | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> TrainedRun:
+        """From the `config.json` and `summary.json` beside a run's `checkpoint/`."""
+        file = checkpoint.absolute().parent / "config.json"
+        said = read_json(file) if checkpoint.name == "checkpoint" and file.is_file() else {}
+        if not {"method", "task"} <= said.keys():
+            return cls()
+        ended = file.with_name("summary.json")
+        acting = said.get("eval", {})
+        return cls(
+            task=said["task"],
+            method=said["method"],
+            execute=acting.get("execute", 1),
+            ensemble=acting.get("ensemble", False),
+            normalization=said.get("data", {}).get("normalization", "normal"),
+            camera=said.get("demos", {}).get("camera", "near"),
+            threads=said.get("train", {}).get("threads", 1),
+            steps=read_json(ended).get("steps") if ended.is_file() else None,
+        )
 
 
 def load_checkpoint(
@@ -78,61 +96,31 @@ def load_checkpoint(
         device: where a small policy acts; Octo acts where JAX does.
 
     Raises:
-        PolicyError: no checkpoint there, one that was trained for another task, or an impossible argument.
-        CheckpointError: a damaged checkpoint, or values in it that no policy can act on; names file and key.
+        UserError: no checkpoint there, or one that was trained for another task.
     """
-    for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
-        if value is not None:
-            whole(what, value, 1, greatest, PolicyError)
-    if not isinstance(ensemble, bool | None):
-        raise PolicyError(f"ensemble is {ensemble!r:.60}; it must be True, False or None")
-    if ensemble and execute not in (None, 1):
-        raise PolicyError(f"execute is {execute} with an ensemble, which predicts anew at every step; leave one out")
-    on_hub = str(path).startswith(PREFIX)
-    directory, run = (str(local_directory(path)), TrainedRun()) if on_hub else locate(Path(path))
+    directory = local_directory(path)
+    if (directory / "checkpoint").is_dir():
+        directory /= "checkpoint"
+    run = TrainedRun() if str(path).startswith(PREFIX) else TrainedRun.of(directory)
     if task is not None and run.task not in (None, task):
-        raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
-    if len(both := policies_in(Path(directory))) > 1:
-        raise CheckpointError(f"{directory} is {' and '.join(both)}; move what is of one of them away")
-    require_as_exported(Path(directory), run.exported, CheckpointError)
-    averaged = run.ensemble and execute is None if ensemble is None else ensemble
+        raise UserError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    averaged = (run.ensemble and execute is None) if ensemble is None else ensemble
     executed = 1 if averaged else run.execute if execute is None else execute
     how: dict[str, Any] = {"execute": executed, "ensemble": averaged, "batch_size": batch_size}
-    if (Path(directory) / "policy.json").is_file():
+    policy: ChunkPolicy
+    if (directory / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy
 
-        if (step, dataset) != (None, None):
-            raise PolicyError(f"{path} is a small policy, of one step and one dataset; leave --step and --dataset out")
-        policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
-    else:
-        if not (Path(directory) / "config.json").is_file():
-            made = "a small policy's policy.json, nor an Octo's config.json"
-            raise CheckpointError(f"{path if on_hub else directory} holds neither {made}; copy the checkpoint whole")
+        policy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
+    elif (directory / "config.json").is_file():
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
         policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
-    if run.task is None and execute is ensemble is None and policy.action_horizon > 1:
-        what = f"how many of the {policy.action_horizon} actions of a chunk to execute"
-        print(f"note: {path} does not say {what}: 1, unless `execute` names more", file=sys.stderr, flush=True)
-    for key, digest in run.acted.items() if step is None else ():
-        if policy.identity.get(key, digest) != digest:
-            raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")
-    own: dict[str, Any] = {key: getattr(policy, key) for key in ("camera", "image_size")}
-    own |= {"method": policy.name, "normalization": policy.identity["normalization"]}
-    for key, told in {**own, "cameras": " ".join(sorted(policy.cameras))}.items():
-        known = getattr(run, key)
-        if run.task and told and known and told != known:
-            raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
-    if view := policy.camera or run.camera:
-        choose(view, views(), f"{directory}: camera", CheckpointError)
-    now = task_spec(run.task).pictures_version if run.task and run.task in TASK_NAMES else None
-    if policy.cameras and run.pictures and now and run.pictures != now:
-        then = f"{path} was trained on version {run.pictures} of the pictures of {run.task}"
-        warnings.warn(f"{then}, this gap_vla draws version {now}; train it anew to compare it", stacklevel=2)
-    policy.trained_task = run.task
+    else:
+        raise UserError(f"{directory} holds neither a small policy (policy.json) nor an Octo (config.json)")
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
-    return LoadedPolicy(policy, run.task, size, cameras, view)
+    return LoadedPolicy(policy, run.task, size, cameras, policy.camera or run.camera)
 
 
 def load_policy(
@@ -144,7 +132,7 @@ def load_policy(
     keys: str | Path | None = None,
     execute: int | None = None,
     patience: float = 60.0,
-    limit: float = FIRST_ANSWER,
+    limit: float = 600.0,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 
@@ -152,116 +140,64 @@ def load_policy(
         name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
             speaks openpi's protocol).
         task: where it will act; recordings of another one are refused.
-        keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
+        keys: for a server, a JSON file that maps our observations to its inputs; see `KeyMapping`.
         execute: of each answer of a server; default: as the key file says.
         patience: seconds to wait for a server that is away.
         limit: seconds that a server has for an answer.
-
-    Raises:
-        PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
-        EpisodeError: no such recordings.
     """
-    if not isinstance(name, str):
-        raise PolicyError(f"the policy is {shown(name)}; name one, as 'expert'")
-    if keys is not None and not name.startswith(("ws://", "wss://")):
-        raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
-    if execute not in (None, 1) and not name.startswith(("ws://", "wss://")):
-        raise PolicyError(f"execute={execute} is for the answers of servers; {name} acts at every step")
     if name == "expert":
         return LoadedPolicy(ExpertPolicy())
     if name == "random":
         return LoadedPolicy(RandomPolicy(action_dim, seed))
-    if name.startswith("replay:") and name != "replay:":
-        from gap_vla.demos.content import unchanging
-
-        with unchanging(path := Path(name.removeprefix("replay:"))):
-            return LoadedPolicy(replay(path, action_dim, task))
-    if name.startswith(("ws://", "wss://")):
-        from gap_vla.serving.client import KeyMapping, RemotePolicy
-
-        mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
-        mapping = dataclasses.replace(mapping, execute=mapping.execute if execute is None else execute)
-        for key in ("action_columns", "action_signs"):
-            if (found := len(getattr(mapping, key) or ())) not in (0, action_dim):
-                raise PolicyError(
-                    f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
-                )
-        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task)
-    raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
+    if name.startswith("replay:"):
+        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
+    if name.startswith(SERVERS):
+        return _of_server(name, task, keys, execute, patience, limit)
+    raise UserError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
-def _of_server(policy: RemotePolicy, task: str | None) -> LoadedPolicy:
-    """A server of ours says in its greeting what its policy was trained for, with an empty task where it knows none;
-    others' say nothing of that, and are shown pictures as large as the key file has them."""
-    keys, address = policy.keys, policy.address
-    try:
-        said = Greeting.read(policy.server_metadata, address)
-        said.require_fitting(address, keys, task)
-    except PolicyError:
-        policy.close()
-        raise
-    if said.answers == "chunks" and keys.execute > 1 and (said.window_size or 1) > 1:
-        problem = f"{address} serves a policy that was trained on {said.window_size} steps in a row"
-        warnings.warn(f"{problem}, and is shown every {keys.execute}th; serve it without --whole-chunks", stacklevel=3)
-    tell_unread(said.unread, set(), f"{address} greets with", "this client")
-    policy.image_size, policy.cameras, policy.said = said.image_size, said.cameras, said
-    size, cameras = said.image_size or keys.image_size or 64, said.cameras or ("primary",)
-    return LoadedPolicy(policy, said.task or None, size, cameras, said.camera or None)
+def _of_server(
+    address: str, task: str | None, keys: str | Path | None, execute: int | None, patience: float, limit: float
+) -> LoadedPolicy:
+    """A server of ours says in its greeting what its policy was trained for; others are shown pictures as large as the
+    key file has them."""
+    from gap_vla.serving.client import RemotePolicy
+    from gap_vla.serving.key_mapping import KeyMapping
 
-
-def _noise(said: Any, path: Path) -> float:
-    with contextlib.suppress(ValueError):
-        said = float(said) if isinstance(said, str) else said
-    return finite(f"{path}: its attribute action_noise", said, 0, 1, PolicyError)
+    mapping = KeyMapping.from_file(Path(keys)) if keys else KeyMapping()
+    if execute is not None:
+        mapping = dataclasses.replace(mapping, execute=execute)
+    policy = RemotePolicy(address, mapping, patience=patience, limit=limit)
+    trained = policy.server_metadata.get("task") or None
+    if None not in (task, trained) and task != trained:
+        raise UserError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
+    size, cameras = policy.image_size or mapping.image_size or 64, policy.cameras or ("primary",)
+    return LoadedPolicy(policy, trained, size, cameras, policy.server_metadata.get("camera") or None)
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
-    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded.
+    """Recorded actions, each on the layout (metadata `seed`) on which they were recorded.
 
-    Where the file tells what was executed from what is to be imitated, the former is played.
-
-    Raises:
-        PolicyError: recordings of another task or version, or seeds that are none or that some of them lack.
-        EpisodeError: no such recordings.
+    Where the file tells what was executed (`executed_actions`) from what is to be imitated, the former is played.
     """
-    from gap_vla import demos
-    from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
-    from gap_vla.rollouts.recordings import require_scene
+    from gap_vla.demos.source import open_source
 
-    reader, variant = demos.open_source(path), None
-    if reader.kind == "robomimic_hdf5":
-        require_scene(path, task, foreign=False)
-        said = attributes_of_data(path)
-        variant = said.get("variant", dict(flat(simulator_of(said))).get("env_kwargs.variant"))
-        with opened(path) as file:
-            told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
-        noise = _noise(said.get("action_noise", 0), path)
-        if not all(told) and (any(told) or noise):  # `actions` are not what was done
-            why = "which other recordings have" if any(told) else f"and action_noise is {noise:g}"
-            lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, {why}"
-            raise PolicyError(f"{lost}; get the file again, or drop the recording")
-        if any(told):
-            labels = reader.without_images()  # what is not replayed is sound too
-            reader = demos.open_source(path, action_key="executed_actions")
-            for label, done in zip(labels, reader.without_images() if "action_noise" in said and not noise else ()):
-                if not np.array_equal(np.clip(label.action, -1, 1), done.action):
-                    differ = "its executed_actions are not its actions, and action_noise is 0"
-                    raise PolicyError(f"{label.name}: {differ}; get the file again, or correct one")
-    episodes = [reader.read(number, images=False) for number in range(len(reader))]
-    for episode in episodes:
+    source = open_source(path)
+    episodes: list[Episode] = []
+    for index in range(len(source)):
+        episode = source.read(index, images=False)
+        with contextlib.suppress(EpisodeError):
+            episode = episode.replace(action=source.rows(index, "executed_actions"))
+        if task is not None and episode.metadata.get("task", task) != task:
+            raise UserError(f"{episode.name} is of {episode.metadata['task']}, not of {task}")
+        if "seed" not in episode.metadata:
+            raise UserError(f"{episode.name} does not say on which layout it was made, by the attribute 'seed'")
         if (width := episode.action.shape[1]) != action_dim:
-            wide = f"actions are {width} wide, the task takes {action_dim}"
-            raise PolicyError(f"{episode.name}: {wide}; they are of another task")
-    seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
-    if len(seeds) < len(episodes):
-        known = f"{len(seeds)} of {len(episodes)} recordings say on which layout they were made"
-        raise PolicyError(f"{path}: {known}; give each its simulator's seed as the attribute 'seed'")
-    for name, seed in seeds.items():
-        whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
-    if len(set(seeds.values())) < len(seeds):
-        twice = next(seed for seed in seeds.values() if list(seeds.values()).count(seed) > 1)
-        named = " and ".join([name for name, seed in seeds.items() if seed == twice][:2])
-        raise PolicyError(f"{path}: {named} have the same seed {twice}; each is replayed on a layout of its own")
-    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()))
-    policy.source, policy.variant, policy.succeeded = str(path), variant, [episode.success for episode in episodes]
+            raise UserError(f"{episode.name}: actions are {width} wide, the task takes {action_dim}")
+        episodes.append(episode)
+    columns = episodes[0].action_columns
+    held = columns.of("gripper") if columns else ()
+    policy = ReplayPolicy([one.action for one in episodes], [one.metadata["seed"] for one in episodes], held)
+    policy.source, policy.variant = str(path), episodes[0].metadata.get("variant")
+    policy.succeeded = [one.success for one in episodes]
     return policy

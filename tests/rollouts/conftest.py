@@ -31,11 +31,3 @@ def processes():
 def _threads(request, monkeypatch):
     if "processes" not in request.fixturenames:
         monkeypatch.setattr(workers, "spawned", Thread)
-
-
-@pytest.fixture(scope="session")
-def model():
-    """A small Octo, which no test changes."""
-    from test_evaluation_octo_policy import build
-
-    return build()

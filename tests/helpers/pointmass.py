@@ -20,8 +20,8 @@ class PointMass(gymnasium.Env):
     `image_primary` shows the target (red) and the point (green) from above; the proprioception holds the point alone.
     """
 
-    def __init__(self, size: int, faults: dict[int, str]) -> None:
-        self._size, self._faults = size, faults
+    def __init__(self, size: int, faults: dict[int, str], limit: int | None = None) -> None:
+        self._size, self._faults, self._limit = size, faults, limit
         self.moves_target = False
         self.observation_space = gymnasium.spaces.Dict({})
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
@@ -39,7 +39,7 @@ class PointMass(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         fault = self._faults.get(self.seed_value)
         if self.steps == 3 and fault == "raise":
-            raise RuntimeError("the simulation became\n unstable \ud83d" + 300_000 * "x")
+            raise RuntimeError("the simulation became\n unstable" + 3000 * "x")
         if self.steps == 3 and fault == "hang":
             time.sleep(3600)
         if self.steps == 0 and fault == "slow start":
@@ -56,7 +56,8 @@ class PointMass(gymnasium.Env):
         self.steps += 1
         near = float(np.abs(self.position - self.target).max()) < 0.05
         success = near and action[6] > 0
-        return self._observe(), 0.0, success, False, {"success": success, "render_seconds": 0.0}
+        over = not success and self.steps >= (self._limit or 10**9)
+        return self._observe(), 0.0, success, over, {"success": success, "render_seconds": 0.0}
 
     def _observe(self) -> dict[str, np.ndarray]:
         picture = np.zeros((self._size, self._size, 3), np.uint8)
@@ -90,7 +91,10 @@ class PointExpert:
 
 @dataclasses.dataclass(frozen=True)
 class PointTask:
-    """`faults`: layout seed to "reset", "raise", "hang", "once FILE" (hangs once), "slow start" or "die"."""
+    """`limit`: steps after which the simulator itself truncates an episode.
+
+    `faults`: layout seed to "reset", "raise", "hang", "once FILE" (hangs once), "slow start" or "die".
+    """
 
     name: str = "pointmass"
     instruction: str = "go to the red spot and grip"
@@ -99,10 +103,11 @@ class PointTask:
     phases: tuple[str, ...] = ("move", "grip")
     size: int = 16
     faults: dict[int, str] = dataclasses.field(default_factory=dict)
+    limit: int | None = None
     disturbance: str | None = None
 
     def make(self) -> PointMass:
-        env = PointMass(self.size, self.faults)
+        env = PointMass(self.size, self.faults, self.limit)
         env.moves_target = self.disturbance == "objects_moved"
         return env
 
@@ -117,14 +122,62 @@ class PointTask:
 
 
 class Told(PointMass):
-    """Says what to do in each layout, and its speed as a list."""
+    """Says what to do in each layout."""
 
     def _observe(self):
-        text = f"go to the spot of layout {self.seed_value}" if self.seed_value < 100 else b"go"
-        speed = [float("nan") if self.seed_value == 3 and self.steps == 2 else 0.5]
-        return {**super()._observe(), "language_instruction": text, "speed": speed}
+        return {**super()._observe(), "language_instruction": f"go to the spot of layout {self.seed_value}"}
 
 
 class ToldTask(PointTask):
     def make(self):
         return Told(self.size, self.faults)
+
+
+def recorded(seed: int, task: PointTask | None = None):
+    """The expert's episode on a layout, as policies are asked about it."""
+    from gap_vla.rollouts.recordings import RecordedEpisode, near_switches
+
+    env = (task or PointTask(size=64)).make()
+    observation, _ = env.reset(seed=seed)
+    expert, moments, actions, phases, over = PointExpert(env), [], [], [], False
+    while not over:
+        moments.append(observation)
+        actions.append(expert.act())
+        phases.append(expert.phase)
+        observation, _, over, _, _ = env.step(actions[-1])
+    return RecordedEpisode(
+        images={"image_primary": np.stack([moment["image_primary"] for moment in moments])},
+        proprio=np.stack([moment["proprio"] for moment in moments]),
+        action=np.array(actions),
+        transition=near_switches(phases),
+        name=f"layout {seed}",
+    )
+
+
+class Seeing:
+    """Reads the target off the picture (of 64 pixels), its own place off the proprioception."""
+
+    name = "seeing"
+
+    def reset(self, episode_ids):
+        pass
+
+    def act(self, observations, episode_ids):
+        actions = np.zeros((len(episode_ids), 7), np.float32)
+        for row, picture in enumerate(observations["image_primary"]):
+            marked = np.argwhere(picture[..., 0] > 0)
+            place = marked[0] / 63 * 2 - 1 if len(marked) else np.zeros(2)
+            target = np.array([*place, picture[0, 0, 2] / 255 * 2 - 1])
+            gap = target - observations["proprio"][row][:3]
+            actions[row, :3] = np.clip(gap / STEP, -1, 1)
+            actions[row, 6] = 1 if np.abs(gap).max() < 0.04 else -1
+        return actions
+
+
+class Blind(Seeing):
+    """Goes to the middle of all targets, whatever the picture shows."""
+
+    name = "blind"
+
+    def act(self, observations, episode_ids):
+        return super().act({**observations, "image_primary": np.zeros_like(observations["image_primary"])}, episode_ids)

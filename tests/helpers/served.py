@@ -5,6 +5,7 @@ import contextlib
 import threading
 
 import numpy as np
+from websockets.sync.server import serve
 
 from gap_vla.serving.server import PolicyServer
 
@@ -54,3 +55,14 @@ def serving(policy, *, port=0, **options):
         asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(60)
+
+
+@contextlib.contextmanager
+def answering(handle):
+    """Yields the address of somebody's server, which calls `handle` with each connection."""
+    with serve(handle, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()

@@ -1,0 +1,247 @@
+"""Claims about diagnosis and the held-out error: a policy that looks and one that does not can be told apart."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_vla.core.columns import Columns
+from gap_vla.core.episode import Episode
+from gap_vla.core.errors import ConfigError, UserError
+from gap_vla.report.diagnose_report import report, verdict
+from gap_vla.rollouts.diagnose import closed_loop, open_loop
+from gap_vla.rollouts.heldout import LEAST_STD, held_out, in_deviations, left_out
+from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
+from gap_vla.rollouts.policy import ExpertPolicy, identity
+from gap_vla.rollouts.recordings import donor_of, from_episode, require_task
+from tests.helpers.pointmass import Blind, PointTask, Seeing, recorded
+from tests.rollouts.test_statistics import alike
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "evaluation" / "figures.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return [recorded(seed) for seed in range(6)]
+
+
+def effects(policy, recordings):
+    found = open_loop(policy, recordings)
+    return found, {effect.intervention: effect for effect in found.effects}
+
+
+def plain(found):
+    return json.loads(json.dumps(dataclasses.asdict(found)))
+
+
+@pytest.mark.parametrize("policy", [Seeing(), Blind()], ids=["seeing", "blind"])
+def test_all_figures_are_those_of_version_0_2(recordings, policy):
+    assert alike(plain(open_loop(policy, recordings)), GOLDEN[f"open_loop {policy.name}"])
+    assert alike(plain(held_out(policy, recordings)), GOLDEN[f"held_out {policy.name}"])
+
+
+def test_a_policy_that_looks_is_told_from_one_that_does_not(recordings):
+    seeing, seen = effects(Seeing(), recordings)
+    blind, unseen = effects(Blind(), recordings)
+    for name in ("images_black", "images_swapped"):
+        assert seen[name].change > 0.5 and unseen[name].change == 0
+    assert unseen["proprio_swapped"].change > 0.1
+    assert seeing.error < 0.3 < blind.error == unseen["images_swapped"].error
+    assert seen["images_swapped"].error > 2 * seeing.error
+    assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
+    assert "images_swapped" in report(seeing)
+
+
+class Playback(Seeing):
+    """Does what was recorded."""
+
+    name = "playback"
+
+    def __init__(self, recordings):
+        self.recordings = recordings
+
+    def reset(self, episode_ids):
+        self.step = dict.fromkeys(episode_ids, -1)
+
+    def act(self, observations, episode_ids):
+        for episode in episode_ids:
+            self.step[episode] += 1
+        return np.stack([self.recordings[e].action[self.step[e]] for e in episode_ids])
+
+
+class Mean(Seeing):
+    name = "mean"
+
+    def __init__(self, recordings):
+        self.mean = np.concatenate([recording.action for recording in recordings]).mean(0)
+
+    def act(self, observations, episode_ids):
+        return np.tile(self.mean, (len(episode_ids), 1))
+
+
+def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
+    assert held_out(Mean(recordings), recordings).error == pytest.approx(1, rel=1e-4)
+    assert held_out(Playback(recordings), recordings).error == 0
+
+
+def test_no_error_is_a_multiple_of_none(recordings):
+    opened, found = effects(Playback(recordings), recordings)
+    assert opened.error == 0 and {(one.cost, one.cost_interval) for one in found.values()} == {(None, None)}
+    assert "give it an error of 0.000" in verdict(opened)
+
+
+def test_a_policy_that_always_does_the_same_is_said_to_be_none_to_judge(recordings):
+    assert "may not have learned enough" in verdict(open_loop(Mean(recordings), recordings))
+    assert "may not have learned enough" not in verdict(open_loop(Blind(), recordings))
+
+
+def test_the_parts_of_the_held_out_error_add_up(recordings):
+    found = held_out(Blind(), iter(recordings))
+    share = found.transition_steps / found.steps
+    assert found.error == pytest.approx(share * found.error_transition + (1 - share) * found.error_consistent)
+    assert found.episodes == 6 and found.steps == sum(map(len, recordings))
+    unknown = [dataclasses.replace(one, transition=None) for one in recordings]
+    assert held_out(Blind(), unknown).error_transition is None
+
+
+def test_what_stands_still_or_varies_too_little_counts_for_nothing(recordings):
+    recorded_ones = np.stack([np.sin(np.arange(3000)), np.full(3000, 57.3)], 1).astype(np.float32)
+    assert recorded_ones.std(0)[1] > LEAST_STD  # summed up in float32
+    assert not in_deviations(recorded_ones)(np.add(recorded_ones, [0, 0.05]), recorded_ones).any()
+    assert not left_out(recorded_ones)
+    small = [dataclasses.replace(one, action=one.action * np.float32([5e-5, 1, 1, 1, 1, 1, 1])) for one in recordings]
+    assert "0 (" in held_out(Seeing(), small).left_out
+    with pytest.raises(UserError, match="varies"):
+        held_out(Seeing(), [dataclasses.replace(one, action=one.action * 0) for one in recordings])
+
+
+def test_a_policy_may_fill_one_array_with_its_actions_again_and_again(recordings):
+    class Reusing(Playback):
+        answer = np.zeros((8, 7), np.float32)
+
+        def act(self, observations, episode_ids):
+            self.answer[: len(episode_ids)] = super().act(observations, episode_ids)
+            return self.answer[: len(episode_ids)]
+
+    assert held_out(Reusing(recordings), recordings).error == 0
+
+
+def test_a_policy_of_another_width_or_of_nan_is_refused(recordings):
+    class Narrow(Seeing):
+        def act(self, observations, episode_ids):
+            return super().act(observations, episode_ids)[:, :6]
+
+    class Broken(Seeing):
+        def act(self, observations, episode_ids):
+            return super().act(observations, episode_ids) * np.nan
+
+    with pytest.raises(UserError, match="6 wide"):
+        held_out(Narrow(), recordings)
+    with pytest.raises(UserError, match="NaN"):
+        held_out(Broken(), recordings)
+    with pytest.raises(UserError, match="1 recording"):
+        open_loop(Seeing(), recordings[:1])
+
+
+def test_what_cannot_be_measured_is_warned_of(recordings):
+    chunked, chance = Seeing(), Seeing()
+    chunked.identity = {"execute": 8}
+    with pytest.warns(UserWarning, match="execute=1"):
+        held_out(chunked, recordings)
+    rng = np.random.default_rng(0)
+    chance.act = lambda shown, ids: Seeing.act(chance, shown, ids) + rng.normal(0, 0.1, (len(ids), 7))
+    with pytest.warns(UserWarning, match="asked again"):
+        open_loop(chance, recordings)
+    still = [dataclasses.replace(one, proprio=np.tile(one.proprio[:1], (len(one), 1))) for one in recordings]
+    with pytest.warns(UserWarning, match="proprio_frozen changes nothing"):
+        open_loop(Mean(recordings), still)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_loop(Seeing(), recordings[:4])
+
+
+def test_a_swap_takes_from_a_recording_of_the_same_instruction_that_is_long_enough(recordings):
+    def cut(one, steps, **changes):
+        return dataclasses.replace(one, proprio=np.zeros((steps, 9), np.float32), **changes)
+
+    one, short, long = (cut(recordings[0], steps, name=f"{steps}") for steps in (20, 10, 19))
+    other_task = cut(one, 30, instruction="something else")
+    assert donor_of(one, [short, other_task, long]) is long
+    with pytest.warns(UserWarning, match="last moment"):
+        assert donor_of(one, [cut(one, 5), short, other_task]) is short
+    assert donor_of(one, [other_task]) is other_task
+
+
+@pytest.mark.parametrize("name", [*INTERVENTIONS])
+def test_an_intervened_policy_is_shown_what_it_says(recordings, name):
+    class Watching(Seeing):
+        seen = None
+
+        def act(self, observations, episode_ids):
+            self.seen = {key: value.copy() for key, value in observations.items()}
+            return super().act(observations, episode_ids)
+
+    inner = Watching()
+    policy = IntervenedPolicy(inner, name, recordings)
+    policy.reset([3])
+    for step in range(2):
+        policy.act({key: np.asarray(value)[None] for key, value in recordings[0].observation(step).items()}, [3])
+    now, first, other = recordings[0].observation(1), recordings[0].observation(0), recordings[4].observation(1)
+    expected = {
+        "images_black": {"image_primary": now["image_primary"] * 0},
+        "images_frozen": {"image_primary": first["image_primary"]},
+        "images_swapped": {"image_primary": other["image_primary"]},
+        "proprio_frozen": {"proprio": first["proprio"]},
+        "proprio_swapped": {"proprio": other["proprio"]},
+    }[name]
+    for key, value in {**now, **expected}.items():
+        np.testing.assert_array_equal(inner.seen[key][0], value)
+    assert identity(policy)["intervention"] == name and ("recordings" in identity(policy)) == name.endswith("swapped")
+
+
+def test_success_under_interventions_is_paired_on_the_same_layouts(tmp_path, recordings):
+    task, options = PointTask(size=64), {"workers": 1, "progress": False, "videos": 0}
+    chosen = ["images_swapped", "objects_moved"]
+    args = {"episodes": 4, "seed": 50, "out_dir": tmp_path, "interventions": chosen}
+    found = closed_loop(Seeing(), task, recordings, **args, **options)
+    assert [(one.intervention, one.successes) for one in found][:2] == [("none", 4), ("images_swapped", 0)]
+    assert found[0].difference is None and found[1].difference.difference == -1
+    moved = json.loads((tmp_path / "objects_moved" / "evaluation.json").read_text())
+    assert moved["task"]["disturbance"] == "objects_moved"
+    assert "4/4" in report(open_loop(Seeing(), recordings), found)
+    with pytest.raises(ConfigError, match="images_gone"):
+        closed_loop(ExpertPolicy(), task, recordings, **{**args, "interventions": ["images_gone"]})
+    shown = [dataclasses.replace(recordings[0], layout=52)]
+    with pytest.raises(UserError, match="--seed"):
+        closed_loop(ExpertPolicy(), task, shown, **args)
+
+
+def an_episode(**changes):
+    arrays = {"images": {}, "proprio": np.zeros((9, 8), np.float32), "action": np.ones((9, 6), np.float32)}
+    return Episode(**arrays, columns=Columns.parse("joints:7 gripper_01"), **changes)
+
+
+def test_transitions_of_a_demonstration_are_where_rho_is_high_or_else_near_changes_of_phase():
+    rho = np.float32([0, 0.2, 0.6, 0.9, 0.5, 0, 0, 0, 0])
+    one = from_episode(an_episode(rho=rho, change_point=rho > 0.8))
+    assert one.transition.nonzero()[0].tolist() == [2, 3]
+    phases = np.array(["reach"] * 4 + ["grasp"] * 5)
+    assert from_episode(an_episode(phase=phases)).transition.nonzero()[0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert from_episode(an_episode()).transition is None
+
+
+def test_an_instruction_of_each_step_is_shown_at_its_step():
+    one = from_episode(an_episode(language_instruction=tuple("abcdefghi")))
+    assert [one.observation(step)["language_instruction"] for step in (0, 3, 99)] == ["a", "d", "i"]
+
+
+def test_demonstrations_of_another_task_or_view_are_refused():
+    of_stack = an_episode(metadata={"task": "stack", "camera": "near"})
+    require_task(of_stack, "stack", "near")
+    require_task(an_episode(), "threading", "near")
+    for task, view in (("threading", None), (None, "frontview")):
+        with pytest.raises(UserError, match="and the policy's is"):
+            require_task(of_stack, task, view)

@@ -1,0 +1,402 @@
+"""Claims about the policy server and the client: openpi's protocol, and no message ends the server."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from gap_vla.core.errors import ConfigError, UserError
+from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.policy import RandomPolicy
+from gap_vla.serving import client
+from gap_vla.serving.client import RemotePolicy
+from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.loading import load_policy
+from gap_vla.serving.server import as_picture
+from gap_vla.serving.wire import pack, unpack
+from tests.helpers.pointmass import PointTask
+from tests.helpers.served import Counting, answering, serving
+
+GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"
+STATE = np.arange(9, dtype=np.float32)
+PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+@pytest.fixture(scope="module")
+def port():
+    with serving(Counting(), whole_chunks=True) as port:
+        yield port
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(client, "PAUSE", 0.01)
+
+
+@contextlib.contextmanager
+def talking(port):
+    with connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None) as connection:
+        yield connection, unpack(connection.recv())
+
+
+def ask(connection, content):
+    connection.send(content if isinstance(content, bytes | str) else pack(content))
+    answer = connection.recv(timeout=60)
+    return answer if isinstance(answer, str) else unpack(answer)
+
+
+# ---- the wire
+
+
+def test_messages_are_byte_for_byte_those_of_openpi_client():
+    message = GOLDEN.read_bytes()
+    content = unpack(message)
+    assert content["prompt"] == "thread the needle" and content["nested"] == {"list": [1, 2.5, "x", None]}
+    assert content["observation/image"].shape == (4, 5, 3) and content["observation/image"].dtype == np.uint8
+    assert content["scale"] == np.float32(0.25) and content["flag"] and content["empty"].shape == (0, 7)
+    assert pack(content) == message
+
+
+def array(**changes):
+    return {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [1]} | changes
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xc1 no msgpack",
+        pack(array(**{"__": 0}) | {b"shape": [2]}),
+        pack(array() | {b"dtype": "|O"}),
+        pack(array() | {b"dtype": "nonsense"}),
+        pack(array() | {b"shape": [-2]}),
+        pack({b"__ndarray__": True}),
+        pack({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}),
+    ],
+)
+def test_what_is_no_message_is_a_value_error(message):
+    with pytest.raises(ValueError):
+        unpack(message)
+
+
+@pytest.mark.parametrize("value", [np.array([object()]), np.array([1j]), object()])
+def test_objects_do_not_travel(value):
+    with pytest.raises((ValueError, TypeError)):
+        pack({"state": value})
+
+
+# ---- the server
+
+
+def test_a_client_gets_metadata_then_chunks(port):
+    with talking(port) as (connection, metadata), talking(port) as (other, _):
+        assert metadata["policy"] == "counting" and metadata["answers"] == "chunks"
+        answer = ask(connection, {"observation/state": STATE, "prompt": "go"})
+        np.testing.assert_array_equal(answer["actions"][:, 0], [0, 1, 2])
+        np.testing.assert_array_equal(answer["actions"][0, 1:], STATE[:6])
+        assert answer["server_timing"]["infer_ms"] >= 0
+        assert ask(connection, {"proprio": STATE})["actions"][0, 0] == 1  # our own names too; the episode goes on
+        assert ask(other, {"proprio": STATE})["actions"][0, 0] == 0  # a connection is an episode
+    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz").read() == b"OK\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        (b"\xc1", "ValueError"),
+        ("some text", "ValueError"),
+        ([1, 2], "list"),
+        ({"prompt": "go"}, "observation/state"),
+        ({"observation/state": STATE.reshape(3, 3)}, "observation/state"),
+        ({"observation/state": "nine"}, "observation/state"),
+        ({"observation/state": np.full(9, np.nan)}, "observation/state"),
+        ({"observation/image": np.zeros((4, 4, 4), np.uint8)}, "observation/image"),
+        ({"observation/image": np.full((4, 4, 3), -1.0)}, "observation/image"),
+        ({"observation/state": STATE, "prompt": 3}, "prompt"),
+        ({"observation/image": PICTURE}, "KeyError"),  # the policy itself cannot do without a state
+    ],
+)
+def test_a_bad_message_is_answered_and_the_connection_goes_on(port, message, name):
+    with talking(port) as (connection, _):
+        answer = ask(connection, message)
+        assert isinstance(answer, str) and name in answer
+        assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.binary(), st.lists) | st.binary())
+def test_no_message_ends_the_server(port, content):
+    with talking(port) as (connection, _):
+        ask(connection, content if isinstance(content, bytes) else pack(content))
+        assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        PICTURE,
+        PICTURE / 255,
+        (PICTURE / 255).astype(np.float32),
+        PICTURE.astype(np.float32),
+        PICTURE.transpose(2, 0, 1),
+    ],
+    ids=["bytes", "floats to 1", "float32", "floats to 255", "colours first"],
+)
+def test_pictures_are_taken_as_openpi_takes_them(sent):
+    np.testing.assert_allclose(as_picture(sent, "image"), PICTURE, atol=1)
+    assert as_picture(sent, "image").dtype == np.uint8
+
+
+def test_a_message_that_is_too_large_and_a_client_that_is_silent_lose_their_connection():
+    with serving(Counting(), whole_chunks=True, max_message=1, idle=0.2) as port:
+        with talking(port) as (connection, _), pytest.raises(ConnectionClosed) as closed:
+            ask(connection, {"observation/image": np.zeros((1000, 1000, 3), np.uint8)})
+        assert closed.value.rcvd.code == 1009
+        with talking(port) as (connection, _), pytest.raises(ConnectionClosed):
+            connection.recv(timeout=30)
+
+
+def test_web_pages_may_connect_only_if_they_are_named():
+    page = "http://127.0.0.1:3000"
+    for origins, may in (((), False), ((page,), True)):
+        with serving(Counting(), whole_chunks=True, origins=origins) as port:
+            expected = contextlib.nullcontext() if may else pytest.raises(Exception, match="403")
+            with expected, connect(f"ws://127.0.0.1:{port}", origin=page) as connection:
+                assert unpack(connection.recv())["policy"] == "counting"
+
+
+# ---- what a key file does
+
+
+def test_names_and_order_of_a_key_file():
+    mapping = KeyMapping(
+        observation={"image_primary": "cam", "language_instruction": "text"},
+        actions="chunk",
+        image_size=8,
+        action_columns=(1, 0),
+        action_signs=(1, -1),
+    )
+    sent = mapping.to_wire({"image_primary": PICTURE, "proprio": STATE, "language_instruction": np.str_("go")})
+    assert sent.keys() == {"cam", "text"} and sent["cam"].shape == (8, 8, 3) and type(sent["text"]) is str
+    np.testing.assert_array_equal(mapping.from_wire({"chunk": [[1, 2, 3]]}), [[2, -1]])
+    np.testing.assert_array_equal(KeyMapping().from_wire({"actions": np.arange(3.0)}), [[0, 1, 2]])
+
+
+def test_a_gripper_of_0_to_1_that_opens_with_1_becomes_ours():
+    mapping = KeyMapping(action_signs=(1,) * 6 + (-2,), action_offsets=(0,) * 6 + (1,))
+    theirs = np.float32([[0.5] * 6 + [1], [0.5] * 6 + [0]])
+    np.testing.assert_array_equal(mapping.from_wire({"actions": theirs}), [[0.5] * 6 + [-1], [0.5] * 6 + [1]])
+
+
+def test_pictures_can_be_turned_by_180_degrees():
+    sent = KeyMapping(rotate_images=True).to_wire({"image_primary": PICTURE, "image_wrist": PICTURE})
+    for name in ("observation/image", "observation/wrist_image"):
+        np.testing.assert_array_equal(sent[name], np.rot90(PICTURE, 2))
+
+
+def test_the_state_can_be_sent_in_liberos_columns():
+    turned = np.float32([0.1, 0.2, 0.3, np.cos(0.5), 0, 0, np.sin(0.5), 0.04, -0.04])  # by 1 rad about z
+    sent = KeyMapping(state_columns="position rotvec gripper:2").to_wire({"proprio": turned})["observation/state"]
+    np.testing.assert_allclose(sent, [0.1, 0.2, 0.3, 0, 0, 1, 0.04, -0.04], atol=1e-6)
+    expected = {
+        "quat_xyzw": [0, 0, np.sin(0.5), np.cos(0.5)],
+        "euler_xyz": [0, 0, 1],
+        "rot6d": [np.cos(1), np.sin(1), 0, -np.sin(1), np.cos(1), 0],
+    }
+    for word, values in expected.items():
+        sent = KeyMapping(state_columns=f"{word} gripper:1").to_wire({"proprio": turned})["observation/state"]
+        np.testing.assert_allclose(sent, [*values, 0.04], atol=1e-6)
+    two = KeyMapping(state_columns="position | position").to_wire({"proprio": np.tile(turned, 2)})
+    np.testing.assert_allclose(two["observation/state"], [0.1, 0.2, 0.3] * 2, atol=1e-6)
+    with pytest.raises(UserError, match="joints"):
+        KeyMapping(state_columns="joints:7").to_wire({"proprio": turned})
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"obsrvation": {}}, "obsrvation"),
+        ({"observation": {"state": "x"}}, "state"),
+        ({"observation": {"proprio": "x", "image_wrist": "x"}}, "observation"),
+        ({"execute": 0}, "execute"),
+        ({"action_signs": "none"}, "action_signs"),
+        ({"state_columns": "pose"}, "pose"),
+    ],
+)
+def test_a_key_file_that_means_nothing_is_refused_by_name(tmp_path, content, name):
+    (tmp_path / "keys.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=name) as caught:
+        KeyMapping.from_file(tmp_path / "keys.json")
+    assert "keys.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [({"action": [0]}, "actions"), ([1], "actions"), ({"actions": np.zeros((1, 1, 7))}, "shape"), (None, "actions")],
+)
+def test_an_answer_without_actions_is_refused(answer, name):
+    with pytest.raises(UserError, match=name):
+        KeyMapping().from_wire(answer)
+    with pytest.raises(UserError, match="action_signs"):
+        KeyMapping(action_signs=(1, 1)).from_wire({"actions": [0.0] * 7})
+    with pytest.raises(UserError, match="action_columns"):
+        KeyMapping(action_columns=(7,)).from_wire({"actions": [0.0] * 7})
+
+
+# ---- the client
+
+
+def shown(*states, text="go"):
+    rows = np.stack([np.full(9, state, np.float32) for state in states])
+    return {"proprio": rows, "language_instruction": np.array([text] * len(states))}
+
+
+def test_a_served_policy_is_evaluated_as_it_is_in_process(tmp_path):
+    options = {"episodes": 4, "seed": 0, "workers": 1, "videos": 0, "progress": False}
+    with serving(RandomPolicy(7), whole_chunks=False) as port:
+        remote = RemotePolicy(f"ws://127.0.0.1:{port}")
+        summary = evaluate(remote, PointTask(horizon=5), out_dir=tmp_path, **options)
+    assert summary["outcomes"] == [0] * 4 and not summary["errors"]
+    server = summary["policy"]["server"]
+    assert server["policy"] == "random" and server["identity"] == {"seed": 0}
+
+
+def test_chunks_are_executed_as_the_key_file_says(port):
+    policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=2))
+    policy.reset([0, 1])
+    found = [policy.act(shown(n, 10 + n), [0, 1])[:, 0].tolist() for n in range(3)]
+    assert found == [[0, 0], [1, 1], [1, 1]]  # the episode's steps, of which the server sees every second
+    assert policy.act(shown(7, 7, text="stop"), [0, 1])[:, 1].tolist() == [7, 7]  # another instruction is asked at once
+    policy.close()
+    with pytest.raises(UserError, match="execute"):
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=4))
+        policy.act(shown(0), [0])
+
+
+def test_an_error_of_the_server_is_told_and_the_next_question_answered(port):
+    policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(observation={"language_instruction": "prompt"}))
+    policy.reset([0])
+    with pytest.raises(UserError, match="known: observation/image"):
+        policy.act(shown(0), [0])
+
+
+def test_nobody_at_an_address_and_no_address(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no policy server at ws://127"):
+        RemotePolicy("ws://127.0.0.1:9", patience=0.3)
+    assert 0.3 <= time.monotonic() - started < 20
+    with pytest.raises(UserError, match="no address"):
+        RemotePolicy("ws://", patience=0)
+    with pytest.raises(UserError) as caught:
+        RemotePolicy("ws://me:secret@127.0.0.1:9/?token=abc", patience=0)
+    assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+
+
+def test_a_server_of_another_protocol_is_named():
+    with answering(lambda connection: connection.send("hello")) as address, pytest.raises(UserError, match="hello"):
+        RemotePolicy(address, patience=1)
+
+
+def test_an_episode_whose_connection_was_lost_is_played_anew(tmp_path):
+    """Of the second connection of an evaluation, the third answer does not come."""
+    connections = []
+
+    def handle(connection):
+        connection.send(pack({"name": "theirs"}))
+        connections.append(connection)
+        number = len(connections)
+        for step, _ in enumerate(connection):
+            if number == 3 and step == 2:  # the first connection is the client's look at the greeting
+                return
+            connection.send(pack({"actions": np.zeros(7)}))
+
+    options = {"episodes": 2, "seed": 0, "workers": 1, "slots_per_worker": 1, "videos": 0, "progress": False}
+    with answering(handle) as address:
+        summary = evaluate(RemotePolicy(address, patience=5), PointTask(horizon=4), out_dir=tmp_path, **options)
+    assert summary["steps"] == [4, 4] and not summary["errors"] and len(connections) == 5
+
+
+def test_a_server_that_goes_for_good_stops_the_evaluation(tmp_path):
+    def handle(connection):
+        connection.send(pack({}))
+        for step, _ in enumerate(connection):
+            if step == 2:
+                return
+            connection.send(pack({"actions": np.zeros(7)}))
+
+    options = {"episodes": 2, "seed": 0, "workers": 1, "slots_per_worker": 1, "videos": 0, "progress": False}
+    with answering(handle) as address, pytest.raises(UserError, match="again and again"):
+        evaluate(RemotePolicy(address, patience=0.3), PointTask(horizon=9), out_dir=tmp_path, **options)
+
+
+def test_a_server_says_what_its_policy_was_trained_for():
+    metadata = {"task": "stack", "cameras": ["wrist"], "camera": "frontview", "image_size": 32}
+    with serving(Counting(), whole_chunks=True, metadata=metadata) as port:
+        address = f"ws://127.0.0.1:{port}"
+        loaded = load_policy(address, action_dim=7)
+        assert (loaded.task, loaded.cameras, loaded.camera, loaded.image_size) == ("stack", ("wrist",), "frontview", 32)
+        with pytest.raises(UserError, match="trained for stack"):
+            load_policy(address, action_dim=7, task="threading")
+        with pytest.raises(UserError, match="--other-view"):
+            loaded.view("near")
+        assert loaded.view("near", other=True) == "near" and loaded.view() == "frontview"
+
+
+def test_policies_by_name():
+    assert load_policy("expert", action_dim=7).policy.privileged
+    assert load_policy("random", action_dim=7, seed=3).policy.identity == {"seed": 3}
+    with pytest.raises(UserError, match="export"):
+        load_policy("export", action_dim=7)
+
+
+OPENPI = """
+import sys, numpy as np
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+client = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
+data = np.load(sys.argv[2])
+answers = [client.infer({"observation/image": image, "observation/state": state, "prompt": "go"})["actions"]
+           for image, state in zip(data["image"], data["state"])]
+try:
+    client.infer({"observation/state": "nonsense"})
+except RuntimeError as error:
+    assert "observation/state" in str(error)
+else:
+    raise SystemExit("no error came back")
+np.save(sys.argv[3], np.stack(answers))
+"""
+
+
+@pytest.mark.slow
+def test_openpis_own_client_gets_the_actions_that_a_policy_gives_in_process(tmp_path):
+    """OPENPI_CLIENT_PYTHON names an interpreter with openpi-client 0.1.2; it needs an environment of its own."""
+    if not (python := os.environ.get("OPENPI_CLIENT_PYTHON")):
+        place = Path(__file__).parents[2] / ".cache" / "openpi-client"
+        python = str(place / "bin" / "python")
+        if not place.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+            packages = ["openpi-client==0.1.2", "typing_extensions"]  # which it forgets to ask for
+            if subprocess.run([python, "-m", "pip", "install", "-q", *packages]).returncode:
+                pytest.skip("openpi-client cannot be installed here")
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((4, 9)).astype(np.float32)
+    np.savez(tmp_path / "observations.npz", image=np.zeros((4, 4, 4, 3), np.uint8), state=states)
+    (tmp_path / "client.py").write_text(OPENPI)
+    with serving(Counting(), whole_chunks=False) as port:
+        arguments = ["client.py", str(port), "observations.npz", "actions.npy"]
+        subprocess.run([python, *arguments], check=True, timeout=120, cwd=tmp_path)
+    own = Counting()
+    own.reset([0])
+    expected = [own.act({"proprio": state[None]}, [0]) for state in states]
+    np.testing.assert_array_equal(np.load(tmp_path / "actions.npy"), expected)

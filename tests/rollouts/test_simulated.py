@@ -1,0 +1,150 @@
+"""Claims about evaluations on the real simulator, as the command runs them."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gap_vla import sim
+from gap_vla.cli import diagnose, evaluate
+from gap_vla.core.errors import UserError
+from gap_vla.rollouts.recordings import from_simulator, record_expert
+from gap_vla.rollouts.task import FILM_SIZE, sim_task
+from gap_vla.sim.disturbance import MOVE_AT_STEP, MOVE_BY
+from gap_vla.sim.watching import PhaseWatcher
+
+ROOT = Path(__file__).parents[2]
+ONE = ["--workers", "1", "--slots", "1", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def assembly():
+    env = sim.make("assembly", cameras=())
+    yield env
+    env.close()
+
+
+def test_the_watcher_follows_the_expert_to_the_last_phase(assembly):
+    assembly.reset(seed=100_000)
+    expert, watcher, seen, over = sim.make_expert(assembly, seed=3), PhaseWatcher(assembly.world), [], False
+    while not over:
+        seen.append(watcher.look())
+        *_, terminated, truncated, info = assembly.step(expert.act())
+        over = terminated or truncated or info["success"]
+    assert list(dict.fromkeys(seen)) == list(sim.task_spec("assembly").phases)
+
+
+def test_the_watcher_does_not_move_on_with_time_alone(assembly):
+    assembly.reset(seed=100_000)
+    watcher, still = PhaseWatcher(assembly.world), [0.0] * 6 + [-1.0]
+    for _ in range(150):
+        phase = watcher.look()
+        assembly.step(still)
+    assert phase == "reach"
+
+
+def test_objects_are_moved_once_and_the_robot_is_not():
+    task = sim_task("assembly", cameras=(), disturbance="objects_moved")
+    moved, still = task.make(), dataclasses.replace(task, disturbance=None).make()
+    action = np.zeros(7, np.float32)
+    shift = []
+    for env in (moved, still):
+        env.reset(seed=100_000)
+    for _ in range(MOVE_AT_STEP + 3):
+        hand = [env.step(action)[0]["proprio"][:3] for env in (moved, still)]
+        rings = [env.unwrapped.world.landmarks()["ring"][:2] for env in (moved, still)]
+        shift.append(np.linalg.norm(rings[0] - rings[1]))
+    moved.close(), still.close()
+    assert max(shift[:MOVE_AT_STEP]) < 1e-9
+    np.testing.assert_allclose(shift[MOVE_AT_STEP:], MOVE_BY, atol=0.003)
+    np.testing.assert_allclose(hand[0], hand[1], atol=1e-4)
+    assert task.identity()["disturbance"] == "objects_moved"
+
+
+def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, processes, capsys):
+    arguments = ["--policy", "expert", "--task", "assembly", "--episodes", "1", *ONE, "--out", str(tmp_path / "out")]
+    assert evaluate.main([*arguments, "--videos", "1"]) == 0
+    assert "expert on assembly: 1 of 1 succeeded" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["layout_seeds"] == [100_000] and summary["steps"] == [105]  # as version 0.2
+    assert all(summary["seconds_per_step"][part] > 0 for part in ("simulation", "rendering"))
+    assert summary["phases"]["reached"]["insert"] == 1.0
+    assert (tmp_path / "out" / "index.html").stat().st_size > 0
+    with av.open(str(tmp_path / "out" / summary["videos"][0])) as film:
+        stream = film.streams.video[0]
+        assert (stream.height, stream.width, stream.frames) == (FILM_SIZE, FILM_SIZE, 106)
+
+
+def test_an_episode_that_ends_at_its_horizon_has_failed(tmp_path, processes, capsys):
+    arguments = ["--policy", "random", "--task", "assembly", "--episodes", "3", "--cameras", "none", "--horizon", "12"]
+    assert evaluate.main([*arguments, *ONE, "--json", "--out", str(tmp_path / "out")]) == 0
+    summary = json.loads(capsys.readouterr().out)["variants"]["default"]
+    assert summary["successes"] == 0 and summary["steps"] == [12, 12, 12] and not summary["errors"]
+    assert summary["phases"]["failed_in"] == {"reach": 3}
+
+
+def test_several_variants_go_into_folders_of_their_own(tmp_path, capsys):
+    arguments = ["--policy", "random", "--task", "assembly", "--episodes", "1", "--cameras", "none", "--horizon", "3"]
+    assert evaluate.main([*arguments, *ONE, "--variant", "all", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    found = json.loads((tmp_path / "variants.json").read_text())
+    assert {"default", "positions_wide"} <= found.keys() and "light" not in found and "left out" in said.err
+    assert all((tmp_path / name / "summary.json").exists() for name in found) and (tmp_path / "index.html").exists()
+
+
+def test_the_experts_episodes_are_recorded_with_the_objects_elsewhere():
+    (one,) = from_simulator(sim_task("assembly", image_size=32), [105_000], workers=1)
+    assert one.images.keys() == one.moved.keys() == {"image_primary"} and one.images["image_primary"].shape[1] == 32
+    differs = (one.images["image_primary"] != one.moved["image_primary"]).any((1, 2, 3))
+    assert differs.mean() > 0.5 and 0 < one.free.sum() < len(one) and 0 < one.transition.sum() < len(one)
+    assert one.layout == 105_000 and one.instruction == sim.task_spec("assembly").instruction
+
+
+@pytest.mark.slow
+def test_the_two_grippers_of_two_arms_are_known():
+    one = record_expert(sim_task("handover", image_size=32), 105_000)
+    first = one.free.argmin()
+    assert (one.action[first, [6, 13]] > 0).any() and not (one.action[:first, [6, 13]] > 0).any()
+
+
+def test_a_policy_that_is_random_does_not_look(tmp_path, capsys):
+    arguments = ["--policy", "random", "--task", "assembly", "--image-size", "32", "--episodes", "2", "--workers", "1"]
+    assert diagnose.main([*arguments, "--quiet", "--json", "--out", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["episodes"] == 2 and found == json.loads((tmp_path / "diagnosis.json").read_text())
+    assert {effect["intervention"] for effect in found["open_loop"]["effects"]} == {*diagnose.INTERVENTIONS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--policy", "export", "--task", "stack"], "export"),
+        (["--policy", "expert"], "--task"),
+        (["--policy", "expert", "--task", "stack", "--variant", "fog"], "fog"),
+        (["--policy", "expert", "--task", "stack", "--horizon", "4000"], "4000"),
+        (["--policy", "ws://127.0.0.1:9", "--task", "stack", "--patience", "0"], "ws://127.0.0.1:9"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_explained(arguments, name, capsys):
+    assert evaluate.main(arguments) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_a_view_that_a_camera_does_not_have_is_named():
+    with pytest.raises(UserError, match="ceiling"):
+        sim_task("assembly", camera="ceiling")
+
+
+@pytest.mark.parametrize("script", ["evaluate", "serve_policy", "diagnose"])
+def test_help_is_complete_and_light(script):
+    words = [sys.executable, "-X", "importtime", f"scripts/{script}.py", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0 and f"    gap-vla {script.replace('_', '-')} --" in done.stdout
+    for heavy in ("jax", "mujoco", "tensorflow", "torch"):
+        assert f" {heavy}\n" not in done.stderr
