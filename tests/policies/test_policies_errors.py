@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.summary import summarize
 from gap_vla.training.idle_keys import without_effect
 from toy_store import episode, place_store, toy_config, write_store
 
@@ -23,8 +25,6 @@ from gap_vla.policies.resnet18 import Trunk
 from gap_vla.policies.windows import rho_of
 from gap_vla.report.runs import Run as FinishedRun
 from gap_vla.rollouts import PolicyError
-from gap_vla.rollouts.record import EpisodeRecord
-from gap_vla.rollouts.summary import summarize
 from gap_vla.serving import load_checkpoint
 from gap_vla.training.data import training_rho
 from gap_vla.training.metrics import require_own
