@@ -2,8 +2,7 @@
 
 import json
 
-from gap_vla.rollouts.record import EpisodeRecord
-from gap_vla.rollouts.summary import summarize
+from gap_vla.rollouts.records import EpisodeRecord, summarize
 
 
 def evaluation_of(outcomes, phases=(), steps=10):

@@ -31,13 +31,15 @@ class Parser(argparse.ArgumentParser):
         return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else word
 
 
-def command_parser(doc: str | None, answers: bool = False) -> Parser:
+def command_parser(doc: str | None, answers: bool = False, **options: Any) -> Parser:
     """A parser that shows the command's docstring, and takes options by their whole names only.
 
     Args:
         answers: whether it knows `--json`, see `answering`.
+        options: of `argparse.ArgumentParser`.
     """
-    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=doc, formatter_class=shown, allow_abbrev=False, **options)
     if answers:
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
     return parser

@@ -34,8 +34,8 @@ INTERVENTIONS = "images_black images_frozen images_swapped proprio_frozen propri
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from gap_vla.demos.fields import add_options
 
-    parser = command_parser(__doc__, answers=True)
-    parser.conflict_handler = "resolve"  # of --image-size, the policy's counts; --episodes is a number too
+    # of two --image-size, the policy's counts, and --episodes may be a number too
+    parser = command_parser(__doc__, answers=True, conflict_handler="resolve")
     add_options(parser)
     add_policy(parser, "random")
     add = parser.add_argument

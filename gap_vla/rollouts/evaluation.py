@@ -188,7 +188,8 @@ def evaluate_variants(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:  # fmt: skip
     """Evaluates a policy on variants of a task; yields the folder and the summary of each.
 
-    Several variants go into folders of their own below `out`; those that cannot be seen in the pictures are left out.
+    Several variants go into folders of their own below `out`; those that differ in
+    pictures alone are left out where there are none.
 
     Args:
         seed: first layout seed; default: where the variant's own seeds begin.
@@ -197,13 +198,9 @@ def evaluate_variants(
     """
     for variant in variants:
         spec = variant_spec(variant)
-        try:
-            spec.require_shown(scene["cameras"], scene["camera"])
-        except UserError as error:
-            if len(variants) == 1:
-                raise
-            print(f"note: left out: {error}", file=sys.stderr)
+        if spec.only_looks and not scene["cameras"]:
+            print(f"note: {variant} is left out, as it differs in pictures alone", file=sys.stderr)
             continue
         folder = out / variant if len(variants) > 1 else out
         first = spec.first_seed if seed is None else seed
-        yield folder, evaluate(policy, sim_task(task, variant=variant, **scene), seed=first, out_dir=folder, **options)
+        yield folder, evaluate(policy, task, seed=first, out_dir=folder, variant=variant, **scene, **options)

@@ -10,12 +10,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from gap_vla.rollouts.record import EpisodeRecord
-from gap_vla.rollouts.summary import summarize
 from gap_vla.training.idle_keys import without_effect
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError as PolicyError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.measurements import read_metrics
 from gap_vla.core.run_directory import RunDirectory, RunExistsError
@@ -24,8 +23,8 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.resnet18 import Trunk
 from gap_vla.policies.windows import rho_of
 from gap_vla.report.runs import Run as FinishedRun
-from gap_vla.rollouts import PolicyError
-from gap_vla.serving import load_checkpoint
+from gap_vla.rollouts.records import EpisodeRecord, summarize
+from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.data import training_rho
 from gap_vla.training.metrics import require_own
 from gap_vla.training.octo import FinetuneConfig

@@ -7,10 +7,10 @@ import pytest
 import torch
 from toy_store import SIZE, episode, place_store, toy_config
 
+from gap_vla.core.errors import UserError as PolicyError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.policies.saving import load_saved_policy
 from gap_vla.rlds.statistics import normalize, unnormalize
-from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import open_loop
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.heldout import held_out

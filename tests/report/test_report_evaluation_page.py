@@ -2,12 +2,10 @@
 
 import json
 
-from gap_vla.rollouts.record import EpisodeRecord
-from gap_vla.rollouts.summary import summarize
-
 from gap_vla.report.comparison import compare
 from gap_vla.report.comparison_render import tables
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
+from gap_vla.rollouts.records import EpisodeRecord, summarize
 
 
 def summary(error=None):

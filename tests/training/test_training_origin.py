@@ -13,9 +13,9 @@ from gap_vla.training.recorded import notes_on_data
 from made_up_demos import made_up_episodes
 
 from gap_vla.cli import check_dataset
+from gap_vla.core.errors import UserError as PolicyError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import write_rlds
-from gap_vla.rollouts import PolicyError
 from gap_vla.training import stages
 from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, origin

@@ -32,7 +32,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.report.runs import Run as ReportedRun
-from gap_vla.serving import load_checkpoint
+from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import USER_ERROR
-from gap_vla.rollouts.policy import PolicyError
-from gap_vla.serving import load_checkpoint
+from gap_vla.core.errors import UserError as PolicyError
+from gap_vla.serving.loading import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "data" / "runs_made_by_0.1.0"
