@@ -1,8 +1,7 @@
 """Measures how well change points and ρ meet the switches of the simulated experts, against other ways to find them.
 
     python scripts/phase_benchmark.py --tasks threading assembly --episodes 12
-    python scripts/phase_benchmark.py --episodes 40 --out results/phases --figures docs/figures \\
-        --page docs/PHASE_BENCHMARK.md                              # about half an hour of computing
+    python scripts/phase_benchmark.py --episodes 40 --out results/phases --figures docs/figures    # half an hour
 
 Demonstrations are collected (without pictures) where DEMOS holds none. Each stage leaves a JSON file; tables and
 pictures are written once all have run. The stage `untouched` measures on recordings that nobody looked at while the
@@ -72,10 +71,9 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Writes tables, pictures and page from what all stages have left."""
-    from experiments.pages import replace_between
+    """Writes tables and pictures from what all stages have left."""
     from experiments.phase_benchmark.sensitivity import draw_widths
-    from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
+    from experiments.phase_benchmark.tables import draw, markdown
     from gap_vla.core.files import read_json
 
     files = {stage: options.out / f"{stage}.json" for stage in STAGES}
@@ -88,8 +86,6 @@ def show(options: argparse.Namespace) -> None:
     (options.out / "tables.md").write_text(tables, encoding="utf-8")
     pictures = [*draw(results, options.figures), draw_widths(results["width"]["results"], options.figures)]
     print(options.out / "tables.md", *pictures, sep="\n")
-    if options.page:
-        replace_between(options.page, PAGE_PART, tables.rstrip())
 
 
 @command
@@ -104,7 +100,6 @@ def main(argv: list[str] | None = None) -> None:
     add("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
     add("--sets", nargs="+", default=(), help="only these of the stage untouched; others' results are kept")
     add("--out", type=Path, default=Path("runs/phases"), help="folder of a JSON file a stage (default %(default)s)")
-    add("--page", type=Path, help="put the tables into this page, such as docs/PHASE_BENCHMARK.md")
     add("--figures", type=Path, help="folder of the pictures (default: OUT/figures)")
     options = parser.parse_args(argv)
     options.tasks = [task_spec(name).name for name in options.tasks]

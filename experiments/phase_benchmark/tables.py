@@ -26,9 +26,6 @@ OF_RHO = {
 }
 SHOWN = ("f1@2", "f1@5", "f1@10", "precision@5", "recall@5", "timing_error", "auprc")
 
-PAGE_PART = "tables of results/phases/tables.md"
-"""Name of the markers between which the tables stand in docs/PHASE_BENCHMARK.md."""
-
 
 def pooled_f1(counts: np.ndarray) -> np.ndarray:
     """F1 of [..., recordings, (matched, found, true)], counts pooled over recordings; 1 where there are none."""

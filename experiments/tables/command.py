@@ -8,7 +8,7 @@
 
 Every finished cell is a row of results/cells.csv, and cells that are there are not run again: the same command
 continues after the budget, Ctrl-C or a kill. Cells are processes here, and jobs of SLURM where there is one. Tables
-(ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers. Status 1 means that cells
+(ours beside the paper's) and pictures are written into results/TABLES.md between its markers. Status 1 means that cells
 have failed; they are named.
 """
 
@@ -55,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--look", type=_names, default=(), help="look into finished cells instead: probe,predict")
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", type=Path, default=Path("results/cells.csv"), help="table of the cells (default %(default)s)")
-    add("--page", type=Path, default=Path("docs/RESULTS.md"), help="page to write into (default %(default)s)")
+    add("--page", type=Path, default=Path("results/TABLES.md"), help="page to write into (default %(default)s)")
     add("--logs", type=Path, default=Path("runs/reproduce"), help="folder of the cells' output (default %(default)s)")
     options = parser.parse_args(arguments)
     if not options.table and not options.render:

@@ -24,6 +24,8 @@ from gap_vla.report.comparison import HOW_INTERVALS, words
 from gap_vla.report.comparison_render import draw_comparison, in_points, percents
 from gap_vla.rollouts.statistics import percent, wilson
 
+PAGE = Path("results/TABLES.md")
+FRONT_PICTURE = Path("docs/pictures/evidence.png")
 EVIDENCE = {"bin_picking-stock": "bin_picking, far", "disassemble-stock": "disassemble, far"}
 EVIDENCE |= {"assembly-stock": "assembly, far", "push_wall-near": "push_wall, near"}
 EVIDENCE_ARMS = {"vision": "V", "concat": "VP", "lambda_matched": "VP, slower branch", "gap": "GAP"}
@@ -54,7 +56,7 @@ def render(table: Table, profile: str, frame: pd.DataFrame, page: Path, seeds: S
     else:
         if table.shape == "confirmation":
             parts += confirmation_text(results)
-            _save(draw_evidence(results), pictures / "evidence.png")
+            _save(draw_evidence(results), FRONT_PICTURE if page == PAGE else pictures / FRONT_PICTURE.name)
         for result in results:
             parts += _section(result, pictures / f"reproduce_{table.name}_{profile}_{result.block.name}.png")
             parts += seed_text(result) if table.shape == "spread" else []
