@@ -46,7 +46,7 @@ performance: setup
 
 # What only a GPU shows; first `make setup EXTRAS=all,cuda`.
 gpu: setup
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/octo.py --device gpu
 
 # LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
 # without its dependencies, which would replace torch.

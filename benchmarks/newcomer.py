@@ -1,7 +1,6 @@
 """How long a newcomer waits, once the packages are installed: for a picture, for ρ of a LeRobot folder, for a policy.
 
     python benchmarks/newcomer.py               # in a new empty folder; about ten minutes with --policy
-    python benchmarks/record.py newcomer -- benchmarks/newcomer.py --policy
 
 Every line is a command of the README or of the tutorial about one's own data, in a process of its own. The LeRobot
 folder is `tests/data/lerobot/v30_image`, two episodes of 12 and 9 steps that LeRobot's own code wrote.

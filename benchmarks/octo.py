@@ -133,18 +133,6 @@ def main() -> None:
     parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, dense: also print the fraction reached")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
-    if arguments.upstream and not (arguments.upstream / "bin" / "python").exists():
-        parser.error(
-            f"--upstream: {arguments.upstream} holds no bin/python; docs/OCTO.md says how to build the environment"
-        )
-    if arguments.gap and arguments.upstream:
-        parser.error("--gap compares with ours without GAP, --upstream with upstream: give one of them")
-    on_cpu = ("upstream", "gap", "repeats", "dtype", "remat", "looped", "embedded", "quick")
-    idle = [f"--{key}" for key in on_cpu if getattr(arguments, key) != parser.get_default(key)]
-    if arguments.device == "gpu" and idle:
-        parser.error(f"--device gpu measures bfloat16, with GAP and without; leave out {', '.join(idle)}")
-    if arguments.device == "cpu" and arguments.peak_tflops:
-        parser.error("--peak_tflops is of a GPU: give --device gpu as well")
     if arguments.device == "gpu":
         from accelerator import BATCH_SIZES, measure_accelerator
 

@@ -1,8 +1,7 @@
-"""The simulation's costs: pictures against the simulators' stock path, collections, and what grows with use.
+"""The simulation's costs: pictures against the simulators' stock path, and collections.
 
     python benchmarks/sim.py pictures       # stock and ours in turns, every task at 64 and 84 pixels; about 3 minutes
     python benchmarks/sim.py collections    # 100 demonstrations of threading and assembly, 84 pixels, two processes
-    python benchmarks/sim.py leaks          # memory over 1,000 resets and 500 episodes in one process
 
 Costs are processor milliseconds of one core unless it says wall: they hardly depend on what else the machine does.
 Stock means: for Meta-World, mujoco.Renderer on the library's camera `corner2` with the model's own settings (shadow
@@ -150,48 +149,9 @@ def _children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def leaks(tasks: list[str]) -> None:
-    """Prints the growth of resident memory."""
-    for task in tasks:
-        env = sim.make(task, image_size=84, cameras=("primary", "wrist"))
-        for seed in range(100):
-            env.reset(seed=seed)
-        start = _resident()
-        for seed in range(1000):
-            env.reset(seed=seed)
-        resets = _resident()
-        for seed in range(500):
-            env.reset(seed=seed)
-            expert, over = sim.make_expert(env, seed=seed), False
-            for _ in range(20):
-                *_, terminated, truncated, _ = env.step(expert.act())
-                over = terminated or truncated
-                if over:
-                    break
-        episodes = _resident()
-        env.close()
-        for seed in range(100):
-            env = sim.make(task, image_size=84)
-            env.reset(seed=seed)
-            env.close()
-            if seed == 9:
-                tenth = _resident()
-        print(
-            f"{task}: resident memory {start:.0f} MiB after 100 resets; 1,000 more: {resets - start:+.1f}; "
-            f"500 episodes of 20 steps: {episodes - resets:+.1f}; environments 11 to 100, one after the other: "
-            f"{_resident() - tenth:+.1f}",
-            flush=True,
-        )
-
-
-def _resident() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("pictures", "collections", "leaks"), nargs="?", default="pictures")
+    parser.add_argument("part", choices=("pictures", "collections"), nargs="?", default="pictures")
     parser.add_argument("--sizes", default="64,84", help="of pictures, comma separated (default: 64,84)")
     parser.add_argument("--tasks", help="comma separated (default: all for pictures, assembly and threading otherwise)")
     options = parser.parse_args()
@@ -200,7 +160,7 @@ def main() -> None:
         pictures(tasks, [int(size) for size in options.sizes.split(",")])
     else:
         tasks = options.tasks.split(",") if options.tasks else ["threading", "assembly"]
-        {"collections": collections, "leaks": leaks}[options.part](tasks)
+        collections(tasks)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a training step of a small Octo costs (by default the one of one camera), and what GAP adds to it.
 
     python benchmarks/training.py                 # GAP against a program without it, in turns, in one process
-    python benchmarks/training.py --huge_pages    # huge pages against ordinary ones, in two processes
 
 Prints medians of paired runs; docs/PERFORMANCE.md names the bounds.
 """
@@ -9,10 +8,7 @@ Prints medians of paired runs; docs/PERFORMANCE.md names the bounds.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
 
 
@@ -64,16 +60,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
     parser.add_argument("--profile", default="one_camera", help="of finetune_configs/threading.py (default one_camera)")
-    parser.add_argument("--huge_pages", action="store_true", help="compare the allocator's page sizes instead")
     options = parser.parse_args()
-    if not options.huge_pages:
-        measure(options.pairs, options.batch_size, options.profile)
-        return
-    command = [sys.executable, __file__, "--pairs", str(options.pairs), "--batch_size", str(options.batch_size)]
-    command += ["--profile", options.profile]
-    for value in ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"):
-        print(f"GLIBC_TUNABLES={value}", flush=True)
-        subprocess.run(command, env=os.environ | {"GLIBC_TUNABLES": value}, check=True)
+    measure(options.pairs, options.batch_size, options.profile)
 
 
 if __name__ == "__main__":
