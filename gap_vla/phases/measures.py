@@ -79,6 +79,18 @@ def marked_share(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
     return float(marks.mean()) if len(marks) else None
 
 
+def told_weak(share: float | None) -> str:
+    """A sentence if ρ marks so small a share of the change points (`marked_share`) that GAP has little to act on.
+
+    >>> told_weak(0.8), told_weak(None)
+    ('', '')
+    """
+    if share is None or share >= WEAK:
+        return ""
+    how = "annotate with a longer training of the LSTM (option `epochs`), or with method `gaussian`"
+    return f"ρ is weak: above 0.5 at {share:.0%} of the change points; {how}"
+
+
 def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
     """JSON-able summary of the labels of a data set.
 
@@ -121,11 +133,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
     found = []
     mean, marks, estimator = report["rho_mean"], report.get("rho_marks"), report.get("estimator")
-    if estimator and marks is not None and marks < WEAK:
-        found.append(
-            f"ρ is weak: above 0.5 at {marks:.0%} of the change points; train the LSTM longer (option `epochs`), or "
-            "use method `gaussian`"
-        )
+    if estimator and (weak := told_weak(marks)):
+        found.append(weak)
     if asked := beyond_reach(report.get("reach", 0)):
         found.append(f"{asked} ρ weighs rotations against positions as if they were: state these in m")
     if mean is not None and mean < LITTLE:

@@ -59,12 +59,31 @@ def annotate_source(
         workers: processes; None decides by the amount of work.
         overwrite: replace an earlier copy once the new one is complete.
     """
-    from gap_vla import phases
-
     out = claim(
         out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])]
     )
     saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
+    how = {"method": method, "seed": seed, "options": options}
+    annotation = annotation_of(source, annotator=annotator, extra=extra, workers=workers, **how)
+    source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
+    with replacing(saved) as new:
+        annotation.annotator.save(new)
+    return Annotated(out, saved, annotation, source)
+
+
+def annotation_of(
+    source: Source,
+    *,
+    method: str = "lstm",
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    annotator: str | Path | None = None,
+    extra: str = "",
+    workers: int | None = None,
+) -> Annotation:
+    """The labels of all episodes of a source; see `annotate_source`."""
+    from gap_vla import phases
+
     fitted = phases.load_annotator(annotator) if annotator else None
     extra = extra or "+".join(fitted.extra if fitted else ())
     episodes = (source.read(i, images=False) for i in range(len(source)))
@@ -77,10 +96,7 @@ def annotate_source(
         annotation = phases.annotate(episodes, extra=columns, fit=fit, **how)
         named = dataclasses.replace(annotation.annotator, extra=tuple(filter(None, extra.split("+"))))
         annotation = dataclasses.replace(annotation, annotator=named)
-    source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
-    with replacing(saved) as new:
-        annotation.annotator.save(new)
-    return Annotated(out, saved, annotation, source)
+    return annotation
 
 
 def write_report(done: Annotated, path: Path, episodes: int = 3) -> Path:
@@ -120,10 +136,11 @@ def show_episode(
 ) -> Path:
     """Writes one episode as a page (.html), a video (.mp4, at `fps`) or a picture (.png).
 
-    With a method, or the folder of an annotator, it is annotated; otherwise its stored labels are shown, if it has any.
+    It shows the ρ that is stored in the file. Where none is stored, or a method or the folder of an annotator is given,
+    it shows the ρ that `annotate_source` would write: the annotator is fitted on the whole source.
     """
-    from gap_vla import phases
     from gap_vla.drawing.episode import episodes_page, write_episode_video, write_picture
+    from gap_vla.phases.measures import marked_share, notes, told_weak
     from gap_vla.phases.pages import view_of
 
     out = Path(out)
@@ -132,18 +149,19 @@ def show_episode(
     claim(out, overwrite=True, sources=[source.path])
     if not 0 <= episode < len(source):
         raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
-    chosen, facts = source.read(episode), ()
-    if method or annotator:
-        fitted = phases.load_annotator(annotator) if annotator else None
-        names = "+".join(fitted.extra if fitted else ())
-        extra = [source.rows(episode, names)] if names else None
-        if fitted:
-            labels = fitted.annotate([chosen], extra=extra)
-        else:
-            labels = phases.annotate([chosen], method=method or "lstm")
-        chosen = labels.apply([chosen])[0]
-        facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
-    view = view_of(chosen, camera=camera, facts=facts)
+    chosen = source.read(episode)
+    if chosen.rho is not None and chosen.change_point is not None and not (method or annotator):
+        facts = ["ρ as it is stored", told_weak(marked_share([chosen.rho], [np.flatnonzero(chosen.change_point)]))]
+    elif method or annotator or (chosen.columns and chosen.columns.has_pose):
+        annotation = annotation_of(source, method=method or "lstm", annotator=annotator)
+        chosen = chosen.replace(**annotation.labels(episode))
+        identity = annotation.identity
+        facts = [f"ρ by {identity['method']}, annotator {identity['hash']}", *notes(annotation.report)]
+    else:
+        facts = ["no ρ: the columns of the state hold no position of the hand, or nobody described them (--columns)"]
+    facts = list(filter(None, facts))
+    print(*facts, sep="\n", flush=True)
+    view = view_of(chosen, camera=camera, facts=tuple(facts))
     if out.suffix == ".mp4":
         return write_episode_video(view, out, fps=fps)
     if out.suffix == ".png":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from gap_vla.cli import check_dataset as command
 from gap_vla.core.columns import DELTA, POSE, Columns
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
+from gap_vla.rlds.checking.records import check_ends
 from gap_vla.rlds.checking.report import Report
 from gap_vla.rlds.checking.run import check_source
 
@@ -334,3 +337,30 @@ def test_the_page_shows_the_verdict_the_findings_and_some_episodes(tmp_path: Pat
     assert report.verdict in page and page.count("data:image/png") == 2 and "far in one step" in page
     assert report.pictures[0][0].startswith("episode 2")
     assert (tmp_path / "check" / "check.json").exists() and (tmp_path / "check" / "made_by.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sound"),
+    [
+        ({"is_first": [1, 0, 0], "is_last": [0, 0, 1], "is_terminal": [0, 0, 0]}, True),
+        ({"is_first": [1, 0, 0], "is_last": [0, 0, 1]}, True),
+        ({"is_first": [0, 0, 0], "is_last": [0, 0, 1]}, False),
+        ({"is_first": [1, 1, 0], "is_last": [0, 0, 1]}, False),
+        ({"is_first": [1, 0, 0], "is_last": [1, 1, 1]}, False),
+        ({"is_first": [1, 0, 0], "is_last": [0, 0, 1], "is_terminal": [1, 0, 0]}, False),
+        ({"is_first": [1, 0, 0]}, False),
+    ],
+)
+def test_an_rlds_episode_begins_and_ends_where_its_flags_say(flags: dict[str, list[int]], sound: bool) -> None:
+    assert (not list(check_ends("train[0]", {key: np.array(value, bool) for key, value in flags.items()}))) == sound
+
+
+def test_the_command_checks_a_dataset_and_answers_by_its_exit_status(tmp_path: Path, capsys: Any) -> None:
+    toy = Path(__file__).parent / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
+    words = [str(toy), "--out", str(tmp_path / "check")]
+    status = command.main([*words, "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert status == int(answer["verdict"].startswith("it would spoil")) and Path(answer["page"]).exists()
+    assert command.main(words) == 2 and "check exists" in capsys.readouterr().err
+    assert command.main([*words, "--overwrite"]) == status
+    assert command.main([str(tmp_path / "nothing")]) == 2

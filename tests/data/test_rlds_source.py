@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from gap_vla.core.columns import DELTA, POSE
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.demos.fields import Fields
-from gap_vla.demos.source import open_source
+from gap_vla.demos.source import Source, open_source
 from gap_vla.rlds.annotate import annotate_source, show_episode, write_report
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.records import dataset_metadata
@@ -276,6 +277,19 @@ def test_an_episode_is_shown_as_a_page_a_picture_or_a_film(
     assert path.read_bytes().lower().startswith(begins.lower())
     with pytest.raises(EpisodeError, match="99"):
         show_episode(source, tmp_path / name, episode=99)
+
+
+def test_the_page_of_an_episode_shows_the_rho_that_annotate_writes(bridge: Path, tmp_path: Path) -> None:
+    def shown(source: Source, **how: Any) -> list[float]:
+        page = show_episode(source, tmp_path / "e.html", episode=1, **how).read_text()
+        return json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page)[0])["rho"]
+
+    source = open_source(bridge, Fields(layout="bridge"))
+    annotate_source(source, tmp_path / "1.1.0", method="gaussian")
+    copy = open_source(tmp_path / "1.1.0")
+    written = [round(float(rho), 4) for rho in copy.read(1).rho]
+    assert shown(source, method="gaussian") == written == shown(copy)
+    assert shown(source) != written  # what no file holds is found by the default method
 
 
 def test_the_report_shows_episodes_with_their_labels(bridge: Path, tmp_path: Path) -> None:

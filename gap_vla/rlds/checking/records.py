@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from gap_vla.core.episode import Episode
-from gap_vla.phases.measures import beyond_reach, marked_share
+from gap_vla.phases.measures import beyond_reach, marked_share, told_weak
 from gap_vla.rlds.checking.report import Finding
 
 SHORTEST = 5
@@ -26,8 +26,6 @@ STEP_SHARE = 0.01
 """Of the range of a column over the episode: a step that is larger is motion."""
 NEAR = 3
 """Steps about a change point in which ρ is higher than elsewhere."""
-WEAK = 0.5
-"""Share of change points with ρ above one half, below which ρ does not mark them."""
 
 
 def check_ends(name: str, flags: Mapping[str, np.ndarray]) -> Iterator[Finding]:
@@ -104,9 +102,8 @@ def check_weak(labelled: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Fi
     if not labelled:
         return
     share = marked_share([rho for rho, _ in labelled], [np.flatnonzero(points) for _, points in labelled])
-    if share is not None and share < WEAK and any(np.ptp(rho) > 0 for rho, _ in labelled):
-        text = "ρ is weak: GAP has little to act on; annotate again with more epochs, or with method `gaussian`"
-        yield Finding("warning", "rho", text, detail=f"above 0.5 at {share:.0%} of the change points")
+    if (weak := told_weak(share)) and any(np.ptp(rho) > 0 for rho, _ in labelled):
+        yield Finding("warning", "rho", weak)
 
 
 # Pictures
