@@ -58,7 +58,7 @@ class GapWatched(Gap):
         return f"mode {schedule.mode}, lam {LEAST:g} to 1, {rho}, both by the share of vision, {until}"
 
     def check_held_out(self, held_out: Any, where: Any) -> None:
-        if not len(held_out.transitions):
+        if held_out is None or not len(held_out.transitions):
             raise ConfigError(
                 f"{where}: no held-out step has rho above 0.5, and method gap_watched measures on such steps; "
                 "hold out more episodes (data.val_fraction), annotate with a wider rho, or take method gap"

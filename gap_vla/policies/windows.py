@@ -190,8 +190,8 @@ def _phase_codes(store: EpisodeStore, split: str) -> np.ndarray:
 
 
 def phase_names(store: EpisodeStore) -> list[str]:
-    """Every phase of the dataset, those of the training split first."""
-    return list(dict.fromkeys(name for split in ("train", "val") for name in store.split(split).phases))
+    """Every phase of the dataset, those of the first split, which is trained on, first."""
+    return list(dict.fromkeys(name for split in store.splits.values() for name in split.phases))
 
 
 def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.ndarray]:

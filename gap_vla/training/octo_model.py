@@ -284,7 +284,7 @@ def planned(config: FinetuneConfig, shapes: Shapes) -> tuple[dict[str, Any], dic
     if not pretrained:
         return batch, small_model(config, batch)
     if Path(pretrained).is_dir():
-        source = checkpoint.read_config(pretrained)
+        source = checkpoint.read_config(Path(pretrained))
     else:
         source = published_config(pretrained.rsplit("/", 1)[-1])
     if words := source.get("text_processor"):

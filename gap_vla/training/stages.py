@@ -89,7 +89,7 @@ def _demos(config: Experiment, root: Path) -> tuple[Path, dict[str, Any]]:
     """Where demonstrations lie, and what identifies them."""
     own = config.demos
     if own.path:
-        return Path(own.path), {**named_source(config).identity(), **_fields(config)}
+        return Path(own.path), {"path": str(Path(own.path).absolute()), "files": _files(config), **_fields(config)}
     pictures = task_spec(config.task).pictures_version
     identity = {
         "task": config.task,
@@ -98,6 +98,15 @@ def _demos(config: Experiment, root: Path) -> tuple[Path, dict[str, Any]]:
         **({"camera": own.camera} if own.camera != DemosConfig.camera else {}),
     }
     return root / "demos" / f"{config.task}-{digest(identity)}" / "demos.hdf5", identity
+
+
+def _files(config: Experiment) -> str:
+    """Changes when a demonstration file does; none of them is read."""
+    path = Path(config.demos.path)
+    if not path.exists():
+        raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return digest({str(file.relative_to(path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files})
 
 
 def _fields(config: Experiment) -> dict[str, Any]:
@@ -115,8 +124,6 @@ def _identity(path: Path, key: str) -> dict[str, Any]:
 def named_source(config: Experiment) -> Source:
     """The data of others that the configuration names: `data.rlds`, or else `demos.path`."""
     path = Path(config.data.rlds or config.demos.path)
-    if not path.exists():
-        raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
     given = config.demos.kind if not config.data.rlds and config.demos.kind != DemosConfig.kind else None
     return open_source(path, config.data.fields, given)
 

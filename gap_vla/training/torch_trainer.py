@@ -89,10 +89,12 @@ class SmallTrainer(Trainer):
         height, width, channels = map(int, fields[f"image_{config.demos.cameras[-1]}"].shape[1:])
         method = config.how
         rho = rho_of(config, store)
-        windows, held_out = (
-            SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
+        of = {
+            split: SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
             for split in ("train", "val")
-        )
+            if split in store.splits
+        }
+        windows, held_out = of["train"], of.get("val")
         method.check_held_out(held_out, store.directory)
         require_held_out(store)
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
@@ -201,7 +203,7 @@ class SmallTrainer(Trainer):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means over all held-out windows.
+        """Means over all held-out windows; empty without any.
 
         `val/loss`, `val/loss_transition` (the dataset's ρ > 0.5), `val/loss_consistent`, `val/action_mse` of the
         predicted chunk, and `val/mean_action_mse`, what always predicting the training episodes' mean action would
@@ -219,7 +221,7 @@ class SmallTrainer(Trainer):
             sums[name] = sums.get(name, 0.0) + float((values * weight).sum())
             counts[name] = counts.get(name, 0.0) + float(weight.sum())
 
-        for index, batch in enumerate(self.held_out.in_order()):
+        for index, batch in enumerate(self.held_out.in_order() if self.held_out else ()):
             batch = self.place(batch)
             mask, action = batch["action_pad_mask"], batch["action"]
             feature = policy.embed(*policy.branch_features(batch))

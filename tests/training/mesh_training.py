@@ -11,14 +11,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from linear_policy import linear_training, trained
 
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
 from gap_vla.training.loop import Measured, Trainer, train
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+from gap_vla.training.run_directory import RunDirectory
+from tests.helpers.linear_policy import linear_training, trained
 
 
 class Interrupted(Trainer):

@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 from gap_vla.adjustment.jax import path_of
+from gap_vla.core.errors import ConfigError
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.octo.presets import small_config
 from gap_vla.training import packing as packing_module
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_model import Parameters, optimizer_of
 from gap_vla.training.packing import Adam, Packing, branch_measurements, branch_norms, branch_of, split_measurements
 from gap_vla.training.step import accumulated
+from tests.helpers.linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 
 def flat(tree):
@@ -30,12 +33,6 @@ def test_packing_and_unpacking_are_inverse(multiple):
     assert found.keys() == expected.keys()
     for path in expected:
         np.testing.assert_array_equal(found[path], expected[path])
-
-
-def test_another_order_or_group_is_another_identity():
-    packing = Packing.of(parameters(), GROUP)
-    assert packing.identity == Packing.of(dict(reversed(parameters().items())), GROUP).identity
-    assert packing.identity != Packing.of(parameters(), {}).identity
 
 
 def test_branches_are_told_by_the_owner_of_a_leaf_not_by_a_substring():
@@ -60,15 +57,13 @@ def test_large_leaves_are_vectors_of_their_own(monkeypatch):
     found, expected = flat(packing.unpack(packing.pack(parameters()))), flat(parameters())
     for path in expected:
         np.testing.assert_array_equal(found[path], expected[path])
-    norms, identity = branch_norms(packing.pack(parameters())), packing.identity
+    norms = branch_norms(packing.pack(parameters()))
     monkeypatch.setattr(packing_module, "LARGE", 10**9)
     together = Packing.of(parameters(), GROUP, 4)
-    assert together.identity != identity
     for branch, norm in branch_norms(together.pack(parameters())).items():
         np.testing.assert_allclose(norms[branch], norm, rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("large", [30, 10**9])
 def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does(monkeypatch, large):
     monkeypatch.setattr(packing_module, "LARGE", large)
@@ -108,7 +103,7 @@ def test_in_parts_every_sample_keeps_its_own_factor_of_gap():
 def test_a_batch_that_cannot_be_cut_is_refused():
     state, step, _ = linear_training(accumulate=3)
     batch = batch_of()
-    with pytest.raises(ValueError, match="a batch of 8 cannot be accumulated in 3 equal parts"):
+    with pytest.raises(ConfigError, match="accumulate"):
         step(state, batch, neutral(batch))
 
 
@@ -165,9 +160,6 @@ def without_language():
 
 
 def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
-    from gap_vla.training.octo import FinetuneConfig
-    from gap_vla.training.octo_model import Parameters, optimizer_of
-
     tree = {"octo_transformer": {"obs_proprio_pos_embedding": np.zeros((1, 1, 2, 4)), "hf_model": np.zeros(1000)}}
     tree["octo_transformer"]["obs_proprio_projection"] = {"kernel": np.zeros((1, 4)), "bias": np.zeros(4)}
     values = {"task": "threading", "optimizer": {"frozen_keys": ["*hf_model*"]}}
@@ -181,13 +173,9 @@ def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
 
 
 def test_gap_on_a_frozen_branch_is_refused_before_the_first_step():
-    from gap_vla.core.typed_config import ConfigError
-    from gap_vla.training.octo import FinetuneConfig
-    from gap_vla.training.octo_model import Parameters
-
     tree = {"octo_transformer": {"obs_proprio_projection": {"kernel": np.zeros((1, 4))}}, "heads_action": np.zeros(3)}
     values = {"task": "threading", "optimizer": {"frozen_keys": ["octo_transformer.*"]}}
     gap, plain = (FinetuneConfig.from_dict(values | {"method": method}) for method in ("vp_gap", "vp"))
-    with pytest.raises(ConfigError, match=r"freezes octo_transformer\.obs_proprio_projection\.kernel; method vp_gap"):
+    with pytest.raises(ConfigError, match=r"octo_transformer\.obs_proprio_projection\.kernel"):
         Parameters.of(gap, tree, without_language())
     assert Parameters.of(plain, tree, without_language()).frozen

@@ -1,22 +1,20 @@
 """An Octo that sees several states, or tokens of whole states: in training, in the checkpoint, and in rollouts."""
 
 import contextlib
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_training import MODEL, TRAIN
 
 from gap_vla.adjustment.jax import adjusted_gradients, match_group, path_of
-from gap_vla.core.errors import UserError
-from gap_vla.core.run_directory import RunDirectory
 from gap_vla.octo.model import OctoModel
-from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rollouts.octo_policy import OctoPolicy
-from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.run_directory import RunDirectory
+from tests.training.conftest import OCTO, configured
 
 STATES = 3
 
@@ -27,23 +25,9 @@ def checkpoint(store, tmp_path_factory):
     return exported(store, tmp_path_factory.mktemp("states"))
 
 
-def test_what_an_interrupted_run_exported_is_written_anew_and_other_files_stay(checkpoint, store, tmp_path):
-    checkpoint = shutil.copytree(checkpoint.parent, tmp_path / "run") / "checkpoint"
-    whole = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
-    assert len(whole) == 5
-    for path in whole:
-        path.write_bytes(b"damaged")
-    (checkpoint / "notes.txt").write_text("mine")
-    exported(store, tmp_path, resume=True)
-    assert {path: path.read_bytes() for path in whole} == whole
-    assert sorted(path.name for path in checkpoint.iterdir() if path.is_file() and path not in whole) == ["notes.txt"]
-    assert not [path for path in checkpoint.parent.iterdir() if path.name.startswith(".checkpoint")]
-
-
-def exported(store, folder, resume=False, **changes):
-    model = MODEL | {"proprio_history": STATES, "window_size": 2, **changes}
-    config = FinetuneConfig.from_dict({"task": "threading", "model": model, "train": TRAIN, "eval": {"execute": 1}})
-    run = RunDirectory.claim(folder / "run", config.to_dict(), resume=resume)
+def exported(store, folder, **changes):
+    config = configured("octo", model={"proprio_history": STATES, **changes})
+    run = RunDirectory(folder / "run")
     with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
         trainer.export(run)
     return run.checkpoint
@@ -83,7 +67,10 @@ def tokens_of_an_mlp(store, tmp_path_factory):
 
 def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(tokens_of_an_mlp, store):
     model = OctoModel.load_pretrained(tokens_of_an_mlp)
-    width, hidden = EpisodeStore.open(store).split("train").fields["proprio"].shape[1], MODEL["token_embedding_size"]
+    width, hidden = (
+        EpisodeStore.open(store).split("train").fields["proprio"].shape[1],
+        OCTO["model"]["token_embedding_size"],
+    )
     group, inside = match_group(model.params), "octo_transformer/observation_tokenizers_proprio/Dense"
     assert {path: shape for path, shape in group.items() if path.endswith("kernel")} == {
         f"{inside}_0/kernel": (STATES * width, hidden),
@@ -98,7 +85,6 @@ def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(tokens_of
         assert path not in group or np.abs(plain[path]).max() > 0
 
 
-@pytest.mark.slow
 def test_a_policy_with_tokens_of_an_mlp_acts(tokens_of_an_mlp, store):
     policy = OctoPolicy.load(tokens_of_an_mlp, batch_size=1)
     policy.reset([0])
@@ -142,11 +128,3 @@ def test_a_rollout_shows_the_network_what_training_showed_it(checkpoint, store, 
     for key in ("proprio", "timestep", "timestep_pad_mask"):
         found = np.concatenate([observation[key] for observation in seen])
         np.testing.assert_allclose(found, expected[key][: len(episode)], atol=1e-5, err_msg=key)
-
-
-@pytest.mark.parametrize("states", [0, 2.5, "3", 65])
-def test_a_checkpoint_with_an_impossible_number_of_states_is_refused(checkpoint, states):
-    model = OctoModel.load_pretrained(checkpoint)
-    model.config["proprio_history"] = states
-    with pytest.raises(UserError, match="proprio_history"):
-        OctoPolicy(model)

@@ -1,0 +1,146 @@
+"""A configuration is typed, says what is wrong with it, and stays the JSON that recorded runs have."""
+
+import dataclasses
+
+import pytest
+
+from gap_vla.cli.configured import load_config
+from gap_vla.core.config import keys
+from gap_vla.core.errors import ConfigError
+from gap_vla.training.config import experiment
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import TrainingRun
+from gap_vla.training.torch import SmallConfig
+
+KINDS = {"octo": FinetuneConfig, "torch": SmallConfig}
+
+WRONG = [
+    ("octo", {"train": {"stps": 3}}, "train.stps.*train.steps"),
+    ("octo", {"train": {"steps": 0}}, "train.steps"),
+    ("octo", {"train": {"steps": 2.5}}, "train.steps"),
+    ("octo", {"train": {"batch_size": 10, "accumulate": 3}}, "train.accumulate"),
+    ("octo", {"train": {"logger": "wandbb"}}, "train.logger"),
+    ("octo", {"train": {"seed": -1}}, "train.seed"),
+    ("octo", {"method": "vq"}, "method.*vp_gap"),
+    ("octo", {"task": "threadin"}, "task.*'threading'"),
+    ("octo", {"demos": {"cameras": ["front"]}}, "demos.cameras"),
+    ("octo", {"demos": {"cameras": []}}, "demos.cameras"),
+    ("octo", {"demos": {"camera": "frontvie"}}, "demos.camera.*frontview"),
+    ("octo", {"demos": {"episodes": 1}}, "demos.episodes"),
+    ("octo", {"demos": {"kind": "rosbag"}}, "demos.kind"),
+    ("octo", {"demos": {"action_noise": 2.0}}, "demos.action_noise"),
+    ("octo", {"demos": {"image_size": 65}}, "demos.image_size"),
+    ("octo", {"data": {"val_fraction": 1.0}}, "data.val_fraction"),
+    ("octo", {"data": {"normalization": "none"}}, "data.normalization"),
+    ("octo", {"data": {"augment": {"cameras": ["front"]}}}, "data.augment.cameras"),
+    ("octo", {"data": {"mixture": [["there", 0.0]]}}, "data.mixture"),
+    ("octo", {"data": {"mixture": [["there", 1.0]], "shuffle_images": True}}, "data.mixture"),
+    ("octo", {"phases": {"method": "lstmm"}}, "phases.method.*'lstm'"),
+    ("octo", {"phases": {"options": {"sigmaa": 3}}}, "sigmaa"),
+    ("octo", {"model": {"head": "mlp"}}, "model.head"),
+    ("octo", {"model": {"num_heads": 3}}, "model.num_heads"),
+    ("octo", {"model": {"stem_features": [33]}}, "model.stem_features"),
+    ("octo", {"model": {"action_horizon": 2}, "eval": {"execute": 4}}, "eval.execute"),
+    ("octo", {"adjustment": {"lam": 1.5}}, "adjustment.lam"),
+    ("octo", {"adjustment": {"mode": "samples"}}, "adjustment.mode"),
+    ("octo", {"optimizer": {"learning_rate": "high"}}, "optimizer.learning_rate"),
+    ("octo", {"eval": {"variant": "dark"}}, "eval.variant"),
+    ("torch", {"train": {"device": "tpu"}}, "train.device"),
+    ("torch", {"eval": {"variants": ["dark"]}}, "eval.variants"),
+    ("torch", {"data": {"mixture": [["there", 1.0]]}}, "data.mixture"),
+    ("torch", {"model": {"encoder": "vit"}}, "model.encoder"),
+    ("torch", {"model": {"fusion": "concatenate"}}, "model.fusion"),
+    ("torch", {"rivals": {"dropout": 1.0}}, "rivals.dropout"),
+]
+
+
+@pytest.mark.parametrize(("backend", "changes", "words"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_cannot_be_is_refused_with_its_key(backend, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        experiment(KINDS[backend], "threading", changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adjustment": {"rho": "step"}}, "adjustment.rho"),
+        ({"method": "gap_watched", "adjustment": {"mode": "fixed"}}, "adjustment.mode"),
+        ({"model": {"encoder": "resnet18", "encoder_weights": "nowhere.pth"}}, "model.encoder_weights"),
+        ({"method": "gradnorm", "model": {"head": "gmm"}}, "model.head"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_work(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        experiment(SmallConfig, "threading", changes).check_model()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_it_is_the_same_after_json(kind):
+    config = experiment(kind, "stack", {"data": {"normalization": "bounds"}, "train": {"steps": 7}})
+    assert kind.from_dict(config.to_dict()) == config
+
+
+def test_recorded_configurations_lack_what_came_later():
+    values = FinetuneConfig("threading").to_dict()
+    assert values["rival"] == {} and not {"mixture", "fields"} & values["data"].keys()
+    assert "logger" not in values["train"] and "proprio_history" not in values["model"]
+    more = experiment(FinetuneConfig, "threading", {"model": {"proprio_history": 5}, "train": {"logger": "wandb"}})
+    assert more.to_dict()["model"]["proprio_history"] == 5 and more.to_dict()["train"]["logger"] == "wandb"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_key_has_a_sentence(kind):
+    assert [key.name for key in keys(kind("threading")) if not key.help] == []
+
+
+def test_the_three_methods_are_called_alike_for_both_backends():
+    assert dataclasses.replace(SmallConfig("threading"), method="vp_gap").method == "gap"
+    assert dataclasses.replace(FinetuneConfig("threading"), method="concat").method == "vp"
+
+
+def test_a_task_without_a_simulator_is_trained_on_named_data_and_not_rolled_out():
+    own = experiment(FinetuneConfig, "my robot's drawer", {"demos": {"path": "there"}})
+    assert own.eval.episodes and own.rollouts == 0
+    with pytest.raises(ConfigError, match="my robot's drawer"):
+        FinetuneConfig.from_dict({"task": "my robot's drawer"})
+
+
+PROFILES = [
+    *(f"{name}.py:{profile}" for name in ("assembly", "threading") for profile in ("default", "one_camera", "debug")),
+    "assembly.py:gaussian_rho",
+    "threading.py:paper",
+    *(f"{name}.py" for name in "bin_picking disassemble hammer_drawer handover pick_place push_wall stack".split()),
+    *(f"small_{name}.py:{profile}" for name in ("assembly", "threading") for profile in ("cpu", "paper", "debug")),
+]
+
+
+@pytest.mark.parametrize("file", PROFILES)
+def test_every_profile_can_be_dry_run(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # the paper's recipe is for a GPU
+    config = experiment_of(file, tmp_path)
+    lines = TrainingRun(config).dry_run()
+    assert f"demonstrations: {tmp_path}" in lines and "GAP" in lines.replace("mode sample", "GAP")
+    assert not [*tmp_path.iterdir()]
+
+
+def experiment_of(file, root):
+    config = load_config(f"finetune_configs/{file}")
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(profile=''):\n    return {'task': 'stack', 'train': {'steps': 3}}\n", ""),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n    return {'task': 'stack', 'train': {'stps': 3}}\n", "train.stps"),
+    ],
+)
+def test_a_file_may_return_a_plain_dictionary(text, words, tmp_path):
+    (tmp_path / "c.py").write_text(text)
+    if words:
+        with pytest.raises(ConfigError, match=words):
+            load_config(f"{tmp_path}/c.py")
+    else:
+        config = load_config(f"{tmp_path}/c.py")
+        assert (config.task, config.train.steps, config.train.batch_size) == ("stack", 3, 64)

@@ -1,0 +1,64 @@
+"""A change of code that changes what a training gives must raise the version that recorded cells are judged by."""
+
+import numpy as np
+import pytest
+
+from gap_vla.training.run_directory import read_metrics
+from gap_vla.training.stages import TRAINING_VERSION
+
+GIVEN = {
+    ("octo", "vp"): (2, [0.93152, 28.30801]),
+    ("octo", "vp_gap"): (2, [0.96681, 28.30800]),
+    ("torch", "gap"): (2, [0.0, 0.0]),
+    ("torch", "concat"): (2, [0.0, 0.0]),
+}
+"""Backend and method to version, held-out action error and norm of the parameters after twelve steps."""
+
+
+@pytest.mark.parametrize(("backend", "method"), GIVEN)
+def test_training_gives_what_its_version_gave(backend, method, whole):
+    folder, parameters = whole(backend, method=method)
+    error = [row["val/action_mse"] for row in read_metrics(folder / "metrics.jsonl") if "val/action_mse" in row][-1]
+    size = float(np.sqrt(sum((value.astype(float) ** 2).sum() for value in parameters.values())))
+    version, given = GIVEN[backend, method]
+    assert TRAINING_VERSION[backend if backend == "octo" else "small"] == version
+    assert [error, size] == pytest.approx(given, rel=1e-3), (
+        f"not what version {version} gave: raise TRAINING_VERSION in gap_vla/training/stages.py, and write here what "
+        f"{method} gives now, {error:.5f}, {size:.5f}"
+    )
+
+
+def test_gap_changes_neither_the_names_nor_the_forward_pass(whole):
+    (plain, vp), (adjusted, gap) = whole("octo", method="vp"), whole("octo", method="vp_gap")
+    assert {name: value.shape for name, value in vp.items()} == {name: value.shape for name, value in gap.items()}
+    assert read_metrics(plain / "metrics.jsonl")[0] == read_metrics(adjusted / "metrics.jsonl")[0]  # before a step
+
+
+def test_a_vision_policy_has_no_proprioceptive_parameter(whole):
+    assert not any("proprio" in name for name in whole("octo", method="v")[1])
+    assert any("proprio" in name for name in whole("octo", method="vp")[1])
+
+
+def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_same(whole):
+    def losses(**train):
+        rows = read_metrics(whole("octo", method="vp_gap", train=train)[0] / "metrics.jsonl")
+        return np.array([row["train/loss"] for row in rows if "train/loss" in row])
+
+    exact, coarse = losses(steps=12), losses(precision="bfloat16")
+    np.testing.assert_allclose(losses(remat=True), exact, rtol=1e-4)
+    np.testing.assert_allclose(coarse, exact, rtol=0.05)
+    assert abs(coarse - exact).max() > 1e-4 * exact.max()
+
+
+def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(whole, store):
+    import jax
+
+    from gap_vla.octo.model import OctoModel
+    from gap_vla.rlds.store import EpisodeStore
+
+    folder, parameters = whole("octo", method="vp_gap")
+    model = OctoModel.load_pretrained(folder / "checkpoint")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(model.params)[0]:
+        np.testing.assert_array_equal(leaf, parameters[jax.tree_util.keystr(path)])
+    wanted = EpisodeStore.open(store).statistics["action"]["mean"]
+    np.testing.assert_allclose(model.dataset_statistics["action"]["mean"], wanted)
