@@ -9,8 +9,8 @@ from gap_vla.training.stages import TRAINING_VERSION
 GIVEN = {
     ("octo", "vp"): (2, [0.93152, 28.30801]),
     ("octo", "vp_gap"): (2, [0.96681, 28.30800]),
-    ("torch", "gap"): (2, [0.0, 0.0]),
-    ("torch", "concat"): (2, [0.0, 0.0]),
+    ("torch", "gap"): (2, [0.66275, 17.88318]),
+    ("torch", "concat"): (2, [0.66291, 17.90607]),
 }
 """Backend and method to version, held-out action error and norm of the parameters after twelve steps."""
 
@@ -37,17 +37,6 @@ def test_gap_changes_neither_the_names_nor_the_forward_pass(whole):
 def test_a_vision_policy_has_no_proprioceptive_parameter(whole):
     assert not any("proprio" in name for name in whole("octo", method="v")[1])
     assert any("proprio" in name for name in whole("octo", method="vp")[1])
-
-
-def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_same(whole):
-    def losses(**train):
-        rows = read_metrics(whole("octo", method="vp_gap", train=train)[0] / "metrics.jsonl")
-        return np.array([row["train/loss"] for row in rows if "train/loss" in row])
-
-    exact, coarse = losses(steps=12), losses(precision="bfloat16")
-    np.testing.assert_allclose(losses(remat=True), exact, rtol=1e-4)
-    np.testing.assert_allclose(coarse, exact, rtol=0.05)
-    assert abs(coarse - exact).max() > 1e-4 * exact.max()
 
 
 def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(whole, store):
