@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-PAGE, PARTS = "drawing/templates/page.html", "drawing/templates/parts.html"
+PARTS = "drawing/templates/parts.html"
 
 
 @functools.cache
@@ -39,11 +39,6 @@ def render(template: str, **values: Any) -> str:
 def part(name: str, *values: Any, **named: Any) -> Markup:
     """A piece of a page: the macro `name` of `parts.html`."""
     return getattr(_templates().get_template(PARTS).module, name)(*values, **named)
-
-
-def page(title: str, *parts: Markup) -> str:
-    """A page of such pieces, one below the other."""
-    return render(PAGE, title=title, parts=parts)
 
 
 def html_table(rows: Sequence[Sequence[Any]]) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -41,23 +40,3 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], *, fps
             file.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
         file.mux(stream.encode())
     return path
-
-
-# What follows leaves with the callers of 0.2.
-
-
-def working_ffmpeg(path: Path, error: type[UserError], *, writes: bool = False) -> str:
-    import imageio_ffmpeg
-
-    return imageio_ffmpeg.get_ffmpeg_exe()
-
-
-def packets(video: Path, *, every: bool = False) -> list[str]:
-    asked = [working_ffmpeg(video, UserError), "-v", "error", "-copyts", "-i", f"file:{video}"]
-    asked += ["-map", "0:v" if every else "0:v:0", "-c", "copy", "-f", "framecrc", "-"]
-    told = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True)
-    return [] if told.returncode else told.stdout.splitlines()
-
-
-def pictures_in(path: Path) -> int:
-    return sum(not line.startswith("#") for line in packets(path))

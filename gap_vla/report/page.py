@@ -26,16 +26,12 @@ from gap_vla.sim.specs import TASK_NAMES, task_spec
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
 """The training split of a run's store and ρ of its steps; None where there is nothing to show."""
 
-Section = tuple[str, str, Markup]
-"""Key, title and content; a section without content is left out."""
-
 
 def write_report(
     runs: Sequence[Path],
     out: Path,
     *,
     command: str = "",
-    more: Sequence[Section] = (),
     videos: int = 2,
     rho_of: RhoOf = lambda run: None,
 ) -> Path:
@@ -43,7 +39,6 @@ def write_report(
 
     Args:
         command: that writes this page, as the user gave it.
-        more: further sections.
         videos: per run and variant, at most.
         rho_of: ρ that a run was trained with, `gap_vla.training.data.training_rho`; default: none is shown.
 
@@ -58,7 +53,6 @@ def write_report(
         ("curves", "Training", _chart(curve_chart(found), "training curves")),
         ("branches", "What each branch learns", branches_section(found)),
         ("rho", "ρ over a demonstration", rho_section(found, rho_of)),
-        *more,
         ("runs", "The runs", runs_section(found)),
     ]
     text = render(
@@ -208,7 +202,7 @@ def next_commands(runs: Sequence[Run], command: str) -> list[tuple[str, str]]:
     if len(runs) == 1 and runs[0].summary:
         commands += [
             (f"gap-vla diagnose --checkpoint {paths[0]}", "does the policy look at its pictures?"),
-            (f"gap-vla evaluate --checkpoint {paths[0]} --episodes 100 --out evaluation", "more rollouts"),
+            (f"gap-vla evaluate --checkpoint {paths[0]} --episodes 100", "more rollouts"),
             (f"gap-vla report {paths[0]} OTHER_RUN --out report.html", "compare it with another run"),
         ]
     return commands or ([(command, "writes this page again")] if command else [])

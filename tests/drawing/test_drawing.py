@@ -21,7 +21,7 @@ from gap_vla.drawing.episode import (
     video_frames,
     write_episode_video,
 )
-from gap_vla.drawing.markup import html_table, note, page
+from gap_vla.drawing.markup import html_table, note
 from gap_vla.drawing.video import write_video
 
 STEPS = 40
@@ -119,7 +119,6 @@ def test_no_name_of_a_phase_ends_or_opens_a_script_of_the_page(view):
 def test_cells_and_notes_are_escaped_and_pieces_of_a_page_are_not():
     table = html_table([("a", "b"), ("<i>", note("<p>"))])
     assert '<td>&lt;i&gt;</td><td><p class="note">&lt;p&gt;</p></td>' in table
-    assert page("t & u", table).count("t &amp; u") == 2
 
 
 @pytest.mark.parametrize("scale", [1, 3])
