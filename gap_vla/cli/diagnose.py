@@ -136,10 +136,8 @@ def recordings(options: argparse.Namespace, loaded: Any, task: SimTask | None) -
         said = {**vars(options), "image_size": None, "episodes": selection}
         source = open_source(data, fields_from(argparse.Namespace(**said)))
         print(source.account())
-        episodes = list(itertools.islice(source, number))
-        for episode in episodes:
-            require_task(episode, loaded.task, loaded.camera)
-        return [from_episode(episode) for episode in episodes]
+        require_task(source, loaded.task, loaded.camera)
+        return [from_episode(episode) for episode in itertools.islice(source, number)]
     if task is None or number is None:
         raise UserError("without recordings, give --task and a number of --episodes")
     print(f"recording the expert in {number} layouts …", file=sys.stderr, flush=True)

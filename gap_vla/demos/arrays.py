@@ -88,6 +88,3 @@ def as_truth(value: Any, where: str) -> bool:
             raise EpisodeError(f"{where} says success {text!r}, neither true nor false")
         return text in _TRUE
     return bool(word)
-
-
-from gap_vla.demos.old_arrays import forms, read_arrays  # noqa: E402, F401  # leave with the old annotating

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from gap_vla.demos.arrays import as_text
 from gap_vla.demos.fields import AS_DECLARED, Fields
 from gap_vla.demos.films import film_frames
 from gap_vla.demos.lerobot_names import columns_from, names_of
-from gap_vla.demos.source import ArraySource, Labels, Place, Recording, copied_folder
+from gap_vla.demos.source import ArraySource, Labels, Place, Recording
 
 SUCCESS = ("next.success", "is_episode_successful", "success")
 """Columns whose last step says whether an episode succeeded; the first one that is there counts."""
@@ -247,29 +248,18 @@ class LeRobot(ArraySource):
         import pyarrow.parquet as pq
 
         with replacing(out) as new:
-            copied_folder(self.path, new)
+            shutil.copytree(self.path, new, ignore=shutil.ignore_patterns(".*"))
             for file in {place.file for place in self.places}:
-                table = pq.ParquetFile(file)
-                added = {"rho": np.zeros(table.metadata.num_rows, np.float32)}
-                added["change_point"] = np.zeros(table.metadata.num_rows, bool)
+                table = pq.read_table(file)
+                added = {"rho": np.zeros(len(table), np.float32), "change_point": np.zeros(len(table), bool)}
                 for place, own in zip(self.places, labels):
-                    if place.file == file:
-                        for name, value in own.items():
-                            added[name][place.first : place.first + len(value)] = value
-                with pq.ParquetWriter(new / file.relative_to(self.path), _with(table.schema_arrow, added)) as writer:
-                    first = 0
-                    for group in range(table.num_row_groups):
-                        rows = table.read_row_group(group)
-                        for name, value in added.items():
-                            part = pa.array(value[first : first + len(rows)])
-                            place_of = rows.schema.get_field_index(name)
-                            rows = (
-                                rows.append_column(name, part)
-                                if place_of < 0
-                                else rows.set_column(place_of, name, part)
-                            )
-                        writer.write_table(rows)
-                        first += len(rows)
+                    for name, value in own.items() if place.file == file else ():
+                        added[name][place.first : place.first + len(value)] = value
+                table = table.drop_columns([name for name in added if name in table.column_names])
+                for name, value in added.items():
+                    table = table.append_column(name, pa.array(value))
+                size = max(1, pq.read_metadata(file).row_group(0).num_rows)
+                pq.write_table(table, new / file.relative_to(self.path), row_group_size=size)
             feature = {"shape": [1], "names": None}
             added_features = {"rho": {"dtype": "float32", **feature}, "change_point": {"dtype": "bool", **feature}}
             features = {**self._features, **added_features}
@@ -394,12 +384,3 @@ def _rows(meta: Path, pattern: str) -> list[dict[str, Any]]:
 def _task(row: Mapping[str, Any]) -> str:
     """The text of a row of the tasks: its column is `task`, or the index of a table by pandas."""
     return as_text(row.get("task", next((value for value in row.values() if isinstance(value, str)), "")))
-
-
-def _with(schema: Any, added: Mapping[str, np.ndarray]) -> Any:
-    import pyarrow as pa
-
-    for name, value in added.items():
-        if schema.get_field_index(name) < 0:
-            schema = schema.append(pa.field(name, pa.from_numpy_dtype(value.dtype)))
-    return schema

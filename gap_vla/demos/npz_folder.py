@@ -41,7 +41,7 @@ class NpzFolder(ArraySource):
             with np.load(place.file, allow_pickle=False) as arrays:
                 success = arrays["success"] if "success" in arrays else True
                 text = arrays["language_instruction"] if "language_instruction" in arrays else ""
-                yield Recording(_Once(arrays), text, success)
+                yield Recording(arrays, text, success)
         except UserError:
             raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -83,25 +83,3 @@ class NpzFolder(ArraySource):
                         copy.writestr(f"{name}.npy", buffer.getvalue())
             (new / "annotated.json").write_text(json.dumps({"annotator": dict(annotator)}, indent=2) + "\n")
             mark(new, "labelled_npz")
-
-
-class _Once(Mapping[str, Any]):
-    """The arrays of an npz, each of which is read once."""
-
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays, self._read = arrays, dict[str, np.ndarray]()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._read:
-            self._read[name] = self._arrays[name]
-        return self._read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-
-def require_aligned(*_: Any) -> None:
-    """Leaves with the old annotating."""

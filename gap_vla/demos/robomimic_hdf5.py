@@ -151,10 +151,16 @@ class RobomimicHDF5(ArraySource):
         found = {camera: self._first(names) for camera, names in CAMERAS.items()}
         return {camera: names[0] for camera, names in found.items() if names}
 
+    @property
+    def about(self) -> dict[str, Any]:
+        with opened(self.places[0].file) as file:
+            said = attributes(file.get("data", file))
+        found = {**(simulator_of(said).get("env_kwargs") or {}), **said}
+        return {key: found[key] for key in ("task", "variant", "camera") if isinstance(found.get(key), str)}
+
     def identity(self) -> dict[str, Any]:
-        said = attributes_of_data(self.path)
-        told = {"task": said.get("task"), "camera": view_of(said)}
-        return super().identity() | {key: value for key, value in told.items() if value not in (None, "near")}
+        told = {key: value for key, value in self.about.items() if key in ("task", "camera") and value != "near"}
+        return super().identity() | told
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the file, or the files of the folder, and adds `rho` and `change_point` to each demonstration."""
@@ -243,23 +249,9 @@ def is_plain(kind: np.dtype) -> bool:
     return kind.kind in "biufSU" or h5py.check_string_dtype(kind) is not None or h5py.check_vlen_dtype(kind) is not None
 
 
-def attributes_of_data(path: Path) -> dict[str, Any]:
-    """What a file in robomimic's layout says of all its demonstrations (`task`, `env_args`, …); nothing for others."""
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return {}
-    with opened(path) as file:
-        return attributes(file["data"]) if isinstance(file.get("data"), h5py.Group) else {}
-
-
 def simulator_of(said: Mapping[str, Any]) -> dict[str, Any]:
     """What robomimic's attribute `env_args` says."""
     return _json(said.get("env_args"))
-
-
-def view_of(said: Mapping[str, Any]) -> str | None:
-    """The primary camera's view in a file of `collect_demos`, of the attributes of its `data`; None in others."""
-    view = (simulator_of(said).get("env_kwargs") or {}).get("camera")
-    return view if isinstance(view, str) else None
 
 
 def _moves_joints(said: Mapping[str, Any]) -> bool:

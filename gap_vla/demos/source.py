@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import pkgutil
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,6 +66,11 @@ class Source(Sequence[Episode], abc.ABC):
     def read(self, index: int, *, images: bool = True) -> Episode:
         """Episode `index`, validated; without its pictures if `images` is False."""
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
+        return {}
+
     def account(self) -> str:
         """What is read as what, a line each."""
         return f"{self.path} ({self.kind}): {len(self)} episodes"
@@ -102,19 +106,6 @@ class Source(Sequence[Episode], abc.ABC):
     def without_images(self) -> list[Episode]:
         """All episodes, without their pictures."""
         return [self.read(i, images=False) for i in range(len(self))]
-
-    # Leaves with the old conversion.
-    unchanged = None
-    options: ClassVar[dict[str, Any]] = {}
-    files: ClassVar[tuple[Path, ...]] = ()
-
-    def look(self) -> None: ...
-
-    def mapping(self) -> dict[str, str]:
-        return {}
-
-    def dropped(self) -> list[str]:
-        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,8 +393,6 @@ def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None
     Raises:
         EpisodeError: nothing is there, or nothing that is known.
     """
-    if isinstance(fields, str):  # leaves with the old conversion
-        kind, fields = fields, AS_DECLARED
     kind = choose(kind, list(READERS), "kind") if kind else kind_of(path)
     source: Source = pkgutil.resolve_name(READERS[kind])(Path(path), fields)
     return source
@@ -457,25 +446,3 @@ def content_digest(path: str | Path) -> str:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
-
-
-def copied_folder(source: Path, out: Path) -> None:
-    """Copies a folder, without what is hidden in it."""
-    shutil.copytree(source, out, ignore=shutil.ignore_patterns(".*"))
-
-
-# What follows leaves with the old conversion and annotating.
-
-UNSAID: dict[str, str] = {}
-
-
-def account(path: Path, taken: Mapping[str, str], unread: Any) -> str:
-    return f"{path}"
-
-
-def check_options(kind: str, options: Mapping[str, Any]) -> None:
-    return None
-
-
-def reader_class(kind: str) -> Any:
-    return pkgutil.resolve_name(READERS[kind])

@@ -118,6 +118,12 @@ class RLDS(ArraySource):
         pictures = [name for name in self.names if is_picture(self.version.steps[name])]
         return cameras_named(pictures)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        made_from = self.metadata.get("identity", {}).get("data", {})
+        said = {**made_from, **made_from.get("demos", {})}
+        return {key: said[key] for key in ("task", "variant", "camera") if key in said}
+
     def identity(self) -> dict[str, Any]:
         return {"kind": self.kind, "fields": explicit(self.fields), "content": dataset_hash(self.path)}
 

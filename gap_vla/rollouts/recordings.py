@@ -15,6 +15,7 @@ from gap_vla.core.columns import DELTA
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.processes import worker_pool
+from gap_vla.demos.source import Source
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.task import SimTask
 from gap_vla.sim.specs import task_spec
@@ -80,14 +81,11 @@ def from_episode(episode: Episode, name: str = "") -> RecordedEpisode:
     )
 
 
-def require_task(episode: Episode, task: str | None, view: str | None) -> None:
-    """Raises UserError if a demonstration says that it is of another task, or was seen through another view."""
-    for what, found, wanted in (
-        ("task", episode.metadata.get("task"), task),
-        ("view", episode.metadata.get("camera"), view),
-    ):
+def require_task(source: Source, task: str | None, view: str | None) -> None:
+    """Raises UserError if demonstrations say that they are of another task, or were seen through another view."""
+    for what, found, wanted in (("task", source.about.get("task"), task), ("view", source.about.get("camera"), view)):
         if None not in (found, wanted) and found != wanted:
-            raise UserError(f"{episode.name} is of the {what} {found}, and the policy's is {wanted}")
+            raise UserError(f"{source.path} is of the {what} {found}, and the policy's is {wanted}")
 
 
 def near_switches(phases: Sequence[Any]) -> Bool[np.ndarray, " T"]:

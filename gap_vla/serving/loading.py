@@ -181,15 +181,15 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     Where the file tells what was executed (`executed_actions`) from what is to be imitated, the former is played.
     """
     from gap_vla.demos.source import open_source
+    from gap_vla.rollouts.recordings import require_task
 
     source = open_source(path)
+    require_task(source, task, None)
     episodes: list[Episode] = []
     for index in range(len(source)):
         episode = source.read(index, images=False)
         with contextlib.suppress(EpisodeError):
             episode = episode.replace(action=source.rows(index, "executed_actions"))
-        if task is not None and episode.metadata.get("task", task) != task:
-            raise UserError(f"{episode.name} is of {episode.metadata['task']}, not of {task}")
         if "seed" not in episode.metadata:
             raise UserError(f"{episode.name} does not say on which layout it was made, by the attribute 'seed'")
         if (width := episode.action.shape[1]) != action_dim:
@@ -198,6 +198,6 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     columns = episodes[0].action_columns
     held = columns.of("gripper") if columns else ()
     policy = ReplayPolicy([one.action for one in episodes], [one.metadata["seed"] for one in episodes], held)
-    policy.source, policy.variant = str(path), episodes[0].metadata.get("variant")
+    policy.source, policy.variant = str(path), source.about.get("variant")
     policy.succeeded = [one.success for one in episodes]
     return policy
