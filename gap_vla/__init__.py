@@ -7,7 +7,7 @@ from gap_vla import attach              # GAP on a torch policy
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _FROM = {
     "attach": "gap_vla.adjustment.torch",
