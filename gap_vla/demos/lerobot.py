@@ -288,6 +288,9 @@ class _Arrays(Mapping[str, Any]):
         named_text = source._said.instruction == name and values.dtype.kind in "iu"
         return source.task_names(values) if named_text else values
 
+    def __contains__(self, name: object) -> bool:
+        return name in iter(self)
+
     def __iter__(self) -> Iterator[str]:
         features, columns = self._source._features, _columns(self._place.file)
         there = (name for name in features if features[name]["dtype"] == "video" or name in columns)

@@ -71,7 +71,7 @@ class RobomimicHDF5(ArraySource):
         filters: dict[str, list[str]] = {}
         for path in files_in(self.path, HDF5):
             with opened(path) as file:
-                names = sorted(demonstrations(file), key=natural)
+                names = sorted(file["data"] if "data" in file else _trajectories(file), key=natural)
                 places += [Place(path, name) for name in names] or [Place(path, path.stem)]
                 for name, held in file.get("mask", {}).items():
                     listed = [as_text(one) for one in held[()]]
@@ -85,18 +85,16 @@ class RobomimicHDF5(ArraySource):
     @contextlib.contextmanager
     def recording(self, place: Place) -> Iterator[Recording]:
         with opened(place.file) as file:
-            data = file.get("data", file)
-            demo = demonstrations(file).get(place.name, file)
-            said = {**attributes(data), **attributes(demo)}
-            if "success" in demo:
-                said["success"] = demo["success"][()]
+            demo = demonstration(file, place.name)
+            own, of_all = attributes(demo), attributes(file.get("data", file))
+            success = demo["success"][()] if "success" in demo else own.get("success", of_all.get("success", True))
             yield Recording(
-                arrays=_Arrays(demo, upside_down=said.get("macros_image_convention") == "opengl"),
-                instruction=_instruction(demo, data),
-                success=said.get("success", True),
+                arrays=_Arrays(demo, upside_down=of_all.get("macros_image_convention") == "opengl"),
+                instruction=_instruction(own, of_all),
+                success=success,
                 metadata={
                     key: value
-                    for key, value in attributes(demo).items()
+                    for key, value in own.items()
                     if key not in _SAID_ELSEWHERE and len(str(value)) <= 200  # robomimic has the model's XML in one
                 },
             )
@@ -173,7 +171,7 @@ class RobomimicHDF5(ArraySource):
                 shutil.copyfile(file, copy)
                 with h5py.File(copy, "r+") as written:
                     for place, own in zip(self.places, labels):
-                        demo = demonstrations(written).get(place.name, written)
+                        demo = demonstration(written, place.name)
                         for name, value in own.items() if place.file == file else ():
                             if name in demo:
                                 del demo[name]
@@ -199,6 +197,9 @@ class _Arrays(Mapping[str, Any]):
             return array[()][:, ::-1]
         return array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -216,11 +217,14 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise EpisodeError(f"{path} cannot be read ({error}); the copy was cut off or damaged, get it again") from None
 
 
-def demonstrations(file: h5py.File) -> dict[str, h5py.Group]:
-    """The groups of demonstrations by name; none if the file is one itself."""
-    if "data" in file:
-        return dict(file["data"])
-    return {name: item for name, item in file.items() if name.startswith("traj_") and isinstance(item, h5py.Group)}
+def demonstration(file: h5py.File, name: str) -> h5py.Group:
+    """The group of a demonstration; the file itself if it is one."""
+    held = file.get("data", file)
+    return held[name] if name in held else file
+
+
+def _trajectories(file: h5py.File) -> list[str]:
+    return [name for name in file if name.startswith("traj_")]
 
 
 def robot_and_part(name: str) -> tuple[str, str]:
@@ -264,9 +268,8 @@ def _moves_joints(said: Mapping[str, Any]) -> bool:
     return any(str(one.get("type")).startswith("JOINT") for one in controllers)
 
 
-def _instruction(demo: h5py.Group, data: h5py.Group) -> str:
+def _instruction(own: Mapping[str, Any], of_all: Mapping[str, Any]) -> str:
     """An instruction of the demonstration, or else of all: LIBERO's is in `problem_info`, robosuite's in `ep_meta`."""
-    own, of_all = attributes(demo), attributes(data)
     told = (
         own.get("language_instruction"),
         _json(own.get("ep_meta")).get("lang"),
