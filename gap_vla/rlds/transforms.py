@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from gap_vla.core.errors import ConfigError
+from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.rlds.statistics import MIN_STD, limits, mask_of, vector_of
 
 Trajectory = dict[str, Any]
@@ -69,6 +69,8 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     if kind == "none":
         return x
     mean, std = (vector_of(statistics, key) for key in ("mean", "std"))
+    if x.shape[-1] not in (None, len(mean)):
+        raise UserError(f"array is {x.shape[-1]} wide, statistics are {len(mean)} wide: they belong to other data")
     mask = mask_of({"mask": std >= MIN_STD, **statistics}, mean)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)

@@ -105,7 +105,7 @@ def test_normalisation_of_trajectories_is_upstreams(kind: str) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        lambda given: tr.normalize_trajectory(given, {"action": {"mean": np.zeros(3), "std": np.ones(3)}}),
+        lambda given: tr.normalize_trajectory(given, {"action": {"mean": np.zeros(99), "std": np.ones(99)}}),
         lambda given: tr.chunk({**given, "action": tf.ones((6, 2, 7))}, 2, 4),
     ],
 )
