@@ -15,6 +15,7 @@ from gap_vla.cli import diagnose, evaluate
 from gap_vla.core.errors import UserError
 from gap_vla.rollouts.recordings import from_simulator, record_expert
 from gap_vla.rollouts.task import FILM_SIZE, sim_task
+from gap_vla.serving.loading import replay
 from gap_vla.sim.disturbance import MOVE_AT_STEP, MOVE_BY
 from gap_vla.sim.watching import PhaseWatcher
 
@@ -95,6 +96,37 @@ def test_several_variants_go_into_folders_of_their_own(tmp_path, capsys):
     found = json.loads((tmp_path / "variants.json").read_text())
     assert {"default", "positions_wide"} <= found.keys() and "light" not in found and "left out" in said.err
     assert all((tmp_path / name / "summary.json").exists() for name in found) and (tmp_path / "index.html").exists()
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    """Of `assembly`, disturbed: what was executed is not what is to be imitated."""
+    file = tmp_path_factory.mktemp("demos") / "assembly.hdf5"
+    how = {"action_noise": 0.05, "image_size": 32, "workers": 1, "progress": False}
+    sim.collect_demos("assembly", 2, file, **how)
+    return file
+
+
+def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(demonstrations, tmp_path, capsys):
+    arguments = ["--policy", f"replay:{demonstrations}", "--task", "assembly", "--episodes", "2", "--cameras", "none"]
+    assert evaluate.main([*arguments, *ONE, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["successes"] == 2 and summary["seed"] is None and "ended without" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="assembly"):
+        replay(demonstrations, 7, "stack")
+    assert replay(demonstrations, 7)._held == [6]
+
+
+def test_a_policy_is_diagnosed_on_demonstrations(demonstrations, tmp_path, capsys):
+    arguments = ["--policy", "random", "--task", "assembly", "--demos", str(demonstrations), "--quiet"]
+    assert diagnose.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "image_primary <-" in capsys.readouterr().out
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert found["episodes"] == 2 and found["open_loop"]["transition_steps"] > 0
+    assert diagnose.main([*arguments, "--episodes", "0:1", "--out", str(tmp_path)]) == 2
+    assert "1 recording" in capsys.readouterr().err
+    assert diagnose.main(["--policy", "random", "--task", "stack", *arguments[4:], "--out", str(tmp_path / "b")]) == 2
+    assert "stack" in capsys.readouterr().err
 
 
 def test_the_experts_episodes_are_recorded_with_the_objects_elsewhere():
