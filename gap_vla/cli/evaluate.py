@@ -81,6 +81,9 @@ def rollouts(options: argparse.Namespace) -> dict[str, Any]:
     suffix = "" if options.variant == "default" else f"_{options.variant}"
     names = f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}"
     out = options.out or default_out(options, *names)
+    recorded = getattr(loaded.policy, "variant", None)
+    if recorded is not None and variants != (recorded,):
+        raise UserError(f"{options.policy} is of variant {recorded}; pass --variant {recorded}")
     scene = {
         "image_size": options.image_size or loaded.image_size,
         "cameras": cameras,
@@ -127,6 +130,8 @@ def held_out_error(options: argparse.Namespace) -> dict[str, Any]:
     of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
     if options.out:
         require_same(options.out / "held_out.json", of)
+    source = open_source(options.rlds, Fields(episodes=options.split))
+    require_task(source, loaded.task, loaded.camera)
     motions: list[str] = []
 
     def shown() -> Iterator[RecordedEpisode]:

@@ -114,7 +114,8 @@ def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(
     assert summary["successes"] == 2 and summary["seed"] is None and "ended without" not in capsys.readouterr().err
     with pytest.raises(UserError, match="assembly"):
         replay(demonstrations, 7, "stack")
-    assert replay(demonstrations, 7)._held == [6]
+    policy = replay(demonstrations, 7, "assembly")
+    assert policy._held == [6] and policy.variant == "default"
 
 
 def test_a_policy_is_diagnosed_on_demonstrations(demonstrations, tmp_path, capsys):
