@@ -5,20 +5,20 @@ An image encoder is `Encoder(config, image_shape)`, float[N, 3, h, w] of 0 to 25
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 
 KEYPOINTS = 64
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of layer1 to layer4, two blocks each
 
 
 class SpatialSoftmax(nn.Module):
@@ -78,39 +78,84 @@ class ResidualBlock(nn.Module):
         return functional.relu(self.shortcut(x) + self.norm2(self.conv2(y)))
 
 
-def torch_file(path: Path) -> Any:
-    """What `torch.save` wrote: tensors on the CPU and plain values.
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions with batch normalisation around a shortcut."""
 
-    Raises ValueError: a part of its zip is packed, which torch never does (it may be one of gigabytes), or damaged; or
-    it holds something else, which torch's own message says how to execute. Others of torch: it is no file of its.
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(y)) + shortcut)
+
+
+class Trunk(nn.Module):
+    """torchvision's `resnet18` without its classifier `fc`: the same names, shapes and order of parameters."""
+
+    def __init__(self, channels: int = 3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inputs = 64
+        for number, (outputs, stride) in enumerate(STAGES, 1):
+            stage = nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+            self.add_module(f"layer{number}", stage)
+            inputs = outputs
+
+    def forward(self, x: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n 512 h2 w2"]:
+        x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for number in range(1, len(STAGES) + 1):
+            x = getattr(self, f"layer{number}")(x)
+        return x
+
+
+class ResNet18(nn.Module):
+    """The paper's image encoder. Images are normalised with ImageNet's mean and standard deviation."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, config: SmallModelConfig, image_shape: tuple[int, int, int]):
+        super().__init__()
+        self.trunk = Trunk(image_shape[2])
+        self.maps = nn.Conv2d(STAGES[-1][0], KEYPOINTS, 1)
+        self.keypoints = SpatialSoftmax()
+        self.project = nn.Linear(2 * KEYPOINTS, config.feature_dim)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * 255, persistent=False)
+        if config.encoder_weights:
+            load_imagenet(self.trunk, config.encoder_weights)
+
+    def forward(self, images: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d"]:
+        maps = self.maps(self.trunk((images - self.mean) / self.std))
+        return functional.relu(self.project(self.keypoints(maps)))
+
+
+def load_imagenet(trunk: Trunk, path: str | Path) -> None:
+    """Loads weights with torchvision's names (`resnet18-*.pth`, or .safetensors) into the trunk; `fc.*` is left out.
+
+    Raises:
+        ConfigError: names missing or unknown, or a tensor of another shape.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            if packed := [part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED]:
-                raise ValueError(f"{packed[0]} is packed, as torch writes none")
-            if part := parts.testzip():  # torch does not compare the checksums
-                raise ValueError(f"the checksum of {part} differs")
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        found = load_file(path)
+    else:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    found = {name: value for name, value in found.items() if not name.startswith("fc.")}
+    counters = {n: v for n, v in trunk.state_dict().items() if n.endswith("num_batches_tracked")}  # old files lack them
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, LookupError):  # the latter of what is no pickle
-        what = "it holds something else than tensors and plain values, which is not read, or was not written by torch"
-        raise ValueError(what) from None
-
-
-def odd_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
-    """What of these tensors cannot be the weights in whose place they would be, the first of it; empty: nothing."""
-    for name, tensor in found.items():
-        wanted = expected[name].dtype
-        if tensor.is_floating_point() != wanted.is_floating_point:
-            return f"{name} is {tensor.dtype}, the policy's {wanted}"
-        if tensor.layout != torch.strided or tensor.is_meta:
-            return f"{name} is no plain tensor"
-        values = tensor.to(wanted)
-        if not torch.isfinite(values).all():
-            return f"{name} holds NaN or infinity"
-        if name.endswith("running_var") and (values < 0).any():
-            return f"{name} holds a variance below 0"
-    return ""
+        trunk.load_state_dict({**counters, **found})
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not hold a ResNet-18 with torchvision's names: {error}") from None
 
 
 def mlp(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> nn.Sequential:

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import mlp
 
@@ -145,6 +144,4 @@ class TemporalTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Float[torch.Tensor, "b w d"]) -> Float[torch.Tensor, "b d2"]:
-        if tokens.shape[1] != len(self.positions):
-            raise ConfigError(f"the history has {tokens.shape[1]} frames; give {len(self.positions)}, as in training")
         return self.norm(self.layers(self.project(tokens) + self.positions))[:, -1]

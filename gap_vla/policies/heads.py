@@ -2,8 +2,6 @@
 
 loss(feature float[B, D], action float[B, H, A], generator) -> float[B, H], one loss per predicted step
 predict(feature float[B, D], generator) -> float[B, H, A]
-
-A loss raises ConfigError for actions of another shape, which would be broadcast.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
-from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import mlp
 
@@ -46,7 +43,6 @@ class MLPHead(nn.Module):
         return self.layers(feature).unflatten(-1, self.shape)
 
     def loss(self, feature: Feature, action: Chunk, generator: object = None) -> Float[torch.Tensor, "b h"]:
-        _require_chunks(feature, action, self.shape)
         return (self.predict(feature) - action).square().mean(-1)
 
 
@@ -72,7 +68,6 @@ class DiffusionHead(nn.Module):
         self.register_buffer("alpha_bar", torch.cumprod(1 - beta, 0).float(), persistent=False)
 
     def loss(self, feature: Feature, action: Chunk, generator: Generators = None) -> Float[torch.Tensor, "b h"]:
-        _require_chunks(feature, action, self.shape)
         batch = len(action)
         clock = generator if isinstance(generator, torch.Generator) else None
         step = torch.randint(STEPS, (batch,), generator=clock).to(action.device)
@@ -133,16 +128,10 @@ class GMMHead(nn.Module):
         return mean.gather(2, mode).squeeze(2)
 
     def loss(self, feature: Feature, action: Chunk, generator: object = None) -> Float[torch.Tensor, "b h"]:
-        _require_chunks(feature, action, (self.horizon, self.action_dim))
         logits, mean, std = self._mixture(feature)
         distance = ((action[:, :, None] - mean) / std).square()
         density = -0.5 * (distance + math.log(2 * math.pi)) - std.log()
         return -torch.logsumexp(logits.log_softmax(-1) + density.sum(-1), -1)
-
-
-def _require_chunks(feature: torch.Tensor, action: torch.Tensor, shape: tuple[int, int]) -> None:
-    if action.shape != (wanted := (len(feature), *shape)):
-        raise ConfigError(f"action is {[*action.shape]}; give [B, H, A] = {[*wanted]}, one chunk of each sample")
 
 
 def normal(shape: tuple[int, ...], like: torch.Tensor, generators: Generators) -> torch.Tensor:

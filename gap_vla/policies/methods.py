@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy
@@ -142,7 +141,7 @@ def method_of(name: str, options: RivalsConfig | None = None) -> Method:
     Raises:
         ConfigError: unknown name; the message lists the names there are.
     """
-    name = registry.method_name(name, registry.METHODS)
+    name = registry.method_name(name)
     method = registry.find(registry.METHODS, name)(options)
     method.rho_source = registry.RHO_SOURCES.get(name, method.rho_source)
     method.changes = registry.CONTROLS.get(name, method.changes)
@@ -161,23 +160,15 @@ def build_policy(
 
     Args:
         config: parts and sizes.
-        method: name in `gap_vla.policies.METHODS`.
+        method: name in `gap_vla.policies.registry.METHODS`.
         image_shape: height, width, channels.
         proprio_dim: width of proprioception.
         action_dim: width of an action.
         cameras: one encoder each.
 
     Raises:
-        ConfigError: unknown method, images that the encoder cannot take, sizes below 1, no camera, or one that is
-            named twice.
+        ConfigError: unknown method, or images that are too small for the encoder.
     """
-    shape = tuple(map(operator.index, image_shape))  # numbers of numpy, which JSON does not take, as well
-    proprio_dim, action_dim = operator.index(proprio_dim), operator.index(action_dim)
-    named_once = 0 < len({*cameras}) == len(cameras)
-    if shape != (*shape[:1] * 2, 3) or min(*shape, proprio_dim, action_dim) < 1 or not named_once:
-        raise ConfigError(
-            f"pictures {' × '.join(map(str, shape))}, proprio_dim {proprio_dim}, action_dim {action_dim}, "
-            f"cameras {', '.join(cameras)}: pictures are square RGB, widths at least 1, each camera is named once"
-        )
-    name = registry.method_name(method, registry.METHODS)
-    return SmallPolicy(config, name, (shape[0], shape[1], 3), proprio_dim, action_dim, cameras, method_of(name))
+    name = registry.method_name(method)
+    recorded = registry.RECORDED.get(name, name)
+    return SmallPolicy(config, recorded, image_shape, proprio_dim, action_dim, cameras, method_of(name))

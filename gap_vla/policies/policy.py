@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import ProprioEncoder
@@ -62,8 +62,7 @@ class SmallPolicy(nn.Module):
         super().__init__()
         self.config, self.method = config, method
         self.image_shape, self.proprio_dim, self.action_dim = image_shape, proprio_dim, action_dim
-        self.built_cameras = tuple(cameras)
-        self.cameras = self.built_cameras if how.vision else ()
+        self.cameras = tuple(cameras) if how.vision else ()
         self.uses_vision, self.uses_proprio = bool(how.vision), bool(how.proprio)
         self.autocast_dtype: torch.dtype | None = None  # of the image encoders, while training
         self.view: str | None = None  # of the primary camera in training, where a saved policy tells
@@ -106,24 +105,15 @@ class SmallPolicy(nn.Module):
 
         Args:
             images: uint8[B, W, h, w, 3], or a dictionary with one such tensor per `image_<camera>`.
-
-        Raises:
-            ConfigError: anything but such tensors.
         """
         if not isinstance(images, Mapping):
             images = {f"image_{self.cameras[0]}": images}
         found = []
         for camera in self.cameras:
-            frames: Any = images.get(f"image_{camera}")
-            tensor = isinstance(frames, torch.Tensor)
-            shape = tuple(self.image_shape)
-            if not tensor or frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[2:] != shape:
-                kind = f"{frames.dtype}{[*frames.shape]}" if tensor else type(frames).__name__
-                wanted = f"give pictures as uint8 tensors [B, W, h, w, 3] of {shape[0]} × {shape[1]} pixels"
-                raise ConfigError(f"image_{camera} is {kind}; {wanted}, the policy scales their values")
+            frames = images[f"image_{camera}"]
             batch, window = frames.shape[:2]
             whole = self.training or torch.is_grad_enabled()  # else frames do not depend on each other
-            at_once = len(frames) * window if whole else registry.PIXELS_AT_ONCE // math.prod(shape[:2])
+            at_once = len(frames) * window if whole else registry.PIXELS_AT_ONCE // math.prod(self.image_shape[:2])
             parts = frames.flatten(0, 1).split(max(at_once, 1))
             features = torch.cat([self._encoded_frames(camera, part) for part in parts])
             found.append(features.unflatten(0, (batch, window)))
@@ -142,40 +132,17 @@ class SmallPolicy(nn.Module):
     def embed(
         self, vision: Float[torch.Tensor, "b w v"] | None, proprio: Float[torch.Tensor, "b w p"] | None
     ) -> Float[torch.Tensor, "b d"]:
-        """The head's input from the branches' features.
-
-        Raises:
-            ConfigError: features of other branches than the policy has, or of other samples or steps beside each other.
-        """
-        self._require_branches(vision, proprio)
+        """The head's input from the branches' features; None for a branch that the policy does not have."""
         if vision is not None and proprio is not None:
-            if vision.shape[:2] != proprio.shape[:2]:
-                given = f"{[*vision.shape[:2]]} and {[*proprio.shape[:2]]}"
-                raise ConfigError(f"vision and proprio have {given} samples and steps; give the same of both")
             return self.temporal(self.fusion(vision, proprio))
         tokens = vision if vision is not None else proprio
         assert tokens is not None
         return self.temporal(tokens)
 
-    def _require_branches(self, vision: object | None, proprio: object | None) -> None:
-        given = {"vision": vision, "proprio": proprio}
-        if (names := {name for name, one in given.items() if one is not None}) != self.branches.keys():
-            raise ConfigError(
-                f"given is {' and '.join(sorted(names)) or 'nothing'}, the policy has {' and '.join(self.branches)}; "
-                "give all of these and no other (to silence a branch, the mean of its features)"
-            )
-
-    def _encoded(self, proprio: torch.Tensor) -> Float[torch.Tensor, "b w d"]:
-        """Features of the states; raises ConfigError for other than float[B, P, D] of this policy."""
-        wanted = (self.config.proprio_history, self.proprio_dim)
-        if proprio.shape[1:] != wanted:
-            raise ConfigError(f"proprio is {[*proprio.shape]}; give [B, P, D] = [B, {wanted[0]}, {wanted[1]}]")
-        return self.proprio_encoder(proprio)
-
     def branch_features(self, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Features of both branches; None where the method has no such branch."""
         vision = self._as_tokens(self.features(batch)) if self.uses_vision else None
-        proprio = self._encoded(batch["proprio"]) if self.uses_proprio else None
+        proprio = self.proprio_encoder(batch["proprio"]) if self.uses_proprio else None
         return vision, proprio
 
     def forward(self, batch: Batch, generator: Generators = None) -> Float[torch.Tensor, "b h a"]:
@@ -190,7 +157,6 @@ class SmallPolicy(nn.Module):
     ) -> Float[torch.Tensor, "b h a"]:
         """As `forward`, from image features that are known already (`features`); None for a branch that the policy
         does not have."""
-        self._require_branches(features, proprio)
         vision = None if features is None else self._as_tokens(features)
-        encoded = None if proprio is None else self._encoded(proprio)
+        encoded = None if proprio is None else self.proprio_encoder(proprio)
         return self.head.predict(self.embed(vision, encoded), generator)

@@ -6,9 +6,9 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gap_vla.core.typed_config import choose
+from gap_vla.core.config import choose
 
-ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "resnet18:ResNet18"}
+ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "encoders:ResNet18"}
 
 SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
 """Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
@@ -32,13 +32,13 @@ FUSIONS: Mapping[str, str] = {
 HEADS: Mapping[str, str] = {"mlp": "heads:MLPHead", "diffusion": "heads:DiffusionHead", "gmm": "heads:GMMHead"}
 
 METHODS: Mapping[str, str] = {
-    "vision": "methods:Vision",
-    "concat": "methods:Concat",
+    "v": "methods:Vision",
+    "vp": "methods:Concat",
+    "vp_gap": "methods:Gap",
     "proprio": "methods:Proprio",
     "msbot": "rivals:MSBot",
     "aux": "rivals:Aux",
     "mask": "rivals:Mask",
-    "gap": "methods:Gap",
     "gap_watched": "watching:GapWatched",
     "gradnorm": "rivals:GradNorm",
     "ogm_ge": "rivals:OgmGe",
@@ -55,6 +55,9 @@ METHODS: Mapping[str, str] = {
     "gap_hdbscan": "methods:Gap",
     "gap_cotpc": "methods:Gap",
 }
+
+RECORDED: Mapping[str, str] = {"v": "vision", "vp": "concat", "vp_gap": "gap"}
+"""What the records of small policies call these methods, as they always did; both names are understood everywhere."""
 
 CONTROLS: Mapping[str, Mapping[str, Any]] = {
     "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # a slower proprioceptive branch, blind to phases
@@ -81,23 +84,18 @@ stored proprioception.
 OF_THE_DATASET = ("dataset", "shuffled", "mean")
 """The dataset's ρ: as it is, permuted over all steps of a split, or its mean at every step."""
 
-SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
-"""The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""
 
+def method_name(given: str, known: Iterable[str] = tuple(METHODS), what: str = "method") -> str:
+    """The name in `known` of the method that is called `given`, or was called so in records.
 
-def method_name(given: str, known: Iterable[str], what: str = "method") -> str:
-    """The name in `known` of the method that is called `given` for one kind of policy or the other.
-
-    >>> method_name("vp_gap", METHODS), method_name("gap", ("v", "vp", "vp_gap"))
-    ('gap', 'vp_gap')
+    >>> method_name("vp_gap"), method_name("gap")
+    ('vp_gap', 'vp_gap')
 
     Raises:
         ConfigError: unknown; the message says of `what`, and lists the names there are.
     """
-    known = tuple(known)
-    if given not in known:
-        given = next((n for names in SAME_METHOD if given in names for n in names if n in known), given)
-    return choose(given, known, what)
+    names = {recorded: name for name, recorded in RECORDED.items()}
+    return choose(names.get(given, given), tuple(known), what)
 
 
 def find(registry: Mapping[str, str], name: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies.methods import Gap, masked_mean
 from gap_vla.policies.registry import WINDOWS_AT_ONCE
 

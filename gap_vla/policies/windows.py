@@ -6,30 +6,21 @@ sees, and no more.
 
 from __future__ import annotations
 
-import errno
 import itertools
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
-from gap_vla.core.foreign import Section
-from gap_vla.core.identity import digest, plain
-from gap_vla.core.typed_config import ConfigError
-from gap_vla.core.whole import write_json
+from gap_vla.core.errors import ConfigError
+from gap_vla.core.identity import digest
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
 from gap_vla.policies.registry import OF_THE_DATASET, WINDOWS_AT_ONCE
-from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
-from gap_vla.rlds.store import StoreSplit
+from gap_vla.rlds.store import EpisodeStore, StoreSplit
 from gap_vla.rlds.windows import Windows, uniform
-
-if TYPE_CHECKING:
-    from gap_vla.phases import Annotation
 
 FAR = 2**24
 """Steps to a change point that is not there: more than any episode has, and finite, as what a batch should hold."""
@@ -198,13 +189,10 @@ def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.
     """ρ of every step, by split: float32[S].
 
     The dataset's own, permuted or its mean (zeros if there is none and the method does not need it), or labels of
-    `gap_vla.phases` that are kept beside the store.
-
-    Args:
-        keep: whether labels that are made now are written there; without, nothing is.
+    `gap_vla.phases`, which are kept beside the store unless `keep` is False.
 
     Raises:
-        ConfigError: the method needs the dataset's ρ and it has none, or kept labels are of other episodes.
+        ConfigError: the method needs the dataset's ρ and it has none.
     """
     method = method_of(config.method)
     if method.rho_source not in OF_THE_DATASET:
@@ -225,49 +213,24 @@ def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.
 
 
 def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict[str, np.ndarray]:
-    from gap_vla.phases import LABELS_VERSION, Annotation, annotate
-    from gap_vla.phases.annotation import digest_of, options_of
+    """ρ of a method of `gap_vla.phases` that is fitted on the training split."""
+    from gap_vla.phases.annotation import Annotation, annotate, options_of
+    from gap_vla.phases.methods import LABELS_VERSION
 
     options, seed = options_of(source, config.phases.options, config.phases.seed)
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
     identity |= {"labels_version": LABELS_VERSION} if LABELS_VERSION > 7 else {}  # those of 7 are kept without
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
-    asked = plain(identity, "phases", ConfigError)
-    places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
-    episodes = [store.split(split).episode(index) for split, index in places]
     if (kept / "labels.json").exists():
-        try:
-            annotation = Annotation.load(kept)
-        except (ConfigError, FileNotFoundError) as error:
-            raise ConfigError(f"{f'{error}'.partition('; ')[0]}; delete that folder, they are made again") from error
-        made_for = Section.read(kept / _MADE_FOR, ConfigError).values if (kept / _MADE_FOR).exists() else {}
-        made_for = {"method": annotation.annotator.method, "seed": annotation.annotator.seed, **made_for}
-        if other := [key for key in made_for if made_for[key] != asked.get(key)]:
-            raise ConfigError(f"the labels in {kept} are of another {other[0]} ({made_for[other[0]]}); move it away")
+        annotation = Annotation.load(kept)
     else:
-        print(f"rho: labelling {len(episodes)} episodes with {source}{f' → {kept}' if keep else ''}", flush=True)
+        places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
+        print(f"rho: labelling {len(places)} episodes with {source}{f' → {kept}' if keep else ''}", flush=True)
+        episodes = [store.split(split).episode(index) for split, index in places]
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
         if keep:
-            _keep(annotation, kept, asked)
-    if annotation.labelled != tuple(map(digest_of, episodes)):
-        raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
+            annotation.save(kept)
     flat = np.concatenate(annotation.rho).astype(np.float32)
     ends = np.cumsum([split.steps for split in store.splits.values()])
     return dict(zip(store.splits, np.split(flat, ends[:-1])))
-
-
-_MADE_FOR = "made_for.json"
-"""What the folder of kept labels is called after, in words (older folders have none)."""
-
-
-def _keep(annotation: Annotation, folder: Path, asked: Mapping[str, Any]) -> None:
-    """Writes labels for later runs, which make them again where nobody may write."""
-    try:
-        annotation.save(folder)
-        write_json(folder / _MADE_FOR, asked)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        advice = "this run goes on with them, and a later one makes them again"
-        print(f"note: labels cannot be kept in {folder} ({error.strerror}); {advice}", file=sys.stderr, flush=True)

@@ -5,15 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import toy_store
-from toy_store import place_store, toy_config
 
-from gap_vla.core.measurements import read_metrics
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies import watching
 from gap_vla.policies.watching import GapWatched, share_of_vision
-from gap_vla.training.run import Run, finetune
 from gap_vla.training.torch_trainer import SmallTrainer
+from tests.helpers.toy_store import toy_config, write_store
 
 WINDOWS = 6
 
@@ -71,40 +68,11 @@ def test_a_loss_that_draws_noise_draws_the_same_for_each_of_the_three():
         assert share_of_vision(policy, Held(), torch.Generator().manual_seed(seed), otherwise=0.7) == 0.7
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"adjustment": {"mode": "none"}}, "adjustment.mode is 'none', and method gap_watched sets how deep it goes"),
-        ({"adjustment": {"mode": "fixed"}}, "adjustment.mode is 'fixed', .* in mode 'sample' alone; take method gap"),
-        ({"adjustment": {"mode": "sample_lambda"}}, "adjustment.mode is 'sample_lambda'"),
-        ({"adjustment": {"mode": "batch"}}, "adjustment.mode is 'batch'"),
-        ({"adjustment": {"mode": "update"}}, "adjustment.mode is 'update'"),
-        ({"model": {"head": "gmm"}}, "method gap_watched compares losses as ratios, which head 'gmm' does not allow"),
-    ],
-)
-def test_what_cannot_be_watched_is_refused(changes, words, tmp_path):
-    with pytest.raises(ConfigError, match=words):
-        toy_config(tmp_path, "gap_watched", **changes).require_ready()
-
-
-def test_without_a_transition_nothing_is_measured():
-    assert share_of_vision(Reader(1, 1), SimpleNamespace(transitions=np.zeros(0, int)), torch.Generator(), 0.2) == 0.2
-
-
-def test_held_out_episodes_without_a_transition_are_refused_before_a_step(tmp_path, monkeypatch):
-    strong = toy_store.episode
-    monkeypatch.setattr(toy_store, "episode", lambda *a, **k: strong(*a, **k).replace(rho=0.45 * strong(*a, **k).rho))
-    watched, gap = toy_config(tmp_path, "gap_watched"), toy_config(tmp_path, "gap")
-    store = place_store(watched)
-    with pytest.raises(ConfigError, match=r"store.*: no held-out step has rho above 0.5, and method gap_watched"):
-        SmallTrainer.on(watched, store)
-    SmallTrainer.on(gap, store)
-
-
-def test_what_is_said_at_the_start_is_how_it_acts(tmp_path):
-    said = SmallTrainer.dry_run(toy_config(tmp_path, "gap_watched", adjustment={"lam": 0.3, "window": 0.5}), {})
-    assert "GAP: mode sample, lam 0.1 to 1, rho dataset (current) to the power 0.25 to 1, both by the share" in said
-    assert "until vision has recovered, at most the first 75% of 12 steps, on proprio_encoder" in said
+def test_held_out_episodes_without_a_transition_are_refused_before_a_step(tmp_path):
+    nothing = SimpleNamespace(transitions=np.zeros(0, int))
+    assert share_of_vision(Reader(1, 1), nothing, torch.Generator(), 0.2) == 0.2
+    with pytest.raises(ConfigError, match="gap_watched"):
+        GapWatched().check_held_out(nothing, "here")
 
 
 @pytest.mark.parametrize(
@@ -119,8 +87,7 @@ def test_what_is_said_at_the_start_is_how_it_acts(tmp_path):
     ],
 )
 def test_lambda_and_rho_follow_the_share_until_vision_has_recovered(shares, lam, power, ended, monkeypatch, tmp_path):
-    method, config = GapWatched(), toy_config(tmp_path, "gap_watched")
-    schedule = config.schedule
+    method, schedule = GapWatched(), toy_config(tmp_path, "gap_watched").schedule
     trainer = SimpleNamespace(
         policy=None, held_out=None, place=None, generator=lambda step: torch.Generator(), schedule=schedule, steps=1000
     )
@@ -130,9 +97,8 @@ def test_lambda_and_rho_follow_the_share_until_vision_has_recovered(shares, lam,
     for step in range(len(shares) * watching.EVERY):
         method.before_step(trainer, step)
     rho = torch.tensor([[0.0], [0.3], [1.0]])
-    factors = trainer.adjustment.schedule.factors(
-        method.inputs({"rho": rho}, torch.Generator())["rho"].numpy(), step, 1000
-    )
+    shown = method.inputs({"rho": rho}, torch.Generator())["rho"].numpy()
+    factors = trainer.adjustment.schedule.factors(shown, step, 1000)
     if ended:
         assert factors.update == 1 and (factors.sample == 1).all()
     else:
@@ -142,24 +108,12 @@ def test_lambda_and_rho_follow_the_share_until_vision_has_recovered(shares, lam,
     assert late.update == 1 and (late.sample == 1).all()
 
 
-def test_a_run_that_was_stopped_goes_on_with_what_it_had_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "EVERY", 3)
+def test_what_was_measured_is_part_of_the_state_and_is_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr(watching, "LITTLE", 0.0)
-    config = toy_config(tmp_path, "gap_watched", train=dict(steps=12, save_every=4, log_every=1))
-    place_store(config)
-    whole = finetune(config, "whole")
-    at, run = [], GapWatched.before_step
-
-    def stopping(method, trainer, step):
-        if step == 5 and not at:
-            at.append(step)
-            raise KeyboardInterrupt
-        run(method, trainer, step)
-
-    monkeypatch.setattr(GapWatched, "before_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, "stopped")
-    assert finetune(config, "stopped", resume=True)["validation"] == whole["validation"]
-    rows = [read_metrics(Run(config, name).directory.metrics) for name in ("whole", "stopped")]
-    shares = [[row["gap/share_of_vision"] for row in found if "gap/share_of_vision" in row] for found in rows]
-    assert shares[0] == shares[1] and len({*shares[0]}) > 1
+    store, config = write_store(tmp_path / "store"), toy_config(tmp_path, "gap_watched")
+    trainer, again = SmallTrainer.on(config, store), GapWatched()
+    trainer.step(trainer.batch(0), 0)
+    state = trainer.state()["method"]
+    again.restore(state)
+    assert state["share"] > 0 and again.state() == state
+    assert again.measurements() == trainer.method.measurements()

@@ -3,23 +3,23 @@ green edge whether to go there or back."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
+from gap_vla.core.columns import DELTA, POSE
 from gap_vla.core.episode import Episode
-from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds import store as stores
-from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, save_statistics
 from gap_vla.training.torch import SmallConfig
 
 SIZE = 32
 
 
-def episode(seed: int, *, rho: bool = True, length: int = 24, phases: bool = True) -> Episode:
-    """The hand moves in a straight line to the square, rests, and goes back; ρ is 1 around the turn."""
+def episode(
+    seed: int, *, rho: bool = True, length: int = 24, phases: bool = True, cameras: tuple[str, ...] = ("primary",)
+) -> Episode:
+    """The hand moves in a straight line to the square, rests, and goes back; ρ is 1 around the turn. What another
+    camera than the primary one shows is its negative."""
     rng = np.random.default_rng(seed)
     goal = rng.uniform(-1, 1, 2)
     half = length // 2
@@ -37,35 +37,30 @@ def episode(seed: int, *, rho: bool = True, length: int = 24, phases: bool = Tru
     points[half] = True
     near = np.exp(-(((np.arange(length) - half) / 2.0) ** 2)).astype(np.float32)
     return Episode(
-        images={"image_primary": image},
+        images={f"image_{camera}": image if camera == "primary" else 255 - image for camera in cameras},
         proprio=proprio,
         action=action,
         rho=near if rho else None,
         change_point=points if rho else None,
         phase=np.where(np.arange(length) < half, "reach", "return") if phases else None,
+        columns=POSE,
+        action_columns=DELTA,
     )
 
 
-def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> EpisodeStore:
+def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> stores.EpisodeStore:
     """A store of `train` and `val` episodes; `options` of `episode`."""
     directory.mkdir(parents=True)
     splits = {
         split: [episode(seed, **options) for seed in seeds]
         for split, seeds in (("train", range(train)), ("val", range(100, 100 + val)))
     }
-    episodes = [e for part in splits.values() for e in part]
     source_hash = f"toy-{train}-{val}-{sorted(options.items())}"
     stores.write_store(directory, splits, source=str(directory), source_hash=source_hash)
-    of_all = dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes])
-    save_statistics(of_all, directory / STATISTICS)  # with which the numbers of the tests were recorded
-    content = (directory / STATISTICS).read_bytes()
-    account = json.loads((directory / "store.json").read_text())
-    account["files"][STATISTICS] = [len(content), hashlib.sha256(content).hexdigest()]
-    (directory / "store.json").write_text(json.dumps(account))
-    return EpisodeStore.open(directory)
+    return stores.EpisodeStore.open(directory)
 
 
-def toy_config(root: Path, method: str = "concat", **changes) -> SmallConfig:
+def toy_config(root: Path, method: str = "vp", **changes) -> SmallConfig:
     """A tiny experiment whose runs and data lie below `root`; `changes` by section, e.g. `model=dict(head="gmm")`."""
     sections = {
         "demos": dict(image_size=SIZE),
@@ -78,10 +73,3 @@ def toy_config(root: Path, method: str = "concat", **changes) -> SmallConfig:
     for section, values in changes.items():
         sections[section] = {**sections.get(section, {}), **values}
     return SmallConfig.from_dict({"task": "assembly", "method": method, "runs": str(root / "runs"), **sections})
-
-
-def place_store(config: SmallConfig, **options) -> EpisodeStore:
-    """The toy store where a run would have put this configuration's."""
-    from gap_vla.training.stages import stages_of
-
-    return write_store(stages_of(config).store, **options)

@@ -1,4 +1,4 @@
-"""From a stored ρ to the parameters after a step (M6, M7): `train_small` beside the equations, sample by sample.
+"""From a stored ρ to the parameters after a step (M6, M7): small policies beside the equations, sample by sample.
 
 What is expected is computed from the store's own ρ, the plain loss of one sample at a time, and AdamW written out.
 """
@@ -8,13 +8,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from toy_store import place_store, toy_config
 
-from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.policies import build_policy
-from gap_vla.training.run import Run, finetune
+from gap_vla.policies.methods import build_policy
 from gap_vla.training.torch_trainer import SmallTrainer
+from tests.helpers.toy_store import toy_config, write_store
 
 STEPS, LAST = 9, 4  # λ and ρ act during the first half: steps 0 to 4
 LAM, FIXED, CLIP, DECAY = 0.3, 0.6, 0.05, 0.1
@@ -22,22 +19,22 @@ TOLERANCE = 2e-3  # of what a branch moves; any other factor changes that by sev
 
 ADJUSTED = {
     # method and mode: factor of each sample, of the summed gradient, and of the update
-    ("gap", "sample"): lambda rho: (1 - rho, 1.0, LAM),
-    ("gap", "sample_lambda"): lambda rho: (1 - LAM * rho, 1.0, 1.0),
-    ("gap", "batch"): lambda rho: (np.ones_like(rho), 1 - LAM * rho.max(), 1.0),
-    ("gap", "fixed"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
-    ("gap", "update"): lambda rho: (np.ones_like(rho), 1.0, LAM * (1 - rho.mean())),
-    ("gap", "none"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
+    ("vp_gap", "sample"): lambda rho: (1 - rho, 1.0, LAM),
+    ("vp_gap", "sample_lambda"): lambda rho: (1 - LAM * rho, 1.0, 1.0),
+    ("vp_gap", "batch"): lambda rho: (np.ones_like(rho), 1 - LAM * rho.max(), 1.0),
+    ("vp_gap", "fixed"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
+    ("vp_gap", "update"): lambda rho: (np.ones_like(rho), 1.0, LAM * (1 - rho.mean())),
+    ("vp_gap", "none"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
     ("rho_only", "sample"): lambda rho: (1 - rho, 1.0, 1.0),
     ("lambda_only", "sample"): lambda rho: (np.ones_like(rho), 1.0, LAM),
     ("fixed_rho", "sample"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
-    ("concat", "sample"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
+    ("vp", "sample"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
 }
 
 PER_STEP = dict(temporal="transformer", temporal_layers=1, temporal_heads=2, temporal_head_dim=8, image_history=3)
 
 
-CASES = [(*case, {}) for case in ADJUSTED] + [("gap", mode, PER_STEP) for mode in ("sample", "batch")]
+CASES = [(*case, {}) for case in ADJUSTED] + [("vp_gap", mode, PER_STEP) for mode in ("sample", "batch")]
 NAMES = [f"{method}-{mode}-{'step' if model else 'current'}" for method, mode, model in CASES]
 
 
@@ -48,47 +45,25 @@ def configured(root, method, mode, model):
         model=model,
         adjustment=dict(mode=mode, lam=LAM, window=0.5, fixed_rho=FIXED, rho="step" if model else "current"),
         optimizer=dict(clip_gradient=CLIP, weight_decay=DECAY),
-        train=dict(steps=STEPS, log_every=1, validate_every=STEPS, save_every=STEPS),
+        train=dict(steps=STEPS),
     )
 
 
-def observed_training(config):
-    """Trains as the command does; [(state before, batch, state after)] of every step."""
-    seen, step_of = [], SmallTrainer.step
-
-    def observing(trainer, batch, step, measure=False):
-        before = copy.deepcopy(trainer.state())
-        measured = step_of(trainer, batch, step, measure)
-        seen.append((before, batch, copy.deepcopy(trainer.state())))
-        return measured
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SmallTrainer, "step", observing)
-        finetune(config)
-    return seen
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("adjusted")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("toy") / "store")
 
 
-@pytest.fixture(scope="module")
-def store(root):
-    return place_store(toy_config(root))
-
-
-ALIKE = ("gap-none-current", "gap-batch-step", "gap-fixed-current", "gap-sample_lambda-current")
-"""Plain training, as that of concat; a mode and a model that others have; fixed_rho's own mode; and one whose factors
-test_adjustment_schedule.py has."""
-PARAMS = [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for case, name in zip(CASES, NAMES)]
-
-
-@pytest.fixture(scope="module", params=PARAMS)
-def training(request, root, store):
-    """(method, mode, model), its configuration, and what its steps did."""
-    config = configured(root, *request.param)
-    return request.param, config, observed_training(config)
+@pytest.fixture(scope="module", params=CASES, ids=NAMES)
+def training(request, store):
+    """(method, mode, model), its configuration, and (state before, batch, state after, measurements) of its steps."""
+    config = configured(store.directory, *request.param)
+    trainer, steps = SmallTrainer.on(config, store), []
+    for step in range(STEPS):
+        before, batch = copy.deepcopy(trainer.state()), trainer.batch(step)
+        values = trainer.step(batch, step).values()
+        steps.append((before, batch, copy.deepcopy(trainer.state()), values))
+    return request.param, config, steps
 
 
 def policy_of(config, state):
@@ -147,16 +122,10 @@ def expected_parameters(config, policy, optimizer, gradients, step, lam):
     return found
 
 
-def test_an_epoch_shows_every_window_once(training, store):
-    windows = np.concatenate([batch["window"] for _, batch, _ in training[2]])
-    assert sorted(windows) == list(range(store.split("train").steps))
-
-
 def test_the_step_moves_every_branch_as_the_equations_say(training, store):
     (method, mode, model), config, steps = training
-    assert len(steps) == STEPS
     for step in (1, LAST):
-        before, batch, after = steps[step]
+        before, batch, after, _ = steps[step]
         policy = policy_of(config, before)
         rho = stored_rho(store, batch["window"].tolist(), 3)
         rho = rho if model else rho[:, -1:]
@@ -176,31 +145,30 @@ def test_the_step_moves_every_branch_as_the_equations_say(training, store):
             assert (found - wanted).norm() < TOLERANCE * wanted.norm(), (step, branch)
 
 
-def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(training, root):
+def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(training, store):
     (method, mode, model), config, steps = training
     for step in (LAST, LAST + 1, STEPS - 1):
-        before, batch, after = steps[step]
-        concat, windows = configured(root, "concat", "none", model), None  # the batch is given
-        plain = SmallTrainer(concat, policy_of(config, before), STEPS, windows, windows)
-        plain.optimizer.load_state_dict(copy.deepcopy(before["optimizer"]))
-        plain.step(batch, step)
-        found, wanted = after["policy"], plain.policy.state_dict()
+        before, batch, after, _ = steps[step]
+        plain, windows = configured(store.directory, "vp", "none", model), None  # the batch is given
+        trainer = SmallTrainer(plain, policy_of(config, before), STEPS, windows, windows)
+        trainer.optimizer.load_state_dict(copy.deepcopy(before["optimizer"]))
+        trainer.step(batch, step)
+        found, wanted = after["policy"], trainer.policy.state_dict()
         differing = {name.split(".")[0] for name in wanted if not torch.equal(wanted[name], found[name])}
-        adjusted = step == LAST and mode != "none" and method != "concat"
+        adjusted = step == LAST and mode != "none" and method != "vp"
         assert ("proprio_encoder" in differing) == adjusted, step
         assert adjusted or not differing, step
 
 
 def test_the_logged_factors_are_those_that_acted(training, store):
-    (method, mode, model), config, steps = training
-    if method == "concat" or mode == "none":
+    (method, mode, model), _, steps = training
+    if method == "vp" or mode == "none":
         return  # nothing acts, nothing is logged
-    rows = [row for row in read_metrics(RunDirectory(Run(config).directory.path).metrics) if "train/loss" in row]
-    for step, (_, batch, _) in enumerate(steps):
+    for step, (_, batch, _, values) in enumerate(steps):
         rho = stored_rho(store, batch["window"].tolist(), 3)
         sample, gradient, update = (
             ADJUSTED[method, mode](rho if model else rho[:, -1:]) if step <= LAST else (np.ones(1), 1, 1)
         )
-        assert rows[step]["gap/update_factor"] == pytest.approx(update)
-        assert rows[step]["gap/sample_factor"] == pytest.approx(sample.mean())
-        assert rows[step].get("gap/gradient_factor", 1.0) == pytest.approx(gradient)
+        assert values["gap/update_factor"] == pytest.approx(update)
+        assert values["gap/sample_factor"] == pytest.approx(sample.mean())
+        assert values.get("gap/gradient_factor", 1.0) == pytest.approx(gradient)

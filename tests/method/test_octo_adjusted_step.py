@@ -4,8 +4,6 @@ What is expected is computed from the store's own ρ, the plain loss of one samp
 gradient at a single proprioceptive token is that of its own entry of the positional embedding.
 """
 
-import contextlib
-import dataclasses
 import functools
 
 import jax
@@ -14,20 +12,25 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from short_training import MODEL
 
-import gap_vla.training.octo_trainer as octo_trainer
 from gap_vla.adjustment.schedule import Factors
-from gap_vla.core.measurements import read_metrics
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
+from gap_vla.rlds.store import EpisodeStore, write_store
 from gap_vla.training.data import make_loader
-from gap_vla.training.loop import train
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import build
-from gap_vla.training.step import TrainStep, compilation, head_loss
+from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.step import compilation, head_loss
+from tests.helpers.made_up_demos import made_up_episodes
 
+MODEL = {
+    "token_embedding_size": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "mlp_dim": 32,
+    "stem_features": [32, 32],
+    "window_size": 2,
+    "action_horizon": 3,
+}
 STEPS, LAST = 7, 3  # λ and ρ act during the first half: steps 0 to 3
 LAM, FIXED, CLIP, DECAY, WARMUP, PEAK = 0.3, 0.6, 0.5, 0.1, 2, 1e-2
 TOLERANCE = 2e-3  # of what a leaf moves; any other factor changes that by several per cent
@@ -42,6 +45,11 @@ ADJUSTED = {
     "current": ("vp_gap", {"rho": "current"}, lambda rho, real: (1 - np.repeat(rho[:, -1:], 2, 1), 1.0, LAM)),
     "sample_lambda": ("vp_gap", {"mode": "sample_lambda"}, lambda rho, real: (1 - LAM * rho, 1.0, 1.0)),
     "batch": ("vp_gap", {"mode": "batch"}, lambda rho, real: (np.ones_like(rho), 1 - LAM * rho[real].max(), 1.0)),
+    "update": (
+        "vp_gap",
+        {"mode": "update"},
+        lambda rho, real: (np.ones_like(rho), 1.0, LAM * (1 - rho[real].mean())),
+    ),
     "fixed": ("vp_gap", {"mode": "fixed"}, lambda rho, real: (np.full_like(rho, 1 - FIXED), 1.0, LAM)),
     "neutral": (
         "vp_gap",
@@ -57,25 +65,6 @@ def flattened(tree):
     return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
 
 
-class Observed(TrainStep):
-    """The command's step, which keeps what it saw; all of this file share one compilation."""
-
-    programs = ()
-
-    def compile(self, state, batch, factors):
-        if not Observed.programs:
-            super().compile(state, batch, factors)
-            Observed.programs = self.gradient, self.update
-        self.gradient, self.update = Observed.programs
-        self.seen = []
-
-    def __call__(self, state, batch, factors, split=False):
-        before = jax.device_get(state)
-        state, measured = super().__call__(state, batch, factors, split)
-        self.seen.append((before, jax.device_get(batch), jax.device_get(state)))
-        return state, measured
-
-
 def configured(method, adjustment):
     values = {"task": "threading", "method": method, "model": MODEL, "eval": {"execute": 1}, "adjustment": adjustment}
     values["train"] = {"steps": STEPS, "batch_size": 6, "log_every": 1, "validate_every": 99, "save_every": 99}
@@ -85,28 +74,18 @@ def configured(method, adjustment):
 
 
 class Training:
-    """One training as the command does it; `steps` holds (state before, batch, state after) of each."""
+    """One training from the trainer's first state; `steps` holds (state before, batch, state after, measurements)."""
 
-    def __init__(self, config, store, trainer, folder):
-        self.config, self.store, self.trainer = config, store, trainer
-        self.run = RunDirectory.claim(folder, config.to_dict(), resume=False)
-        fresh = dataclasses.replace(trainer, state=jax.tree_util.tree_map(jnp.copy, trainer.state))
-        made = []
-
-        def observed(*args, **options):
-            made.append(Observed(*args, **options))
-            return made[-1]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(octo_trainer, "TrainStep", observed)
-            loader = make_loader(config, store, "train", train=True)
-            with contextlib.closing(octo_trainer.OctoTrainer(config, fresh, loader, [])) as begun:
-                train(begun, config.train, self.run)
-        (self.step,) = made
-        self.steps = self.step.seen
+    def __init__(self, config, store, trainer, first):
+        self.store, self.trainer, self.steps = store, trainer, []
+        trainer.schedule, trainer.state = config.schedule, jax.tree_util.tree_map(jnp.copy, first)
+        for step, batch in zip(range(STEPS), make_loader(config, store, "train", train=True)):
+            before, inputs = jax.device_get(trainer.state), trainer.built.inputs(batch)
+            measured = trainer.step(inputs, step, measure=False).values()
+            self.steps.append((before, jax.device_get(inputs), jax.device_get(trainer.state), measured))
 
     def tree(self, packed):
-        return flattened(self.trainer.packing.unpack(packed))
+        return flattened(self.trainer.built.packing.unpack(packed))
 
     def stored_rho(self, batch):
         """ρ [B, W] from the store's column, at the steps whose proprioception and number the batch holds."""
@@ -136,7 +115,7 @@ def expected_gradients(training, params, batch, rng, sample, summed):
     for b in range(len(mask)):
         alone = np.zeros_like(mask)
         alone[b] = mask[b]  # the others stay in the batch, since the head's dropout is drawn for all of it
-        gradients = plain_gradient(training.trainer.model.module)(tree, {**batch, "action_pad_mask": alone}, rng)
+        gradients = plain_gradient(training.trainer.built.model.module)(tree, {**batch, "action_pad_mask": alone}, rng)
         flat = {path: np.float64(g) for path, g in flattened(gradients).items()}
         tokens, states = flat[PLACE][0], batch["observation"]["proprio"][b]  # gradients [W, P, E] at the tokens
         np.testing.assert_allclose(flat[KERNEL][0], np.einsum("wp,wpe->e", states, tokens), rtol=1e-3, atol=1e-4)
@@ -166,36 +145,28 @@ def expected_parameters(training, before, gradients, step, lam):
 
 
 @pytest.fixture(scope="module")
-def trainer(store):
-    config, episodes = configured("vp_gap", {}), EpisodeStore.open(store)
-    batch = make_loader(config, episodes, "train", train=True).peek()
-    return build(config, batch, episodes.statistics)
-
-
-@pytest.fixture(scope="module")
-def trainings(store, trainer, tmp_path_factory):
-    """The finished training of each name in `ADJUSTED`."""
+def trainings(tmp_path_factory):
+    """The finished training of each name in `ADJUSTED`; one compiled step serves all."""
+    folder, episodes = tmp_path_factory.mktemp("dots"), made_up_episodes()
+    write_store(folder, {"train": episodes[:-1], "val": episodes[-1:]}, source="made up", source_hash="dots")
+    store = EpisodeStore.open(folder)
+    trainer = OctoTrainer.on(configured("vp_gap", {}), store)
+    first = jax.tree_util.tree_map(jnp.copy, trainer.state)
 
     @functools.cache
     def of(name):
         method, adjustment, _ = ADJUSTED[name]
         config = configured(method, {"lam": LAM, "fixed_rho": FIXED, "window": 0.5, **adjustment})
-        return Training(config, EpisodeStore.open(store), trainer, tmp_path_factory.mktemp("run") / "run")
+        return Training(config, store, trainer, first)
 
     return of
 
 
-SAME_AS_VP = [pytest.param(name, marks=pytest.mark.slow) for name in ("neutral", "none")]
-"""Their whole trainings are that of vp, to the bit, which a test below shows."""
-BUT_NONE = [*(name for name in ADJUSTED if name != "none"), pytest.param("none", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("name", [*(name for name in ADJUSTED if name not in ("neutral", "none")), *SAME_AS_VP])
+@pytest.mark.parametrize("name", [name for name in ADJUSTED if name not in ("neutral", "none")])  # which are vp, below
 def test_the_step_moves_every_leaf_as_the_equations_say(name, trainings):
     training, factors_of = trainings(name), ADJUSTED[name][2]
-    assert len(training.steps) == STEPS
     for step in (1, LAST):
-        before, batch, after = training.steps[step]
+        before, batch, after, _ = training.steps[step]
         rho, params = training.stored_rho(batch), training.tree(before.params)
         assert np.ptp(rho) > 0.5, "the batch should hold transitions and consistent motion"
         sample, summed, lam = factors_of(rho, batch["observation"]["timestep_pad_mask"])
@@ -208,24 +179,26 @@ def test_the_step_moves_every_leaf_as_the_equations_say(name, trainings):
             assert np.linalg.norm(moved - should) < TOLERANCE * np.linalg.norm(should), (step, paths[0])
 
 
-@pytest.mark.parametrize("name", BUT_NONE)
+@pytest.mark.parametrize("name", ADJUSTED)
 def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(name, trainings):
     training = trainings(name)
     for step in (LAST, LAST + 1, STEPS - 1):
-        before, batch, after = training.steps[step]
+        before, batch, after, _ = training.steps[step]
         ones = Factors(np.ones(batch["rho"].shape, np.float32), np.float32(1), np.float32(1))
-        wanted, found = training.tree(training.step(before, batch, ones)[0].params), training.tree(after.params)
+        wanted, found = (
+            training.tree(training.trainer.train_step(before, batch, ones)[0].params),
+            training.tree(after.params),
+        )
         differing = {path for path in wanted if not np.array_equal(wanted[path], found[path])}
         acts = step == LAST and name not in ("none", "vp", "neutral")
         assert {KERNEL, BIAS, PLACE} <= differing if acts else not differing, step
 
 
-@pytest.mark.parametrize("name", BUT_NONE)
+@pytest.mark.parametrize("name", ADJUSTED)
 def test_the_logged_factors_are_those_that_acted_and_padded_steps_are_not_counted(name, trainings):
     training, factors_of = trainings(name), ADJUSTED[name][2]
-    rows = [row for row in read_metrics(training.run.metrics) if "train/loss" in row]
     padded = 0
-    for step, (row, (_, batch, _)) in enumerate(zip(rows, training.steps[:STEPS], strict=True)):
+    for step, (_, batch, _, row) in enumerate(training.steps):
         real = batch["observation"]["timestep_pad_mask"]
         sample, gradient, update = np.ones(real.shape), 1.0, 1.0
         if step <= LAST:
@@ -237,7 +210,7 @@ def test_the_logged_factors_are_those_that_acted_and_padded_steps_are_not_counte
     assert padded, "some windows should reach before their episode"
 
 
-@pytest.mark.parametrize("name", ["neutral", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["neutral", "none"])
 def test_a_whole_training_without_rho_and_lambda_is_vp_to_the_bit(name, trainings):
     plain, found = (flattened(trainings(n).steps[STEPS - 1][2].params) for n in ("vp", name))
     assert plain.keys() == found.keys() and all(np.array_equal(plain[path], found[path]) for path in plain)
