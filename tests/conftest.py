@@ -44,8 +44,6 @@ conftest.py again, under the name that another has by then."""
 LONGEST_FIRST = (
     "method/test_adjusted_wrapped.py",
     "training/test_training_octo.py",
-    "policies/test_policies_training.py",
-    "training/test_training_octo_adjusted_step.py",
     "training/test_training_mesh.py",
     "training/test_training_mixture.py",
     "training/test_training_step.py",

@@ -3,7 +3,6 @@
 `make gpu` runs this file and Octo's parity with upstream; without a GPU its tests are skipped.
 """
 
-# ruff: noqa: E402  (a folder of helpers is put on the path first)
 import os
 import subprocess
 import sys
@@ -13,21 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("policies",)]
-import toy_store
-from toy_store import place_store, toy_config, write_store
-
 from gap_vla.adjustment.torch import attach
-from gap_vla.core.run_directory import RunDirectory
-from gap_vla.policies import METHODS
-from gap_vla.policies.windows import SmallWindows
-from gap_vla.rlds import EpisodeStore
-from gap_vla.rollouts.small_policy import SmallTorchPolicy
-from gap_vla.serving.loading import load_checkpoint
-from gap_vla.training.run import finetune
-from gap_vla.training.stages import stages_of
+from gap_vla.policies.registry import METHODS
+from gap_vla.policies.saving import load_saved_policy, save_policy
 from gap_vla.training.torch_trainer import SmallTrainer
+from tests.helpers import toy_store
 from tests.helpers.torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
+from tests.helpers.toy_store import toy_config, write_store
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = "cuda"
@@ -75,16 +66,27 @@ def test_a_compiled_policy_is_adjusted_in_one_whole_graph():
     assert "submodule: whole graph" in done.stdout and "columns: whole graph" in done.stdout, done.stderr
 
 
-def losses(tmp_path, device, method="gap", steps=6, **changes):
-    config = toy_config(tmp_path, method, **{**changes, "train": {"device": device, **changes.get("train", {})}})
-    trainer = SmallTrainer.on(config, place_store(config))
-    found = [float(trainer.step(trainer.batch(step), step, measure=step == 2).loss) for step in range(steps)]
-    return found, {name: value.cpu() for name, value in trainer.policy.state_dict().items()}
+def trained(folder, device, method="vp_gap", steps=6, restored=False, **changes):
+    """A trainer after some steps, and their losses; `restored`: half of them were another trainer's."""
+    config = toy_config(folder, method, **{**changes, "train": {"device": device, **changes.get("train", {})}})
+    store, losses = write_store(folder / "store"), []
+    trainer = SmallTrainer.on(config, store)
+    for step in range(steps):
+        if step == 0 or (restored and step == steps // 2):
+            if step:
+                trainer.save(step)
+                trainer = SmallTrainer.on(config, store)
+            assert trainer.restore(folder) == step
+        losses.append(float(trainer.step(trainer.batch(step), step, measure=step == 2).loss))
+    return trainer, losses
+
+
+def weights(trainer):
+    return {name: value.cpu() for name, value in trainer.policy.state_dict().items()}
 
 
 def test_a_training_there_follows_one_on_the_processor(tmp_path):
-    here, _ = losses(tmp_path / "here", "cpu")
-    there, _ = losses(tmp_path / "there", DEVICE)
+    here, there = (trained(tmp_path / device, device)[1] for device in ("cpu", DEVICE))
     assert there == pytest.approx(here, rel=1e-3)
 
 
@@ -96,46 +98,27 @@ PARTS += [{"temporal": "transformer", "image_history": 3, "proprio_history": 3}]
     ("method", "changes"),
     [
         *((method, {}) for method in METHODS),
-        *(("gap", {"model": part}) for part in PARTS),
-        ("gap", {"train": {"precision": "bfloat16"}}),
+        *(("vp_gap", {"model": part}) for part in PARTS),
+        ("vp_gap", {"train": {"precision": "bfloat16"}}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, next(iter(value.values()), {}).values())),
 )
-def test_the_same_seed_gives_the_same_bytes(method, changes, tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_bytes_also_after_a_restart(method, changes, tmp_path, monkeypatch):
     monkeypatch.setattr(toy_store, "SIZE", 40)  # the least that a ResNet takes is 33
-    first, second = (losses(tmp_path / name, DEVICE, method, 4, **changes) for name in ("first", "second"))
-    assert first[0] == second[0]
-    assert all(torch.equal(value, second[1][name]) for name, value in first[1].items())
+    first, losses = trained(tmp_path / "first", DEVICE, method, 4, **changes)
+    second, same = trained(tmp_path / "second", DEVICE, method, 4, restored=True, **changes)
+    assert losses == same
+    assert all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
 
 
-def test_a_resumed_training_ends_as_an_undisturbed_one_and_acts_on_a_processor(tmp_path, monkeypatch):
-    config = toy_config(tmp_path, "gap", train=dict(device=DEVICE))
-    place_store(config)
-    finetune(config, "whole")
-    step = SmallTrainer.step
-
-    def stops(self, batch, number, measure=False):
-        if number == 9:
-            raise KeyboardInterrupt
-        return step(self, batch, number, measure)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SmallTrainer, "step", stops)
-        finetune(config, "broken")
-    finetune(config, "broken", resume=True)
-    runs = [RunDirectory(Path(config.runs) / "assembly" / name) for name in ("whole", "broken")]
-    whole, broken = ((run.checkpoint / "policy.safetensors").read_bytes() for run in runs)
-    assert whole == broken
-    held_out = EpisodeStore.open(stages_of(config).store)
-    windows = SmallWindows(config, held_out, "val", held_out.split("val").fields["rho"])
-    chunks = []
+def test_what_was_trained_there_acts_alike_on_a_processor(tmp_path):
+    trainer, _ = trained(tmp_path, DEVICE)
+    save_policy(trainer.policy, tmp_path / "checkpoint", trainer.windows.statistics, "normal")
+    batch, chunks = trainer.held_out.gather(np.arange(5)), []
     for device in ("cpu", DEVICE):
-        policy = load_checkpoint(runs[0].path, device=device).policy
-        assert isinstance(policy, SmallTorchPolicy)
-        batch = {key: value.to(device) for key, value in windows.gather(np.arange(5)).items()}
+        policy = load_saved_policy(tmp_path / "checkpoint")[0].to(device)
         with torch.no_grad():
-            feature = policy.model.embed(*policy.model.branch_features(batch))
-            chunks.append(policy.model.head.predict(feature, torch.Generator().manual_seed(0)).cpu())
+            chunks.append(policy({key: value.to(device) for key, value in batch.items()}).cpu())
     torch.testing.assert_close(*chunks, rtol=1e-3, atol=1e-3)
 
 
@@ -143,12 +126,15 @@ def test_octos_with_the_same_seed_have_the_same_parameters(tmp_path):
     jax = pytest.importorskip("jax")
     if jax.default_backend() != "gpu":
         pytest.skip("JAX has no GPU")
-    write_store(tmp_path / "store")
-    program = Path(__file__).parent / "training" / "short_training.py"
-    found = []
-    for name in ("first", "second"):
-        call = [sys.executable, str(program), str(tmp_path / "store"), str(tmp_path / name), '{"train": {"steps": 6}}']
-        done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS})
-        assert done.returncode == 0, done.stderr
-        found.append(dict(np.load(tmp_path / name / "parameters.npz")))
-    assert all(np.array_equal(value, found[1][name]) for name, value in found[0].items())
+    from gap_vla.training.octo import FinetuneConfig
+    from gap_vla.training.octo_trainer import OctoTrainer
+
+    model = {"token_embedding_size": 32, "num_layers": 1, "num_heads": 2, "mlp_dim": 32, "stem_features": [32, 32]}
+    config = FinetuneConfig.from_dict({"task": "threading", "model": model, "train": {"steps": 6, "batch_size": 4}})
+    store, found = write_store(tmp_path / "store"), []
+    for _ in range(2):
+        trainer = OctoTrainer.on(config, store)
+        for step in range(6):
+            trainer.step(trainer.batch(step), step, measure=False)
+        found.append(jax.tree.leaves(jax.device_get(trainer.state.params)))
+    assert all(map(np.array_equal, *found))

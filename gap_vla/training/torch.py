@@ -76,7 +76,7 @@ class SmallConfig(Experiment):
     prefix: ClassVar[str] = "small-"
 
     method: str = "gap"
-    """Training method: vision, concat, gap, or one of the rivals and controls of docs/POLICIES.md."""
+    """Training method: v, vp, vp_gap, or one of the rivals and controls of docs/POLICIES.md."""
     model: SmallModelConfig = SmallModelConfig()
     """The policy."""
     adjustment: SmallAdjustment = SmallAdjustment()
@@ -90,6 +90,7 @@ class SmallConfig(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "method", registry.RECORDED.get(self.method, self.method))
         if self.data.mixture:
             raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
 

@@ -60,11 +60,11 @@ def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> 
     return stores.EpisodeStore.open(directory)
 
 
-def toy_config(root: Path, method: str = "vp", **changes) -> SmallConfig:
+def toy_config(root: Path | str, method: str = "vp", **changes) -> SmallConfig:
     """A tiny experiment whose runs and data lie below `root`; `changes` by section, e.g. `model=dict(head="gmm")`."""
     sections = {
         "demos": dict(image_size=SIZE),
-        "data": dict(root=str(root / "data")),
+        "data": dict(root=f"{root}/data"),
         "model": dict(encoder_width=8, feature_dim=16, head_dim=32, action_horizon=4, proprio_history=3),
         "optimizer": dict(learning_rate=1e-2, warmup_steps=2),
         "train": dict(steps=12, batch_size=16, log_every=4, validate_every=6, save_every=4, precision="float32"),
@@ -72,4 +72,4 @@ def toy_config(root: Path, method: str = "vp", **changes) -> SmallConfig:
     }
     for section, values in changes.items():
         sections[section] = {**sections.get(section, {}), **values}
-    return SmallConfig.from_dict({"task": "assembly", "method": method, "runs": str(root / "runs"), **sections})
+    return SmallConfig.from_dict({"task": "assembly", "method": method, "runs": f"{root}/runs", **sections})
