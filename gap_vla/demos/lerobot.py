@@ -289,7 +289,7 @@ class _Arrays(Mapping[str, Any]):
         return source.task_names(values) if named_text else values
 
     def __contains__(self, name: object) -> bool:
-        return name in iter(self)
+        return name in list(self)
 
     def __iter__(self) -> Iterator[str]:
         features, columns = self._source._features, _columns(self._place.file)
