@@ -135,8 +135,6 @@ def held_out_error(options: argparse.Namespace) -> dict[str, Any]:
     motions: list[str] = []
 
     def shown() -> Iterator[RecordedEpisode]:
-        source = open_source(options.rlds, Fields(episodes=options.split))
-        require_task(source, loaded.task, loaded.camera)
         for episode in source:
             motions.append(motion_of(episode.proprio, episode.action))
             yield from_episode(episode)

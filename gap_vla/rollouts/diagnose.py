@@ -16,7 +16,7 @@ from gap_vla.core.config import choose
 from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.heldout import AT_ONCE, cameras_of, in_deviations, joined, left_out, mean_where, played
+from gap_vla.rollouts.heldout import AT_ONCE, in_deviations, joined, left_out, mean_where, played
 from gap_vla.rollouts.interventions import (
     ALL_INTERVENTIONS,
     EVERYTHING,
@@ -84,9 +84,9 @@ class OpenLoop:
 def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
-    It should execute one action per prediction, otherwise a change shows only where it predicts anew, and answer the
-    same observations alike, otherwise a change holds that chance too (warnings say so; for the second, it is asked
-    twice about the first `AT_ONCE` recordings).
+    It should execute one action per prediction (`execute=1`), otherwise a change shows only where it predicts anew, and
+    answer the same observations alike, otherwise a change holds that chance too: a warning says so, for which it is
+    asked twice about the first `AT_ONCE` recordings.
 
     Args:
         recordings: two or more.
@@ -96,7 +96,6 @@ def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress
     others = donors_of(recordings)
     altering = [name for name in INTERVENTIONS if recordings[0].images or not name.startswith("images_")]
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
-    _warn_of_idle(recordings, others, names, cameras_of(policy, recordings[0].images))
     bar = Progress(f"open loop, {policy.name}", len(names) * len(recordings), "episode", quiet=not progress)
     actions: dict[str, np.ndarray] = {}
     twice: list[np.ndarray] = []
@@ -116,24 +115,6 @@ def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress
         what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
         warnings.warn(f"{what}; a `change` of that size says nothing", stacklevel=2)
     return _measure(recordings, actions, recorded, squared)
-
-
-def _warn_of_idle(
-    recordings: Sequence[RecordedEpisode],
-    others: Sequence[RecordedEpisode],
-    names: Sequence[str],
-    cameras: Sequence[str],
-) -> None:
-    """Of interventions that change nothing of what a policy that sees these cameras is shown in any recording."""
-    for name in [name for name in names if name != "none"]:
-        keys = ["proprio"] if name.startswith("proprio_") else cameras
-        moments = ((one, other, step) for one, other in zip(recordings, others) for step in range(len(one)))
-        if keys and all(
-            np.array_equal(one.observation(step)[key], _moment(one, other, name, step)[key])
-            for one, other, step in moments
-            for key in keys
-        ):
-            warnings.warn(f"{name} changes nothing in all recordings: what it tampers with stands still", stacklevel=3)
 
 
 def _moment(recording: RecordedEpisode, source: RecordedEpisode, name: str, step: int) -> dict[str, Any]:

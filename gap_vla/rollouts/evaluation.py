@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +17,11 @@ from gap_vla.rollouts.policy import Policy, identity
 from gap_vla.rollouts.records import SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.task import Task, is_standard, sim_task
-from gap_vla.rollouts.workers import Crash, Film, Filmed, WorkerPool
+from gap_vla.rollouts.workers import Crash, Film, Filmed, Limits, WorkerPool
 from gap_vla.sim.variants import variant_spec
 
 SLOTS = 4
 """Environments of a worker process, unless more or fewer are asked for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Seconds to wait for one answer of a simulator; the first ones include building it, and what it compiles."""
-
-    simulator: float = 60.0
-    simulator_first: float = 300.0
 
 
 def identity_of(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
@@ -79,17 +70,34 @@ def evaluate(
     """
     started = time.monotonic()
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
-    out = Path(out_dir).absolute()
+    out, wait = Path(out_dir).absolute(), limits or Limits()
     what = identity_of(policy, chosen, seed)
     layouts: Mapping[int, int] | None = getattr(policy, "layout_seeds", None)
-    known = {e: seed + e for e in range(episodes)} if layouts is None else layouts
-    if missing := [e for e in range(episodes) if e not in known]:
+    seeds = {e: seed + e for e in range(episodes)} if layouts is None else layouts
+    if missing := [e for e in range(episodes) if e not in seeds]:
         raise UserError(f"{policy.name} knows {missing[0]} layouts, {episodes} episodes are asked for")
     with file_lock(out / ".lock", str(out)):
         log = EpisodeLog(out, what)
-        todo = [(e, known[e]) for e in range(episodes) if e not in log.records]
-        if todo:
-            _play(policy, chosen, log, todo, episodes, workers, slots_per_worker, videos, progress, watch, limits)
+        todo = [(e, seeds[e]) for e in range(episodes) if e not in log.records]
+        workers = min(workers, len(todo))
+        slots = min(slots_per_worker, -(-len(todo) // max(workers, 1)))
+        watched = watch and bool(chosen.phases) and hasattr(chosen, "make_watcher")
+        privilege: Any = "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
+        bar = Progress(title(what), episodes, "episode", episodes - len(todo), quiet=not progress)
+        pool = WorkerPool(chosen, workers, slots, privilege, wait)
+        rollout = Rollout(chosen, policy, pool, log, bar)
+        try:
+            rollout.run(todo)
+            bar.close()
+            if todo and videos and getattr(chosen, "cameras", True):
+                make_films(pool, log, rollout.played, videos)
+        except UserError as error:
+            if not log.records:
+                raise
+            finished = f"{len(log.records)} of {episodes} episodes are finished and kept in {log.path}"
+            raise UserError(f"{error}; {finished}: the same command continues") from error
+        finally:
+            pool.close()
         records = [log.records[e] for e in range(episodes)]
         if all(record.error for record in records):
             raise UserError(
@@ -108,45 +116,6 @@ def evaluate(
         }
         write_json(out / SUMMARY_FILE, summary)
     return summary
-
-
-def _play(
-    policy: Policy,
-    task: Task,
-    log: EpisodeLog,
-    todo: Sequence[tuple[int, int]],
-    episodes: int,
-    workers: int,
-    slots_per_worker: int,
-    videos: int,
-    progress: bool,
-    watch: bool,
-    limits: Limits | None,
-) -> None:
-    """Plays the episodes that are missing, and films some."""
-    limits = limits or Limits()
-    watched = watch and bool(task.phases) and hasattr(task, "make_watcher")
-    privilege: Any = "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
-    workers = min(workers, len(todo))
-    slots = min(slots_per_worker, -(-len(todo) // workers))
-    bar = Progress(title(identity_of(policy, task, 0)), episodes, "episode", episodes - len(todo), quiet=not progress)
-    pool = WorkerPool(task, workers, slots, privilege, step_limit=limits.simulator, start_limit=limits.simulator_first)
-    rollout = Rollout(task, policy, pool, log, bar)
-    try:
-        rollout.run(todo)
-        bar.close()
-        if videos and getattr(task, "cameras", True):
-            make_films(pool, log, rollout.played, videos)
-    except UserError as error:
-        if not log.records:
-            raise
-        raise UserError(
-            f"{error}; {len(log.records)} of {episodes} episodes are finished and kept in {log.path}: the same command "
-            "continues"
-        ) from error
-    finally:
-        pool.close()
-        bar.close()
 
 
 def in_order_of_films(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,6 @@ def played(
     Raises:
         UserError: the policy's actions are of another width than the recorded ones, or NaN.
     """
-    _warn_of_chunks(policy)
     ids = [first_id + place for place in range(len(episodes))]
     policy.reset(ids)
     found: list[list[np.ndarray]] = [[] for _ in episodes]
@@ -113,20 +111,6 @@ def played(
             wide = f"the policy's actions are {len(rows[0])} wide, the recorded ones {width}"
             raise UserError(f"{recording.name}: {wide}; give recordings of the policy's own task and robot")
     return [np.array(rows) for rows in found]
-
-
-def _warn_of_chunks(policy: Policy) -> None:
-    """What a policy is shown where it executes an earlier prediction changes nothing."""
-    execute = (getattr(policy, "identity", None) or {}).get("execute")
-    if isinstance(execute, int) and execute > 1:
-        what = f"{policy.name} predicts at one step in {execute} and looks at no other"
-        warnings.warn(f"{what}; load it with execute=1 to measure every step", stacklevel=3)
-
-
-def cameras_of(policy: Policy, shown: Collection[str]) -> list[str]:
-    """Those of the pictures (keys) that the policy says it sees; all of them where it does not say."""
-    seen = {f"image_{camera}" for camera in getattr(policy, "cameras", ())}
-    return [key for key in shown if key in seen] or [*shown]
 
 
 def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

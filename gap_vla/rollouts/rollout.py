@@ -77,7 +77,7 @@ class Rollout:
         """Plays these episodes, given by number and layout seed."""
         self._waiting.extend(_Live(number, seed) for number, seed in todo)
         self._start()
-        if hasattr(self.policy, "warm_up"):
+        if todo and hasattr(self.policy, "warm_up"):
             self.policy.warm_up()  # while the simulators start
         while self._waiting or self._live:
             for slot, answer in self.pool.collect().items():

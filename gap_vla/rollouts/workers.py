@@ -94,6 +94,18 @@ STARTING_ANSWERS = 2
 """Of an environment: the first includes the process's start, imports and building it, the second its first step, in
 which simulators compile, and draw what they have not drawn before."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Seconds to wait for one answer of a simulator; the first ones include building it and what it compiles.
+
+    The longer limit also holds for a film.
+    """
+
+    simulator: float = 60.0
+    simulator_first: float = 300.0
+
+
 Privilege = Literal["actions", "phases"]
 """What the full state is used for: the expert acts, and if it fails, so does the episode; or a watcher names the phase,
 and is left out from where it cannot cope with what a policy has done."""
@@ -262,24 +274,12 @@ class _Worker:
 
 
 class WorkerPool:
-    """`workers` processes with `slots_per_worker` environments each.
-
-    Args:
-        step_limit: seconds a worker may take for one answer; a worker that exceeds it is killed and replaced.
-        start_limit: the same for an environment's first answers (`STARTING_ANSWERS`), and for a film.
-    """
+    """`workers` processes with `slots_per_worker` environments each; one that exceeds its limit is replaced."""
 
     def __init__(
-        self,
-        task: Task,
-        workers: int,
-        slots_per_worker: int,
-        privilege: Privilege | None,
-        *,
-        step_limit: float,
-        start_limit: float,
+        self, task: Task, workers: int, slots_per_worker: int, privilege: Privilege | None, limits: Limits
     ) -> None:
-        self._step_limit, self._start_limit = step_limit, max(step_limit, start_limit)
+        self._limits = limits
         numbers = range(workers * slots_per_worker)
         self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
         self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}
@@ -311,7 +311,7 @@ class WorkerPool:
     def _limit(self, worker: _Worker) -> float:
         command = worker.commands[0]
         starting = isinstance(command, Film) or worker.starting[command.slot] > 0
-        return self._start_limit if starting else self._step_limit
+        return self._limits.simulator_first if starting else self._limits.simulator
 
     def _receive(self, worker: _Worker, answers: dict[int, Answer | None]) -> None:
         try:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
-from gap_vla.rollouts.evaluation import Limits, chosen_for_films
+from gap_vla.rollouts.evaluation import chosen_for_films
 from gap_vla.rollouts.evaluation import evaluate as evaluate_noisily
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.records import EpisodeRecord, describe, read_episodes
+from gap_vla.rollouts.workers import Limits
 from tests.helpers.pointmass import PointExpert, PointMass, PointTask, ToldTask
 
 
@@ -258,6 +259,7 @@ def test_raising_the_number_of_episodes_only_adds_the_new_ones(tmp_path):
     first = (tmp_path / "episodes.jsonl").read_text()
     assert evaluate(RandomPolicy(7), tmp_path, episodes=4)["episodes"] == 4
     assert (tmp_path / "episodes.jsonl").read_text().startswith(first)
+    assert evaluate(RandomPolicy(7), tmp_path, episodes=3, videos=1)["episodes"] == 3  # nothing is played
 
 
 def test_episodes_of_version_0_2_are_read(tmp_path):
