@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.files import replacing
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import chart
@@ -164,7 +165,11 @@ def rho_section(runs: Sequence[Run], rho_of: RhoOf) -> Markup:
     """The first demonstration with the ρ that each method was trained with."""
     split, seen, lines, notes = None, None, {}, []
     for method, of_method in by_method(runs).items():
-        found, own = rho_of(of_method[0]), of_method[0].summary.get("origin", {}).get("episodes")
+        try:
+            found, own = rho_of(of_method[0]), of_method[0].summary.get("origin", {}).get("episodes")
+        except UserError as error:  # as a store of another version; the rest of the page does not need it
+            notes.append(note(f"{method}: {error}"))
+            continue
         if found is None:
             continue
         if split is not None and (found[0].steps != split.steps or (seen and own and own != seen)):
@@ -173,7 +178,7 @@ def rho_section(runs: Sequence[Run], rho_of: RhoOf) -> Markup:
         split, seen = split or found[0], seen or own
         lines[method] = found[1]
     if split is None:
-        return Markup()
+        return Markup().join(notes)
     shown, first = split.episode(0), slice(int(split.offsets[0]), int(split.offsets[1]))
     plot = Plot("ρ", {name: values[first] for name, values in lines.items()})
     camera = dict(list(shown.images.items())[:1])
