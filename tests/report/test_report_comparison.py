@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluations import evaluation_of
 
 from gap_vla.core.errors import UserError
 from gap_vla.report.comparison import apart, compare, label, read_rollouts
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.sim import VARIANT_NAMES
+from tests.helpers.evaluations import evaluation_of
 
 
 def methods(rates, *, seeds=(0, 1, 2), layouts=60):

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from finished_runs import make_run
 
 from gap_vla.cli import report as command
 from gap_vla.core.episode import Episode
@@ -17,6 +16,7 @@ from gap_vla.report.charts import branch_chart, curve_chart, mean_curve
 from gap_vla.report.page import in_order, rho_section, write_report
 from gap_vla.report.runs import Run, read_runs
 from gap_vla.sim.specs import task_spec
+from tests.helpers.finished_runs import make_run
 
 OF_0_1 = sorted((Path(__file__).parents[1] / "data" / "runs_made_by_0.1.0").glob("*/*"))
 

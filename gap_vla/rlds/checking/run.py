@@ -142,7 +142,7 @@ def _actions(episodes: list[Episode]) -> Iterator[Finding]:
     actions = np.concatenate([e.action for e in episodes]).astype(np.float64)
     largest = abs(actions).max()
     if largest > 1.001:
-        text = "actions are not within [-1, 1]; a training normalises them, a conversion takes action_limit=null"
+        text = "actions are not within [-1, 1]; a training normalises them"
         yield Finding("note", "convention", text, detail=f"up to {largest:.3g}")
     constant = np.flatnonzero(actions.std(0) < CONSTANT)
     if len(constant):

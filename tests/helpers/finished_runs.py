@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-from evaluations import evaluation_of
 
 from gap_vla.drawing.video import write_video
+from tests.helpers.evaluations import evaluation_of
 
 
 def make_run(folder, method, seed, wins, task="assembly", steps=20):
