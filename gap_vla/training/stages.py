@@ -176,12 +176,12 @@ def open_store(config: Experiment, stages: Stages) -> EpisodeStore:
             if not config.demos.path:
                 _collect(config, stages)
             _convert(config, stages)
-        return _build(config, stages.rlds, stages.store)
+        return _build(config, stages.rlds, stages.store, config.data.val_fraction)
 
 
 def open_mixture(config: Experiment, stages: Stages) -> list[EpisodeStore]:
     """The episode stores of `data.mixture` in its order, made if they are missing."""
-    return [_build(config, path, store) for path, store in stages.mixture.items()]
+    return [_build(config, path, store, val_fraction=0.0) for path, store in stages.mixture.items()]
 
 
 def _convert(config: Experiment, stages: Stages) -> None:
@@ -201,9 +201,9 @@ def _convert(config: Experiment, stages: Stages) -> None:
     )
 
 
-def _build(config: Experiment, version: Path, store: Path) -> EpisodeStore:
+def _build(config: Experiment, version: Path, store: Path, val_fraction: float) -> EpisodeStore:
     fields = config.data.fields if config.data.rlds else None  # otherwise they are names in `demos.path`
-    return EpisodeStore.build(version, store, fields=fields, val_fraction=config.data.val_fraction)
+    return EpisodeStore.build(version, store, fields=fields, val_fraction=val_fraction)
 
 
 @contextlib.contextmanager
