@@ -73,12 +73,12 @@ def to_stderr() -> Iterator[None]:
 # ---- `type=` and `action=` of options
 
 
-def whole(least: int, most: float = float("inf"), *_: str) -> Callable[[str], int]:
+def whole(least: int, most: float = float("inf")) -> Callable[[str], int]:
     """A whole number of at least `least`."""
     return _number(int, least, most)
 
 
-def real(least: float, most: float = float("inf"), *_: str) -> Callable[[str], float]:
+def real(least: float, most: float = float("inf")) -> Callable[[str], float]:
     """A number of at least `least`."""
     return _number(float, least, most)
 
@@ -202,26 +202,3 @@ def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
         return Path(options.checkpoint) / inside
     policy = (options.checkpoint or public(options.policy)).replace("://", "_").replace("/", "_").replace(":", "_")
     return Path("runs") / outside.format(policy)
-
-
-# ---- what follows leaves with its last callers
-
-MANY = 100_000
-layout_seed, saved_step, seconds = seed, whole(0), real(0)
-
-
-def json_or_name(text: str) -> Any:
-    """A map in JSON if it begins with a brace, otherwise a name."""
-    return json.loads(text) if text.startswith("{") else text
-
-
-def _add_source(parser: Any) -> None:
-    add = parser.add_argument
-    add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-    add("--layout", type=json_or_name, help="layout of the state: gap, robomimic, bridge, libero, ... or JSON")
-    add("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
-
-
-for _name in ("refuse_idle", "refuse_idle_for_source"):
-    setattr(Parser, _name, lambda self, *_: None)
-Parser.add_source = _add_source  # type: ignore[attr-defined]
