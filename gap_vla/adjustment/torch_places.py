@@ -47,6 +47,7 @@ class Place:
             differs: whether the factors differ over the window, so that a tensor without its axis is an error.
         """
         if self.columns is not None:
+            assert isinstance(self.module, nn.Linear)
             x = inputs[0] if inputs else keywords["input"]
             return scale_columns(output, x, self.module, self._factor_of_columns(sample, x, differs))
         leaves, structure = tree_flatten(output)

@@ -125,7 +125,10 @@ def test_detaching_leaves_no_trace_in_policy_or_optimizer_and_training_goes_on_b
 
 def test_attach_loads_few_lines_of_this_package_and_changes_nothing_of_torch_as_a_whole():
     program = """
-import sys, torch
+import sys
+import gap_vla
+assert "torch" not in sys.modules and not hasattr(gap_vla, "nothing")
+import torch
 from torch.optim import optimizer
 from torch.nn.modules import module
 def hooks():
@@ -137,7 +140,7 @@ from gap_vla.adjustment.torch import attach
 policy = torch.nn.ModuleDict({"state": torch.nn.Linear(3, 4)})
 gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
 gap.watch(torch.optim.AdamW(policy.parameters()))
-assert hooks() == before[0]
+assert hooks() == before[0] and gap_vla.attach is attach
 files = [m.__file__ for name, m in sys.modules.items() if name.partition(".")[0] == "gap_vla" and m.__file__]
 print(sum(len(open(file).readlines()) for file in files))
 heavy = {"jax", "tensorflow", "mujoco", "h5py", "pandas", "matplotlib"} & {*sys.modules}

@@ -1,7 +1,9 @@
 """GAP inside what people wrap around a policy: a compiler, and several processes."""
 
+import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,20 +11,21 @@ import pytest
 from tests.method.distributed_policy import train_with_another
 
 HERE = Path(__file__).parent
+ALONE = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
 BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the former needs a C++ compiler
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", BACKEND])
-def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend, runner, tmp_path):
-    done = runner.run(HERE / "compiled_policy.py", [backend], tmp_path, limit=900)
+def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend):
+    call = [sys.executable, str(HERE / "compiled_policy.py"), backend]
+    done = subprocess.run(call, capture_output=True, text=True, env=ALONE, check=False)
     for claim in ("submodule: whole graph", "columns: whole graph", "compiled before it was attached"):
         assert claim in done.stdout, done.stderr
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(runner, tmp_path):
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(runner.run, HERE / "distributed_policy.py", [str(tmp_path / "rendezvous")], tmp_path)
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
+    call = [sys.executable, str(HERE / "distributed_policy.py"), str(tmp_path / "rendezvous")]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=ALONE) as other:
         train_with_another(0, tmp_path / "rendezvous")
-    done = other.result()
-    assert done.status == 0, done.stderr
+        assert other.wait() == 0, other.stderr.read()
