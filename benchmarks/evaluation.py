@@ -32,7 +32,9 @@ def measure(checkpoint: str | None, task: str | None, episodes: int) -> dict[str
     loaded = load_checkpoint(checkpoint, task=task) if checkpoint else None
     policy = loaded.policy if loaded else ExpertPolicy()
     name = task or (loaded.task if loaded else None) or "assembly"
-    scene = {"image_size": loaded.image_size or 64, "cameras": loaded.cameras or ("primary",)} if loaded else {}
+    scene: dict[str, Any] = (
+        {"image_size": loaded.image_size or 64, "cameras": loaded.cameras or ("primary",)} if loaded else {}
+    )
     with tempfile.TemporaryDirectory() as out:
         started, before = time.perf_counter(), processor_seconds()
         summary = evaluate(policy, name, episodes=episodes, seed=100_000, out_dir=out, videos=0, **scene)

@@ -51,7 +51,7 @@ def sparse_store(folder: Path, gigabytes: float) -> Path:
     for name, (dtype, shape) in fields.items():
         with open(folder / f"train.{name}.bin", "r+b") as file:
             file.truncate(entry["steps"] * int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    np.arange(0, entry["steps"] + 1, STEPS, np.int64).tofile(folder / "train.offsets.bin")
+    np.arange(0, int(entry["steps"]) + 1, STEPS, dtype=np.int64).tofile(folder / "train.offsets.bin")
     return folder
 
 

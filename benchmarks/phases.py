@@ -77,15 +77,15 @@ def segmentation(steps: int) -> dict[str, object]:
     from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
     from gap_vla.phases import segment
 
-    signals = recording(steps, 1)
+    position, quaternion, gripper = signals = recording(steps, 1)
     options: dict[str, Any] = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
 
-    def timed(**search: float) -> tuple[np.ndarray, float]:
-        segment(*signals, **search, min_size=3, **options)
+    def timed(**search: Any) -> tuple[np.ndarray, float]:
+        segment(position, quaternion, gripper, min_size=3, **options, **search)
         times = []
         for _ in range(7):
             start = time.process_time()
-            found = segment(*signals, **search, min_size=3, **options)
+            found = segment(position, quaternion, gripper, min_size=3, **options, **search)
             times.append(time.process_time() - start)
         return found, float(np.median(times))
 
@@ -100,7 +100,9 @@ def segmentation(steps: int) -> dict[str, object]:
 
     fast, fast_seconds, _ = dynp(MotionCost(gripper=2, **options))
     plain, plain_seconds, plain_wall = dynp(plain_python_cost()())
-    optima = [segment_cost(*signals, bounds, **options) for bounds in (found, fast, plain)]
+    optima = [
+        segment_cost(position, quaternion, gripper, np.array(bounds), **options) for bounds in (found, fast, plain)
+    ]
     return {
         "steps": steps,
         "change_points": len(found),

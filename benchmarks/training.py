@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 
 def measure(pairs: int, batch_size: int, profile: str) -> None:
@@ -21,7 +22,7 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
     from gap_vla.training.octo_model import build
     from gap_vla.training.step import TrainStep
 
-    config = load_config(f"finetune_configs/threading.py:{profile}")
+    config: Any = load_config(f"finetune_configs/threading.py:{profile}")
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
     cameras = [f"image_{camera}" for camera in config.demos.cameras]
     batch = example_batch(

@@ -83,6 +83,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             objects = demo["obs/object"][:].reshape(len(episode), -1, 3)[steps]
             for place, name in enumerate(demo["obs/object"].attrs["names"]):
                 positions.setdefault(str(name), []).append(objects[:, place])
+            assert episode.phase is not None  # the collector knows it
             phases = [str(name) for name in episode.phase]
             carried = phases.index(CARRYING) if CARRYING in phases else 0
             own = sorted(key for key in demo["obs"] if key.startswith("robot"))
@@ -162,7 +163,7 @@ def reliance(run: Run, demos: Path, episodes: int = SHOWN) -> dict[str, float | 
     from gap_vla.serving.loading import load_checkpoint
 
     source = open_source(demos)
-    recordings = [from_episode(source.read(number)) for number in range(episodes)]
+    recordings = [from_episode(source.read(number)) for number in range(min(episodes, len(source)))]
     found = open_loop(load_checkpoint(run.path, execute=1).policy, recordings)
     return {e.intervention: e.cost for e in found.effects if e.intervention.endswith("_swapped")}
 
@@ -171,7 +172,8 @@ def model_of(run: Run) -> Any:
     """The `SmallPolicy` of a run."""
     from gap_vla.serving.loading import load_checkpoint
 
-    return load_checkpoint(run.path).policy.model
+    policy: Any = load_checkpoint(run.path).policy
+    return policy.model
 
 
 def untrained(policy: Any) -> Any:

@@ -105,7 +105,7 @@ class TakeoverPolicy:
 class Watched:
     """`task`, with the phase's number in every observation. No policy is shown it (see `TakeoverPolicy`)."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Any) -> None:
         self._task = task
         self.name, self.instruction = task.name, task.instruction
         self.horizon, self.action_dim, self.phases = task.horizon, task.action_dim, task.phases
@@ -124,7 +124,7 @@ class Watched:
 
 
 class _PhaseShower(gymnasium.Wrapper):
-    def __init__(self, env: gymnasium.Env, task: Task) -> None:
+    def __init__(self, env: gymnasium.Env, task: Any) -> None:
         super().__init__(env)
         self._task = task
         self._watcher: Watcher | None = None

@@ -47,7 +47,7 @@ def load_motions(path: Path, most: int | None = None) -> list[ExpertMotion]:
     with h5py.File(path) as file:
         hz = float(file["data"].attrs["control_hz"])
     episodes = [source.read(number, images=False) for number in range(most or len(source))]
-    return [ExpertMotion(motion_of(episode), true_switches(episode.phase), hz) for episode in episodes]
+    return [ExpertMotion(motion_of(one), true_switches(np.asarray(one.phase)), hz) for one in episodes]
 
 
 def true_switches(phase: np.ndarray) -> np.ndarray:

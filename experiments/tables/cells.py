@@ -53,7 +53,8 @@ class Cell:
     @cached_property
     def settings(self) -> str:
         """JSON of what can change the result and is not the default, by dotted key."""
-        usual = _defaults(type(self.config))
+        kind: Any = type(self.config)
+        usual = _defaults(kind)
         changed = {key: value for key, value in of_result(self.config.to_dict()).items() if usual.get(key) != value}
         return json.dumps(changed, sort_keys=True)
 

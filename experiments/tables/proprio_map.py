@@ -54,7 +54,8 @@ def places_of(results: Sequence[BlockResult]) -> list[Place]:
     """Every place of which V and VP have been trained, in the table's order."""
     found = []
     for result in results:
-        errors = next((json.loads(row["predictors"]) for row in result.rows if isinstance(row["predictors"], str)), {})
+        told = [json.loads(row["predictors"]) for row in result.rows if isinstance(row["predictors"], str)]
+        errors = told[0] if told else {}
         for history in HISTORIES:
             difference = result.found.differences.get((f"concat_{history}", "vision"), {}).get(IN)
             if difference:

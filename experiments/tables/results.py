@@ -57,8 +57,8 @@ COLUMNS = {
 }
 """Name of each column to its meaning."""
 
-_TEXT = {name: str for name in COLUMNS if name.startswith("outcomes_")}
-_WHOLE = {name: "Int64" for name in COLUMNS if name.startswith(("successes_", "first_layout_"))}
+_TEXT: dict[str, Any] = {name: str for name in COLUMNS if name.startswith("outcomes_")}
+_WHOLE: dict[str, Any] = {name: "Int64" for name in COLUMNS if name.startswith(("successes_", "first_layout_"))}
 
 
 def read(path: Path = CELLS) -> pd.DataFrame:
@@ -80,13 +80,13 @@ def add(row: Mapping[str, Any], path: Path = CELLS) -> None:
 
 def rows_of(cells: Sequence[Cell], frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Name of each cell that is recorded, with the settings and versions that it has now, to its row."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     of_table = frame[(frame["table"] == cells[0].table) & (frame["profile"] == cells[0].profile)]
-    recorded = {row["cell"]: row for row in of_table.to_dict("records")}
+    recorded: dict[str, Any] = {row["cell"]: row for row in of_table.to_dict("records")}
     for cell in cells:
         row = recorded.get(cell.name)
         if row and row["settings"] == cell.settings and all(row[k] == v for k, v in cell.versions.items()):
-            found[cell.name] = row
+            found[cell.name] = {**row}
     return found
 
 

@@ -44,17 +44,17 @@ def seed_text(result: BlockResult) -> list[str]:
     columns = [*arms, f"{last} − {first}"]
     for name in (*MEASURES, "success"):
         wide[name, columns[-1]] = wide[name, last] - wide[name, first]
-    found = {name: [_rank(wide[name, c], wide["success", c]) for c in columns] for name in MEASURES}
-    for place in range(len(columns)):
-        told = [name for name in MEASURES if found[name][place]]
-        corrected = holm([found[name][place][1] for name in told], len(MEASURES))
-        for name, p in zip(told, corrected):
-            found[name][place] = (found[name][place][0], p)
+    ranks = {(name, c): _rank(wide[name, c], wide["success", c]) for name in MEASURES for c in columns}
+    found: dict[tuple[str, str], str] = {}
+    for column in columns:
+        told = {name: one for name in MEASURES if (one := ranks[name, column])}
+        for (name, (r, _)), p in zip(told.items(), holm([p for _, p in told.values()], len(MEASURES))):
+            found[name, column] = f"{r:+.2f} ({p:.2f})"
     rows = [["measure", *(f"{arm}: measure" for arm in arms), *(f"{column}: r (p)" for column in columns)]]
     for name, heading in MEASURES.items():
-        if any(found[name]):
-            means = [mean_and_each(wide[name, arm].dropna(), heading) for arm in arms]
-            rows.append([heading, *means, *(f"{one[0]:+.2f} ({one[1]:.2f})" if one else "" for one in found[name])])
+        if any((name, column) in found for column in columns):
+            means = [mean_and_each(list(wide[name, arm].dropna()), heading) for arm in arms]
+            rows.append([heading, *means, *(found.get((name, column), "") for column in columns)])
     return [markdown_table([[text.replace("-", "−") for text in row] for row in rows]), MEANING]
 
 

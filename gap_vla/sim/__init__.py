@@ -11,6 +11,7 @@ The simulators are loaded by the first call of `make`. Importing this package re
 (`gymnasium.make("gap_vla/Threading-v0")`).
 """
 
+import importlib
 from typing import Any
 
 from gap_vla.sim.rendering_backend import require_rendering
@@ -31,17 +32,20 @@ __all__ = [
 ]
 
 
+_OF_SIMULATORS = {
+    "SimEnv": "environment",
+    "make": "environment",
+    "Expert": "expert",
+    "make_expert": "expert",
+    "collect_demos": "collection",
+}
+"""Names whose modules load gymnasium or a simulator."""
+
+
 def __getattr__(name: str) -> Any:
-    """The names whose modules need a simulator."""
-    if name in ("SimEnv", "make"):
-        from gap_vla.sim import environment as module
-    elif name in ("Expert", "make_expert"):
-        from gap_vla.sim import expert as module
-    elif name == "collect_demos":
-        from gap_vla.sim import collection as module
-    else:
+    if name not in _OF_SIMULATORS:
         raise AttributeError(f"gap_vla.sim has no {name}")
-    return getattr(module, name)
+    return getattr(importlib.import_module(f"gap_vla.sim.{_OF_SIMULATORS[name]}"), name)
 
 
 register_with_gymnasium()

@@ -44,11 +44,6 @@ class TaskSpec:
     rotation_scale: float
 
     @property
-    def least_steps(self) -> int:
-        """Steps of the shortest success: an episode goes on for `SETTLE_STEPS` after its first one."""
-        return 1 + SETTLE_STEPS
-
-    @property
     def columns(self) -> Columns:
         """Of the state, per arm: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
         return POSE.times(self.n_arms)
@@ -88,12 +83,6 @@ class TaskSpec:
         disassemble 2: no part of the arm is left out any more.
         """
         return 3 if self.family == "robosuite" else 2 if self.name == "disassemble" else 1
-
-    def memory(self, environments: int = 1) -> int:
-        """Bytes of a process with so many environments, about, where OpenGL is drawn in software, which keeps what a
-        GPU would (measured: 280 MB and 90 MB each more of `assembly`, 760 and 230 of `threading`)."""
-        process, each = (200, 100) if self.family == "metaworld" else (500, 250)
-        return (process + each * environments) * 2**20
 
     @property
     def class_name(self) -> str:
