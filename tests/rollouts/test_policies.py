@@ -1,5 +1,6 @@
 """Claims about checkpoints as policies: history, chunks, normalisation, cameras, and how they are found."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gap_vla.cli import evaluate, serve_policy
 from gap_vla.core.errors import UserError
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
@@ -17,9 +19,12 @@ from gap_vla.policies.saving import save_policy
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import OctoPolicy, parameter_digest
 from gap_vla.rollouts.small_policy import SmallTorchPolicy
+from gap_vla.serving.client import RemotePolicy
+from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_checkpoint
 
-GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "octo_wrappers.npz"
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN, TOY = DATA / "evaluation" / "octo_wrappers.npz", DATA / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
 SIZES = {"image_size": 32, "action_horizon": 4, "window_size": 2}
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "num_attention_heads": 2, "stem_features": (32, 32)}
 
@@ -373,3 +378,43 @@ def test_a_folder_without_a_policy_and_no_folder_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=path.name):
             load_checkpoint(path)
+
+
+def test_the_held_out_error_of_a_dataset_is_measured_and_kept(tmp_path, capsys):
+    save_policy(small("proprio"), tmp_path / "checkpoint", statistics(), "normal")
+    out = ["--quiet", "--out", str(tmp_path / "out")]
+    arguments = ["--checkpoint", str(tmp_path / "checkpoint"), "--rlds", str(TOY), *out]
+    assert evaluate.main([*arguments, "--split", "train"]) == 0
+    found = json.loads((tmp_path / "out" / "held_out.json").read_text())
+    assert (found["episodes"], found["steps"], found["transition_steps"]) == (3, 42, 0)
+    assert found["error"] == found["error_consistent"] > 0 and found["learnt"] is None
+    assert "held-out action error" in capsys.readouterr().out
+    assert evaluate.main([*arguments, "--split", "val"]) == 2
+    assert "split" in capsys.readouterr().err, "another measurement is there"
+
+
+@pytest.mark.parametrize("chunks", [[], ["--whole-chunks"]])
+def test_a_run_is_served_to_clients(tmp_path, capsys, monkeypatch, chunks):
+    network, batch = small(proprio_history=1, image_history=1), observations(1)
+    save_policy(network, tmp_path / "checkpoint", statistics(), "normal")
+    (tmp_path / "config.json").write_text('{"task": "stack", "method": "gap", "eval": {"execute": 2}}')
+    answers = []
+
+    def ask(port):
+        remote = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=4 if chunks else 1))
+        remote.reset([0])
+        answers.extend(remote.act(batch, [0]) for _ in range(3))
+        answers.append(remote.server_metadata)
+
+    async def once(server, host, port, ready):
+        async with await server.start(host, port) as listening:
+            ready(port := listening.sockets[0].getsockname()[1])
+            await asyncio.to_thread(ask, port)
+
+    monkeypatch.setattr("gap_vla.serving.server.serve_forever", once)
+    assert serve_policy.main(["--checkpoint", str(tmp_path), "--port", "0", *chunks]) == 0
+    *actions, metadata = answers
+    assert "ws://127.0.0.1:" in capsys.readouterr().out and metadata["task"] == "stack"
+    policy = SmallTorchPolicy(network, statistics(), execute=4 if chunks else 2)
+    policy.reset([0])
+    np.testing.assert_allclose(actions, [policy.act(batch, [0]) for _ in range(3)], atol=1e-6)
