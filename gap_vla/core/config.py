@@ -11,7 +11,6 @@ A docstring under a field becomes its text in `--help`. A wrong value raises pyd
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import typing
@@ -74,26 +73,6 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def override(values: Mapping[str, Any], key: str, text: str) -> dict[str, Any]:
-    """The nested `values` with the dotted `key` set to what `text` says, e.g. `"train.steps"` and `"100"`.
-
-    Texts stand for themselves and numbers are read by `build`; tuples, dictionaries and `None` are Python's.
-    """
-    first, _, rest = key.partition(".")
-    old = values.get(first)
-    if rest:
-        return {**values, first: override(old if isinstance(old, Mapping) else {}, rest, text)}
-    literal = first not in values or text == "None" or isinstance(old, tuple | list | Mapping)
-    return {**values, first: _literal(text) if literal else text}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 class Key(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.columns import POSE, Arm, Columns
+from gap_vla.core.columns import Arm, Columns
 from gap_vla.core.errors import EpisodeError
 
 LABELS = ("rho", "change_point")
@@ -68,10 +68,6 @@ class Episode:
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The poses of the arms. Raises EpisodeError: the columns are not described, or hold no position."""
-        if self.columns is None and self.proprio.shape[1] and self.proprio.shape[1] % 9 == 0:
-            return POSE.times(self.proprio.shape[1] // 9).split(
-                self.proprio
-            )  # leaves when all readers describe columns
         if self.columns is None:
             raise EpisodeError(
                 f"{self.name}: nobody said what the {self.proprio.shape[1]} columns of the state are; {HOW_TO_DESCRIBE}"
@@ -83,9 +79,6 @@ class Episode:
 
     def replace(self, **changes: Any) -> Episode:
         return dataclasses.replace(self, **changes)
-
-    def require_rows(self) -> None:
-        """Leaves with the old readers."""
 
     def validate(self, where: str = "") -> Episode:
         """Returns the episode. Raises EpisodeError naming `where`, the field and the first bad step."""
@@ -114,22 +107,3 @@ class Episode:
         if self.rho is not None and not ((self.rho >= 0) & (self.rho <= 1)).all():
             raise EpisodeError(f"{where}: rho leaves [0, 1]; annotate again")
         return self
-
-
-# What follows leaves when every room has left it.
-
-PROPRIO_PER_ARM = 9
-OPENING_UNIT = "opening_unit"
-LARGEST_ACTION = LARGEST_STATE = 1e6
-
-
-def label_problems(labels):  # type: ignore[no-untyped-def]
-    return iter(())
-
-
-def nameless(phase):  # type: ignore[no-untyped-def]
-    return []
-
-
-def require_measured(state, what):  # type: ignore[no-untyped-def]
-    return None

@@ -101,31 +101,3 @@ def missing_extra(error: ModuleNotFoundError) -> str:
                 f"this needs the package {module}: pip install -e '.[{extra}]' in the clone, or '.[all]' for everything"
             )
     return ""
-
-
-# What follows leaves with the old modules of this folder.
-
-import contextlib  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-
-
-@contextlib.contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """A Ctrl-C inside says what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(*(interrupt.args or (what,))) from None
-
-
-def is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (28, 122, 27)
-
-
-def failure_of_system(error: BaseException) -> str:
-    return ""
-
-
-@contextlib.contextmanager
-def naming_the_line(path: str, wanted: type[UserError]) -> Iterator[None]:
-    yield

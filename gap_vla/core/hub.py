@@ -25,21 +25,3 @@ def local_directory(path: str | Path) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{text} could not be downloaded ({reason}); copy it by hand and give its directory") from error
-
-
-def kept_directory(path: str | Path) -> Path | None:
-    """The directory of `"hf://OWNER/NAME"` in the hub's cache; None if it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path).removeprefix(PREFIX), local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-
-
-def fetched_file(repository: str, name: str) -> Path:
-    """One file of `OWNER/NAME` on the hub, downloaded or from its cache."""
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(repository, name))

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 
 def digest(settings: Mapping[str, Any], length: int = 8) -> str:
@@ -27,7 +26,7 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def plain(value: Any, *_: Any, **__: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON holds it: arrays and sets become lists, dataclasses dictionaries, other objects their text.
 
     >>> import numpy as np
@@ -47,22 +46,6 @@ def plain(value: Any, *_: Any, **__: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
-
-
-def public(address: str) -> str:
-    """An address as files and pages may show it: for user, password and query stands a digest too short to guess by.
-
-    >>> public("ws://me:secret@robot:8000/?token=abc"), public("ws://robot:8000")
-    ('ws://robot:8000/#6034', 'ws://robot:8000')
-    """
-    try:
-        parts = urlsplit(address)
-    except ValueError:  # it is no address, and may hold a password all the same
-        return f"#{digest({'address': address}, 4)}"
-    host = parts.netloc.rpartition("@")[2]
-    if not host or (host == parts.netloc and not parts.query):
-        return address
-    return f"{parts.scheme}://{host}{parts.path}#{digest({'address': address}, 4)}"
 
 
 def flat(tree: Any, prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
@@ -105,11 +88,6 @@ def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(told)
 
 
-def without_git() -> dict[str, str]:
-    """The environment without what it says of a repository, which is another one's where a hook of it runs."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-
 def processor() -> str:
     """The model of this machine's processor: two models may round otherwise, so that a training ends elsewhere."""
     try:
@@ -126,7 +104,7 @@ def commit() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=without_git())
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 
     try:

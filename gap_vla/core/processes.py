@@ -77,8 +77,3 @@ def _begin(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched
             raise SystemExit(1)
-
-
-def parts(limit: float) -> Iterator[float]:
-    """Leaves with its last users."""
-    return iter([limit / 10] * 10)

@@ -80,7 +80,7 @@ class Progress:
             mininterval=every, maxinterval=every, dynamic_ncols=True, file=sys.stderr,
         )  # fmt: skip
 
-    def update(self, done: int, extra: str = "", **_: object) -> None:
+    def update(self, done: int, extra: str = "") -> None:
         """So many units are done, those of earlier runs included."""
         if extra:
             self._bar.set_postfix_str(extra, refresh=False)

@@ -1,4 +1,4 @@
-"""Typed configurations: to and from JSON, errors that name the key, overrides, and the keys that `--help` lists."""
+"""Typed configurations: to and from JSON, errors that name the keys, and the keys that `--help` lists."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic.dataclasses import dataclass
 
-from gap_vla.core.config import STRICT, Steps, build, keys, merge, override, to_dict
+from gap_vla.core.config import STRICT, Steps, build, keys, merge, to_dict
 from gap_vla.core.errors import ConfigError
 
 
@@ -48,23 +48,6 @@ def test_json_goes_round():
 def test_a_wrong_key_or_value_is_named(values, named):
     with pytest.raises(ConfigError, match=named):
         build(Experiment, {"task": "a", **values})
-
-
-@pytest.mark.parametrize(
-    "key, text, read",
-    [
-        ("train.steps", "7", lambda e: e.train.steps == 7),
-        ("train.head", "mse", lambda e: e.train.head == "mse"),
-        ("train.cameras", "('wrist',)", lambda e: e.train.cameras == ("wrist",)),
-        ("train.options.sigma", "3", lambda e: e.train.options == {"sigma": 3}),
-        ("seed", "4", lambda e: e.seed == 4),
-        ("seed", "None", lambda e: e.seed is None),
-        ("task", "12", lambda e: e.task == "12"),
-    ],
-)
-def test_an_override_sets_one_key(key, text, read):
-    changed = build(Experiment, override(to_dict(Experiment("a")), key, text))
-    assert read(changed)
 
 
 def test_changes_are_merged_by_key():
