@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from gap_vla.core.config import to_dict
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.identity import public
+from gap_vla.core.identity import digest
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import pack, unpack
 
@@ -172,3 +173,16 @@ def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(TypeError, ValueError):  # bytes, arrays
             said[key] = json.loads(json.dumps(value))
     return said
+
+
+def public(address: str) -> str:
+    """An address as files and pages may show it: a short digest stands for user, password and query.
+
+    >>> public("ws://me:secret@robot:8000/?token=abc"), public("ws://robot:8000")
+    ('ws://robot:8000/#6034', 'ws://robot:8000')
+    """
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    if not host or (host == parts.netloc and not parts.query):
+        return address
+    return f"{parts.scheme}://{host}{parts.path}#{digest({'address': address}, 4)}"
