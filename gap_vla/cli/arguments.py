@@ -196,7 +196,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
 
 def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
     """Where results go without `--out`: `inside` the checkpoint's folder, or a folder named by `outside` and policy."""
-    from gap_vla.core.identity import public
+    from gap_vla.serving.client import public
 
     if options.checkpoint and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / inside
