@@ -18,8 +18,9 @@ CURVES = {
     "train/loss": "training loss",
     "val/action_mse": "held-out action error",
     "train/gradient_norm": "gradient norm",
+    "train/grad_norm": "gradient norm",
 }
-"""Measurements that every kind of run takes, and what they are called."""
+"""Measurements and what they are called; small policies and Octo have one name each for the gradient norm."""
 
 BRANCH_PANELS = (
     (
@@ -66,7 +67,7 @@ def curve_chart(runs: Sequence[Run]) -> Any:
 
 def _mark_stops(panels: Any, runs: Sequence[Run]) -> None:
     """A dotted line where GAP stops, named in the first panel."""
-    for stop in sorted({run.gap_stops for run in runs} - {None}):
+    for stop in sorted({run.gap_stops for run in runs if run.gap_stops is not None}):
         for axes in panels:
             axes.axvline(stop, color="#555555", linewidth=1, linestyle=":")
         panels[0].annotate(

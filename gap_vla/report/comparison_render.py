@@ -161,8 +161,9 @@ def render(
     beside = [path.parent / "config.json" for path in paths]
     settings = [read_json(path) for path in beside if path.exists()]
     comparison = dataclasses.replace(compare(_outcomes(paths, runs), None, settings, runs), failed=failed)
+    title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     content = {
-        "title": f"{tasks[0]}: {', '.join(map(label, comparison.success))}",
+        "title": title,
         "methods": [
             {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
             for method, found in comparison.success.items()
@@ -178,10 +179,10 @@ def render(
     }
     out = Path(out_dir)
     with replacing(out / "table.md") as temporary:
-        temporary.write_text(as_markdown(comparison, content["title"]), encoding="utf-8")
+        temporary.write_text(as_markdown(comparison, title), encoding="utf-8")
     write_json(out / "table.json", content)
     with replacing(out / "table.png") as temporary:
-        save_picture(draw_comparison(comparison, title=content["title"], name=label), temporary)
+        save_picture(draw_comparison(comparison, title=title, name=label), temporary)
     return as_text(comparison), content
 
 

@@ -48,7 +48,9 @@ def _written(path: Path, text: str) -> Path:
 
 
 def _phases(phases: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    for name, share in phases["reached"].items() if phases else ():
+    if not phases:
+        return
+    for name, share in phases["reached"].items():
         failures = phases["failed_in"].get(name, 0) or ""
         yield {"name": name, "share": share, "percent": percent(share), "failures": failures}
 

@@ -63,7 +63,7 @@ def annotate_source(
         out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])]
     )
     saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
-    how = {"method": method, "seed": seed, "options": options}
+    how: dict[str, Any] = {"method": method, "seed": seed, "options": options}
     annotation = annotation_of(source, annotator=annotator, extra=extra, workers=workers, **how)
     source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
     with replacing(saved) as new:

@@ -307,7 +307,7 @@ def _scale(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     if len(tracks) >= FEWEST and np.isfinite(gains).any():
         usual = np.nanquantile(gains, 0.5, method="higher")
         odd = (gains / usual > _OFF_SCALE) | (gains / usual < 1 / _OFF_SCALE)
-        for index in np.flatnonzero(odd) if 2 * odd.sum() < np.isfinite(gains).sum() else ():
+        for index in np.flatnonzero(odd).tolist() if 2 * odd.sum() < np.isfinite(gains).sum() else ():
             text = f"{arm}: one unit of action moves another distance than in most episodes; other units or frame?"
             detail = f"{gains[index]:.2g} m, usually {usual:.2g} m"
             yield Finding("warning", "scale", text, tracks[index].episode, detail)
@@ -329,7 +329,7 @@ def _lag(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     usual = int(np.quantile(best[clear], 0.5, method="higher"))
     gained = found.max(1) - found[:, lags.index(usual)]
     odd = clear & (abs(best - usual) > 1) & (gained > 0.1) & (found[:, lags.index(usual)] > -0.5)
-    for index in np.flatnonzero(odd) if len(tracks) >= FEWEST else ():
+    for index in np.flatnonzero(odd).tolist() if len(tracks) >= FEWEST else ():
         text = f"{arm}: motion follows the actions by another number of steps than in most episodes; shifted in time?"
         yield Finding("warning", "time", text, tracks[index].episode, f"{best[index]}, usually {usual}")
     if usual < -1:
