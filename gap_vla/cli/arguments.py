@@ -196,9 +196,12 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, execute: int | No
 
 def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
     """Where results go without `--out`: `inside` the checkpoint's folder, or a folder named by `outside` and policy."""
-    from gap_vla.serving.client import public
-
     if options.checkpoint and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / inside
-    policy = (options.checkpoint or public(options.policy)).replace("://", "_").replace("/", "_").replace(":", "_")
+    policy = options.checkpoint or options.policy
+    if "://" in policy and not options.checkpoint:
+        from gap_vla.serving.client import public
+
+        policy = public(policy)
+    policy = policy.replace("://", "_").replace("/", "_").replace(":", "_")
     return Path("runs") / outside.format(policy)
