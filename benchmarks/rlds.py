@@ -23,7 +23,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import open_source
+from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore
@@ -95,7 +97,7 @@ def reading(path: Path, repeats: int = 5) -> None:
 
     taken: dict[str, list[list[float]]] = {"ours": [], "tfds": []}
     for repeat in range(repeats + 1):
-        for name, episodes in (("ours", lambda: RLDS(path, split="train")), ("tfds", plain)):
+        for name, episodes in (("ours", lambda: RLDS(path, Fields(episodes="train"))), ("tfds", plain)):
             wall, after = time.perf_counter(), []
             for _ in episodes():
                 after.append(time.perf_counter() - wall)
@@ -143,7 +145,7 @@ def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, windo
     report("upstream_equal", windows=equal_windows(store, windows, theirs))
     cases: dict[str, tuple[dict, tuple[str, ...]]] = {
         "plain": ({}, ()),
-        "augmentation": ({"augment": {"image_primary": AUGMENT}}, ("--augment",)),
+        "augmentation": ({"augment": {"image_primary": Augmentation(**AUGMENT)}}, ("--augment",)),
     }
     for name, (ours, flags) in cases.items():
         batches = ("--batch-size", windows["batch_size"], "--batches", count)

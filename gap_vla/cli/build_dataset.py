@@ -11,6 +11,7 @@ A dataset that is RLDS already needs no conversion: training reads it (data.rlds
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 
@@ -42,15 +43,16 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     from gap_vla.demos.source import open_source
     from gap_vla.rlds.convert import build_dataset, dry_run
-    from gap_vla.rlds.shards import BeamRunner
+    from gap_vla.rlds.shards import run_on_beam
 
     source = open_source(options.source, fields_from(options), options.kind)
-    how = {name: getattr(options, name) for name in ("method", "seed", "val_fraction", "workers")}
+    how = {name: getattr(options, name) for name in ("method", "seed", "val_fraction")}
     how["options"] = options.option
     if options.dry_run:
         print(dry_run(source, Path(f"{options.name}_dry_run.png"), **how))
         return
-    beam = None if options.beam is None else BeamRunner([f"--{flag.lstrip('-')}" for flag in options.beam])
+    flags = [f"--{flag.lstrip('-')}" for flag in options.beam or ()]
+    beam = None if options.beam is None else functools.partial(run_on_beam, options=flags)
     path = build_dataset(
         source,
         options.data_dir,
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         version=options.version,
         annotator=options.annotator,
         fit_episodes=options.fit_episodes,
+        workers=options.workers,
         overwrite=options.overwrite,
         runner=beam,
         **how,

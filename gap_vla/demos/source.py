@@ -369,7 +369,7 @@ def chosen(places: list[Any], selection: str, filters: Mapping[str, Sequence[str
         elif part.isdigit():
             taken += [place for number, place in numbered if number == int(part)]
         else:
-            names = filters.get(part, [part])
+            names = {*filters.get(part, [part])}
             taken += [place for place in places if place.name in names]
             if not taken:
                 known = f"filters: {', '.join(filters) or 'none'}"

@@ -11,25 +11,7 @@ with contextlib.suppress(ImportError):
 from gap_vla.rlds.annotate import annotate_source
 from gap_vla.rlds.convert import build_dataset, write_rlds
 from gap_vla.rlds.loader import WindowLoader
-from gap_vla.rlds.records import dataset_metadata
-from gap_vla.rlds.shards import BeamRunner, with_rho
 from gap_vla.rlds.source import RLDS
-from gap_vla.rlds.statistics import dataset_statistics, normalize, unnormalize
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import window_indices
 
-__all__ = [
-    "RLDS",
-    "BeamRunner",
-    "EpisodeStore",
-    "WindowLoader",
-    "annotate_source",
-    "build_dataset",
-    "dataset_metadata",
-    "dataset_statistics",
-    "normalize",
-    "unnormalize",
-    "window_indices",
-    "with_rho",
-    "write_rlds",
-]
+__all__ = ["RLDS", "EpisodeStore", "WindowLoader", "annotate_source", "build_dataset", "write_rlds"]

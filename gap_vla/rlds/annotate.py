@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,32 @@ from gap_vla.demos.arrays import resized
 from gap_vla.demos.source import Source
 
 if TYPE_CHECKING:
-    from gap_vla.phases import Annotation
+    from gap_vla.phases import Annotation, Annotator
 
 LARGEST = 160
 """Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
+
+
+def with_rho(episode: Episode, annotator: Annotator) -> Episode:
+    """The episode with the ρ and change points of a fitted annotator (`gap_vla.phases.load_annotator(...)`).
+
+    In a Beam pipeline of your own: `Map(with_rho, annotator)`.
+    """
+    return annotator.annotate([episode], workers=1).apply([episode])[0]
+
+
+class AnnotatedSource(Source):
+    """`source` with ρ, which is found when an episode is read, by the process that reads it."""
+
+    def __init__(self, source: Source, annotator: Annotator) -> None:
+        self.kind, self.path, self.fields = source.kind, source.path, source.fields
+        self._source, self._annotator = source, annotator
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        return with_rho(self._source.read(index, images=images), self._annotator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +81,12 @@ def annotate_source(
         workers: processes; None decides by the amount of work.
         overwrite: replace an earlier copy once the new one is complete.
     """
-    out = claim(
-        out, overwrite=overwrite, kind=source.OUTPUT, sources=[source.path, *([annotator] if annotator else [])]
-    )
+    sources = [source.path, *([annotator] if annotator else [])]
+    out = claim(out, overwrite=overwrite, kind=source.OUTPUT, sources=sources)
     saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
-    how: dict[str, Any] = {"method": method, "seed": seed, "options": options}
-    annotation = annotation_of(source, annotator=annotator, extra=extra, workers=workers, **how)
+    annotation = annotation_of(
+        source, method=method, seed=seed, options=options, annotator=annotator, extra=extra, workers=workers
+    )
     source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
     with replacing(saved) as new:
         annotation.annotator.save(new)
@@ -80,8 +102,13 @@ def annotation_of(
     annotator: str | Path | None = None,
     extra: str = "",
     workers: int | None = None,
+    fit: Sequence[int] | None = None,
 ) -> Annotation:
-    """The labels of all episodes of a source; see `annotate_source`."""
+    """The labels of all episodes of a source; see `annotate_source`.
+
+    Args:
+        fit: episodes on which the annotator is fitted. Default: the split `train`; without one, all.
+    """
     from gap_vla import phases
 
     fitted = phases.load_annotator(annotator) if annotator else None
@@ -89,30 +116,32 @@ def annotation_of(
     episodes = (source.read(i, images=False) for i in range(len(source)))
     columns = [source.rows(i, extra) for i in range(len(source))] if extra else None
     if fitted:
-        annotation = fitted.annotate(episodes, workers=workers, extra=columns)
-    else:
+        return fitted.annotate(episodes, workers=workers, extra=columns)
+    if fit is None:
         fit = [i for i, split in enumerate(getattr(source, "splits", ())) if split == "train"] or None
-        how: dict[str, Any] = {"method": method, "seed": seed, "workers": workers, **(options or {})}
-        annotation = phases.annotate(episodes, extra=columns, fit=fit, **how)
-        named = dataclasses.replace(annotation.annotator, extra=tuple(filter(None, extra.split("+"))))
-        annotation = dataclasses.replace(annotation, annotator=named)
-    return annotation
+    how: dict[str, Any] = {"method": method, "seed": seed, "workers": workers, **(options or {})}
+    annotation = phases.annotate(episodes, extra=columns, fit=fit, **how)
+    named = dataclasses.replace(annotation.annotator, extra=tuple(filter(None, extra.split("+"))))
+    return dataclasses.replace(annotation, annotator=named)
 
 
 def write_report(done: Annotated, path: Path, episodes: int = 3) -> Path:
     """Writes the HTML report of what `annotate_source` did, with some episodes, spread over the data, and frames."""
     from gap_vla.phases.pages import report_page, view_of
 
-    count = len(done.source)
     views = []
-    for i in np.unique(np.linspace(0, count - 1, min(episodes, count)).round().astype(int)).tolist():
+    for i in spread(len(done.source), episodes):
         episode = done.source.read(i)
-        labelled = episode.replace(**done.annotation.labels(i), images=_small(episode))
-        views.append(view_of(labelled))
+        views.append(view_of(episode.replace(**done.annotation.labels(i), images=_small(episode))))
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
     return path
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of the numbers below `count`, evenly from the first to the last."""
+    return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(wanted, count))})
 
 
 def _small(episode: Episode) -> dict[str, np.ndarray]:

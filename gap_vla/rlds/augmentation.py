@@ -5,16 +5,14 @@ Unlike upstream's, the changes of a window's cameras come of the same draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gap_vla.core.config import STRICT, Camera, build
-from gap_vla.core.errors import ConfigError
+from gap_vla.core.config import STRICT, Camera
 
 DRAWS = 8
 """Random numbers that one window takes."""
@@ -42,17 +40,6 @@ class Augmentation:
     """(least, greatest) factor on HSV saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """At most this is added to or subtracted from HSV hue, as a share of the circle."""
-
-    def __post_init__(self) -> None:
-        for name in ("crop_scale", "crop_ratio", "contrast", "saturation"):
-            least, greatest = getattr(self, name)
-            if least > greatest:
-                raise ConfigError(f"{name} is {(least, greatest)}; the smaller one comes first")
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any] | Augmentation) -> Augmentation:
-        """From a dictionary of this class's attributes. Raises ConfigError: unknown names or impossible numbers."""
-        return options if isinstance(options, cls) else build(cls, dict(options))
 
     def __call__(
         self,

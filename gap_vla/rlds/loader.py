@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import ConfigError
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import differences, digest, in_words
+from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.windows import Batch, Windows
 
@@ -29,18 +30,13 @@ def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
 
 
 def require_alike(parts: Sequence[Windows]) -> None:
-    """Raises ConfigError: the datasets of a mixture have not the same fields, in the same shapes."""
+    """Raises ConfigError: the datasets of a mixture differ in pictures' sizes, or in widths."""
     first, *others = parts
-    keys = (*first.image_keys, *(("proprio",) if first.proprio else ()), "action", *first.labels)
-    for key in keys:
-        wanted = first.data.fields[key].shape[1:]
-        for other in others:
-            found = other.data.fields[key].shape[1:] if key in other.data.fields else "missing"
-            if found != wanted:
-                raise ConfigError(
-                    f"{other.store.directory}: {key} is {found}, in {first.store.directory} {wanted}; the datasets of "
-                    "a mixture have the same cameras, sizes of pictures and widths"
-                )
+    keys = [*first.image_keys, *(["proprio"] if first.proprio else []), "action"]
+    wanted = {key: first.data.fields[key].shape[1:] for key in keys}
+    for other in others:
+        if changed := differences(wanted, {key: other.data.fields[key].shape[1:] for key in keys}):
+            raise ConfigError(f"{other.store.directory} is unlike {first.store.directory} ({in_words(changed)})")
 
 
 def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
@@ -87,16 +83,14 @@ class WindowLoader:
         train: bool = True,
         process_index: int = 0,
         process_count: int = 1,
-        augment: Mapping[str, Any] | None = None,
+        augment: Mapping[str, Augmentation] | None = None,
         change: Callable[[int, Batch], Batch] | None = None,
         threads: int = 0,
         **windows: Any,
     ) -> None:
         import grain
 
-        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else [(one, weight) for one, weight in store]
-        if not stores or not all(0 < weight < np.inf for _, weight in stores):
-            raise ConfigError(f"weights of the mixture are {[weight for _, weight in stores]}; all must be above 0")
+        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
         require_alike(parts)
@@ -112,8 +106,6 @@ class WindowLoader:
         )
         orders = []
         for number, part in enumerate(parts):
-            if len(part) < process_count:
-                raise ConfigError(f"split {split!r} has {len(part)} windows for {process_count} processes")
             order = grain.MapDataset.range(process_index, len(part), process_count)
             epoch = len(order)
             order = order.seed(seed).shuffle().repeat() if train else order
@@ -131,15 +123,13 @@ class WindowLoader:
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train
-        self._restored = False
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._train and not self._restored:
+        if not self._train:  # a new pass
             self._iterator = iter(self._batches)
         return self
 
     def __next__(self) -> Batch:
-        self._restored = False
         return next(self._iterator)
 
     def peek(self) -> Batch:
@@ -154,15 +144,7 @@ class WindowLoader:
         return {"loader": self._identity, "position": self._iterator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues exactly behind `state`: so does the first pass of `train=False`, and later ones begin anew.
-
-        Raises:
-            ConfigError: the state is of other data, another seed, batch size or number of processes.
-        """
+        """Continues exactly behind `state`. Raises ConfigError: it is of other data, another seed or batch size."""
         if state.get("loader") != self._identity:
-            raise ConfigError(
-                "the data position was saved with other data, split, seed, batch size or process count; "
-                "resume with the same settings or start a new run"
-            )
+            raise ConfigError("the data position is of other data, another seed, batch size or number of processes")
         self._iterator.set_state(state["position"])
-        self._restored = True

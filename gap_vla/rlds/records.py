@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ DESCRIPTION = ("dataset_info.json", "features.json", "metadata.json")
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
     """What a dataset of gap_vla says of itself: `identity`, `identity_hash`, `annotator`, `columns`; of others {}."""
     path = Path(version_dir) / "metadata.json"
-    said = read_json(path) if path.exists() else {}
-    return said if isinstance(said, dict) and {"identity_hash", "labelled_from"} & {*said} else {}
+    metadata = read_json(path) if path.exists() else {}
+    ours = isinstance(metadata, dict) and ("identity_hash" in metadata or "labelled_from" in metadata)
+    return metadata if ours else {}
 
 
 def dataset_hash(version_dir: str | Path) -> str:
@@ -44,9 +45,7 @@ def require_version(version_dir: Path) -> None:
     """Raises EpisodeError: the folder is not that of one finished dataset version."""
     for needed in DESCRIPTION[:2]:
         if not (version_dir / needed).exists():
-            raise EpisodeError(
-                f"{version_dir}: no {needed}; give the folder of a dataset version, such as data/threading/1.0.0"
-            )
+            raise EpisodeError(f"{version_dir}: no {needed}; give a dataset version, such as data/threading/1.0.0")
 
 
 class Version:
@@ -67,7 +66,8 @@ class Version:
         import tensorflow_datasets as tfds
 
         self.info = tfds.builder_from_directory(str(self.path)).info
-        if not isinstance(steps := dict(self.info.features.items()).get("steps"), tfds.features.Dataset):
+        steps = dict(self.info.features.items()).get("steps")
+        if not isinstance(steps, tfds.features.Dataset):
             raise EpisodeError(f"{self.path}: no Dataset 'steps' among the features; this is not RLDS")
         self.steps: dict[str, Any] = dict(sorted(flat(steps.feature, separator="/")))
         self.counts: dict[str, int] = {name: split.num_examples for name, split in self.info.splits.items()}
@@ -78,60 +78,57 @@ class Version:
         described = self.info.splits[split]
         return [(Path(str(file)), count) for file, count in zip(described.filepaths, described.shard_lengths)]
 
-    def record(self, split: str, index: int) -> bytes:
-        """One episode as it is stored, its checksum compared. Raises EpisodeError: the shard is damaged."""
-        for file, count in self.shards(split):
-            if index < count:
-                return self._records(file)[index]
-            index -= count
-        raise EpisodeError(f"{self.path}, {split}: it has {self.counts[split]} episodes")
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019  a version lives as long as its reader
-    def _records(self, file: Path) -> Records:
-        return Records(file)
-
-    def read(self, record: bytes, fields: Iterable[str]) -> dict[str, Any]:
-        """Some of the `stored` fields of a record, those of steps stacked; what the record lacks is left out.
+    def episode(self, split: str, index: int) -> dict[str, Any]:
+        """The `stored` fields of one episode, those of steps stacked; what the record lacks is left out.
 
         Pictures stay encoded (`decode_pictures`).
         """
         from tensorflow_datasets.core.example_parser import ExampleParserNp
 
-        wanted = {path: self.stored[path] for path in fields}
-        found = dict(flat(ExampleParserNp(wanted).parse_example(record), separator="/"))
+        found = dict(flat(ExampleParserNp(self.stored).parse_example(self._record(split, index)), separator="/"))
         for path in found:
-            feature = self.steps.get(path.removeprefix("steps/"))
-            if (
-                np.dtype(wanted[path].np_dtype).kind == "O" and type(feature).__name__ == "Tensor"
-            ):  # as bytes, or by zlib
+            feature: Any = self.steps.get(path.removeprefix("steps/"))
+            packed = np.dtype(self.stored[path].np_dtype).kind == "O"  # as bytes, or by zlib
+            if packed and type(feature).__name__ == "Tensor":
                 found[path] = np.stack([feature.decode_example_np(row) for row in found[path]])
         return found
+
+    def _record(self, split: str, index: int) -> bytes:
+        for file, count in self.shards(split):
+            if index < count:
+                return self._records(file, count)[index]
+            index -= count
+        raise IndexError(index)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  a version lives as long as its reader
+    def _records(self, file: Path, count: int) -> Records:
+        records = Records(file)
+        if len(records) != count:
+            raise EpisodeError(f"{file} holds {len(records)} records, not {count}; copy the file again")
+        return records
 
 
 class Records:
     """The records of one TFRecord file, by number."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self._places = file, [0]
-        if not file.is_file():
-            raise EpisodeError(f"{file} is missing; copy the whole dataset, or build it again")
-        size = file.stat().st_size
+        self.file = file
+        self._places: list[int] = []
+        place, size = 0, file.stat().st_size
         with open(file, "rb") as stream:
-            while self._places[-1] < size:
-                stream.seek(self._places[-1])
+            while place < size:
+                self._places.append(place)
+                stream.seek(place)
                 # length (8 bytes), its checksum (4), the record, its checksum (4)
-                self._places.append(self._places[-1] + 16 + int.from_bytes(stream.read(8), "little"))
-        if self._places[-1] != size:
-            raise EpisodeError(f"{file} is truncated; copy it again")
+                place += 16 + int.from_bytes(stream.read(8), "little")
 
     def __len__(self) -> int:
-        return len(self._places) - 1
+        return len(self._places)
 
     def __getitem__(self, index: int) -> bytes:
+        """One record. Raises EpisodeError: its checksum differs, or it is cut off."""
         import tensorflow as tf
 
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         try:
             return self._reader.read(self._places[index])[0]  # type: ignore[no-any-return]
         except tf.errors.DataLossError:
@@ -166,14 +163,14 @@ def decode_pictures(encoded: Iterable[bytes], size: tuple[int, int] | None = Non
 def _require_tfds_features(file: Path) -> None:
     """Raises EpisodeError: TFDS would import a feature's module that is none of its own."""
     for name in _class_names(read_json(file)):
-        if not str(name).startswith("tensorflow_datasets."):
+        if not name.startswith("tensorflow_datasets."):
             raise EpisodeError(f"{file}: a feature of class {name!r:.80}; only those of tensorflow_datasets are read")
 
 
-def _class_names(value: Any) -> Iterator[Any]:
-    for key, part in (
-        value.items() if isinstance(value, Mapping) else enumerate(value if isinstance(value, list) else ())
-    ):
+def _class_names(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
         if key in ("pythonClassName", "python_class_name", "type") and isinstance(part, str):
             yield part
         yield from _class_names(part)

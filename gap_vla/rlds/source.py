@@ -22,8 +22,6 @@ from gap_vla.demos.fields import Fields, explicit
 from gap_vla.demos.source import ArraySource, Labels, Place, Recording
 from gap_vla.rlds.records import Records, Version, dataset_hash, dataset_metadata, decode_pictures, is_picture
 
-Sizes = Mapping[str, tuple[int, int]]
-
 INSTRUCTIONS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
 """Step fields of the instruction; the first one that is not blank counts."""
 
@@ -47,9 +45,8 @@ class RLDS(ArraySource):
 
     Args:
         path: the folder of one version, e.g. `data/threading/1.0.0`.
-        fields: which step fields are what.
-        split: read this one only.
-        resize: camera to (height, width), Lanczos with antialiasing as upstream does; `fields.image_size` is of all.
+        fields: which step fields are what; `episodes` may name a split. Pictures are resized as upstream does, by
+            Lanczos with antialiasing.
     """
 
     kind = "rlds"
@@ -58,16 +55,8 @@ class RLDS(ArraySource):
     ACTIONS = ("action",)
     INSIDE = ("observation/",)
 
-    def __init__(
-        self,
-        path: str | Path,
-        fields: Fields | None = None,
-        *,
-        split: str | None = None,
-        resize: Sizes | None = None,
-    ) -> None:
-        self.metadata, self.resize = dataset_metadata(path), dict(resize or {})
-        self._split, self.path = split, Path(path)
+    def __init__(self, path: str | Path, fields: Fields | None = None) -> None:
+        self.path, self.metadata = Path(path), dataset_metadata(path)
         declared = self.metadata.get("fields", {})  # by which `annotate` read what this is a copy of
         super().__init__(path, Fields(**{**declared, **(explicit(fields) if fields else {})}))
 
@@ -84,20 +73,16 @@ class RLDS(ArraySource):
         return [place.split for place in self.places]
 
     def find(self) -> tuple[list[Place], dict[str, list[str]]]:
-        counts = self.version.counts
-        if self._split and self._split not in counts:
-            raise EpisodeError(f"{self.path}: no split {self._split!r}; it has {', '.join(counts)}")
-        names = {split: [f"{split}[{i}]" for i in range(counts[split])] for split in counts}
-        wanted = [self._split] if self._split else list(counts)
-        places = [Record(self.path, name, split, i) for split in wanted for i, name in enumerate(names[split])]
+        names = {split: [f"{split}[{i}]" for i in range(count)] for split, count in self.version.counts.items()}
+        places = [Record(self.path, name, split, i) for split in names for i, name in enumerate(names[split])]
         return list(places), names
 
     @contextlib.contextmanager
     def recording(self, place: Any) -> Iterator[Recording]:
-        arrays = StepFields(self.version, place.split, place.number, self._sizes())
-        about = arrays.about()
-        metadata = {key: text for key in ("episode_id", "file_path") if (text := as_text(about.get(key)))}
-        metadata |= json.loads(as_text(about.get("extra_json")) or "{}")
+        arrays = StepFields(self.version, place.split, place.number, self.fields.image_size)
+        about = arrays.about
+        names = {key: as_text(about[key]) for key in ("episode_id", "file_path") if about.get(key)}
+        metadata: dict[str, Any] = {**names, **arrays.extra}
         cameras = {camera: name.rpartition("/")[2] for camera, name in getattr(self, "cameras", {}).items()}
         if missing := [camera for camera, name in cameras.items() if not about.get(f"has_{name}", True)]:
             metadata[MISSING] = missing
@@ -106,23 +91,22 @@ class RLDS(ArraySource):
         yield Recording(arrays, instruction, about.get("success", True), metadata)
 
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
-        key = {("observation/proprio",): "proprio", ("action",): "action"}.get(tuple(names), "")
+        key = {"observation/proprio": "proprio", "action": "action"}.get("+".join(names), "")
         if text := self.metadata.get("columns", {}).get(key):
             return Columns.parse(text)
         if key and "identity" in self.metadata and "columns" not in self.metadata:  # made by 0.2
-            arm = self._pose_of_0_2() if key == "proprio" else DELTA
+            arm = DELTA if key == "action" else self._pose_of_0_2()
             return arm.times(sum(widths) // arm.width) if sum(widths) % arm.width == 0 else None
         return None
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
-        pictures = [name for name in self.names if is_picture(self.version.steps[name])]
-        return cameras_named(pictures)
+        return cameras_named([name for name in self.names if is_picture(self.version.steps[name])])
 
     @property
     def about(self) -> dict[str, Any]:
         made_from = self.metadata.get("identity", {}).get("data", {})
-        said = {**made_from, **made_from.get("demos", {})}
-        return {key: said[key] for key in ("task", "variant", "camera") if key in said}
+        settings = {**made_from, **made_from.get("demos", {})}
+        return {key: settings[key] for key in ("task", "variant", "camera") if key in settings}
 
     def identity(self) -> dict[str, Any]:
         return {"kind": self.kind, "fields": explicit(self.fields), "content": dataset_hash(self.path)}
@@ -130,19 +114,17 @@ class RLDS(ArraySource):
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Writes the dataset's version `out`: each record as it is, with `steps/rho` and `steps/change_point`."""
         if len(self) != sum(self.version.counts.values()):
-            raise EpisodeError(f"{self.path}: a copy holds all episodes; leave out split and episodes")
+            raise EpisodeError(f"{self.path}: a copy holds all episodes; leave out the selection of episodes")
         shards = {split: [file for file, _ in self.version.shards(split)] for split in self.version.counts}
-        anew = {file.name for files in shards.values() for file in files}
+        rewritten = {file.name for files in shards.values() for file in files}
         with replacing(out) as new:
             new.mkdir()
             for path in self.path.iterdir():
-                if path.is_file() and path.name not in anew and path.name[0] != ".":
+                if path.is_file() and path.name not in rewritten and path.name[0] != ".":
                     shutil.copyfile(path, new / path.name)
-            remaining = iter(labels)
-            sizes = {
-                split: sum(copy_with(file, new / file.name, remaining) for file in files)
-                for split, files in shards.items()
-            }
+            remaining, sizes = iter(labels), {}
+            for split, files in shards.items():
+                sizes[split] = sum(copy_with(file, new / file.name, remaining) for file in files)
             self._describe(new, out.name, sizes, annotator)
             mark(new, "dataset")
 
@@ -161,47 +143,37 @@ class RLDS(ArraySource):
         (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
         metadata = {key: value for key, value in self.metadata.items() if key != "schema"}
         before = {"version": self.path.absolute().name, "identity_hash": metadata.pop("identity_hash", None)}
-        said = {"fields": explicit(self.fields)} if explicit(self.fields) else {}
-        write_json(new / "metadata.json", {**metadata, **said, "annotator": dict(annotator), "labelled_from": before})
-
-    def _sizes(self) -> dict[str, tuple[int, int]]:
-        """Array of pictures to the size to which they are resized."""
-        cameras = getattr(self, "cameras", {})
-        sizes = {name: self.resize.get(camera, self.fields.image_size) for camera, name in cameras.items()}
-        return {name: size for name, size in sizes.items() if size}
+        if fields := explicit(self.fields):
+            metadata["fields"] = fields
+        write_json(new / "metadata.json", {**metadata, "annotator": dict(annotator), "labelled_from": before})
 
     def _pose_of_0_2(self) -> Columns:
         first = self.places[0]
-        said = json.loads(
-            as_text(StepFields(self.version, first.split, first.number).about().get("extra_json")) or "{}"
-        )
-        return Columns.parse("position quat_wxyz gripper_01:2") if said.get("opening_unit") == "1" else POSE
+        unit = StepFields(self.version, first.split, first.number).extra.get("opening_unit")
+        return Columns.parse("position quat_wxyz gripper_01:2") if unit == "1" else POSE
 
 
 class StepFields(Mapping[str, Any]):
     """The step fields of one episode by their path, stacked; pictures are decoded when they are asked for."""
 
-    def __init__(self, version: Version, split: str, number: int, sizes: Sizes | None = None) -> None:
-        self._version, self._sizes, self._record = version, sizes or {}, version.record(split, number)
+    def __init__(self, version: Version, split: str, number: int, size: tuple[int, int] | None = None) -> None:
+        self._version, self._size = version, size
+        self._stored = version.episode(split, number)
 
+    @property
     def about(self) -> dict[str, Any]:
         """The fields of `episode_metadata`."""
         prefix = "episode_metadata/"
-        return {path.removeprefix(prefix): value for path, value in self._plain.items() if path.startswith(prefix)}
+        return {path.removeprefix(prefix): value for path, value in self._stored.items() if path.startswith(prefix)}
 
-    @functools.cached_property
-    def _plain(self) -> dict[str, Any]:
-        """Everything but pictures, which are large."""
-        pictures = {
-            f"steps/{name}" for name, feature in self._version.steps.items() if type(feature).__name__ == "Image"
-        }
-        return self._version.read(self._record, [path for path in self._version.stored if path not in pictures])
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What our datasets hold of an episode's metadata beside its name and file."""
+        return json.loads(as_text(self.about.get("extra_json")) or "{}")  # type: ignore[no-any-return]
 
     def __getitem__(self, name: str) -> Any:
-        if not is_picture(self._version.steps[name]):
-            return self._plain[f"steps/{name}"]
-        encoded = self._version.read(self._record, [f"steps/{name}"])[f"steps/{name}"]
-        return decode_pictures(encoded, self._sizes.get(name))
+        value = self._stored[f"steps/{name}"]
+        return decode_pictures(value, self._size) if is_picture(self._version.steps[name]) else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._version.steps)

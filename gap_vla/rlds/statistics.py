@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ STATISTICS = "dataset_statistics.json"
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
 
 MIN_STD = 1e-4
-"""A dimension that varies less than this (m, quaternion or action units) carries no signal: its mask is False.
+"""A dimension with a smaller standard deviation (m, quaternion or action units) carries no signal: its mask is False.
 
-Dividing by such a standard deviation would blow a hair's difference at rollout up to a huge input. Masked dimensions
-pass through unchanged, in both directions.
+Dividing by it would blow a hair's difference at rollout up to a huge input. Masked dimensions pass through unchanged,
+in both directions.
 """
 
 _EPS = 1e-8
@@ -101,33 +100,6 @@ def unnormalize(
     return np.where(mask, y, x).astype(np.float32)
 
 
-def check_statistics(statistics: Mapping[str, Any], field: str, kind: str, where: str, *, widest: int) -> int:
-    """Whether one field of statistics from a file can be normalised with; returns how many dimensions it has.
-
-    Args:
-        statistics: all fields; `field` is `action` or `proprio`.
-        where: the file, for the message.
-        widest: how many dimensions the network has.
-
-    Raises:
-        UserError: naming the key, for a vector that is missing, of another width, NaN or infinite.
-    """
-    choose(kind, NORMALIZATIONS, f"{where}: normalization")
-    known = statistics.get(field, {})
-    ends = () if kind in ("none", "normal") else _limit_names(known, kind)
-    for key in ("mean", *(["std"] if kind == "normal" else []), *ends, *(["mask"] if "mask" in known else [])):
-        if key not in known:
-            raise UserError(f"{where}: {field}.{key} is missing")
-        vector = np.asarray(known[key])
-        if vector.dtype.kind not in "biuf" or vector.shape != np.shape(known["mean"]) or vector.ndim != 1:
-            raise UserError(f"{where}: {field}.{key} is {vector.dtype}{[*vector.shape]}, not a number a dimension")
-        if len(vector) > widest:
-            raise UserError(f"{where}: {field}.{key} has {len(vector)} dimensions, the network takes {widest}")
-        if not np.isfinite(vector).all():
-            raise UserError(f"{where}: {field}.{key} is NaN or infinite at index {np.isfinite(vector).argmin()}")
-    return len(known["mean"])
-
-
 def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
     """Writes JSON with lists for arrays."""
     plain = {
@@ -147,17 +119,8 @@ def load_statistics(path: Path) -> dict[str, Any]:
     }
 
 
-def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
-    """Hexadecimal hash of what states and actions are scaled with; the same before and after writing and reading."""
-    content = hashlib.sha256(normalization.encode())
-    for field in ("action", "proprio"):
-        for name, value in sorted(statistics.get(field, {}).items()):
-            content.update(f"{field}/{name}".encode() + np.asarray(value).astype(np.float32).tobytes())
-    return content.hexdigest()[:16]
-
-
 def vector_of(statistics: Mapping[str, Any], name: str) -> np.ndarray:
-    """One vector of a field."""
+    """One vector of a field. Raises UserError: statistics of others may lack it."""
     if name not in statistics:
         raise UserError(f"statistics lack {name}; they have {', '.join(sorted(statistics))}")
     return np.asarray(statistics[name], np.float32)
@@ -174,11 +137,9 @@ def mask_of(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
 def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
     """The two numbers of each dimension that a normalisation other than `normal` and `none` puts at -1 and 1."""
     choose(kind, NORMALIZATIONS, "normalization")
-    low, high = (vector_of(statistics, name) for name in _limit_names(statistics, kind))
-    return low, high
-
-
-def _limit_names(statistics: Mapping[str, Any], kind: str) -> tuple[str, str]:
     if kind == "min_max":
-        return "min", "max"
-    return ("p01", "p99") if "p01" in statistics else ("q01", "q99")
+        names = "min", "max"
+    else:
+        names = ("p01", "p99") if "p01" in statistics else ("q01", "q99")
+    low, high = (vector_of(statistics, name) for name in names)
+    return low, high

@@ -10,21 +10,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.columns import Columns
+from gap_vla.core.config import choose
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import read_json, replacing, write_json
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.demos.fields import Fields, explicit
 from gap_vla.rlds.records import dataset_hash, dataset_metadata
-from gap_vla.rlds.source import MISSING, RLDS, Sizes
+from gap_vla.rlds.source import MISSING, RLDS
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
 
 STORE_VERSION = 3
@@ -48,25 +49,18 @@ class EpisodeStore:
         self.source: str = account["source"]
         self.source_hash: str = account["source_hash"]
         self.metadata: dict[str, Any] = account["metadata"]
-        self.columns, self.action_columns = (
-            Columns.parse(text) if (text := account["columns"].get(key)) else None for key in ("proprio", "action")
-        )
+        columns = {key: Columns.parse(text) for key, text in account["columns"].items()}
+        self.columns, self.action_columns = columns.get("proprio"), columns.get("action")
         self.statistics = load_statistics(directory / STATISTICS)
         self.splits = {name: StoreSplit(self, name, entry) for name, entry in account["splits"].items()}
 
     @classmethod
     def open(cls, store_dir: str | Path) -> EpisodeStore:
-        """Opens a finished store. Raises EpisodeError: there is none, or one of another version."""
-        directory = Path(store_dir)
-        if not (directory / "store.json").exists():
-            raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
-        account = read_json(directory / "store.json")
+        """Opens a finished store. Raises EpisodeError: another version of this program made it."""
+        account = read_json(Path(store_dir) / "store.json")
         if account["store_version"] != STORE_VERSION:
-            raise EpisodeError(
-                f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; delete "
-                "the folder and train again with the dataset, from which the store is made"
-            )
-        return cls(directory, account)
+            raise EpisodeError(f"{store_dir}: a store of another version; delete it, the dataset makes it anew")
+        return cls(Path(store_dir), account)
 
     @classmethod
     def build(
@@ -77,7 +71,6 @@ class EpisodeStore:
         fields: Fields | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
-        resize: Sizes | None = None,
     ) -> EpisodeStore:
         """Opens the store of an RLDS dataset, ours or any other, and decodes the dataset into it if it is not there.
 
@@ -85,10 +78,9 @@ class EpisodeStore:
             version_dir: the dataset, e.g. `data/threading/1.0.0`.
             store_dir: default: `<version_dir>.store`, beside the dataset. A store there of another dataset, or of other
                 settings, is made anew.
-            fields: names of the dataset's fields; a dataset of ours needs none.
+            fields: names of the dataset's fields, and the size of its pictures; a dataset of ours needs none.
             val_fraction: share of the episodes that are held out as `val`, if the dataset has no split `val`.
             seed: which ones.
-            resize: camera to (height, width); Lanczos3 with antialiasing, as upstream Octo resizes.
 
         Raises:
             EpisodeError: the dataset cannot be read; no store appears then.
@@ -101,22 +93,19 @@ class EpisodeStore:
             "store_version": STORE_VERSION,
             "dataset": dataset_hash(version_dir),
             "fields": explicit(fields) if fields else {},
-            "resize": {key: list(size) for key, size in (resize or {}).items()},
+            "resize": {},  # an option of 0.2; the hashes of stores stay
             **({} if _has_val(version_dir) else {"val_fraction": val_fraction, "seed": seed}),
         }
         source_hash = digest(settings, 16)
-        if is_made_of(directory, source_hash):
+        if _is_made_of(directory, source_hash):
             return cls.open(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(directory.with_name(f".{directory.name}.lock")):  # a second builder waits
-            if not is_made_of(directory, source_hash):
-                source = RLDS(version_dir, fields, resize=resize)
+            if not _is_made_of(directory, source_hash):
+                source = RLDS(version_dir, fields)
                 if not source.action:
-                    raise EpisodeError(
-                        f"{version_dir}: which of {', '.join(source.names)} is the action? Name it with fields.action"
-                    )
-                if (directory.exists() and not (directory / "store.json").exists()) and any(directory.iterdir()):
-                    raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder")
+                    names = ", ".join(source.names)
+                    raise EpisodeError(f"{version_dir}: which of {names} is the action? Name it with fields.action")
                 splits = splits_of(source, val_fraction, seed)
                 with replacing(directory) as new:
                     new.mkdir()
@@ -130,9 +119,7 @@ class EpisodeStore:
         return cls.open(directory)
 
     def split(self, name: str) -> StoreSplit:
-        if name not in self.splits:
-            raise EpisodeError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
-        return self.splits[name]
+        return self.splits[choose(name, list(self.splits), f"{self.directory}: split")]
 
 
 class StoreSplit:
@@ -175,9 +162,7 @@ class StoreSplit:
         return read_json(self._store.directory / f"{self.name}.episodes.json")  # type: ignore[no-any-return]
 
     def episode(self, index: int) -> Episode:
-        """Episode `index` as written into the dataset. Raises EpisodeError: there is none of that number."""
-        if not 0 <= index < len(self):
-            raise EpisodeError(f"{self._store.directory}: no episode {index} in {self.name}, which has {len(self)}")
+        """Episode `index` as it was written into the dataset."""
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         take = {key: np.asarray(value[part]) for key, value in self.fields.items()}
         codes, info = take.pop("phase", None), self.episodes[index]
@@ -197,9 +182,13 @@ class StoreSplit:
         )
 
 
-def is_made_of(directory: Path, source_hash: str) -> bool:
-    """Whether the store of this dataset and these settings is there."""
-    return (directory / "store.json").exists() and read_json(directory / "store.json")["source_hash"] == source_hash
+def _is_made_of(directory: Path, source_hash: str) -> bool:
+    """Whether the store of this dataset and these settings is there. Raises EpisodeError: something else is."""
+    if (directory / "store.json").exists():
+        return bool(read_json(directory / "store.json")["source_hash"] == source_hash)
+    if directory.exists() and any(directory.iterdir()):
+        raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder")
+    return False
 
 
 def splits_of(source: RLDS, val_fraction: float, seed: int) -> dict[str, list[int]]:
@@ -222,8 +211,7 @@ def _has_val(version_dir: Path) -> bool:
     return any(split["name"] == "val" for split in splits)
 
 
-def _read(source: RLDS, split: str, indices: Iterable[int]) -> Iterator[Episode]:
-    indices = list(indices)
+def _read(source: RLDS, split: str, indices: Sequence[int]) -> Iterator[Episode]:
     progress = Progress(f"decode {split}", len(indices), "episode", after=PATIENCE)
     for index in indices:
         yield source.read(index)
@@ -239,96 +227,74 @@ def write_store(
     source_hash: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the files of a store into an empty folder; memory holds one episode, and the states and actions
-    of `train`.
+    """Writes the files of a store into an empty folder; memory holds one episode, and all states and actions.
 
     Args:
         splits: episodes of `train` and of others, all with the same fields and sizes.
         source, source_hash, metadata: what they are made from; another hash is another store.
 
     Raises:
-        EpisodeError: an episode unlike the first one, or none to train on.
+        EpisodeError: an episode unlike the first one.
     """
-    written, learnt = {}, []
+    written, kept = {}, {}
     for split, episodes in splits.items():
-        with _Writer(folder, split) as writer:
-            for episode in episodes:
-                writer.add(episode)
-                if split == "train":
-                    learnt.append(episode.replace(images={}))
-            written[split] = writer.finish()
-    if not learnt:
-        raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
-    described = {"proprio": learnt[0].columns, "action": learnt[0].action_columns}
-    found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt], described["action"])
-    save_statistics(found, folder / STATISTICS)
+        written[split], kept[split] = _write_split(folder, split, episodes)
+    train = kept["train"]
+    columns = {"proprio": train[0].columns, "action": train[0].action_columns}
+    statistics = dataset_statistics([e.action for e in train], [e.proprio for e in train], columns["action"])
+    save_statistics(statistics, folder / STATISTICS)
     account = {
         "store_version": STORE_VERSION,
         "source": source,
         "source_hash": source_hash,
         "metadata": dict(metadata or {}),
-        "columns": {key: str(columns) for key, columns in described.items() if columns},
+        "columns": {key: str(one) for key, one in columns.items() if one},
         "splits": written,
     }
     write_json(folder / "store.json", account)
 
 
-class _Writer:
-    """Appends episodes to the files of one split."""
+def _write_split(folder: Path, split: str, episodes: Iterable[Episode]) -> tuple[dict[str, Any], list[Episode]]:
+    """Appends episodes to the files of a split; returns what `store.json` says of it, and them without pictures."""
+    kept: list[Episode] = []
+    fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+    languages, phases = dict[str, int](), dict[str, int]()  # text to its number
+    with contextlib.ExitStack() as files:
+        streams: dict[str, Any] = {}
+        for episode in episodes:
+            arrays = episode.arrays
+            if episode.phase is not None:
+                arrays["phase"] = _numbered(map(str, episode.phase), phases)
+            found = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
+            fields = fields or found
+            if changed := differences(fields, found):
+                raise EpisodeError(f"{episode.name} is unlike the first episode ({in_words(changed)})")
+            text = episode.language_instruction
+            arrays["language"] = _numbered([text] * len(episode) if isinstance(text, str) else text, languages)
+            for key, value in arrays.items():
+                if key not in streams:
+                    streams[key] = files.enter_context(open(folder / f"{split}.{key}.bin", "wb"))
+                streams[key].write(np.ascontiguousarray(value).data)
+            kept.append(episode.replace(images={}))
+    offsets = np.cumsum([0, *map(len, kept)])
+    offsets.astype(np.int64).tofile(folder / f"{split}.offsets.bin")
+    missing = sorted({camera for episode in kept for camera in episode.metadata.get(MISSING, ())})
+    for camera in missing:
+        flags = [camera in episode.metadata.get(MISSING, ()) for episode in kept]
+        np.array(flags).tofile(folder / f"{split}.missing_{camera}.bin")
+    about = [{"success": bool(episode.success), "metadata": dict(episode.metadata)} for episode in kept]
+    (folder / f"{split}.episodes.json").write_text(json.dumps(about))
+    account = {
+        "episodes": len(kept),
+        "steps": int(offsets[-1]),
+        "languages": list(languages),
+        "phases": list(phases),
+        "missing": missing,
+        "fields": fields,
+    }
+    return account, kept
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self._folder, self._split, self._files = folder, split, contextlib.ExitStack()
-        self._streams: dict[str, Any] = {}
-        self._fields: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._offsets, self._languages, self._phases = [0], dict[str, int](), dict[str, int]()
-        self._about: list[dict[str, Any]] = []
 
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def add(self, episode: Episode) -> None:
-        arrays = episode.arrays
-        if episode.phase is not None:
-            codes = [self._phases.setdefault(str(name), len(self._phases)) for name in episode.phase]
-            arrays["phase"] = np.asarray(codes, np.int32)
-        found = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
-        self._fields = self._fields or found
-        if odd := sorted(key for key in {**found, **self._fields} if found.get(key) != self._fields.get(key)):
-            here, first = (one.get(odd[0], "missing") for one in (found, self._fields))
-            raise EpisodeError(f"{episode.name}: a step of {odd[0]} is {here}, of the first episode {first}")
-        text = episode.language_instruction
-        texts = [text] * len(episode) if isinstance(text, str) else text
-        language = [self._languages.setdefault(one, len(self._languages)) for one in texts]
-        for key, value in {**arrays, "language": np.asarray(language, np.int32)}.items():
-            self._stream(key).write(np.ascontiguousarray(value).data)
-        self._offsets.append(self._offsets[-1] + len(episode))
-        self._about.append({"success": bool(episode.success), "metadata": dict(episode.metadata)})
-
-    def _stream(self, key: str) -> Any:
-        if key not in self._streams:
-            self._streams[key] = self._files.enter_context(open(self._place(f"{key}.bin"), "wb"))
-        return self._streams[key]
-
-    def _place(self, name: str) -> Path:
-        return self._folder / f"{self._split}.{name}"
-
-    def finish(self) -> dict[str, Any]:
-        """What `store.json` says of the split."""
-        self._files.close()
-        np.asarray(self._offsets, np.int64).tofile(self._place("offsets.bin"))
-        missing = sorted({camera for one in self._about for camera in one["metadata"].get(MISSING, ())})
-        for camera in missing:
-            flags = [camera in one["metadata"].get(MISSING, ()) for one in self._about]
-            np.array(flags).tofile(self._place(f"missing_{camera}.bin"))
-        self._place("episodes.json").write_text(json.dumps(self._about))
-        return {
-            "episodes": len(self._about),
-            "steps": self._offsets[-1],
-            "languages": list(self._languages),
-            "phases": list(self._phases),
-            "missing": missing,
-            "fields": self._fields,
-        }
+def _numbered(texts: Iterable[str], numbers: dict[str, int]) -> np.ndarray:
+    """The number of each text; a new text gets the next number."""
+    return np.asarray([numbers.setdefault(text, len(numbers)) for text in texts], np.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import open_source
 from gap_vla.rlds.convert import build_dataset
-from gap_vla.rlds.shards import BeamRunner
+from gap_vla.rlds.shards import run_on_beam
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
@@ -26,26 +26,20 @@ class _LocalInfo(tfds.core.DatasetInfo):
 class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of one set of demonstrations.
 
-    The demonstrations are taken from the first of: the environment variable `GAP_VLA_SOURCE`, the class attribute
-    `SOURCE`, and `<manual_dir>/<name>` or the only file or folder in `manual_dir` (`tfds build --manual_dir`).
+    The demonstrations are what the environment variable `GAP_VLA_SOURCE` names, or `<manual_dir>/<name>`, or the only
+    file or folder in `manual_dir` (`tfds build --manual_dir`).
 
     Attributes:
         KIND: reader name (`gap_vla.demos.source.READERS`); None: what the files look like.
-        SOURCE: path of the demonstrations.
         FIELDS: what is where in them.
-        METHOD, SEED, OPTIONS: of `gap_vla.phases.annotate`; METHOD `"none"` writes no ρ.
-        VAL_FRACTION: share of episodes in the split `val`.
+        OPTIONS: of `build_dataset`, such as `{"method": "none"}`, which writes no ρ.
         HINT: what an error about missing demonstrations tells the user to run.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     KIND: ClassVar[str | None] = None
-    SOURCE: ClassVar[str | None] = None
     FIELDS: ClassVar[Fields] = Fields()
-    METHOD: ClassVar[str] = "lstm"
-    SEED: ClassVar[int] = 0
     OPTIONS: ClassVar[dict[str, Any]] = {}
-    VAL_FRACTION: ClassVar[float] = 0.1
     HINT: ClassVar[str] = ""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -66,39 +60,31 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     ) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config = download_config or tfds.download.DownloadConfig()
-        beam = config.beam_options is not None or config.beam_runner is not None
+        how = {"options": config.beam_options, "runner": config.beam_runner}
         build_dataset(
             open_source(self._source(config.manual_dir), self.FIELDS, self.KIND),
             self._data_dir_root,
             self.name,
             version=str(self.version),
-            method=self.METHOD,
-            seed=self.SEED,
-            options=self.OPTIONS,
-            val_fraction=self.VAL_FRACTION,
             overwrite=config.download_mode.overwrite_dataset,
-            runner=BeamRunner(config.beam_options, config.beam_runner) if beam else None,
-            module=type(self).__module__,
-            description=f"{self.name}: {inspect.getdoc(type(self))}",
+            runner=functools.partial(run_on_beam, **how) if any(how.values()) else None,
+            **self.OPTIONS,
         )
         self.info._features = None  # those of the dataset that was replaced
         self.info.read_from_directory(self.data_dir)
 
     def _source(self, manual_dir: Any) -> Path:
-        if said := os.environ.get(SOURCE_VARIABLE) or self.SOURCE:
-            return Path(said)
+        if named := os.environ.get(SOURCE_VARIABLE):
+            return Path(named)
         found = [path for path in Path(manual_dir).iterdir() if path.name[0] != "."] if manual_dir else []
         for candidates in ([path for path in found if path.stem == self.name], found):
             if len(candidates) == 1:
                 return candidates[0]
-        hint = f"\n{self.HINT}" if self.HINT else ""
-        raise UserError(
-            f"{self.name}: no demonstrations; set {SOURCE_VARIABLE}=/path/to/them, or give --manual_dir with a file "
-            f"or folder named {self.name}{hint}"
-        )
+        how = f"set {SOURCE_VARIABLE}=/path/to/them, or give --manual_dir with a file or folder named {self.name}"
+        raise UserError(f"{self.name}: no demonstrations; {how}\n{self.HINT}")
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        raise NotImplementedError("download_and_prepare does the whole work")
+        """Not called: `download_and_prepare` does the whole work."""
 
     def _as_dataset(self, split: Any, **options: Any) -> Any:
         return tfds.builder_from_directory(str(self.data_dir))._as_dataset(split, **options)

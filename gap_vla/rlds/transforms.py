@@ -2,17 +2,22 @@
 
 A trajectory is `{"observation": {image_*, proprio, timestep}, "task": {language_instruction}, "action", …}` with
 leading dimension T. `rho` and `change_point`, where present, stay aligned with their step in every function.
+
+Upstream Octo's own pipeline keeps nothing of a step but pictures, state, text and action. `pack_rho`, a
+`standardize_fn`, lets ρ travel as a last action dimension; `unpack_rho`, a `post_chunk_transforms` entry, takes it out
+again, exactly (docs/UPSTREAM.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from gap_vla.core.errors import ConfigError, UserError
-from gap_vla.rlds.statistics import MIN_STD, limits, mask_of, vector_of
+from gap_vla.rlds.statistics import MIN_STD, limits, vector_of
 
 Trajectory = dict[str, Any]
 STEP_KEYS = ("rho", "change_point")
@@ -71,7 +76,7 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     mean, std = (vector_of(statistics, key) for key in ("mean", "std"))
     if x.shape[-1] not in (None, len(mean)):
         raise UserError(f"array is {x.shape[-1]} wide, statistics are {len(mean)} wide: they belong to other data")
-    mask = mask_of({"mask": std >= MIN_STD, **statistics}, mean)
+    mask = np.asarray(statistics.get("mask", std >= MIN_STD), bool)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)
     low, high = limits(statistics, kind)
@@ -125,8 +130,6 @@ def chunk(
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
     action = trajectory["action"]
-    if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
-        raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
     steps = tf.shape(action)[0]
     raw = tf.range(steps)[:, None] + tf.range(1 - window_size, 1)
     index = tf.maximum(raw, 0)
@@ -161,3 +164,40 @@ def chunk(
         "action": chunks,
         "action_pad_mask": valid[..., None] & dims,
     }
+
+
+def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`).
+
+    Raises ConfigError: the dataset has no ρ.
+    """
+    if "rho" not in trajectory:
+        raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
+    rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
+    return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
+
+
+def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
+
+    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ. Raises ConfigError: the
+    actions are not chunked yet.
+    """
+    packed = trajectory["action"]
+    if len(packed.shape) != 4:
+        raise ConfigError(f"action is {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking")
+    changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
+    if "action_pad_mask" in trajectory:
+        changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
+    return changed
+
+
+def mask_with_rho(action_mask: Sequence[bool]) -> list[bool]:
+    """`action_normalization_mask` for packed actions: the given mask, then False for ρ."""
+    return [*map(bool, action_mask), False]
+
+
+def without_rho(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising."""
+    action = {key: np.asarray(value)[:-1] for key, value in statistics["action"].items()}
+    return {**statistics, "action": action}

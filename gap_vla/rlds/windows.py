@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError, EpisodeError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.statistics import NORMALIZATIONS, check_statistics, limits, mask_of, normalize
+from gap_vla.rlds.statistics import NORMALIZATIONS, limits, mask_of, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 Batch = dict[str, Any]
@@ -94,7 +94,7 @@ class Windows:
         rho: whether to deliver ρ and change points, of each step.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, one step late (see `window_indices`).
-        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
+        augment: camera to its random changes.
         seed: augmentations are drawn for (seed, epoch, window) alone.
     """
 
@@ -112,30 +112,27 @@ class Windows:
         rho: bool = True,
         language: bool = True,
         upstream_action_mask: bool = False,
-        augment: Mapping[str, Any] | None = None,
+        augment: Mapping[str, Augmentation] | None = None,
         seed: int = 0,
     ) -> None:
         choose(normalization, NORMALIZATIONS, "normalization")
-        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
         self.store, self.data = store, store.split(split)
+        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
+        self.augment = dict(augment or {})
+        cameras = [key for key in self.data.fields if key.startswith("image_")]
         for key in self.image_keys:
-            if key not in self.data.fields:
-                known = ", ".join(key for key in self.data.fields if key.startswith("image_"))
-                raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {known or 'none'}")
-        for key in augment or {}:
+            choose(key, cameras, f"{store.directory}: camera")
+        for key in self.augment:
             choose(key, self.image_keys, "augment")
         if rho and "rho" not in self.data.fields:
             raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
         self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
-        self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
         self._upstream_mask, self._seed, self._normalization = upstream_action_mask, seed, normalization
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         for key in ("action", "proprio") if proprio else ("action",):
-            where, width = f"{store.directory}: statistics", self.data.fields[key].shape[1]
-            check_statistics(store.statistics, key, normalization, where, widest=width)
-            _require_range(store.statistics[key], normalization, f"{where}.{key}")
+            _require_range(store.statistics[key], normalization, f"{store.directory}: statistics.{key}")
 
     def __len__(self) -> int:
         return self.data.steps
@@ -183,12 +180,12 @@ class Windows:
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]
         batch = np.empty((*step.shape, *frames.shape[1:]), np.uint8)
-        np.take(frames, step, axis=0, out=batch, mode="clip")  # "raise" would copy through a buffer
+        np.take(frames, step, axis=0, out=batch, mode="clip")  # the default mode would copy through a buffer
         return batch
 
 
 def _require_range(statistics: Mapping[str, Any], normalization: str, where: str) -> None:
-    """Raises ConfigError: a dimension that rests in nearly all steps would be stretched without bound."""
+    """Raises ConfigError: a dimension rests in nearly all steps, and its few others would all become -1 or 1."""
     if normalization not in ("normal", "none"):
         low, high = limits(statistics, normalization)
         resting = np.flatnonzero(mask_of(statistics, low) & (high - low <= 1e-8))

@@ -3,7 +3,7 @@
 GAP_VLA_SOURCE=/path/to/dataset tfds build --data_dir ~/tensorflow_datasets
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gap_vla.demos.fields import Fields
 from gap_vla.rlds.tfds_builder import DemosBuilder
@@ -14,4 +14,6 @@ class Lerobot(DemosBuilder):
 
     KIND = "lerobot"
     FIELDS: ClassVar[Fields] = Fields(columns="joints:6 gripper_01")
-    METHOD = "none"  # ρ is found from a pose; with one among the columns, take "lstm"
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "method": "none"
+    }  # ρ is found from a pose; with one among the columns, take "lstm"

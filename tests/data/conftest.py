@@ -20,7 +20,7 @@ def episodes() -> list[Episode]:
 @pytest.fixture(scope="session")
 def version_dir(episodes: list[Episode], tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("rlds")
-    return write_rlds(episodes, home, "toy", val_fraction=0.2, annotator={"method": "synthetic", "version": 1})
+    return write_rlds(episodes, home, "toy", val_fraction=0.2)
 
 
 @pytest.fixture(scope="session")

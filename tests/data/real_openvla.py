@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.rlds.upstream import pack_rho
+from gap_vla.rlds.transforms import pack_rho
 
 
 def import_pipeline(checkout: Path) -> None:

@@ -18,7 +18,7 @@ from octo.utils.spec import ModuleSpec
 
 from gap_vla.rlds import transforms as tr
 from gap_vla.rlds.statistics import load_statistics
-from gap_vla.rlds.upstream import mask_with_rho
+from gap_vla.rlds.transforms import mask_with_rho
 
 WINDOW, HORIZON = 2, 4
 
@@ -52,7 +52,7 @@ def rho_through_upstream(data_dir: str, name: str, kind: str) -> dict[str, np.nd
         data_dir,
         train=True,
         shuffle=False,
-        standardize_fn=ModuleSpec.create("gap_vla.rlds.upstream:pack_rho"),
+        standardize_fn=ModuleSpec.create("gap_vla.rlds.transforms:pack_rho"),
         image_obs_keys={"primary": "image_primary", "wrist": None},
         proprio_obs_key="proprio",
         language_key="language_instruction",
@@ -67,7 +67,7 @@ def rho_through_upstream(data_dir: str, name: str, kind: str) -> dict[str, np.nd
         goal_relabeling_strategy="uniform",
         task_augment_strategy="delete_task_conditioning",
         task_augment_kwargs={"keep_image_prob": 0.5},
-        post_chunk_transforms=[ModuleSpec.create("gap_vla.rlds.upstream:unpack_rho")],
+        post_chunk_transforms=[ModuleSpec.create("gap_vla.rlds.transforms:unpack_rho")],
     )
     dataset = apply_frame_transforms(dataset, train=False, resize_size={"primary": (16, 16), "wrist": (8, 8)})
     return gathered(dataset.unbatch().as_numpy_iterator())

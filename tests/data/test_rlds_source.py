@@ -184,12 +184,6 @@ def test_a_foreign_dataset_trains_without_val_and_without_rho(bridge: Path, tmp_
     np.testing.assert_array_equal(batch["observation"]["pad_mask_dict"]["image_wrist"], ~black)
 
 
-def test_a_part_of_the_episodes_can_be_named(bridge: Path) -> None:
-    every = open_source(bridge, Fields(layout="bridge"))
-    some = open_source(bridge, Fields(layout="bridge", episodes="1:3,4"))
-    assert [e.metadata["file_path"] for e in some] == [every.read(i).metadata["file_path"] for i in (1, 2, 4)]
-
-
 # ---- copies with labels
 
 
@@ -232,7 +226,7 @@ def test_what_is_fitted_for_a_copy_sees_the_split_train_alone(version_dir: Path,
     from gap_vla.phases import annotate
 
     done = annotate_source(open_source(version_dir), tmp_path / "1.1.0", method="gaussian")
-    train = [RLDS(version_dir, split="train").read(i, images=False) for i in range(8)]
+    train = [RLDS(version_dir, Fields(episodes="train")).read(i, images=False) for i in range(8)]
     assert done.annotation.identity["hash"] == annotate(train, method="gaussian").identity["hash"]
     assert [e.metadata for e in open_source(done.path)] == [e.metadata for e in open_source(version_dir)]
 
@@ -313,7 +307,7 @@ def test_datasets_of_0_1_are_poses_and_deltas() -> None:
     [
         lambda file: file.write_bytes(file.read_bytes()[:-9]),
         lambda file: file.write_bytes(file.read_bytes()[:500] + b"??" + file.read_bytes()[502:]),
-        Path.unlink,
+        lambda file: file.write_bytes(b""),
     ],
 )
 def test_a_damaged_shard_is_named(version_dir: Path, tmp_path: Path, damage: Callable[[Path], Any]) -> None:

@@ -11,18 +11,16 @@ import pytest
 from gap_vla.core.columns import DELTA, Columns
 from gap_vla.core.errors import UserError
 from gap_vla.rlds.statistics import (
-    check_statistics,
     dataset_statistics,
     load_statistics,
     normalize,
     save_statistics,
-    statistics_digest,
     unnormalize,
 )
 
 
-def of_data(width: int = 7, columns: Columns | None = DELTA, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
+def of_data(width: int = 7, columns: Columns | None = DELTA) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
     actions = [rng.standard_normal((steps, width)).astype(np.float32) for steps in (30, 70)]
     return dataset_statistics(actions, [rng.standard_normal((len(a), 9)).astype(np.float32) for a in actions], columns)
 
@@ -68,29 +66,8 @@ def test_statistics_come_back_from_their_file(tmp_path: Path) -> None:
     found = load_statistics(tmp_path / "dataset_statistics.json")
     for key, value in statistics["action"].items():
         np.testing.assert_array_equal(found["action"][key], value, strict=True)
-    assert statistics_digest(found, "normal") == statistics_digest(statistics, "normal")
-    assert statistics_digest(found, "bounds") != statistics_digest(statistics, "normal")
-    assert statistics_digest(of_data(seed=1), "normal") != statistics_digest(statistics, "normal")
 
 
 def test_statistics_of_other_data_are_refused() -> None:
     with pytest.raises(UserError, match="7"):
         normalize(np.zeros((4, 9)), of_data()["action"])
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"std": None}, r"action\.std"),
-        ({"mean": np.full(7, np.nan)}, r"action\.mean"),
-        ({"mask": [True]}, r"action\.mask"),
-    ],
-)
-def test_what_cannot_be_normalised_with_is_named(change: dict[str, Any], named: str) -> None:
-    statistics = of_data()
-    action = {key: value for key, value in {**statistics["action"], **change}.items() if value is not None}
-    assert check_statistics(statistics, "action", "normal", "here", widest=7) == 7
-    with pytest.raises(UserError, match=named):
-        check_statistics({**statistics, "action": action}, "action", "normal", "here", widest=7)
-    with pytest.raises(UserError, match="6"):
-        check_statistics(statistics, "action", "normal", "here", widest=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.convert import write_rlds
-from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.loader import WindowLoader, gathered
 from gap_vla.rlds.source import MISSING
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rlds.windows import window_indices
+from gap_vla.rlds.windows import Windows, window_indices
 
 GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 
@@ -43,15 +45,6 @@ def test_our_mask_ends_with_the_episode_where_upstreams_is_one_step_late() -> No
     assert upstream[0, 0].tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint64])
-def test_windows_of_small_and_unsigned_numbers_are_those_of_others(kind: type) -> None:
-    long = np.iinfo(kind).max if np.iinfo(kind).bits == 8 else 300
-    wanted = window_indices(np.array([long - 3]), np.array([long]), 2, 4, upstream_action_mask=True)
-    found = window_indices(np.array([long - 3], kind), np.array([long], kind), 2, 4, upstream_action_mask=True)
-    for name, value in vars(wanted).items():
-        np.testing.assert_array_equal(getattr(found, name), value, strict=True)
-
-
 @pytest.mark.parametrize("kind", ["normal", "bounds"])
 @pytest.mark.parametrize("field", ["action", "proprio"])
 def test_normalisation_is_upstreams(kind: str, field: str) -> None:
@@ -63,7 +56,7 @@ def test_normalisation_is_upstreams(kind: str, field: str) -> None:
         np.testing.assert_allclose(unnormalize(found, statistics, kind), GOLDEN[f"in/{field}"], atol=1e-6)
 
 
-def loader(store: EpisodeStore, **changes):  # type: ignore[no-untyped-def]
+def loader(store, **changes):  # type: ignore[no-untyped-def]
     options = {"split": "train", "window_size": 2, "action_horizon": 3, "batch_size": 8, "seed": 0} | changes
     return WindowLoader(store, **options)
 
@@ -113,10 +106,6 @@ def test_shapes_and_dtypes_are_octos(store: EpisodeStore) -> None:
         assert value.dtype == "bool" and value.shape == (8, 2) and value.all(), key
 
 
-def test_rho_and_change_points_are_left_out_if_not_wanted(store: EpisodeStore) -> None:
-    assert {"rho", "change_point"} <= set(next(loader(store))) - set(next(loader(store, rho=False)))
-
-
 def _identify(batch) -> list[bytes]:  # type: ignore[no-untyped-def]
     return [image.tobytes() for image in batch["observation"]["image_primary"][:, -1]]
 
@@ -142,18 +131,6 @@ def test_resume_is_exact_and_the_state_is_json(store: EpisodeStore, threads: int
     assert [_identify(next(resumed)) for _ in range(5)] == ahead
 
 
-@pytest.mark.parametrize("taken", [0, 1, 3])
-def test_a_pass_behind_a_restored_state_is_what_is_left_and_the_next_is_whole(store: EpisodeStore, taken: int) -> None:
-    options = {"train": False, "batch_size": 4}
-    batches, resumed = loader(store, **options), loader(store, **options)
-    whole = [_identify(batch) for batch in loader(store, **options)]
-    for _ in range(taken):
-        next(batches)
-    resumed.restore(json.loads(json.dumps(batches.state())))
-    assert [_identify(batch) for batch in iter(resumed)] == whole[taken:]
-    assert [_identify(batch) for batch in resumed] == whole
-
-
 def test_a_state_of_other_data_is_refused(store: EpisodeStore) -> None:
     with pytest.raises(ValueError, match="seed"):
         loader(store, seed=1).restore(loader(store, seed=0).state())
@@ -176,15 +153,18 @@ def test_evaluation_is_one_repeatable_ordered_pass(store: EpisodeStore) -> None:
     assert first == second and sum(map(len, first)) == store.split("val").steps
 
 
-def test_wrong_requests_say_what_there_is(store: EpisodeStore) -> None:
-    with pytest.raises(EpisodeError, match=r"'image_third'.*image_primary, image_wrist"):
+def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path, episodes: list[Episode]) -> None:
+    with pytest.raises(ConfigError, match=r"'image_third'.*image_primary, image_wrist"):
         loader(store, image_keys=("image_third",))
-    with pytest.raises(EpisodeError, match=r"'test'.*train, val"):
+    with pytest.raises(ConfigError, match=r"'test'.*train, val"):
         loader(store, split="test")
     with pytest.raises(ConfigError, match=r"'minmax'.*'min_max'"):
         loader(store, normalization="minmax")
-    with pytest.raises(ConfigError, match="processes"):
-        loader(store, process_count=10**6)
+    plain = [episode.replace(rho=None, change_point=None) for episode in episodes[:2]]
+    write_store(tmp_path, {"train": plain}, source="here", source_hash="0")
+    with pytest.raises(EpisodeError, match="rho"):
+        loader(EpisodeStore.open(tmp_path))
+    assert not {"rho", "change_point"} & {*next(loader(EpisodeStore.open(tmp_path), rho=False))}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -215,23 +195,6 @@ def test_a_camera_that_an_episode_lacks_is_masked_in_its_windows(tmp_path: Path,
     assert masks["image_primary"].all()
 
 
-def test_a_dataset_without_rho_is_loaded_only_when_asked(tmp_path: Path, episodes: list[Episode]) -> None:
-    plain = [e.replace(rho=None, change_point=None) for e in episodes[:3]]
-    store = EpisodeStore.build(write_rlds(plain, tmp_path, "plain"))
-    with pytest.raises(EpisodeError, match="rho"):
-        loader(store)
-    assert "rho" not in next(loader(store, rho=False))
-
-
-def test_dimensions_that_do_not_vary_are_passed_through(tmp_path: Path, episodes: list[Episode]) -> None:
-    still = [e.replace(action=np.where(np.arange(7) == 4, 0, e.action).astype(np.float32)) for e in episodes[:3]]
-    statistics = EpisodeStore.build(write_rlds(still, tmp_path, "still")).statistics["action"]
-    assert statistics["mask"].tolist() == [True, True, True, True, False, True, False]
-    moved = np.full(7, 0.01, np.float32)
-    assert normalize(moved, statistics)[4] == np.float32(0.01)
-    np.testing.assert_allclose(unnormalize(normalize(moved, statistics), statistics), moved, atol=1e-6)
-
-
 def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
     tmp_path: Path, episodes: list[Episode]
 ) -> None:
@@ -242,6 +205,52 @@ def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
     with pytest.raises(ConfigError, match=r"action: dimension 4"):
         loader(store, image_keys=(), rho=False, normalization="bounds")
     next(loader(store, image_keys=(), rho=False, normalization="min_max"))
+
+
+def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: EpisodeStore) -> None:
+    augment = {"image_primary": Augmentation(brightness=0.2)}
+    plain, changed = next(loader(store, batch_size=16)), next(loader(store, batch_size=16, augment=augment))
+    before, after = (b["observation"]["image_primary"].astype(float) for b in (plain, changed))
+    real = plain["observation"]["timestep_pad_mask"]
+    assert (before != after)[real].any()
+    np.testing.assert_array_equal(before[~real], after[~real])
+    middle = (before > 60) & (before < 195)
+    shift = np.where(middle, after - before, np.nan)
+    both = real.all(1)
+    np.testing.assert_allclose(
+        np.nanmean(shift[both, 0], axis=(1, 2, 3)), np.nanmean(shift[both, 1], axis=(1, 2, 3)), atol=1
+    )
+    with pytest.raises(ConfigError, match="image_third"):
+        loader(store, batch_size=16, augment={"image_third": Augmentation()})
+
+
+def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
+    batch = next(loader([(store, 0.75), (store, 0.25)], batch_size=200))
+    assert batch["action"].shape == (200, 2, 3, 7) and len(batch["task"]["language_instruction"]) == 200
+    addresses = np.array([[1, 0, 3], [0, 0, 5], [1, 0, 0]])
+    windows = Windows(store, split="train", window_size=2, action_horizon=3)
+    mixed, single = gathered([windows, windows], addresses), windows.gather(np.array([3, 5, 0]))
+    for key in ("action", "rho"):
+        np.testing.assert_array_equal(mixed[key], single[key])
+    np.testing.assert_array_equal(mixed["observation"]["proprio"], single["observation"]["proprio"])
+    ordered = loader([(store, 1.0), (store, 1.0)], train=False)
+    assert sum(len(b["rho"]) for b in ordered) == 2 * store.split("train").steps
+
+
+def test_datasets_of_a_mixture_are_alike_in_what_is_shown(store: EpisodeStore, tmp_path: Path) -> None:
+    other, split = copy.copy(store), copy.copy(store.split("train"))
+    split.fields = {**split.fields, "proprio": split.fields["proprio"][:, :3]}
+    other.directory, other.splits = tmp_path, {"train": split}
+    other.statistics = {**store.statistics, "proprio": {k: v[:3] for k, v in store.statistics["proprio"].items()}}
+    mixture = [(store, 1.0), (other, 1.0)]
+    assert "proprio" not in next(loader(mixture, proprio=False))["observation"]
+    with pytest.raises(ConfigError, match=f"{tmp_path}.*proprio"):
+        loader(mixture)
+
+
+def test_a_change_is_told_the_number_of_the_batch(store: EpisodeStore) -> None:
+    batches = loader(store, batch_size=16, change=lambda number, batch: {**batch, "number": number})
+    assert [next(batches)["number"] for _ in range(3)] == [0, 1, 2]
 
 
 def test_importing_the_rooms_is_light_and_training_needs_no_tensorflow(store: EpisodeStore) -> None:
