@@ -6,14 +6,13 @@ import functools
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.errors import ConfigError
 from gap_vla.core.files import read_json
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.loader import WindowLoader
@@ -74,11 +73,7 @@ def make_loader(
 
     Args:
         mixture: the stores of `data.mixture`.
-
-    Raises:
-        ConfigError: an episode that is held out would be trained on, in this dataset or another of the mixture.
     """
-    require_held_out(store, mixture)
     images = tuple(f"image_{camera}" for camera in config.demos.cameras)
     augment, change = {key: one for key, one in config.data.augment.of_images.items() if key in images}, None
     if config.data.shuffle_images and train:
@@ -104,25 +99,6 @@ def make_loader(
     )
 
 
-def require_held_out(store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> None:
-    """Raises ConfigError: an episode of its `val` is trained on, in its own `train` or in that of the mixture."""
-    held_out = {motion: number for number, motion in enumerate(_motions(store, "val"))}
-    for other in (store, *mixture):
-        for number, motion in enumerate(_motions(other, "train")):
-            if motion in held_out:
-                raise ConfigError(
-                    f"{other.source}: train[{number}] has the states and actions of val[{held_out[motion]}] of "
-                    f"{store.source}, which is held out; make the dataset with each episode once"
-                )
-
-
-def _motions(store: EpisodeStore, name: str) -> Iterator[str]:
-    """`motion_of` each episode of a split; none of one that is not there."""
-    for split in (one for one in store.splits.values() if one.name == name):
-        for begin, end in itertools.pairwise(split.offsets):
-            yield motion_of(split.fields["proprio"][begin:end], split.fields["action"][begin:end])
-
-
 def motion_of(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:
     """A hash of an episode's states and actions."""
     return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
@@ -137,7 +113,9 @@ def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int | None:
         return None
     if (store := trained_on(read_json(run.summary))) is None:
         return None
-    learnt = {*_motions(store, "train")}
+    train = store.split("train")
+    ends = itertools.pairwise(train.offsets)
+    learnt = {motion_of(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
     return sum(motion in learnt for motion in motions)
 
 

@@ -157,6 +157,7 @@ def train(
             if trainer.compiles and done == first + 1:
                 _require_finite(*pending, done, run)
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
+                progress.close()
                 progress, untimed = Progress("train", trainer.steps, "step", done), done
             saving = done % rhythm.save_every == 0 or last
             validating = done % rhythm.validate_every == 0 or last
@@ -167,7 +168,7 @@ def train(
                 values = measured.values()
                 rate = {"train/steps_per_second": progress.rate(done)} if done > untimed else {}
                 metrics.write(done, {**values, **rate})
-                progress.update(done, f"loss {values['train/loss']:.4f}", force=last)
+                progress.update(done, f"loss {values['train/loss']:.4f}")
             if validating:
                 held_out = trainer.validate()
                 metrics.write(done, held_out)
@@ -184,6 +185,7 @@ def train(
     resumed = {"resumed_after": first} if first else {}
     if done == first:
         return {**held_out, **resumed}
+    progress.close()
     share = gathering / (time.perf_counter() - started)
     rate = {"steps_per_second": progress.rate(done)} if done > untimed else {}
     return {**held_out, **resumed, **rate, "data_share": share}

@@ -36,7 +36,6 @@ from gap_vla.policies.saving import save_policy
 from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.training.data import require_held_out
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.torch import SmallConfig
@@ -96,7 +95,6 @@ class SmallTrainer(Trainer):
         }
         windows, held_out = of["train"], of.get("val")
         method.check_held_out(held_out, store.directory)
-        require_held_out(store)
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
         policy = build_policy(config.model, config.method, (height, width, channels), *widths, config.demos.cameras)
         train = config.train

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gap_vla.core.errors import ConfigError
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.training.data import count_learnt, make_loader, motion_of
+from gap_vla.training.data import count_learnt, motion_of
 from tests.helpers.made_up_demos import made_up_episodes
 from tests.training.conftest import configured, place_store
 
@@ -91,21 +90,6 @@ def test_a_step_of_octo_draws_other_noise_than_the_one_before(store, trainer):
     batch = made.batch(0)
     losses = [float(made.step(batch, step, measure=False).loss) for step in range(3)]
     assert len({*losses}) == 3
-
-
-def test_an_episode_that_is_held_out_is_not_trained_on(tmp_path):
-    one, *others = made_up_episodes()
-    for name, train in (("twice", [one, *others]), ("once", others)):
-        (tmp_path / name).mkdir()
-        write_store(tmp_path / name, {"train": train, "val": [one]}, source=name, source_hash=name)
-    twice, once = (EpisodeStore.open(tmp_path / name) for name in ("twice", "once"))
-    for backend in ("octo", "torch"):
-        config = configured(backend)
-        with pytest.raises(ConfigError, match=r"train\[0\] .* val\[0\]"):
-            config.trainer().on(config, twice)
-    make_loader(configured("octo"), once, "train", train=True)
-    with pytest.raises(ConfigError, match="twice: train"):
-        make_loader(configured("octo"), once, "train", train=True, mixture=[twice])
 
 
 def test_a_dataset_without_held_out_episodes_trains(tmp_path):
