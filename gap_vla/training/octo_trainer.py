@@ -181,7 +181,7 @@ class OctoTrainer(Trainer):
     def model(self) -> OctoModel:
         """The model with the parameters of now."""
         trained = self.built.packing.unpack(gather(self.mesh, self.state.params))
-        return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
+        return dataclasses.replace(self.built.model, params=join_frozen(trained, gather(self.mesh, self.frozen)))
 
     def export(self, run: RunDirectory) -> int:
         """In upstream's layout."""

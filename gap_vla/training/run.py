@@ -267,7 +267,10 @@ def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> 
     from gap_vla.rollouts.evaluation import evaluate
     from gap_vla.serving.loading import load_checkpoint
 
-    how = {"execute": None if config.eval.ensemble else config.eval.execute, "ensemble": config.eval.ensemble}
+    how: dict[str, Any] = {
+        "execute": None if config.eval.ensemble else config.eval.execute,
+        "ensemble": config.eval.ensemble,
+    }
     loaded = load_checkpoint(run.path, step=step, device=getattr(config.train, "device", "cpu"), **how)
     found = {}
     for variant, first_seed, folder in config.eval.layouts():

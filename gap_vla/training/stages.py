@@ -255,7 +255,7 @@ def require_fitting(config: Experiment, where: Path | str, shapes: Shapes) -> No
     if not config.rollouts:
         return
     task, size = task_spec(config.task), config.demos.image_size
-    rollouts = {"proprio": (task.proprio_dim,), "action": (task.action_dim,)}
+    rollouts: dict[str, tuple[int, ...]] = {"proprio": (task.proprio_dim,), "action": (task.action_dim,)}
     rollouts |= {f"image_{camera}": (size, size, 3) for camera in config.demos.cameras}
     for name, shape in rollouts.items():
         if tuple(shapes[name]) != shape:

@@ -52,7 +52,12 @@ class SmallTrainer(Trainer):
     """
 
     def __init__(
-        self, config: SmallConfig, policy: SmallPolicy, steps: int, windows: SmallWindows, held_out: SmallWindows
+        self,
+        config: SmallConfig,
+        policy: SmallPolicy,
+        steps: int,
+        windows: SmallWindows,
+        held_out: SmallWindows | None,
     ):
         self.config, self.policy, self.steps = config, policy, steps
         self.largest_action = LARGEST_ACTION if config.model.head == "diffusion" else None
@@ -105,7 +110,7 @@ class SmallTrainer(Trainer):
     def dry_run(cls, config: SmallConfig, shapes: Mapping[str, Sequence[int]]) -> str:
         size, widths = shapes[f"image_{config.demos.cameras[-1]}"], (shapes["proprio"][0], shapes["action"][0])
         with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # takes no memory
-            policy = build_policy(config.model, config.method, tuple(size), *widths, config.demos.cameras)
+            policy = build_policy(config.model, config.method, (size[0], size[1], 3), *widths, config.demos.cameras)
         here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
         no_data: Any = None
         return cls(here, policy, config.train.steps, no_data, no_data).describe()
