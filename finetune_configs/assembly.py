@@ -1,10 +1,10 @@
 """Assembly: put a ring on a peg (Meta-World, Sawyer), Octo with two cameras and proprioception.
 
-python scripts/finetune.py --config finetune_configs/assembly.py             # VP+GAP
-python scripts/compare.py --config finetune_configs/assembly.py:one_camera --seeds 0,1,2
+gap-vla finetune --config finetune_configs/assembly.py             # VP+GAP
+gap-vla compare --config finetune_configs/assembly.py:one_camera --seeds 0,1,2
 
 default: VP+GAP from 40 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 8 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks assembly`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks assembly`).
 one_camera: 1,000 steps without the wrist camera and without augmentation.
 gaussian_rho: the same with wide phases. debug: the same path in a minute.
 """

@@ -1,7 +1,9 @@
 """Bin-picking: move a cube from one bin into the other (Meta-World, Sawyer).
 
+gap-vla finetune --config finetune_configs/bin_picking.py
+
 default: VP+GAP from 100 demonstrations, 2,400 steps: 49 of 50 rollouts succeed (seed 0), 15 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks bin_picking`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks bin_picking`).
 debug: the same path in a minute.
 """
 

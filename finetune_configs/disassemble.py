@@ -1,7 +1,9 @@
 """Disassemble: pull a wrench off its peg (Meta-World, Sawyer).
 
+gap-vla finetune --config finetune_configs/disassemble.py
+
 default: VP+GAP from 100 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 11 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks disassemble`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks disassemble`).
 debug: the same path in a minute.
 """
 

@@ -1,7 +1,9 @@
 """Handover: a bar from one arm to the other (robosuite, two Pandas): 18 numbers of state, 14 of action.
 
+gap-vla finetune --config finetune_configs/handover.py
+
 default: VP+GAP from 100 demonstrations, 2,400 steps: 4 of 50 rollouts succeed (seed 0), 17 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks handover`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks handover`).
 debug: the same path in a minute.
 """
 

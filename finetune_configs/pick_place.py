@@ -1,7 +1,9 @@
 """Pick-place: bring a puck to a goal in the air (Meta-World, Sawyer).
 
+gap-vla finetune --config finetune_configs/pick_place.py
+
 default: VP+GAP from 100 demonstrations, 2,400 steps: 44 of 50 rollouts succeed (seed 0), 11 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks pick_place`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks pick_place`).
 debug: the same path in a minute.
 """
 

@@ -1,7 +1,9 @@
 """Push-wall: push a puck around a wall to the goal (Meta-World, Sawyer).
 
+gap-vla finetune --config finetune_configs/push_wall.py
+
 default: VP+GAP from 100 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 36 minutes
-on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks push_wall`.
+on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks push_wall`).
 debug: the same path in a minute.
 """
 

@@ -1,7 +1,7 @@
 """Assembly with a small torch policy: few, clean demonstrations and five steps of proprioceptive history.
 
-python scripts/train_small.py --config finetune_configs/small_assembly.py                          # gap
-python scripts/train_small.py --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
+gap-vla train-small --config finetune_configs/small_assembly.py                          # gap
+gap-vla train-small --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).

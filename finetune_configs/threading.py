@@ -1,7 +1,7 @@
 """Threading: a needle through the ring of a tripod (robosuite, Panda), Octo with two cameras and proprioception.
 
-python scripts/finetune.py --config finetune_configs/threading.py            # VP+GAP
-python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp
+gap-vla finetune --config finetune_configs/threading.py            # VP+GAP
+gap-vla finetune --config finetune_configs/threading.py --config.method=vp
 
 default: 2 CPU cores, 8 to 9 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
 VP 95 and V 82 (seed 0); `python scripts/reproduce.py --table octo --tasks threading`.

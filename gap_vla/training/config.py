@@ -28,6 +28,7 @@ from gap_vla.core.config import (
     build,
     choose,
     merge,
+    nearest,
     to_dict,
 )
 from gap_vla.core.errors import ConfigError
@@ -221,7 +222,11 @@ class Experiment(abc.ABC):
         if self.simulated:
             choose(self.demos.camera, task_spec(self.task).views, "demos.camera")
         elif not (self.demos.path or self.data.rlds):
-            choose(self.task, TASK_NAMES, "task, of which neither demos.path nor data.rlds names data,")
+            hint = nearest(self.task, TASK_NAMES, " (did you mean {!r}?)")
+            raise ConfigError(
+                f"task {self.task!r} is none of the simulated ones{hint}: {', '.join(TASK_NAMES)}; for any other, name "
+                "data with demos.path or data.rlds"
+            )
         if not self.eval.ensemble and self.eval.execute > (most := self.model.action_horizon):
             raise ConfigError(f"eval.execute is {self.eval.execute}; model.action_horizon is only {most}")
 

@@ -243,7 +243,8 @@ def require_fitting(config: Experiment, where: Path | str, shapes: Shapes) -> No
     """
     for label in config.needed_labels:
         if label not in shapes:
-            how = "a column of that name" if label == "phase" else "`gap-vla annotate`"
+            made = "`gap-vla annotate`" if config.data.rlds else "another phases.method"
+            how = "a column of that name" if label == "phase" else made
             raise ConfigError(f"{where} has no {label}, which method {config.method} needs; {how} adds it")
     for camera in config.demos.cameras:
         if f"image_{camera}" not in shapes:
