@@ -94,11 +94,11 @@ class Version:
         return found
 
     def _record(self, split: str, index: int) -> bytes:
-        for file, count in self.shards(split):
-            if index < count:
-                return self._records(file, count)[index]
-            index -= count
-        raise IndexError(index)
+        shards = self.shards(split)
+        ends = np.cumsum([count for _, count in shards])
+        number = int(np.searchsorted(ends, index, side="right"))
+        file, count = shards[number]
+        return self._records(file, count)[index - int(ends[number]) + count]
 
     @functools.lru_cache(maxsize=4)  # noqa: B019  a version lives as long as its reader
     def _records(self, file: Path, count: int) -> Records:

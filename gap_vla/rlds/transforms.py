@@ -130,6 +130,8 @@ def chunk(
         [T, W, H, A], `rho` and `change_point` [T, W].
     """
     action = trajectory["action"]
+    if len(action.shape) == 3 and (action.shape[1] or action_horizon) < action_horizon:
+        raise ConfigError(f"actions are chunks of {action.shape[1]}, action_horizon is {action_horizon}; take less")
     steps = tf.shape(action)[0]
     raw = tf.range(steps)[:, None] + tf.range(1 - window_size, 1)
     index = tf.maximum(raw, 0)

@@ -107,10 +107,12 @@ def test_normalisation_of_trajectories_is_upstreams(kind: str) -> None:
     np.testing.assert_allclose(found["observation"]["proprio"], GOLDEN[f"normalize/{kind}/proprio"], atol=1e-6)
 
 
-def test_statistics_of_another_width_are_refused() -> None:
+def test_statistics_of_another_width_and_short_chunks_are_refused() -> None:
     narrow = {"mean": np.zeros(1), "std": np.ones(1)}
     with pytest.raises(UserError, match="1 wide"):
         tr.normalize_trajectory(trajectory(), {"action": narrow, "proprio": narrow})
+    with pytest.raises(ConfigError, match="action_horizon"):
+        tr.chunk({**trajectory(), "action": tf.ones((6, 1, 7))}, 2, 4)
 
 
 def test_goals_lie_ahead_and_bring_their_whole_observation() -> None:
