@@ -123,32 +123,37 @@ def test_detaching_leaves_no_trace_in_policy_or_optimizer_and_training_goes_on_b
     assert all(map(torch.equal, train(policy, optimizer), expected))
 
 
-def test_attach_loads_few_lines_of_this_package_and_changes_nothing_of_torch_as_a_whole():
+def test_attach_loads_torch_and_few_lines_of_this_package():
     program = """
 import sys
 import gap_vla
 assert "torch" not in sys.modules and not hasattr(gap_vla, "nothing")
-import torch
-from torch.optim import optimizer
-from torch.nn.modules import module
-def hooks():
-    names = [(place, name) for place in (module, optimizer) for name in vars(place) if name.startswith("_global")]
-    return [len(vars(place)[name] or ()) for place, name in names] + [sys.meta_path[:]]
-before = hooks(), vars(torch._dynamo.config) if "torch._dynamo" in sys.modules else None
-from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach
-policy = torch.nn.ModuleDict({"state": torch.nn.Linear(3, 4)})
-gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
-gap.watch(torch.optim.AdamW(policy.parameters()))
-assert hooks() == before[0] and gap_vla.attach is attach
-files = [m.__file__ for name, m in sys.modules.items() if name.partition(".")[0] == "gap_vla" and m.__file__]
-print(sum(len(open(file).readlines()) for file in files))
+assert gap_vla.attach is attach
 heavy = {"jax", "tensorflow", "mujoco", "h5py", "pandas", "matplotlib"} & {*sys.modules}
 assert not heavy, heavy
+files = [m.__file__ for name, m in sys.modules.items() if name.partition(".")[0] == "gap_vla" and m.__file__]
+print(sum(len(open(file).readlines()) for file in files))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) <= 1200
+
+
+def test_attaching_changes_nothing_of_torch_as_a_whole(policy):
+    def state():
+        places = sys.modules["torch.nn.modules.module"], sys.modules["torch.optim.optimizer"]
+        hooks = [len(vars(p)[name] or ()) for p in places for name in vars(p) if name.startswith("_global")]
+        return hooks, sys.meta_path[:], torch._dynamo.config.get_config_copy()
+
+    optimizer = torch.optim.AdamW(policy.parameters())
+    before = state()
+    gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
+    gap.watch(optimizer)
+    with gap.adjusting(RHO, 0):
+        assert state() == before
+        policy(IMAGE, PROPRIO)
+    assert state() == before
 
 
 def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):

@@ -40,6 +40,7 @@ def test_a_window_shows_its_own_history_and_never_the_episode_before(store):
     fields, first = store.split("train").fields, LENGTH  # of the second episode
     assert np.array_equal(batch["image_primary"][0], fields["image_primary"][[first, first]])
     assert np.array_equal(batch["image_primary"][1], fields["image_primary"][[first + 5, first + 6]])
+    assert batch["rho"][0].tolist() == [fields["rho"][first]] * 3
     assert batch["rho"][1].tolist() == fields["rho"][first + 4 : first + 7].tolist()
     states = normalize(fields["proprio"], store.statistics["proprio"])
     assert np.array_equal(batch["proprio"][0], states[[first] * 3])
