@@ -59,10 +59,9 @@ def measure(name: str) -> None:
 
 
 def render() -> None:
-    """Writes everything that is kept between the page's markers."""
+    """Writes what is kept of each benchmark between the page's markers."""
     parts = ["## Kept outputs"]
-    for path in sorted(KEPT.glob("*.json")):
-        one = read_json(path)
+    for one in (read_json(path) for name in CALLS if (path := KEPT / f"{name}.json").exists()):
         parts.append("\n".join(["```", f"$ {one['command']}", *one["output"], "```"]))
         parts.append(f"{one['machine']}, load before {one['load_before']}, commit {one['commit']}, {one['time'][:10]}.")
     replace_between(PAGE, NAME, "\n\n".join(parts))
