@@ -102,7 +102,7 @@ class IntervenedPolicy:
 def _as_shown(key: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """What a recording showed, in the form in which the task shows it."""
     if key.startswith("image_"):
-        return resized(value[None], shape[:2])[0]
+        return resized(value[None], (shape[0], shape[1]))[0]
     if value.shape != shape:
         raise UserError(f"{key} is {[*value.shape]} in the recordings, {[*shape]} in the task; give recordings of it")
     return value

@@ -132,7 +132,7 @@ class OctoPolicy(ChunkPolicy):
 
     def _compile(self) -> Callable[..., Any]:
         def run(params: Any, observation: Any, task: Any, keys: Any) -> Any:
-            model = self._model.replace(params=params)
+            model = self._model.replace(params=params)  # type: ignore[attr-defined]  # flax adds it
             sample = functools.partial(model.sample_actions, embodiment_action_dim=self._dims)
 
             def row(key: Any, *inputs: Any) -> Any:

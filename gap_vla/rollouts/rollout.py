@@ -15,7 +15,7 @@ from jaxtyping import Float
 from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget
-from gap_vla.rollouts.records import EpisodeLog, EpisodeRecord
+from gap_vla.rollouts.records import PARTS, EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.task import SimTask, Task
 from gap_vla.rollouts.workers import Answer, Crash, Frame, Reset, Step, WorkerPool
 
@@ -40,12 +40,13 @@ class _Live:
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
     phase: str | None = None
-    seconds: Counter[str] = dataclasses.field(default_factory=Counter)
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
     def see(self, frame: Frame) -> None:
         self.observation, self.phase = frame.observation, frame.phase
         self.steps += 1
-        self.seconds.update(simulation=frame.simulation_seconds, rendering=frame.rendering_seconds)  # type: ignore[arg-type]
+        self.seconds["simulation"] += frame.simulation_seconds
+        self.seconds["rendering"] += frame.rendering_seconds
 
     def record(self, success: bool, error: str | None) -> EpisodeRecord:
         seconds = {f"{part}_seconds": round(spent, 4) for part, spent in self.seconds.items()}
@@ -136,7 +137,7 @@ class Rollout:
         share = (time.perf_counter() - started) / len(slots)
         forgotten = getattr(self.policy, "forgotten", ())
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
-            episode.seconds["policy"] += share  # type: ignore[assignment]
+            episode.seconds["policy"] += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
             elif episode.number in forgotten:

@@ -103,7 +103,7 @@ class SimTask:
         return PhaseWatcher(env.unwrapped.world)
 
     def filmed(self) -> SimTask:
-        return dataclasses.replace(self, image_size=FILM_SIZE, cameras=self.cameras[:1])
+        return dataclasses.replace(self, image_size=FILM_SIZE, cameras=("primary",))
 
     def identity(self) -> dict[str, Any]:
         spec = task_spec(self.name)

@@ -217,8 +217,9 @@ def serve(connection: Connection, task: Task, privilege: Privilege | None) -> No
     except (EOFError, OSError):
         pass  # the parent has closed the pipe or is gone
     finally:
-        for holder in (*slots.values(), studio):
-            holder.close()  # frees OpenGL while it is still there
+        for slot in slots.values():
+            slot.close()  # frees OpenGL while it is still there
+        studio.close()
 
 
 def _answer(slot: _Slot, studio: _Studio, command: Command) -> Answer:
