@@ -16,6 +16,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from gap_vla.core.files import replacing
+
 PARTS = "drawing/templates/parts.html"
 
 
@@ -34,6 +36,13 @@ def _templates() -> jinja2.Environment:
 def render(template: str, **values: Any) -> str:
     """A page: the template with these values."""
     return _templates().get_template(template).render(values)
+
+
+def save_page(path: Path, template: str, **values: Any) -> Path:
+    """Writes `render`."""
+    with replacing(path) as temporary:
+        temporary.write_text(render(template, **values), encoding="utf-8")
+    return path
 
 
 def part(name: str, *values: Any, **named: Any) -> Markup:

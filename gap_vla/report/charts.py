@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gap_vla.drawing.figures import distinct, figure_with, line_style, value_axis
 from gap_vla.report.runs import Run, by_method
@@ -120,19 +121,19 @@ def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict
 
 
 def mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the runs that measured it, each averaged over neighbouring measurements first, which are of single
-    batches and noisy; of the training steps that all of them have."""
-    found = [(steps, values) for steps, values in (run.curve(name) for run in runs) if len(steps)]
-    first = max((steps.min() for steps, _ in found), default=0)
-    last = min((steps.max() for steps, _ in found), default=-1)
-    inside = [(steps >= first) & (steps <= last) for steps, _ in found]
-    found = [(steps[here], values[here]) for (steps, values), here in zip(found, inside)]
-    fewest = min((len(np.unique(steps)) for steps, _ in found), default=0)
+    """Mean over the runs that measured it, over the training steps that all of them have. Measurements are of single
+    batches and noisy, so neighbouring ones of a run are averaged first.
+    """
+    curves = [pd.DataFrame({"step": steps, "value": values}) for steps, values in (run.curve(name) for run in runs)]
+    curves = [curve for curve in curves if len(curve)]
+    first = max((curve.step.min() for curve in curves), default=0)
+    last = min((curve.step.max() for curve in curves), default=-1)
+    curves = [curve[curve.step.between(first, last)] for curve in curves]
+    fewest = min((curve.step.nunique() for curve in curves), default=0)
     if not fewest:
         return np.zeros(0), np.zeros(0)
     edges = np.linspace(first, last + 1, min(bins, fewest) + 1)
-    places = [np.digitize(steps, edges) - 1 for steps, _ in found]
-    kept = [b for b in range(len(edges) - 1) if all((place == b).any() for place in places)]
-    means = [[(s[p == b].mean(), v[p == b].mean()) for b in kept] for (s, v), p in zip(found, places)]
-    at, of = np.reshape(means, (len(found), len(kept), 2)).mean(0).T
-    return at, of
+    averaged = [curve.groupby(np.digitize(curve.step, edges)).mean() for curve in curves]
+    by_bin = pd.concat(averaged).groupby(level=0)
+    mean = by_bin.mean()[by_bin.size() == len(curves)]
+    return mean["step"].to_numpy(), mean["value"].to_numpy()

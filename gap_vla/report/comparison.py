@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,35 +123,22 @@ class Comparison:
                 listing = ", ".join(f"{name(m)}: {' '.join(map(str, found))}" for m, found in of_method.items())
                 notes.append(f"Training seeds differ so far ({listing}); differences use those that both methods have.")
         for (first, second), found in self.differences.items():
+            a, b = self.success[first], self.success[second]
             pair = f"{name(first)} − {name(second)}"
-            notes += [f"{pair}{why}, so nothing is paired." for why in self._unpaired(first, second, found)]
+            unpaired = [words(variant) for variant in a if variant in b and variant not in found]
+            if unpaired or not {*a} & {*b}:
+                where = f" on {', '.join(unpaired)}" if unpaired and len(self.variants) > 1 else ""
+                notes.append(f"{pair}{where}: no layouts of the same seeds are shared, so nothing is paired.")
             for variant, one in found.items():
-                a, b = (self.success[method][variant].layouts for method in (first, second))
-                if max(max(a[seed], b[seed]) for seed in {*a} & {*b}) > one.layouts:
+                layouts = [max(of[variant].layouts[seed] for of in (a, b)) for seed in shared_seeds(a, b, variant)]
+                if max(layouts) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
-        notes += self.cut_short(name)
+        notes.append(told_cut_short({name(method): count for method, count in self.simulator_errors.items()}))
         notes += told_apart(self.apart)
         if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
-        return list(dict.fromkeys(notes))
-
-    def cut_short(self, name: Name = str) -> list[str]:
-        """Of which methods the simulator cut rollouts short, and how many."""
-        told = told_cut_short({name(method): count for method, count in self.simulator_errors.items()})
-        return [told] if told else []
-
-    def _unpaired(self, first: str, second: str, paired: Collection[str]) -> list[str]:
-        """What two methods do not share, of each variant that both have and of which no difference is `paired`."""
-        a, b = self.success[first], self.success[second]
-        if not {*a} & {*b}:
-            return [": no variant of the scene is shared"]
-        told = []
-        for variant in [one for one in a if one in b and one not in paired]:
-            seeds = {*a[variant].layouts} & {*b[variant].layouts}
-            what = "no layout is shared by all evaluations of their seeds" if seeds else "no training seed is shared"
-            told.append(f"{f' on {words(variant)}' if len(self.variants) > 1 else ''}: {what}")
-        return told
+        return [*dict.fromkeys(filter(None, notes))]
 
 
 NOT_GIVEN = "not given"
@@ -174,12 +162,11 @@ def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return dict(sorted(differing, key=lambda one: NOT_GIVEN in one[1]))
 
 
-def told_apart(found: Mapping[str, Sequence[Any]]) -> list[str]:
+def told_apart(found: Mapping[str, Sequence[Any]], most: int = 8) -> list[str]:
     """What `apart` found as a note; none where it found nothing."""
     told = [f"{key} {', '.join(map(str, values))}" for key, values in found.items()]
-    shown = max(5, sum(NOT_GIVEN not in values for values in found.values()))
-    more = [f"and {len(told) - shown} more that not all of them give"] if len(told) > shown else []
-    differing = "; ".join([*told[:shown], *more])
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    differing = "; ".join([*told[:most], *more])
     return [f"Not method and seed alone: the runs also differ in settings ({differing})."] if told else []
 
 
@@ -204,16 +191,16 @@ def compare(
         success={method: _success(outcomes[method]) for method in methods},
         differences={(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods},
         apart=apart(configs) | apart(map(_made_with, summaries)),
-        simulator_errors=count_simulator_errors(summaries),
+        simulator_errors=_simulator_errors(summaries),
     )
 
 
-def count_simulator_errors(summaries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Method to how many rollouts of its runs the simulator cut short, from their summaries."""
-    found: dict[str, int] = {}
+def _simulator_errors(summaries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Method to how many rollouts of its runs the simulator cut short."""
+    found: dict[str, int] = collections.defaultdict(int)
     for one in summaries:
-        errors = sum(of_variant.get("simulator_errors", 0) for of_variant in evaluations_of(one).values())
-        found[one.get("method", "")] = found.get(one.get("method", ""), 0) + errors
+        for evaluation in evaluations_of(one).values():
+            found[one.get("method", "")] += evaluation.get("simulator_errors", 0)
     return found
 
 
@@ -222,6 +209,11 @@ def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
     first = next(iter(evaluations_of(summary).values()), {})
     rolled_out = {key: first[part][key] for part, keys in SCENE.items() for key in keys if key in first.get(part, {})}
     return {"origin": summary.get("origin", {}), "rollouts": rolled_out}
+
+
+def shared_seeds(first: Mapping[str, Success], second: Mapping[str, Success], variant: str) -> list[int]:
+    """The training seeds of which both methods were rolled out on a variant."""
+    return [seed for seed in first[variant].per_seed if seed in second[variant].per_seed]
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:

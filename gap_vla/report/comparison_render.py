@@ -21,6 +21,7 @@ from gap_vla.report.comparison import (
     compare,
     label,
     read_rollouts,
+    shared_seeds,
     words,
 )
 from gap_vla.rollouts.statistics import PairedDifference, percent, points
@@ -162,6 +163,10 @@ def render(
     settings = [read_json(path) for path in beside if path.exists()]
     comparison = dataclasses.replace(compare(_outcomes(paths, runs), None, settings, runs), failed=failed)
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
+
+    def seeds(first: str, second: str, variant: str) -> list[int]:
+        return shared_seeds(comparison.success[first], comparison.success[second], variant)
+
     content = {
         "title": title,
         "methods": [
@@ -170,7 +175,7 @@ def render(
             for variant, one in found.items()
         ],
         "pairs": [
-            {"first": a, "second": b, "scene": variant, "of_seeds": _shared(comparison, a, b, variant)}
+            {"first": a, "second": b, "scene": variant, "of_seeds": seeds(a, b, variant)}
             | {"found": dataclasses.asdict(one)}
             for (a, b), found in comparison.differences.items()
             for variant, one in found.items()
@@ -184,12 +189,6 @@ def render(
     with replacing(out / "table.png") as temporary:
         save_picture(draw_comparison(comparison, title=title, name=label), temporary)
     return as_text(comparison), content
-
-
-def _shared(comparison: Comparison, first: str, second: str, variant: str) -> list[int]:
-    """The training seeds that two methods share on a variant."""
-    a, b = (comparison.success[method][variant].per_seed for method in (first, second))
-    return [seed for seed in a if seed in b]
 
 
 def _outcomes(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> dict[str, BySeed]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.files import replacing, write_json
-from gap_vla.drawing.markup import plain, render, text_table
+from gap_vla.core.files import write_json
+from gap_vla.drawing.markup import plain, save_page, text_table
 from gap_vla.rollouts.records import cut_short_by_simulator, describe, title
 from gap_vla.rollouts.statistics import percent
 from gap_vla.sim import variant_spec
@@ -26,7 +26,8 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     rate = percent(summary["success_rate"])
     seed = "of each layout as the policy names it" if summary["seed"] is None else summary["seed"]
     facts = {**summary["task"], "seed": seed, "source": summary.get("source")}
-    text = render(
+    return save_page(
+        folder / PAGE_FILE,
         "report/templates/evaluation.html",
         title=title(summary),
         result=f"{summary['successes']} of {summary['episodes']} rollouts succeeded",
@@ -38,13 +39,6 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         words=describe(summary),
         facts=plain(facts | {f"policy {key}": value for key, value in summary["policy"].items()}),
     )
-    return _written(folder / PAGE_FILE, text)
-
-
-def _written(path: Path, text: str) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
 
 
 def _phases(phases: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -91,13 +85,13 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     alike = all(name == "default" or variant_spec(name).only_looks for name in found)
     apart = not alike or len({tuple(one.get("layout_seeds", ())) for one in found.values()}) > 1
     first = next(iter(found.values()))
-    text = render(
+    return save_page(
+        folder / PAGE_FILE,
         "report/templates/variants.html",
         title=f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
         rows=list(_rows(found)),
         notes=["Layouts differ between variants: compare the rates by their intervals."] * apart + _lost(found),
     )
-    return _written(folder / PAGE_FILE, text)
 
 
 def _rows(found: Summaries) -> Iterator[dict[str, Any]]:

@@ -13,10 +13,9 @@ import numpy as np
 from markupsafe import Markup
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.files import replacing
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import chart
-from gap_vla.drawing.markup import data_uri, html_table, note, render
+from gap_vla.drawing.markup import data_uri, html_table, note, save_page
 from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
@@ -56,7 +55,8 @@ def write_report(
         ("rho", "ρ over a demonstration", rho_section(found, rho_of)),
         ("runs", "The runs", runs_section(found)),
     ]
-    text = render(
+    return save_page(
+        out,
         "report/templates/runs.html",
         title=f"{found[0].task}: {', '.join(methods)}",
         results=[one for of_method in methods.values() for one in results(of_method, alone=len(methods) == 1)],
@@ -66,9 +66,6 @@ def write_report(
         sections=[section for section in sections if section[2]],
         next=next_commands(found, command),
     )
-    with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return out
 
 
 def results(runs: Sequence[Run], alone: bool) -> Iterator[tuple[str, str]]:
@@ -163,19 +160,19 @@ def _chart(figure: Any, alt: str) -> Markup:
 
 def rho_section(runs: Sequence[Run], rho_of: RhoOf) -> Markup:
     """The first demonstration with the ρ that each method was trained with."""
-    split, seen, lines, notes = None, None, {}, []
+    split, lines, notes = None, {}, []
     for method, of_method in by_method(runs).items():
         try:
-            found, own = rho_of(of_method[0]), of_method[0].summary.get("origin", {}).get("episodes")
-        except UserError as error:  # as a store of another version; the rest of the page does not need it
+            found = rho_of(of_method[0])
+        except UserError as error:  # such as a store of another version; the rest of the page does not need it
             notes.append(note(f"{method}: {error}"))
             continue
         if found is None:
             continue
-        if split is not None and (found[0].steps != split.steps or (seen and own and own != seen)):
+        if split is not None and found[0].steps != split.steps:
             notes.append(note(f"{method} was trained on other demonstrations than those shown; its ρ is not here."))
             continue
-        split, seen = split or found[0], seen or own
+        split = split or found[0]
         lines[method] = found[1]
     if split is None:
         return Markup().join(notes)
@@ -202,12 +199,11 @@ def runs_section(runs: Sequence[Run]) -> Markup:
 
 def next_commands(runs: Sequence[Run], command: str) -> list[tuple[str, str]]:
     """What to do next: command and purpose."""
-    paths = [shlex.quote(str(run.path)) for run in runs]
-    commands = []
-    if len(runs) == 1 and runs[0].summary:
-        commands += [
-            (f"gap-vla diagnose --checkpoint {paths[0]}", "does the policy look at its pictures?"),
-            (f"gap-vla evaluate --checkpoint {paths[0]} --episodes 100", "more rollouts"),
-            (f"gap-vla report {paths[0]} OTHER_RUN --out report.html", "compare it with another run"),
-        ]
-    return commands or ([(command, "writes this page again")] if command else [])
+    if len(runs) > 1 or not runs[0].summary:
+        return [(command, "writes this page again")] if command else []
+    path = shlex.quote(str(runs[0].path))
+    return [
+        (f"gap-vla diagnose --checkpoint {path}", "does the policy look at its pictures?"),
+        (f"gap-vla evaluate --checkpoint {path} --episodes 100", "more rollouts"),
+        (f"gap-vla report {path} OTHER_RUN --out report.html", "compare it with another run"),
+    ]

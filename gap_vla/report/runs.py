@@ -88,22 +88,6 @@ class Run:
         """Whether it is a small torch policy, whose features can be probed."""
         return "encoder" in self.config.get("model", {})
 
-    @property
-    def store(self) -> Path | None:
-        """The episode store that it was trained on, seen from here or from beside its `runs`; None: it is not there."""
-        dataset = self.summary.get("dataset", {})
-        if not (named := dataset.get("store") or dataset.get("path")):
-            return None
-        recorded = Path(named)
-        if (
-            not (self.small or "store" in dataset) and len(recorded.parents) > 3
-        ):  # 0.1 named root/rlds/NAME/TASK/VERSION
-            recorded = recorded.parents[3] / "store" / recorded.parents[1].name
-        beside = [*self.path.absolute().parents][:3][-1]
-        root = Path(self.config.get("data", {}).get("root", "data"))
-        places = (place for store in (recorded, root / "store" / recorded.name) for place in (store, beside / store))
-        return next((place for place in places if (place / "store.json").exists()), None)
-
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last one that a kill cut off is left out."""
@@ -130,30 +114,30 @@ class Run:
     def videos(self, variant: str) -> list[Path]:
         """The films of its rollouts that are there."""
         names = self.evaluations.get(variant, {}).get("videos", [])
-        places = [self.path / "rollouts" / variant, self.path / "rollouts"]
-        return [found for name in names if (found := _first(place / name for place in places))]
+        return [place for name in names if (place := self._rollout_file(variant, name))]
 
     def rollout_page(self, variant: str) -> Path | None:
         """The page of an evaluation's rollouts, if it is there."""
-        return _first(self.path / "rollouts" / part / "index.html" for part in (variant, ""))
+        return self._rollout_file(variant, "index.html")
 
-
-def _first(places: Any) -> Path | None:
-    return next((place for place in places if place.is_file()), None)
+    def _rollout_file(self, variant: str, name: str) -> Path | None:
+        """A file of the rollouts on a variant, which lie in a folder of their own if there are several variants."""
+        places = (self.path / "rollouts" / variant / name, self.path / "rollouts" / name)
+        return next((place for place in places if place.is_file()), None)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs of a page. Raises UserError: none, runs of several tasks, or two of a method and seed."""
-    found = [Run.read(path) for path in paths]
-    tasks = sorted({run.task for run in found})
+    runs = [Run.read(path) for path in paths]
+    tasks = sorted({run.task for run in runs})
     if len(tasks) != 1:
         raise UserError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
     seen: dict[str, Path] = {}
-    for run in found:
+    for run in runs:
         if run.label in seen:
             raise UserError(f"{seen[run.label]} and {run.path} are both {run.label}; give one of them")
         seen[run.label] = run.path
-    return found
+    return runs
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

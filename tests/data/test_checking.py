@@ -19,8 +19,7 @@ from gap_vla.core.columns import DELTA, POSE, Columns
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.rlds.checking.records import check_ends
-from gap_vla.rlds.checking.report import Report
-from gap_vla.rlds.checking.run import check_dataset, check_source
+from gap_vla.rlds.checking.run import Report, check_dataset, check_source
 from tests.helpers.demonstrations import write_lerobot, write_robomimic
 
 

@@ -1,6 +1,5 @@
 """The page about runs: it begins with the result, and is one file that needs nothing else."""
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -115,18 +114,6 @@ def test_a_curve_is_the_mean_over_seeds_however_often_and_how_long_each_measured
 
 def _curve(rows):
     return np.array([row["step"] for row in rows]), np.array([row["x"] for row in rows])
-
-
-def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
-    path = make_run(tmp_path / "runs" / "assembly", "gap", 0, [1])
-    store = tmp_path / "data" / "store" / "assembly-1"
-    store.mkdir(parents=True)
-    (store / "store.json").write_text("{}")
-    run = Run.read(path)
-    named = dataclasses.replace(run, summary={"dataset": {"store": "data/store/assembly-1"}})
-    monkeypatch.chdir(tmp_path.parent)
-    assert named.store.samefile(store)
-    assert dataclasses.replace(run, summary={"dataset": {"store": "nowhere/store"}}).store is None
 
 
 def test_phases_stand_in_the_experts_order_however_a_file_was_sorted():

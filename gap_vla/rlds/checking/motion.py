@@ -16,7 +16,7 @@ from jaxtyping import Float
 from gap_vla.core.columns import Columns
 from gap_vla.core.episode import Episode
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.report import Finding
+from gap_vla.rlds.checking.records import Finding
 
 USUAL_LAG = 4
 """Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
@@ -30,20 +30,12 @@ APART = 0.15
 """Of the variance of targets, how much may lie between them and the state that reaches them."""
 LARGEST_ANGLE = {"euler_xyz": 7.0, "rotvec": 7.0, "joints": 14.0}
 """Rad that no angle described so reaches; a joint may turn twice."""
-_HELD, _IDLE = 0.005, 0.02
-"""An axis is held that stays within so many metres, or radians, of where it starts, under actions below this."""
-_OFF_SCALE = 1.6
-"""Distances per unit of action that differ by more than this are not wear, friction or contact; in eight of the
-simulated tasks they differ from the usual by up to 1.15."""
-_STILL = 0.02
-"""Metres in an episode that an arm may drift along an axis while it is held."""
+HELD_WITHIN, HELD_UNDER = 0.005, 0.02
+"""An axis is held if it stays within so many metres, or radians, of its start, and its actions are below the second."""
+OFF_SCALE = 1.6
+"""A distance per unit of action that differs from the usual one by more than this factor is odd."""
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
 """A step is a jump if it is this many times as large as a fast one (`_fast`), and at least this large."""
-_BEYOND_METRES, _BEYOND_FAST, _BEYOND_USUAL = 0.01, 1.5, 8.0
-"""It is one too if it goes beyond what was commanded by this: metres, times a fast step, and times what fast deviations
-from commands are. Steps of the nine simulated tasks go beyond by up to 0.40 of the most of these."""
-_WAITING = 40
-"""Steps within which an arm that was held makes up for what it was commanded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +123,7 @@ def check_motion(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     if all(one.quaternion is not None for one in tracks):
         yield from _rotation(arm, tracks)
     if tracks[0].in_space:
-        yield from _axes(arm, tracks)
         yield from _scale(arm, tracks)
-        yield from _beyond_commands(arm, tracks)
     yield from _lag(arm, tracks)
 
 
@@ -154,29 +144,31 @@ def are_targets(states: Sequence[np.ndarray], actions: Sequence[np.ndarray]) -> 
 
 
 def _late(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
-    """Motion follows from the action before it. If, both given, the action *after* it tells more, over all and in most
-    episodes, actions are late; an effect that explains less than half of what one of its size would, is chance.
-    """
+    """An error if the action after a step explains the motion of the step better than the action of the step itself."""
     of_now, of_after, explained = _effects(tracks)
-    each = np.array([_effects([one]) for one in tracks])
-    follows = explained > min(EXPLAINED, of_after**2 / 2) and of_after > max(0.5, abs(of_now))
-    if follows and np.median(each[:, 1] - each[:, 0]) > 0:
+    gain = [after - now for now, after, _ in (_effects([one]) for one in tracks)]
+    if explained > EXPLAINED and of_after > max(0.5, abs(of_now)) and np.median(gain) > 0:
         detail = f"effect of the next action {of_after:.2f}, of its own {of_now:.2f}"
         text = f"{arm}: the motion of a step follows the action after it; actions are recorded late"
         yield Finding("error", "time", text, detail=detail)
 
 
 def _effects(tracks: Sequence[Track]) -> tuple[float, float, float]:
-    """Of a step's action and of the next one on its motion, and the share of its square that both explain; mean over
-    the axes in use, by how much each moves."""
+    """Regression of motion on the action of the step and the action after it: both effects, and the explained share.
+
+    Each figure is the mean over the axes, weighted by how much each axis moves.
+    """
     moved = [one.moved for one in tracks]
     now, performed = scaled([one.action[:-1] for one in tracks], moved)
     after, _ = scaled([one.action[1:] for one in tracks], moved)
-    both = [np.stack([now[:, axis], after[:, axis]], 1) for axis in range(now.shape[1])]
-    effects = np.array([np.linalg.lstsq(a, performed[:, axis], rcond=1e-6)[0] for axis, a in enumerate(both)])
-    fitted = np.stack([a @ effect for a, effect in zip(both, effects)], 1)
-    found = np.column_stack([effects, 1 - ((performed - fitted) ** 2).mean(0)])
-    size = np.sqrt((np.concatenate(moved) ** 2).mean(0)) * (effects.sum(1) > 0)  # one that is flipped says nothing
+    found = []
+    for axis in range(now.shape[1]):
+        actions = np.stack([now[:, axis], after[:, axis]], 1)
+        effect = np.linalg.lstsq(actions, performed[:, axis], rcond=1e-6)[0]
+        rest = performed[:, axis] - actions @ effect
+        found.append([*effect, 1 - (rest**2).mean()])
+    size = np.sqrt((np.concatenate(moved) ** 2).mean(0))
+    size *= np.sum(found, axis=1, where=[True, True, False]) > 0  # a flipped axis says nothing about time
     return tuple(np.average(found, axis=0, weights=size).tolist()) if size.any() else (0.0, 0.0, 0.0)
 
 
@@ -232,10 +224,10 @@ def _rotation(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
 
 def _gripper(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     """Which way and in which range grippers are commanded, and episodes that differ in it from most."""
-    known = [one for one in tracks if one.grip is not None and one.opening is not None]
+    known: list[Any] = [one for one in tracks if one.grip is not None]
     if not known:
         return
-    command, opening = [_of(one.grip)[:-1] for one in known], [_of(one.opening) for one in known]
+    command, opening = [one.grip[:-1] for one in known], [one.opening for one in known]
     every = np.concatenate(command)
     lowest, highest = every.min(), every.max()
     if highest - lowest < 1e-6:
@@ -263,17 +255,15 @@ def _gripper(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
 
 
 def _follows(command: Sequence[np.ndarray], opening: Sequence[np.ndarray]) -> Float[np.ndarray, " E"]:
-    """Of each episode the correlation of the gripper's command with its opening, or with the change of its opening, for
-    commands that say how to change; at the lag at which all episodes together correlate most. NaN: it does not move."""
-    found = []
+    """The correlation of each episode's gripper command with its opening, or with the change of its opening, at the lag
+    at which all episodes together correlate most. NaN: the gripper does not move."""
+    strongest, found = -1.0, np.full(len(command), np.nan)
     for opened in (opening, [np.diff(one, append=one[-1]) for one in opening]):
         for lag in range(MOST_LAG + 1):
-            pairs = [(c[: len(c) - lag], o[lag : len(c)]) for c, o in zip(command, opened)]
-            found.append([_pearson(*pair) for pair in pairs])
-    by_lag = np.array(found)
-    if not np.isfinite(by_lag).any():
-        return by_lag[0]
-    return by_lag[int(np.nanargmax(abs(np.nanmean(np.where(np.isfinite(by_lag).any(1)[:, None], by_lag, 0), axis=1))))]
+            own = np.array([_pearson(c[: len(c) - lag], o[lag : len(c)]) for c, o in zip(command, opened)])
+            if np.isfinite(own).any() and abs(np.nanmean(own)) > strongest:
+                strongest, found = abs(np.nanmean(own)), own
+    return found
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
@@ -286,19 +276,6 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 # Episodes beside the others
 
 
-def _axes(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
-    """An axis that moves is commanded, and one that is commanded is recorded."""
-    for axis, letter in enumerate("xyz"):
-        for one in tracks:
-            way, asked = np.ptp(one.state[:, axis]), np.sqrt((one.action[:, axis] ** 2).mean())
-            if asked < 1e-6 and way > _STILL:
-                text = f"{arm}: {letter} moves and is never commanded"
-                yield Finding("warning", "frame", text, one.episode, f"{way:.2g} m")
-            if asked > _STILL and way == 0:
-                text = f"{arm}: {letter} is commanded and never moves; was it recorded?"
-                yield Finding("warning", "frame", text, one.episode)
-
-
 def _scale(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     """One unit of action moves every episode, and every axis, by about the same distance, and the same way."""
     moved = [one.moved for one in tracks]
@@ -306,7 +283,7 @@ def _scale(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     gains = np.array([_gain(c, m) for c, m in zip(command, moved)])
     if len(tracks) >= FEWEST and np.isfinite(gains).any():
         usual = np.nanquantile(gains, 0.5, method="higher")
-        odd = (gains / usual > _OFF_SCALE) | (gains / usual < 1 / _OFF_SCALE)
+        odd = (gains / usual > OFF_SCALE) | (gains / usual < 1 / OFF_SCALE)
         for index in np.flatnonzero(odd).tolist() if 2 * odd.sum() < np.isfinite(gains).sum() else ():
             text = f"{arm}: one unit of action moves another distance than in most episodes; other units or frame?"
             detail = f"{gains[index]:.2g} m, usually {usual:.2g} m"
@@ -320,37 +297,30 @@ def _scale(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
 
 
 def _lag(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
-    """Motion follows the actions by as many steps in every episode, and by few."""
+    """Motion follows the actions by the same few steps in every episode."""
     lags = range(-10, 11)
-    found = np.array([[_at_lag(one, lag) for lag in lags] for one in tracks])
-    best, clear = np.array([lags[i] for i in found.argmax(1)]), found.max(1) > 0.5
-    if clear.sum() <= (found > -1).any(1).sum() / 2:  # where few follow at all, none is usual
+    fits = np.array([[_at_lag(one, lag) for lag in lags] for one in tracks])
+    best, clear = np.array(lags)[fits.argmax(1)], fits.max(1) > 0.5
+    if 2 * clear.sum() <= len(tracks):
         return
     usual = int(np.quantile(best[clear], 0.5, method="higher"))
-    gained = found.max(1) - found[:, lags.index(usual)]
-    odd = clear & (abs(best - usual) > 1) & (gained > 0.1) & (found[:, lags.index(usual)] > -0.5)
+    at_usual = fits[:, lags.index(usual)]
+    odd = clear & (abs(best - usual) > 1) & (at_usual > -1) & (fits.max(1) - at_usual > 0.1)
     for index in np.flatnonzero(odd).tolist() if len(tracks) >= FEWEST else ():
         text = f"{arm}: motion follows the actions by another number of steps than in most episodes; shifted in time?"
         yield Finding("warning", "time", text, tracks[index].episode, f"{best[index]}, usually {usual}")
     if usual < -1:
-        yield Finding(
-            "error", "time", f"{arm}: motion comes {-usual} steps before its actions; these are recorded late"
-        )
+        text = f"{arm}: motion comes {-usual} steps before its actions; these are recorded late"
+        yield Finding("error", "time", text)
     elif usual > USUAL_LAG:
         yield Finding("warning", "time", f"{arm}: motion follows the actions by {usual} steps; recorded early?")
 
 
 def _at_lag(one: Track, lag: int) -> float:
-    """Correlation of motion with the action `lag` steps before it; -1 if that leaves fewer than 20 steps.
-
-    A great action is made four times the usual ones at most, so that no lag gains by leaving it out.
-    """
+    """Correlation of motion with the action `lag` steps before it; -1 if fewer than 20 steps remain."""
     command, moved = one.action[:-1], one.moved
     if len(moved) - abs(lag) < 20:
         return -1.0
-    size = np.linalg.norm(command, axis=1, keepdims=True)
-    usual = float(np.quantile(size[size > 1e-6], 0.9)) if (size > 1e-6).any() else 0.0
-    command = command * np.minimum(1, 4 * usual / np.maximum(size, 1e-12))
     before = command[max(0, -lag) : len(command) - max(0, lag)]
     return _correlation(before, moved[max(0, lag) : len(moved) - max(0, -lag)])
 
@@ -404,48 +374,6 @@ def _jump(name: str, size: Float[np.ndarray, " S"], least: float, what: str, uni
         yield Finding("warning", "jump", text, name, detail)
 
 
-def _beyond_commands(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
-    """Where positions follow the actions, no step goes far beyond them; those that `_jump` names are left to it."""
-    moved = [one.moved for one in tracks]
-    for one, m, asked in zip(tracks, moved, _asked([t.action for t in tracks], moved)):
-        if len(m) < 20:
-            continue
-        size, beyond = np.linalg.norm(m, axis=1), _beyond(m, asked)
-        step, deviation = int(beyond.argmax()), np.linalg.norm(m - asked, axis=1)
-        least = max(_BEYOND_METRES, _BEYOND_FAST * _fast(size), _BEYOND_USUAL * _fast(deviation))
-        told = size.max() > max(JUMP_METRES, JUMP_FACTOR * _fast(size)) and step == size.argmax()
-        if beyond[step] > least and not told:
-            text = f"{arm} moves far beyond what its actions command; frames missing, a tracking error or a push"
-            yield Finding("warning", "jump", text, one.episode, f"step {step + 1}: {beyond[step]:.2g} m beyond")
-
-
-def _asked(command: Sequence[np.ndarray], moved: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The motion that commands explain, those of the step and of `USUAL_LAG` before it, in any frame and at any scale;
-    nothing where they explain little, or where there are too few steps to tell."""
-    before = [[np.pad(c, ((lag, 0), (0, 0)))[: len(m)] for lag in range(USUAL_LAG + 1)] for c, m in zip(command, moved)]
-    rows = [np.hstack(one) for one in before]
-    kept = [np.ones(len(m), bool) for m in moved]
-    for _ in range(2):  # at first of all steps, then without the two of each episode that fit worst
-        a = np.concatenate([row[keep] for row, keep in zip(rows, kept)])
-        b = np.concatenate([m[keep] for m, keep in zip(moved, kept)])
-        effect = np.linalg.lstsq(a, b, rcond=1e-6)[0]
-        left = [np.linalg.norm(m - row @ effect, axis=1) for row, m in zip(rows, moved)]
-        kept = [one.argsort().argsort() < len(one) - 2 for one in left]
-    explained = 1 - ((b - a @ effect) ** 2).sum() / max((b**2).sum(), 1e-18)
-    return [row @ effect for row in rows] if explained > 0.5 and len(a) > 5 * a.shape[1] else []
-
-
-def _beyond(moved: Float[np.ndarray, "S 3"], asked: Float[np.ndarray, "S 3"]) -> Float[np.ndarray, " S"]:
-    """How much farther than commanded each step goes, by itself and with any number of steps before it: a hand that is
-    stopped goes less far, and one that gets free makes up for that."""
-    beyond = np.linalg.norm(moved, axis=1) - np.linalg.norm(asked, axis=1)
-    apart = np.cumsum(np.concatenate([np.zeros((1, 3)), moved - asked]), axis=0)
-    for back in range(1, min(_WAITING, len(moved)) + 1):
-        since = np.linalg.norm(apart[back:] - apart[:-back], axis=1)
-        beyond[back - 1 :] = np.minimum(beyond[back - 1 :], since)
-    return beyond
-
-
 def _fast(size: Float[np.ndarray, " S"]) -> float:
     """The 95th percentile of all but the two largest."""
     return float(np.quantile(np.sort(size)[:-2], 0.95))
@@ -488,8 +416,7 @@ def scaled(command: Sequence[np.ndarray], moved: Sequence[np.ndarray]) -> tuple[
     b = np.concatenate(moved)
     size_a, size_b = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
     away = np.max([abs(np.cumsum(m, axis=0)).max(0) for m in moved], axis=0)
-    undone = sum((m[1:] * m[:-1]).sum(0) for m in moved) < -0.25 * (b**2).sum(0)
-    held = (away < _HELD) & (size_a < _IDLE) & undone  # what is left of it is noise, of which a step undoes the last
+    held = (away < HELD_WITHIN) & (size_a < HELD_UNDER)  # what is left is noise
     return (
         np.where(size_a > 1e-6, a / np.maximum(size_a, 1e-6), 0),
         np.where((size_b > 1e-9) & ~held, b / np.maximum(size_b, 1e-9), 0),
@@ -506,8 +433,3 @@ def _correlation(command: np.ndarray, moved: np.ndarray) -> float:
     """Of what was commanded with what was done, about zero; 0 where either is nothing."""
     size_a, size_b = np.sqrt((command**2).mean()), np.sqrt((moved**2).mean())
     return float((command * moved).mean() / (size_a * size_b)) if size_a >= 1e-6 and size_b >= 1e-9 else 0.0
-
-
-def _of(value: np.ndarray | None) -> np.ndarray:
-    assert value is not None
-    return value

@@ -1,23 +1,23 @@
-"""Checks of what was recorded: structure, labels, pictures, and episodes that occur twice."""
+"""Checks of the records: flags, states, labels, pictures, and episodes that occur twice."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 
 from gap_vla.core.episode import Episode
 from gap_vla.phases.measures import beyond_reach, marked_share, told_weak
-from gap_vla.rlds.checking.report import Finding
 
 SHORTEST = 5
 SHARED = 20
 """Steps in a row that two episodes do not have in common by chance."""
-_APART = 10
-"""Steps between the parts of an episode that are remembered; of later episodes every part is compared with them."""
+APART = 10
+"""Steps between the remembered parts of an episode; every part of a later episode is compared with them."""
 DARK = 8
 """Of 256 grey levels: a film that has no more was made of numbers from 0 to 1, or shows nothing."""
 STILL_SHARE = 0.2
@@ -26,6 +26,25 @@ STEP_SHARE = 0.01
 """Of the range of a column over the episode: a step that is larger is motion."""
 NEAR = 3
 """Steps about a change point in which ρ is higher than elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One statement about one episode, or about the dataset.
+
+    Attributes:
+        level: `error`: training on it would be wrong; `warning`: look at it; `note`: a convention.
+        check: name of the check.
+        message: what was found and what to do; the same for every episode of which it is found.
+        episode: its name; "" for the whole dataset.
+        detail: the value in this episode, or the place.
+    """
+
+    level: Literal["error", "warning", "note"]
+    check: str
+    message: str
+    episode: str = ""
+    detail: str = ""
 
 
 def check_ends(name: str, flags: Mapping[str, np.ndarray]) -> Iterator[Finding]:
@@ -109,20 +128,14 @@ def check_weak(labelled: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Fi
 # Pictures
 
 
-@dataclasses.dataclass(frozen=True)
-class Film:
-    """What is kept of an episode's pictures: camera to a hash of the film, and to its size."""
-
-    prints: Mapping[str, bytes]
-    sizes: Mapping[str, tuple[int, int]]
-
-
-def film_of(episode: Episode) -> Film:
+def prints_of(episode: Episode) -> dict[str, bytes]:
+    """A hash of the film of each camera that shows something."""
     shown = {camera: frames for camera, frames in episode.images.items() if not _blank(frames).all()}
-    return Film(
-        {camera: hashlib.blake2b(frames.tobytes(), digest_size=16).digest() for camera, frames in shown.items()},
-        {camera: frames.shape[1:3] for camera, frames in shown.items()},
-    )
+    return {camera: _print(frames) for camera, frames in shown.items()}
+
+
+def _print(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()
 
 
 def check_pictures(name: str, episode: Episode, missing: Sequence[str] = ()) -> Iterator[Finding]:
@@ -168,13 +181,12 @@ def _moves(episode: Episode) -> Bool[np.ndarray, " S"]:
     return (step > np.maximum(STEP_SHARE * size, 1e-4)).any(1)
 
 
-def check_films(films: Mapping[str, Film]) -> Iterator[Finding]:
-    """No two cameras show the same, no film occurs twice, and each camera has one size of pictures."""
+def check_films(films: Mapping[str, Mapping[str, bytes]]) -> Iterator[Finding]:
+    """No two cameras show the same, and no film occurs twice; episode to what `prints_of` gave."""
     seen: dict[tuple[str, bytes], str] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for name, film in films.items():
+    for name, prints in films.items():
         cameras: dict[bytes, str] = {}
-        for camera, own in film.prints.items():
+        for camera, own in prints.items():
             if own in cameras:
                 text = f"{cameras[own]} and {camera} show the same pictures; leave one camera out"
                 yield Finding("warning", "pictures", text, name)
@@ -182,53 +194,43 @@ def check_films(films: Mapping[str, Film]) -> Iterator[Finding]:
             if first := seen.get((camera, own)):
                 yield Finding("warning", "pictures", f"{camera} shows another episode's pictures", name, f"as {first}")
             seen.setdefault((camera, own), name)
-            if sizes.setdefault(camera, film.sizes[camera]) != film.sizes[camera]:
-                text = f"{camera} has pictures of another size than in the first episode; resize them where you read"
-                yield Finding("warning", "pictures", text, name, "x".join(map(str, film.sizes[camera])))
 
 
 # Episodes that occur twice
 
 
 def check_duplicates(names: Sequence[str], rows: Sequence[np.ndarray], splits: Sequence[str] = ()) -> Iterator[Finding]:
-    """No episode, and no part of one, occurs twice; across splits that would leak validation data.
+    """No episode, and no `SHARED` steps in a row of one, occur twice; across splits they would leak validation data.
 
     Args:
         rows: state and action of each episode side by side.
-        splits: the split of each; none: all are of one.
+        splits: the split of each episode; empty if there are no splits.
     """
-    seen: dict[tuple[str, bytes], int] = {}
+    seen: dict[bytes, int] = {}
     for index, own in enumerate(rows):
-        found: dict[bool, tuple[str, int]] = {}
-        for what, part, start in _parts(own):
-            key = (what, hashlib.sha256(np.ascontiguousarray(part).tobytes()).digest())
+        steps = min(len(own), SHARED)
+        last = len(own) - steps
+        twins = []
+        for start in range(last + 1):
+            part = own[start : start + steps]
+            key = _print(part)
             first = seen.get(key, index)
-            if first != index and np.ptp(part, axis=0).any() and start + len(part) > _common_start(own, rows[first]):
-                leak = bool(splits) and splits[first] != splits[index]
-                found.setdefault(leak, (what, first))
-            if start % _APART == 0 or start == len(own) - SHARED:
+            if first != index and np.ptp(part, axis=0).any() and start + steps > _common_start(own, rows[first]):
+                twins.append(first)
+            if start % APART == 0 or start == last:
                 seen.setdefault(key, index)
-        for leak in (True, False):
-            if leak in found:
-                what, first = found[leak]
-                text = f"{what} as another episode, " + ("of another split; the splits overlap" if leak else "drop one")
-                level = "error" if leak else "warning"
-                yield Finding(level, "duplicate", text, names[index], names[first])  # type: ignore[arg-type]
-                break
-
-
-def _parts(rows: np.ndarray) -> Iterator[tuple[str, np.ndarray, int]]:
-    """An episode, and any `SHARED` steps in a row of it: what each is, its rows, where it begins."""
-    yield "the same states and actions", rows, 0
-    for start in range(len(rows) - SHARED + 1):
-        yield f"{SHARED} or more steps in a row", rows[start : start + SHARED], start
+        leaks = [first for first in twins if splits and splits[first] != splits[index]]
+        if leaks:
+            text = "the same states and actions as an episode of another split; the splits overlap"
+            yield Finding("error", "duplicate", text, names[index], names[leaks[0]])
+        elif twins:
+            text = "the same states and actions as another episode; drop one"
+            yield Finding("warning", "duplicate", text, names[index], names[twins[0]])
 
 
 def _common_start(rows: np.ndarray, others: np.ndarray) -> int:
-    """Steps that two episodes begin with alike, as from home in a simulation; 0 where these are half of the shorter one
-    or more, and one may be a copy of the other."""
+    """Steps that two episodes begin with alike, as from home in a simulation; 0 if they are half of the shorter one or
+    more, because the one may be a copy of the other."""
     shorter = min(len(rows), len(others))
-    if rows.shape[1] != others.shape[1]:
-        return 0
     alike = int(np.append((rows[:shorter] == others[:shorter]).all(1), False).argmin())
     return alike if alike < shorter / 2 else 0

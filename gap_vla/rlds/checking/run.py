@@ -1,8 +1,9 @@
-"""Reads a dataset episode by episode and runs every check; memory holds one episode's pictures and all low-dim data."""
+"""Runs every check on a dataset and shows what was found. Pictures of one episode at a time are in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
+from gap_vla.core.files import mark, replacing, write_json
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import Source, open_source
 from gap_vla.drawing.episode import EpisodeView, episode_png
+from gap_vla.drawing.markup import data_uri, plain, render
 from gap_vla.rlds.checking.motion import Track, are_targets, check_jumps, check_motion, check_units, tracks_of
 from gap_vla.rlds.checking.records import (
-    Film,
+    Finding,
     check_duplicates,
     check_ends,
     check_films,
@@ -23,12 +26,103 @@ from gap_vla.rlds.checking.records import (
     check_pictures,
     check_recorded,
     check_weak,
-    film_of,
+    prints_of,
 )
-from gap_vla.rlds.checking.report import Finding, Report, kinds
 
+LEVELS = ("error", "warning", "note")
 CONSTANT = 1e-6
 """Standard deviation, below which a column of the actions does not vary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Findings that say the same: the first one, and of which episodes they are."""
+
+    first: Finding
+    episodes: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        if not self.episodes:
+            return self.first.detail
+        count = f"{len(self.episodes)} episodes, first " if len(self.episodes) > 1 else ""
+        return f"{count}{self.episodes[0]}" + (f": {self.first.detail}" if self.first.detail else "")
+
+    def __str__(self) -> str:
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.first.level}: {self.first.check}: {self.first.message}{where}"
+
+
+def kinds(findings: Iterable[Finding]) -> list[Kind]:
+    """One for all findings that say the same; errors first."""
+    found: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        found.setdefault((one.level, one.check, one.message), []).append(one)
+    grouped = [Kind(all_[0], tuple(dict.fromkeys(f.episode for f in all_ if f.episode))) for all_ in found.values()]
+    return sorted(grouped, key=lambda kind: LEVELS.index(kind.first.level))
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `check_dataset` found.
+
+    Attributes:
+        dataset: what was checked.
+        account: which array was read as what.
+        summary: counts and lengths; JSON-able.
+        findings: every kind of finding, errors first.
+        pictures: (caption, PNG) of some episodes, those with findings first.
+    """
+
+    dataset: Path
+    account: str
+    summary: Mapping[str, Any]
+    findings: list[Kind]
+    pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+
+    def count(self, level: str) -> int:
+        return sum(kind.first.level == level for kind in self.findings)
+
+    def exit_status(self, strict: bool = False) -> int:
+        """0 if usable, 1 with errors (`strict`: or warnings)."""
+        return int(self.count("error") > 0 or (strict and self.count("warning") > 0))
+
+    @property
+    def verdict(self) -> str:
+        usable = "it would spoil a training" if self.count("error") else "usable"
+        counts = (f"{self.count(level)} {level}{'s' * (self.count(level) != 1)}" for level in LEVELS)
+        return f"{usable}: {', '.join(counts)}"
+
+    def text(self) -> str:
+        """What was read, every kind of finding in a line, and the verdict."""
+        lines = [self.account, *(f"  {key}: {value}" for key, value in self.summary.items())]
+        return "\n".join([*lines, *map(str, self.findings), self.verdict])
+
+    def content(self) -> dict[str, Any]:
+        """All but the pictures, for JSON."""
+        found = [{**dataclasses.asdict(kind.first), "episodes": kind.episodes} for kind in self.findings]
+        return {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
+
+    def save(self, directory: Path) -> Path:
+        """Writes the folder, with `check.json` and `check.html`; returns the page."""
+        with replacing(directory) as folder:
+            folder.mkdir()
+            write_json(folder / "check.json", self.content())
+            (folder / "check.html").write_text(self.page(), encoding="utf-8")
+            mark(folder, "check")
+        return directory / "check.html"
+
+    def page(self) -> str:
+        """HTML without any outside resource."""
+        return render(
+            "rlds/checking/templates/check.html",
+            title=str(self.dataset),
+            verdict=self.verdict,
+            findings=self.findings,
+            account=self.account,
+            summary=plain(self.summary),
+            pictures=[(caption, data_uri(png, "image/png")) for caption, png in self.pictures],
+        )
 
 
 def check_dataset(
@@ -51,7 +145,7 @@ def check_source(source: Source, pictures: int = 6) -> Report:
     findings: list[Finding] = []
     kept: dict[str, Episode] = {}  # without pictures
     splits: list[str] = []
-    films: dict[str, Film] = {}
+    films: dict[str, dict[str, bytes]] = {}
     views: list[tuple[bool, EpisodeView]] = []
     for index in range(len(source)):
         name, split = _name(source, index)
@@ -74,7 +168,7 @@ def check_source(source: Source, pictures: int = 6) -> Report:
         if len(views) < pictures or (suspicious and sum(odd for odd, _ in views) < pictures):
             title = f"{name}, {len(episode)} steps"
             views.append((suspicious, EpisodeView.of(episode, title=title, facts=tuple(map(_told, found)))))
-        films[name] = film_of(episode)
+        films[name] = prints_of(episode)
         kept[name] = episode.replace(images={})
         splits.append(split)
     findings += _over_all(kept, splits)
@@ -153,15 +247,13 @@ def _actions(episodes: list[Episode]) -> Iterator[Finding]:
 def _not_compared(episodes: list[Episode]) -> Finding:
     """Why actions and motion are not compared."""
     first = episodes[0]
-    alike = first.proprio.shape[1] == first.action.shape[1]
-    if alike and (first.columns is None or first.action_columns is None):
+    if first.columns and first.action_columns:
+        text = "state and action have neither position nor joints in common, so what actions do is not checked"
+        return Finding("note", "columns", text)
+    if first.proprio.shape == first.action.shape:
         if are_targets([e.proprio for e in episodes], [e.action for e in episodes]):
             return Finding("note", "convention", "actions are targets for the columns of the state")
-    lost = [o for o, c in (("--columns", first.columns), ("--action-columns", first.action_columns)) if c is None]
-    if lost:
-        text = f"what actions do to the state is not checked; describe the columns with {' and '.join(lost)}"
-        return Finding("note", "columns", text)
-    text = "state and action have neither position nor joints in common, so what actions do is not checked"
+    text = "what actions do to the state is not checked; describe both with --columns and --action-columns"
     return Finding("note", "columns", text)
 
 
