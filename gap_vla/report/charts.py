@@ -23,6 +23,7 @@ CURVES = {
 }
 """Measurements and what they are called; small policies and Octo have one name each for the gradient norm."""
 
+BRANCHES = ("vision", "proprio")
 BRANCH_PANELS = (
     (
         "parameter gradient, as the optimizer gets it",
@@ -86,15 +87,15 @@ def branch_chart(runs: Sequence[Run]) -> tuple[Any, str]:
     what a reader needs to know about it. (None, "") where nothing was measured."""
     methods = by_method(runs)
     measured = {key for run in runs for row in run.metrics for key in row}
-    rows = [panel for panel in BRANCH_PANELS if any(_names(panel[1], measured).values())]
+    rows = [panel for panel in BRANCH_PANELS if any(_names(panel[1], branch, measured) for branch in BRANCHES)]
     if not rows:
         return None, ""
     looks = {method: line_style(*look) for method, look in distinct(methods).items()}
     figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
     for (title, names, _), panels in zip(rows, grid):
-        for axes, branch in zip(panels, ("vision", "proprio")):
+        for axes, branch in zip(panels, BRANCHES):
             for method, of_method in methods.items():
-                for name, style in _names(names, measured, branch).items():
+                for name, style in _names(names, branch, measured).items():
                     steps, values = mean_curve(of_method, name)
                     if len(steps):
                         label = method if style == "-" else None
@@ -113,11 +114,14 @@ def branch_chart(runs: Sequence[Run]) -> tuple[Any, str]:
     return figure, " ".join(filter(None, ("Measured at single training steps.", *(told for _, _, told in rows))))
 
 
-def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
-    """Measurements of these branches (none given: of any) that were taken, with their line styles."""
-    asked = itertools.product(templates, branches or ("vision", "proprio"), PARTS.items())
-    styles = {t.format(branch=branch, part=part): style if "{part}" in t else "-" for t, branch, (part, style) in asked}
-    return {name: style for name, style in styles.items() if name in measured}
+def _names(templates: Sequence[str], branch: str, measured: set[str]) -> dict[str, str]:
+    """The measurements of a branch that were taken, with their line styles."""
+    found = {}
+    for template, (part, style) in itertools.product(templates, PARTS.items()):
+        name = template.format(branch=branch, part=part)
+        if name in measured:
+            found[name] = style if "{part}" in template else "-"
+    return found
 
 
 def mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:

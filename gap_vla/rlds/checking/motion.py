@@ -229,29 +229,36 @@ def _gripper(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
         return
     command, opening = [one.grip[:-1] for one in known], [one.opening for one in known]
     every = np.concatenate(command)
-    lowest, highest = every.min(), every.max()
-    if highest - lowest < 1e-6:
+    if np.ptp(every) < 1e-6:
         return
+    enough = len(known) >= FEWEST
     lows = np.array([one.min() for one in command])
-    told = np.array([np.ptp(one) > 1e-6 for one in command])
-    halved = told & (lows >= 0) & (np.median(lows) < -0.5) & (len(known) >= FEWEST)
-    text = f"{arm}: gripper actions lie in [0, 1], in most other episodes in [-1, 1]; rescale them with 2x - 1"
-    yield from (Finding("warning", "gripper", text, one.episode) for one, odd in zip(known, halved) if odd)
+    varies = np.array([np.ptp(one) > 1e-6 for one in command])
+    if enough and np.median(lows) < -0.5:
+        text = f"{arm}: gripper actions lie in [0, 1], in most other episodes in [-1, 1]; rescale them with 2x - 1"
+        yield from _warnings("gripper", text, known, varies & (lows >= 0))
     follows = _follows(command, opening)
     usual = float(np.nanmedian(follows)) if np.isfinite(follows).any() else 0.0
     if abs(usual) > 0.3:
         ways = ("closes", "opens") if known[0].in_metres else ("lowers", "raises")
         what = "the gripper" if known[0].in_metres else "the gripper's column of the state"
-        way, other = ways[int(usual > 0)], ways[int(usual < 0)]
-        yield Finding(
-            "note", "convention", f"{arm}: a high gripper action {way} {what}", detail=f"{lowest:.3g} to {highest:.3g}"
-        )
-        text = f"{arm}: a high gripper action {other} {what}, unlike in most other episodes"
-        against = (follows * np.sign(usual) < -0.3) & (len(known) >= FEWEST)
-        yield from (Finding("warning", "gripper", text, one.episode) for one, odd in zip(known, against) if odd)
-    dead = [one.episode for one, c, o in zip(known, command, opening) if np.ptp(c) > 0.5 and np.ptp(o) == 0]
+        way, other = ways if usual < 0 else ways[::-1]
+        text = f"{arm}: a high gripper action {way} {what}"
+        yield Finding("note", "convention", text, detail=f"{every.min():.3g} to {every.max():.3g}")
+        if enough:
+            text = f"{arm}: a high gripper action {other} {what}, unlike in most other episodes"
+            yield from _warnings("gripper", text, known, follows * np.sign(usual) < -0.3)
+    dead = [np.ptp(asked) > 0.5 and np.ptp(done) == 0 for asked, done in zip(command, opening)]
     text = f"{arm}: the gripper is commanded and its state never changes; was it recorded?"
-    yield from (Finding("warning", "gripper", text, name) for name in dead)
+    yield from _warnings("gripper", text, known, dead)
+
+
+def _warnings(
+    check: str, text: str, tracks: Sequence[Track], odd: Sequence[bool] | np.ndarray, details: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """A warning for each episode that is odd."""
+    for index in np.flatnonzero(odd).tolist():
+        yield Finding("warning", check, text, tracks[index].episode, details[index] if details else "")
 
 
 def _follows(command: Sequence[np.ndarray], opening: Sequence[np.ndarray]) -> Float[np.ndarray, " E"]:
@@ -284,10 +291,10 @@ def _scale(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     if len(tracks) >= FEWEST and np.isfinite(gains).any():
         usual = np.nanquantile(gains, 0.5, method="higher")
         odd = (gains / usual > OFF_SCALE) | (gains / usual < 1 / OFF_SCALE)
-        for index in np.flatnonzero(odd).tolist() if 2 * odd.sum() < np.isfinite(gains).sum() else ():
+        if 2 * odd.sum() < np.isfinite(gains).sum():
             text = f"{arm}: one unit of action moves another distance than in most episodes; other units or frame?"
-            detail = f"{gains[index]:.2g} m, usually {usual:.2g} m"
-            yield Finding("warning", "scale", text, tracks[index].episode, detail)
+            details = [f"{gain:.2g} m, usually {usual:.2g} m" for gain in gains]
+            yield from _warnings("scale", text, tracks, odd, details)
     a, m = np.concatenate(command), np.concatenate(moved)
     by_axis = abs(np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)]))
     if np.isfinite(by_axis).sum() > 1 and np.nanmax(by_axis) > 4 * np.nanmin(by_axis):
@@ -306,9 +313,9 @@ def _lag(arm: str, tracks: Sequence[Track]) -> Iterator[Finding]:
     usual = int(np.quantile(best[clear], 0.5, method="higher"))
     at_usual = fits[:, lags.index(usual)]
     odd = clear & (abs(best - usual) > 1) & (at_usual > -1) & (fits.max(1) - at_usual > 0.1)
-    for index in np.flatnonzero(odd).tolist() if len(tracks) >= FEWEST else ():
+    if len(tracks) >= FEWEST:
         text = f"{arm}: motion follows the actions by another number of steps than in most episodes; shifted in time?"
-        yield Finding("warning", "time", text, tracks[index].episode, f"{best[index]}, usually {usual}")
+        yield from _warnings("time", text, tracks, odd, [f"{lag}, usually {usual}" for lag in best])
     if usual < -1:
         text = f"{arm}: motion comes {-usual} steps before its actions; these are recorded late"
         yield Finding("error", "time", text)

@@ -247,7 +247,7 @@ def _actions(episodes: list[Episode]) -> Iterator[Finding]:
 def _not_compared(episodes: list[Episode]) -> Finding:
     """Why actions and motion are not compared."""
     first = episodes[0]
-    if first.columns and first.action_columns:
+    if first.columns is not None and first.action_columns is not None:
         text = "state and action have neither position nor joints in common, so what actions do is not checked"
         return Finding("note", "columns", text)
     if first.proprio.shape == first.action.shape:
