@@ -57,10 +57,14 @@ def curve_chart(runs: Sequence[Run]) -> Any:
     for axes, (name, title) in zip(panels, shown.items()):
         for method, of_method in methods.items():
             for run in of_method:
-                axes.plot(*run.curve(name), **looks[method], alpha=0.85, linewidth=1.3)
+                steps, values = run.curve(name)
+                axes.plot(steps, values, **looks[method], alpha=0.85, linewidth=1.3)
+                if len(steps) == 1:
+                    axes.plot(steps, values, "o", color=looks[method]["color"], ms=4)
             axes.plot([], [], **looks[method], linewidth=1.3, label=method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         value_axis(axes)
     _mark_stops(panels, runs)
     panels[0].legend(frameon=False, fontsize=8)
@@ -101,11 +105,16 @@ def branch_chart(runs: Sequence[Run]) -> tuple[Any, str]:
                         label = method if style == "-" else None
                         axes.plot(steps, values, style, **looks[method], linewidth=1.3, label=label)
             axes.set_title(f"{branch}: {title}", fontsize=9)
-            value_axis(axes)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if axes.lines:
+                value_axis(axes)
+            else:
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, fontsize=9)
         if "{part}" in names[0]:
             styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
             panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)
-    _mark_stops(grid.ravel(), runs)
+    _mark_stops([axes for axes in grid.flat if axes.axison], runs)
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     labelled = dict(pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels()[::-1]))

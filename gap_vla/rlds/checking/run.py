@@ -146,7 +146,7 @@ def check_source(source: Source, pictures: int = 6) -> Report:
     kept: dict[str, Episode] = {}  # without pictures
     splits: list[str] = []
     films: dict[str, dict[str, bytes]] = {}
-    views: list[tuple[bool, EpisodeView]] = []
+    views: list[tuple[bool, str, EpisodeView]] = []
     for index in range(len(source)):
         name, split = _name(source, index)
         findings += _ends(source, index, name)
@@ -165,23 +165,21 @@ def check_source(source: Source, pictures: int = 6) -> Report:
         ]
         findings += found
         suspicious = any(one.level != "note" for one in found)
-        if len(views) < pictures or (suspicious and sum(odd for odd, _ in views) < pictures):
-            title = f"{name}, {len(episode)} steps"
-            views.append((suspicious, EpisodeView.of(episode, title=title, facts=tuple(map(_told, found)))))
+        if len(views) < pictures or (suspicious and sum(odd for odd, _, _ in views) < pictures):
+            caption = " | ".join([f"{name}, {len(episode)} steps", *map(_told, found[:2])])
+            views.append((suspicious, caption, EpisodeView.of(episode, title="")))
         films[name] = prints_of(episode)
         kept[name] = episode.replace(images={})
         splits.append(split)
     findings += _over_all(kept, splits)
     findings += check_films(films)
     views.sort(key=lambda one: not one[0])
-    shown = [view for _, view in views[:pictures]]
-    captions = [" | ".join([view.title, *view.facts[:2]]) for view in shown]
     return Report(
         source.path,
         source.account(),
         _summary(kept, splits),
         kinds(findings),
-        [(caption, episode_png(view, dpi=90)) for caption, view in zip(captions, shown)],
+        [(caption, episode_png(view, dpi=90)) for _, caption, view in views[:pictures]],
     )
 
 
