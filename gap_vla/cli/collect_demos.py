@@ -40,8 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     from gap_vla.core.files import claim
-    from gap_vla.sim.collection import collect_demos
-    from gap_vla.sim.contact_sheet import contact_sheet, video
+    from gap_vla.sim.collection import collect_demos, contact_sheet, video
 
     sheet, film = options.out.with_suffix(".png"), options.out.with_suffix(".mp4")
     if draw := bool(options.show and options.cameras):

@@ -68,7 +68,7 @@ def diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
-    from gap_vla.sim.rendering_backend import require_rendering
+    from gap_vla.sim.rendering import require_rendering
     from gap_vla.training.data import count_learnt, motion_of
 
     loaded = load_policy(options, execute=1)

@@ -67,7 +67,7 @@ def rollouts(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
     from gap_vla.rollouts.evaluation import evaluate_variants
     from gap_vla.rollouts.records import describe
-    from gap_vla.sim.rendering_backend import require_rendering
+    from gap_vla.sim.rendering import require_rendering
     from gap_vla.sim.variants import VARIANT_NAMES
 
     of_checkpoint = {"ensemble": options.ensemble, "batch_size": options.workers * options.slots}

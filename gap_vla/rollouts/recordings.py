@@ -106,7 +106,7 @@ def from_simulator(task: SimTask, layout_seeds: Sequence[int], *, workers: int =
 def record_expert(task: SimTask, seed: int) -> RecordedEpisode:
     """One such episode; runs in a process of its own."""
     env = task.make()
-    from gap_vla.sim.disturbance import offset_of, pictures_with_objects_moved
+    from gap_vla.sim.wrappers import offset_of, pictures_with_objects_moved
 
     observation, _ = env.reset(seed=seed)
     expert = task.make_expert(env, seed=seed)

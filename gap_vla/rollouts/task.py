@@ -87,8 +87,7 @@ class SimTask:
         simulator = make(
             self.name, image_size=self.image_size, cameras=self.cameras, variant=self.variant, camera=self.camera
         )
-        from gap_vla.sim.disturbance import ObjectMover  # after `make`, which settles what MuJoCo draws with
-        from gap_vla.sim.watching import RenderTimer
+        from gap_vla.sim.wrappers import ObjectMover, RenderTimer  # after `make`, which settles what MuJoCo draws with
 
         return ObjectMover(RenderTimer(simulator)) if self.disturbance else RenderTimer(simulator)
 
@@ -98,7 +97,7 @@ class SimTask:
         return make_expert(env, seed=seed)
 
     def make_watcher(self, env: Any) -> Watcher:
-        from gap_vla.sim.watching import PhaseWatcher
+        from gap_vla.sim.expert import PhaseWatcher
 
         return PhaseWatcher(env.unwrapped.world)
 

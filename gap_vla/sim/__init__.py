@@ -14,7 +14,7 @@ The simulators are loaded by the first call of `make`. Importing this package re
 import importlib
 from typing import Any
 
-from gap_vla.sim.rendering_backend import require_rendering
+from gap_vla.sim.rendering import require_rendering
 from gap_vla.sim.specs import TASK_NAMES, TaskSpec, register_with_gymnasium, task_spec
 from gap_vla.sim.variants import VARIANT_NAMES, Variant, variant_spec
 

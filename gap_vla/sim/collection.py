@@ -1,26 +1,32 @@
-"""Collecting demonstrations in parallel processes: resumable, complete or absent, equal for any number of workers."""
+"""Collections of demonstrations: made in parallel processes, resumable, equal for any number of workers; and shown."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.files import claim, file_lock, read_json, write_json
+from gap_vla.core.files import claim, file_lock, read_json, replacing, write_json
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import Progress
-from gap_vla.sim.demonstration import demonstrate
+from gap_vla.sim.demonstration import demonstrate, write_demonstration
 from gap_vla.sim.environment import SimEnv, make
-from gap_vla.sim.recording import LAYOUT_VERSION, assemble, write_demonstration
-from gap_vla.sim.rendering_backend import require_rendering
-from gap_vla.sim.specs import task_spec
+from gap_vla.sim.rendering import require_rendering
+from gap_vla.sim.specs import TaskSpec, task_spec
 from gap_vla.sim.variants import variant_spec
+
+LAYOUT_VERSION = 2
+"""Of what a demonstration holds. 2: `obs/object`, the objects' positions, which policies are never given."""
+LARGE = 256
+"""Pixels of a picture in a sheet, at most. Small ones are enlarged."""
 
 
 def collect_demos(
@@ -91,7 +97,7 @@ def collect_demos(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"finished episodes are kept in {parts}, the same command continues") from None
         counts = {"attempts": attempts, "failures": attempts - n}
-        assemble(kept, out, env_name=spec.gymnasium_id, arms=spec.n_arms, settings=settings, counts=counts)
+        _assemble(kept, out, spec, {**settings, **counts})
     shutil.rmtree(parts)
     return out
 
@@ -157,3 +163,55 @@ def _attempt(task: str, scene: dict[str, Any], seed: int, action_noise: float, f
 def _environment(task: str, **scene: Any) -> SimEnv:
     """This process's simulator, which is made once."""
     return make(task, **scene)
+
+
+def _assemble(parts: Sequence[Path], out: Path, spec: TaskSpec, attributes: Mapping[str, Any]) -> None:
+    """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order."""
+    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        total = 0
+        for i, part in enumerate(parts):
+            with h5py.File(part) as source:
+                source.copy("demo", data, name=f"demo_{i}")
+            total += int(data[f"demo_{i}"].attrs["num_samples"])
+        gymnasium = 2  # robomimic's number for environments that gymnasium makes
+        env_args = {"env_name": spec.gymnasium_id, "type": gymnasium, "env_kwargs": attributes["env_kwargs"]}
+        data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
+        data.attrs["total"] = total
+        for key, value in attributes.items():
+            if key != "env_kwargs":
+                data.attrs[key] = value
+        data.attrs["columns"] = str(spec.columns)
+        data.attrs["action_columns"] = str(spec.action_columns)
+
+
+def contact_sheet(demos: Path, out: Path, episodes: int) -> Path:
+    """Writes a PNG with a row of pictures per camera for the first episodes of a collection; returns `out`."""
+    from PIL import Image
+
+    from gap_vla.drawing.episode import film_strip
+
+    with h5py.File(demos) as file:
+        films = [film for cameras in _films(file, episodes) for film in cameras]
+        size = films[0].shape[1]
+        thin, factor = -(-size // LARGE), 2 if 2 * size <= LARGE else 1
+        rows = [film_strip(film, 8)[::thin, ::thin] for film in films]
+    sheet = Image.fromarray(np.concatenate(rows, axis=0))
+    sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST).save(out)
+    return out
+
+
+def video(demos: Path, out: Path, episodes: int) -> Path:
+    """Writes the first episodes of a collection one after the other, in real time, cameras side by side."""
+    from gap_vla.drawing.video import write_video
+
+    with h5py.File(demos) as file:
+        rate, films = int(file["data"].attrs["control_hz"]), _films(file, episodes)
+        frames = (np.concatenate(cameras, axis=1) for one in films for cameras in zip(*(film[:] for film in one)))
+        return write_video(out, frames, fps=rate, scale=max(1, LARGE // films[0][0].shape[1]))
+
+
+def _films(file: h5py.File, episodes: int) -> list[list[h5py.Dataset]]:
+    """uint8[T, h, w, 3] of each camera, of the first episodes."""
+    demos = [file[f"data/demo_{i}/obs"] for i in range(min(episodes, len(file["data"])))]
+    return [[obs[camera] for camera in sorted(obs) if camera.startswith("image_")] for obs in demos]

@@ -1,12 +1,16 @@
-"""One demonstration: the expert acts, the environment answers, everything is written down."""
+"""One demonstration: the expert acts, the environment answers, and robomimic's HDF5 layout keeps it."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
+from gap_vla.core.columns import POSE
+from gap_vla.core.files import replacing
 from gap_vla.sim.environment import SimEnv
 from gap_vla.sim.expert import make_expert
 
@@ -67,12 +71,9 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
         log.append((*before, reward))
         over = terminated or truncated
     seen, states, objects, labels, done, phases, switches, rewards = zip(*log)
+    del observation["language_instruction"]  # the same in every step: an attribute of the collection
     return Demonstration(
-        observations={
-            key: np.stack([one[key] for one in seen])
-            for key in observation
-            if key != "language_instruction"  # the same in every step: an attribute of the collection
-        },
+        observations={key: np.stack([one[key] for one in seen]) for key in observation},
         actions=np.stack(labels),
         executed_actions=np.stack(done),
         rewards=np.array(rewards, np.float32),
@@ -83,3 +84,36 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
         success=bool(info["success"]),
         seed=seed,
     )
+
+
+def write_demonstration(path: Path, demo: Demonstration) -> None:
+    """Writes one demonstration as the group `demo` of its own file.
+
+    `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
+    `names`.
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("demo")
+        group.attrs["num_samples"] = len(demo)
+        group.attrs["seed"] = demo.seed
+        group.attrs["success"] = demo.success
+        group["actions"] = demo.actions
+        group["executed_actions"] = demo.executed_actions
+        group["states"] = demo.states
+        group["rewards"] = demo.rewards
+        dones = np.zeros(len(demo), np.int64)
+        dones[-1] = 1
+        group["dones"] = dones
+        group.create_dataset("phase", data=demo.phases, dtype=h5py.string_dtype())
+        group["phase_switch"] = demo.switches
+        for key, value in demo.observations.items():
+            if key.startswith("image_"):
+                chunk = (min(16, len(value)), *value.shape[1:])
+                group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
+        states = demo.observations["proprio"]
+        for arm, block in enumerate(np.split(states, states.shape[1] // POSE.width, axis=1)):
+            group[f"obs/robot{arm}_eef_pos"] = block[:, :3]
+            group[f"obs/robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]  # robomimic's are xyzw
+            group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
+        group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
+        group["obs/object"].attrs["names"] = list(demo.objects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import string
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,7 @@ from jaxtyping import Float, UInt8
 from gap_vla.core.config import choose
 from gap_vla.core.errors import UserError
 from gap_vla.sim.cameras import CameraPose, StockView, View
-from gap_vla.sim.rendering import FastRenderer
-from gap_vla.sim.rendering_backend import draw_nothing, require_rendering
+from gap_vla.sim.rendering import FastRenderer, draw_nothing, require_rendering
 from gap_vla.sim.specs import CAMERAS, SETTLE_STEPS, TaskSpec, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import World
@@ -41,6 +41,7 @@ class SimEnv(gymnasium.Env):
         world: the simulator behind it (privileged: experts and tests only).
         cameras: those whose pictures are part of the observation.
         image_size: height and width of these pictures.
+        render_seconds: what drawing the last observation took.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
@@ -150,7 +151,9 @@ class SimEnv(gymnasium.Env):
         self.world.close()
 
     def _observe(self) -> dict[str, Any]:
+        started = time.perf_counter()
         images = {f"image_{camera}": self.picture(camera) for camera in self.cameras}
+        self.render_seconds = time.perf_counter() - started
         proprio = self._continuous(self.world.proprio())
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 

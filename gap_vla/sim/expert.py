@@ -19,6 +19,9 @@ ONTO: dict[str, Any] = dict(tolerance=0.006, turn_tolerance=0.06, gain=1.5, prec
 """Of a phase in which an open hand comes down on what it will take."""
 LAST: dict[str, Any] = dict(hold=1000, limit=1000)
 """Of the phase in which the episode ends."""
+SLACK_POSITION, SLACK_ROTATION = 0.015, 0.15
+"""m and rad added to twice the expert's own tolerances: demonstrations differ in heights and way points, and a policy
+need not stop where the expert does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,26 @@ def make_expert(env: Any, *, seed: int) -> Expert:
     Args:
         env: from `gap_vla.sim.make` or `gymnasium.make`, after `reset`.
         seed: of the expert's style (speed, heights), so that demonstrations are not copies of each other.
-
     """
     return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(seed)))
+
+
+class PhaseWatcher(Follower):
+    """Moves through the plan as the hands arrive where each phase ends, with wider tolerances and without time limits.
+
+    It looks at where the hands are, and, through the expert's targets, where the objects are; a phase in which the
+    expert only waits (closing the gripper) passes with its time. A policy may do things in another way than the
+    expert, and is then seen in an earlier phase than it deserves.
+
+    Args:
+        world: `env.unwrapped.world` of a `gap_vla.sim` environment that has just been reset.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, Style())
+
+    def look(self) -> str:
+        """Call once per step; the name of the phase that the episode is in."""
+        phase, goals = self.step()
+        self.go_on(self.arrived(phase, goals, 2, (SLACK_POSITION, SLACK_ROTATION)) and self._steps >= phase.hold)
+        return phase.name

@@ -14,12 +14,11 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.appearance import Appearance, distractors_mjcf, patterns_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
 from gap_vla.sim.mesh_detail import simplify_meshes
 from gap_vla.sim.specs import TaskSpec
-from gap_vla.sim.textures import patterns_mjcf
 from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import MAX_STARTS, Goal, World
 

@@ -79,7 +79,7 @@ class TrainingRun:
         if config.train.logger != "none":
             importlib.import_module(config.train.logger)
         if config.rollouts or not (config.data.rlds or config.demos.path):
-            from gap_vla.sim.rendering_backend import require_rendering
+            from gap_vla.sim.rendering import require_rendering
 
             require_rendering()
         shapes = dict(shapes_of(config, self.stages))

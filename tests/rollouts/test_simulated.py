@@ -16,8 +16,8 @@ from gap_vla.core.errors import UserError
 from gap_vla.rollouts.recordings import from_simulator, record_expert
 from gap_vla.rollouts.task import FILM_SIZE, sim_task
 from gap_vla.serving.loading import replay
-from gap_vla.sim.disturbance import MOVE_AT_STEP, MOVE_BY
-from gap_vla.sim.watching import PhaseWatcher
+from gap_vla.sim.expert import PhaseWatcher
+from gap_vla.sim.wrappers import MOVE_AT_STEP, MOVE_BY
 
 ROOT = Path(__file__).parents[2]
 ONE = ["--workers", "1", "--slots", "1", "--quiet"]

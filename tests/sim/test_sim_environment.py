@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 import gap_vla.sim as sim
 from gap_vla.core.errors import UserError
 from gap_vla.rollouts.task import sim_task
-from gap_vla.sim.disturbance import MOVE_AT_STEP, ObjectMover, pictures_with_objects_moved
 from gap_vla.sim.specs import SETTLE_STEPS
+from gap_vla.sim.wrappers import MOVE_AT_STEP, ObjectMover, pictures_with_objects_moved
 
 
 def play(env, seed, steps=25):

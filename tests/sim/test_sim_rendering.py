@@ -12,7 +12,7 @@ import pytest
 
 import gap_vla.sim as sim
 from gap_vla.core.errors import ConfigError, UserError
-from gap_vla.sim import rendering_backend
+from gap_vla.sim import rendering
 from gap_vla.sim.cameras import View
 
 
@@ -25,7 +25,7 @@ def no_platform(monkeypatch):
 
 
 def test_no_opengl_library_names_the_package_to_install(monkeypatch, no_platform):
-    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: False)
+    monkeypatch.setattr(rendering, "_loadable", lambda platform: False)
     with pytest.raises(UserError, match=r"libegl1.*libosmesa6"):
         sim.require_rendering()
 
@@ -34,12 +34,12 @@ def test_no_opengl_library_names_the_package_to_install(monkeypatch, no_platform
 def test_osmesa_is_the_fallback_and_pyopengl_is_told(monkeypatch, no_platform, asked, there):
     monkeypatch.setenv("MUJOCO_GL", asked)
     monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
-    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: platform == there)
+    monkeypatch.setattr(rendering, "_loadable", lambda platform: platform == there)
     assert sim.require_rendering() == os.environ["PYOPENGL_PLATFORM"] == there
 
 
 def test_without_pictures_no_opengl_library_is_needed(monkeypatch, no_platform):
-    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: False)
+    monkeypatch.setattr(rendering, "_loadable", lambda platform: False)
     sim.make("assembly", cameras=()).close()
     with pytest.raises(UserError, match="libegl1"):
         sim.make("assembly")
@@ -47,12 +47,12 @@ def test_without_pictures_no_opengl_library_is_needed(monkeypatch, no_platform):
 
 def test_drawing_in_software_beside_tensorflow_is_refused_instead_of_crashing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", object())
-    monkeypatch.setattr(rendering_backend.glob, "glob", lambda pattern: [])
-    monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(rendering.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(rendering.os.path, "exists", lambda path: False)
     with pytest.raises(UserError, match="TensorFlow"):
-        rendering_backend.require_no_second_llvm()
-    monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: path == "/dev/nvidiactl")
-    rendering_backend.require_no_second_llvm()
+        rendering.require_no_second_llvm()
+    monkeypatch.setattr(rendering.os.path, "exists", lambda path: path == "/dev/nvidiactl")
+    rendering.require_no_second_llvm()
 
 
 def test_drawing_in_another_thread_is_an_error(assembly):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
-from gap_vla.sim.textures import COUNT, pattern
+from gap_vla.sim.appearance import COUNT, pattern
 
 
 def test_patterns_differ_and_are_not_plain():
