@@ -119,23 +119,6 @@ def patterns_mjcf() -> str:
     )
 
 
-def add_patterns(spec: Any) -> None:
-    """The same as `patterns_mjcf`, for a model that is being edited (mujoco.MjSpec)."""
-    import mujoco
-
-    for name in map(pattern_name, range(COUNT)):
-        spec.add_texture(
-            name=name,
-            type=mujoco.mjtTexture.mjTEXTURE_2D,
-            builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
-            rgb1=[0.5] * 3,
-            width=SIZE,
-            height=SIZE,
-        )
-        material = spec.add_material(name=name, texrepeat=[1 / REPEAT_LENGTH] * 2, texuniform=True)
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-
-
 def paint(model: Any) -> None:
     """Fills the model's pattern textures (mujoco.MjModel); before the first picture, which uploads them."""
     for index in range(COUNT):

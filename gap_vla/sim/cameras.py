@@ -66,12 +66,14 @@ class View:
 
     def pose(self, data: Any) -> CameraPose:
         """The camera's pose in the state `data` (mujoco.MjData)."""
-        if self.body is None:
-            return _fixed(self)
         position, target, up = (np.array(v, float) for v in (self.position, self.target, self.up))
-        body = data.body(self.body)
-        rotation = body.xmat.reshape(3, 3)
-        return _looking(body.xpos + rotation @ position, body.xpos + rotation @ target, rotation @ up, self.fovy)
+        if self.body is not None:
+            body = data.body(self.body)
+            rotation = body.xmat.reshape(3, 3)
+            position, target, up = body.xpos + rotation @ position, body.xpos + rotation @ target, rotation @ up
+        forward = (target - position) / np.linalg.norm(target - position)
+        up = up - (up @ forward) * forward
+        return CameraPose(position, forward, up / np.linalg.norm(up), self.fovy)
 
     def shifted(self, rng: np.random.Generator, distance: float = 0.04, angle: float = 3.0) -> View:
         """The same view with its position moved by up to `distance` m along each axis (uniform), and its target by as
@@ -80,21 +82,6 @@ class View:
         reach = np.linalg.norm(np.array(self.target) - self.position) * np.radians(angle)
         target = np.array(self.target) + rng.uniform(-reach, reach, 3)
         return dataclasses.replace(self, position=tuple(position), target=tuple(target))
-
-
-def _looking(position: np.ndarray, target: np.ndarray, up: np.ndarray, fovy: float) -> CameraPose:
-    forward = (target - position) / np.linalg.norm(target - position)
-    up = up - (up @ forward) * forward
-    return CameraPose(position, forward, up / np.linalg.norm(up), fovy)
-
-
-@functools.lru_cache(maxsize=16)
-def _fixed(view: View) -> CameraPose:
-    """The pose of a view that does not move; its arrays are shared, and so cannot be written."""
-    pose = _looking(np.array(view.position), np.array(view.target), np.array(view.up), view.fovy)
-    for array in (pose.position, pose.forward, pose.up):
-        array.flags.writeable = False
-    return pose
 
 
 @dataclasses.dataclass(frozen=True)

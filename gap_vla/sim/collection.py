@@ -61,11 +61,6 @@ def collect_demos(
         workers: processes. Call it from a script's `if __name__ == "__main__"`: they are spawned.
         overwrite: whether an existing file may be replaced.
         progress: report to stderr.
-
-    Raises:
-        ConfigError: an unknown task, variant or camera.
-        UserError: `out` exists, the parts are of other settings, no OpenGL library is installed, or the expert hardly
-            ever succeeds.
     """
     out, spec = Path(out), task_spec(task)
     spec.require_cameras(cameras, camera)

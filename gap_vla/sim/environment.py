@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import string
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from jaxtyping import Float, UInt8
 from gap_vla.core.config import choose
 from gap_vla.core.errors import UserError
 from gap_vla.sim.cameras import CameraPose, StockView, View
-from gap_vla.sim.rendering import FastRenderer, draw_nothing, require_rendering
+from gap_vla.sim.rendering import FastRenderer, require_rendering
 from gap_vla.sim.specs import CAMERAS, SETTLE_STEPS, TaskSpec, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import World
@@ -97,12 +98,7 @@ class SimEnv(gymnasium.Env):
         return self._observe(), self._info()
 
     def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Executes one action. Returns (observation, reward, terminated, truncated, info).
-
-        Raises:
-            UserError: an action of another width, NaN or infinite.
-            RuntimeError: before the first reset, or after the episode's end.
-        """
+        """Executes one action. Returns (observation, reward, terminated, truncated, info)."""
         if self._over:
             raise RuntimeError("call reset() before the next step: no episode has begun, or it is over")
         self.world.step(self._checked(action))
@@ -207,10 +203,6 @@ def make(
     >>> observation, info = env.reset(seed=7)
     >>> observation["proprio"].shape
     (9,)
-
-    Raises:
-        ConfigError: an unknown task, variant, camera or view; lists the names.
-        UserError: pictures are asked for and no OpenGL library is there; names the apt package.
     """
     spec, chosen, cameras = task_spec(name), variant_spec(variant), tuple(cameras)
     spec.require_cameras(cameras, camera)
@@ -220,7 +212,7 @@ def make(
     except UserError:
         if cameras:
             raise
-        draw_nothing()
+        os.environ["MUJOCO_GL"] = "disable"  # else MuJoCo and robosuite cannot be imported
     module = importlib.import_module(spec.module)
     world: World = getattr(module, spec.class_name)(spec, chosen)
     view = world.near if camera == "near" else StockView(camera)

@@ -93,11 +93,7 @@ class Follower:
         self.phase, self.switched = self._plan[0].name, False
 
     def step(self) -> tuple[Phase, Sequence[Goal]]:
-        """The present phase and its goals, one step further into it.
-
-        Raises:
-            RuntimeError: the environment was reset since.
-        """
+        """The present phase and its goals, one step further into it."""
         if self._world.episodes != self._episode:
             raise RuntimeError("the episode that this was made for is over; make another after each reset()")
         phase = self._plan[self._index]

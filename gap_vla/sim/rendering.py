@@ -1,4 +1,4 @@
-"""A renderer that leaves out what makes software OpenGL slow, and raises instead of hanging after a fork."""
+"""Drawing without a display: how MuJoCo does it, and a renderer that leaves out what makes software OpenGL slow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import ctypes
 import ctypes.util
 import glob
 import importlib
-import importlib.util
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,20 +62,9 @@ class FastRenderer:
         sites: whether sites are drawn (goals of some tasks are sites).
         blend_mipmaps: False reads textures from the nearest of their sizes instead of blending the nearest two, which
             computes a textured picture in two thirds of the time.
-
-    Raises:
-        UserError: no OpenGL library, or this process was forked from one that had already drawn.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        size: int,
-        *,
-        groups: Iterable[int] = (0, 1, 2),
-        sites: bool = True,
-        blend_mipmaps: bool = True,
-    ) -> None:
+    def __init__(self, model: Any, size: int, *, groups: Iterable[int], sites: bool, blend_mipmaps: bool) -> None:
         global _process_with_context
         require_rendering()
         require_no_second_llvm()
@@ -186,7 +173,6 @@ def require_rendering() -> str:
         UserError: no OpenGL library is installed; names the packages.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    _name_glfw()
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("glfw", "glx"):
         return wanted
@@ -197,11 +183,6 @@ def require_rendering() -> str:
     raise UserError(f"MUJOCO_GL={wanted}, and {MISSING}" if wanted in _LIBRARIES else MISSING)
 
 
-def draw_nothing() -> None:
-    """Sets `MUJOCO_GL` so that MuJoCo and robosuite can be imported where there is nothing to draw with."""
-    os.environ["MUJOCO_GL"] = "disable"
-
-
 def _loadable(platform: str) -> bool:
     short, soname = _LIBRARIES[platform]
     for candidate in (soname, ctypes.util.find_library(short)):
@@ -209,15 +190,6 @@ def _loadable(platform: str) -> bool:
             if candidate and ctypes.CDLL(candidate):
                 return True
     return False
-
-
-def _name_glfw() -> None:
-    """Names the library that opens windows; else `import glfw` searches for it in a Python process of its own."""
-    found = importlib.util.find_spec("glfw")
-    if found is not None and found.origin is not None:
-        library = Path(found.origin).with_name("x11") / "libglfw.so"
-        if library.exists():
-            os.environ.setdefault("PYGLFW_LIBRARY", str(library))
 
 
 def _select(platform: str) -> None:

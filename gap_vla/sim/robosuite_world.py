@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import io
 import logging
@@ -14,13 +15,11 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.sim.appearance import Appearance, distractors_mjcf, patterns_mjcf
+from gap_vla.sim.appearance import distractors_mjcf, patterns_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
 from gap_vla.sim.mesh_detail import simplify_meshes
-from gap_vla.sim.specs import TaskSpec
-from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import MAX_STARTS, Goal, World
+from gap_vla.sim.world import Goal, World
 
 # robosuite complains about optional parts while it is imported
 with contextlib.redirect_stderr(io.StringIO()):
@@ -49,6 +48,7 @@ class RobosuiteWorld(World):
     success_must_hold = True
     wrist = View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef")
     groups = (1,)
+    table_height = TABLE_Z
     bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
     friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
     coarse: ClassVar[Mapping[str, tuple[float, int]]] = {
@@ -60,50 +60,37 @@ class RobosuiteWorld(World):
     """Bodies whose name contains one of these are drawn with this share of their triangles, but at least this many of
     each mesh. A test holds the links' surfaces to 4 mm, less than a pixel. The fingers keep all."""
 
-    def __init__(self, spec: TaskSpec, variant: Variant) -> None:
-        super().__init__(spec, variant)
-        bodies = self.bodies() + distractors_mjcf(variant.distractors, f"0 0 {TABLE_Z}")
+    def build(self) -> tuple[Any, Any]:
+        bodies = self.bodies() + distractors_mjcf(self.variant.distractors, f"0 0 {TABLE_Z}")
         with _global_numpy_rng(0):
-            self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
-        self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
-        self.model.opt.timestep = TIMESTEP  # a program's or user's macros of robosuite may say another
-        bodies_of_geoms = [self.model.body(body).name for body in self.model.geom_bodyid]
+            self.env = PrimitiveEnv(bodies, patterns_mjcf() if self.variant.table else "", self.friction, self.bases)
+        model, data = self.env.sim.model._model, self.env.sim.data._data
+        model.opt.timestep = TIMESTEP  # a program's or user's macros of robosuite may say another
+        bodies_of_geoms = [model.body(body).name for body in model.geom_bodyid]
         for part, (keep, least) in self.coarse.items():
             geoms = [geom for geom, body in enumerate(bodies_of_geoms) if part in body]
-            simplify_meshes(self.model, geoms, keep, least)
-        self.model.vis.quality.numslices, self.model.vis.quality.numstacks = ROUND
+            simplify_meshes(model, geoms, keep, least)
+        model.vis.quality.numslices, model.vis.quality.numstacks = ROUND
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
-        scale = spec.position_scale, spec.rotation_scale
-        self._controllers = [ArmController(self.model, self.data, robot, scale) for robot in self._robots]
-        self._inertia = np.zeros((self.model.nv, self.model.nv))
-        self._fixed = self.model.body_pos.copy(), self.model.body_quat.copy()
-        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+        scale = self.spec.position_scale, self.spec.rotation_scale
+        self._controllers = [ArmController(model, data, robot, scale) for robot in self._robots]
+        self._inertia = np.zeros((model.nv, model.nv))
+        self._fixed = model.body_pos.copy(), model.body_quat.copy()
+        return model, data
 
+    @abc.abstractmethod
     def bodies(self) -> str:
         """MJCF of the task's bodies; sizes follow `self.variant.size`."""
-        raise NotImplementedError
 
-    def place(self, rng: np.random.Generator) -> None:
-        """Puts the bodies to where the episode starts."""
-        raise NotImplementedError
-
-    def reset(self, rng: np.random.Generator) -> None:
+    def begin(self, rng: np.random.Generator) -> None:
         with _global_numpy_rng(int(rng.integers(2**32))):  # robosuite draws its joint noise from numpy's global state
             self.model.body_pos[:], self.model.body_quat[:] = self._fixed  # the last episode moved fixtures
             self.env.reset()
         for controller, robot in zip(self._controllers, self._robots):
             controller.reset(robot.part_controllers["right"].initial_joint)
-        for _ in range(MAX_STARTS):
-            self.place(rng)
-            mujoco.mj_kinematics(self.model, self.data)
-            if self.starts_well():
-                break
-        middle = (*self.near.target[:2], TABLE_Z)
-        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
         self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
-        mujoco.mj_forward(self.model, self.data)
 
     def step(self, action: Float[np.ndarray, " a"]) -> None:
         for substep in range(SUBSTEPS):

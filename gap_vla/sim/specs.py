@@ -100,54 +100,45 @@ class TaskSpec:
         return f"gap_vla/{self.class_name}-v0"
 
 
-def _metaworld(name: str, instruction: str, *phases: str) -> TaskSpec:
-    return TaskSpec(name, "metaworld", 1, 200, 80, instruction, phases, 0.01, 0.0)
+def _metaworld(name: str, instruction: str, phases: str) -> TaskSpec:
+    return TaskSpec(name, "metaworld", 1, 200, 80, instruction, tuple(phases.split()), 0.01, 0.0)
 
 
-def _robosuite(name: str, instruction: str, *phases: str, n_arms: int = 1) -> TaskSpec:
-    return TaskSpec(name, "robosuite", n_arms, 400, 20, instruction, phases, 0.05, 0.5)
+def _robosuite(name: str, instruction: str, phases: str, n_arms: int = 1) -> TaskSpec:
+    return TaskSpec(name, "robosuite", n_arms, 400, 20, instruction, tuple(phases.split()), 0.05, 0.5)
 
 
 _SPECS = (
-    _metaworld("pick_place", "pick up the puck and bring it to the goal", "reach", "descend", "grasp", "transport"),
-    _metaworld(
-        "assembly",
-        "put the ring of the wrench over the peg",
-        *("reach", "descend", "grasp", "lift", "transport", "insert"),
-    ),
-    _metaworld("disassemble", "pull the wrench off the peg", "reach", "descend", "grasp", "extract"),
+    _metaworld("pick_place", "pick up the puck and bring it to the goal", "reach descend grasp transport"),
+    _metaworld("assembly", "put the ring of the wrench over the peg", "reach descend grasp lift transport insert"),
+    _metaworld("disassemble", "pull the wrench off the peg", "reach descend grasp extract"),
     _metaworld(
         "push_wall",
         "push the puck around the wall to the goal",
-        *("reach", "descend", "grasp", "push", "sidestep", "pass_wall", "finish"),
+        "reach descend grasp push sidestep pass_wall finish",
     ),
     _metaworld(
         "bin_picking",
         "move the cube from the left bin into the right bin",
-        *("reach", "descend", "grasp", "lift", "transport", "lower"),
+        "reach descend grasp lift transport lower",
     ),
     _robosuite(
         "stack",
         "stack the red cube on the green cube",
-        *("reach", "descend", "grasp", "lift", "transport", "place", "release", "retreat"),
+        "reach descend grasp lift transport place release retreat",
     ),
-    _robosuite(
-        "threading",
-        "thread the needle through the ring",
-        *("reach", "descend", "grasp", "lift", "transport", "align", "insert"),
-    ),
+    _robosuite("threading", "thread the needle through the ring", "reach descend grasp lift transport align insert"),
     _robosuite(
         "hammer_drawer",
         "open the drawer, put the hammer in and close the drawer",
-        *("reach_handle", "descend_handle", "grasp_handle", "open", "let_go", "rise"),
-        *("reach_hammer", "descend_hammer", "grasp_hammer", "lift", "transport", "lower", "release", "retreat"),
-        *("reach_front", "descend_front", "close"),
+        "reach_handle descend_handle grasp_handle open let_go rise "
+        "reach_hammer descend_hammer grasp_hammer lift transport lower release retreat "
+        "reach_front descend_front close",
     ),
     _robosuite(
         "handover",
         "hand the bar over from one arm to the other",
-        *("reach", "descend", "grasp", "lift", "present", "reach_taker", "descend_taker", "grasp_taker"),
-        *("release_giver", "retreat_giver", "carry"),
+        "reach descend grasp lift present reach_taker descend_taker grasp_taker release_giver retreat_giver carry",
         n_arms=2,
     ),
 )
@@ -162,8 +153,6 @@ def task_spec(name: str) -> TaskSpec:
 
     >>> task_spec("handover").action_dim
     14
-
-    Raises ConfigError, which lists the names, for another.
     """
     return _BY_NAME[choose(name, TASK_NAMES, "task")]
 

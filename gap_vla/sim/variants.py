@@ -74,27 +74,24 @@ def variant_spec(name: str) -> Variant:
 
     >>> variant_spec("light").seeds(3)
     range(600000, 600003)
-
-    Raises ConfigError, which lists the names, for another.
     """
     return _BY_NAME[choose(name, VARIANT_NAMES, "variant")]
 
 
-Ranges = Mapping[str, tuple[float, float]]
+Ranges = Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
+"""By name: the default (low, high), and the wide one."""
 
 
-def draw_ranges(rng: np.random.Generator, default: Ranges, wide: Ranges, positions: str) -> dict[str, float]:
+def draw_ranges(rng: np.random.Generator, ranges: Ranges, positions: str) -> dict[str, float]:
     """Draws one value per range, uniformly.
 
     Args:
-        default, wide: (low, high) by name; the same names in both.
-        positions: `default`, `wide`, or `disjoint`: from `wide`, with at least one value outside `default`'s range
-            (of those that vary by default: a fixture that never moved is outside wherever it goes).
+        positions: `default`, `wide`, or `disjoint`: from the wide ranges, with at least one value outside its default
+            range (of those that vary by default: a fixture that never moved is outside wherever it goes).
     """
-    ranges = default if positions == "default" else wide
+    chosen = {name: default if positions == "default" else wide for name, (default, wide) in ranges.items()}
     while True:
-        drawn = {name: float(rng.uniform(low, high)) for name, (low, high) in ranges.items()}
-        varying = [name for name, (low, high) in default.items() if high > low]
-        outside = any(not default[name][0] <= drawn[name] <= default[name][1] for name in varying)
+        drawn = {name: float(rng.uniform(low, high)) for name, (low, high) in chosen.items()}
+        outside = any(high > low and not low <= drawn[name] <= high for name, ((low, high), _) in ranges.items())
         if positions != "disjoint" or outside:
             return drawn

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.sim.appearance import Appearance
 from gap_vla.sim.cameras import View
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
@@ -42,6 +43,8 @@ class World(abc.ABC):
     success_must_hold: ClassVar[bool]
     groups: ClassVar[Sequence[int]]
     """Geom groups that are meant to be seen."""
+    table_height: ClassVar[float]
+    """Of the table's surface (m, world)."""
     near: ClassVar[View]
     wrist: ClassVar[View]
     """The task's own cameras, of image_primary and image_wrist."""
@@ -50,10 +53,33 @@ class World(abc.ABC):
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         self.spec, self.variant, self.episodes = spec, variant, 0
+        self.model, self.data = self.build()
+        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
 
     @abc.abstractmethod
+    def build(self) -> tuple[Any, Any]:
+        """Loads the simulator; returns the model and its data."""
+
     def reset(self, rng: np.random.Generator) -> None:
         """Starts the episode that `rng` determines completely, whatever happened before."""
+        import mujoco
+
+        self.begin(rng)
+        for _ in range(MAX_STARTS):
+            self.place(rng)
+            mujoco.mj_kinematics(self.model, self.data)  # parts of the model were moved: positions are stale
+            if self.starts_well():
+                break
+        middle = (*self.near.target[:2], self.table_height)
+        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
+        mujoco.mj_forward(self.model, self.data)
+
+    def begin(self, rng: np.random.Generator) -> None:  # noqa: B027 - nothing, in Meta-World
+        """Puts everything but the task's objects to where an episode starts."""
+
+    @abc.abstractmethod
+    def place(self, rng: np.random.Generator) -> None:
+        """Draws where the task's objects start, and puts them there."""
 
     @abc.abstractmethod
     def step(self, action: Float[np.ndarray, " a"]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
-from gap_vla.core.errors import ConfigError
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.demonstration import demonstrate
 from gap_vla.sim.variants import draw_ranges
@@ -21,15 +20,6 @@ def test_importing_the_package_loads_no_simulator():
     heavy = "mujoco", "robosuite", "metaworld", "torch", "jax", "tensorflow", "h5py"
     code = f"import sys, gap_vla.sim as s; s.task_spec('stack'); print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("call", "names"), [(lambda: task_spec("threadin"), TASK_NAMES), (lambda: variant_spec("night"), VARIANT_NAMES)]
-)
-def test_an_unknown_name_lists_the_names_that_exist(call, names):
-    with pytest.raises(ConfigError) as caught:
-        call()
-    assert all(name in str(caught.value) for name in names)
 
 
 def test_every_task_is_known_to_gymnasium():
@@ -53,11 +43,11 @@ def test_no_two_variants_share_an_evaluation_seed():
 
 
 def test_disjoint_starts_leave_the_default_range_in_a_dimension_that_varies():
-    default, wide = {"x": (0.0, 1.0), "fixed": (0.0, 0.0)}, {"x": (-1.0, 2.0), "fixed": (-1.0, 1.0)}
+    ranges = {"x": ((0.0, 1.0), (-1.0, 2.0)), "fixed": ((0.0, 0.0), (-1.0, 1.0))}
     rng = np.random.default_rng(0)
-    drawn = [draw_ranges(rng, default, wide, "disjoint") for _ in range(200)]
+    drawn = [draw_ranges(rng, ranges, "disjoint") for _ in range(200)]
     assert all(not 0.0 <= d["x"] <= 1.0 for d in drawn)
-    assert all(0.0 <= draw_ranges(rng, default, wide, "default")["x"] <= 1.0 for _ in range(50))
+    assert all(0.0 <= draw_ranges(rng, ranges, "default")["x"] <= 1.0 for _ in range(50))
 
 
 @pytest.mark.parametrize("task", METAWORLD)

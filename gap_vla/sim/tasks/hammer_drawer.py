@@ -14,21 +14,14 @@ from gap_vla.sim.world import Goal
 
 TRAVEL = 0.14
 """How far the drawer opens (m), towards -y."""
-_DEFAULT = {
-    "hammer_x": (0.10, 0.18),
-    "hammer_y": (-0.20, -0.13),
-    "hammer_yaw": (-0.1, 0.1),
-    "cabinet_x": (0.10, 0.10),
-    "cabinet_y": (0.32, 0.32),
+_RANGES = {
+    "hammer_x": ((0.10, 0.18), (0.02, 0.19)),
+    "hammer_y": ((-0.20, -0.13), (-0.24, -0.10)),
+    "hammer_yaw": ((-0.1, 0.1), (-0.5, 0.5)),
+    "cabinet_x": ((0.10, 0.10), (0.07, 0.13)),
+    "cabinet_y": ((0.32, 0.32), (0.31, 0.34)),
 }
-_WIDE = {
-    "hammer_x": (0.02, 0.19),
-    "hammer_y": (-0.24, -0.10),
-    "hammer_yaw": (-0.5, 0.5),
-    "cabinet_x": (0.07, 0.13),
-    "cabinet_y": (0.31, 0.34),
-}
-"""Positions (m) and yaw (rad)."""
+"""Positions (m) and yaw (rad): the default ranges, and the wide ones."""
 _SIDE = about_z(np.pi / 2) @ DOWN
 """Hand pointing down with the fingers opening along y, across the drawer's handle."""
 
@@ -78,7 +71,7 @@ class HammerDrawer(RobosuiteWorld):
         </body>"""
 
     def place(self, rng: np.random.Generator) -> None:
-        start = draw_ranges(rng, _DEFAULT, _WIDE, self.variant.positions)
+        start = draw_ranges(rng, _RANGES, self.variant.positions)
         self.put_fixed("cabinet", (start["cabinet_x"], start["cabinet_y"], TABLE_Z), 0.0)
         height = TABLE_Z + 0.0135 * self.variant.size
         self.put_free("hammer_free", (start["hammer_x"], start["hammer_y"], height), start["hammer_yaw"])

@@ -19,9 +19,12 @@ MEETING_POINT = np.array([0.0, 0.0, TABLE_Z + 0.20])
 GOAL_POINT = np.array([0.0, 0.22, TABLE_Z + 0.20])
 GRIP = 0.06
 """Distance (m) from the bar's middle at which each arm takes it."""
-_DEFAULT = {"x": (-0.08, 0.08), "y": (-0.20, -0.12), "yaw": (-0.3, 0.3)}
-_WIDE = {"x": (-0.14, 0.14), "y": (-0.26, -0.06), "yaw": (-0.7, 0.7)}
-"""Bar position (m) and yaw (rad; 0: along y)."""
+_RANGES = {
+    "x": ((-0.08, 0.08), (-0.14, 0.14)),
+    "y": ((-0.20, -0.12), (-0.26, -0.06)),
+    "yaw": ((-0.3, 0.3), (-0.7, 0.7)),
+}
+"""Bar position (m) and yaw (rad; 0: along y): the default ranges, and the wide ones."""
 _GIVER, _TAKER = about_z(np.pi) @ DOWN, DOWN.copy()
 """The arms' own neutral hands: both with fingers opening along x, across the bar."""
 
@@ -49,7 +52,7 @@ class Handover(RobosuiteWorld):
         return f'<body name="bar" pos="0 -0.15 0.82"><freejoint name="bar_free"/>{halves}</body>'
 
     def place(self, rng: np.random.Generator) -> None:
-        start = draw_ranges(rng, _DEFAULT, _WIDE, self.variant.positions)
+        start = draw_ranges(rng, _RANGES, self.variant.positions)
         height = TABLE_Z + HALF_WIDTH * self.variant.size + 0.0005
         self.put_free("bar_free", (start["x"], start["y"], height), start["yaw"])
 

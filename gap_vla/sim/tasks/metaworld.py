@@ -10,12 +10,11 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.sim.appearance import Appearance, add_patterns, distractors_mjcf
+from gap_vla.sim.appearance import distractors_mjcf, patterns_mjcf
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, LAST, OPEN, Phase, Style
-from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import MAX_STARTS, Goal, World
+from gap_vla.sim.world import Goal, World
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -34,39 +33,29 @@ class MetaWorldWorld(World):
 
     success_must_hold = False
     groups = (0, 1, 2)
+    table_height = 0.0
     wrist = View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand")
     library_name: ClassVar[str]
     stretch: ClassVar[Sequence[float]] = (1.5,) * 6
     """Factors on the library's ranges (object xyz, goal xyz) in the wide variants; 1 where they mean nothing."""
 
-    def __init__(self, spec: TaskSpec, variant: Variant) -> None:
-        super().__init__(spec, variant)
-        self.env = _library_class(self.library_name, variant, self.object_bodies)()
+    def build(self) -> tuple[Any, Any]:
+        self.env = _library_class(self.library_name, self.variant, self.object_bodies)()
         self.env._set_task_called = True  # step() refuses otherwise
         self.env._partially_observable = False  # the goal would be zeros
         self.env.__dict__.pop("sawyer_observation_space", None)  # cached with goal bounds of 0, to which step() clips
-        self.env.max_path_length = spec.horizon + 1  # the environment counts
+        self.env.max_path_length = self.spec.horizon + 1  # the environment counts
         self.env._get_state_rand_vec = self._draw_layout  # the library's would come from numpy's global generator
-        self.model, self.data = self.env.model, self.env.data
-        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
-        self._fixed = self.model.body_pos.copy(), self.model.site_pos.copy()
-        self._rng = np.random.default_rng(0)
-        self._success = False
+        self._fixed = self.env.model.body_pos.copy(), self.env.model.site_pos.copy()
+        return self.env.model, self.env.data
 
-    def reset(self, rng: np.random.Generator) -> None:
+    def place(self, rng: np.random.Generator) -> None:
         self._rng, self._success = rng, False
-        for _ in range(MAX_STARTS):
-            self.model.body_pos[:], self.model.site_pos[:] = self._fixed  # the last start moved parts of the model
-            self._move_fixtures()
-            mujoco.mj_resetData(self.model, self.data)
-            self.env.curr_path_length = 0
-            self.env.reset_model()
-            mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
-            if self.starts_well():
-                break
-        middle = (*self.near.target[:2], 0.0)
-        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
-        mujoco.mj_forward(self.model, self.data)
+        self.model.body_pos[:], self.model.site_pos[:] = self._fixed  # the last start moved parts of the model
+        self._move_fixtures()
+        mujoco.mj_resetData(self.model, self.data)
+        self.env.curr_path_length = 0
+        self.env.reset_model()
 
     def _move_fixtures(self) -> None:
         """Moves parts of the scene before the episode starts; most tasks leave that to the library."""
@@ -323,13 +312,11 @@ def _library_class(name: str, variant: Variant, object_bodies: Sequence[str]) ->
     class Changed(base):  # type: ignore[misc, valid-type]
         def _initialize_simulation(self) -> tuple[Any, Any]:
             spec = mujoco.MjSpec.from_file(self.fullpath)
-            if variant.distractors:
-                scene = distractors_mjcf(variant.distractors, "0 0.7 0")
-                extra = mujoco.MjSpec.from_string(f"<mujoco><worldbody>{scene}</worldbody></mujoco>")
-                for body in extra.worldbody.bodies:
-                    spec.worldbody.add_frame().attach_body(body, "", "")
-            if variant.table:
-                add_patterns(spec)
+            scene = distractors_mjcf(variant.distractors, "0 0.7 0")
+            assets = patterns_mjcf() if variant.table else ""
+            if scene or assets:
+                extra = f"<mujoco><asset>{assets}</asset><worldbody>{scene}</worldbody></mujoco>"
+                spec.attach(mujoco.MjSpec.from_string(extra), frame=spec.worldbody.add_frame())
             if variant.size != 1.0:
                 _resize(spec, spec.body(object_bodies[0]), variant.size)
             model = spec.compile()

@@ -22,7 +22,6 @@ class Stack(RobosuiteWorld):
     """Two cubes with free yaw; success when red rests on green, above the table and let go."""
 
     near = View((0.631, -0.54, 1.632), (-0.015, 0.002, 0.925), 15.1)
-    friction = (1.0, 0.005, 0.0001)
     object_bodies = ("red", "green")
 
     def bodies(self) -> str:

@@ -22,23 +22,15 @@ SHAFT = 0.06
 SUCCESS_DISTANCE = 0.012
 """The needle is threaded when shaft and ring centre are this near (m): half of the shaft is through."""
 
-_DEFAULT = {
-    "needle_x": (-0.20, -0.05),
-    "needle_y": (0.15, 0.25),
-    "needle_yaw": (np.pi - np.pi / 6, np.pi + np.pi / 6),
-    "ring_x": (0.0, 0.0),
-    "ring_y": (-0.15, -0.15),
-    "ring_yaw": (np.pi / 2, np.pi / 2),
+_RANGES = {
+    "needle_x": ((-0.20, -0.05), (-0.20, 0.05)),
+    "needle_y": ((0.15, 0.25), (0.15, 0.25)),
+    "needle_yaw": ((np.pi - np.pi / 6, np.pi + np.pi / 6), (np.pi - np.pi / 3, np.pi + np.pi / 3)),
+    "ring_x": ((0.0, 0.0), (-0.05, 0.05)),
+    "ring_y": ((-0.15, -0.15), (-0.18, -0.12)),
+    "ring_yaw": ((np.pi / 2, np.pi / 2), (np.pi / 2 - 0.3, np.pi / 2 + 0.3)),
 }
-_WIDE = {
-    "needle_x": (-0.20, 0.05),
-    "needle_y": (0.15, 0.25),
-    "needle_yaw": (np.pi - np.pi / 3, np.pi + np.pi / 3),
-    "ring_x": (-0.05, 0.05),
-    "ring_y": (-0.18, -0.12),
-    "ring_yaw": (np.pi / 2 - 0.3, np.pi / 2 + 0.3),
-}
-"""Needle position (m) and yaw of its tip; ring position (m) and yaw of its axis."""
+"""Needle position (m) and yaw of its tip; ring position (m) and yaw of its axis: default and wide ranges."""
 
 
 class Threading(RobosuiteWorld):
@@ -80,7 +72,7 @@ class Threading(RobosuiteWorld):
             friction="0.3 0.005 0.0001" rgba="0.10 0.15 0.55 1" density="200"/></body>"""
 
     def place(self, rng: np.random.Generator) -> None:
-        start = draw_ranges(rng, _DEFAULT, _WIDE, self.variant.positions)
+        start = draw_ranges(rng, _RANGES, self.variant.positions)
         self.put_fixed("tripod", (start["ring_x"], start["ring_y"], TABLE_Z), start["ring_yaw"])
         self.put_free("needle_free", (start["needle_x"], start["needle_y"], TABLE_Z + 0.0205), start["needle_yaw"])
 
@@ -151,13 +143,7 @@ class Threading(RobosuiteWorld):
             Phase("lift", lifted, tolerance=0.05, once=True),
             Phase("transport", transport, tolerance=0.02, turn_tolerance=0.10),
             Phase(
-                "align",
-                lambda: bring(0.085),
-                tolerance=0.003,
-                turn_tolerance=0.05,
-                limit=60,
-                gain=1.2,
-                precise=True,
+                "align", lambda: bring(0.085), tolerance=0.003, turn_tolerance=0.05, limit=60, gain=1.2, precise=True
             ),
             Phase("insert", lambda: bring(-0.004, ahead=0.012), gain=1.5, precise=True, **LAST),
         ]
