@@ -109,7 +109,11 @@ class Columns:
         if rows.shape[1] != self.width:
             raise EpisodeError(f"the state has {rows.shape[1]} columns, and '{self}' describes {self.width}")
         if not self.has_pose:
-            raise EpisodeError(f"the state ({self}) has no position of the end effector, from which ρ is found")
+            has = "joints and no position" if self.of("joints") else "no position"
+            raise EpisodeError(
+                f"ρ is found in the pose of the end effector, and the state ({self}) has {has}; name arrays of a pose "
+                "with --state, or go without ρ (build-dataset --method none)"
+            )
         arms, start = [], 0
         for blocks in self.arms:
             found: dict[str, list[np.ndarray]] = {"position": [], "gripper": []}

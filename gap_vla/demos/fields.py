@@ -119,6 +119,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "lerobot": {
             "state": "observation.state.cartesian_position+observation.state.gripper_position",
+            "action": "action.cartesian_velocity+action.gripper_position",
             "images": {
                 "image_primary": "observation.images.exterior_1_left",
                 "image_wrist": "observation.images.wrist_left",

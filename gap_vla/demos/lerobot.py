@@ -251,7 +251,7 @@ class LeRobot(ArraySource):
             shutil.copytree(self.path, new, ignore=shutil.ignore_patterns(".*"))
             for file in {place.file for place in self.places}:
                 table = pq.read_table(file)
-                added = {"rho": np.zeros(len(table), np.float32), "change_point": np.zeros(len(table), bool)}
+                added = {"rho": np.full(len(table), np.nan, np.float32), "change_point": np.zeros(len(table), bool)}
                 for place, own in zip(self.places, labels):
                     for name, value in own.items() if place.file == file else ():
                         added[name][place.first : place.first + len(value)] = value

@@ -224,7 +224,7 @@ def demonstration(file: h5py.File, name: str) -> h5py.Group:
 
 
 def _trajectories(file: h5py.File) -> list[str]:
-    return [name for name in file if name.startswith("traj_")]
+    return [name for name in file if name.startswith(("traj_", "demo_", "episode_"))]
 
 
 def robot_and_part(name: str) -> tuple[str, str]:

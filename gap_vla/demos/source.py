@@ -225,6 +225,8 @@ class ArraySource(Source):
             beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
             beside = {name: value for name, value in beside.items() if value.shape == steps}  # others are no labels
             labels = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
+            if labels and np.isnan(labels["rho"]).all():  # an episode that was not annotated with the others
+                labels = {}
             episode = Episode(
                 images=pictures,
                 proprio=state,
@@ -237,7 +239,10 @@ class ArraySource(Source):
                 action_columns=self.action_columns,
                 **labels,
             )
-        return episode.validate(where)
+        try:
+            return episode.validate(where)
+        except EpisodeError as error:
+            raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
 
     def rows(self, index: int, names: str) -> np.ndarray:
         place = self.places[index]

@@ -98,10 +98,10 @@ def window_in_all_films(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "noted"),
     [
-        (stale_file, True),
-        (counted_anew, False),
+        pytest.param(stale_file, True, id="lerobot#2401"),
+        pytest.param(counted_anew, False, id="lerobot#1919"),
         (odd_window, False),
-        (overlapping_windows, True),
+        pytest.param(overlapping_windows, True, id="lerobot#2627"),
         (window_in_all_films, False),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,9 @@ from gap_vla.rlds.records import dataset_metadata
 from gap_vla.rlds.source import MISSING, RLDS
 from gap_vla.rlds.store import EpisodeStore
 from tests.helpers.demonstrations import make_episode, write_robomimic
+from tests.helpers.layouts import write_foreign
 
 SIZE = (16, 20)
-
-
-def write_foreign(
-    home: Path, name: str, step: Mapping[str, Any], about: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]
-) -> Path:
-    """A dataset as somebody's own TFDS builder writes it, all of it in `train`."""
-    import tensorflow_datasets as tfds
-
-    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step), "episode_metadata": about})
-    made = type(
-        name.title().replace("_", ""),
-        (tfds.core.GeneratorBasedBuilder,),
-        {
-            "VERSION": tfds.core.Version("1.0.0"),
-            "name": name,
-            "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=features),
-            "_split_generators": lambda self, _: {"train": enumerate(episodes)},
-            "_generate_examples": None,
-        },
-        skip_registration=True,
-    )(data_dir=str(home))
-    made.download_and_prepare()
-    return home / name / "1.0.0"
 
 
 def motions(count: int) -> list[Episode]:
@@ -57,16 +35,6 @@ def motions(count: int) -> list[Episode]:
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bridge's layout: numbered cameras, flags of those that are missing, Euler angles, gripper 1 = open."""
-    import tensorflow_datasets as tfds
-
-    image = tfds.features.Image(shape=(*SIZE, 3), dtype=np.uint8, encoding_format="jpeg")
-    row = tfds.features.Tensor(shape=(7,), dtype=np.float32)
-    step = {
-        "observation": {"image_0": image, "image_1": image, "state": row},
-        "action": row,
-        "language_instruction": tfds.features.Text(),
-        "is_last": np.bool_,
-    }
     episodes = []
     for index, motion in enumerate(motions(5)):
         rng, steps = np.random.default_rng(index), len(motion)
@@ -83,27 +51,12 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         about = {"has_image_0": True, "has_image_1": bool(index % 2), "file_path": f"/raw/{index}"}
         episodes.append({"steps": rows, "episode_metadata": about})
-    about = {"has_image_0": np.bool_, "has_image_1": np.bool_, "file_path": tfds.features.Text()}
-    return write_foreign(tmp_path_factory.mktemp("tfds"), "bridge_dataset", step, about, episodes)
+    return write_foreign(tmp_path_factory.mktemp("tfds"), "bridge_dataset", episodes)
 
 
 @pytest.fixture(scope="module")
 def fractal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RT-1's layout: an action that is a dictionary, the state in two fields, the text inside of the observation."""
-    import tensorflow_datasets as tfds
-
-    def row(*shape: int) -> Any:
-        return tfds.features.Tensor(shape=shape, dtype=np.float32)
-
-    step = {
-        "observation": {
-            "base_pose_tool_reached": row(7),
-            "gripper_closed": row(1),
-            "natural_language_instruction": tfds.features.Text(),
-            "natural_language_embedding": row(512),
-        },
-        "action": {"world_vector": row(3), "rotation_delta": row(3), "gripper_closedness_action": row(1)},
-    }
     episodes = []
     for motion in motions(3):
         rows = [
@@ -123,7 +76,7 @@ def fractal(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i, (pose, action) in enumerate(zip(motion.proprio, motion.action))
         ]
         episodes.append({"steps": rows, "episode_metadata": {"success": True}})
-    return write_foreign(tmp_path_factory.mktemp("tfds"), "fractal_data", step, {"success": np.bool_}, episodes)
+    return write_foreign(tmp_path_factory.mktemp("tfds"), "fractal_data", episodes)
 
 
 def test_bridge_is_read_by_the_name_of_its_layout(bridge: Path) -> None:

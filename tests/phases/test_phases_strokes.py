@@ -73,9 +73,10 @@ def test_a_straight_motion_is_cut_where_the_hand_closes_unless_strokes_are_switc
 
 @pytest.fixture
 def straight_demo():
+    from gap_vla.core.columns import POSE
     from gap_vla.core.episode import Episode
 
     proprio = np.zeros((60, 9), np.float32)
     proprio[:, 0], proprio[:, 3] = 0.01 * np.arange(60), 1
     proprio[:, 7] = np.concatenate([np.full(30, 0.04), RAMP, np.zeros(22)])
-    return Episode(images={}, proprio=proprio, action=np.zeros((60, 7), np.float32))
+    return Episode(images={}, proprio=proprio, action=np.zeros((60, 7), np.float32), columns=POSE)

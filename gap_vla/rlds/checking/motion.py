@@ -134,7 +134,7 @@ def are_targets(states: Sequence[np.ndarray], actions: Sequence[np.ndarray]) -> 
     """Whether actions are where to go: where the state is some steps later, or they change as the state does."""
     wide = np.concatenate(actions).var(0).sum()
     for lag in range(MOST_LAG + 1):
-        apart = np.concatenate([a[: len(a) - lag] - s[lag:] for s, a in zip(states, actions)])
+        apart = np.concatenate([a[: max(len(a) - lag, 0)] - s[lag:] for s, a in zip(states, actions)])
         if len(apart) > 1 and apart.var(0).sum() < APART * wide:
             return True
     moved = [np.diff(state, axis=0) for state in states]
@@ -267,7 +267,7 @@ def _follows(command: Sequence[np.ndarray], opening: Sequence[np.ndarray]) -> Fl
     strongest, found = -1.0, np.full(len(command), np.nan)
     for opened in (opening, [np.diff(one, append=one[-1]) for one in opening]):
         for lag in range(MOST_LAG + 1):
-            own = np.array([_pearson(c[: len(c) - lag], o[lag : len(c)]) for c, o in zip(command, opened)])
+            own = np.array([_pearson(c[: max(len(c) - lag, 0)], o[lag : len(c)]) for c, o in zip(command, opened)])
             if np.isfinite(own).any() and abs(np.nanmean(own)) > strongest:
                 strongest, found = abs(np.nanmean(own)), own
     return found
