@@ -112,7 +112,7 @@ class Columns:
             has = "joints and no position" if self.of("joints") else "no position"
             raise EpisodeError(
                 f"ρ is found in the pose of the end effector, and the state ({self}) has {has}; name arrays of a pose "
-                "with --state, or go without ρ (build-dataset --method none)"
+                "with --state, or go without ρ (build-dataset --method none, in a training phases.method=none)"
             )
         arms, start = [], 0
         for blocks in self.arms:
