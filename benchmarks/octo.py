@@ -124,25 +124,19 @@ def main() -> None:
     parser.add_argument("--gap", action="store_true", help="GAP beside the same without; default: the tiny case")
     parser.add_argument("--batch_size", type=int, help="default: 1; on a GPU 16, 64, 128 and 256 in turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--remat", action="store_true", help="recompute activations")
-    parser.add_argument("--looped", action="store_true", help="loop over layers")
-    parser.add_argument("--embedded", action="store_true", help="run the language encoder once, beforehand")
     parser.add_argument("--quick", action="store_true", help="compile quickly, as short runs do")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, dense: also print the fraction reached")
-    parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
     if arguments.device == "gpu":
         from accelerator import BATCH_SIZES, measure_accelerator
 
         batches = [arguments.batch_size] if arguments.batch_size else list(BATCH_SIZES)
-        measure_accelerator(arguments.case or ["small", "base"], batches, arguments.peak_tflops, arguments.json)
+        measure_accelerator(arguments.case or ["small", "base"], batches)
         return
-    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "looped", "embedded", "quick")}
+    options = {"quick": arguments.quick}
     from cases import DESCRIPTIONS, write_case
 
-    everything, batch_size = {}, arguments.batch_size or 1
+    batch_size = arguments.batch_size or 1
     for case in arguments.case or (["tiny"] if arguments.gap else ["tiny", "small"]):
         with tempfile.TemporaryDirectory() as folder:
             write_case(case, Path(folder), batch_size)
@@ -151,17 +145,14 @@ def main() -> None:
                 workers["without"] = Worker(sys.executable, "ours.py", folder, json.dumps(options | {"adjust": False}))
             elif arguments.upstream:
                 workers["upstream"] = Worker(arguments.upstream / "bin" / "python", "upstream.py", folder)
-            print(f"{case}: {DESCRIPTIONS[case]}; batch {batch_size}, {arguments.dtype}", flush=True)
+            print(f"{case}: {DESCRIPTIONS[case]}; batch {batch_size}", flush=True)
             found = compare(workers, arguments.repeats, TURN.get(case, 1))
             for worker in workers.values():
                 worker.close()
-        everything[case] = found
         print(report(case, found), flush=True)
         if arguments.gap:
             shares = np.asarray(found["ours"]["step"]["cpu"]) / np.asarray(found["without"]["step"]["cpu"])
             print(f"GAP: {100 * (np.median(shares) - 1):+.2f} % of a step's CPU time, median of {len(shares)} pairs")
-        if arguments.json:
-            arguments.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

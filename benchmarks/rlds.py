@@ -41,6 +41,10 @@ AUGMENT = {
 }
 """Upstream's fine-tuning values, see `upstream_data.py`."""
 
+BATCH, EPOCHS = 128, 10
+WINDOWS: dict = {"split": "train", "window_size": 2, "action_horizon": 4, "batch_size": BATCH, "seed": 0, "rho": False}
+"""The same as `upstream_data.py` reads."""
+
 
 def scene(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
     """Smooth pictures with a little noise: rendered scenes compress about as well, white noise would not."""
@@ -108,14 +112,14 @@ def reading(path: Path, repeats: int = 5) -> None:
         report(f"read_{what}", seconds=ours, tfds_seconds=theirs, ratio=ours / theirs)
 
 
-def rate(batches: object, batch_size: int, count: int) -> dict[str, float]:
+def rate(batches: object, count: int) -> dict[str, float]:
     """Windows per wall second and per CPU second, after one batch."""
     iterator = iter(batches)  # type: ignore[call-overload]
     next(iterator)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(iterator)
-    windows = count * batch_size
+    windows = count * BATCH
     return {
         "windows_per_s": windows / (time.perf_counter() - wall),
         "windows_per_cpu_s": windows / (time.process_time() - cpu),
@@ -136,30 +140,28 @@ def upstream(environment: Path, dataset: Path, *arguments: object) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, windows: dict, count: int) -> None:
+def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, count: int) -> None:
     """The same windows by both: that they are equal, and how fast they come, without and with random transforms."""
-    shape = ("--window-size", windows["window_size"], "--action-horizon", windows["action_horizon"])
     with tempfile.TemporaryDirectory() as folder:
-        upstream(environment, dataset, *shape, "--dump", f"{folder}/theirs.npz")
+        upstream(environment, dataset, "--dump", f"{folder}/theirs.npz")
         theirs = dict(np.load(f"{folder}/theirs.npz"))
-    report("upstream_equal", windows=equal_windows(store, windows, theirs))
+    report("upstream_equal", windows=equal_windows(store, theirs))
     cases: dict[str, tuple[dict, tuple[str, ...]]] = {
         "plain": ({}, ()),
         "augmentation": ({"augment": {"image_primary": Augmentation(**AUGMENT)}}, ("--augment",)),
     }
     for name, (ours, flags) in cases.items():
-        batches = ("--batch-size", windows["batch_size"], "--batches", count)
-        there = json.loads(upstream(environment, dataset, *shape, *batches, *flags))
-        loader = WindowLoader(store, **windows, **ours, threads=4)  # upstream takes as many as it likes
-        here = rate(loader, windows["batch_size"], max(2 * count, 40))
+        there = json.loads(upstream(environment, dataset, "--batches", count, *flags))
+        loader = WindowLoader(store, **WINDOWS, **ours, threads=4)  # upstream takes as many as it likes
+        here = rate(loader, max(2 * count, 40))
         ratio = {f"times_{key}": here[key] / there[key] for key in here}
         upstreams = {f"upstream_{key}": value for key, value in there.items() if key != "tensorflow"}
         report(f"upstream_{name}", **upstreams, **here, **ratio)
 
 
-def equal_windows(store: EpisodeStore, windows: dict, theirs: dict[str, np.ndarray]) -> float:
+def equal_windows(store: EpisodeStore, theirs: dict[str, np.ndarray]) -> float:
     """The number of windows, all of which upstream gives as well: pictures and masks exactly, numbers to 1e-5."""
-    loader = WindowLoader(store, **{**windows, "train": False, "upstream_action_mask": True})
+    loader = WindowLoader(store, **{**WINDOWS, "train": False, "upstream_action_mask": True})
     observed = ("image_primary", "proprio", "timestep", "timestep_pad_mask")
     acted = ("action", "action_pad_mask")
     batches = [{**{k: b["observation"][k] for k in observed}, **{k: b[k] for k in acted}} for b in loader]
@@ -183,10 +185,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--window-size", type=int, default=2)
-    parser.add_argument("--action-horizon", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--upstream", type=Path, help="environment with upstream's octo and dlimp, to measure beside")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -201,28 +199,20 @@ def main() -> None:
         wall, cpu = time.perf_counter(), cpu_seconds()
         store = EpisodeStore.build(path)
         report("store", seconds=time.perf_counter() - wall, cpu_seconds=cpu_seconds() - cpu)
-        windows = {
-            "split": "train",
-            "window_size": options.window_size,
-            "action_horizon": options.action_horizon,
-            "batch_size": options.batch_size,
-            "seed": 0,
-            "rho": False,
-        }
         wall = time.perf_counter()
-        loader = WindowLoader(EpisodeStore.open(store.directory), **windows)
+        loader = WindowLoader(EpisodeStore.open(store.directory), **WINDOWS)
         next(loader)
         report("first_batch", seconds=time.perf_counter() - wall)
-        per_epoch = store.split("train").steps // options.batch_size
-        report("loader", **rate(loader, options.batch_size, max(per_epoch, 50)))
+        per_epoch = store.split("train").steps // BATCH
+        report("loader", **rate(loader, max(per_epoch, 50)))
         memory = []
-        for _ in range(options.epochs):
+        for _ in range(EPOCHS):
             for _ in range(per_epoch):
                 next(loader)
             memory.append(anonymous_megabytes())
         report("loader_memory_mb", first_epoch=memory[0], last_epoch=memory[-1], growth=memory[-1] - memory[0])
         if options.upstream:
-            beside_upstream(options.upstream, store, path, windows, max(per_epoch, 20))
+            beside_upstream(options.upstream, store, path, max(per_epoch, 20))
 
 
 if __name__ == "__main__":

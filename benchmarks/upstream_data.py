@@ -37,6 +37,9 @@ AUGMENT = {
 }
 """The third-person camera's in upstream's `scripts/configs/finetune_config.py`."""
 
+WINDOW_SIZE, ACTION_HORIZON, BATCH = 2, 4, 128  # as in rlds.py
+SHUFFLE = 2_000  # windows in upstream's shuffle buffer
+
 
 def frames(options: argparse.Namespace, train: bool) -> tuple[dl.DLataset, dict]:
     """Windows, one element each, as upstream's `make_single_dataset(...)` gives them after `unbatch`."""
@@ -55,8 +58,8 @@ def frames(options: argparse.Namespace, train: bool) -> tuple[dl.DLataset, dict]
     dataset = apply_trajectory_transforms(
         dataset,
         train=train,
-        window_size=options.window_size,
-        action_horizon=options.action_horizon,
+        window_size=WINDOW_SIZE,
+        action_horizon=ACTION_HORIZON,
         goal_relabeling_strategy=None,
     )
     dataset = apply_frame_transforms(
@@ -69,11 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir")
     parser.add_argument("name")
-    parser.add_argument("--window-size", type=int, default=2)
-    parser.add_argument("--action-horizon", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--batches", type=int, default=50)
-    parser.add_argument("--shuffle", type=int, default=2_000, help="windows in upstream's shuffle buffer")
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--dump")
     options = parser.parse_args()
@@ -87,7 +86,7 @@ def main() -> None:
         return
     dataset, _ = frames(options, train=True)
     started = time.perf_counter()
-    batches = dataset.repeat().unbatch().shuffle(options.shuffle).batch(options.batch_size).as_numpy_iterator()
+    batches = dataset.repeat().unbatch().shuffle(SHUFFLE).batch(BATCH).as_numpy_iterator()
     next(batches)
     first = time.perf_counter() - started
     for _ in range(5):  # what the buffers hold already is not the pipeline's speed
@@ -95,7 +94,7 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(options.batches):
         next(batches)
-    windows = options.batches * options.batch_size
+    windows = options.batches * BATCH
     measured = {
         "first_batch_s": first,
         "windows_per_s": windows / (time.perf_counter() - wall),

@@ -34,18 +34,14 @@ class Ours:
     """Compiles and runs our training step and `sample_actions` on one case.
 
     Args:
-        options: `dtype`, `remat`, `looped`, `quick` (compilation), `embedded` (the language encoder runs once,
-            beforehand) and `adjust` (False leaves GAP out of the program).
+        options: `dtype`, `quick` (compilation), `embedded` (the language encoder runs once, beforehand) and `adjust`
+            (False leaves GAP out of the program).
     """
 
     def __init__(self, folder: Path, options: dict[str, Any]):
         config = json.loads((folder / "config.json").read_text())
         batch = read_batch(folder)
-        compute = Compute(
-            dtype=jnp.dtype(options.get("dtype", "float32")).type,
-            scan_layers=True if options.get("looped") else None,
-            remat=bool(options.get("remat")),
-        )
+        compute = Compute(dtype=jnp.dtype(options.get("dtype", "float32")).type)
         module = OctoModule.create(**config["model"], compute=compute)
         shapes = flax.traverse_util.flatten_dict(parameter_shapes(module, batch), sep="/")
         params = {path: jnp.asarray(draw(path, leaf.shape)) for path, leaf in shapes.items()}
@@ -88,10 +84,6 @@ class Ours:
         self.state, measured = self.train_step(self.state, self.batch, self.factors)
         jax.block_until_ready(self.state)
         return float(measured["loss"])
-
-    def flops(self) -> float:
-        programs = (self.train_step.gradient, self.train_step.update)
-        return float(sum(program.cost_analysis()["flops"] for program in programs))
 
     def compile_sample(self) -> None:
         self.params = join_frozen(self.packing.unpack(self.state.params), self.frozen)

@@ -16,9 +16,6 @@ from jaxtyping import Float, Int
 from experiments.looks.linear_probe import fit_predict, folds
 from gap_vla.phases.targets import is_transition
 
-INPUTS = ("time", "state", "history", "pictures", "state+pictures", "history+pictures")
-"""What the actions are predicted from. `time` is the number of the step alone: how alike episodes are."""
-
 HISTORY = 5
 """Steps of proprioception, as the map's policies with history see."""
 
@@ -75,11 +72,10 @@ def fourier_features(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m
     return np.concatenate([scaled, sampler.fit_transform(scaled)], axis=1)
 
 
-def predictors(config: Any, store: Any) -> dict[str, Any]:
-    """Of every second step of the training episodes in the `EpisodeStore` (with ρ) of a `SmallConfig`.
+def predictors(config: Any, store: Any) -> dict[str, dict[str, float]]:
+    """`action_errors` of every second step of the training episodes in the `EpisodeStore` (with ρ) of a `SmallConfig`.
 
-    Returns:
-        `errors` (`action_errors`), `steps`, `episodes`, `in_transitions` (their share).
+    The input `time` is the number of the step alone: how alike episodes are.
     """
     split = store.split("train")
     horizon = config.model.action_horizon
@@ -101,25 +97,14 @@ def predictors(config: Any, store: Any) -> dict[str, Any]:
     seen = _untrained_features(config, {name: np.concatenate(values) for name, values in pictures.items()}, of)
     inputs = {"time": of["time"], "state": of["state"], "history": of["history"], "pictures": seen}
     inputs |= {f"{name}+pictures": np.concatenate([of[name], seen], axis=1) for name in ("state", "history")}
-    transition = is_transition(of["rho"])
-    return {
-        "errors": action_errors(inputs, of["actions"].astype(float), transition, of["number"]),
-        "steps": len(transition),
-        "episodes": len(split),
-        "in_transitions": float(transition.mean()),
-    }
+    return action_errors(inputs, of["actions"].astype(float), is_transition(of["rho"]), of["number"])
 
 
 def _untrained_features(config: Any, images: Mapping[str, np.ndarray], of: Mapping[str, np.ndarray]) -> np.ndarray:
     """What the configuration's encoder makes of the pictures with the weights of seed 0."""
-    import torch
-
-    from experiments.looks.probe import features_of
-    from gap_vla.policies.methods import build_policy
+    from experiments.looks.probe import features_of, fresh_policy
 
     height, width, channels = next(iter(images.values())).shape[1:]
     sizes = (height, width, channels), of["state"].shape[1], of["actions"].shape[1] // config.model.action_horizon
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        policy = build_policy(config.model, "vision", *sizes, config.demos.cameras).eval()
+    policy = fresh_policy(config.model, "vision", *sizes, config.demos.cameras)
     return features_of(policy, images).astype(float)

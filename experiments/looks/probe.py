@@ -176,16 +176,15 @@ def model_of(run: Run) -> Any:
     return policy.model
 
 
-def untrained(policy: Any) -> Any:
-    """A network of the same architecture with fresh weights; features that do not beat its have learned nothing."""
+def fresh_policy(*architecture: Any) -> Any:
+    """A small policy with the weights of seed 0; features that do not beat its have learned nothing."""
     import torch
 
     from gap_vla.policies.methods import build_policy
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sizes = policy.image_shape, policy.proprio_dim, policy.action_dim, policy.built_cameras
-        return build_policy(policy.config, policy.method, *sizes).eval()
+        return build_policy(*architecture).eval()
 
 
 def probe_runs(runs: Sequence[Run], episodes: int, workers: int) -> dict[str, Any]:
@@ -194,7 +193,9 @@ def probe_runs(runs: Sequence[Run], episodes: int, workers: int) -> dict[str, An
     models = {label: model for label, model in models.items() if model.uses_vision}
     first = next(run for run in runs if run.label in models)
     data = read_probe_data(collect_probe_demos(first, episodes, workers=workers))
-    models["untrained"] = untrained(models[first.label])
+    one = models[first.label]
+    sizes = one.image_shape, one.proprio_dim, one.action_dim, one.built_cameras
+    models["untrained"] = fresh_policy(one.config, one.method, *sizes)
     return {label: probe(features_of(model, data.images), data) for label, model in models.items()}
 
 
@@ -214,8 +215,8 @@ def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> Non
             from experiments.looks.predictors import predictors
             from gap_vla.training.stages import open_store, stages_of
 
-            found = predictors(cell.config, open_store(cell.config, stages_of(cell.config)))
-            measured["predictors"] = json.dumps(found["errors"])
+            store = open_store(cell.config, stages_of(cell.config))
+            measured["predictors"] = json.dumps(predictors(cell.config, store))
         if "probe" in what:
             run = Run.read(run_directory(cell))
             demos = collect_probe_demos(run)
