@@ -1,7 +1,7 @@
 """Look into trained policies: what can be read off their visual features, and when they need another policy's help.
 
     python scripts/look.py runs/assembly/small-* --probe                 # where objects are, by linear probes
-    python scripts/look.py CONCAT_RUN --takeover VISION_RUN              # another policy acts for ten steps
+    python scripts/look.py VP_RUN --takeover V_RUN                       # another policy acts for ten steps
 
 Prints what was found, and writes it with all figures as JSON. Takeovers continue where they were stopped.
 """
