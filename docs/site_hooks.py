@@ -6,14 +6,12 @@ to what is not there is a warning, and warnings are errors.
 
 import ast
 import contextlib
-import importlib
 import io
 import logging
 import os
 import posixpath
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -27,6 +25,7 @@ log = logging.getLogger("mkdocs.hooks.gap_vla")
 ROOMS = {
     "phases": "Change points and ρ",
     "adjustment": "Gradient adjustment",
+    "core": "Episodes and their columns",
     "demos": "Readers of demonstrations",
     "rlds": "Datasets with ρ",
     "octo": "Octo",
@@ -34,16 +33,34 @@ ROOMS = {
     "sim": "Simulated tasks",
     "rollouts": "Rollouts and diagnosis",
     "serving": "Serving",
-    "core": "Episodes and errors",
 }
-MORE = {
-    "adjustment": {
-        "gap_vla.adjustment.torch": ["attach", "attach_columns", "Adjustment"],
-        "gap_vla.adjustment.jax": ["match_group", "adjusted_gradients", "scale_gradient", "scale_group_updates"],
+PUBLIC = {
+    "phases": {
+        "annotation": "annotate Annotation Annotator load_annotator",
+        "segmentation": "segment",
+        "estimator": "PhaseEstimator EstimatorSettings",
+        "motion": "Motion DeadBand",
     },
-    "core": {"gap_vla.core.episode": ["Episode", "Arm", "EpisodeError"]},
+    "adjustment": {
+        "schedule": "AdjustmentSchedule",
+        "torch": "attach attach_columns Adjustment",
+        "jax": "adjusted_gradients match_group scale_gradient scale_group_updates",
+    },
+    "core": {"episode": "Episode", "columns": "Columns", "errors": "UserError ConfigError EpisodeError"},
+    "demos": {"source": "open_source Source", "fields": "Fields"},
+    "rlds": {
+        "convert": "build_dataset write_rlds",
+        "annotate": "annotate_source",
+        "store": "EpisodeStore",
+        "loader": "WindowLoader",
+    },
+    "octo": {"model": "OctoModel", "presets": "small_config published_config", "optimizer": "create_optimizer"},
+    "policies": {"config": "SmallModelConfig", "methods": "build_policy Method", "policy": "SmallPolicy"},
+    "sim": {"environment": "make SimEnv", "specs": "TaskSpec task_spec", "collection": "collect_demos"},
+    "rollouts": {"evaluation": "evaluate", "policy": "Policy", "task": "Task", "diagnose": "open_loop closed_loop"},
+    "serving": {"loading": "load_checkpoint load_policy", "key_mapping": "KeyMapping", "server": "PolicyServer"},
 }
-"""Public names that the room's own `__init__` does not export, because they load a framework or belong to one file."""
+"""Room to module to the names that its page documents."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -96,8 +113,8 @@ def python_overview() -> str:
     rows = [f"| [{title}](python/{room}.md) | `gap_vla.{room}` | {first_line(room)} |" for room, title in ROOMS.items()]
     head = [
         "# Python",
-        "What the rooms of the library offer, from their docstrings. The names are imported from the room: "
-        "`from gap_vla.phases import segment`. How the rooms hang together: [ARCHITECTURE](../ARCHITECTURE.md).",
+        "What the rooms of the library offer, from their docstrings. How they hang together: "
+        "[ARCHITECTURE](../ARCHITECTURE.md).",
         "| room | import | what it is for |\n|---|---|---|",
     ]
     return "\n\n".join(head) + "\n" + "\n".join(rows) + "\n"
@@ -110,40 +127,10 @@ def first_line(room: str) -> str:
 
 def room_page(room: str, title: str) -> str:
     parts = [f"# {title}", first_line(room)]
-    for module, names in offered(room).items():
-        imported = module if module in MORE.get(room, {}) else f"gap_vla.{room}"
-        parts.append(f"## `from {imported} import …`" if f"## `from {imported} import …`" not in parts else "")
-        parts += [f"::: {module}.{name}" for name in names]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def offered(room: str) -> dict[str, list[str]]:
-    """Module to the documented names that the room exports from it."""
-    package = importlib.import_module(f"gap_vla.{room}")
-    source = ast.parse((ROOT / "gap_vla" / room / "__init__.py").read_text(encoding="utf-8"))
-    homes: dict[str, list[str]] = {}
-    for name, module in exported(source, f"gap_vla.{room}"):
-        if name in package.__all__ and documented(module, name):
-            homes.setdefault(module, []).append(name)
-    return {**homes, **MORE.get(room, {})}
-
-
-def exported(source: ast.Module, package: str) -> Iterator[tuple[str, str]]:
-    """Name and defining module, of lazy exports and of imports."""
-    for node in ast.walk(source):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exports":
-            for home, names in ast.literal_eval(node.args[1]).items():
-                yield from ((name, f"{package}.{home}") for name in names.split())
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package):
-            for alias in node.names:
-                yield alias.asname or alias.name, node.module
-
-
-def documented(module: str, name: str) -> bool:
-    """Whether the module defines the name as a class or function with a docstring."""
-    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return any(isinstance(n, kinds) and n.name == name and ast.get_docstring(n) for n in tree.body)
+    for module, names in PUBLIC[room].items():
+        parts.append(f"## `from gap_vla.{room}.{module} import …`")
+        parts += [f"::: gap_vla.{room}.{module}.{name}" for name in names.split()]
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
