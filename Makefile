@@ -4,6 +4,9 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
+# Bytecode is kept when a module is first imported; compiling all packages beforehand takes longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup finetune debug test test-slow lint docs performance gpu test-lerobot wheel-check clean
 
 setup: .venv/ready
@@ -11,7 +14,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	@command -v gcc >/dev/null || { echo "error: evdev, which robosuite needs, is compiled: apt-get install gcc python3.11-dev"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 finetune: setup
