@@ -48,7 +48,8 @@ def annotate(
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
 
     Args:
-        episodes: demonstrations whose columns hold a position (`Episode.columns`); each is read once.
+        episodes: demonstrations whose columns hold a position (`Episode.columns`), which "fixed" and "column" do
+            not need; each is read once.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
         seed: of the LSTM; labels without one do not depend on it.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
@@ -71,7 +72,7 @@ def annotate(
     (array([20]), (40,))
     """
     own, of_lstm = checked_options(method, options)
-    recordings = _read(episodes, extra)
+    recordings = _read(episodes, extra, looks_at_motion(method, own))
     fitted = recordings if fit is None else [recordings[i] for i in fit]
     if not fitted:
         raise EpisodeError("there is no episode to fit the annotator on")
@@ -176,7 +177,7 @@ class Annotator:
 
         Raises EpisodeError: bad signals, or other columns than the annotator was fitted on.
         """
-        recordings = _read(episodes, extra)
+        recordings = _read(episodes, extra, looks_at_motion(self.method, self.options))
         for recording in recordings:
             _require_like(recording, self.columns, self.unit)
         return self._annotation(recordings, _find_points(self.method, self.options, recordings, workers))
@@ -317,13 +318,23 @@ def opening_unit(episode: Episode) -> str:
     return "1" if any(block.word == "gripper_01" for block in blocks) else "m"
 
 
-def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None) -> list[Recording]:
+def looks_at_motion(method: str, options: Options) -> bool:
+    """Whether ρ follows from what moves; if not, episodes need no pose, and those without one have no change points of
+    their motion."""
+    points, rho = method_parts(method, options)
+    return rho == "lstm" or (points != "column" and rho != "fixed")
+
+
+def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None, moves: bool) -> list[Recording]:
     episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
     given = [None] * len(episodes) if extra is None else list(extra)
     recordings = []
     for index, (episode, columns) in enumerate(zip(episodes, given, strict=True)):
         named = episode.replace(metadata={"episode_id": index, **episode.metadata})
-        motion = motion_of(named, columns)
+        if moves or (episode.columns is not None and episode.columns.has_pose):
+            motion = motion_of(named, columns)
+        else:
+            motion = Motion.of(np.zeros((len(episode), 3)), where=named.name)
         recordings.append(Recording(motion, episode.phase, opening_unit(episode), digest_of(episode)))
     return recordings
 

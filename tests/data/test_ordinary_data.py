@@ -21,8 +21,6 @@ from tests.helpers import layouts
 from tests.helpers.demonstrations import write_arrays
 from tests.helpers.layouts import EVERY, SWITCHES
 
-pytestmark = pytest.mark.usefixtures("blank_charts")
-
 FRONT, HAND = "observation.images.front", "observation.images.wrist"
 POSES = [
     pytest.param(
@@ -166,9 +164,11 @@ def test_joints_train_and_are_checked_without_a_rho(
     assert build_dataset(call) == 2
     refusal = capsys.readouterr().err
     assert "joints" in refusal and "pose" in refusal
-    assert not build_dataset([*call, "--method", "none"])
-    written = open_source(tmp_path / "rlds/joints/1.0.0")
-    assert len(written) == len(EVERY) and written.columns == source.columns
+    for method in ("none", "fixed"):
+        assert not build_dataset([*call, "--method", method, "--overwrite"])
+        written = open_source(tmp_path / "rlds/joints/1.0.0")
+        assert len(written) == len(EVERY) and written.columns == source.columns
+        assert (written[0].rho is None) == (method == "none")
 
 
 @pytest.mark.parametrize(
