@@ -29,7 +29,7 @@ def finish(run, config, wins):
 
 
 @pytest.fixture
-def cells(monkeypatch, blank_charts):
+def cells(monkeypatch):
     """Runs cells without training; returns the list of those that were run."""
     ran = []
 
