@@ -38,6 +38,8 @@ READERS: dict[str, str] = {
 
 HDF5 = (".hdf5", ".h5", ".hdf")
 PICKLES = (".pkl", ".pickle")
+SUFFIXES = {"robomimic_hdf5": HDF5, "npz": (".npz",), "pickle": PICKLES}
+"""Formats that are known by the suffix of a file, or of the files in a folder."""
 FILMS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 Labels = Mapping[str, np.ndarray]
@@ -413,14 +415,14 @@ def kind_of(path: str | Path) -> str:
     if path.is_dir() and (path / "features.json").exists():
         return "rlds"
     suffixes = {file.suffix.lower() for file in (path.iterdir() if path.is_dir() else [path])}
-    for kind, known in (("robomimic_hdf5", HDF5), ("npz", (".npz",)), ("pickle", PICKLES)):
+    for kind, known in SUFFIXES.items():
         if suffixes & {*known}:
             return kind
     if versions := sorted(file.parent for file in path.glob("*/features.json")):
         raise EpisodeError(f"{path} holds datasets; give one of them, as {versions[-1]}")
     raise EpisodeError(
-        f"{path} is no file or folder of HDF5, .npz or .pkl, no LeRobot dataset (meta/info.json) and no RLDS dataset "
-        "(features.json)"
+        f"{path} is no file or folder of {', '.join(known[0] for known in SUFFIXES.values())}, no LeRobot dataset "
+        "(meta/info.json) and no RLDS dataset (features.json)"
     )
 
 
