@@ -158,7 +158,7 @@ def test_formats_are_recognised(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "rlds/1.0.0/features.json").touch()
     assert kind_of(tmp_path / "rlds/1.0.0") == "rlds"
     (tmp_path / "notes.txt").touch()
-    for path, word in (("rlds", "1.0.0"), ("notes.txt", "HDF5"), ("nowhere", "nowhere")):
+    for path, word in (("rlds", "1.0.0"), ("notes.txt", "notes.txt"), ("nowhere", "nowhere")):
         with pytest.raises(EpisodeError, match=word):
             kind_of(tmp_path / path)
 
