@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,7 +32,7 @@ from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore
 
 ROOT = Path(__file__).parents[1]
-AUGMENT = {
+AUGMENT: dict[str, Any] = {
     "crop_scale": (0.8, 1.0),
     "crop_ratio": (0.9, 1.1),
     "brightness": 0.1,

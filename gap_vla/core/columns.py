@@ -98,7 +98,8 @@ class Columns:
 
     def of(self, kind: str) -> list[int]:
         """The indices of the columns of a kind."""
-        indices, start = [], 0
+        indices: list[int] = []
+        start = 0
         for block in (block for arm in self.arms for block in arm):
             indices += range(start, start + block.width) if block.kind == kind else ()
             start += block.width

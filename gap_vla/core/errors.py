@@ -64,7 +64,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     return guarded
 
 
-def _message_for_user(error: Exception) -> str:
+def _message_for_user(error: Any) -> str:
     """What to tell the user; empty if the error is no mistake of theirs."""
     if isinstance(error, UserError | OSError):
         return message_of(error)
