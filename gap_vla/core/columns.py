@@ -118,7 +118,7 @@ class Columns:
         arms, start = [], 0
         for blocks in self.arms:
             found: dict[str, list[np.ndarray]] = {"position": [], "gripper": []}
-            quaternion = np.tile(np.float32([1, 0, 0, 0]), (len(rows), 1))
+            quaternion = np.tile(np.array([1, 0, 0, 0], np.float32), (len(rows), 1))
             for block in blocks:
                 part = rows[:, start : start + block.width]
                 start += block.width
