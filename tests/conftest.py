@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -47,3 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure() -> None:
     if COMPILED:
         shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+@pytest.fixture
+def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are put together and not drawn, which takes longer than what such a test is about."""
+    from PIL import Image
+
+    def save(figure: object, place: IO[Any], *, format: str, **options: object) -> None:
+        if format == "svg":
+            place.write(b"<svg></svg>")
+        else:
+            Image.new("L", (1, 1)).save(place, format=format)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)

@@ -114,8 +114,9 @@ class KeyMapping:
 def state_as(columns: Columns, state: Float[np.ndarray, " P"]) -> Float[np.ndarray, " Q"]:
     """A state of ours (`POSE` of each arm) in the columns that somebody else's policy takes.
 
-    >>> state_as(Columns.parse("position rotvec gripper:2"), np.float32([1, 2, 3, 0, 1, 0, 0, 0.04, -0.04])).round(2)
-    array([ 1.  ,  2.  ,  3.  ,  3.14,  0.  ,  0.  ,  0.04, -0.04], dtype=float32)
+    >>> state = np.float32([1, 2, 3, 0, 1, 0, 0, 0.04, -0.04])  # the hand points down
+    >>> [round(float(number), 2) for number in state_as(Columns.parse("position rotvec gripper:2"), state)]
+    [1.0, 2.0, 3.0, 3.14, 0.0, 0.0, 0.04, -0.04]
 
     Raises UserError: columns that our state does not have, as joints.
     """

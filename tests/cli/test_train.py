@@ -39,7 +39,7 @@ def test_demonstrations_of_a_robot_without_a_simulator_are_converted_and_trained
 
 
 def test_an_rlds_dataset_without_a_split_val_is_trained_on_by_named_fields(tmp_path, episodes):
-    dataset = write_rlds(episodes, tmp_path / "rlds", "dots", val_fraction=0, annotator={}, identity={"made": "up"})
+    dataset = write_rlds(episodes, tmp_path / "rlds", "dots", val_fraction=0, identity={"made": "up"})
     words = [f"--config.data.rlds={dataset}", "--config.data.val_fraction=0.3"]
     words += ["--config.data.fields.state=observation/proprio"]
     words += ["--config.data.fields.images.image_primary=observation/image_primary"]
