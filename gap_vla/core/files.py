@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -124,9 +123,3 @@ def file_lock(path: str | Path, what: str) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise UserError(f"another process works on {what}; wait for it, or stop it") from None
-
-
-def digest_file(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

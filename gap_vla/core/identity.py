@@ -88,15 +88,6 @@ def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(told)
 
 
-def processor() -> str:
-    """The model of this machine's processor: two models may round otherwise, so that a training ends elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "processor unknown")
-
-
 def commit() -> str:
     """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
 
