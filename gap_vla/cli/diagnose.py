@@ -65,11 +65,11 @@ def diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     from gap_vla.core.files import write_json
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rollouts.diagnose import closed_loop, open_loop
+    from gap_vla.rollouts.heldout import count_learnt
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim.rendering import require_rendering
-    from gap_vla.training.data import count_learnt, motion_of
 
     loaded = load_policy(options, execute=1)
     task = None
@@ -82,7 +82,7 @@ def diagnose(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     shown = recordings(options, loaded, task)
     learnt = None
     if options.checkpoint and (options.demos or options.rlds):
-        learnt = count_learnt(options.checkpoint, [motion_of(one.proprio, one.action) for one in shown])
+        learnt = count_learnt(options.checkpoint, shown)
     if learnt:
         told = f"note: the policy was trained on {learnt} of these {len(shown)} recordings"
         print(f"{told}, where its undisturbed error is smaller as a rule, and multiples of it larger")

@@ -15,16 +15,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gap_vla.cli.arguments import add_policy, answering, command_parser, default_out, load_policy, real, seed, whole
 from gap_vla.core.errors import UserError, command
-
-if TYPE_CHECKING:
-    from gap_vla.rollouts.recordings import RecordedEpisode
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,9 +76,6 @@ def rollouts(options: argparse.Namespace) -> dict[str, Any]:
     suffix = "" if options.variant == "default" else f"_{options.variant}"
     names = f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}"
     out = options.out or default_out(options, *names)
-    recorded = getattr(loaded.policy, "variant", None)
-    if recorded is not None and variants != (recorded,):
-        raise UserError(f"{options.policy} is of variant {recorded}; pass --variant {recorded}")
     scene = {
         "image_size": options.image_size or loaded.image_size,
         "cameras": cameras,
@@ -101,18 +93,9 @@ def rollouts(options: argparse.Namespace) -> dict[str, Any]:
         if len(variants) > 1:
             write_variants(out, found)
         print(f"{describe(summary)}\n→ {folder / 'summary.json'}, {page}", flush=True)
-        _compare_with_recordings(loaded.policy, summary)
     if len(found) > 1:
         print(f"{variants_table(found)}\n→ {out / 'index.html'}")
     return {"variants": found}
-
-
-def _compare_with_recordings(policy: Any, summary: dict[str, Any]) -> None:
-    """Says how many recordings of a success did not succeed when they were replayed."""
-    lost = sum(then and not now for then, now in zip(getattr(policy, "succeeded", ()), summary["outcomes"]))
-    if lost:
-        why = "their seeds, actions or horizon are not those with which they were recorded"
-        print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)
 
 
 def held_out_error(options: argparse.Namespace) -> dict[str, Any]:
@@ -124,7 +107,6 @@ def held_out_error(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.recordings import from_episode, require_task
     from gap_vla.rollouts.records import require_same
-    from gap_vla.training.data import count_learnt, motion_of
 
     loaded = load_policy(options, execute=1)
     of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
@@ -132,27 +114,11 @@ def held_out_error(options: argparse.Namespace) -> dict[str, Any]:
         require_same(options.out / "held_out.json", of)
     source = open_source(options.rlds, Fields(episodes=options.split))
     require_task(source, loaded.task, loaded.camera)
-    motions: list[str] = []
-
-    def shown() -> Iterator[RecordedEpisode]:
-        for episode in source:
-            motions.append(motion_of(episode.proprio, episode.action))
-            yield from_episode(episode)
-
-    found = held_out(loaded.policy, shown(), progress=not options.quiet)
-    learnt = count_learnt(options.checkpoint, motions) if options.checkpoint else None
-    parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
-    split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
-    which = "action error" if learnt else "held-out action error"
-    print(
-        f"{which} {found.error:.3f}{f' ({split})' if split else ''}, {found.steps} steps of {found.episodes} episodes; "
-        "over all steps, 1 is what predicting the mean action gives"
+    found = held_out(
+        loaded.policy, map(from_episode, source), checkpoint=options.checkpoint, progress=not options.quiet
     )
-    if learnt:
-        print(f"note: the policy was trained on {learnt} of these {found.episodes} episodes: they are not held out")
-    if not split:
-        print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
-    content = {**dataclasses.asdict(found), "learnt": learnt, **of}
+    print(found.describe())
+    content = {**dataclasses.asdict(found), **of}
     if options.out:
         write_json(options.out / "held_out.json", content)
     return content

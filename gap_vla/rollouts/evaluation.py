@@ -164,7 +164,13 @@ def evaluate_variants(
         seed: first layout seed; default: where the variant's own seeds begin.
         scene: `image_size`, `cameras`, `camera` and `horizon`, as in `sim_task`.
         options: of `evaluate`.
+
+    Raises:
+        UserError: the policy replays recordings of another variant.
     """
+    recorded = getattr(policy, "variant", None)
+    if recorded is not None and tuple(variants) != (recorded,):
+        raise UserError(f"{policy.name} is of variant {recorded}; pass --variant {recorded}")
     for variant in variants:
         spec = variant_spec(variant)
         if spec.only_looks and not scene["cameras"]:
@@ -172,4 +178,9 @@ def evaluate_variants(
             continue
         folder = out / variant if len(variants) > 1 else out
         first = spec.first_seed if seed is None else seed
-        yield folder, evaluate(policy, task, seed=first, out_dir=folder, variant=variant, **scene, **options)
+        summary = evaluate(policy, task, seed=first, out_dir=folder, variant=variant, **scene, **options)
+        lost = sum(then and not now for then, now in zip(getattr(policy, "succeeded", ()), summary["outcomes"]))
+        if lost:
+            why = "their seeds, actions or horizon are not those with which they were recorded"
+            print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)
+        yield folder, summary

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.files import read_json
 from gap_vla.core.progress import Progress
+from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rollouts.policy import Policy, forget
 from gap_vla.rollouts.recordings import RecordedEpisode
 
@@ -34,6 +38,7 @@ class HeldOut:
             the data do not tell them apart, or have none.
         steps, transition_steps, episodes: how much was asked.
         left_out: which columns of the actions vary, but so little (`LEAST_STD`) that they count for nothing; mostly "".
+        learnt: how many of the episodes the policy was trained on; None if nobody knows.
     """
 
     error: float
@@ -43,13 +48,36 @@ class HeldOut:
     transition_steps: int
     episodes: int
     left_out: str = ""
+    learnt: int | None = None
+
+    def describe(self) -> str:
+        """The lines that a command prints."""
+        parts = {"transition": self.error_transition, "consistent": self.error_consistent}
+        split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts.items() if value is not None)
+        lines = [
+            f"{'action error' if self.learnt else 'held-out action error'} {self.error:.3f}"
+            f"{f' ({split})' if split else ''}, {self.steps} steps of {self.episodes} episodes; over all steps, 1 is "
+            "what predicting the mean action gives"
+        ]
+        if self.learnt:
+            lines.append(f"note: the policy was trained on {self.learnt} of these {self.episodes} episodes")
+        if not split:
+            lines.append("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
+        return "\n".join(lines)
 
 
-def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress: bool = False) -> HeldOut:
+def held_out(
+    policy: Policy,
+    recordings: Iterable[RecordedEpisode],
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> HeldOut:
     """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
 
     Args:
         recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
+        checkpoint: of the policy, by which it is found out which recordings it was trained on.
 
     Raises:
         UserError: no recordings, actions of another width, or recorded actions that never vary.
@@ -57,12 +85,14 @@ def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress:
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
+    motions: list[str] = []
     bar = Progress(f"recorded episodes, {policy.name}", None, "episode", quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
         predicted += played(policy, [(one, one.observation) for one in some], len(actions))
         actions += [one.action for one in some]
         known += [one.transition for one in some]
+        motions += [_motion(one.proprio, one.action) for one in some]
         bar.advance(len(some))
     bar.close()
     if not actions:
@@ -78,7 +108,40 @@ def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress:
         transition_steps=0 if transition is None else int(transition.sum()),
         episodes=len(actions),
         left_out=left_out(recorded),
+        learnt=None if checkpoint is None else _count_learnt(checkpoint, motions),
     )
+
+
+def count_learnt(checkpoint: str | Path, recordings: Iterable[RecordedEpisode]) -> int | None:
+    """How many recordings are among the episodes that the run which made a checkpoint was trained on (but for those of
+    `data.mixture`); None where its data are not here."""
+    return _count_learnt(checkpoint, [_motion(one.proprio, one.action) for one in recordings])
+
+
+def _count_learnt(checkpoint: str | Path, motions: Sequence[str]) -> int | None:
+    place = Path(checkpoint)
+    summary = (place.parent if place.name == "checkpoint" else place) / "summary.json"
+    if not summary.is_file() or (store := trained_on(read_json(summary))) is None:
+        return None
+    train = store.split("train")
+    ends = itertools.pairwise(train.offsets)
+    learnt = {_motion(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
+    return sum(motion in learnt for motion in motions)
+
+
+def _motion(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:
+    """A hash of an episode's states and actions."""
+    return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
+
+
+def trained_on(summary: Mapping[str, Any]) -> EpisodeStore | None:
+    """The store that a run, by its `summary.json`, was trained on; None where it is not here, or of other data."""
+    dataset = summary.get("dataset", {})
+    directory = Path(dataset.get("store", ""))
+    if not (directory / "store.json").is_file():
+        return None
+    store = EpisodeStore.open(directory)
+    return store if dataset.get("hash", store.source_hash) == store.source_hash else None
 
 
 def played(

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.files import read_json
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
 from gap_vla.rlds.windows import Batch
+from gap_vla.rollouts.heldout import trained_on
 from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.torch import SmallConfig
 
 if TYPE_CHECKING:
@@ -97,36 +93,6 @@ def make_loader(
         augment=augment,
         change=change,
     )
-
-
-def motion_of(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:
-    """A hash of an episode's states and actions."""
-    return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
-
-
-def count_learnt(checkpoint: str | Path, motions: Iterable[str]) -> int | None:
-    """How many of some episodes, by `motion_of`, are among those that the run which made a checkpoint was trained on
-    (but for those of `data.mixture`); None where its data are not here."""
-    place = Path(checkpoint)
-    run = RunDirectory(place.parent if place.name == "checkpoint" else place)
-    if not run.summary.is_file():
-        return None
-    if (store := trained_on(read_json(run.summary))) is None:
-        return None
-    train = store.split("train")
-    ends = itertools.pairwise(train.offsets)
-    learnt = {motion_of(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
-    return sum(motion in learnt for motion in motions)
-
-
-def trained_on(summary: Mapping[str, Any]) -> EpisodeStore | None:
-    """The store that a run, by its `summary.json`, was trained on; None where it is not here, or of other data."""
-    dataset = summary.get("dataset", {})
-    directory = Path(dataset.get("store", ""))
-    if not (directory / "store.json").is_file():
-        return None
-    store = EpisodeStore.open(directory)
-    return store if dataset.get("hash", store.source_hash) == store.source_hash else None
 
 
 def shuffled_images(

@@ -8,7 +8,8 @@ import torch
 
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.training.data import count_learnt, motion_of
+from gap_vla.rollouts.heldout import count_learnt
+from gap_vla.rollouts.recordings import from_episode
 from tests.helpers.made_up_demos import made_up_episodes
 from tests.training.conftest import configured, place_store
 
@@ -106,10 +107,10 @@ def test_episodes_that_a_policy_has_learnt_are_counted(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     opened = EpisodeStore.open(store)
-    motions = [motion_of(e.proprio, e.action) for e in map(opened.split("train").episode, (0, 3))]
-    motions.append(motion_of(*(getattr(opened.split("val").episode(0), name) for name in ("proprio", "action"))))
-    assert count_learnt(run, motions) is None
+    recordings = [*map(from_episode, map(opened.split("train").episode, (0, 3)))]
+    recordings.append(from_episode(opened.split("val").episode(0)))
+    assert count_learnt(run, recordings) is None
     (run / "summary.json").write_text(f'{{"dataset": {{"store": "{store}", "hash": "{opened.source_hash}"}}}}')
-    assert count_learnt(run / "checkpoint", motions) == 2
+    assert count_learnt(run / "checkpoint", recordings) == 2
     (run / "summary.json").write_text(f'{{"dataset": {{"store": "{store}", "hash": "of other data"}}}}')
-    assert count_learnt(run, motions) is None
+    assert count_learnt(run, recordings) is None
