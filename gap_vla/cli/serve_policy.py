@@ -44,11 +44,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.serving.key_mapping import KeyMapping
     from gap_vla.serving.loading import load_checkpoint
     from gap_vla.serving.server import PolicyServer, serve_forever
+    from gap_vla.serving.wire import read_keys
 
-    keys = KeyMapping.from_file(options.keys) if options.keys else KeyMapping()
+    keys = read_keys(options.keys)
     loaded = load_checkpoint(
         options.checkpoint,
         step=options.step,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,9 +16,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from gap_vla.core.config import to_dict
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.identity import digest
-from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.wire import pack, unpack
+from gap_vla.core.identity import digest, plain
+from gap_vla.serving.wire import KeyMapping, pack, unpack
 
 PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
@@ -75,8 +73,7 @@ class RemotePolicy:
         connection.close()
         self.cameras: tuple[str, ...] = tuple(self.server_metadata.get("cameras", ()))
         self.image_size: int | None = self.server_metadata.get("image_size")
-        said = _as_json(self.server_metadata)
-        self.identity = {"address": self.address, "keys": to_dict(self.keys), "server": said}
+        self.identity = {"address": self.address, "keys": to_dict(self.keys), "server": plain(self.server_metadata)}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         self.forget(episode_ids)
@@ -118,26 +115,20 @@ class RemotePolicy:
                 link.connection.send(message)
                 answer = link.connection.recv(timeout=self._limit)
                 break
-            except TimeoutError:
-                raise UserError(f"{self.address} did not answer within {self._limit:g} s") from None
             except (ConnectionClosed, OSError) as error:
+                if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                    raise UserError(f"{self.address} does not answer any more ({message_of(error)})") from error
                 if link.answered:
                     self.forgotten.add(episode)
                 self._drop(episode)
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{self.address} closes its connections ({message_of(error)})") from error
                 time.sleep(PAUSE)
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise UserError(f"{self.address} answered with an error: {answer[-300:]}")
         link.answered = True
         try:
-            chunk = self.keys.from_wire(unpack(answer))
-        except (UserError, ValueError) as error:
+            link.left = deque(self.keys.from_wire(unpack(answer))[: self.keys.execute])
+        except (UserError, ValueError, IndexError) as error:
             raise UserError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
-        if len(chunk) < self.keys.execute:
-            told = f"answered with {len(chunk)} actions, and {self.keys.execute} of each answer are to be executed"
-            raise UserError(f"{self.address} {told}; lower execute in the key file (--keys)")
-        link.left = deque(chunk[: self.keys.execute])
         return link
 
     def _connect(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
@@ -150,29 +141,16 @@ class RemotePolicy:
                         connect(self._url, compression=None, max_size=MAX_ANSWER, ping_interval=None, proxy=None)
                     )
                     greeting = connection.recv(timeout=max(GREETING, deadline - time.monotonic()))
-                    metadata = unpack(greeting) if isinstance(greeting, bytes) else greeting
-                    if not isinstance(metadata, dict):
-                        raise ValueError(f"it greets with {str(metadata)[:200]!r} instead of a map of metadata")
+                    metadata = dict(unpack(greeting))  # type: ignore[arg-type]
                     stack.pop_all()
                     return connection, metadata
-            except InvalidURI as error:
-                raise UserError(f"{self.address} is no address; give ws://HOST:PORT, as ws://localhost:8000") from error
-            except ValueError as error:
-                raise UserError(f"{self.address} does not speak openpi's protocol: {error}") from error
-            except (OSError, WebSocketException) as error:
-                if time.monotonic() >= deadline:
-                    advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
-                    raise UserError(f"no policy server at {self.address} ({message_of(error)}); {advice}") from error
+            except (OSError, WebSocketException, ValueError, TypeError) as error:
+                hopeless = isinstance(error, InvalidURI | ValueError | TypeError)
+                if hopeless or time.monotonic() >= deadline:
+                    advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another ws://HOST:PORT"
+                    what = f"no policy server of openpi's protocol at {self.address}"
+                    raise UserError(f"{what} ({message_of(error)}); {advice}") from error
                 time.sleep(PAUSE)
-
-
-def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a greeting that can be written down."""
-    said = {}
-    for key, value in metadata.items():
-        with contextlib.suppress(TypeError, ValueError):  # bytes, arrays
-            said[key] = json.loads(json.dumps(value))
-    return said
 
 
 def public(address: str) -> str:

@@ -7,10 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.config import choose
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import read_json
-from gap_vla.core.hub import PREFIX, local_directory
+from gap_vla.core.hub import local_directory
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, RandomPolicy, ReplayPolicy
 
 if TYPE_CHECKING:
@@ -41,40 +41,6 @@ class LoadedPolicy:
         return asked or self.camera or "near"
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """What the run that made a checkpoint says about acting; the defaults if nobody knows."""
-
-    task: str | None = None
-    method: str | None = None
-    execute: int = 1
-    ensemble: bool = False
-    normalization: str | None = None
-    camera: str | None = None
-    threads: int = 1
-    steps: int | None = None
-
-    @classmethod
-    def of(cls, checkpoint: Path) -> TrainedRun:
-        """From the `config.json` and `summary.json` beside a run's `checkpoint/`."""
-        file = checkpoint.absolute().parent / "config.json"
-        said = read_json(file) if checkpoint.name == "checkpoint" and file.is_file() else {}
-        if not {"method", "task"} <= said.keys():
-            return cls()
-        ended = file.with_name("summary.json")
-        acting = said.get("eval", {})
-        return cls(
-            task=said["task"],
-            method=said["method"],
-            execute=acting.get("execute", 1),
-            ensemble=acting.get("ensemble", False),
-            normalization=said.get("data", {}).get("normalization", "normal"),
-            camera=said.get("demos", {}).get("camera", "near"),
-            threads=said.get("train", {}).get("threads", 1),
-            steps=read_json(ended).get("steps") if ended.is_file() else None,
-        )
-
-
 def load_checkpoint(
     path: str | Path,
     *,
@@ -101,26 +67,41 @@ def load_checkpoint(
     directory = local_directory(path)
     if (directory / "checkpoint").is_dir():
         directory /= "checkpoint"
-    run = TrainedRun() if str(path).startswith(PREFIX) else TrainedRun.of(directory)
-    if task is not None and run.task not in (None, task):
-        raise UserError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
-    averaged = (run.ensemble and execute is None) if ensemble is None else ensemble
-    executed = 1 if averaged else run.execute if execute is None else execute
+    run = _run_of(directory)
+    _require_task(str(path), run.get("task"), task)
+    acting = run.get("eval", {})
+    averaged = (acting.get("ensemble", False) and execute is None) if ensemble is None else ensemble
+    executed = 1 if averaged else acting.get("execute", 1) if execute is None else execute
     how: dict[str, Any] = {"execute": executed, "ensemble": averaged, "batch_size": batch_size}
     policy: ChunkPolicy
     if (directory / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy
 
-        policy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
-    elif (directory / "config.json").is_file():
+        threads = run.get("train", {}).get("threads", 1)
+        policy = SmallTorchPolicy.load(directory, device=device, threads=threads, **how)
+    else:
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
-        how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
-        policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
-    else:
-        raise UserError(f"{directory} holds neither a small policy (policy.json) nor an Octo (config.json)")
-    size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
-    return LoadedPolicy(policy, run.task, size, cameras, policy.camera or run.camera)
+        how["step"] = run.get("steps") if step is None else step
+        how["normalization"] = run.get("data", {}).get("normalization", "normal") if run else None
+        policy = OctoPolicy.load(directory, name=run.get("method", "octo"), dataset=dataset, **how)
+    camera = policy.camera or (run.get("demos", {}).get("camera", "near") if run else None)
+    return LoadedPolicy(policy, run.get("task"), policy.image_size or 64, policy.cameras or ("primary",), camera)
+
+
+def _run_of(checkpoint: Path) -> dict[str, Any]:
+    """The `config.json` of the run to which a `checkpoint/` belongs, and the `steps` of its end; empty if to none."""
+    file = checkpoint.absolute().parent / "config.json"
+    config = read_json(file) if checkpoint.name == "checkpoint" and file.is_file() else {}
+    if not {"method", "task"} <= config.keys():
+        return {}
+    summary = file.with_name("summary.json")
+    return config | {"steps": read_json(summary).get("steps") if summary.is_file() else None}
+
+
+def _require_task(policy: str, trained: str | None, asked: str | None) -> None:
+    if None not in (trained, asked) and trained != asked:
+        raise UserError(f"{policy} was trained for {trained}, not for {asked}; pass --task {trained}")
 
 
 def load_policy(
@@ -145,37 +126,27 @@ def load_policy(
         patience: seconds to wait for a server that is away.
         limit: seconds that a server has for an answer.
     """
-    if name == "expert":
-        return LoadedPolicy(ExpertPolicy())
-    if name == "random":
-        return LoadedPolicy(RandomPolicy(action_dim, seed))
     if name.startswith("replay:"):
-        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
-    if name.startswith(SERVERS):
-        return _of_server(name, task, keys, execute, patience, limit)
-    raise UserError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
-
-
-def _of_server(
-    address: str, task: str | None, keys: str | Path | None, execute: int | None, patience: float, limit: float
-) -> LoadedPolicy:
-    """A server of ours says in its greeting what its policy was trained for; others are shown pictures as large as the
-    key file has them."""
+        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), task))
+    if not name.startswith(SERVERS):
+        choose(name, ("expert", "random", "replay:FILE", "ws://HOST:PORT"), "policy")
+        return LoadedPolicy(ExpertPolicy() if name == "expert" else RandomPolicy(action_dim, seed))
     from gap_vla.serving.client import RemotePolicy
-    from gap_vla.serving.key_mapping import KeyMapping
+    from gap_vla.serving.wire import read_keys
 
-    mapping = KeyMapping.from_file(Path(keys)) if keys else KeyMapping()
+    mapping = read_keys(Path(keys) if keys else None)
     if execute is not None:
         mapping = dataclasses.replace(mapping, execute=execute)
-    policy = RemotePolicy(address, mapping, patience=patience, limit=limit)
-    trained = policy.server_metadata.get("task") or None
-    if None not in (task, trained) and task != trained:
-        raise UserError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    size, cameras = policy.image_size or mapping.image_size or 64, policy.cameras or ("primary",)
-    return LoadedPolicy(policy, trained, size, cameras, policy.server_metadata.get("camera") or None)
+    policy = RemotePolicy(name, mapping, patience=patience, limit=limit)
+    told = policy.server_metadata  # a server of ours says what its policy was trained for
+    _require_task(policy.address, told.get("task") or None, task)
+    size = policy.image_size or mapping.image_size or 64
+    return LoadedPolicy(
+        policy, told.get("task") or None, size, policy.cameras or ("primary",), told.get("camera") or None
+    )
 
 
-def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
+def replay(path: Path, task: str | None = None) -> ReplayPolicy:
     """Recorded actions, each on the layout (metadata `seed`) on which they were recorded.
 
     Where the file tells what was executed (`executed_actions`) from what is to be imitated, the former is played.
@@ -185,19 +156,17 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
 
     source = open_source(path)
     require_task(source, task, None)
-    episodes: list[Episode] = []
-    for index in range(len(source)):
-        episode = source.read(index, images=False)
+    actions = []
+    episodes = [source.read(index, images=False) for index in range(len(source))]
+    for index, episode in enumerate(episodes):
+        actions.append(episode.action)
         with contextlib.suppress(EpisodeError):
-            episode = episode.replace(action=source.rows(index, "executed_actions"))
+            actions[index] = source.rows(index, "executed_actions")
         if "seed" not in episode.metadata:
             raise UserError(f"{episode.name} does not say on which layout it was made, by the attribute 'seed'")
-        if (width := episode.action.shape[1]) != action_dim:
-            raise UserError(f"{episode.name}: actions are {width} wide, the task takes {action_dim}")
-        episodes.append(episode)
     columns = episodes[0].action_columns
     held = columns.of("gripper") if columns else ()
-    policy = ReplayPolicy([one.action for one in episodes], [one.metadata["seed"] for one in episodes], held)
+    policy = ReplayPolicy(actions, [one.metadata["seed"] for one in episodes], held)
     policy.source, policy.variant = str(path), source.about.get("variant")
     policy.succeeded = [one.success for one in episodes]
     return policy

@@ -25,8 +25,7 @@ from websockets.frames import CloseCode
 from websockets.typing import Origin
 
 from gap_vla.rollouts.policy import Policy, forget, identity
-from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.wire import pack, unpack
+from gap_vla.serving.wire import KeyMapping, pack, unpack
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
@@ -63,16 +62,13 @@ class PolicyServer:
         self._origins = [None, *map(Origin, origins)]
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         client_executes = {"name", "execute"} if whole_chunks else {"name"}
-        own = {key: value for key, value in identity(policy).items() if key not in client_executes}
-        self._greeting = pack(
-            {
-                "policy": policy.name,
-                "answers": "chunks" if whole_chunks else "single actions",
-                "inputs": dict(self._keys.observation),
-                "identity": own,
-                **(metadata or {}),
-            }
-        )
+        greeting = {
+            "policy": policy.name,
+            "answers": "chunks" if whole_chunks else "single actions",
+            "inputs": dict(self._keys.observation),
+            "identity": {key: value for key, value in identity(policy).items() if key not in client_executes},
+        }
+        self._greeting = pack({**greeting, **(metadata or {})})
         self._episodes = itertools.count()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
 
@@ -114,29 +110,27 @@ class PolicyServer:
             observation = self._observation(unpack(message))
             batch = {key: np.array(value)[None] for key, value in observation.items()}  # a policy may write into it
             ready = time.perf_counter()
-            actions = np.asarray(self._call(batch, [episode]), np.float32)
-            finished = time.perf_counter()
-            if not np.isfinite(actions).all():
-                raise ValueError("the policy's actions are NaN or infinite")
-            milliseconds = {"infer_ms": 1e3 * (finished - ready), "decode_ms": 1e3 * (ready - started)}
-            return pack({"actions": np.atleast_2d(actions[0]), "server_timing": milliseconds})
+            actions = finite(self._call(batch, [episode])[0], "the policy's answer")
+            milliseconds = {"infer_ms": 1e3 * (time.perf_counter() - ready), "decode_ms": 1e3 * (ready - started)}
+            return pack({"actions": np.atleast_2d(actions), "server_timing": milliseconds})
         except Exception as error:  # whatever the policy cannot take is the client's to know, not the server's end
             return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
 
     def _observation(self, found: Any) -> dict[str, Any]:
         """A client's observation under our names, in our form."""
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__} instead of a map of observations")
         observation: dict[str, Any] = {}
         for ours, theirs in self._keys.observation.items():
             name = theirs if theirs in found else ours
-            if name in found:
-                observation[ours] = _READ.get(ours, as_picture)(found[name], name)
+            if name not in found:
+                continue
+            if ours == "language_instruction":
+                observation[ours] = str(found[name])
+            else:
+                read = finite if ours == "proprio" else as_picture
+                observation[ours] = read(found[name], name)
         if not observation.keys() - {"language_instruction"}:
             known = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
-            raise ValueError(
-                f"nothing to see in {', '.join(map(str, list(found)[:20])) or 'an empty map'}; known: {known}"
-            )
+            raise ValueError(f"nothing to see in a {type(found).__name__} of {str(list(found))[:300]}; known: {known}")
         return observation
 
 
@@ -152,22 +146,12 @@ def as_picture(value: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return picture
 
 
-def as_state(value: Any, name: str) -> Float[np.ndarray, " P"]:
-    """A row of numbers as float32."""
-    state = np.asarray(value)
-    if state.dtype.kind not in "iuf" or state.ndim != 1 or not np.isfinite(state).all():
-        raise ValueError(f"{name} is {state.dtype}{[*state.shape]}, no row of finite numbers")
-    return state.astype(np.float32)
-
-
-def as_text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is a {type(value).__name__}, no text")
-    return value
-
-
-_READ: dict[str, Callable[[Any, str], Any]] = {"proprio": as_state, "language_instruction": as_text}
-"""Our name to how its value is read; the others are pictures."""
+def finite(value: Any, name: str) -> Float[np.ndarray, "*rows P"]:
+    """Rows of numbers as float32."""
+    rows = np.asarray(value)
+    if rows.dtype.kind not in "iuf" or rows.ndim == 0 or not np.isfinite(rows).all():
+        raise ValueError(f"{name} is {rows.dtype}{[*rows.shape]}, no row of finite numbers")
+    return rows.astype(np.float32)
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -115,8 +115,8 @@ def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["successes"] == 2 and summary["seed"] is None and "ended without" not in capsys.readouterr().err
     with pytest.raises(UserError, match="assembly"):
-        replay(demonstrations, 7, "stack")
-    policy = replay(demonstrations, 7, "assembly")
+        replay(demonstrations, "stack")
+    policy = replay(demonstrations, "assembly")
     assert policy._held == [6] and policy.variant == "default"
 
 
