@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gap_vla.core.errors import EpisodeError
+from gap_vla.core.errors import EpisodeError, UserError
 
-_TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
+
+@contextlib.contextmanager
+def reading(what: object) -> Iterator[None]:
+    """An error in reading a file becomes an EpisodeError that says what was read."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise EpisodeError(f"{what} cannot be read ({error}); is the file whole?") from None
 
 
 def as_rows(value: Any, where: str) -> Float[np.ndarray, "T width"]:
@@ -22,13 +34,19 @@ def as_rows(value: Any, where: str) -> Float[np.ndarray, "T width"]:
         return rows.reshape(len(rows), -1).astype(np.float32)
 
 
-def as_frames(value: Any) -> UInt8[np.ndarray, "T h w 3"]:
+def as_frames(value: Any, where: str) -> UInt8[np.ndarray, "T h w 3"]:
     """Pictures with their channels last; grey ones become RGB, an alpha channel is left out, encoded ones are decoded.
 
     Anything else stays as it is, for `Episode.validate`.
     """
     if isinstance(value, list) or (value.ndim <= 2 and (value.dtype == object or value.dtype.kind in "uS")):
-        return np.stack([decoded(np.asarray(one).tobytes() if isinstance(one, np.ndarray) else one) for one in value])
+        pictures: list[np.ndarray] = []
+        for step, one in enumerate(value):
+            with reading(f"{where}, step {step}"):
+                pictures.append(decoded(one.tobytes() if isinstance(one, np.ndarray) else one))
+                if pictures[-1].shape != pictures[0].shape:
+                    raise ValueError(f"its shape is {pictures[-1].shape}, that of the first one {pictures[0].shape}")
+        return np.stack(pictures)
     frames = np.asarray(value)
     if frames.ndim == 4 and frames.shape[1] in (1, 3) and frames.shape[-1] not in (1, 3, 4):
         frames = frames.transpose(0, 2, 3, 1)
@@ -79,12 +97,9 @@ def as_names(value: Any) -> np.ndarray:
     return np.array([as_text(one) for one in np.asarray(value).reshape(-1)], str)
 
 
-def as_truth(value: Any, where: str) -> bool:
+def as_truth(value: Any) -> bool:
     """What a file says of success: a truth value, a number, or a word; of one a step, the last one counts."""
-    last = np.asarray(value).reshape(-1)[-1:]
-    word = last[0] if len(last) else False
-    if isinstance(word, str | bytes):
-        if (text := as_text(word).strip().lower()) not in _TRUE + _FALSE:
-            raise EpisodeError(f"{where} says success {text!r}, neither true nor false")
-        return text in _TRUE
-    return bool(word)
+    last = np.asarray(value).reshape(-1)[-1:].tolist()
+    if last and isinstance(last[0], str | bytes):
+        return as_text(last[0]).strip().lower() in ("true", "yes", "1", "success", "t", "y")
+    return bool(last and last[0])

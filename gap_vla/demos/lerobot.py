@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from gap_vla.core.columns import Columns
-from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, read_json, replacing, write_json
-from gap_vla.demos.arrays import as_text
+from gap_vla.demos.arrays import as_text, reading
 from gap_vla.demos.fields import AS_DECLARED, Fields
-from gap_vla.demos.films import film_frames
 from gap_vla.demos.lerobot_names import columns_from, names_of
-from gap_vla.demos.source import ArraySource, Labels, Place, Recording
+from gap_vla.demos.source import Labels, Place, Recording, Source
 
 SUCCESS = ("next.success", "is_episode_successful", "success")
 """Columns whose last step says whether an episode succeeded; the first one that is there counts."""
@@ -32,37 +32,44 @@ SUCCESS = ("next.success", "is_episode_successful", "success")
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
 _ON_HAND = ("wrist", "hand", "gripper")
 
+MOST_MISSING = 1.0
+"""Seconds for which a picture may stand in the place of others that a film lacks."""
+
 
 class Film(NamedTuple):
-    """Where the film of an episode is, and where it begins in it: in seconds by the index, and behind all episodes
+    """Where the film of an episode is, and where it may begin in it, in seconds: by the index, and behind all episodes
     before it; None: the film holds this episode alone."""
 
     file: Path
-    start: float | None = None
-    counted: float | None = None
+    starts: tuple[float | None, ...] = (None,)
 
 
 @dataclasses.dataclass(frozen=True)
 class LeRobotPlace(Place):
-    """An episode: rows `first` to `first + length` of the table `file` (-1: all), and where its films are.
+    """An episode: rows `first` to `first + length` of the table `file`, and where its films are.
 
     Attributes:
+        length: None: all rows.
         films: feature to film.
         texts: its tasks by the index.
     """
 
     number: int
     first: int = 0
-    length: int = -1
+    length: int | None = None
     films: Mapping[str, Film] = dataclasses.field(default_factory=dict)
     texts: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> int:
+        return _starts(self.file)[-1] if self.length is None else self.first + self.length
 
     def has(self, camera: str) -> bool:
         """Whether the film of a camera was downloaded."""
         return camera in self.films and self.films[camera].file.exists()
 
 
-class LeRobot(ArraySource):
+class LeRobot(Source):
     """The folder that holds `meta/info.json`; episodes whose files were not downloaded are left out."""
 
     kind = "lerobot"
@@ -70,14 +77,13 @@ class LeRobot(ArraySource):
     INSIDE = ("observation.images.", "observation.", "observation.image.")
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
-        self._told_odd_film = False
+        self._told_of_lacking_pictures = False
         super().__init__(path, fields)
         films = [name for name in self.cameras.values() if self._features[name]["dtype"] == "video"]
         kept = [place for place in self.places if all(map(place.has, films))]
         if not kept:
-            raise EpisodeError(
-                f"{self.path}: no films of {', '.join(films)} are here; download some, or choose by --image"
-            )
+            what = f"no films of {', '.join(films)} are here"
+            raise EpisodeError(f"{self.path}: {what}; download some, or choose by --image")
         if lacking := len(self.places) - len(kept):
             self.notes.append(f"{lacking} of {len(self.places)} episodes have no films here and are left out")
         self.places = kept
@@ -87,52 +93,44 @@ class LeRobot(ArraySource):
     def find(self) -> tuple[list[LeRobotPlace], dict[str, list[str]]]:
         meta = self.path / "meta"
         self._info = info = read_json(meta / "info.json")
-        version = str(info.get("codebase_version"))
-        if version[:2] not in ("v2", "v3"):
-            raise EpisodeError(
-                f"{meta}/info.json: LeRobot's format {version}; v2 and v3 are read, convert it with LeRobot"
-            )
-        self._features = info["features"]
-        self._fps = float(info["fps"])
-        third = version[:2] == "v3"
-        try:
-            listed = _rows(meta, "tasks.parquet" if third else "tasks.jsonl")
-            self._tasks = {int(row["task_index"]): _task(row) for row in listed}
-            rows = _rows(meta, "episodes/**/*.parquet" if third else "episodes.jsonl")
-            index = {int(row["episode_index"]): row for row in rows}
-            films = self._films(index, third)
-            tables = self._tables(index) if third else self._own_tables(index)
-        except KeyError as error:
-            raise EpisodeError(f"{meta}: the index says nothing of {error}; download it again") from None
-        places = []
-        for number, (file, first, length) in sorted(tables.items()):
-            texts = index.get(number, {}).get("tasks")
-            texts = tuple(texts) if isinstance(texts, list) else ()
-            places.append(LeRobotPlace(file, f"{number}", number, first, length, films.get(number, {}), texts))
-        if not places:
-            raise EpisodeError(f"{self.path}: no tables of its {len(index)} episodes are here; download some of data/")
+        version = str(info.get("codebase_version"))[:2]
+        if version not in ("v2", "v3"):
+            what = f"LeRobot's format {info.get('codebase_version')}; v2 and v3 are read, convert it with LeRobot"
+            raise EpisodeError(f"{meta}/info.json: {what}")
+        self._features, self._fps = info["features"], float(info["fps"])
+        third = version == "v3"
+        listed = _rows(meta, "tasks.parquet" if third else "tasks.jsonl")
+        self._tasks = {int(row["task_index"]): _task(row) for row in listed}
+        rows = _rows(meta, "episodes/**/*.parquet" if third else "episodes.jsonl")
+        index = {int(row["episode_index"]): row for row in rows}
+        tables = self._tables(index) if third else self._own_tables(index)
+        films = self._films(index, third)
         if lacking := len({*index} - {*tables}):
             self.notes.append(f"{lacking} of {len(index)} episodes have no rows here and are left out")
+        places = []
+        for number, (file, first, length) in sorted(tables.items()):
+            texts = tuple(index.get(number, {}).get("tasks") or ())
+            places.append(LeRobotPlace(file, f"{number}", number, first, length, films.get(number, {}), texts))
         return places, {}
 
-    def _own_tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int]]:
+    def _own_tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int | None]]:
         """Version 2: each episode has its own table."""
         files = {number: self._file("data_path", number) for number in index}
-        return {number: (file, 0, -1) for number, file in files.items() if file.exists()}
+        return {number: (file, 0, None) for number, file in files.items() if file.exists()}
 
-    def _tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int]]:
-        """Version 3: the rows of each episode, by its number in the tables themselves."""
-        found: dict[int, tuple[Path, int, int]] = {}
-        stale = 0
+    def _tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int | None]]:
+        """Version 3: file, first row and number of rows of each episode, by its number in the tables themselves."""
+        found: dict[int, tuple[Path, int, int | None]] = {}
         for file in sorted((self.path / "data").glob("**/*.parquet")):
-            numbers, firsts, counts = np.unique(_numbers(file), return_index=True, return_counts=True)
+            with reading(file):
+                numbers = np.asarray(read_column(file, "episode_index", 0, _starts(file)[-1]))
+            numbers, firsts, counts = np.unique(numbers, return_index=True, return_counts=True)
             for number, first, count in zip(numbers.tolist(), firsts.tolist(), counts.tolist()):
                 found[number] = file, first, count
-                stale += "data/file_index" in index.get(number, {}) and file != self._file("data_path", number, index)
-        if stale:
-            self.notes.append(
-                f"{stale} episodes lie in another table than the index says; they are read where they are"
-            )
+        listed = [number for number in found if "data/file_index" in index.get(number, {})]
+        if stale := sum(found[number][0] != self._file("data_path", number, index) for number in listed):
+            what = f"{stale} episodes lie in another table than the index says"
+            self.notes.append(f"{what}; they are read where they are")
         return found
 
     def _file(self, template: str, number: int, index: Mapping[int, Any] | None = None, camera: str = "") -> Path:
@@ -151,7 +149,11 @@ class LeRobot(ArraySource):
         films: dict[int, dict[str, Film]] = {number: {} for number in index}
         for camera in (name for name, feature in self._features.items() if feature["dtype"] == "video"):
             files = {number: self._file("video_path", number, index, camera) for number in sorted(index)}
-            for file, group in itertools.groupby(files, key=files.__getitem__) if third else ():
+            if not third:
+                for number, file in files.items():
+                    films[number][camera] = Film(file)
+                continue
+            for file, group in itertools.groupby(files, key=files.__getitem__):
                 own = list(group)
                 lengths = [index[number]["length"] / self._fps for number in own]
                 starts = [float(index[number].get(f"videos/{camera}/from_timestamp") or 0) for number in own]
@@ -161,9 +163,7 @@ class LeRobot(ArraySource):
                     starts = counted
                     self.notes.append(f"{file}: by the index its episodes overlap; they are read one behind the other")
                 for number, start, behind in zip(own, starts, counted):
-                    films[number][camera] = Film(file, start, behind)
-            for number, file in files.items() if not third else ():
-                films[number][camera] = Film(file)
+                    films[number][camera] = Film(file, tuple(dict.fromkeys((start, behind))))
         return films
 
     # What is declared
@@ -174,13 +174,9 @@ class LeRobot(ArraySource):
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
         """The first camera that is on no hand, and the first that is on one; those without a film here are left out."""
-        found = [name for name, feature in self._features.items() if feature["dtype"] in ("video", "image")]
-        found = [name for name in found if not self._is_depth(name)]
-        there = [
-            name
-            for name in found
-            if self._features[name]["dtype"] == "image" or any(place.has(name) for place in self.places)
-        ]
+        kinds = {name: feature["dtype"] for name, feature in self._features.items() if not _is_depth(name, feature)}
+        found = [name for name, kind in kinds.items() if kind in ("video", "image")]
+        there = [name for name in found if kinds[name] == "image" or any(place.has(name) for place in self.places)]
         if len(there) < len(found):
             self.notes.append(f"no films of {', '.join(name for name in found if name not in there)} are here")
         on_hand = [name for name in there if any(word in name.rpartition(".")[2] for word in _ON_HAND)]
@@ -188,59 +184,38 @@ class LeRobot(ArraySource):
         chosen = [around[0], on_hand[0]] if around and on_hand else there[:2]
         return dict(zip(("image_primary", "image_wrist"), chosen))
 
-    def _is_depth(self, name: str) -> bool:
-        feature = self._features[name]
-        said = [feature, *(feature.get(key) or {} for key in ("info", "video_info"))]
-        return "depth" in name or any(one.get("video.is_depth_map") or one.get("is_depth_map") for one in said)
-
     # Reading
 
     @contextlib.contextmanager
     def recording(self, place: LeRobotPlace) -> Iterator[Recording]:
-        import pyarrow as pa
-
         arrays = _Arrays(self, place)
-        try:
-            success = [name for name in SUCCESS if name in arrays]
-            yield Recording(arrays, self._instruction_of(arrays, place), arrays[success[0]] if success else True)
-        except UserError:
-            raise
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise EpisodeError(
-                f"{place.file}, episode {place.name}, cannot be read ({error}); download it again"
-            ) from None
+        success = [name for name in SUCCESS if name in arrays]
+        yield Recording(arrays, self._instruction_of(place), arrays[success[0]] if success else True)
 
-    def _instruction_of(self, arrays: Mapping[str, Any], place: LeRobotPlace) -> Any:
+    def _instruction_of(self, place: LeRobotPlace) -> Any:
         """The task of each step by its number; without numbers or a list of tasks, that of the index."""
-        numbers = arrays["task_index"] if self._tasks and "task_index" in self._features else []
-        texts = [self._tasks.get(int(number), "") for number in np.ravel(numbers)]
+        texts = []
+        if self._tasks and "task_index" in self._features:
+            texts = self.task_names(np.asarray(read_column(place.file, "task_index", place.first, place.last)))
         return texts if any(texts) else next(iter(place.texts), "")
-
-    def frames(self, place: LeRobotPlace, name: str, steps: int) -> np.ndarray:
-        """The pictures of a camera whose pictures are in films."""
-        film = place.films[name]
-        found: list[tuple[int, np.ndarray]] = []
-        for start in dict.fromkeys((film.start, film.counted)):
-            try:
-                frames, missing = film_frames(film.file, steps, self._fps, start)
-                found.append((missing, frames))
-            except EpisodeError:
-                if not found and start == film.counted:
-                    raise
-            if found and not found[-1][0]:
-                break  # else the film ends before the times of the index
-        missing, frames = min(found, key=lambda one: one[0])
-        if missing and not self._told_odd_film:
-            self._told_odd_film = True
-            said = f"{film.file} lacks the pictures of {missing} steps of episode {place.name}"
-            print(f"note: {said}; those beside them stand in their places", flush=True)
-        return frames
 
     def task_names(self, numbers: np.ndarray) -> list[str]:
         """The texts of a column that numbers the dataset's tasks, as GR00T's `annotation.*` do."""
         return [self._tasks.get(int(number), "") for number in numbers.reshape(-1)]
 
-    OUTPUT = "labelled_lerobot"
+    def frames(self, place: LeRobotPlace, name: str) -> UInt8[np.ndarray, "T h w 3"]:
+        """The pictures of a camera whose pictures are in films."""
+        film, steps = place.films[name], place.last - place.first
+        frames, missing = film_frames(film.file, steps, self._fps, film.starts)
+        if missing and not self._told_of_lacking_pictures:
+            self._told_of_lacking_pictures = True
+            said = f"{film.file} lacks the pictures of {missing} steps of episode {place.name}"
+            print(f"note: {said}; those beside them stand in their places", flush=True)
+        return frames
+
+    @property
+    def output(self) -> str:
+        return "labelled_lerobot"
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the folder, and adds the columns `rho` and `change_point` to its tables."""
@@ -254,7 +229,7 @@ class LeRobot(ArraySource):
                 added = {"rho": np.full(len(table), np.nan, np.float32), "change_point": np.zeros(len(table), bool)}
                 for place, own in zip(self.places, labels):
                     for name, value in own.items() if place.file == file else ():
-                        added[name][place.first : place.first + len(value)] = value
+                        added[name][place.first : place.last] = value
                 table = table.drop_columns([name for name in added if name in table.column_names])
                 for name, value in added.items():
                     table = table.append_column(name, pa.array(value))
@@ -264,7 +239,7 @@ class LeRobot(ArraySource):
             added_features = {"rho": {"dtype": "float32", **feature}, "change_point": {"dtype": "bool", **feature}}
             features = {**self._features, **added_features}
             write_json(new / "meta/info.json", {**self._info, "features": features, "annotator": dict(annotator)})
-            mark(new, "labelled_lerobot")
+            mark(new, self.output)
 
 
 class _Arrays(Mapping[str, Any]):
@@ -272,50 +247,52 @@ class _Arrays(Mapping[str, Any]):
 
     def __init__(self, source: LeRobot, place: LeRobotPlace) -> None:
         self._source, self._place = source, place
-        self._steps: int | None = None
+        columns = _columns(place.file)
+        there = [name for name, own in source._features.items() if own["dtype"] == "video" or name in columns]
+        self._names = [name for name in there if name not in BOOKKEEPING]
 
     def __getitem__(self, name: str) -> Any:
         source, place = self._source, self._place
-        feature = source._features[name]
-        if feature["dtype"] == "video":
-            if self._steps is None:
-                self._steps = len(read_column(place.file, "episode_index", place.first, place.length))
-            return source.frames(place, name, self._steps)
-        column = read_column(place.file, name, place.first, place.length)
-        if feature["dtype"] == "image":
-            return [_bytes(row, source.path) for row in column.to_pylist()]
+        kind = source._features[name]["dtype"]
+        if kind == "video":
+            return source.frames(place, name)
+        column = read_column(place.file, name, place.first, place.last)
+        if kind == "image":  # it lies in the table, or in a file that the table names
+            return [row["bytes"] or (source.path / row["path"]).read_bytes() for row in column.to_pylist()]
         values = as_array(column)
-        named_text = source._said.instruction == name and values.dtype.kind in "iu"
-        return source.task_names(values) if named_text else values
+        return source.task_names(values) if name == source._said.instruction and values.dtype.kind in "iu" else values
 
     def __contains__(self, name: object) -> bool:
-        return name in list(self)
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
-        features, columns = self._source._features, _columns(self._place.file)
-        there = (name for name in features if features[name]["dtype"] == "video" or name in columns)
-        return (name for name in there if name not in BOOKKEEPING)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._names)
 
 
-def _bytes(row: Any, root: Path) -> bytes:
-    """A picture that lies in the table, or in a file that the table names."""
-    content: bytes = row["bytes"] if row["bytes"] else (root / row["path"]).read_bytes()
-    return content
+def _is_depth(name: str, feature: Mapping[str, Any]) -> bool:
+    said = [feature, *(feature.get(key) or {} for key in ("info", "video_info"))]
+    return "depth" in name or any(one.get("video.is_depth_map") or one.get("is_depth_map") for one in said)
 
 
-def read_column(file: Path, name: str, first: int = 0, length: int = -1) -> Any:
-    """Rows of one column of a table, as a pyarrow array."""
+def _task(row: Mapping[str, Any]) -> str:
+    """The text of a row of the tasks: its column is `task`, or the index of a table by pandas."""
+    return as_text(row.get("task", next((value for value in row.values() if isinstance(value, str)), "")))
+
+
+# Tables
+
+
+def read_column(file: Path, name: str, first: int, last: int) -> Any:
+    """Rows `first` to `last` of one column of a table, as a pyarrow array."""
     import pyarrow as pa
 
     starts = _starts(file)
-    last = starts[-1] if length < 0 else first + length
     groups = [n for n, (a, b) in enumerate(itertools.pairwise(starts)) if a < last and b > first]
     column = pa.chunked_array([chunk for n in groups for chunk in _group(file, n, name).chunks])
-    begin = first - starts[groups[0]] if groups else 0
-    return column.slice(begin, last - first).combine_chunks()
+    return column.slice(first - starts[groups[0]], last - first).combine_chunks()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -339,19 +316,7 @@ def _group(file: Path, group: int, name: str) -> Any:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file, page_checksum_verification=True) as table:
-        if name not in table.schema_arrow.names:
-            raise EpisodeError(f"{file}: no column {name!r}, which info.json names")
         return table.read_row_group(group, columns=[name]).column(name)
-
-
-def _numbers(file: Path) -> np.ndarray:
-    """`episode_index` of each row. Raises EpisodeError: the table is damaged."""
-    import pyarrow as pa
-
-    try:
-        return np.asarray(read_column(file, "episode_index"))
-    except (OSError, pa.ArrowException) as error:
-        raise EpisodeError(f"{file} cannot be read ({error}); download it again") from None
 
 
 def as_array(column: Any) -> np.ndarray:
@@ -359,31 +324,72 @@ def as_array(column: Any) -> np.ndarray:
     import pyarrow as pa
 
     flat = column.storage if isinstance(column, pa.ExtensionArray) else column
-    nested = False
     while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
-        flat, nested = flat.flatten(), True
+        flat = flat.flatten()
     values: np.ndarray = flat.to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1) if nested else values
+    return values if flat is column else values.reshape(len(column), -1)
 
 
 def _rows(meta: Path, pattern: str) -> list[dict[str, Any]]:
     """The rows of JSON lines or of parquet tables, as far as they are there; statistics are left out."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = []
     for file in sorted(meta.glob(pattern)):
-        try:
+        with reading(file):
             if file.suffix == ".parquet":
                 names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
                 rows += pq.read_table(file, columns=names).to_pylist()
             else:
                 rows += [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise EpisodeError(f"{file} cannot be read ({error}); download it again") from None
     return rows
 
 
-def _task(row: Mapping[str, Any]) -> str:
-    """The text of a row of the tasks: its column is `task`, or the index of a table by pandas."""
-    return as_text(row.get("task", next((value for value in row.values() if isinstance(value, str)), "")))
+# Films
+
+
+def film_frames(
+    file: Path, steps: int, fps: float, starts: Sequence[float | None] = (None,)
+) -> tuple[UInt8[np.ndarray, "T h w 3"], int]:
+    """The picture of each step, and how many steps have that of another step because the film lacks theirs.
+
+    Args:
+        starts: where the episode may begin, in seconds from the film's beginning; None: the film holds it alone. The
+            first one from which on the film lacks least is taken.
+    """
+    found: list[tuple[np.ndarray, int]] = []
+    for start in starts:
+        frames, first, times = _decoded(file, steps, fps, start)
+        if start is None and len(frames) == steps:
+            return np.stack(frames), 0
+        apart = np.abs(times[None] - (first + np.arange(steps) / fps)[:, None])
+        if len(frames) and apart.min(axis=1).max() <= max(MOST_MISSING, 1.5 / fps):
+            pictures = np.stack([frames[place] for place in apart.argmin(axis=1)])
+            found.append((pictures, int((apart.min(axis=1) > 0.75 / fps).sum())))
+        if found and not found[-1][1]:
+            break
+    if not found:
+        raise EpisodeError(f"{file} lacks the pictures of more than {MOST_MISSING} s; download it again")
+    return min(found, key=lambda one: one[1])
+
+
+def _decoded(file: Path, steps: int, fps: float, start: float | None) -> tuple[list[np.ndarray], float, np.ndarray]:
+    """The frames of an episode, its beginning by the film's own clock, and the times of the frames (s)."""
+    import av
+
+    frames, times = [], []
+    with reading(file), av.open(str(file)) as film:
+        stream = film.streams.video[0]
+        stream.thread_type = "AUTO"
+        unit = float(stream.time_base or 1)
+        first = max((stream.start_time or 0) * unit, 0) + (start or 0)
+        if start:
+            film.seek(max(int((first - 1 / fps) / unit), 0), stream=stream)
+        for number, frame in enumerate(film.decode(stream)):
+            time = first + number / fps if frame.time is None else frame.time
+            if start is not None and time > first + (steps + 0.5) / fps:
+                break
+            if time > first - (0.5 / fps if start is None else 1.5 / fps):  # those before are not shown
+                frames.append(frame.to_ndarray(format="rgb24"))
+                times.append(time)
+    return frames, first, np.array(times)

@@ -20,8 +20,8 @@ import numpy as np
 from gap_vla.core.columns import DELTA, Columns
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing
-from gap_vla.demos.arrays import as_text
-from gap_vla.demos.source import HDF5, ArraySource, Labels, Place, Recording, files_in, natural
+from gap_vla.demos.arrays import as_text, reading
+from gap_vla.demos.source import HDF5, Labels, Place, Recording, Source, files_in, natural
 
 CAMERAS = {
     "image_primary": ("image_primary", "agentview_image", "agentview_rgb", "table_cam", "images/cam_high"),
@@ -52,11 +52,14 @@ STATES = (("eef_pos", "eef_quat"), ("ee_pos", "ee_ori"), ("joint_pos",), ("joint
 """What makes a state, the first that is there; a gripper is added to it if there is one."""
 GRIPPERS = ("gripper_qpos", "gripper_states", "gripper_pos")
 
+DEMONSTRATIONS = ("traj_", "demo_", "episode_")
+"""How groups of demonstrations are called in files without a group `data`."""
+
 _SAID_ELSEWHERE = ("language_instruction", "file_path", "episode_id", "opening_unit")
 """Attributes of a demonstration that are said elsewhere."""
 
 
-class RobomimicHDF5(ArraySource):
+class RobomimicHDF5(Source):
     """Demonstrations of one file, or of all HDF5 files of a folder. `--episodes NAME` takes the filter `mask/NAME`."""
 
     kind = "robomimic_hdf5"
@@ -66,33 +69,30 @@ class RobomimicHDF5(ArraySource):
     HINT = ", or let robomimic's dataset_states_to_obs.py add observations"
 
     def find(self) -> tuple[list[Place], dict[str, list[str]]]:
-        self.OUTPUT = "labelled_demos" if self.path.is_dir() else None
         places: list[Place] = []
         filters: dict[str, list[str]] = {}
         for path in files_in(self.path, HDF5):
-            with opened(path) as file:
-                names = sorted(file["data"] if "data" in file else _trajectories(file), key=natural)
-                places += [Place(path, name) for name in names] or [Place(path, path.stem)]
+            with reading(path), h5py.File(path) as file:
+                names = [name for name in file.get("data", file) if "data" in file or name.startswith(DEMONSTRATIONS)]
+                places += [Place(path, name) for name in sorted(names, key=natural)] or [Place(path, path.stem)]
                 for name, held in file.get("mask", {}).items():
                     listed = [as_text(one) for one in held[()]]
                     filters.setdefault(name, []).extend(listed)
                     if lost := [one for one in listed if one not in names]:
-                        self.notes.append(
-                            f"{path}: mask/{name} names {lost[0]}, which is not there; the others are read"
-                        )
+                        what = f"mask/{name} names {lost[0]}, which is not there"
+                        self.notes.append(f"{path}: {what}; the others are read")
         return places, filters
 
     @contextlib.contextmanager
     def recording(self, place: Place) -> Iterator[Recording]:
-        with opened(place.file) as file:
+        with h5py.File(place.file) as file:
             demo = demonstration(file, place.name)
             own, of_all = attributes(demo), attributes(file.get("data", file))
-            success = demo["success"][()] if "success" in demo else own.get("success", of_all.get("success", True))
             yield Recording(
-                arrays=_Arrays(demo, upside_down=of_all.get("macros_image_convention") == "opengl"),
-                instruction=_instruction(own, of_all),
-                success=success,
-                metadata={
+                _Arrays(demo, of_all.get("macros_image_convention") == "opengl", self._turns_quaternions),
+                _instruction(own, of_all),
+                demo["success"][()] if "success" in demo else own.get("success", of_all.get("success", True)),
+                {
                     key: value
                     for key, value in own.items()
                     if key not in _SAID_ELSEWHERE and len(str(value)) <= 200  # robomimic has the model's XML in one
@@ -115,60 +115,57 @@ class RobomimicHDF5(ArraySource):
         arms: dict[str, list[str]] = {}
         for name, width in zip(names, widths):
             robot, part = robot_and_part(name)
-            word = "quat_xyzw" if robot and part == "eef_quat" and self._as_it_is else WORDS.get(part, "other:{}")
+            as_it_is = robot and part == "eef_quat" and not self._turns_quaternions
+            word = "quat_xyzw" if as_it_is else WORDS.get(part, "other:{}")
             arms.setdefault(robot, []).append(word.format(width))
         return Columns.parse(" | ".join(map(" ".join, arms.values())))
 
     def _columns_of_actions(self, width: int) -> Columns | None:
         """Movements of robosuite's end effectors, unless the file says that joints are moved."""
         arms = sum(f"obs/{robot}eef_pos" in self.names for robot in ROBOTS if robot) or "obs/ee_pos" in self.names
-        with opened(self.places[0].file) as file:
-            by_joints = _moves_joints(attributes(file.get("data", file)))
         without_gripper = Columns((DELTA.arms[0][:2],))
         fitting = [one.times(arms) for one in (DELTA, without_gripper) if width == one.width * arms]
-        return None if by_joints or not fitting else fitting[0]
+        return fitting[0] if fitting and not _moves_joints(self._attributes) else None
 
     @property
-    def _as_it_is(self) -> bool:
-        """Whether the user named or described the state, which then stays as the file has it."""
-        return bool(self.fields.state or self.fields.columns)
-
-    def converted(self, state: np.ndarray) -> np.ndarray:
-        if self.columns is None or self._as_it_is:
-            return state
-        rotations, start = self.columns.of("rotation"), 0
-        for name, width in zip(self.state, self.widths):
-            robot, part = robot_and_part(name)
-            turned = slice(start, start + width)
-            if robot and part == "eef_quat" and "quat_wxyz" in str(self.columns) and start in rotations:
-                state[:, turned] = np.roll(state[:, turned], 1, axis=1)
-            start += width
-        return state
+    def _turns_quaternions(self) -> bool:
+        """Whether robosuite's quaternions become wxyz: unless the user named or described the state, or a preset
+        says that they are xyzw."""
+        asked = self.fields.state or self.fields.columns
+        return not asked and "xyzw" not in self._said.columns
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
         found = {camera: self._first(names) for camera, names in CAMERAS.items()}
         return {camera: names[0] for camera, names in found.items() if names}
 
     @property
+    def _attributes(self) -> dict[str, Any]:
+        """What the file says of all demonstrations."""
+        with h5py.File(self.places[0].file) as file:
+            return attributes(file.get("data", file))
+
+    @property
     def about(self) -> dict[str, Any]:
-        with opened(self.places[0].file) as file:
-            said = attributes(file.get("data", file))
-        found = {**(simulator_of(said).get("env_kwargs") or {}), **said}
+        said = self._attributes
+        found = {**(_json(said.get("env_args")).get("env_kwargs") or {}), **said}
         return {key: found[key] for key in ("task", "variant", "camera") if isinstance(found.get(key), str)}
 
     def identity(self) -> dict[str, Any]:
         told = {key: value for key, value in self.about.items() if key in ("task", "camera") and value != "near"}
         return super().identity() | told
 
+    @property
+    def output(self) -> str | None:
+        return "labelled_demos" if self.path.is_dir() else None
+
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the file, or the files of the folder, and adds `rho` and `change_point` to each demonstration."""
         with replacing(out) as new:
-            if self.path.is_dir():
+            if self.output:
                 new.mkdir()
-                mark(new, str(self.OUTPUT))
-            copies = {file: new / file.name if self.path.is_dir() else new for file in {p.file for p in self.places}}
-            for file, copy in copies.items():
-                shutil.copyfile(file, copy)
+                mark(new, self.output)
+            for file in {place.file for place in self.places}:
+                copy = shutil.copyfile(file, new / file.name if self.output else new)
                 with h5py.File(copy, "r+") as written:
                     for place, own in zip(self.places, labels):
                         demo = demonstration(written, place.name)
@@ -182,19 +179,19 @@ class RobomimicHDF5(ArraySource):
 class _Arrays(Mapping[str, Any]):
     """The arrays of a demonstration by their paths in it; read when they are asked for."""
 
-    def __init__(self, demo: h5py.Group, upside_down: bool) -> None:
-        self._demo, self._upside_down = demo, upside_down
+    def __init__(self, demo: h5py.Group, upside_down: bool, turns_quaternions: bool) -> None:
+        self._demo, self._upside_down, self._turns_quaternions = demo, upside_down, turns_quaternions
         self._names: list[str] = []
         demo.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
 
     def __getitem__(self, name: str) -> Any:
-        array = self._demo[name]
+        array, (robot, part) = self._demo[name], robot_and_part(name)
         if not is_plain(array.dtype):
-            raise EpisodeError(
-                f"{self._demo.file.filename}, {array.name} holds {array.dtype}, neither numbers nor text"
-            )
+            raise EpisodeError(f"{array.file.filename}, {array.name} holds {array.dtype}, neither numbers nor text")
         if self._upside_down and array.ndim == 4 and array.dtype == np.uint8:
             return array[()][:, ::-1]
+        if self._turns_quaternions and robot and part == "eef_quat":
+            return np.roll(array[()], 1, axis=1)
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -207,24 +204,10 @@ class _Arrays(Mapping[str, Any]):
         return len(self._names)
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """A file for reading. Raises EpisodeError: it is no whole HDF5 file, or damaged where it is read."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise EpisodeError(f"{path} cannot be read ({error}); the copy was cut off or damaged, get it again") from None
-
-
 def demonstration(file: h5py.File, name: str) -> h5py.Group:
     """The group of a demonstration; the file itself if it is one."""
     held = file.get("data", file)
     return held[name] if name in held else file
-
-
-def _trajectories(file: h5py.File) -> list[str]:
-    return [name for name in file if name.startswith(("traj_", "demo_", "episode_"))]
 
 
 def robot_and_part(name: str) -> tuple[str, str]:
@@ -253,14 +236,9 @@ def is_plain(kind: np.dtype) -> bool:
     return kind.kind in "biufSU" or h5py.check_string_dtype(kind) is not None or h5py.check_vlen_dtype(kind) is not None
 
 
-def simulator_of(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What robomimic's attribute `env_args` says."""
-    return _json(said.get("env_args"))
-
-
 def _moves_joints(said: Mapping[str, Any]) -> bool:
     """Whether robosuite's controllers of the arms, as `env_args` has them, move joints."""
-    found = (simulator_of(said).get("env_kwargs") or {}).get("controller_configs") or {}
+    found = (_json(said.get("env_args")).get("env_kwargs") or {}).get("controller_configs") or {}
     controllers = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, dict)]
     for parts in [one.get("body_parts", {}) for one in controllers]:  # of robosuite 1.5
         arms = {**parts, **parts.get("arms", {})}
@@ -274,7 +252,7 @@ def _instruction(own: Mapping[str, Any], of_all: Mapping[str, Any]) -> str:
         own.get("language_instruction"),
         _json(own.get("ep_meta")).get("lang"),
         of_all.get("language_instruction"),
-        simulator_of(of_all).get("lang"),
+        _json(of_all.get("env_args")).get("lang"),
         _json(of_all.get("problem_info")).get("language_instruction"),
     )
     return next((text for text in map(as_text, told) if text.strip()), "")
@@ -282,6 +260,5 @@ def _instruction(own: Mapping[str, Any], of_all: Mapping[str, Any]) -> str:
 
 def _json(text: Any) -> dict[str, Any]:
     with contextlib.suppress(ValueError, TypeError):
-        found = json.loads(text or "{}")
-        return found if isinstance(found, dict) else {}
+        return dict(json.loads(text))
     return {}

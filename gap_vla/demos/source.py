@@ -1,7 +1,6 @@
 """Demonstrations on disk as a sequence of Episodes, whatever their format: `open_source(path)`.
 
-A format is one class in one file, and one line in `READERS`. Most formats are recordings of arrays by name: they derive
-from `ArraySource`, and say where the recordings are and what their files declare.
+A format is one subclass of `Source`, and one line in `READERS`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import dataclasses
 import hashlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,18 +19,18 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.columns import Columns
-from gap_vla.core.config import choose, to_dict
+from gap_vla.core.config import choose
 from gap_vla.core.episode import HOW_TO_DESCRIBE, LABELS, Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing
-from gap_vla.demos.arrays import as_frames, as_instruction, as_names, as_rows, as_truth, resized
+from gap_vla.demos.arrays import as_frames, as_instruction, as_names, as_rows, as_truth, reading, resized
 from gap_vla.demos.fields import AS_DECLARED, Fields, explicit
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
     "lerobot": "gap_vla.demos.lerobot:LeRobot",
-    "npz": "gap_vla.demos.npz_folder:NpzFolder",
-    "pickle": "gap_vla.demos.array_pickles:ArrayPickles",
+    "npz": "gap_vla.demos.array_files:NpzFolder",
+    "pickle": "gap_vla.demos.array_files:ArrayPickles",
     "rlds": "gap_vla.rlds.source:RLDS",
 }
 """Format to `module:class`."""
@@ -46,68 +45,15 @@ Labels = Mapping[str, np.ndarray]
 """`rho` (float32[T]) and `change_point` (bool[T]) of one episode."""
 
 
-class Source(Sequence[Episode], abc.ABC):
-    """Demonstrations on disk, by index. It may be sent to another process: files are opened by each read.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a demonstration is; a format may derive its own."""
 
-    Attributes:
-        kind: name of the format, a key of `READERS`.
-        path: file or folder.
-        fields: what is taken for what, as far as the user or a preset said it.
-    """
+    file: Path
+    name: str  # the episode's `episode_id`
 
-    kind: str
-    path: Path
-    fields: Fields = AS_DECLARED
-    OUTPUT: str | None = None
-    """The mark of the folder that `write_labels` makes (`gap_vla.core.files.mark`); None: it makes a file."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        """Episode `index`, validated; without its pictures if `images` is False."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
-        return {}
-
-    def account(self) -> str:
-        """What is read as what, a line each."""
-        return f"{self.path} ({self.kind}): {len(self)} episodes"
-
-    def identity(self) -> dict[str, Any]:
-        """What the episodes are made from: the format, what the user said, and a digest of the files."""
-        said = {key: value for key, value in to_dict(self.fields).items() if key in explicit(self.fields)}
-        return {"kind": self.kind, "fields": said, "content": content_digest(self.path)}
-
-    def rows(self, index: int, names: str) -> Float[np.ndarray, "T width"]:
-        """Further arrays of an episode by their names in the file; several joined by `+` stand side by side."""
-        raise NotImplementedError
-
-    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
-        """Writes a copy with labels to `out`, whole or not at all.
-
-        Args:
-            labels: of each episode, in order.
-            annotator: what identifies the annotator; it is stored where the format has a place for it.
-        """
-        raise NotImplementedError
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.read(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self.read(index % len(self))
-
-    def __iter__(self) -> Iterator[Episode]:
-        return map(self.read, range(len(self)))
-
-    def without_images(self) -> list[Episode]:
-        """All episodes, without their pictures."""
-        return [self.read(i, images=False) for i in range(len(self))]
+    def __str__(self) -> str:
+        return f"{self.file}, episode {self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +73,24 @@ class Recording:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a demonstration is; a format may derive its own."""
+class Source(Sequence[Episode], abc.ABC):
+    """Demonstrations on disk, by index. It may be sent to another process: files are opened by each read.
 
-    file: Path
-    name: str  # the episode's `episode_id`
-
-
-class ArraySource(Source):
-    """Recordings of arrays by name.
-
-    A format defines `find`, `recording` and, where its files declare something, `state_names`, `columns_of` and
+    A format defines `find` and `recording` and, where its files declare something, `STATES`, `columns_of` and
     `cameras_of`.
+
+    Attributes:
+        path: file or folder.
+        fields: what is taken for what, as far as the user or a preset said it.
+        places: where each episode is.
+        names: the arrays of the first episode.
+        state, action: names of the arrays that stand side by side in `proprio` and in `action`.
+        cameras: camera to name of its array.
+        columns, action_columns: what the columns are; None if nobody said.
+        notes: what a user should know of the files.
     """
 
+    kind: ClassVar[str]  # the format, a key of `READERS`
     STATES: ClassVar[tuple[str, ...]] = ()  # names of the state; the first one that is there counts
     ACTIONS: ClassVar[tuple[str, ...]] = ("action", "actions")
     INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
@@ -149,13 +98,16 @@ class ArraySource(Source):
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
         self.path, self.fields = Path(path), fields
-        self.notes: list[str] = []
         self._said = said = fields.of(self.kind)
+        self.notes: list[str] = []
         found, filters = self.find()
         self.places = chosen(found, fields.episodes, filters, self.path)
-        with self.recording(self.places[0]) as first:
+        with reading(self.places[0]), self.recording(self.places[0]) as first:
             self.names = list(first.arrays)
             self.state = self._named(fields.state) or self._of_preset(said.state) or self.state_names()
+            if not self.state:
+                what = f"no state was recognised among {self._there()}; name it with --state{self.HINT}"
+                raise EpisodeError(f"{self.path}: {what}")
             self.action = self._named(fields.action) or self._of_preset(said.action) or self._first(self.ACTIONS)
             cameras = fields.images
             if cameras is None:  # of a preset's, those that are there
@@ -164,19 +116,9 @@ class ArraySource(Source):
             self.cameras = {camera: self._named(name)[0] for camera, name in cameras.items()}
             asked = "" if fields.text else fields.instruction
             self._text = (self._named(asked) or [self._find_name(said.instruction)])[0]
-            if not self.state:
-                what = f"no state was recognised among {self._there()}; name it with --state{self.HINT}"
-                raise EpisodeError(f"{self.path}: {what}")
             self._told = self._instruction(first)
-            self.widths = self._widths(first, self.state)
-            self.columns = self._described(self.state, self.widths, fields.columns, said.columns, "columns")
-            self.action_columns = self._described(
-                self.action,
-                self._widths(first, self.action),
-                fields.action_columns,
-                said.action_columns,
-                "action-columns",
-            )
+            self.columns = self._described(first, self.state, fields.columns, said.columns)
+            self.action_columns = self._described(first, self.action, fields.action_columns, said.action_columns)
 
     # What a format says
 
@@ -186,7 +128,7 @@ class ArraySource(Source):
 
     @abc.abstractmethod
     def recording(self, place: Any) -> contextlib.AbstractContextManager[Recording]:
-        """Opens one demonstration; what is damaged in it becomes an EpisodeError."""
+        """Opens one demonstration."""
 
     def state_names(self) -> list[str]:
         """The arrays that are the state where the user named none."""
@@ -201,55 +143,82 @@ class ArraySource(Source):
         pictures = [name for name in self.names if name.startswith("image_")]
         return {name: name for name in pictures if np.ndim(first.arrays[name]) in (3, 4)}
 
-    def converted(self, state: np.ndarray) -> np.ndarray:
-        """The state as an Episode has it: as the file has it."""
-        return state
+    @property
+    def about(self) -> dict[str, Any]:
+        """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
+        return {}
+
+    @property
+    def output(self) -> str | None:
+        """The mark of the folder that `write_labels` makes (`gap_vla.core.files.mark`); None: it makes a file."""
+        return "labelled_npz"
+
+    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        """Writes a copy with labels to `out`, whole or not at all; where a format does not say how, a folder of npz.
+
+        Args:
+            labels: of each episode, in order.
+            annotator: what identifies the annotator; it is stored where the format has a place for it.
+        """
+        with replacing(out) as new:
+            new.mkdir()
+            for index, own in enumerate(labels):
+                episode = self.read(index)
+                about = {"language_instruction": episode.language_instruction, "success": episode.success}
+                arrays = {**episode.replace(**own).arrays, **about, **self.described}
+                name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
+                np.savez_compressed(new / f"{name}.npz", **arrays)
+            mark(new, "labelled_npz")
 
     # Reading
 
     def __len__(self) -> int:
         return len(self.places)
 
+    def __getitem__(self, index: Any) -> Any:
+        wanted = range(len(self))[index]
+        return self.read(wanted) if isinstance(wanted, int) else [self.read(i) for i in wanted]
+
     def read(self, index: int, *, images: bool = True) -> Episode:
-        place = self.places[index]
-        where = f"{place.file}, episode {place.name}"
-        with self.recording(place) as recording:
-            arrays = recording.arrays
-            state = self.converted(joined(arrays, self.state, where))
-            action = joined(arrays, self.action, where) if self.action else state[:, :0]
-            pictures = {
-                camera: resized(as_frames(array_at(arrays, name, where)), self.fields.image_size)
-                for camera, name in (self.cameras if images else {}).items()
-            }
+        """Episode `index`, validated; without its pictures if `images` is False."""
+        try:
+            return self._read(self.places[index], images).validate(f"{self.places[index]}")
+        except EpisodeError as error:
+            raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
+
+    def _read(self, place: Place, images: bool) -> Episode:
+        with reading(place), self.recording(place) as recording:
+            state, arrays = joined(recording, self.state, place), recording.arrays
+            action = joined(recording, self.action, place) if self.action else state[:, :0]
+            pictures = {}
+            for camera, name in self.cameras.items() if images else ():
+                frames = as_frames(array_at(recording, name, place), f"{place}, {camera}")
+                pictures[camera] = resized(frames, self.fields.image_size)
             if len(state) == len(action) + 1:  # what was observed behind the last action is left out
                 state, pictures = state[:-1], {camera: frames[: len(action)] for camera, frames in pictures.items()}
-            steps = (len(state),)
             beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
-            beside = {name: value for name, value in beside.items() if value.shape == steps}  # others are no labels
+            beside = {name: value for name, value in beside.items() if value.shape == (len(state),)}  # others are none
             labels = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
             if labels and np.isnan(labels["rho"]).all():  # an episode that was not annotated with the others
                 labels = {}
-            episode = Episode(
+            return Episode(
                 images=pictures,
                 proprio=state,
                 action=action,
                 language_instruction=self._instruction(recording),
-                success=as_truth(recording.success, where),
+                success=as_truth(recording.success),
                 phase=as_names(beside["phase"]) if "phase" in beside else None,
                 metadata={"file_path": str(place.file), "episode_id": place.name, **recording.metadata},
                 columns=self.columns,
                 action_columns=self.action_columns,
                 **labels,
             )
-        try:
-            return episode.validate(where)
-        except EpisodeError as error:
-            raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
 
-    def rows(self, index: int, names: str) -> np.ndarray:
+    def rows(self, index: int, names: str) -> Float[np.ndarray, "T width"]:
+        """Further arrays of an episode by their names in the file; several joined by `+` stand side by side."""
         place = self.places[index]
-        with self.recording(place) as recording:
-            return joined(recording.arrays, self._named(names), f"{place.file}, episode {place.name}")
+        with reading(place), self.recording(place) as recording:
+            return joined(recording, self._named(names), place)
 
     def _instruction(self, recording: Recording) -> str | tuple[str, ...]:
         if self.fields.text:
@@ -260,12 +229,10 @@ class ArraySource(Source):
 
     def _named(self, text: str) -> list[str]:
         """The arrays that are named in a text "a+b". Raises EpisodeError: one is not there."""
-        found = []
-        for name in filter(None, text.split("+")):
-            found.append(self._find_name(name))
-            if not found[-1]:
-                raise EpisodeError(f"{self.path}: no array {name!r}; there are {self._there()}")
-        return found
+        found = {name: self._find_name(name) for name in text.split("+") if name}
+        if lacking := [name for name in found if not found[name]]:
+            raise EpisodeError(f"{self.path}: no array {lacking[0]!r}; there are {self._there()}")
+        return list(found.values())
 
     def _of_preset(self, text: str) -> list[str]:
         """The same, or nothing if one is not there: a preset is of several kinds of files."""
@@ -281,82 +248,65 @@ class ArraySource(Source):
     def _there(self) -> str:
         return f"{', '.join(self.names[:30]) or 'nothing'}{', …' if len(self.names) > 30 else ''}"
 
-    def _widths(self, first: Recording, names: Sequence[str]) -> list[int]:
-        return [as_rows(first.arrays[name][:1], f"{self.path}: {name}").shape[1] for name in names]
-
-    def _described(self, names: list[str], widths: list[int], text: str, preset: str, option: str) -> Columns | None:
+    def _described(self, first: Recording, names: list[str], text: str, preset: str) -> Columns | None:
         """What the columns are: as the user says, else as the preset says if it fits, else as the file says."""
-        width, columns = sum(widths), Columns.parse(text or preset) if text or preset else None
-        if columns is None or not names:
-            return self.columns_of(names, widths) if names else None
-        if text and columns.width == width:
+        widths = [as_rows(first.arrays[name][:1], f"{self.path}: {name}").shape[1] for name in names]
+        if text and names:
+            columns = Columns.parse(text)
+            if columns.width != sum(widths):
+                said = f"'{columns}' describes {columns.width} columns, {' + '.join(names)} has {sum(widths)}"
+                raise EpisodeError(f"{self.path}: {said}")
             return columns
-        if not text and width % columns.width == 0:  # presets describe one arm
-            return columns.times(width // columns.width)
-        declared = None if text else self.columns_of(names, widths)
-        if declared is None and (text or option == "columns"):
-            said = f"'{columns}' describes {columns.width} columns, {' + '.join(names)} has {width}"
-            raise EpisodeError(f"{self.path}: {said}; correct --{option}")
-        return declared
+        if preset and Columns.parse(preset).width == sum(widths):
+            return Columns.parse(preset)
+        return self.columns_of(names, widths) if names else None
 
-    # What is said and written
+    @property
+    def described(self) -> dict[str, str]:
+        """The description of state and action as text, by the attributes' names, as far as there is one."""
+        described = {"columns": self.columns, "action_columns": self.action_columns}
+        return {name: str(columns) for name, columns in described.items() if columns}
+
+    # What is said
 
     def account(self) -> str:
-        lines = [super().account(), *(f"  {camera} <- {name}" for camera, name in self.cameras.items())]
-        for field, names, columns in (
-            ("proprio", self.state, self.columns),
-            ("action", self.action, self.action_columns),
-        ):
-            if not names:
-                lines.append(f"  {field} <- nothing")
-                continue
-            said = f"{columns}" if columns else self._undescribed(names, field)
-            lines.append(f"  {field} <- {' + '.join(names)}: {said}")
+        """What is read as what, a line each."""
+        lines = [f"{self.path} ({self.kind}): {len(self)} episodes"]
+        lines += [f"  {camera} <- {name}" for camera, name in self.cameras.items()]
+        for field, names, key in (("proprio", self.state, "columns"), ("action", self.action, "action_columns")):
+            what = f"{' + '.join(names)}: {getattr(self, key) or self._undescribed(names, key)}" if names else "nothing"
+            lines.append(f"  {field} <- {what}")
         texts = [self._told] if isinstance(self._told, str) else [*dict.fromkeys(self._told)]
-        text = repr(" / ".join(texts)[:100]) if any(texts) else "none"
-        lines.append(f"  language_instruction <- {text}")
+        lines.append(f"  language_instruction <- {repr(' / '.join(texts)[:100]) if any(texts) else 'none'}")
         read = {*self.cameras.values(), *self.state, *self.action, *LABELS, "phase"}
         if others := [name for name in self.names if name not in read]:
             lines.append(f"  {len(others)} other arrays not read")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def _undescribed(self, names: list[str], field: str) -> str:
+    def _undescribed(self, names: list[str], key: str) -> str:
         row = self.rows(0, "+".join(names))[0]
         shown = ", ".join(f"{value:.3g}" for value in row[:16]) + (", …" if len(row) > 16 else "")
-        option = HOW_TO_DESCRIBE if field == "proprio" else "--action-columns describes them"
-        return f"{len(row)} columns that nobody described, [{shown}] at the first step; {option}"
+        preset = getattr(self._said, key)
+        unfit = f" (not '{preset}', as layout {self._said.layout} has)" if preset else ""
+        option = HOW_TO_DESCRIBE if key == "columns" else "--action-columns describes them"
+        return f"{len(row)} columns that nobody described{unfit}, [{shown}] at the first step; {option}"
 
-    OUTPUT: str | None = "labelled_npz"
-
-    def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
-        """Writes a folder of npz with all of each episode, for formats that have no place for labels."""
-        with replacing(out) as new:
-            new.mkdir()
-            for index, own in enumerate(labels):
-                episode = self.read(index)
-                described = {"columns": self.columns, "action_columns": self.action_columns}
-                texts = {name: str(columns) for name, columns in described.items() if columns}
-                phase = {} if episode.phase is None else {"phase": episode.phase}
-                name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
-                arrays: dict[str, Any] = {"proprio": episode.proprio, "action": episode.action, **episode.images}
-                arrays |= {"language_instruction": episode.language_instruction, "success": episode.success}
-                np.savez_compressed(new / f"{name}.npz", **arrays | phase | texts | dict(own))
-            mark(new, "labelled_npz")
+    def identity(self) -> dict[str, Any]:
+        """What the episodes are made from: the format, what the user said, and a digest of the files."""
+        return {"kind": self.kind, "fields": explicit(self.fields), "content": content_digest(self.path)}
 
 
-def joined(arrays: Mapping[str, Any], names: Sequence[str], where: str) -> np.ndarray:
-    """Rows of numbers of several arrays side by side, float32[T, width]."""
-    parts = [as_rows(array_at(arrays, name, where), f"{where}: {name!r}") for name in names]
-    if len({len(part) for part in parts}) > 1:
-        raise EpisodeError(f"{where}: {' + '.join(names)} have {', '.join(str(len(part)) for part in parts)} steps")
+def joined(recording: Recording, names: Sequence[str], place: Place) -> Float[np.ndarray, "T width"]:
+    """Rows of numbers of several arrays side by side, float32."""
+    parts = [as_rows(array_at(recording, name, place), f"{place}: {name!r}") for name in names]
     return np.concatenate(parts, axis=1)
 
 
-def array_at(arrays: Mapping[str, Any], name: str, where: str) -> Any:
+def array_at(recording: Recording, name: str, place: Place) -> Any:
     """An array of a recording. Raises EpisodeError: it is not there."""
-    if name not in arrays:
-        raise EpisodeError(f"{where}: no array {name!r}, which the first episode has")
-    return arrays[name]
+    if name not in recording.arrays:
+        raise EpisodeError(f"{place}: no array {name!r}, which the first episode has")
+    return recording.arrays[name]
 
 
 def chosen(places: list[Any], selection: str, filters: Mapping[str, Sequence[str]], path: Path) -> list[Any]:
@@ -364,29 +314,21 @@ def chosen(places: list[Any], selection: str, filters: Mapping[str, Sequence[str
 
     A place may have a `number` of its own; otherwise its number is its position. Raises EpisodeError: nothing is left.
     """
-    if not places:
-        raise EpisodeError(f"{path}: no demonstrations in it")
-    numbered = [(getattr(place, "number", position), place) for position, place in enumerate(places)]
-    taken: list[Any] = []
-    for part in filter(None, (part.strip() for part in selection.split(","))):
-        first, colon, last = part.partition(":")
-        if colon and all(not end or end.isdigit() for end in (first, last)):
-            low, high = int(first or 0), int(last) if last else np.inf
-            taken += [place for number, place in numbered if low <= number < high]
-        elif part.isdigit():
-            taken += [place for number, place in numbered if number == int(part)]
-        else:
-            names = {*filters.get(part, [part])}
-            taken += [place for place in places if place.name in names]
-            if not taken:
-                known = f"filters: {', '.join(filters) or 'none'}"
-                raise EpisodeError(
-                    f"{path}: no filter and no episode {part!r} ({known}); give one, or numbers as 0:10,12"
-                )
-    if selection and not taken:
-        raise EpisodeError(f"{path}: none of its {len(places)} episodes is in {selection!r}")
-    wanted = {id(place) for place in taken}
-    return [place for place in places if id(place) in wanted] if selection else places
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+
+    def is_wanted(part: str, number: int, name: str) -> bool:
+        if span := re.fullmatch(r"(\d*):(\d*)", part):
+            return int(span[1] or 0) <= number < float(span[2] or "inf")
+        return number == int(part) if part.isdigit() else name in filters.get(part, [part])
+
+    numbered = [(place, getattr(place, "number", position)) for position, place in enumerate(places)]
+    found = [place for place, number in numbered if any(is_wanted(part, number, place.name) for part in parts)]
+    found = found if selection else places
+    if not found:
+        known = f"give numbers as 0:10,12, or a filter ({', '.join(filters) or 'there is none'})"
+        what = f"none of its {len(places)} episodes is in {selection!r}; {known}" if places else "no demonstrations"
+        raise EpisodeError(f"{path}: {what}")
+    return found
 
 
 def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None = None) -> Source:
@@ -408,29 +350,27 @@ def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None
 def kind_of(path: str | Path) -> str:
     """The format of a file or folder. Raises EpisodeError: it is none of those in `READERS`."""
     path = Path(path)
-    if not path.exists():
-        raise EpisodeError(f"{path}: no such file or folder")
-    if path.is_dir() and (path / "meta" / "info.json").exists():
-        return "lerobot"
-    if path.is_dir() and (path / "features.json").exists():
-        return "rlds"
-    suffixes = {file.suffix.lower() for file in (path.iterdir() if path.is_dir() else [path])}
+    for file, kind in (("meta/info.json", "lerobot"), ("features.json", "rlds")):
+        if (path / file).exists():
+            return kind
+    there = path.iterdir() if path.is_dir() else [path] if path.exists() else []
+    suffixes = {file.suffix.lower() for file in there}
     for kind, known in SUFFIXES.items():
         if suffixes & {*known}:
             return kind
+    formats = f"no file or folder of {', '.join(known[0] for known in SUFFIXES.values())}"
+    what = f"{formats}, no LeRobot dataset (meta/info.json) and no RLDS dataset (features.json)"
     if versions := sorted(file.parent for file in path.glob("*/features.json")):
-        raise EpisodeError(f"{path} holds datasets; give one of them, as {versions[-1]}")
-    raise EpisodeError(
-        f"{path} is no file or folder of {', '.join(known[0] for known in SUFFIXES.values())}, no LeRobot dataset "
-        "(meta/info.json) and no RLDS dataset (features.json)"
-    )
+        what = f"a folder of datasets; give one of them, as {versions[-1]}"
+    raise EpisodeError(f"{path}: {what if path.exists() else 'no such file or folder'}")
 
 
 def files_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
-    """A file itself, or the files of a folder with one of these suffixes, by name."""
+    """A file itself, or the files of a folder with one of these suffixes, by name; episode_10 behind episode_2."""
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.name[0] != ".")
+    found = [file for file in path.iterdir() if file.suffix.lower() in suffixes and file.name[0] != "."]
+    return sorted(found, key=lambda file: natural(file.name))
 
 
 def natural(name: str) -> list[Any]:
@@ -441,15 +381,14 @@ def natural(name: str) -> list[Any]:
 def content_digest(path: str | Path) -> str:
     """SHA-256 over a file, or over the files of a folder and their names; of films only names and sizes."""
     path, total = Path(path), hashlib.sha256()
-    files = sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
-    for file in files:
+    for file in sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()):
         own = file.relative_to(path)
         if any(part.startswith(".") for part in own.parts):
             continue
         total.update(str(own).encode() + b"\0")
         if file.suffix.lower() in FILMS:
             total.update(str(file.stat().st_size).encode())
-            continue
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

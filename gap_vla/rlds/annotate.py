@@ -30,20 +30,6 @@ def with_rho(episode: Episode, annotator: Annotator) -> Episode:
     return annotator.annotate([episode], workers=1).apply([episode])[0]
 
 
-class AnnotatedSource(Source):
-    """`source` with ρ, which is found when an episode is read, by the process that reads it."""
-
-    def __init__(self, source: Source, annotator: Annotator) -> None:
-        self.kind, self.path, self.fields = source.kind, source.path, source.fields
-        self._source, self._annotator = source, annotator
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        return with_rho(self._source.read(index, images=images), self._annotator)
-
-
 @dataclasses.dataclass(frozen=True)
 class Annotated:
     """What `annotate_source` wrote: the copy, the folder of its annotator, the labels, and the source."""
@@ -82,8 +68,8 @@ def annotate_source(
         overwrite: replace an earlier copy once the new one is complete.
     """
     sources = [source.path, *([annotator] if annotator else [])]
-    out = claim(out, overwrite=overwrite, kind=source.OUTPUT, sources=sources)
-    saved = out / "annotator" if source.OUTPUT else out.with_name(f"{out.name}.annotator")
+    out = claim(out, overwrite=overwrite, kind=source.output, sources=sources)
+    saved = out / "annotator" if source.output else out.with_name(f"{out.name}.annotator")
     annotation = annotation_of(
         source, method=method, seed=seed, options=options, annotator=annotator, extra=extra, workers=workers
     )

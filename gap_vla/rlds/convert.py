@@ -19,20 +19,21 @@ from gap_vla.core.files import claim, file_lock, mark, put, read_json, remove, w
 from gap_vla.core.identity import differences, digest, in_words, plain
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
-from gap_vla.demos.source import Source
-from gap_vla.rlds.annotate import AnnotatedSource, annotation_of, spread
-from gap_vla.rlds.records import dataset_metadata
+from gap_vla.demos.source import Labels, Source
+from gap_vla.rlds.annotate import annotation_of, spread
 from gap_vla.rlds.shards import (
     SCHEMA_VERSION,
     Runner,
     ShardJob,
     content_hash,
     features_of,
+    labelled,
     layout_of,
     plan_shards,
     plan_splits,
     write_shard,
 )
+from gap_vla.rlds.source import dataset_metadata
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, save_statistics
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probabili
 
 _WORTH_PROCESSES = 256 * 2**20
 """Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
-
-Labels = Sequence[Mapping[str, np.ndarray]]
 
 
 def build_dataset(
@@ -98,7 +97,7 @@ def build_dataset(
     if _is_made(path, _settings(name, version, val_fraction, data), overwrite, source):
         return path
     print(source.account(), flush=True)
-    labels: Labels | None = None
+    labels: Sequence[Labels] | Annotator | None = fitted
     made: Annotation | Annotator | None = fitted
     if fitted is None and method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
@@ -110,10 +109,10 @@ def build_dataset(
         else:
             some = (source.read(train[i], images=False) for i in spread(len(train), fit_episodes))
             annotation = phases.annotate(some, **how, **(options or {}))
-            made = fitted = annotation.annotator
+            made = labels = annotation.annotator
         print(*describe(annotation.report), sep="\n", flush=True)
     return write_rlds(
-        source if fitted is None else AnnotatedSource(source, fitted),
+        source,
         data_dir,
         name,
         version=version,
@@ -136,7 +135,7 @@ def write_rlds(
     val_fraction: float = 0.1,
     annotator: Annotation | Annotator | None = None,
     identity: Mapping[str, Any] | None = None,
-    labels: Labels | None = None,
+    labels: Sequence[Labels] | Annotator | None = None,
     workers: int = 1,
     overwrite: bool = False,
     runner: Runner | None = None,
@@ -151,7 +150,8 @@ def write_rlds(
         val_fraction: share of episodes in the split `val`, chosen evenly over the sequence.
         annotator: what computed ρ; it is saved in `annotator/`, and its identity in `metadata.json`.
         identity: what the data are made from. Default: `source.identity()`, or a hash of the episodes in memory.
-        labels: `rho` and `change_point` per episode (`Annotation.labels`), for sources that do not carry them.
+        labels: `rho` and `change_point` per episode (`Annotation.labels`), or the annotator that finds them when an
+            episode is written, for sources that do not carry them.
         workers: processes that write shards (only for sources on disk; a list is written in this process).
         overwrite: replace an existing different dataset.
         runner: runs the shard jobs elsewhere (see `gap_vla.rlds.shards.run_on_beam`).
@@ -179,8 +179,7 @@ def write_rlds(
             remove(partial)
             partial.mkdir()
             write_json(begun, settings)
-        first = episodes[0].validate()
-        first = first.replace(**labels[0]) if labels is not None else first
+        first = labelled(episodes[0].validate(), labels, 0)
         jobs = _write_shards(episodes, labels, first, partial, settings, workers, runner)
         accounts = {split: [np.load(job.account) for job in of_split] for split, of_split in jobs.items()}
         _describe(partial, settings, features_of(layout_of(first)), accounts)
@@ -222,7 +221,7 @@ def _is_made(path: Path, settings: Mapping[str, Any], overwrite: bool, source: S
 
 def _write_shards(
     episodes: Sequence[Episode],
-    labels: Labels | None,
+    labels: Sequence[Labels] | Annotator | None,
     first: Episode,
     partial: Path,
     settings: Mapping[str, Any],
@@ -237,9 +236,10 @@ def _write_shards(
         shards, splits[split] = plan_shards(indices, size), []
         for i, shard in enumerate(shards):
             path = partial / f"{settings['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
-            own = tuple(labels[j] for j in shard) if labels is not None else None
-            job = ShardJob(episodes, shard, own, layout, path)
-            if not isinstance(episodes, Source):  # a job is sent with its own episodes alone
+            own = [labels[j] for j in shard] if isinstance(labels, Sequence) else labels
+            if isinstance(episodes, Source):
+                job = ShardJob(episodes, shard, own, layout, path)
+            else:  # a job is sent with its own episodes alone
                 job = ShardJob([episodes[j] for j in shard], tuple(range(len(shard))), own, layout, path)
             splits[split].append(job)
     jobs = [job for of_split in splits.values() for job in of_split]

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,11 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
 from gap_vla.core.files import replacing
 from gap_vla.core.identity import differences, in_words, plain
+from gap_vla.demos.source import Labels
+from gap_vla.rlds.annotate import with_rho
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotator
 
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
@@ -106,13 +111,14 @@ def content_hash(episodes: Sequence[Episode]) -> str:
 class ShardJob:
     """The episodes `indices` of `source`, to become the file `path` of an unfinished dataset.
 
-    A job is small enough to be sent to a process or a Beam worker. `labels` (`rho` and `change_point` per episode) are
-    apart from the source, so that images are read once, where they are written; None: the source has them, or none.
+    A job is small enough to be sent to a process or a Beam worker. `labels`, one an episode, are apart from the source,
+    so that pictures are read once, where they are written. They may be the annotator that finds them there; None: the
+    source has them, or none.
     """
 
     source: Sequence[Episode]
     indices: tuple[int, ...]
-    labels: tuple[Mapping[str, np.ndarray], ...] | None
+    labels: Sequence[Labels] | Annotator | None
     layout: Mapping[str, tuple[int, ...]]
     path: Path
 
@@ -120,6 +126,13 @@ class ShardJob:
     def account(self) -> Path:
         """What was written, once it is: bytes of the records, and states, actions and lengths of the episodes."""
         return self.path.with_name(f"{self.path.name}.npz")
+
+
+def labelled(episode: Episode, labels: Sequence[Labels] | Annotator | None, position: int) -> Episode:
+    """The episode with its labels."""
+    if isinstance(labels, Sequence):
+        return episode.replace(**labels[position])
+    return episode if labels is None else with_rho(episode, labels)
 
 
 Runner = Callable[[list[ShardJob]], Any]
@@ -162,10 +175,8 @@ def write_shard(job: ShardJob) -> Path:
     with replacing(job.path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for position, index in enumerate(job.indices):
-                episode = job.source[index]
-                if job.labels is not None:
-                    episode = episode.replace(**job.labels[position])
-                if changed := differences(job.layout, layout_of(episode.validate())):
+                episode = labelled(job.source[index], job.labels, position).validate()
+                if changed := differences(job.layout, layout_of(episode)):
                     raise EpisodeError(f"{episode.name} is unlike the first episode ({in_words(changed)})")
                 record = serializer.get_tf_example(encode(episode)).SerializeToString(deterministic=True)
                 writer.write(record)

@@ -1,13 +1,18 @@
-"""Any RLDS dataset as a `Source` of episodes, and a copy of it with labels."""
+"""Any RLDS dataset, as TFDS describes it, as a `Source` of episodes; and a copy of it with labels.
+
+TFDS describes and parses; the bytes of one record are found by the lengths that stand before each, so that an episode
+in the middle of a shard is read without those before it. TensorFlow is imported on first use.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +21,13 @@ import numpy as np
 from gap_vla.core.columns import DELTA, POSE, Columns
 from gap_vla.core.episode import LABELS
 from gap_vla.core.errors import EpisodeError
-from gap_vla.core.files import mark, replacing, write_json
+from gap_vla.core.files import mark, read_json, replacing, write_json
+from gap_vla.core.identity import flat
 from gap_vla.demos.arrays import as_text
 from gap_vla.demos.fields import Fields, explicit
-from gap_vla.demos.source import ArraySource, Labels, Place, Recording
-from gap_vla.rlds.records import Records, Version, dataset_hash, dataset_metadata, decode_pictures, is_picture
+from gap_vla.demos.source import Labels, Place, Recording, Source
+
+DESCRIPTION = ("dataset_info.json", "features.json", "metadata.json")
 
 INSTRUCTIONS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
 """Step fields of the instruction; the first one that is not blank counts."""
@@ -29,15 +36,44 @@ MISSING = "missing_cameras"
 """Key of an episode's metadata: cameras that it has no pictures of, by the dataset's flags such as `has_image_1`."""
 
 
+def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
+    """What a dataset of gap_vla says of itself: `identity`, `identity_hash`, `annotator`, `columns`; of others {}."""
+    path = Path(version_dir) / "metadata.json"
+    metadata = read_json(path) if path.exists() else {}
+    ours = isinstance(metadata, dict) and ("identity_hash" in metadata or "labelled_from" in metadata)
+    return metadata if ours else {}
+
+
+def dataset_hash(version_dir: str | Path) -> str:
+    """Identifies a dataset by its description: features, records and bytes of each split, what it was made from.
+
+    Its records are not read. Delete what was made of a dataset (its store) after editing records by hand.
+    """
+    require_version(Path(version_dir))
+    total = hashlib.sha256()
+    for path in (Path(version_dir) / name for name in DESCRIPTION):
+        total.update(path.name.encode() + (path.read_bytes() if path.exists() else b""))
+    return total.hexdigest()[:16]
+
+
+def require_version(version_dir: Path) -> None:
+    """Raises EpisodeError: the folder is not that of one finished dataset version."""
+    for needed in DESCRIPTION[:2]:
+        if not (version_dir / needed).exists():
+            raise EpisodeError(f"{version_dir}: no {needed}; give a dataset version, such as data/threading/1.0.0")
+
+
 @dataclasses.dataclass(frozen=True)
 class Record(Place):
-    """An episode of a dataset; `file` is the dataset's folder."""
+    """An episode of a dataset, `number` in its split, `position` in its shard; `file` is the dataset's folder."""
 
     split: str
     number: int
+    shard: Path
+    position: int
 
 
-class RLDS(ArraySource):
+class RLDS(Source):
     """The episodes of an RLDS dataset, those of one split behind those of another.
 
     Arrays are step fields by their path, as `observation/state`; what `observation/` holds needs no more than its own
@@ -50,7 +86,6 @@ class RLDS(ArraySource):
     """
 
     kind = "rlds"
-    OUTPUT = "dataset"
     STATES = ("observation/proprio", "observation/state")
     ACTIONS = ("action",)
     INSIDE = ("observation/",)
@@ -72,14 +107,18 @@ class RLDS(ArraySource):
         """The split of each episode."""
         return [place.split for place in self.places]
 
-    def find(self) -> tuple[list[Place], dict[str, list[str]]]:
-        names = {split: [f"{split}[{i}]" for i in range(count)] for split, count in self.version.counts.items()}
-        places = [Record(self.path, name, split, i) for split in names for i, name in enumerate(names[split])]
-        return list(places), names
+    def find(self) -> tuple[list[Record], dict[str, list[str]]]:
+        places = []
+        filters: dict[str, list[str]] = {}
+        for split, shards in self.version.shards.items():
+            parts = [(shard, position) for shard, count in shards for position in range(count)]
+            filters[split] = [f"{split}[{number}]" for number in range(len(parts))]
+            places += [Record(self.path, filters[split][n], split, n, *part) for n, part in enumerate(parts)]
+        return places, filters
 
     @contextlib.contextmanager
-    def recording(self, place: Any) -> Iterator[Recording]:
-        arrays = StepFields(self.version, place.split, place.number, self.fields.image_size)
+    def recording(self, place: Record) -> Iterator[Recording]:
+        arrays = StepFields(self.version, place, self.fields.image_size)
         about = arrays.about
         names = {key: as_text(about[key]) for key in ("episode_id", "file_path") if about.get(key)}
         metadata: dict[str, Any] = {**names, **arrays.extra}
@@ -108,14 +147,18 @@ class RLDS(ArraySource):
         settings = {**made_from, **made_from.get("demos", {})}
         return {key: settings[key] for key in ("task", "variant", "camera") if key in settings}
 
+    @property
+    def output(self) -> str:
+        return "dataset"
+
     def identity(self) -> dict[str, Any]:
         return {"kind": self.kind, "fields": explicit(self.fields), "content": dataset_hash(self.path)}
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Writes the dataset's version `out`: each record as it is, with `steps/rho` and `steps/change_point`."""
-        if len(self) != sum(self.version.counts.values()):
+        if len(self) != len(self.find()[0]):
             raise EpisodeError(f"{self.path}: a copy holds all episodes; leave out the selection of episodes")
-        shards = {split: [file for file, _ in self.version.shards(split)] for split in self.version.counts}
+        shards = {split: [file for file, _ in files] for split, files in self.version.shards.items()}
         rewritten = {file.name for files in shards.values() for file in files}
         with replacing(out) as new:
             new.mkdir()
@@ -148,41 +191,156 @@ class RLDS(ArraySource):
         write_json(new / "metadata.json", {**metadata, "annotator": dict(annotator), "labelled_from": before})
 
     def _pose_of_0_2(self) -> Columns:
-        first = self.places[0]
-        unit = StepFields(self.version, first.split, first.number).extra.get("opening_unit")
+        unit = StepFields(self.version, self.places[0]).extra.get("opening_unit")
         return Columns.parse("position quat_wxyz gripper_01:2") if unit == "1" else POSE
 
 
 class StepFields(Mapping[str, Any]):
-    """The step fields of one episode by their path, stacked; pictures are decoded when they are asked for."""
+    """The step fields of one episode by their path, stacked; pictures are decoded when they are asked for.
 
-    def __init__(self, version: Version, split: str, number: int, size: tuple[int, int] | None = None) -> None:
+    Attributes:
+        about: the fields of `episode_metadata`.
+        extra: what our datasets hold of an episode's metadata beside its name and file.
+    """
+
+    def __init__(self, version: Version, place: Record, size: tuple[int, int] | None = None) -> None:
         self._version, self._size = version, size
-        self._stored = version.episode(split, number)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The fields of `episode_metadata`."""
-        prefix = "episode_metadata/"
-        return {path.removeprefix(prefix): value for path, value in self._stored.items() if path.startswith(prefix)}
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        """What our datasets hold of an episode's metadata beside its name and file."""
-        return json.loads(as_text(self.about.get("extra_json")) or "{}")  # type: ignore[no-any-return]
+        self._stored, prefix = version.episode(place.shard, place.position), "episode_metadata/"
+        self._names = [name for name in version.steps if f"steps/{name}" in self._stored]
+        self.about = {key.removeprefix(prefix): one for key, one in self._stored.items() if key.startswith(prefix)}
+        self.extra: dict[str, Any] = json.loads(as_text(self.about.get("extra_json")) or "{}")
 
     def __getitem__(self, name: str) -> Any:
         value = self._stored[f"steps/{name}"]
         return decode_pictures(value, self._size) if is_picture(self._version.steps[name]) else value
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._version.steps)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._version.steps)
+        return len(self._names)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._version.steps
+
+# How TFDS stores it
+
+
+class Version:
+    """A dataset version on disk.
+
+    Attributes:
+        path: its folder, e.g. `data/threading/1.0.0`.
+        steps: field of a step (`observation/state`) to its TFDS feature.
+        stored: every field of a record (`steps/action`, `episode_metadata/success`) to how it is stored.
+        shards: split to its files, each with its number of episodes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        require_version(self.path)
+        _require_tfds_features(self.path / "features.json")
+        import tensorflow_datasets as tfds
+
+        info = tfds.builder_from_directory(str(self.path)).info
+        steps = dict(info.features.items()).get("steps")
+        if not isinstance(steps, tfds.features.Dataset):
+            raise EpisodeError(f"{self.path}: no Dataset 'steps' among the features; this is not RLDS")
+        self.steps: dict[str, Any] = dict(sorted(flat(steps.feature, separator="/")))
+        self.stored: dict[str, Any] = dict(flat(info.features.get_serialized_info(), separator="/"))
+        self.shards = {
+            name: [(Path(str(file)), count) for file, count in zip(split.filepaths, split.shard_lengths)]
+            for name, split in info.splits.items()
+        }
+
+    def episode(self, shard: Path, position: int) -> dict[str, Any]:
+        """The `stored` fields of one episode, those of steps stacked; what the record lacks is left out.
+
+        Pictures stay encoded (`decode_pictures`).
+        """
+        from tensorflow_datasets.core.example_parser import ExampleParserNp
+
+        parsed = ExampleParserNp(self.stored).parse_example(self._records(shard)[position])
+        found = dict(flat(parsed, separator="/"))
+        for path in found:
+            feature: Any = self.steps.get(path.removeprefix("steps/"))
+            packed = np.dtype(self.stored[path].np_dtype).kind == "O"  # as bytes, or by zlib
+            if packed and type(feature).__name__ == "Tensor":
+                found[path] = np.stack([feature.decode_example_np(row) for row in found[path]])
+        return found
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  a version lives as long as its reader
+    def _records(self, shard: Path) -> Records:
+        return Records(shard)
+
+
+class Records:
+    """The records of one TFRecord file, by number."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._places: list[int] = []
+        place, size = 0, file.stat().st_size
+        with open(file, "rb") as stream:
+            while place < size:
+                self._places.append(place)
+                stream.seek(place)
+                # length (8 bytes), its checksum (4), the record, its checksum (4)
+                place += 16 + int.from_bytes(stream.read(8), "little")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> bytes:
+        """One record. Raises EpisodeError: its checksum differs, or it is cut off, or not there."""
+        import tensorflow as tf
+
+        try:
+            return self._reader.read(self._places[index])[0]  # type: ignore[no-any-return]
+        except (tf.errors.DataLossError, IndexError):
+            raise EpisodeError(f"{self.file}, record {index} is damaged or lacking; copy the file again") from None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        from tensorflow.python.lib.io.tf_record import tf_record_random_reader
+
+        return tf_record_random_reader(str(self.file))
+
+
+def is_picture(feature: Any) -> bool:
+    """Whether a field of steps is pictures in colour."""
+    return type(feature).__name__ == "Image" and feature.shape[-1] == 3 and feature.np_dtype == np.uint8
+
+
+def decode_pictures(encoded: Iterable[bytes], size: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8[T, h, w, 3] from PNG or JPEG; resized to (height, width) by Lanczos with antialiasing, as upstream does."""
+    import tensorflow as tf
+
+    frames = np.stack([tf.io.decode_image(one, channels=3, expand_animations=False).numpy() for one in encoded])
+    if size is None or frames.shape[1:3] == tuple(size):
+        return frames
+    small = tf.image.resize(frames, size, method="lanczos3", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8).numpy()  # type: ignore[no-any-return]
+
+
+def _require_tfds_features(file: Path) -> None:
+    """Raises EpisodeError: TFDS would import a feature's module that is none of its own."""
+    for name in _class_names(read_json(file)):
+        if not name.startswith("tensorflow_datasets."):
+            raise EpisodeError(f"{file}: a feature of class {name!r:.80}; only those of tensorflow_datasets are read")
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if key in ("pythonClassName", "python_class_name", "type") and isinstance(part, str):
+            yield part
+        yield from _class_names(part)
 
 
 def cameras_named(pictures: Sequence[str]) -> dict[str, str]:

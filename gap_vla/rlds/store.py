@@ -24,8 +24,7 @@ from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.demos.fields import Fields, explicit
-from gap_vla.rlds.records import dataset_hash, dataset_metadata
-from gap_vla.rlds.source import MISSING, RLDS
+from gap_vla.rlds.source import MISSING, RLDS, dataset_hash, dataset_metadata
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
 
 STORE_VERSION = 3

@@ -149,6 +149,32 @@ def test_encoded_pictures_are_decoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source[0].images["image_primary"], e.images["image_primary"])
 
 
+def test_a_picture_that_cannot_be_decoded_is_named_by_camera_and_step(tmp_path: Path) -> None:
+    e = make_episode(0)
+    for odd in (b"no picture", png(e.images["image_primary"][0, :5])):
+        frames = [png(frame) for frame in e.images["image_primary"]]
+        frames[4] = odd
+        path = dump(tmp_path / f"{len(odd)}.pkl", {"state": e.proprio, "action": e.action, "camera": frames})
+        source = open_source(path, Fields(images={"image_wrist": "camera"}))
+        with pytest.raises(EpisodeError, match=r"image_wrist.*step 4"):
+            source.read(0)
+
+
+def test_files_are_read_in_numeric_order(tmp_path: Path) -> None:
+    for i in (10, 9, 1):
+        np.savez(tmp_path / f"traj_{i}.npz", **arrays(i))
+    assert [e.metadata["episode_id"] for e in open_source(tmp_path, GAP)] == ["traj_1", "traj_9", "traj_10"]
+
+
+def test_a_preset_of_another_width_describes_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "aloha.npz", state=np.ones((9, 14)), action=np.ones((9, 14)))
+    source = open_source(tmp_path, Fields(layout="bridge"))
+    assert source.columns is None and source.action_columns is None
+    assert "--columns" in source.account() and "bridge" in source.account()
+    with pytest.raises(EpisodeError, match="--columns"):
+        _ = source[0].arms
+
+
 def test_formats_are_recognised(tmp_path: Path, folder: Path) -> None:
     assert kind_of(folder) == "npz"
     assert kind_of(write_robomimic(tmp_path / "d.h5", [make_episode(0)])) == "robomimic_hdf5"

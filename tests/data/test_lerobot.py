@@ -13,8 +13,7 @@ import pytest
 
 from gap_vla.core.errors import EpisodeError
 from gap_vla.demos import Fields, open_source
-from gap_vla.demos.films import film_frames
-from gap_vla.demos.lerobot import LeRobot
+from gap_vla.demos.lerobot import LeRobot, film_frames
 from tests.helpers.demonstrations import assert_equal, smooth_frames, write_film, write_lerobot
 
 HERE = Path(__file__).parent
@@ -185,10 +184,10 @@ def test_a_film_may_be_a_little_longer_shorter_or_later(tmp_path: Path, more: in
 
 def test_a_frame_is_found_by_its_time(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mp4", smooth_frames(40), 10)
-    found, missing = film_frames(tmp_path / "a.mp4", 9, 10, start=2.1)
+    found, missing = film_frames(tmp_path / "a.mp4", 9, 10, starts=[2.1])
     np.testing.assert_allclose(found, smooth_frames(40)[21:30], atol=4)
     assert not missing
-    slower, _ = film_frames(tmp_path / "a.mp4", 10, 5, start=1.0)  # every second frame
+    slower, _ = film_frames(tmp_path / "a.mp4", 10, 5, starts=[1.0])  # every second frame
     np.testing.assert_allclose(slower, smooth_frames(40)[10:30:2], atol=4)
 
 

@@ -19,9 +19,8 @@ from gap_vla.phases import load_annotator
 from gap_vla.rlds import shards
 from gap_vla.rlds.annotate import with_rho
 from gap_vla.rlds.convert import build_dataset, dry_run, write_rlds
-from gap_vla.rlds.records import dataset_metadata
 from gap_vla.rlds.shards import ShardJob, plan_shards, plan_splits, write_shard
-from gap_vla.rlds.source import RLDS
+from gap_vla.rlds.source import RLDS, dataset_metadata
 from tests.helpers.demonstrations import assert_equal, make_episode, write_robomimic
 
 

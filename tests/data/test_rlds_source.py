@@ -19,8 +19,7 @@ from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import Source, open_source
 from gap_vla.rlds.annotate import annotate_source, show_episode, write_report
 from gap_vla.rlds.loader import WindowLoader
-from gap_vla.rlds.records import dataset_metadata
-from gap_vla.rlds.source import MISSING, RLDS
+from gap_vla.rlds.source import MISSING, RLDS, dataset_metadata
 from gap_vla.rlds.store import EpisodeStore
 from tests.helpers.demonstrations import make_episode, write_robomimic
 from tests.helpers.layouts import write_foreign
