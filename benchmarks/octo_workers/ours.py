@@ -26,8 +26,8 @@ from gap_vla.octo.model import OctoModel
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, join_frozen, split_frozen
 from gap_vla.octo.parameters import parameter_shapes
-from gap_vla.training.packing import Adam, Packing
-from gap_vla.training.step import TrainState, TrainStep
+from gap_vla.training.packing import Packing
+from gap_vla.training.step import Adam, TrainState, TrainStep
 
 
 class Ours:

@@ -213,9 +213,9 @@ def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> Non
         measured: dict[str, Any] = {}
         if "predict" in what and cell.arm.name == "vision":
             from experiments.looks.predictors import predictors
-            from gap_vla.training.stages import open_store, stages_of
+            from gap_vla.training.data import Stages
 
-            store = open_store(cell.config, stages_of(cell.config))
+            store = Stages(cell.config).open()
             measured["predictors"] = json.dumps(predictors(cell.config, store))
         if "probe" in what:
             run = Run.read(run_directory(cell))

@@ -20,9 +20,9 @@ from experiments.tables.tables import IN, OUT, Arm, Block, Table
 from gap_vla.core.config import merge
 from gap_vla.core.identity import commit
 from gap_vla.sim import task_spec
+from gap_vla.training.data import versions
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run_directory import of_result, read_metrics
-from gap_vla.training.stages import versions
 from gap_vla.training.torch import SmallConfig
 
 ROLLOUTS = 100
@@ -128,10 +128,10 @@ def run_directory(cell: Cell) -> Path:
 def train(cell: Cell, machine: str) -> dict[str, Any]:
     """Runs every stage of a cell, or goes on where it was stopped, and returns its row of `results/cells.csv`."""
     from gap_vla.report.comparison import read_rollouts
-    from gap_vla.training.run import finetune
+    from gap_vla.training.run import TrainingRun
 
     started, resumed = time.monotonic(), run_directory(cell).exists()
-    summary = finetune(cell.config, resume=True, wait=True)
+    summary = TrainingRun(cell.config).to_the_end(resume=True)
     seconds = sum(summary["seconds"].values()) if resumed else time.monotonic() - started
     rollouts: dict[str, Any] = {}
     for variant, found in read_rollouts(summary).items():

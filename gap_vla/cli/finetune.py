@@ -47,7 +47,7 @@ def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> No
         if options.dry_run:
             print(run.dry_run())
         elif options.collect_only:
-            run.collect()
+            run.stages.collect()
         else:
             answer |= run.to_the_end(options.resume)
             print(run.report(answer))

@@ -37,7 +37,7 @@ class SmallWindows:
         vision, proprio: which inputs the policy has.
 
     Attributes:
-        data_hash, statistics: of the store.
+        statistics: of the store.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SmallWindows:
             rho=False,
             language=False,
         )
-        self.data_hash, self.statistics = store.source_hash, store.statistics
+        self.statistics = store.statistics
         self._data = store.split(split)
         self.rho = np.asarray(rho, np.float32)
         # of measurements: the dataset's own ρ, whatever ρ a method trains with

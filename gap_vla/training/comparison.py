@@ -7,17 +7,18 @@ comparison can be stopped at any moment and continued.
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import INTERRUPTED, USER_ERROR, ConfigError, UserError, message_of
+from gap_vla.core.errors import ConfigError, UserError, message_of
 from gap_vla.core.files import write_json
 from gap_vla.core.identity import digest
 from gap_vla.training.config import Experiment
-from gap_vla.training.run import TrainingRun, finetune
+from gap_vla.training.run import TrainingRun
 from gap_vla.training.run_directory import of_result
 
 
@@ -36,8 +37,7 @@ def compare_methods(
 ) -> tuple[str, list[str], dict[str, Any]]:
     """Runs the missing cells and renders the table after each.
 
-    A cell that fails is recorded as failed with its reason, and the others go on. One that another process is at work
-    on is waited for.
+    A cell that fails is recorded as failed with its reason, and the others go on.
 
     Returns:
         The final table of these cells as text, the names of those that failed, and the table as numbers (empty while
@@ -53,49 +53,41 @@ def compare_methods(
     }
     out = comparison_directory(config)
     for run in runs.values():  # before the first of them begins
-        if not run.directory.complete_with(run.config.to_dict()):
+        if not complete(run):
             run.validate()
-    failures: list[dict[str, str]] = []
+    failures: dict[str, dict[str, str]] = {}
     text, content = "", dict[str, Any]()
     for number, (name, run) in enumerate(runs.items(), 1):
-        complete = run.directory.complete_with(run.config.to_dict())
-        state = f"{'finished before' if complete else 'running'} ({run.directory.path})"
-        print(f"cell {number}/{len(runs)}: {name}: {state}", flush=True)
-        if not complete and (error := _run_in_a_process(run.config)):
-            failures.append({"cell": name, "run": str(run.directory.path), "error": error})
+        state = "finished before" if complete(run) else "running"
+        print(f"cell {number}/{len(runs)}: {name}: {state} ({run.directory.path})", flush=True)
+        if not complete(run) and (error := _run_in_a_process(run.config)):
+            failures[name] = {"cell": name, "run": str(run.directory.path), "error": error}
             print(f"cell {number}/{len(runs)} failed: {error}", flush=True)
-        finished = [r.directory.summary for r in runs.values() if r.directory.complete_with(r.config.to_dict())]
-        write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
+        finished = [run.directory.summary for run in runs.values() if complete(run)]
+        write_json(out / "cells.json", {"finished": [*map(str, finished)], "failed": [*failures.values()]})
         if finished:
-            text, content = render(finished, out, [failure["cell"] for failure in failures])
-    return text, [failure["cell"] for failure in failures], content
+            text, content = render(finished, out, [*failures])
+    return text, [*failures], content
+
+
+def complete(run: TrainingRun) -> bool:
+    """Whether a cell is finished."""
+    return run.directory.complete_with(run.config.to_dict())
 
 
 def _run_in_a_process(config: Experiment) -> str:
     """Runs one cell with memory of its own; returns what went wrong, if anything."""
-    context = get_context("spawn")
-    answers, theirs = context.Pipe(duplex=False)
-    cell = context.Process(target=_cell, args=(config, theirs))
-    cell.start()
-    theirs.close()
-    kept = "finished and started cells are kept, the same command goes on"
     try:
-        cell.join()
-    except KeyboardInterrupt:
-        cell.join()  # a terminal's Ctrl-C reaches it too, and it saves its state
-        raise KeyboardInterrupt(kept) from None
-    if cell.exitcode == INTERRUPTED:
-        raise KeyboardInterrupt(kept)
-    if not cell.exitcode:
-        return ""
-    return answers.recv() if answers.poll() else f"it ended with status {cell.exitcode}"
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            process.submit(_run, config).result()
+    except KeyboardInterrupt:  # a terminal's Ctrl-C reaches the cell too, and it has saved its state
+        raise KeyboardInterrupt("finished and started cells are kept, the same command goes on") from None
+    except Exception as error:
+        if not isinstance(error, UserError | OSError):
+            traceback.print_exception(error)
+        return message_of(error)
+    return ""
 
 
-def _cell(config: Experiment, answers: Connection) -> None:
-    try:
-        finetune(config, resume=True, wait=True)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except (UserError, OSError) as error:
-        answers.send(message_of(error))
-        raise SystemExit(USER_ERROR) from None
+def _run(config: Experiment) -> None:
+    TrainingRun(config).to_the_end(resume=True)

@@ -176,7 +176,7 @@ class EvalConfig:
 
     def layouts(self) -> list[Layouts]:
         """Where the policy is rolled out."""
-        raise NotImplementedError
+        return []
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -267,7 +267,8 @@ class Experiment(abc.ABC):
 
     @abc.abstractmethod
     def check_model(self) -> None:
-        """Checks weights and devices before any work begins. Raises ConfigError: they are not there, or do not fit."""
+        """Checks weights and devices before any work begins. Raises OSError or ConfigError: they are not there, or do
+        not fit."""
 
     def trainer(self) -> Any:
         """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""

@@ -17,31 +17,22 @@ from typing import Any
 from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
 
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
 _joined = False
 
 
 def join_hosts() -> bool:
-    """Joins the hosts that the environment names, before the first array is made; False if it names none.
-
-    Raises:
-        ConfigError: only some of the three variables are set.
-    """
-    given = [os.environ.get(name, "") for name in VARIABLES]
-    if not any(given):
-        return False
-    if not all(given):
-        missing = ", ".join(name for name, value in zip(VARIABLES, given) if not value)
-        raise ConfigError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
-    import jax
-
-    if not jax.distributed.is_initialized():
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+    """Joins the hosts that the environment names, before the first array is made; False if it names none."""
     global _joined
-    _joined = True
-    return True
+    if address := os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        import jax
+
+        _joined = True
+        if not jax.distributed.is_initialized():
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+            place = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+            jax.distributed.initialize(address, **place)
+    return _joined
 
 
 def is_first_host() -> bool:

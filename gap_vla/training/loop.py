@@ -24,8 +24,7 @@ from gap_vla.core.progress import Progress, duration
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import any_host
-from gap_vla.training.metrics import DivergedError, MetricsWriter
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.run_directory import DivergedError, MetricsWriter, RunDirectory
 
 Observer = Callable[["Trainer", int, Any], None]
 """`observe(trainer, steps done, the last step's batch)`: called as training begins, with None, and after each step."""
@@ -50,15 +49,11 @@ class Trainer(abc.ABC):
         steps: length of the training.
         compiles: whether the first step takes as long as many later ones.
         looks_back: whether a step's loss can be looked at during the next one without slowing that down.
-        reads_instructions: whether the policy does.
-        largest_action: normalised numbers beyond which its head predicts none; None: it has no bound.
     """
 
     steps: int
     compiles: bool = False
     looks_back: bool = True
-    reads_instructions: bool = False
-    largest_action: float | None = None
 
     @classmethod
     @abc.abstractmethod
@@ -77,10 +72,6 @@ class Trainer(abc.ABC):
     @abc.abstractmethod
     def picture(self) -> Mapping[str, Any] | None:
         """The first batch for `gap_vla.drawing.batch`; None where nothing is seen."""
-
-    def facts(self) -> dict[str, float]:
-        """What the run's summary says of the training data."""
-        return {}
 
     @abc.abstractmethod
     def restore(self, folder: Path) -> int:
@@ -139,7 +130,7 @@ def train(
     saved, gathering, started = done, 0.0, time.perf_counter()
     untimed = done  # the last step that the rate leaves out
     met = True  # whether hosts wait for each other after this step anyway
-    pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
+    unseen: tuple[Any, Measured, int] | None = None  # a step that may not be finite
     observe(trainer, done, None)
     with StopRequest() as stop, contextlib.closing(metrics):
         while done < trainer.steps and not any_host(stop.requested, met):
@@ -149,21 +140,21 @@ def train(
             last = done + 1 == trainer.steps
             logged = (done + 1) % rhythm.log_every == 0 or last
             measured = trainer.step(batch, done, measure=logged)
-            if pending and trainer.looks_back:
-                _require_finite(*pending, done, run)
+            if unseen and trainer.looks_back:
+                _require_finite(*unseen, run)
             done += 1
-            pending = (batch, measured)
+            unseen = (batch, measured, done)
             observe(trainer, done, batch)
-            if trainer.compiles and done == first + 1:
-                _require_finite(*pending, done, run)
-                print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
-                progress.close()
-                progress, untimed = Progress("train", trainer.steps, "step", done), done
+            compiled = trainer.compiles and done == first + 1
             saving = done % rhythm.save_every == 0 or last
             validating = done % rhythm.validate_every == 0 or last
             met = logged or saving or validating
-            if met:  # what is not finite is never saved
-                _require_finite(*pending, done, run)
+            if met or compiled:  # what is not finite is never saved
+                _require_finite(*unseen, run)
+            if compiled:
+                print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
+                progress.close()
+                progress, untimed = Progress("train", trainer.steps, "step", done), done
             if logged:
                 values = measured.values()
                 rate = {"train/steps_per_second": progress.rate(done)} if done > untimed else {}
@@ -178,25 +169,28 @@ def train(
                 trainer.save(done)
                 saved = done
     if any_host(done < trainer.steps or stop.requested):
-        if pending and saved < done:
-            _require_finite(*pending, done, run)
+        if unseen and saved < done:
+            _require_finite(*unseen, run)
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
-    resumed = {"resumed_after": first} if first else {}
-    if done == first:
-        return {**held_out, **resumed}
     progress.close()
-    share = gathering / (time.perf_counter() - started)
-    rate = {"steps_per_second": progress.rate(done)} if done > untimed else {}
-    return {**held_out, **resumed, **rate, "data_share": share}
+    found = {**held_out, "resumed_after": first} if first else dict(held_out)
+    if done > first:
+        found["data_share"] = gathering / (time.perf_counter() - started)
+    if done > untimed:
+        found["steps_per_second"] = progress.rate(done)
+    return found
 
 
 def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
     loss, gradient = float(measured.loss), float(measured.gradient_norm)
     if np.isfinite(loss) and np.isfinite(gradient):
         return
-    leaves = ((name, value) for name, value in flat(batch, separator="/") if not isinstance(value, Mapping))
-    arrays: Any = {name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in leaves}
+    arrays: Any = {
+        name: np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+        for name, value in flat(batch, separator="/")
+        if not isinstance(value, Mapping)
+    }
     place = run.path / "bad_batch.npz"
     with replacing(place) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -209,7 +203,7 @@ def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory
 
 
 class StopRequest:
-    """Within this context, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once.
+    """Within this context, the first SIGINT or SIGTERM sets `requested`; a second one does what it does outside.
 
     Outside the main thread signals cannot be caught; there `requested` stays False.
     """
@@ -218,19 +212,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
+        self._outside: dict[int, Any] = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
         self.requested = True
+        self.__exit__()
         print("\nstopping after this step (once more to stop at once) …", flush=True)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+            self._outside = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
+        for number, handler in self._outside.items():
             signal.signal(number, handler)

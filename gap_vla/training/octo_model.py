@@ -29,8 +29,8 @@ from gap_vla.octo.presets import example_batch, published_config, small_config
 from gap_vla.octo.text import DEFAULTS
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.packing import Adam, Packing
-from gap_vla.training.step import TrainState, model_inputs
+from gap_vla.training.packing import Packing
+from gap_vla.training.step import Adam, TrainState, model_inputs
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from gap_vla.core.files import replacing
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
+from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.statistics import normalize
-from gap_vla.rlds.store import EpisodeStore
-from gap_vla.training.data import has_rho, make_loader
+from gap_vla.rlds.store import EpisodeStore, StoreSplit
+from gap_vla.rlds.windows import Batch
+from gap_vla.training.data import has_rho
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
-from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import Built, build, describe, dry_run
-from gap_vla.training.packing import Packing
+from gap_vla.training.octo_model import build, describe, dry_run
+from gap_vla.training.packing import Packing, gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.step import TrainState, TrainStep, counted_entries
 
@@ -39,32 +42,18 @@ LOSSES = ("val/loss", "val/loss_transition", "val/loss_consistent")
 class OctoTrainer(Trainer):
     """The Octo of a configuration.
 
-    Args:
-        built: before the first step.
-        loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
-        held_out: validation batches, which are gone through at every validation.
-        without_rho: datasets; where there is one, transitions of a batch are not known.
-
     Attributes:
+        built: before the first step.
         state: all that a step changes.
         train_step: the compiled step.
     """
 
     compiles = True
 
-    def __init__(
-        self,
-        config: FinetuneConfig,
-        built: Built,
-        loader: Any,
-        held_out: Iterable[Any],
-        without_rho: Sequence[str] = (),
-    ):
-        self._without_rho = without_rho
-        self.config, self.built, self.loader = config, built, loader
-        self.schedule, self.steps = config.schedule, config.train.steps
-        self.reads_instructions = built.model.text_processor is not None
-        self.largest_action = built.model.module.heads["action"].max_action
+    def __init__(self, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()):
+        self.config, self.schedule, self.steps = config, config.schedule, config.train.steps
+        self.loader = make_loader(config, store, "train", train=True, mixture=mixture)
+        self.built = built = build(config, self.loader.peek(), store.statistics)
         self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
         shardings = state_shardings(self.mesh, built.state)
         self.state = place_state(built.state, shardings)
@@ -80,22 +69,19 @@ class OctoTrainer(Trainer):
             shardings=shardings if self.mesh.size > 1 else None,
             quick=config.train.steps <= SHORT_RUN,
         )
-        actions = built.model.dataset_statistics["action"]
+        actions = store.statistics["action"]
         mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
         self._validation_step = make_validation_step(built.model.module, built.packing, mean)
-        self._held_out = held_out
+        self._held_out = make_loader(config, store, "val", train=False) if "val" in store.splits else ()
+        names = [config.data.rlds or "the main dataset", *(path for path, _ in config.data.mixture)]
+        self._without_rho = [name for name, one in zip(names, (store, *mixture)) if not has_rho(one)]
         self._states: ocp.CheckpointManager | None = None
         self._batches: Iterator[Any] | None = None
         self._compiled = False
 
     @classmethod
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
-        loader = make_loader(config, store, "train", train=True, mixture=mixture)
-        built = build(config, loader.peek(), store.statistics)
-        read = {config.data.rlds or "the main dataset": store, **dict(zip(dict(config.data.mixture), mixture))}
-        without_rho = [name for name, one in read.items() if not has_rho(one)]
-        held_out = make_loader(config, store, "val", train=False) if "val" in store.splits else ()
-        return cls(config, built, loader, held_out, without_rho)
+        return cls(config, store, mixture)
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig, shapes: Mapping[str, Sequence[int]]) -> str:
@@ -190,6 +176,65 @@ class OctoTrainer(Trainer):
             with replacing(run.checkpoint) as made:
                 model.save_pretrained(step=self.steps, checkpoint_path=str(made))
         return self.steps
+
+
+def make_loader(
+    config: FinetuneConfig, store: EpisodeStore, split: str, train: bool, mixture: Sequence[EpisodeStore] = ()
+) -> WindowLoader:
+    """Windows of one split as this configuration wants them; pictures are changed in training only.
+
+    Args:
+        mixture: the stores of `data.mixture`.
+    """
+    images = tuple(f"image_{camera}" for camera in config.demos.cameras)
+    augment, change = {key: one for key, one in config.data.augment.of_images.items() if key in images}, None
+    if config.data.shuffle_images and train:
+        change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
+        augment = {}
+    stores, weights = [store, *mixture], [1.0, *(weight for _, weight in config.data.mixture)]
+    return WindowLoader(
+        list(zip(stores, weights, strict=train)),
+        split=split,
+        window_size=config.model.window_size,
+        action_horizon=config.model.action_horizon,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        image_keys=images,
+        proprio=config.uses_proprio,
+        proprio_history=config.model.proprio_history,
+        normalization=config.data.normalization,
+        rho=all(map(has_rho, stores)),
+        language=bool(config.model.pretrained),
+        train=train,
+        augment=augment,
+        change=change,
+    )
+
+
+def shuffled_images(
+    data: StoreSplit, seed: int, augment: Mapping[str, Augmentation], number: int, batch: Batch
+) -> Batch:
+    """A control that cannot see: the batch with the pictures of an episode drawn at random for each window.
+
+    They are those of the same steps, or the last of a shorter episode; they tell how far an episode has got, nothing of
+    this one's layout. Once in as many windows as there are episodes, a window keeps its own.
+
+    Args:
+        data: the split that the windows are of.
+        seed: of the drawing, together with the batch's `number`.
+        augment: `image_<camera>` to the random changes of the pictures that are shown instead.
+    """
+    timestep, offsets = batch["observation"]["timestep"], data.offsets
+    rng = np.random.default_rng([seed, number])
+    drawn = rng.integers(len(offsets) - 1, size=len(timestep))
+    step = np.minimum(offsets[drawn][:, None] + timestep, offsets[drawn + 1][:, None] - 1)
+    cameras = [key for key in batch["observation"] if key.startswith("image_")]
+    pictures = {key: np.take(data.fields[key], step, axis=0) for key in cameras}
+    if augment:
+        draws = rng.random((len(timestep), DRAWS))
+        for key, augmentation in augment.items():
+            pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
+    return {**batch, "observation": {**batch["observation"], **pictures}}
 
 
 def make_validation_step(

@@ -1,4 +1,4 @@
-"""Parameter-shaped trees as a few long vectors, so that the optimizer is one short program instead of one per leaf.
+"""How parameters lie: as a few long vectors, so that the optimizer is one short program instead of one per leaf.
 
 Leaves are packed by branch and by whether weight decay applies, the only two things by which the optimizer tells them
 apart; a large one is a vector of its own, because copying its gradient takes longer than handing over one more array:
@@ -6,24 +6,32 @@ apart; a large one is a vector of its own, because copying its gradient takes lo
     {"vision/kernel": float32[n], "vision/rest": …, "proprio/kernel": …, "proprio/rest": …, "shared/kernel": …, …}
 
 AdamW, clipping and GAP's λ act element by element (clipping through the norm of everything), so the result is that of
-the tree up to the order of summation. What reaches each branch of the model is measured on its vectors.
+the tree up to the order of summation.
+
+Where several devices, of one or several hosts, train together, vectors and optimizer state are cut along the axis
+`fsdp` of their mesh, and batches along `data` and `fsdp`. The gradient's sum over devices is the compiler's work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gap_vla.core.errors import ConfigError
 
 LARGE = 2**17
 """Numbers from which a leaf is a vector of its own."""
+
+SMALLEST_CUT = 4096
+"""Leaves with fewer entries are repeated on every device: fetching them would cost more than they weigh."""
 
 
 def branch_of(path: str, group: Mapping[str, Any]) -> str:
@@ -95,86 +103,55 @@ class Packing:
         return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def branch_norms(packed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """L2 norm of packed vectors, by branch."""
-    squares: dict[str, jax.Array] = {}
-    for label, vector in packed.items():
-        branch = label.split("/")[0]
-        squares[branch] = squares.get(branch, jnp.zeros([])) + jnp.sum(jnp.square(vector.astype(jnp.float32)))
-    return {branch: jnp.sqrt(total) for branch, total in squares.items()}
+def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
+    """All devices of all hosts as (data, fsdp).
 
-
-@dataclasses.dataclass(frozen=True)
-class Adam:
-    """What `split_measurements` must know of the optimizer, as in `gap_vla.octo.create_optimizer`.
-
-    Attributes:
-        learning_rate: number of updates done to the rate of the next.
-        clip: global norm that gradients are clipped to before, or None.
+    Raises:
+        ConfigError: the number of devices is not a multiple of `fsdp`, or the batch not one of the number of devices.
     """
-
-    learning_rate: Callable[[Any], Any]
-    clip: float | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-
-def branch_measurements(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:
-    """`grad_norm/<branch>`, and `update_ratio/<branch>`: |update| / |parameters|."""
-    sizes, changes = branch_norms(params), branch_norms(updates)
-    found = {f"grad_norm/{branch}": norm for branch, norm in branch_norms(gradients).items()}
-    return found | {f"update_ratio/{b}": changes[b] / jnp.maximum(size, 1e-12) for b, size in sizes.items()}
+    count = jax.device_count()
+    if count % fsdp or (batch_size or 0) % count:
+        raise ConfigError(
+            f"there are {count} devices: train.fsdp ({fsdp}) must divide their number, and their number must divide "
+            f"train.batch_size / train.accumulate ({batch_size})"
+        )
+    return Mesh(np.array(jax.devices()).reshape(-1, fsdp), ("data", "fsdp"))
 
 
-def split_measurements(
-    gradients: Mapping[str, jax.Array],
-    transition: Mapping[str, jax.Array],
-    share: jax.Array,
-    opt_state: Any,
-    params: Mapping[str, jax.Array],
-    update_factor: jax.Array,
-    adam: Adam,
-) -> dict[str, jax.Array]:
-    """The parts of `grad_norm/<branch>` and `update_ratio/<branch>` due to transitions and to the other window steps.
+def state_shardings(mesh: Mesh, state: Any, smallest: int = SMALLEST_CUT) -> Any:
+    """The sharding of every leaf: its longest axis that `fsdp` divides is cut, from `smallest` entries on."""
+    parts = mesh.shape["fsdp"]
 
-    The loss is a mean over action entries, so its gradient is a sum of two: `share` times the mean gradient over the
-    transitions' entries, and the rest. Adam's update is linear in the newest gradient once its second moment v is
-    given; a part g therefore adds η (1 - b1) / (1 - b1^t) · g / (sqrt(v / (1 - b2^t)) + eps) to the update, times GAP's
-    λ on the proprioceptive branch. `update_ratio/<branch>/<part>` is the norm of that relative to the parameters';
-    unlike `update_ratio/<branch>` it leaves out what momentum remembers, and weight decay.
+    def of(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
+        if parts == 1 or not axes or int(np.prod(leaf.shape)) < smallest:
+            return NamedSharding(mesh, PartitionSpec())
+        cut = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
 
-    Args:
-        transition: mean gradient over entries with high ρ.
-        share: of these entries among all.
-        opt_state: before this update.
-        update_factor: λ.
+    return jax.tree_util.tree_map(of, state)
 
-    Returns:
-        `grad_norm/<branch>/<part>`, `update_ratio/<branch>/<part>` for the parts `transition` and `consistent`, and
-        `rho/transition_share`.
-    """
-    high = {label: share * vector for label, vector in transition.items()}
-    low = {label: gradients[label] - vector for label, vector in high.items()}
-    sizes = branch_norms(params)
-    clipped = jnp.ones([])
-    if adam.clip is not None:
-        clipped = jnp.minimum(1.0, adam.clip / jnp.maximum(optax.global_norm(gradients), 1e-12))
-    second = optax.tree_utils.tree_get(opt_state, "nu")
-    done = optax.tree_utils.tree_get(
-        opt_state, "count", filtering=lambda path, _: "ScaleByAdamState" in [getattr(k, "tuple_name", "") for k in path]
-    )
-    rate = adam.learning_rate(done) * (1 - adam.b1) / (1 - adam.b1 ** (done + 1.0))
-    found = {"rho/transition_share": share}
-    for part, vectors in (("transition", high), ("consistent", low)):
-        directions = {}
-        for label, gradient in vectors.items():
-            newest = jnp.square(clipped * gradients[label])
-            v = (adam.b2 * second[label] + (1 - adam.b2) * newest) / (1 - adam.b2 ** (done + 1.0))
-            scale = update_factor if label.startswith("proprio/") else 1.0
-            directions[label] = scale * rate * clipped * gradient / (jnp.sqrt(v) + adam.eps)
-        changes = branch_norms(directions)
-        for branch, norm in branch_norms(vectors).items():
-            found[f"grad_norm/{branch}/{part}"] = norm
-            found[f"update_ratio/{branch}/{part}"] = changes[branch] / jnp.maximum(sizes[branch], 1e-12)
-    return found
+
+def place_state(state: Any, shardings: Any) -> Any:
+    """Puts a state that every host holds whole onto the mesh."""
+    return jax.tree_util.tree_map(_place, state, shardings)
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+    """Puts a batch that every host holds whole onto the mesh, each device its samples."""
+    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return jax.tree_util.tree_map(lambda leaf: _place(leaf, split), batch)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """The whole tree as numpy arrays on every host."""
+    if jax.process_count() > 1:
+        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.device_get(tree)

@@ -6,69 +6,50 @@ Every stage is found if it is there and made if it is not.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import os
 import platform
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import ConfigError
-from gap_vla.core.files import file_lock, read_json, write_json
+from gap_vla.core.files import read_json, write_json
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.progress import Agenda, duration
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import Experiment
+from gap_vla.training.data import Stages, describe_store, training_rho, versions
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command, together
 from gap_vla.training.loop import Observer, train
-from gap_vla.training.run_directory import RunDirectory, of_training, since
-from gap_vla.training.stages import (
-    Stages,
-    collect,
-    named_source,
-    open_mixture,
-    open_store,
-    require_fitting,
-    shapes_of,
-    stages_of,
-    versions,
-)
+from gap_vla.training.run_directory import RunDirectory, of_training
 
 STAGES = ("demonstrations", "phases and dataset", "model", "training", "rollouts", "page")
 
 
-@dataclasses.dataclass(frozen=True)
 class TrainingRun:
     """A configuration and what follows from it, before anything is made.
 
     Args:
         name: of the run directory; empty: method, seed and a hash.
+
+    Attributes:
+        directory: `runs/<task>/<method>-seed<seed>-<hash of what is trained, the data's making and the code's
+            version>`, or the name; a small policy's begins with `small-`.
+
+    Raises:
+        OSError: the data that the configuration names do not exist.
     """
 
-    config: Experiment
-    name: str = ""
+    def __init__(self, config: Experiment, name: str = ""):
+        self.config, self.name = config, name
+        self.stages = Stages(config)
+        made_from = {"config": of_training(config.to_dict()), "dataset": self.stages.made_from()}
+        own = f"{config.prefix}{config.method}-seed{config.train.seed}-{digest(made_from)}"
+        self.directory = RunDirectory(Path(config.runs) / config.task / (name or own))
 
-    @cached_property
-    def stages(self) -> Stages:
-        return stages_of(self.config)
-
-    @cached_property
-    def directory(self) -> RunDirectory:
-        """`runs/<task>/<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or the
-        name; a small policy's begins with `small-`."""
-        config, name = self.config, self.name
-        if name != Path(name).name:
-            raise ConfigError(f"--run-name is {name!r}; give the name of one folder")
-        if not name:
-            made_from = {"config": of_training(config.to_dict()), "dataset": self.stages.made_from(config.backend)}
-            name = f"{config.prefix}{config.method}-seed{config.train.seed}-{digest(made_from)}"
-        return RunDirectory(Path(config.runs) / config.task / name)
-
-    def validate(self) -> dict[str, Any]:
+    def validate(self) -> dict[str, tuple[int, ...]]:
         """Checks, before any work, what is needed for all of it; returns the shapes of a step's fields.
 
         Raises:
@@ -78,26 +59,24 @@ class TrainingRun:
         config.check_model()
         if config.train.logger != "none":
             importlib.import_module(config.train.logger)
-        if config.rollouts or not (config.data.rlds or config.demos.path):
+        if config.rollouts or not self.stages.given:
             from gap_vla.sim.rendering import require_rendering
 
             require_rendering()
-        shapes = dict(shapes_of(config, self.stages))
-        require_fitting(config, config.data.rlds or config.demos.path or self.stages.demos, shapes)
+        shapes = self.stages.shapes()
+        self.stages.require_fitting(shapes)
         return shapes
 
-    def to_the_end(
-        self, resume: bool = False, wait: bool = False, observe: Observer = lambda *_: None
-    ) -> dict[str, Any]:
+    def to_the_end(self, resume: bool = False, observe: Observer = lambda *_: None) -> dict[str, Any]:
         """Runs every stage and returns the run's summary (also in `summary.json`).
 
+        Another process that is at work in the directory is waited for; what that has done is not done again.
+
         Args:
-            wait: for another process that is at work in its directory; what that has done is not done again.
             observe: is shown every training step, see `gap_vla.training.loop`.
 
         Raises:
-            UserError: what cannot work is said before anything runs; or the directory exists and `resume` is False, or
-                another process is at work in it and not `wait`.
+            UserError: what cannot work is said before anything runs; or the directory exists and `resume` is False.
             DivergedError: the loss is not finite.
         """
         config, path = self.config, self.directory.path
@@ -107,24 +86,23 @@ class TrainingRun:
         with contextlib.ExitStack() as stack:
             with first_host_first():
                 if is_first_host():
-                    stack.enter_context(_alone_in(self.directory, wait))
+                    stack.enter_context(_alone_in(self.directory))
                 done = self.directory.complete_with(config.to_dict())
                 if not done:
                     self.validate()
-                made_from = self.stages.made_from(config.backend)
-                run = RunDirectory.claim(path, config.to_dict(), resume or not is_first_host(), made_from)
+                claimed = resume or not is_first_host()
+                run = RunDirectory.claim(path, config.to_dict(), claimed, self.stages.made_from())
                 if done:
                     print(f"{path} is complete", flush=True)
                     return dict(read_json(run.summary))
                 stack.enter_context(Agenda(STAGES))
-                store, *mixture = open_store(config, self.stages), *open_mixture(config, self.stages)
+                store, mixture = self.stages.open(), self.stages.open_mixture()
             return self._train_and_roll_out(run, store, mixture, started, observe)
 
     def _train_and_roll_out(
         self, run: RunDirectory, store: EpisodeStore, mixture: list[EpisodeStore], started: float, observe: Observer
     ) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
-        from gap_vla.training.data import describe_store, notes_on_learning
 
         config = self.config
         prepared = time.monotonic()
@@ -133,8 +111,8 @@ class TrainingRun:
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
-        notes = [*self._notes(), *notes_on_learning(trainer, config, [store, *mixture])]
-        print(trainer.describe(), *notes, sep="\n", flush=True)
+        texts = {text for one in (store, *mixture) for text in one.split("train").languages if text.strip()}
+        print(trainer.describe(), *self._notes(len(texts)), sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         Agenda.begin("training")
@@ -154,12 +132,12 @@ class TrainingRun:
             "success": first.get("success_rate"),
             "interval": first.get("interval"),
             "validation": {name: value for name, value in measured.items() if name.startswith("val/")},
-            "training": {k: v for k, v in measured.items() if not k.startswith("val/")} | trainer.facts(),
+            "training": {k: v for k, v in measured.items() if not k.startswith("val/")},
             "rollouts": dict(first),
             "variants": variants,
             "dataset": {
                 "path": str(self.stages.rlds),
-                "identity": self.stages.rlds_identity,
+                "identity": self.stages.identity,
                 "store": str(store.directory),
                 "hash": store.source_hash,
             },
@@ -174,37 +152,31 @@ class TrainingRun:
         if is_first_host():
             write_json(run.summary, summary)
             Agenda.begin("page")
-            self._write_page(run)
+            from gap_vla.report.page import write_report
+
+            command = f"gap-vla report {shlex.quote(str(run.path))}"
+            write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
 
-    def _write_page(self, run: RunDirectory) -> None:
-        from gap_vla.report.page import write_report
-        from gap_vla.training.data import training_rho
-
-        command = f"gap-vla report {shlex.quote(str(run.path))}"
-        write_report([run.path], run.page, command=command, videos=self.config.eval.videos, rho_of=training_rho)
-
-    def _notes(self) -> list[str]:
+    def _notes(self, instructions: int = 0) -> list[str]:
         config, notes = self.config, []
+        if instructions > 1 and not getattr(config.model, "pretrained", ""):
+            other = "an Octo of model.pretrained reads them"
+            notes.append(f"note: the data have {instructions} instructions, and this policy reads none; {other}")
         if config.eval.episodes and not config.rollouts:
             notes.append(f"note: {config.task} is none of the simulated tasks, so the policy is not rolled out")
         if config.train.steps < config.optimizer.warmup_steps and not getattr(config.train, "epochs", 0):
             notes.append("note: optimizer.warmup_steps is more than train.steps; its learning_rate is never reached")
         return notes
 
-    def collect(self) -> None:
-        """Makes the demonstrations alone, which takes the `sim` extra and no other."""
-        collect(self.config, self.stages)
-
     def dry_run(self) -> str:
         """What `to_the_end` would do: data, run, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
         config, stages = self.config, self.stages
         shapes = self.validate()
-        lines = []
-        if config.data.rlds or config.demos.path:
-            lines += [f"data: {config.data.rlds or config.demos.path}", named_source(config).account()]
+        if stages.given:
+            lines = [f"data: {stages.given}", stages.source().account()]
         else:
-            lines.append(f"demonstrations: {stages.demos} ({_there(stages.demos)})")
+            lines = [f"demonstrations: {stages.demos} ({_there(stages.demos)})"]
         lines.append(f"RLDS dataset: {stages.rlds} ({_there(stages.rlds)})")
         lines += [f"RLDS dataset: {path} (with weight {weight:g})" for path, weight in config.data.mixture]
         lines.append(f"run: {self.directory.path}{' (exists)' if self.directory.config.exists() else ''}")
@@ -216,9 +188,10 @@ class TrainingRun:
 
         validation = summary["validation"]
         took = duration(sum(summary["seconds"].values()))
+        if since := summary.get("training", {}).get("resumed_after"):
+            took += f" since step {since}"
         lines = [
-            f"{summary['task']}, method {summary['method']}, seed {summary['seed']}, {summary['steps']} steps "
-            f"({took}{since(summary)})"
+            f"{summary['task']}, method {summary['method']}, seed {summary['seed']}, {summary['steps']} steps ({took})"
         ]
         if "val/action_mse" in validation:
             lines.append(
@@ -236,27 +209,24 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def _alone_in(run: RunDirectory, wait: bool) -> Iterator[None]:
+def _alone_in(run: RunDirectory) -> Iterator[None]:
     import filelock
 
     run.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run.lock) if wait else file_lock(run.lock, f"{run.path}"):
+    lock = filelock.FileLock(run.lock)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"another process is at work in {run.path}: waiting for it", flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _there(path: Path) -> str:
     return "there already" if path.exists() else "would be made"
-
-
-def finetune(
-    config: Experiment,
-    run_name: str = "",
-    resume: bool = False,
-    wait: bool = False,
-    observe: Observer = lambda *_: None,
-) -> dict[str, Any]:
-    """The summary of a configuration's run; see `TrainingRun.to_the_end`."""
-    return TrainingRun(config, run_name).to_the_end(resume, wait, observe)
 
 
 def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> dict[str, Any]:
@@ -267,11 +237,13 @@ def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> 
     from gap_vla.rollouts.evaluation import evaluate
     from gap_vla.serving.loading import load_checkpoint
 
-    how: dict[str, Any] = {
-        "execute": None if config.eval.ensemble else config.eval.execute,
-        "ensemble": config.eval.ensemble,
-    }
-    loaded = load_checkpoint(run.path, step=step, device=getattr(config.train, "device", "cpu"), **how)
+    loaded = load_checkpoint(
+        run.path,
+        step=step,
+        execute=None if config.eval.ensemble else config.eval.execute,
+        ensemble=config.eval.ensemble,
+        device=getattr(config.train, "device", "cpu"),
+    )
     found = {}
     for variant, first_seed, folder in config.eval.layouts():
         print(f"rollouts: {config.eval.episodes} on {config.task}, {variant}", flush=True)

@@ -1,4 +1,5 @@
-"""The folder of one training run: never overwritten, and resumed only with the settings that it is trained with.
+"""The folder of one training run: never overwritten, and resumed only with the settings that it is trained with;
+and the measurements that are written there.
 
 config.json        resolved configuration            dataset.json  what the data were made from
 first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
@@ -15,15 +16,19 @@ report.html        one page: success, videos, curves, ρ over a demonstration, h
 
 from __future__ import annotations
 
-import itertools
+import importlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import ConfigError, UserError
-from gap_vla.core.files import read_json, write_json
+import numpy as np
+
+from gap_vla.core.errors import ConfigError, UserError, message_of
+from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import differences, flat, in_words
+from gap_vla.training.hosts import is_first_host
 
 NO_PART_OF_THE_RESULT = {
     "runs",
@@ -120,18 +125,11 @@ class RunDirectory:
 
     def _set_rollouts_aside(self) -> None:
         """Keeps the summary and the rollouts of other settings under other names."""
-        for number in itertools.count(1):
-            aside = {path: path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in self._measured}
-            if not any(path.exists() for path in aside.values()):
-                break
-        for path, kept in aside.items():
+        number = 1 + len([*self.path.glob("rollouts-earlier-*")])
+        for path in (self.summary, self.rollouts):  # the summary first: it says that the run is complete
             if path.exists():
-                path.rename(kept)
+                kept = path.rename(path.with_name(f"{path.stem}-earlier-{number}{path.suffix}"))
                 print(f"resume: the earlier {path.name} is kept as {kept.name}", flush=True)
-
-    @property
-    def _measured(self) -> tuple[Path, Path]:
-        return self.summary, self.rollouts  # the summary first: it says that the run is complete
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
@@ -139,11 +137,71 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().split("\n")[:-1]]
 
 
-def since(summary: Mapping[str, Any]) -> str:
-    """What to write behind the seconds of a run that was taken up again, which are those of its last call.
+class DivergedError(UserError):
+    """A measurement is not finite."""
 
-    >>> since({"training": {"resumed_after": 2_000_000}})
-    ' since step 2000000'
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger; on the first host alone.
+
+    Args:
+        start_step: training steps done so far; rows after it are dropped, since they will be measured again.
+        logger: `train.logger`; a run of the same name is begun there, or taken up again. Hosts, keys and working
+            without a network are settings of that package.
+
+    Attributes:
+        kept: rows of the steps done so far.
     """
-    step = summary.get("training", {}).get("resumed_after")
-    return f" since step {step}" if step else ""
+
+    def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
+        self.kept: list[dict[str, Any]] = []
+        self._active = is_first_host()
+        if not self._active:
+            return
+        from tensorboardX import SummaryWriter
+
+        if start_step and run.metrics.exists():
+            self.kept = [row for row in read_metrics(run.metrics) if row["step"] <= start_step]
+        with replacing(run.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
+        self._lines = run.metrics.open("a")
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else None)
+        self._logger = None if logger == "none" else importlib.import_module(logger)
+        if self._logger:
+            config = run.read_config()
+            how = {"id": run.path.name} if logger == "wandb" else {}  # trackio knows a run by its name
+            self._logger.init(
+                project=f"gap_vla-{config['task']}", name=run.path.name, config=config, resume="allow", **how
+            )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""
+        found = {name: float(value) for name, value in values.items()}
+        if odd := [name for name, value in found.items() if not np.isfinite(value)]:
+            raise DivergedError(
+                f"{odd[0]} is {found[odd[0]]} after step {step}; look for extreme values in the data, or lower "
+                "optimizer.learning_rate"
+            )
+        if not self._active:
+            return
+        self._lines.write(json.dumps({"step": step, **found}) + "\n")
+        self._lines.flush()
+        for name, value in found.items():
+            self._board.add_scalar(name, value, step)
+        self._tell("log", found, step=step)
+
+    def close(self) -> None:
+        if self._active:
+            self._lines.close()
+            self._board.close()
+            self._tell("finish")
+
+    def _tell(self, what: str, *values: Any, **how: Any) -> None:
+        """Training goes on without a logger that fails."""
+        if self._logger is None:
+            return
+        try:
+            getattr(self._logger, what)(*values, **how)
+        except Exception as error:
+            print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
+            self._logger = None

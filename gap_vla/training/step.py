@@ -1,4 +1,4 @@
-"""One training step of Octo, with GAP inside its gradient; and the held-out measurements.
+"""One training step of Octo, with GAP inside its gradient, and what is measured of each branch.
 
 The three factors of GAP are inputs of the compiled step, so VP, VP+GAP, every mode, and the time after GAP's window run
 the same program: with ρ = 0 and λ = 1 the numbers are those of plain training, bit for bit.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping
@@ -21,10 +22,9 @@ import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
 from gap_vla.adjustment.schedule import Factors
-from gap_vla.core.errors import ConfigError
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
-from gap_vla.training.packing import Adam, Packing, branch_measurements, split_measurements
+from gap_vla.training.packing import Packing
 
 jax.tree_util.register_dataclass(Factors, ["sample", "gradient", "update"], [])
 
@@ -52,6 +52,22 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     rng: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """What `split_measurements` must know of the optimizer, as in `gap_vla.octo.create_optimizer`.
+
+    Attributes:
+        learning_rate: number of updates done to the rate of the next.
+        clip: global norm that gradients are clipped to before, or None.
+    """
+
+    learning_rate: Callable[[Any], Any]
+    clip: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
 
 
 def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
@@ -197,15 +213,11 @@ def accumulated(
     Args:
         function: gives a tree of floating-point numbers, means over counted entries.
         sample: float32[B, W], GAP's factor.
-
-    Raises:
-        ConfigError: the batch cannot be cut into so many parts.
+        parts: a divisor of B.
     """
     if parts == 1:
         return function(params, batch, sample, rng)
     size = len(sample)
-    if size % parts:
-        raise ConfigError(f"a batch of {size} cannot be accumulated in {parts} equal parts; change train.accumulate")
 
     def cut(leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -224,6 +236,75 @@ def accumulated(
     shapes = jax.eval_shape(function, params, *first, rng)
     zeros = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, (jnp.arange(parts), pieces, factors, weights))[0]
+
+
+def branch_norms(packed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """L2 norm of packed vectors, by branch."""
+    squares: dict[str, jax.Array] = {}
+    for label, vector in packed.items():
+        branch = label.split("/")[0]
+        squares[branch] = squares.get(branch, jnp.zeros([])) + jnp.sum(jnp.square(vector.astype(jnp.float32)))
+    return {branch: jnp.sqrt(total) for branch, total in squares.items()}
+
+
+def branch_measurements(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:
+    """`grad_norm/<branch>`, and `update_ratio/<branch>`: |update| / |parameters|."""
+    sizes, changes = branch_norms(params), branch_norms(updates)
+    found = {f"grad_norm/{branch}": norm for branch, norm in branch_norms(gradients).items()}
+    return found | {f"update_ratio/{b}": changes[b] / jnp.maximum(size, 1e-12) for b, size in sizes.items()}
+
+
+def split_measurements(
+    gradients: Mapping[str, jax.Array],
+    transition: Mapping[str, jax.Array],
+    share: jax.Array,
+    opt_state: Any,
+    params: Mapping[str, jax.Array],
+    update_factor: jax.Array,
+    adam: Adam,
+) -> dict[str, jax.Array]:
+    """The parts of `grad_norm/<branch>` and `update_ratio/<branch>` due to transitions and to the other window steps.
+
+    The loss is a mean over action entries, so its gradient is a sum of two: `share` times the mean gradient over the
+    transitions' entries, and the rest. Adam's update is linear in the newest gradient once its second moment v is
+    given; a part g therefore adds η (1 - b1) / (1 - b1^t) · g / (sqrt(v / (1 - b2^t)) + eps) to the update, times GAP's
+    λ on the proprioceptive branch. `update_ratio/<branch>/<part>` is the norm of that relative to the parameters';
+    unlike `update_ratio/<branch>` it leaves out what momentum remembers, and weight decay.
+
+    Args:
+        transition: mean gradient over entries with high ρ.
+        share: of these entries among all.
+        opt_state: before this update.
+        update_factor: λ.
+
+    Returns:
+        `grad_norm/<branch>/<part>`, `update_ratio/<branch>/<part>` for the parts `transition` and `consistent`, and
+        `rho/transition_share`.
+    """
+    high = {label: share * vector for label, vector in transition.items()}
+    low = {label: gradients[label] - vector for label, vector in high.items()}
+    sizes = branch_norms(params)
+    clipped = jnp.ones([])
+    if adam.clip is not None:
+        clipped = jnp.minimum(1.0, adam.clip / jnp.maximum(optax.global_norm(gradients), 1e-12))
+    second = optax.tree_utils.tree_get(opt_state, "nu")
+    done = optax.tree_utils.tree_get(
+        opt_state, "count", filtering=lambda path, _: "ScaleByAdamState" in [getattr(k, "tuple_name", "") for k in path]
+    )
+    rate = adam.learning_rate(done) * (1 - adam.b1) / (1 - adam.b1 ** (done + 1.0))
+    found = {"rho/transition_share": share}
+    for part, vectors in (("transition", high), ("consistent", low)):
+        directions = {}
+        for label, gradient in vectors.items():
+            newest = jnp.square(clipped * gradients[label])
+            v = (adam.b2 * second[label] + (1 - adam.b2) * newest) / (1 - adam.b2 ** (done + 1.0))
+            scale = update_factor if label.startswith("proprio/") else 1.0
+            directions[label] = scale * rate * clipped * gradient / (jnp.sqrt(v) + adam.eps)
+        changes = branch_norms(directions)
+        for branch, norm in branch_norms(vectors).items():
+            found[f"grad_norm/{branch}/{part}"] = norm
+            found[f"update_ratio/{branch}/{part}"] = changes[branch] / jnp.maximum(sizes[branch], 1e-12)
+    return found
 
 
 @functools.cache

@@ -116,8 +116,8 @@ class SmallConfig(Experiment):
 
         if self.train.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("train.device is 'cuda', but torch finds no such device; use --config.train.device=cpu")
-        if self.model.encoder_weights and not Path(self.model.encoder_weights).is_file():
-            raise ConfigError(f"model.encoder_weights is {self.model.encoder_weights!r}, which is no file")
+        if self.model.encoder_weights:
+            Path(self.model.encoder_weights).stat()
         self.how.check(self.method, self.model)
         per_step = self.schedule.mode in ("sample", "sample_lambda") and self.schedule.rho == "step"
         if per_step and self.model.temporal == "none" and self.model.proprio_history > 1:

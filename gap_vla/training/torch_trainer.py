@@ -28,10 +28,8 @@ import torch
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.core.errors import ConfigError
 from gap_vla.core.files import replacing
-from gap_vla.policies.heads import LARGEST_ACTION
 from gap_vla.policies.methods import Forward, build_policy, masked_mean
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.policies.registry import OF_THE_DATASET
 from gap_vla.policies.saving import save_policy
 from gap_vla.policies.windows import SmallWindows, phase_names, rho_of
 from gap_vla.rlds.statistics import normalize
@@ -60,14 +58,12 @@ class SmallTrainer(Trainer):
         held_out: SmallWindows | None,
     ):
         self.config, self.policy, self.steps = config, policy, steps
-        self.largest_action = LARGEST_ACTION if config.model.head == "diffusion" else None
         self.windows, self.held_out = windows, held_out
         self.method = config.how
         self.schedule = self.method.schedule(config.adjustment)
-        device = config.train.device
-        self.device = torch.device(device)
-        self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
-        if device == "cuda":
+        self.device = torch.device(config.train.device)
+        self.looks_back = self.device.type == "cpu"  # a GPU is not asked, and waited for, at every step
+        if self.device.type == "cuda":
             compute_repeatably()
         if not next(policy.parameters()).is_meta:
             policy.to(self.device)
@@ -86,11 +82,8 @@ class SmallTrainer(Trainer):
     def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.train.seed)
-        fields = store.split("train").fields
         if "phase" in config.needed_labels and (known := len(phase_names(store))) > config.model.phases:
-            where = f"the dataset in {store.directory}"
-            raise ConfigError(f"{where} has {known} phases; set --config.model.phases={known} or more")
-        height, width, channels = map(int, fields[f"image_{config.demos.cameras[-1]}"].shape[1:])
+            raise ConfigError(f"{store.directory} has {known} phases; set --config.model.phases={known} or more")
         method = config.how
         rho = rho_of(config, store)
         of = {
@@ -100,17 +93,15 @@ class SmallTrainer(Trainer):
         }
         windows, held_out = of["train"], of.get("val")
         method.check_held_out(held_out, store.directory)
-        widths = fields["proprio"].shape[1], fields["action"].shape[1]
-        policy = build_policy(config.model, config.method, (height, width, channels), *widths, config.demos.cameras)
+        policy = new_policy(config, {name: array.shape[1:] for name, array in store.split("train").fields.items()})
         train = config.train
         steps = -(-train.epochs * len(windows) // train.batch_size) if train.epochs else train.steps
         return cls(config, policy, steps, windows, held_out)
 
     @classmethod
     def dry_run(cls, config: SmallConfig, shapes: Mapping[str, Sequence[int]]) -> str:
-        size, widths = shapes[f"image_{config.demos.cameras[-1]}"], (shapes["proprio"][0], shapes["action"][0])
         with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # takes no memory
-            policy = build_policy(config.model, config.method, (size[0], size[1], 3), *widths, config.demos.cameras)
+            policy = new_policy(config, shapes)
         here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
         no_data: Any = None
         return cls(here, policy, config.train.steps, no_data, no_data).describe()
@@ -174,19 +165,10 @@ class SmallTrainer(Trainer):
         return Measured(loss, norm, values)
 
     def restore(self, folder: Path) -> int:
-        """
-        Raises:
-            ConfigError: the state was saved with other data or labels.
-        """
         self._file = folder / "training.pt"
         if not self._file.exists():
             return 0
         found = torch.load(self._file, map_location="cpu", weights_only=True)
-        rho = found.get("rho")
-        if found["data"] != self.windows.data_hash or (
-            rho is not None and not np.allclose(rho, self.windows.rho, atol=1e-3)
-        ):
-            raise ConfigError(f"{self._file} was saved with other data or labels; start another run with --run-name")
         self.policy.load_state_dict(found["parts"]["policy"])
         self.optimizer.load_state_dict(found["parts"]["optimizer"])
         self.method.restore(found["parts"].get("method", {}))
@@ -198,11 +180,8 @@ class SmallTrainer(Trainer):
         return parts | ({"method": own} if (own := self.method.state()) else {})
 
     def save(self, done: int) -> None:
-        saved: dict[str, Any] = {"step": done, "data": self.windows.data_hash, "parts": self.state()}
-        if self.method.rho_source not in OF_THE_DATASET:  # of which the hash of the data says nothing
-            saved["rho"] = torch.from_numpy(self.windows.rho)
         with replacing(self._file) as temporary:
-            torch.save(saved, temporary)
+            torch.save({"step": done, "parts": self.state()}, temporary)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -247,12 +226,11 @@ class SmallTrainer(Trainer):
         rho, there = self.windows.beside_pictures(batch["window"].numpy())
         return {"observation": {**images, "timestep_pad_mask": there}, "rho": rho}
 
-    def facts(self) -> dict[str, float]:
-        return {"mean_rho": float(np.mean(self.windows.rho))}
-
     def export(self, run: RunDirectory) -> None:
-        data, statistics = self.config.data, self.windows.statistics
-        save_policy(self.policy, run.checkpoint, statistics, data.normalization, self.config.demos.camera)
+        config = self.config
+        save_policy(
+            self.policy, run.checkpoint, self.windows.statistics, config.data.normalization, config.demos.camera
+        )
 
     def describe(self) -> str:
         """Parameters by branch, and what GAP adjusts."""
@@ -264,6 +242,14 @@ class SmallTrainer(Trainer):
             says = self.method.says(self.schedule, f"{epochs} epochs" if epochs else f"{self.steps} steps")
             lines.append(f"GAP: {says}, on {', '.join(self.adjustment.parameters)}")
         return "\n".join(lines)
+
+
+def new_policy(config: SmallConfig, shapes: Mapping[str, Sequence[int]]) -> SmallPolicy:
+    """The policy of a configuration, for the shapes of a step's fields."""
+    cameras = config.demos.cameras
+    height, width, channels = map(int, shapes[f"image_{cameras[-1]}"])
+    widths = shapes["proprio"][0], shapes["action"][0]
+    return build_policy(config.model, config.method, (height, width, channels), *widths, cameras)
 
 
 def compute_repeatably() -> None:

@@ -23,7 +23,6 @@ MISTAKES = [
     ([*FINETUNE, "--config.data.rlds=nowhere", "--dry-run"], "nowhere"),
     ([*FINETUNE, "--config.model.pretrained=nowhere", "--dry-run"], "nowhere"),
     ([*FINETUNE, "--config.data.fields.layout=bridgee", "--dry-run"], "bridge"),
-    ([*FINETUNE, "--run-name=a/b", "--dry-run"], "a/b"),
     ([*FINETUNE, "--resume", "--dry-run"], "--dry-run"),
     ([*FINETUNE, "--resumee"], "--resumee"),
     ([*SMALL, "--config.train.device=cuda", "--dry-run"], "train.device"),

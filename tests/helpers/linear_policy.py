@@ -10,8 +10,8 @@ import optax
 from gap_vla.adjustment.jax import scale_group_updates
 from gap_vla.adjustment.schedule import Factors
 from gap_vla.octo.optimizer import create_optimizer
-from gap_vla.training.packing import Adam, Packing
-from gap_vla.training.step import TrainState, TrainStep
+from gap_vla.training.packing import Packing
+from gap_vla.training.step import Adam, TrainState, TrainStep
 
 GROUP = {"octo_transformer/obs_proprio_projection/kernel": (5, 6)}
 

@@ -16,9 +16,8 @@ from flax import traverse_util
 from gap_vla.adjustment.schedule import Factors
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.training.data import make_loader
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.octo_trainer import OctoTrainer, make_loader
 from gap_vla.training.step import compilation, head_loss
 from tests.helpers.made_up_demos import made_up_episodes
 

@@ -16,7 +16,7 @@ from gap_vla.core.errors import ConfigError
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command
 from gap_vla.training.loop import Measured, Trainer, train
-from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+from gap_vla.training.packing import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.run_directory import RunDirectory
 from tests.helpers.linear_policy import linear_training, trained
 

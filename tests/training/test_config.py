@@ -65,7 +65,6 @@ def test_what_cannot_be_is_refused_with_its_key(backend, changes, words):
     [
         ({"adjustment": {"rho": "step"}}, "adjustment.rho"),
         ({"method": "gap_watched", "adjustment": {"mode": "fixed"}}, "adjustment.mode"),
-        ({"model": {"encoder": "resnet18", "encoder_weights": "nowhere.pth"}}, "model.encoder_weights"),
         ({"method": "gradnorm", "model": {"head": "gmm"}}, "model.head"),
     ],
 )

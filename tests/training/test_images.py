@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.training.data import make_loader
+from gap_vla.training.octo_trainer import make_loader
 from tests.training.conftest import configured
 
 AUGMENT = {"cameras": ["primary"], "primary": {"crop_scale": [0.5, 0.8], "brightness": 0.2}}

@@ -1,17 +1,13 @@
 """The loop that both backends share: rhythm, rate, observers, and losses that are not finite."""
 
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.data import notes_on_learning
-from gap_vla.training.loop import DivergedError, Measured, Trainer, train
-from gap_vla.training.run_directory import RunDirectory, read_metrics
-from tests.training.conftest import configured
+from gap_vla.training.loop import Measured, Trainer, train
+from gap_vla.training.run_directory import DivergedError, RunDirectory, read_metrics
 
 
 class Counting(Trainer):
@@ -78,15 +74,3 @@ def test_the_rate_leaves_out_the_step_that_compiled(done, tmp_path):
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in row]
     assert "train/steps_per_second" not in rows[0] and found["steps_per_second"] > 3 / 0.3
     assert all(row["train/steps_per_second"] > 3 / 0.3 for row in rows[1:])
-
-
-def test_what_a_policy_cannot_learn_of_its_data_is_said(store):
-    config, opened = configured("octo"), EpisodeStore.open(store)
-    opened.split("train").languages[:] = ["open", "close"]
-    trainer = SimpleNamespace(reads_instructions=False, largest_action=None)
-    (note,) = notes_on_learning(trainer, config, [opened])
-    assert "2 instructions" in note
-    trainer.reads_instructions, trainer.largest_action = True, 0.5
-    assert notes_on_learning(trainer, config, [opened])[0].startswith(f"note: {store}: normalised action 0 reaches")
-    trainer.largest_action = 50.0
-    assert notes_on_learning(trainer, config, [opened]) == []

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from gap_vla.training.metrics import DivergedError, MetricsWriter
-from gap_vla.training.run_directory import RunDirectory, read_metrics
+from gap_vla.training.run_directory import DivergedError, MetricsWriter, RunDirectory, read_metrics
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 

@@ -8,8 +8,7 @@ import pytest
 
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.training.data import make_loader
-from gap_vla.training.octo_trainer import LOSSES, OctoTrainer
+from gap_vla.training.octo_trainer import LOSSES, OctoTrainer, make_loader
 from gap_vla.training.run import TrainingRun
 from gap_vla.training.run_directory import RunDirectory
 from tests.helpers.made_up_demos import made_up_episodes

@@ -124,7 +124,7 @@ def test_a_tokenizer_of_patterns_sees_every_camera_that_they_match(patterns):
 
 
 def test_a_checkpoint_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         config_for("nowhere").check_model()
 
 

@@ -14,8 +14,8 @@ from gap_vla.octo.presets import small_config
 from gap_vla.training import packing as packing_module
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Parameters, optimizer_of
-from gap_vla.training.packing import Adam, Packing, branch_measurements, branch_norms, branch_of, split_measurements
-from gap_vla.training.step import accumulated
+from gap_vla.training.packing import Packing, branch_of
+from gap_vla.training.step import Adam, accumulated, branch_measurements, branch_norms, split_measurements
 from tests.helpers.linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 
@@ -98,13 +98,6 @@ def test_in_parts_every_sample_keeps_its_own_factor_of_gap():
 
     whole = accumulated(function, {}, batch, batch["rho"], rng, 1)
     np.testing.assert_allclose(accumulated(function, {}, batch, batch["rho"], rng, 4), whole, rtol=1e-5)
-
-
-def test_a_batch_that_cannot_be_cut_is_refused():
-    state, step, _ = linear_training(accumulate=3)
-    batch = batch_of()
-    with pytest.raises(ConfigError, match="accumulate"):
-        step(state, batch, neutral(batch))
 
 
 def test_measuring_by_rho_does_not_change_the_step():

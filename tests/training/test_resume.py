@@ -6,9 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from gap_vla.core.errors import ConfigError
 from gap_vla.training.run_directory import read_metrics
-from tests.training.conftest import configured, place_store, trained
+from tests.training.conftest import configured, trained
 
 SETTINGS = {
     "octo": ("octo", {"model": {"head": "diffusion"}}),
@@ -66,12 +65,3 @@ def test_ctrl_c_saves_the_last_whole_step(name, store, whole, tmp_path):
     found = trained(config, store, tmp_path / "run", lambda trainer, done, batch: begun.append(done))
     assert begun[0] == 5
     assert_equal(found, whole(backend, **sections)[1])
-
-
-def test_a_state_of_other_data_is_not_gone_on_with(store, tmp_path):
-    other = place_store(tmp_path / "other", seed=1)
-    config = configured("torch")
-    with pytest.raises(KilledError):
-        trained(config, store, tmp_path / "run", killed_after(7))
-    with pytest.raises(ConfigError, match="other data"):
-        trained(config, other, tmp_path / "run")

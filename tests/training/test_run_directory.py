@@ -105,11 +105,6 @@ def test_runs_keep_the_names_that_they_had_in_0_2(file):
     assert TrainingRun(load_config(file)).directory.path == Path("runs") / NAMES[file]
 
 
-def test_a_run_name_is_that_of_one_folder():
-    with pytest.raises(ConfigError, match="run-name"):
-        _ = TrainingRun(FinetuneConfig("threading"), "../elsewhere").directory
-
-
 def test_every_setting_that_is_no_part_of_the_result_exists():
     known = {key for kind in (FinetuneConfig, SmallConfig) for key, _ in flat(kind("threading").to_dict())}
     assert known | {"train.logger"} >= NO_PART_OF_THE_RESULT

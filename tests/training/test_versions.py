@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from gap_vla.training.data import TRAINING_VERSION
 from gap_vla.training.run_directory import read_metrics
-from gap_vla.training.stages import TRAINING_VERSION
 
 GIVEN = {
     ("octo", "vp"): (2, [0.93152, 28.30801]),
@@ -23,7 +23,7 @@ def test_training_gives_what_its_version_gave(backend, method, whole):
     version, given = GIVEN[backend, method]
     assert TRAINING_VERSION[backend if backend == "octo" else "small"] == version
     assert [error, size] == pytest.approx(given, rel=1e-3), (
-        f"not what version {version} gave: raise TRAINING_VERSION in gap_vla/training/stages.py, and write here what "
+        f"not what version {version} gave: raise TRAINING_VERSION in gap_vla/training/data.py, and write here what "
         f"{method} gives now, {error:.5f}, {size:.5f}"
     )
 
