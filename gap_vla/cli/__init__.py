@@ -1,4 +1,4 @@
-"""`gap-vla COMMAND …`: every command is a module here, whose `main` reads the rest of the line and does it."""
+"""`gap-vla COMMAND …`: every command is a function here, which reads the rest of the line and does it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GROUPS = {
         "serve-policy": "serve a checkpoint to clients of openpi's protocol",
     },
 }
-"""Commands and what they are for; `_` is taken for `-`."""
+"""Module of this package to its commands and what they are for; `_` is taken for `-`."""
 
 COMMANDS = {name: what for group in GROUPS.values() for name, what in group.items()}
 
@@ -55,7 +55,8 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     """One command, on the arguments of this process if none are given."""
     words, before = list(sys.argv[1:] if argv is None else argv), sys.argv
     sys.argv = [f"gap-vla {name}", *words]  # which `--help` shows
+    module = next(module for module, commands in GROUPS.items() if name in commands)
     try:
-        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main(words)
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name.replace("-", "_"))(words)
     finally:
         sys.argv = before

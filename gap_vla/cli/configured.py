@@ -53,22 +53,22 @@ def parse_configured(
         kind: the backend whose keys are shown without a file.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    add = parser.add_argument
-    add("--config", metavar="FILE[:PROFILE]", required=True, help="Python file whose get_config(PROFILE) is trained")
+    file_option = {"metavar": "FILE[:PROFILE]", "help": "Python file whose get_config(PROFILE) is trained"}
+    parser.add_argument("--config", required=True, **file_option)
+    parser.usage = "%(prog)s --config FILE[:PROFILE] [options] [--config.KEY=VALUE ...]"
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     file = first.parse_known_args(words)[0].config
+    if not file and (files := [word for word in words if word.partition(":")[0].endswith(".py")]):
+        parser.error(f"to use {files[0]}, type: {parser.prog} --config {files[0]}")
     config = load_config(file, kind) if file else kind(task=TASK_NAMES[0])
     known = {key.name: key for key in keys(config)}
     _add_keys(parser, config, known)
-    parser.usage = "%(prog)s --config FILE[:PROFILE] [options] [--config.KEY=VALUE ...]"
-    if not file and (files := [word for word in words if word.partition(":")[0].endswith(".py")]):
-        parser.error(f"to use {files[0]}, type: {parser.prog} --config {files[0]}")
     options, rest = parser.parse_known_args(words)
     values = dataclasses.asdict(config)
-    given = {name: text for name in known if (text := getattr(options, f"config.{name}", None)) is not None}
-    for name, text in given.items():
-        values = merge(values, _nested(name, value_of(text, known[name].kind)))
+    for name, key in known.items():
+        if (text := getattr(options, f"config.{name}", None)) is not None:
+            values = merge(values, _nested(name, value_of(text, key.kind)))
     for word in rest:
         values = merge(values, _entry(parser, word, known))
     return build(type(config), values), options
@@ -99,17 +99,13 @@ def value_of(text: str, kind: str) -> Any:
     """
     if not kind.startswith(("tuple", "dict")):
         return text
-    found = _literal(text)
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        found = text
     if kind.startswith("tuple") and found is not None and not isinstance(found, tuple | list):
         return tuple(text.split(","))
     return found
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
@@ -124,8 +120,8 @@ def _entry(parser: Parser, word: str, known: Mapping[str, Key]) -> dict[str, Any
     name = option.removeprefix("--config.")
     if name == option:
         parser.error(f"unrecognized argument {word}")
-    section, _, _ = name.rpartition(".")
-    if section not in known or not known[section].kind.startswith("dict"):
+    section = known.get(name.rpartition(".")[0])
+    if section is None or not section.kind.startswith("dict"):
         hint = nearest(name, known, "; did you mean {}?")
         raise ConfigError(f"unknown configuration key {name}{hint or '; --help lists all'}")
-    return _nested(name, _literal(text))
+    return _nested(name, value_of(text, "dict"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gap_vla.cli import check_dataset as command
+from gap_vla.cli.data import check_dataset as command
 from gap_vla.core.columns import DELTA, POSE, Columns
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
@@ -358,12 +358,12 @@ def test_an_rlds_episode_begins_and_ends_where_its_flags_say(flags: dict[str, li
 def test_the_command_checks_a_dataset_and_answers_by_its_exit_status(tmp_path: Path, capsys: Any) -> None:
     toy = Path(__file__).parent / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
     words = [str(toy), "--out", str(tmp_path / "check")]
-    status = command.main([*words, "--json"])
+    status = command([*words, "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert status == int(answer["verdict"].startswith("it would spoil")) and Path(answer["page"]).exists()
-    assert command.main(words) == 2 and "check exists" in capsys.readouterr().err
-    assert command.main([*words, "--overwrite"]) == status
-    assert command.main([str(tmp_path / "nothing")]) == 2
+    assert command(words) == 2 and "check exists" in capsys.readouterr().err
+    assert command([*words, "--overwrite"]) == status
+    assert command([str(tmp_path / "nothing")]) == 2
 
 
 def test_files_of_others_are_checked(tmp_path: Path) -> None:

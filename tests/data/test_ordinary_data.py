@@ -11,11 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gap_vla.cli.annotate import main as annotate
-from gap_vla.cli.build_dataset import main as build_dataset
-from gap_vla.cli.check_dataset import main as check_dataset
-from gap_vla.cli.show_episode import main as show_episode
-from gap_vla.cli.train_small import main as train_small
+from gap_vla.cli.data import annotate, build_dataset, check_dataset, show_episode
+from gap_vla.cli.training import train_small
 from gap_vla.demos import Fields, open_source
 from tests.helpers import layouts
 from tests.helpers.demonstrations import write_arrays

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gap_vla.cli import report as command
+from gap_vla.cli.training import report as command
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.report.charts import branch_chart, curve_chart, mean_curve
@@ -151,6 +151,6 @@ def test_runs_of_two_tasks_twins_and_folders_that_are_no_runs_are_refused(runs, 
 def test_the_command_writes_the_page_and_replaces_it_only_if_told(runs, tmp_path, capsys):
     out = tmp_path / "report.html"
     words = [str(runs[0]), "--out", str(out)]
-    assert command.main(words) == 0 and out.exists()
-    assert command.main(words) == 2 and "report.html exists" in capsys.readouterr().err
-    assert command.main([*words, "--overwrite"]) == 0
+    assert command(words) == 0 and out.exists()
+    assert command(words) == 2 and "report.html exists" in capsys.readouterr().err
+    assert command([*words, "--overwrite"]) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gap_vla.cli import evaluate, serve_policy
+from gap_vla.cli.evaluation import evaluate, serve_policy
 from gap_vla.core.errors import UserError
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
@@ -384,12 +384,12 @@ def test_the_held_out_error_of_a_dataset_is_measured_and_kept(tmp_path, capsys):
     save_policy(small("proprio"), tmp_path / "checkpoint", statistics(), "normal")
     out = ["--quiet", "--out", str(tmp_path / "out")]
     arguments = ["--checkpoint", str(tmp_path / "checkpoint"), "--rlds", str(TOY), *out]
-    assert evaluate.main([*arguments, "--split", "train"]) == 0
+    assert evaluate([*arguments, "--split", "train"]) == 0
     found = json.loads((tmp_path / "out" / "held_out.json").read_text())
     assert (found["episodes"], found["steps"], found["transition_steps"]) == (3, 42, 0)
     assert found["error"] == found["error_consistent"] > 0 and found["learnt"] is None
     assert "held-out action error" in capsys.readouterr().out
-    assert evaluate.main([*arguments, "--split", "val"]) == 2
+    assert evaluate([*arguments, "--split", "val"]) == 2
     assert "split" in capsys.readouterr().err, "another measurement is there"
 
 
@@ -412,7 +412,7 @@ def test_a_run_is_served_to_clients(tmp_path, capsys, monkeypatch, chunks):
             await asyncio.to_thread(ask, port)
 
     monkeypatch.setattr("gap_vla.serving.server.serve_forever", once)
-    assert serve_policy.main(["--checkpoint", str(tmp_path), "--port", "0", *chunks]) == 0
+    assert serve_policy(["--checkpoint", str(tmp_path), "--port", "0", *chunks]) == 0
     *actions, metadata = answers
     assert "ws://127.0.0.1:" in capsys.readouterr().out and metadata["task"] == "stack"
     policy = SmallTorchPolicy(network, statistics(), execute=4 if chunks else 2)

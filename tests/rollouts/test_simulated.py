@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from gap_vla import sim
-from gap_vla.cli import diagnose, evaluate
+from gap_vla.cli.evaluation import diagnose, evaluate
 from gap_vla.core.errors import UserError
+from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
 from gap_vla.rollouts.recordings import from_simulator, record_expert
 from gap_vla.rollouts.task import FILM_SIZE, sim_task
 from gap_vla.serving.loading import replay
@@ -69,7 +70,7 @@ def test_objects_are_moved_once_and_the_robot_is_not():
 
 def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, processes, capsys):
     arguments = ["--policy", "expert", "--task", "assembly", "--episodes", "1", *ONE, "--out", str(tmp_path / "out")]
-    assert evaluate.main([*arguments, "--videos", "1"]) == 0
+    assert evaluate([*arguments, "--videos", "1"]) == 0
     assert "expert on assembly: 1 of 1 succeeded" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["layout_seeds"] == [100_000] and summary["steps"] == [105]  # as version 0.2
@@ -85,7 +86,7 @@ def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, proces
 def test_an_episode_that_ends_at_its_horizon_has_failed(tmp_path, capsys, horizon, steps):
     """The task's own, at which the simulator itself ends the episode, or a shorter one."""
     arguments = ["--policy", "random", "--task", "assembly", "--episodes", "2", "--cameras", "none", *horizon]
-    assert evaluate.main([*arguments, *ONE, "--json", "--out", str(tmp_path / "out")]) == 0
+    assert evaluate([*arguments, *ONE, "--json", "--out", str(tmp_path / "out")]) == 0
     summary = json.loads(capsys.readouterr().out)["variants"]["default"]
     assert summary["successes"] == 0 and summary["steps"] == [steps] * 2 and not summary["errors"]
     assert sum(summary["phases"]["failed_in"].values()) == 2
@@ -93,7 +94,7 @@ def test_an_episode_that_ends_at_its_horizon_has_failed(tmp_path, capsys, horizo
 
 def test_several_variants_go_into_folders_of_their_own(tmp_path, capsys):
     arguments = ["--policy", "random", "--task", "assembly", "--episodes", "1", "--cameras", "none", "--horizon", "3"]
-    assert evaluate.main([*arguments, *ONE, "--variant", "all", "--out", str(tmp_path)]) == 0
+    assert evaluate([*arguments, *ONE, "--variant", "all", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     found = json.loads((tmp_path / "variants.json").read_text())
     assert {"default", "positions_wide"} <= found.keys() and "light" not in found and "left out" in said.err
@@ -111,7 +112,7 @@ def demonstrations(tmp_path_factory):
 
 def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(demonstrations, tmp_path, capsys):
     arguments = ["--policy", f"replay:{demonstrations}", "--task", "assembly", "--episodes", "2", "--cameras", "none"]
-    assert evaluate.main([*arguments, *ONE, "--out", str(tmp_path)]) == 0
+    assert evaluate([*arguments, *ONE, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["successes"] == 2 and summary["seed"] is None and "ended without" not in capsys.readouterr().err
     with pytest.raises(UserError, match="assembly"):
@@ -122,13 +123,13 @@ def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(
 
 def test_a_policy_is_diagnosed_on_demonstrations(demonstrations, tmp_path, capsys):
     arguments = ["--policy", "random", "--task", "assembly", "--demos", str(demonstrations), "--quiet"]
-    assert diagnose.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert diagnose([*arguments, "--out", str(tmp_path)]) == 0
     assert "image_primary <-" in capsys.readouterr().out
     found = json.loads((tmp_path / "diagnosis.json").read_text())
     assert found["episodes"] == 2 and found["open_loop"]["transition_steps"] > 0
-    assert diagnose.main([*arguments, "--episodes", "0:1", "--out", str(tmp_path)]) == 2
+    assert diagnose([*arguments, "--episodes", "0:1", "--out", str(tmp_path)]) == 2
     assert "1 recording" in capsys.readouterr().err
-    assert diagnose.main(["--policy", "random", "--task", "stack", *arguments[4:], "--out", str(tmp_path / "b")]) == 2
+    assert diagnose(["--policy", "random", "--task", "stack", *arguments[4:], "--out", str(tmp_path / "b")]) == 2
     assert "stack" in capsys.readouterr().err
 
 
@@ -149,10 +150,10 @@ def test_the_two_grippers_of_two_arms_are_known():
 
 def test_a_policy_that_is_random_does_not_look(tmp_path, capsys):
     arguments = ["--policy", "random", "--task", "assembly", "--image-size", "32", "--episodes", "2", "--workers", "1"]
-    assert diagnose.main([*arguments, "--quiet", "--json", "--out", str(tmp_path)]) == 0
+    assert diagnose([*arguments, "--quiet", "--json", "--out", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["episodes"] == 2 and found == json.loads((tmp_path / "diagnosis.json").read_text())
-    assert {effect["intervention"] for effect in found["open_loop"]["effects"]} == {*diagnose.INTERVENTIONS}
+    assert {effect["intervention"] for effect in found["open_loop"]["effects"]} == {*ALL_INTERVENTIONS}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_policy_that_is_random_does_not_look(tmp_path, capsys):
     ],
 )
 def test_mistakes_on_the_command_line_are_explained(arguments, name, capsys):
-    assert evaluate.main(arguments) == 2
+    assert evaluate(arguments) == 2
     assert name in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import gap_vla.sim as sim
-from gap_vla.cli.collect_demos import main
+from gap_vla.cli.data import collect_demos as command
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.sim import collection as collecting
 from gap_vla.sim.collection import collect_demos
@@ -134,7 +134,7 @@ def test_the_command_shows_what_it_collected(finished, tmp_path, capsys):
     out = tmp_path / "d.hdf5"
     shutil.copytree(finished[1], tmp_path / "d.hdf5.parts")
     options = "--task assembly --episodes 3 --image-size 32 --seed 3 --action-noise 0.1 --show 2 --quiet".split()
-    assert main([*options, "--out", str(out)]) == 0
+    assert command([*options, "--out", str(out)]) == 0
     assert capsys.readouterr().out.split() == [str(out.with_suffix(suffix)) for suffix in (".hdf5", ".png", ".mp4")]
     assert out.read_bytes() == finished[0].read_bytes()
     assert Image.open(out.with_suffix(".png")).size == (8 * 64, 2 * 64)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from gap_vla.cli.compare import main as compare_command
+from gap_vla.cli.training import compare as compare_command
 from gap_vla.core.errors import ConfigError
 from gap_vla.training import comparison
 from gap_vla.training.comparison import compare_methods, comparison_directory
