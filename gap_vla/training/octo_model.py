@@ -157,50 +157,35 @@ def optimizer_of(
     return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
 
 
-def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> str:
-    """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
-    whole = [parameters.trainable, parameters.frozen]
-    leaves = len(jax.tree_util.tree_leaves(whole))
-    count, fixed = _count(whole), _count(parameters.frozen)
-    lines = [
-        f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
-        f"memory: parameters {_megabytes(whole)}, gradients {_megabytes(parameters.trainable)}, "
-        f"optimizer {_megabytes(opt_state)}; activations come on top",
-    ]
+def describe(config: FinetuneConfig, parameters: Parameters) -> str:
+    """What will be trained, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
+    leaves = jax.tree.leaves([parameters.trainable, parameters.frozen])
+    fixed = sum(leaf.size for leaf in jax.tree.leaves(parameters.frozen))
+    count = sum(leaf.size for leaf in leaves)
+    line = f"model: Octo, {count:,} parameters in {len(leaves)} leaves" + (f", {fixed:,} frozen" if fixed else "")
     schedule = config.schedule
     if schedule.mode == "none":
-        return "\n".join([*lines, f"method {config.method}: no gradient is adjusted"])
+        return f"{line}\nmethod {config.method}: no gradient is adjusted"
     until = schedule.active_steps(config.train.steps)
-    lines.append(
+    gap = (
         f"method {config.method}: mode {schedule.mode}, λ = {schedule.lam}, during the first {until} of "
         f"{config.train.steps} steps; adjusted leaves:"
     )
-    return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
+    return "\n".join([line, gap, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 
 
 def dry_run(config: FinetuneConfig, shapes: Shapes) -> str:
-    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
+    """Builds everything as shapes only: inputs, parameters, GAP's leaves; nothing is allocated."""
     pretrained = config.model.pretrained
     batch, layout = planned(config, shapes)
     module = OctoModule.create(**layout["model"])
     parameters = Parameters.of(config, parameter_shapes(module, batch), module)
-    packing, tx, _ = optimizer_of(config, parameters)
-    opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
     unread = "" if Path(pretrained).is_dir() else " (not read in a dry run)"
     lines = [f"pretrained weights: {pretrained}{unread}"] if pretrained else []
-    lines += [describe(config, parameters, opt_state), "inputs of a step:"]
+    lines += [describe(config, parameters), "inputs of a step:"]
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
     return "\n".join(lines)
-
-
-def _count(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _megabytes(tree: Any) -> str:
-    leaves = (leaf for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype"))
-    return f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**20:.1f} MB"
 
 
 def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:

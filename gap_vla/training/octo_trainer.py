@@ -88,7 +88,7 @@ class OctoTrainer(Trainer):
         return dry_run(config, shapes)
 
     def describe(self) -> str:
-        said = describe(self.config, self.built.parameters, self.built.state.opt_state)
+        said = describe(self.config, self.built.parameters)
         if not self._without_rho:
             return said
         without = f"note: no rho in {', '.join(self._without_rho)}"

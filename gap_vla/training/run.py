@@ -170,7 +170,7 @@ class TrainingRun:
         return notes
 
     def dry_run(self) -> str:
-        """What `to_the_end` would do: data, run, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
+        """What `to_the_end` would do: data, run, model, optimizer, GAP's leaves. Nothing is made or written."""
         config, stages = self.config, self.stages
         shapes = self.validate()
         if stages.given:
