@@ -12,11 +12,12 @@ docs/PERFORMANCE.md names the bounds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
-import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -98,57 +99,44 @@ def columns_case(batch_size: int) -> tuple[Case, Case]:
 CASES = {"submodule": submodule_case, "columns": columns_case}
 
 
-def times(case: Case, pairs: int, batch_size: int) -> dict[str, list[float]]:
-    """Seconds of processor time of every step, with and without GAP."""
+def seconds_of(case: Case, pairs: int, batch_size: int) -> np.ndarray:
+    """Seconds of processor time of every step, f64[pairs, (with GAP, without)]."""
     policy, loss, adjust = case
-    policies = {"with GAP": copy.deepcopy(policy).train(), "without": copy.deepcopy(policy).train()}
-    optimizers = {key: torch.optim.AdamW(p.parameters(), lr=1e-4, foreach=True) for key, p in policies.items()}
-    gap = adjust(policies["with GAP"])
-    gap.watch(optimizers["with GAP"])
+    policies = [copy.deepcopy(policy).train() for _ in range(2)]
+    optimizers = [torch.optim.AdamW(policy.parameters(), lr=1e-4, foreach=True) for policy in policies]
+    gap = adjust(policies[0])
+    gap.watch(optimizers[0])
     rho = torch.rand(batch_size, 2)
-    seconds: dict[str, list[float]] = {key: [] for key in policies}
-    for pair in range(pairs + 3):  # the first three warm up
-        for key in sorted(policies, reverse=bool(pair % 2)):
+    seconds = np.empty((pairs + 3, 2))
+    for pair in range(len(seconds)):
+        for which in (0, 1) if pair % 2 else (1, 0):
             start = time.process_time()
-            if key == "with GAP":
-                with gap.adjusting(rho, pair):
-                    value = loss(policies[key])
-            else:
-                value = loss(policies[key])
+            with gap.adjusting(rho, pair) if which == 0 else contextlib.nullcontext():
+                value = loss(policies[which])
             value.backward()
-            optimizers[key].step()
-            optimizers[key].zero_grad()
-            if pair >= 3:
-                seconds[key].append(time.process_time() - start)
-    return seconds
-
-
-def measure(name: str, cases: tuple[Case, Case], pairs: int, batch_size: int) -> None:
-    alone = times(cases[1], 5 * pairs, batch_size)
-    own = statistics.median(a - b for a, b in zip(alone["with GAP"], alone["without"]))
-    whole = times(cases[0], pairs, batch_size)
-    step = statistics.median(whole["without"])
-    ratios = [a / b for a, b in zip(whole["with GAP"], whole["without"])]
-    low, middle, high = (100 * (ratio - 1) for ratio in statistics.quantiles(ratios, n=4))
-    print(f"{name} (batch {batch_size}): a step takes {1e3 * step:.1f} ms without GAP")
-    print(f"  with GAP {middle:+.2f} % (median of {pairs} pairs; half of them within {low:+.2f} to {high:+.2f} %)")
-    print(
-        f"  GAP's own work, on the adjusted part alone: {1e3 * own:.2f} ms, {100 * own / step:.2f} % of a step",
-        flush=True,
-    )
+            optimizers[which].step()
+            optimizers[which].zero_grad()
+            seconds[pair, which] = time.process_time() - start
+    return seconds[3:]  # the first three warm up
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
-    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name, case in CASES.items():
-        if options.case not in (name, "all"):
-            continue
-        measure(name, case(options.batch_size), options.pairs, options.batch_size)
+        whole, alone = case(options.batch_size)
+        own = float(np.median(-np.diff(seconds_of(alone, 5 * options.pairs, options.batch_size))))
+        seconds = seconds_of(whole, options.pairs, options.batch_size)
+        step = float(np.median(seconds[:, 1]))
+        low, middle, high = np.quantile(100 * (seconds[:, 0] / seconds[:, 1] - 1), (0.25, 0.5, 0.75))
+        print(f"{name} (batch {options.batch_size}): a step takes {1e3 * step:.1f} ms without GAP")
+        print(f"  with GAP {middle:+.2f} % (median of {options.pairs} pairs; half within {low:+.2f} to {high:+.2f} %)")
+        print(
+            f"  GAP's own work, on the adjusted part alone: {1e3 * own:.2f} ms, {own / step:.2%} of a step", flush=True
+        )
 
 
 if __name__ == "__main__":

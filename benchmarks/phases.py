@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,49 +72,40 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def segmentation(steps: int) -> dict[str, object]:
     """The same exact search to its end, by ours and by ruptures' Dynp with the plain cost, whose Python evaluates every
-    pair of steps. The number of change points is what our default search finds. All but `wall` are processor times."""
+    pair of steps. The number of change points is what our default search finds. Seconds are processor time."""
     import ruptures
 
     from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
-    from gap_vla.phases import segment
+    from gap_vla.phases import Motion, segment
 
-    position, quaternion, gripper = signals = recording(steps, 1)
+    signals = recording(steps, 1)
     options: dict[str, Any] = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
 
     def timed(**search: Any) -> tuple[np.ndarray, float]:
-        segment(position, quaternion, gripper, min_size=3, **options, **search)
+        segment(*signals, min_size=3, **options, **search)
         times = []
         for _ in range(7):
             start = time.process_time()
-            found = segment(position, quaternion, gripper, min_size=3, **options, **search)
+            found = segment(*signals, min_size=3, **options, **search)
             times.append(time.process_time() - start)
         return found, float(np.median(times))
 
     by_penalty, penalty_seconds = timed(penalty=2.0)
     found, seconds = timed(n_change_points=len(by_penalty))
-
-    def dynp(cost: object) -> tuple[list[int], float, float]:
-        wall, start = time.perf_counter(), time.process_time()
-        search = ruptures.Dynp(custom_cost=cost, min_size=3, jump=1).fit(np.hstack(signals))
-        bounds = search.predict(n_bkps=len(found))
-        return bounds[:-1], time.process_time() - start, time.perf_counter() - wall
-
-    fast, fast_seconds, _ = dynp(MotionCost(gripper=2, **options))
-    plain, plain_seconds, plain_wall = dynp(plain_python_cost()())
-    optima = [
-        segment_cost(position, quaternion, gripper, np.array(bounds), **options) for bounds in (found, fast, plain)
-    ]
+    optima, taken = [segment_cost(*signals, found, **options)], []
+    for cost in (MotionCost(Motion.of(*signals), **options), plain_python_cost()()):
+        start = time.process_time()
+        bounds = ruptures.Dynp(custom_cost=cost, min_size=3, jump=1).fit(np.hstack(signals)).predict(n_bkps=len(found))
+        taken.append(time.process_time() - start)
+        optima.append(segment_cost(*signals, bounds[:-1], **options))
     return {
         "steps": steps,
         "change_points": len(found),
         "ours_ms": 1000 * seconds,
         "ours_with_penalty_ms": 1000 * penalty_seconds,
-        "dynp_plain_python_s": plain_seconds,
-        "dynp_plain_python_wall_s": plain_wall,
-        "dynp_our_cost_s": fast_seconds,
-        "ratio": plain_seconds / seconds,
-        "ratio_with_penalty": plain_seconds / penalty_seconds,
-        "optima": optima,
+        "dynp_our_cost_s": taken[0],
+        "dynp_plain_python_s": taken[1],
+        "ratio": taken[1] / seconds,
         "same_optimum": bool(np.allclose(optima, optima[0])),
     }
 
@@ -157,39 +149,28 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
 
 
 def fresh_processes() -> dict[str, object]:
-    """Import time, and whether a new process finds the compiled search in the cache."""
+    """Import time, and of a first call, for which a new process finds the compiled search in the cache."""
     code = (
-        "import time; t = time.perf_counter(); import gap_vla.phases as p; a = time.perf_counter() - t\n"
+        "import json, time; t = time.perf_counter(); import gap_vla.phases as p; a = time.perf_counter() - t\n"
         "import numpy as np; x = np.cumsum(np.ones((50, 3)), axis=0); import numba; t = time.perf_counter()\n"
-        "p.segment(x, penalty=1.0); b = time.perf_counter() - t\n"
-        "from gap_vla.phases.search import optimal_with_prices as s\n"
-        "import json; print(json.dumps([a, b, sum(s.stats.cache_hits.values())]))"
+        "p.segment(x, penalty=1.0); print(json.dumps({'import_s': a, 'first_segment_s': time.perf_counter() - t}))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    imported, first_call, hits = json.loads(run.stdout)
-    return {"import_s": imported, "first_segment_s": first_call, "cache_hits": hits}
+    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-PARTS = ("segmentation", "long_recording", "fresh_processes", "annotation")
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="what to measure (default: all)")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    run = {
+    quick = parser.parse_args().quick
+    parts: dict[str, Callable[[], object]] = {
         "segmentation": lambda: segmentation(200 if quick else 500),
         "long_recording": lambda: long_recording(2_000 if quick else 10_000),
         "fresh_processes": fresh_processes,
         "annotation": lambda: annotation(20 if quick else 500, 400),
     }
-    print(f"load {os.getloadavg()}", flush=True)
-    for part in arguments.parts:
-        print(json.dumps({part: run[part]()}, indent=2), flush=True)
-    return 0
+    for part, measured in parts.items():
+        print(json.dumps({part: measured()}, indent=2), flush=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

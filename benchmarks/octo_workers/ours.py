@@ -1,6 +1,6 @@
 """Our Octo as a worker of `octo.py`: the training step and `sample_actions` that users get.
 
-python benchmarks/octo_workers/ours.py CASE_FOLDER OPTIONS_AS_JSON
+python benchmarks/octo_workers/ours.py CASE_FOLDER
 """
 
 from __future__ import annotations
@@ -99,6 +99,5 @@ if __name__ == "__main__":
     # Upstream's random bits, so that both draw the same noise and their losses can be compared.
     jax.config.update("jax_threefry_partitionable", False)
     case = Path(sys.argv[1]).absolute()
-    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     os.chdir(case)  # the configuration names its language encoder by a relative path
-    serve(Ours(case, options))
+    serve(Ours(case, {}))

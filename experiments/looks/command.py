@@ -1,6 +1,6 @@
-"""Look into trained policies: what can be read off their visual features, and when they need another policy's help.
+"""Look into trained policies: where their visual features say that objects are, and when they need another's help.
 
-    python scripts/look.py runs/assembly/small-* --probe                 # where objects are, by linear probes
+    python scripts/look.py runs/assembly/small-* --probe                 # linear probes of small policies
     python scripts/look.py VP_RUN --takeover V_RUN                       # another policy acts for ten steps
 
 Prints what was found, and writes it with all figures as JSON. Takeovers continue where they were stopped.
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("runs", type=Path, nargs="+", help="run directories")
-    add("--probe", action="store_true", help="probe the visual features of small policies, and what each relies on")
+    add("--probe", action="store_true", help="probe the visual features of small policies")
     add("--probe-episodes", type=int, default=60, help="of the expert, collected for it (default 60)")
     add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
     add("--episodes", type=int, default=50, help="rollouts per window (default 50)")
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.probe and not options.takeover:
         parser.error("nothing is asked; give --probe, --takeover RUN or both")
-    from experiments.looks.probe import collect_probe_demos, probe_runs, reliance
+    from experiments.looks.probe import probe_runs
     from experiments.looks.takeover import take_over_runs
     from gap_vla.core.files import write_json
     from gap_vla.drawing.markup import text_table
@@ -43,10 +43,6 @@ def main(argv: list[str] | None = None) -> None:
     if options.probe:
         found["probes"] = probe_runs(runs, options.probe_episodes, options.workers)
         print(text_table(probe_rows(found["probes"])), end="\n\n")
-        relies = {run.label: reliance(run, collect_probe_demos(run, options.probe_episodes)) for run in runs}
-        found["reliance"] = relies
-        rows = [[label, *(f"{cost:.2f}" for cost in costs.values())] for label, costs in relies.items()]
-        print(text_table([["error, times the undisturbed one", *next(iter(relies.values()))], *rows]), end="\n\n")
     if options.takeover:
         other = Run.read(options.takeover)
         how = {"episodes": options.episodes, "variant": options.variant, "workers": options.workers}
@@ -60,28 +56,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def probe_rows(probes: dict[str, Any]) -> list[list[str]]:
-    """What is read off, a line each; R², and error in cm or AUC, of every policy's features."""
+    """R² and error (cm) of each object's position, read off every policy's features."""
     rows = [["held-out", *probes]]
-    for name, part in _keys([one["positions"] for one in probes.values()]):
-        results = [one["positions"].get(name, {}).get(part) for one in probes.values()]
-        rows.append(
-            [f"{name}, {part}", *(_told(one, f"{100 * one['error']:.1f} cm" if one else "") for one in results)]
-        )
-    for name, part in _keys([one["beyond_proprio"] for one in probes.values()]):
-        results = [one["beyond_proprio"].get(name, {}).get(part) for one in probes.values()]
-        rows.append([f"{name}, {part}, beyond proprioception", *map(_told, results)])
-    for part in ("all steps", "transitions"):
-        told = [_told(one["actions"][part]) for one in probes.values()]
-        rows.append([f"expert's action, {part}, beyond proprioception", *told])
-    return [*rows, ["near a switch of phase", *(f"AUC {one['transition']['auc']:.3f}" for one in probes.values())]]
-
-
-def _keys(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((name, part) for one in found for name, parts in one.items() for part in parts))
-
-
-def _told(one: dict[str, Any] | None, more: str = "") -> str:
-    return " ".join(filter(None, (f"R² {one['r2']:.2f}", more))) if one else ""
+    for name, parts in next(iter(probes.values())).items():
+        for part in parts:
+            found = [one[name][part] for one in probes.values()]
+            rows.append([f"{name}, {part}", *(f"R² {one['r2']:.2f} {100 * one['error']:.1f} cm" for one in found)])
+    return rows
 
 
 def takeover_rows(windows: list[dict[str, Any]], episodes: int) -> list[list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.looks.linear_probe import fit_predict, folds
+from experiments.looks.ridge import held_out
 from gap_vla.phases.targets import is_transition
 
 HISTORY = 5
@@ -46,11 +46,7 @@ def action_errors(
     rows_of = {part: rows for part, rows in rows_of.items() if rows.any()}
     found: dict[str, dict[str, float]] = {}
     for name, values in inputs.items():
-        features = fourier_features(values)
-        predicted = np.empty_like(target)
-        for train, test in folds(episodes):
-            predicted[test] = fit_predict(features[train], target[train], episodes[train], features[test])
-        wrong = ((target - predicted) ** 2).sum(1)
+        wrong = ((target - held_out(fourier_features(values), target, episodes)) ** 2).sum(1)
         about = {part: ((target[rows] - target[rows].mean(0)) ** 2).sum() for part, rows in rows_of.items()}
         found[name] = {
             part: float(wrong[rows].sum() / about[part]) for part, rows in rows_of.items() if about[part] > 0

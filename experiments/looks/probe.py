@@ -1,5 +1,5 @@
-"""What trained policies see and rely on: probes of a small policy's frozen visual features, and what it costs to show a
-policy another episode's pictures or proprioception.
+"""What trained policies see and rely on: where a small policy's frozen visual features say that objects are, and what
+it costs to show a policy another episode's pictures or proprioception.
 
 Probes are asked about demonstrations that are collected for it, so that no policy was trained on them.
 """
@@ -16,13 +16,15 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.looks.linear_probe import probe_beyond, probe_positions, probe_switches
+from experiments.looks.ridge import probe_positions
 from experiments.tables import results
 from experiments.tables.cells import Cell, run_directory
 from gap_vla.core.identity import digest
 from gap_vla.demos import open_source
 from gap_vla.report.runs import Run
-from gap_vla.rollouts.recordings import from_episode, near_switches
+from gap_vla.rollouts.diagnose import open_loop
+from gap_vla.rollouts.recordings import from_episode
+from gap_vla.serving.loading import load_checkpoint
 
 SEED = 7_000_000
 """Collection seed of demonstrations that are made for probing."""
@@ -32,9 +34,6 @@ PROBED, SHOWN = 40, 20
 
 CARRYING = "transport"
 """The expert's phase in which an object is brought to where it belongs."""
-
-BACK = 4
-"""Steps over which the change of proprioception is taken."""
 
 STILL = 1e-3
 """Objects whose position varies by less (standard deviation, m) are nothing to probe for."""
@@ -48,11 +47,7 @@ class ProbeData:
 
     images: dict[str, np.ndarray]  # camera key to uint8[N, h, w, 3]
     positions: dict[str, Float[np.ndarray, "n 3"]]  # of each object, m, world
-    near_switch: Bool[np.ndarray, " n"]  # within three steps of a change of the expert's phase
-    free: Bool[np.ndarray, " n"]  # nothing has been gripped yet: only the pictures tell where the objects are
     waiting: Bool[np.ndarray, " n"]  # the object has not been carried yet (before `CARRYING`)
-    proprio: Float[np.ndarray, "n p"]  # pose and gripper of each arm, then their change since `BACK` steps before
-    actions: Float[np.ndarray, "n a"]  # the expert's, in units of their standard deviation
     episodes: Int[np.ndarray, " n"]  # number of each step's episode
 
 
@@ -66,45 +61,32 @@ def collect_probe_demos(run: Run, episodes: int = PROBED, *, workers: int = 1) -
     path = Path(run.config["data"]["root"]) / "probes" / f"{name}.hdf5"
     if not path.exists():
         print(f"collect: {episodes} demonstrations of {run.task} to probe with → {path}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         collect_demos(run.task, episodes, path, seed=SEED, workers=workers, **seen)
     return path
 
 
 def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     """Reads every `every`-th step of demonstrations that `collect_demos` wrote."""
-    parts: dict[str, list[np.ndarray]] = {}
+    images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
+    waiting, numbers = [], []
     source = open_source(path)
     with h5py.File(path) as file:
         for number in range(len(source)):
-            episode, demo = source.read(number), file[f"data/demo_{number}"]
+            episode, objects = source.read(number), file[f"data/demo_{number}/obs/object"]
             steps = np.arange(0, len(episode), every)
-            objects = demo["obs/object"][:].reshape(len(episode), -1, 3)[steps]
-            for place, name in enumerate(demo["obs/object"].attrs["names"]):
-                positions.setdefault(str(name), []).append(objects[:, place])
-            assert episode.phase is not None  # the collector knows it
-            phases = [str(name) for name in episode.phase]
-            carried = phases.index(CARRYING) if CARRYING in phases else 0
-            own = sorted(key for key in demo["obs"] if key.startswith("robot"))
-            hand = np.concatenate([demo["obs"][key][:].reshape(len(episode), -1) for key in own], axis=1)
-            moved = hand - hand[np.maximum(np.arange(len(hand)) - BACK, 0)]
-            found = {
-                **episode.images,
-                "near_switch": near_switches(phases),
-                "free": np.cumsum((episode.action[:, 6::7] > 0).any(1)) == 0,
-                "waiting": np.arange(len(episode)) < carried,
-                "proprio": np.concatenate([hand, moved], 1).astype(np.float32),
-                "actions": episode.action,
-                "episodes": np.full(len(episode), number),
-            }
-            for key, value in found.items():
-                parts.setdefault(key, []).append(value[steps])
-    columns = {key: np.concatenate(values) for key, values in parts.items()}
-    spread = columns["actions"].std(0, dtype=np.float64)
-    columns["actions"] = (columns["actions"] / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)
-    images = {key: columns.pop(key) for key in [*columns] if key.startswith("image_")}
-    return ProbeData(images, {name: np.concatenate(some) for name, some in positions.items()}, **columns)
+            for place, name in enumerate(objects.attrs["names"]):
+                positions.setdefault(str(name), []).append(objects[:, 3 * place : 3 * place + 3][steps])
+            for key, pictures in episode.images.items():
+                images.setdefault(key, []).append(pictures[steps])
+            carried = np.flatnonzero(np.asarray(episode.phase) == CARRYING)
+            waiting.append(steps < (carried[0] if len(carried) else 0))
+            numbers.append(np.full(len(steps), number))
+
+    def joined(parts: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        return {key: np.concatenate(rows) for key, rows in parts.items()}
+
+    return ProbeData(joined(images), joined(positions), np.concatenate(waiting), np.concatenate(numbers))
 
 
 def features_of(policy: Any, images: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n d"]:
@@ -121,47 +103,19 @@ def features_of(policy: Any, images: Mapping[str, np.ndarray]) -> Float[np.ndarr
 
 
 def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]:
-    """All probes of one set of features.
-
-    Returns:
-        `positions`: object to part (`before grasp`, `before transport`, `all steps`) to `probe_positions`, for objects
-        that move between episodes in it; `beyond_proprio`: the same to `probe_beyond`, where proprioception misses the
-        object by more than `STILL`; `actions`: `all steps` and `transitions` (near a switch of the expert's phase) to
-        `probe_beyond` of the expert's action; `transition`: `probe_switches`.
-    """
-    everywhere = np.ones(len(data.episodes), bool)
-    parts = {"before grasp": data.free, "before transport": data.waiting, "all steps": everywhere}
-
-    def beyond(target: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-        return probe_beyond(features[rows], target[rows], data.proprio[rows], data.episodes[rows])
-
-    positions: dict[str, dict[str, Any]] = {}
-    partial: dict[str, dict[str, Any]] = {}
+    """Object to part (`before transport`, `all steps`) to `probe_positions`, for objects that move between episodes."""
+    parts = {"before transport": data.waiting, "all steps": np.ones(len(data.episodes), bool)}
+    found: dict[str, Any] = {}
     for name, where in data.positions.items():
         for part, rows in parts.items():
             if rows.any() and where[rows].std(0, dtype=np.float64).max() > STILL:
-                found = probe_positions(features[rows], where[rows], data.episodes[rows])
-                positions.setdefault(name, {})[part] = found
-                more = beyond(where, rows)
-                if more["covariate_error"] > STILL:
-                    partial.setdefault(name, {})[part] = more
-    return {
-        "positions": positions,
-        "beyond_proprio": partial,
-        "actions": {
-            part: beyond(data.actions, rows)
-            for part, rows in (("all steps", everywhere), ("transitions", data.near_switch))
-        },
-        "transition": probe_switches(features, data.near_switch, data.episodes),
-    }
+                found.setdefault(name, {})[part] = probe_positions(features[rows], where[rows], data.episodes[rows])
+    return found
 
 
 def reliance(run: Run, demos: Path, episodes: int = SHOWN) -> dict[str, float | None]:
     """How often the undisturbed error a policy's is when its pictures (`images_swapped`) or its proprioception
     (`proprio_swapped`) come from another episode: what `gap-vla diagnose --demos` measures."""
-    from gap_vla.rollouts.diagnose import open_loop
-    from gap_vla.serving.loading import load_checkpoint
-
     source = open_source(demos)
     recordings = [from_episode(source.read(number)) for number in range(min(episodes, len(source)))]
     found = open_loop(load_checkpoint(run.path, execute=1).policy, recordings)
@@ -170,8 +124,6 @@ def reliance(run: Run, demos: Path, episodes: int = SHOWN) -> dict[str, float | 
 
 def model_of(run: Run) -> Any:
     """The `SmallPolicy` of a run."""
-    from gap_vla.serving.loading import load_checkpoint
-
     policy: Any = load_checkpoint(run.path).policy
     return policy.model
 
@@ -223,8 +175,8 @@ def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> Non
             measured |= reliance(run, demos)
             if run.small and (model := model_of(run)).uses_vision:
                 data = read_probe_data(demos)
-                positions = probe(features_of(model, data.images), data)["positions"]
-                for name in {"peg", "ring"} & {*positions}:
-                    measured[f"{name}_error_mm"] = 1000 * positions[name]["before transport"]["error"]
+                found = probe(features_of(model, data.images), data)
+                for name in {"peg", "ring"} & {*found}:
+                    measured[f"{name}_error_mm"] = 1000 * found[name]["before transport"]["error"]
         print(f"{cell.name}: {measured}", flush=True)
         results.add({**recorded[cell.name], **measured}, path)

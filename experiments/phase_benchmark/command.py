@@ -11,7 +11,6 @@ defaults were chosen: other seeds, places, disturbances and sizes, and tasks and
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,59 +32,36 @@ DRAWN = (
     "spread 2, lookahead 2",
     "spread 4, lookahead 2",
 )
-"""Variants whose ρ is drawn over a recording."""
+"""Variants whose ρ is drawn over a recording of each of `DRAWN_TASKS`."""
+DRAWN_TASKS = ("assembly", "threading")
 
 
-def measure(options: argparse.Namespace) -> None:
-    """Runs the stages that are asked for; each keeps what it has after every line."""
-    from experiments.phase_benchmark.motions import load_motions
-    from experiments.phase_benchmark.sensitivity import by_demonstrations, sensitivity, widths
-    from experiments.phase_benchmark.study import compare, rho_scores, untouched
+def measure(stage: str, options: argparse.Namespace, tasks: dict[str, Any]) -> None:
+    """Runs a stage and writes what it found."""
+    from experiments.phase_benchmark import study
     from gap_vla.core.files import read_json, write_json
 
-    tasks = {}
-    for task in options.tasks:
-        path = options.demos / f"{task}.hdf5"
-        if not path.exists():
-            from gap_vla.sim import collect_demos
+    path = options.out / f"{stage}.json"
 
-            collect_demos(task, options.episodes, path, seed=7, cameras=())
-        tasks[task] = load_motions(path, options.episodes)
-    run: dict[str, Callable[[Callable[[Any], Any]], Any]] = {
-        "finders": lambda keep: compare(tasks, keep=keep),
-        "rho": lambda keep: rho_scores(tasks, LSTM_VARIANTS, keep=keep),
-        "sensitivity": lambda keep: keep(sensitivity(tasks)),
-        "demonstrations": lambda keep: keep(by_demonstrations(tasks)),
-        "width": lambda keep: keep(widths(tasks, {name: LSTM_VARIANTS[name] for name in DRAWN})),
-        "untouched": lambda keep: untouched(options.demos, options.tasks, options.episodes, keep, options.sets),
-    }
-    counts = {task: len(recordings) for task, recordings in tasks.items()}
-    for stage in options.stages:
-        path = options.out / f"{stage}.json"
-        other_sets = read_json(path)["results"] if stage == "untouched" and options.sets and path.exists() else {}
+    def keep(results: dict[Any, Any]) -> None:
+        write_json(path, {"recordings": {task: len(found) for task, found in tasks.items()}, "results": results})
 
-        def keep(found: dict[str, Any], path: Path = path, others: dict[str, Any] = other_sets) -> None:
-            write_json(path, {"recordings": counts, "results": {**others, **found}})
-
-        run[stage](keep)
-
-
-def show(options: argparse.Namespace) -> None:
-    """Writes tables and pictures from what all stages have left."""
-    from experiments.phase_benchmark.sensitivity import draw_widths
-    from experiments.phase_benchmark.tables import draw, markdown
-    from gap_vla.core.files import read_json
-
-    files = {stage: options.out / f"{stage}.json" for stage in STAGES}
-    if missing := [stage for stage, file in files.items() if not file.exists()]:
-        print(f"no tables before the stages {', '.join(missing)} have run")
-        return
-    results = {stage: read_json(file) for stage, file in files.items()}
-    options.figures.mkdir(parents=True, exist_ok=True)
-    tables = markdown(results)
-    (options.out / "tables.md").write_text(tables, encoding="utf-8")
-    pictures = [*draw(results, options.figures), draw_widths(results["width"]["results"], options.figures)]
-    print(options.out / "tables.md", *pictures, sep="\n")
+    if stage == "finders":
+        keep(study.compare(tasks))
+    elif stage == "rho":
+        keep(study.rho_scores(tasks, LSTM_VARIANTS))
+    elif stage == "sensitivity":
+        keep(study.sensitivity(tasks))
+    elif stage == "demonstrations":
+        keep(study.by_demonstrations(tasks))
+    elif stage == "width":
+        drawn = {task: found for task, found in tasks.items() if task in DRAWN_TASKS}
+        keep(study.widths(drawn, {name: LSTM_VARIANTS[name] for name in DRAWN}))
+    else:
+        results = read_json(path)["results"] if options.sets and path.exists() else {}
+        for name in options.sets or study.TITLES:
+            results[name] = study.untouched(name, options.demos, options.tasks, options.episodes)
+            keep(results)
 
 
 @command
@@ -103,7 +79,16 @@ def main(argv: list[str] | None = None) -> None:
     add("--figures", type=Path, help="folder of the pictures (default: OUT/figures)")
     options = parser.parse_args(argv)
     options.tasks = [task_spec(name).name for name in options.tasks]
-    options.figures = options.figures or options.out / "figures"
+    from experiments.phase_benchmark.study import our_motions
+    from experiments.phase_benchmark.tables import write
+
+    tasks = {}
     if options.stages:
-        measure(options)
-    show(options)
+        tasks = {task: our_motions(options.demos, task, options.episodes, seed=7) for task in options.tasks}
+    for stage in options.stages:
+        measure(stage, options, tasks)
+    files = {stage: options.out / f"{stage}.json" for stage in STAGES}
+    if missing := [stage for stage, file in files.items() if not file.exists()]:
+        print(f"no tables before the stages {', '.join(missing)} have run")
+    else:
+        print(*write(files, options.out, options.figures or options.out / "figures"), sep="\n")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import ruptures
 from ruptures.base import BaseCost
 from ruptures.costs import cost_factory
 
@@ -24,23 +25,27 @@ DOUBLED = ratio(2.0)
 
 @dataclasses.dataclass(frozen=True)
 class Finder:
-    """One way to find change points: from recordings and its parameter; the values from which choosing starts (one:
-    nothing is tuned), and how they go on where the best is the first or last (`tuning.tune`).
+    """One way to find change points.
+
+    Attributes:
+        find: from recordings and the parameter.
+        grid: the parameter's values from which choosing starts; one: nothing is tuned.
+        further, refine: how the grid goes on, see `tuning.tune`.
     """
 
     find: Callable[[Sequence[Motion], float], Points]
     grid: tuple[float, ...]
-    parameter: str = "penalty"
     further: Further = DOUBLED
+    refine: bool = True
 
 
-def ours(motions: Sequence[Motion], penalty: float | int, **options: Any) -> Points:
+def ours(motions: Sequence[Motion], penalty: float, **options: Any) -> Points:
     """M3 with smoothing and dead-bands that follow the data; penalty 0 means the default rule."""
     settings = resolved(Options(penalty=penalty or None, **options), motions)
     return [segment_points(motion, None, settings) for motion in motions]
 
 
-def before(motions: Sequence[Motion], penalty: float | int) -> Points:
+def before(motions: Sequence[Motion], penalty: float) -> Points:
     """Ours with the defaults that labels of version 3 had, to show what today's gain."""
     samples = float(np.median([len(motion) for motion in motions]))
     return ours(motions, penalty, rest=0.25, stroke=0.0, min_size=int(np.clip(samples // 13, 2, 5)))
@@ -52,60 +57,24 @@ def step_signal(motion: Motion) -> np.ndarray:
     The direction of motion is piecewise constant in these columns, which is the best case for these costs.
     """
     steps = steps_of(motion)
-    blocks = [steps.position.reshape(len(motion) - 1, -1)]
-    if steps.rotation is not None:
-        blocks.append(steps.rotation.reshape(len(motion) - 1, -1))
-    if steps.gripper is not None:
-        blocks.append(steps.gripper)
-    scaled = [block / max(float(block.std()), 1e-9) for block in blocks]
-    signal = np.concatenate(scaled, axis=1)
+    blocks = [
+        part.reshape(len(part), -1) for part in (steps.position, steps.rotation, steps.gripper) if part is not None
+    ]
+    signal = np.concatenate([block / max(float(block.std()), 1e-9) for block in blocks], axis=1)
     return np.concatenate([signal, signal[-1:]])
 
 
-def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
-    """A ruptures search with one of its own costs."""
-
-    def find(motions: Sequence[Motion], penalty: float | int) -> Points:
-        import ruptures
-
-        found = []
-        for motion in motions:
-            cost = _cost_of(motion, model)
-            arguments: dict[str, Any] = {"custom_cost": cost, "min_size": 8 if model == "ar" else 3, "jump": 1}
-            if search == "Window":
-                arguments["width"] = 12
-            searcher = getattr(ruptures, search)(**arguments)
-            found.append(np.array(searcher.fit(cost.signal).predict(pen=penalty)[:-1], np.int64))
-        return found
-
-    return find
-
-
-_costs: dict[tuple[int, str], tuple[Motion, Any]] = {}
-
-
-def _cost_of(motion: Motion, model: str) -> Any:
-    """The recording's cost; those of one model are remembered, so finders of the same model follow each other."""
-    if (key := (id(motion), model)) not in _costs:
-        for other in [one for one in _costs if one[1] != model]:
-            del _costs[other]
-        signal = step_signal(motion)
-        if model == "ar":
-            signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
-        _costs[key] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
-    return _costs[key][1]
-
-
 class RememberedCost(BaseCost):
-    """The stock cost of that name (`ruptures.costs.cost_factory`; `ar` is of order 2), fitted to a signal [T, C], or
-    [T] for `ar`.
-    """
+    """A stock cost of ruptures, fitted to a motion; it computes each segment once, however often tuning asks."""
 
     model = ""
 
-    def __init__(self, signal: np.ndarray, model: str) -> None:
-        self.model = model
-        self._stock = cost_factory(model=model, **({"order": 2} if model == "ar" else {})).fit(signal)
+    def __init__(self, motion: Motion, model: str) -> None:
+        signal, options = step_signal(motion), {}
+        if model == "ar":  # an autoregression of one channel
+            signal, options = np.linalg.norm(signal, axis=1), {"order": 2}
+        self.motion, self.model = motion, model
+        self._stock = cost_factory(model=model, **options).fit(signal)
         self.signal, self.min_size = self._stock.signal, self._stock.min_size
         self._known = np.full((len(signal) + 1, len(signal) + 1), np.nan)
 
@@ -114,13 +83,38 @@ class RememberedCost(BaseCost):
         return self
 
     def error(self, start: Any, end: Any) -> float:
-        """The stock cost of the segment [start, end); whole numbers of any kind."""
+        """The stock cost of the samples [start, end)."""
         if np.isnan(self._known[start, end]):
             self._known[start, end] = self._stock.error(start, end)
         return float(self._known[start, end])
 
 
-def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:
+_costs: dict[tuple[int, str], RememberedCost] = {}
+
+
+def _cost_of(motion: Motion, model: str) -> RememberedCost:
+    """The motion's cost; those of one model are remembered, so finders of the same model follow each other."""
+    key = id(motion), model
+    if key not in _costs:
+        for other in [known for known in _costs if known[1] != model]:
+            del _costs[other]
+        _costs[key] = RememberedCost(motion, model)
+    return _costs[key]
+
+
+def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
+    """A ruptures search with one of its own costs."""
+    arguments = {"min_size": 8 if model == "ar" else 3, "jump": 1} | ({"width": 12} if search == "Window" else {})
+
+    def find(motions: Sequence[Motion], penalty: float) -> Points:
+        costs = [_cost_of(motion, model) for motion in motions]
+        searches = [getattr(ruptures, search)(custom_cost=cost, **arguments).fit(cost.signal) for cost in costs]
+        return [np.array(fitted.predict(pen=penalty)[:-1], np.int64) for fitted in searches]
+
+    return find
+
+
+def slow_moments(motions: Sequence[Motion], share: float) -> Points:
     """Local minima of the speed below a share of the fast speed: the usual heuristic."""
     found = []
     for motion in motions:
@@ -132,18 +126,18 @@ def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:
     return found
 
 
-def uniform(motions: Sequence[Motion], number: float | int) -> Points:
+def uniform(motions: Sequence[Motion], number: float) -> Points:
     """A number of change points, evenly spaced."""
     return [np.linspace(0, len(m), int(number) + 2)[1:-1].round().astype(np.int64) for m in motions]
 
 
-def clusters(motions: Sequence[Motion], size: float | int) -> Points:
+def clusters(motions: Sequence[Motion], size: float) -> Points:
     """HDBSCAN over step directions."""
     settings = resolved(Options(cluster_size=int(size)), motions)
     return [hdbscan_points(motion, None, settings) for motion in motions]
 
 
-def key_states(motions: Sequence[Motion], threshold: float | int) -> Points:
+def key_states(motions: Sequence[Motion], threshold: float) -> Points:
     """CoTPC's cosine key states."""
     settings = resolved(Options(threshold=threshold), motions)
     return [cotpc_points(motion, None, settings) for motion in motions]
@@ -170,8 +164,8 @@ FINDERS: dict[str, Finder] = {
         for model, grid in STOCK_COSTS.items()
         for search in ("Pelt", "BottomUp", "Window")
     },
-    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed", ratio(1.25)),
-    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine", cosine),
-    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size", whole(2, lambda size: size // 3)),
-    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), "number", whole(1, lambda number: 1)),
+    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), ratio(1.25)),
+    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), cosine, refine=False),
+    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), whole(2, lambda size: size // 3), refine=False),
+    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), whole(1, lambda number: 1), refine=False),
 }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.phases.motion import Motion
+from gap_vla.phases.motion import Motion, quaternion_product
 from gap_vla.phases.targets import label_changes
 
 SHORT_PHASE = 4
@@ -31,7 +31,7 @@ class ExpertMotion:
 
     motion: Motion
     switches: np.ndarray
-    hz: float | int
+    hz: float
 
 
 def load_motions(path: Path, most: int | None = None) -> list[ExpertMotion]:
@@ -63,46 +63,37 @@ def true_switches(phase: np.ndarray) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-def with_noise(recording: ExpertMotion, sigma: float | int, rng: np.random.Generator) -> ExpertMotion:
+def with_noise(recording: ExpertMotion, sigma: float, rng: np.random.Generator) -> ExpertMotion:
     """White noise of `sigma` mm on every position coordinate and of `sigma` degrees on every rotation axis."""
     motion = recording.motion
     position = motion.position + rng.normal(0, sigma / 1000, motion.position.shape)
     quaternion = motion.quaternion
     if quaternion is not None:
-        q = quaternion.reshape(len(motion), motion.arms, 4)
         half = np.deg2rad(rng.normal(0, sigma, (len(motion), motion.arms, 3))) / 2
-        w1, v1 = np.sqrt(np.maximum(1 - (half**2).sum(-1, keepdims=True), 0)), half
-        w2, v2 = q[..., :1], q[..., 1:]
-        w = w1 * w2 - (v1 * v2).sum(-1, keepdims=True)
-        turned = np.concatenate([w, w1 * v2 + w2 * v1 + np.cross(v1, v2)], axis=-1)
-        turned /= np.linalg.norm(turned, axis=-1, keepdims=True)
-        quaternion = turned.reshape(len(motion), -1)
-    return dataclasses.replace(recording, motion=dataclasses.replace(motion, position=position, quaternion=quaternion))
+        turn = np.concatenate([np.sqrt(np.maximum(1 - (half**2).sum(-1, keepdims=True), 0)), half], axis=-1)
+        turned = quaternion_product(turn, quaternion.reshape(len(motion), motion.arms, 4))
+        quaternion = turned.reshape(quaternion.shape)
+    return dataclasses.replace(recording, motion=Motion.of(position, quaternion, motion.gripper, motion.extra))
 
 
-def at_rate(recording: ExpertMotion, hz: float | int) -> ExpertMotion:
+def at_rate(recording: ExpertMotion, hz: float) -> ExpertMotion:
     """The recording sampled at another rate, by linear interpolation (rotations: normalised)."""
     motion, ratio = recording.motion, recording.hz / hz
     times = np.arange(0, len(motion) - 1 + 1e-9, ratio)
-    low = np.minimum(times.astype(int), max(len(motion) - 2, 0))
-    share = (times - low)[:, None]
 
-    def sample(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[low] * (1 - share) + values[low + 1] * share
+    def sample(rows: np.ndarray) -> np.ndarray:
+        return np.stack([np.interp(times, np.arange(len(rows)), column) for column in rows.T], axis=1)
 
     quaternion = motion.quaternion
     if quaternion is not None:
         q = quaternion.reshape(len(motion), motion.arms, 4)
-        signs = np.where((q[1:] * q[:-1]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
-        q = q * np.concatenate([np.ones((1, motion.arms, 1)), np.cumprod(signs, axis=0)])
-        sampled = sample(q.reshape(len(motion), -1))
-        assert sampled is not None
-        blocks = sampled.reshape(len(times), motion.arms, 4)
-        quaternion = (blocks / np.linalg.norm(blocks, axis=-1, keepdims=True)).reshape(len(times), -1)
-    position = sample(motion.position)
-    assert position is not None
-    moved = Motion(position, quaternion, sample(motion.gripper), sample(motion.extra), motion.where)
+        signs = np.where((q[1:] * q[:-1]).sum(-1, keepdims=True) < 0, -1.0, 1.0)  # q and -q are one rotation
+        q = sample((q * np.cumprod(np.concatenate([np.ones_like(signs[:1]), signs]), axis=0)).reshape(quaternion.shape))
+        q = q.reshape(len(times), motion.arms, 4)
+        quaternion = (q / np.linalg.norm(q, axis=-1, keepdims=True)).reshape(len(times), -1)
+    others = [None if rows is None else sample(rows) for rows in (motion.gripper, motion.extra)]
     switches = np.unique(np.round(recording.switches / ratio).astype(np.int64))
+    moved = Motion.of(sample(motion.position), quaternion, *others, where=motion.where)
     return ExpertMotion(moved, switches[(switches > 0) & (switches < len(times))], hz)
 
 
@@ -133,17 +124,15 @@ def metaworld_motions(task: str, episodes: int, seed: int) -> list[ExpertMotion]
             break
         env.set_task(variation)
         observation, _ = env.reset()
-        rows, phases, left = [], [], None
-        for _ in range(400):
+        rows, phases, end = [], [], None
+        while len(rows) < (end or 400):
             action, phase = with_phase(policy, observation)
             rows.append(observation[:4].copy())
             phases.append(phase)
             observation, _, _, _, info = env.step(np.clip(action, -1, 1))
-            if left is None and info["success"]:
-                left = AFTER
-            if left is not None and (left := left - 1) < 0:
-                break
-        if left is not None:
+            if end is None and info["success"]:
+                end = min(len(rows) + AFTER, 400)
+        if end is not None:
             found.append(_expert_motion(np.array(rows), None, phases, 80.0, f"{task} {len(found)}"))
     env.close()
     return found

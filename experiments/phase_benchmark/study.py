@@ -1,5 +1,5 @@
-"""The comparison: tune on one half of the recordings of each task, score on the other. `untouched` does so on
-recordings that nobody looked at while our defaults were chosen.
+"""What is measured: finders tuned on one half of each task's recordings and scored on the other; ρ; and what the
+quality of our change points and of ρ depends on.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from experiments.phase_benchmark.finders import FINDERS, Finder
+from experiments.phase_benchmark.finders import FINDERS, Finder, ours
 from experiments.phase_benchmark.motions import (
     METAWORLD,
     ROBOSUITE,
     ExpertMotion,
+    at_rate,
     load_motions,
     metaworld_motions,
     robosuite_motions,
+    with_noise,
 )
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.tuning import Tuned, tune
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report
 from gap_vla.phases.methods import Options, resolved, segment_points
-from gap_vla.phases.motion import Motion
 from gap_vla.phases.targets import near_boundaries, soft_targets
+
+Tasks = Mapping[str, Sequence[ExpertMotion]]
+"""Name of a task to its recordings."""
 
 TOLERANCES = (2, 5, 10)
 BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")
@@ -38,13 +42,7 @@ AROUND = 2
 FIRST = 5
 """Steps at the start that ρ is not scored on: its first step is a change point by definition (M4)."""
 
-SIMULATED: dict[str, dict[str, Any]] = {
-    "seeds": {"seed": 1007},
-    "disjoint": {"seed": 1008, "variant": "positions_disjoint"},
-    "noise": {"seed": 1009, "action_noise": 0.25},
-    "size": {"seed": 1010, "variant": "object_size"},
-}
-"""Sets of our tasks: what is said to `gap_vla.sim.collect_demos`. The variants left out change pictures only."""
+# ---- our tasks, and recordings that nobody looked at while our defaults were chosen
 
 TITLES = {
     "seeds": "our tasks, other seeds",
@@ -54,11 +52,49 @@ TITLES = {
     "metaworld": "ten other tasks of Meta-World, played by Meta-World's policies",
     "robosuite": "robosuite's Lift and PickPlaceCan, played by a list of goals",
 }
-"""Every set, and what a table calls it."""
+"""Every set that nobody tuned on, and what a table calls it."""
 
-STOCK_SEED = 1011
+SIMULATED: dict[str, dict[str, Any]] = {
+    "seeds": {"seed": 1007},
+    "disjoint": {"seed": 1008, "variant": "positions_disjoint"},
+    "noise": {"seed": 1009, "action_noise": 0.25},
+    "size": {"seed": 1010, "variant": "object_size"},
+}
+"""What is said to `gap_vla.sim.collect_demos`. The variants left out change pictures only."""
+
+OTHERS = {"metaworld": (METAWORLD, metaworld_motions), "robosuite": (ROBOSUITE, robosuite_motions)}
+OTHERS_SEED = 1011
 
 COMPARED = {name: f for name, f in FINDERS.items() if not name.startswith(("ours before", "release"))}
+
+
+def our_motions(demos: Path, task: str, episodes: int, **how: Any) -> list[ExpertMotion]:
+    """Recordings of the task's expert; collected, without pictures, if `demos` has no file of them."""
+    path = demos / f"{task}.hdf5"
+    if not path.exists():
+        from gap_vla.sim import collect_demos
+
+        collect_demos(task, episodes, path, cameras=(), **how)
+    return load_motions(path, episodes)
+
+
+def untouched(name: str, demos: Path, tasks: Sequence[str], episodes: int) -> dict[str, Any]:
+    """Every finder on one set of `TITLES`, so many recordings of each task; of others' experts as many as succeed.
+
+    Returns:
+        {"recordings": {task: number}, "results": as of `compare`}.
+    """
+    if name in SIMULATED:
+        found: Tasks = {task: our_motions(demos / name, task, episodes, **SIMULATED[name]) for task in tasks}
+    else:
+        others, play = OTHERS[name]
+        found = {task: play(task, episodes, OTHERS_SEED) for task in others}
+    counts = {task: len(recordings) for task, recordings in found.items()}
+    print(f"{name}: {sum(counts.values())} recordings of {len(counts)} tasks", flush=True)
+    return {"recordings": counts, "results": compare(found, COMPARED)}
+
+
+# ---- change points
 
 
 def halves(recordings: Sequence[ExpertMotion]) -> tuple[list[ExpertMotion], list[ExpertMotion]]:
@@ -66,15 +102,8 @@ def halves(recordings: Sequence[ExpertMotion]) -> tuple[list[ExpertMotion], list
     return list(recordings[::2]), list(recordings[1::2])
 
 
-def compare(
-    tasks: Mapping[str, Sequence[ExpertMotion]],
-    finders: Mapping[str, Finder] = FINDERS,
-    keep: Callable[[dict[str, Any]], Any] = lambda results: None,
-) -> dict[str, Any]:
+def compare(tasks: Tasks, finders: Mapping[str, Finder] = FINDERS) -> dict[str, Any]:
     """Scores every finder on every task.
-
-    Args:
-        keep: is given the results so far after every finder.
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
@@ -84,56 +113,85 @@ def compare(
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
-        each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
-        keys = [key for key in next(iter(each.values())) if key not in BY_TASK]
-        out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
-        keep(out)
+        out[name] = _over(tasks, lambda recordings, finder=finder: _score_finder(finder, *halves(recordings)))
         print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
     return out
 
 
-def rho_scores(
-    tasks: Mapping[str, Sequence[ExpertMotion]],
-    variants: Mapping[str, Mapping[str, Any]],
-    keep: Callable[[dict[str, Any]], Any],
-) -> dict[str, Any]:
+def _over(tasks: Tasks, score: Callable[[Sequence[ExpertMotion]], Any]) -> dict[str, Any]:
+    """The score, or scores by name, of each task, and the mean over the tasks."""
+    each = {task: score(recordings) for task, recordings in tasks.items()}
+    first, *_ = each.values()
+    if not isinstance(first, dict):
+        return {"mean": float(np.nanmean(list(each.values()))), "tasks": each}
+    means = {key: float(np.nanmean([one[key] for one in each.values()])) for key in first if key not in BY_TASK}
+    return {"mean": means, "tasks": each}
+
+
+def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[ExpertMotion]) -> dict[str, Any]:
+    motions, true = [r.motion for r in train], [r.switches for r in train]
+    tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
+    if len(finder.grid) > 1:
+
+        def score(value: float) -> float:
+            return boundary_scores(finder.find(motions, value), true, 5)["f1"]
+
+        tuned = tune(score, finder.grid, finder.further, refine=finder.refine)
+    true = [r.switches for r in test]
+    points = finder.find([r.motion for r in test], tuned.value)
+    scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
+    bumps = [soft_targets(p, len(r.motion), 2.0) for p, r in zip(points, test)]
+    return {
+        **{f"f1@{t}": scores[t]["f1"] for t in TOLERANCES},
+        "precision@5": scores[5]["precision"],
+        "recall@5": scores[5]["recall"],
+        "timing_error": scores[10]["timing_error"],
+        "auprc": area(bumps, test),
+        "value": tuned.value,
+        "tried": [tuned.low, tuned.high],
+        "range_ends": tuned.range_ends,
+        "tuning_f1@5": tuned.score,
+        "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
+    }
+
+
+# ---- ρ
+
+
+def rho_scores(tasks: Tasks, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Area under the precision-recall curve of the LSTM's ρ, trained on one half and scored on the other.
 
     Args:
         variants: name to settings of `PhaseEstimator`.
-        keep: is given the results so far after every variant.
 
     Returns:
         {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}}.
     """
     out: dict[str, Any] = {}
     for name, settings in variants.items():
-        each = {}
-        for task, recordings in tasks.items():
-            train, test = halves(recordings)
-            estimator = fitted(train, **settings)
-            rho = [estimator.predict(r.motion) for r in test]
-            options = resolved(Options(), [r.motion for r in train])
-            report = label_report(rho, [segment_points(r.motion, None, options) for r in test])
-            each[task] = {
-                "auprc": area(rho, test),
-                "rho_mean": report["rho_mean"],
-                "rho_width": report["rho_width"],
-                "held_out_loss": estimator.report["held_out_loss"],
-                "calibration": estimator.report["held_out_calibration"]["error"],
-            }
-        keys = next(iter(each.values()))
-        out[name] = {"tasks": each, "mean": {k: float(np.mean([s[k] for s in each.values()])) for k in keys}}
-        keep(out)
+        out[name] = _over(tasks, lambda recordings, settings=settings: _score_rho(*halves(recordings), **settings))
         print(f"{name}: AUPRC {out[name]['mean']['auprc']:.3f}", flush=True)
     return out
+
+
+def _score_rho(train: Sequence[ExpertMotion], test: Sequence[ExpertMotion], **settings: Any) -> dict[str, float]:
+    estimator = fitted(train, **settings)
+    rho = [estimator.predict(r.motion) for r in test]
+    options = resolved(Options(), [r.motion for r in train])
+    report = label_report(rho, [segment_points(r.motion, None, options) for r in test])
+    return {
+        "auprc": area(rho, test),
+        "rho_mean": report["rho_mean"],
+        "rho_width": report["rho_width"],
+        "held_out_loss": estimator.report["held_out_loss"],
+        "calibration": estimator.report["held_out_calibration"]["error"],
+    }
 
 
 def fitted(train: Sequence[ExpertMotion], **settings: Any) -> PhaseEstimator:
     """The LSTM trained on change points of our segmentation, not on the true switches."""
     motions = [r.motion for r in train]
-    options = resolved(Options(), motions)
-    return PhaseEstimator(**settings).fit(motions, [segment_points(m, None, options) for m in motions])
+    return PhaseEstimator(**settings).fit(motions, ours(motions, 0.0))
 
 
 def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float:
@@ -144,72 +202,85 @@ def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float
     return float(average_precision_score(near, np.concatenate([r[FIRST:] for r in rho])))
 
 
-def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
-    """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
-    return [soft_targets(p, len(m), 2.0) for p, m in zip(points, motions)]
+# ---- what the quality depends on
+
+GRIDS: dict[str, tuple[float, ...]] = {
+    "penalty": (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
+    "alpha": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
+    "beta": (0.0, 2e-3, 2e-2, 0.1, 0.3, 1.0),
+    "rest": (0.0, 0.1, 0.25, 0.5, 1.0),
+    "min_size": (1, 2, 3, 4, 5, 6, 8),
+}
+NOISES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
+RATES = (5.0, 10.0, 20.0, 30.0, 50.0)
+DEMOS = (1, 2, 4, 8)
+RAW: dict[str, Any] = {"smooth": 1, "dead_band": (1e-6, 1e-5, 1e-6, 1e-6)}
+"""No smoothing, no dead-band."""
 
 
-def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[ExpertMotion]) -> dict[str, Any]:
-    motions, true = [r.motion for r in train], [r.switches for r in train]
-    if len(finder.grid) > 1:
-        tuned = tune(lambda v: boundary_scores(finder.find(motions, v), true, 5)["f1"], finder.grid, finder.further)
-    else:
-        tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
-    value = tuned.value
-    motions, true = [r.motion for r in test], [r.switches for r in test]
-    points = finder.find(motions, value)
-    scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
-    return {
-        **{f"f1@{t}": scores[t]["f1"] for t in TOLERANCES},
-        "precision@5": scores[5]["precision"],
-        "recall@5": scores[5]["recall"],
-        "timing_error": scores[10]["timing_error"],
-        "auprc": area(bumps(points, motions), test),
-        "value": value,
-        "tried": [tuned.low, tuned.high],
-        "range_ends": tuned.range_ends,
-        "tuning_f1@5": tuned.score,
-        "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
-    }
-
-
-def untouched(
-    demos: Path, tasks: Sequence[str], episodes: int, keep: Callable[[dict[str, Any]], Any], sets: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Scores every finder on every set, which `keep` is given so far after each.
-
-    Args:
-        demos: folder where recordings of the simulated sets are, or are collected to.
-        episodes: per task and set, half of them for tuning.
-        sets: only these of `TITLES`; default: all.
+def sensitivity(tasks: Tasks) -> dict[str, Any]:
+    """F1@5 over the tasks as one thing changes and all else keeps its default.
 
     Returns:
-        {set: {"recordings": {task: number}, "results": as of `compare`}}.
+        {what: {value: {"mean": float, "tasks": {task: float}}}} for penalty, alpha, beta, rest, min_size,
+        strokes; noise (mm and degrees), once with smoothing and dead-bands that follow the data and once without; rate
+        (Hz; tolerance scaled with the rate from 5 steps at the recording's own rate, at least 1).
     """
     out: dict[str, Any] = {}
-    for name in sets or TITLES:
-        recordings = motions_of(name, demos, tasks, episodes)
-        print(f"{name}: {sum(map(len, recordings.values()))} recordings of {len(recordings)} tasks", flush=True)
-        out[name] = {
-            "recordings": {task: len(found) for task, found in recordings.items()},
-            "results": compare(recordings, COMPARED),
-        }
-        keep(out)
+    for what, values in GRIDS.items():
+        out[what] = {value: _over(tasks, lambda r, one={what: value}: _f1(r, **one)) for value in values}
+    out["strokes"] = {"off": _over(tasks, lambda r: _f1(r, stroke=0.0)), "on": _over(tasks, _f1)}
+    noisy = {sigma: {task: _noisy(recordings, sigma) for task, recordings in tasks.items()} for sigma in NOISES}
+    out["noise"] = {sigma: _over(noisy[sigma], _f1) for sigma in NOISES}
+    out["noise, no smoothing, no dead-band"] = {s: _over(noisy[s], lambda r: _f1(r, **RAW)) for s in NOISES}
+    out["rate"] = {hz: _over(tasks, lambda r, hz=hz: _at_rate(r, hz)) for hz in RATES}
     return out
 
 
-def motions_of(name: str, demos: Path, tasks: Sequence[str], episodes: int) -> Mapping[str, list[ExpertMotion]]:
-    """Recordings of a set, so many of each task; of others' experts as many as succeed."""
-    if name in SIMULATED:
-        return {task: _simulated(name, demos, task, episodes) for task in tasks}
-    others, play = (METAWORLD, metaworld_motions) if name == "metaworld" else (ROBOSUITE, robosuite_motions)
-    return {task: play(task, episodes, STOCK_SEED) for task in others}
+def by_demonstrations(tasks: Tasks) -> dict[int, Any]:
+    """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}.
+
+    Numbers of which there are not as many in every task's half for training are left out.
+    """
+    most = min(len(halves(recordings)[0]) for recordings in tasks.values())
+    return {number: _over(tasks, lambda r, n=number: _rho_from(*halves(r), n)) for number in DEMOS if number <= most}
 
 
-def _simulated(name: str, demos: Path, task: str, episodes: int) -> list[ExpertMotion]:
-    path = demos / name / f"{task}.hdf5"
-    if not path.exists():
-        from gap_vla.sim import collect_demos
+def _f1(recordings: Sequence[ExpertMotion], tolerance: float = 5.0, penalty: float = 0.0, **options: Any) -> float:
+    found = ours([r.motion for r in recordings], penalty, **options)
+    return boundary_scores(found, [r.switches for r in recordings], tolerance)["f1"]
 
-        collect_demos(task, episodes, path, cameras=(), **SIMULATED[name])
-    return load_motions(path, episodes)
+
+def _noisy(recordings: Sequence[ExpertMotion], sigma: float) -> list[ExpertMotion]:
+    return [with_noise(r, sigma, np.random.default_rng((0, number))) for number, r in enumerate(recordings)]
+
+
+def _at_rate(recordings: Sequence[ExpertMotion], hz: float) -> float:
+    return _f1([at_rate(r, hz) for r in recordings], max(1.0, 5 * hz / recordings[0].hz))
+
+
+def _rho_from(train: Sequence[ExpertMotion], test: Sequence[ExpertMotion], number: int) -> float:
+    estimator = fitted(train[:number], lookahead=2)
+    return area([estimator.predict(r.motion) for r in test], test)
+
+
+def widths(tasks: Tasks, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """ρ of the first recording of each task's test half, the LSTM trained on the other half.
+
+    Returns:
+        {task: {"change_points", "switches", "rho": {variant: values}}}; the last variant is bumps of σ 4 around the
+        change points, without LSTM.
+    """
+    out = {}
+    for task, recordings in tasks.items():
+        train, (shown, *_) = halves(recordings)
+        motion = shown.motion
+        points = segment_points(motion, None, resolved(Options(), [r.motion for r in train]))
+        rho = {name: fitted(train, **settings).predict(motion) for name, settings in variants.items()}
+        rho["bumps, σ 4"] = soft_targets(points, len(motion), Options().sigma)
+        out[task] = {
+            "change_points": points.tolist(),
+            "switches": shown.switches.tolist(),
+            "rho": {name: np.round(values, 4).astype(float).tolist() for name, values in rho.items()},
+        }
+    return out

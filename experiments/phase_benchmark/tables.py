@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.phase_benchmark.study import TITLES as SETS
+from experiments.phase_benchmark.study import TITLES
+from gap_vla.core.files import read_json
+from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
 from gap_vla.drawing.figures import figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
 
@@ -16,30 +18,51 @@ DEFAULT = "ours, defaults"
 OWN = ("ours", "paper", "release")
 """How the names of lines begin that are our segmentation under some option, and no rival to it."""
 
-TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}
-OVER_THE_TASKS = ("rival, tuned", "its F1@5", "default − rival (95 %)")
+SHOWN = {
+    "F1@2": "f1@2",
+    "F1@5": "f1@5",
+    "F1@10": "f1@10",
+    "precision@5": "precision@5",
+    "recall@5": "recall@5",
+    "timing error (steps)": "timing_error",
+    "AUPRC of bumps": "auprc",
+}
 OF_RHO = {
     "AUPRC": ("auprc", 2),
     "mean ρ": ("rho_mean", 2),
     "width (steps)": ("rho_width", 1),
     "calibration error": ("calibration", 3),
 }
-SHOWN = ("f1@2", "f1@5", "f1@10", "precision@5", "recall@5", "timing_error", "auprc")
+CURVES = {
+    "penalty": "penalty",
+    "alpha": "alpha",
+    "beta": "beta",
+    "rest": "rest",
+    "noise": "noise (mm and °)",
+    "rate": "rate (Hz)",
+    "min_size": "min_size",
+    "demos": "demonstrations (AUPRC of ρ)",
+}
+"""What is drawn as a curve, and its title."""
 
 
-def pooled_f1(counts: np.ndarray) -> np.ndarray:
-    """F1 of [..., recordings, (matched, found, true)], counts pooled over recordings; 1 where there are none."""
-    matched, found, true = np.moveaxis(np.asarray(counts, float).sum(axis=-2), -1, 0)
-    return np.where(found + true > 0, 2 * matched / np.maximum(found + true, 1), 1.0)
+def write(files: Mapping[str, Path], out: Path, figures: Path) -> list[Path]:
+    """Writes tables and pictures of the JSON file of every stage; returns their paths."""
+    results = {stage: read_json(file) for stage, file in files.items()}
+    tables = out / "tables.md"
+    tables.write_text(markdown(results), encoding="utf-8")
+    figures.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        "finders": draw_finders(results["finders"]["results"]),
+        "sensitivity": draw_curves(curves_of(results)),
+        "width": draw_widths(results["width"]["results"]),
+    }
+    for name, picture in drawn.items():
+        save_picture(picture, figures / f"phases_{name}.png", dpi=110)
+    return [tables, *(figures / f"phases_{name}.png" for name in drawn)]
 
 
-def counts_of(text: str) -> np.ndarray:
-    """int[recordings, (matched, found, true)] of a line's `counts@5`.
-
-    >>> counts_of("4/5/5 5/5/6").tolist()
-    [[4, 5, 5], [5, 5, 6]]
-    """
-    return np.array([[int(number) for number in recording.split("/")] for recording in text.split()])
+# ---- differences
 
 
 def mean_difference(
@@ -59,10 +82,31 @@ def mean_difference(
     values, drawn = [], np.zeros(resamples)
     for first, second in pairs:
         chosen = rng.integers(len(first), size=(resamples, len(first)))
-        values.append(pooled_f1(first) - pooled_f1(second))
-        drawn += (pooled_f1(first[chosen]) - pooled_f1(second[chosen])) / len(pairs)
+        values.append(_pooled_f1(first) - _pooled_f1(second))
+        drawn += (_pooled_f1(first[chosen]) - _pooled_f1(second[chosen])) / len(pairs)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(np.mean(values)), float(low), float(high)
+
+
+def _pooled_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of [..., recordings, (matched, found, true)], counts pooled over recordings; 1 where there are none."""
+    matched, found, true = np.moveaxis(np.asarray(counts, float).sum(axis=-2), -1, 0)
+    return np.where(found + true > 0, 2 * matched / np.maximum(found + true, 1), 1.0)
+
+
+def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Of the scores of two finders on each task, as text."""
+
+    def counts(scores: Mapping[str, Any]) -> np.ndarray:
+        return np.array([[int(number) for number in one.split("/")] for one in scores["counts@5"].split()])
+
+    found = mean_difference([(counts(first), counts(second)) for first, second in pairs])
+    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in found)
+    return f"{value} ({low} to {high})"
+
+
+def _rivals(finders: Mapping[str, Any]) -> list[str]:
+    return [name for name in finders if not name.startswith(OWN)]
 
 
 def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]]:
@@ -71,111 +115,116 @@ def over_the_tasks(finders: Mapping[str, Any], shown: int = 3) -> list[list[str]
     it is tuned on, which is what a user can choose, and the one that is best on those it is scored on, which is in its
     favour.
     """
-    rivals = _rivals(finders)
-    tasks = list(finders[DEFAULT]["tasks"])
+    rivals, default = _rivals(finders), finders[DEFAULT]["tasks"]
+
+    def f1(name: str) -> float:
+        return float(np.mean([scores["f1@5"] for scores in finders[name]["tasks"].values()]))
 
     def row(title: str, chosen: Mapping[str, str]) -> list[str]:
         scores = {task: finders[name]["tasks"][task] for task, name in chosen.items()}
-        f1 = float(np.mean([score["f1@5"] for score in scores.values()]))
-        return [title, f"{f1:.2f}", _difference([(finders[DEFAULT]["tasks"][t], scores[t]) for t in tasks])]
+        mean = float(np.mean([one["f1@5"] for one in scores.values()]))
+        return [title, f"{mean:.2f}", _difference([(default[task], scores[task]) for task in default])]
 
-    ranked = sorted(rivals, key=lambda name: -np.mean([s["f1@5"] for s in finders[name]["tasks"].values()]))
-    rows = [row(name, dict.fromkeys(tasks, name)) for name in ranked[:shown]]
+    rows = [row(name, dict.fromkeys(default, name)) for name in sorted(rivals, key=f1, reverse=True)[:shown]]
     for title, key in (("chosen on the tuning half", "tuning_f1@5"), ("chosen on the test half", "f1@5")):
-        scored = {t: [(finders[name]["tasks"][t][key], name) for name in rivals] for t in tasks}
-        best = {t: max(scores, key=lambda pair: pair[0])[1] for t, scores in scored.items()}
+        best = {task: _best(finders, task, key) for task in default}
         rows.append(row(f"best rival of each task, {title}", best))
     return rows
+
+
+def _best(finders: Mapping[str, Any], task: str, key: str = "f1@5") -> str:
+    """The rival that is best on a task."""
+    return max(_rivals(finders), key=lambda name: finders[name]["tasks"][task][key])
 
 
 def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
     """A row per task: the default, the best rival on it (by F1@5 on the same test recordings, in its favour), and the
     difference; and what the default gained.
     """
-    rivals = _rivals(finders)
     before = next(name for name in finders if name.startswith("ours before"))
     rows = []
     for task, default in finders[DEFAULT]["tasks"].items():
-        best = max(rivals, key=lambda name: finders[name]["tasks"][task]["f1@5"])
-        row = [task, f"{default['f1@5']:.2f}"]
-        for shown, name in ([best], best), ([], before):
+        best = _best(finders, task)
+        row = [task, f"{default['f1@5']:.2f}", best]
+        for name in (best, before):
             other = finders[name]["tasks"][task]
-            row += [*shown, f"{other['f1@5']:.2f}", _difference([(default, other)])]
+            row += [f"{other['f1@5']:.2f}", _difference([(default, other)])]
         rows.append(row)
     return rows
 
 
-def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    """Of the scores of two finders on each task, as text."""
-    counts = [(counts_of(first["counts@5"]), counts_of(second["counts@5"])) for first, second in pairs]
-    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in mean_difference(counts))
-    return f"{value} ({low} to {high})"
-
-
-def _rivals(finders: Mapping[str, Any]) -> list[str]:
-    return [name for name in finders if not name.startswith(OWN)]
+# ---- tables
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables of a benchmark run; `results` holds the JSON of every stage."""
-    counts = results["finders"]["recordings"]
-    parts = [f"Recordings: {', '.join(f'{task} {n}' for task, n in counts.items())}; every second one tunes.", ""]
-    finders = results["finders"]["results"]
-    ranked = sorted(finders, key=lambda name: -finders[name]["mean"]["f1@5"])
-    head = ("finder", "F1@2", "F1@5", "F1@10", "precision@5", "recall@5", "timing error (steps)", "AUPRC of bumps")
-    rows = [[name, *(f"{finders[name]['mean'][key]:.2f}" for key in SHOWN)] for name in ranked]
-    parts += ["**Change points, mean over the tasks** (test half)", "", _table(head, rows)]
-    tasks = list(next(iter(finders.values()))["tasks"])
-    rows = [[name, *(f"{finders[name]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for name in ranked]
-    parts += ["**F1@5 by task**", "", _table(("finder", *tasks), rows)]
+    counts, finders, rho = (
+        results["finders"]["recordings"],
+        results["finders"]["results"],
+        results["rho"]["results"],
+    )
+    tasks = [*finders[DEFAULT]["tasks"]]
+    means = [[name, *(f"{finders[name]['mean'][key]:.2f}" for key in SHOWN.values())] for name in _ranked(finders)]
     beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
     beside += ["before", "default − before (95 %)"]
-    parts += ["**F1@5 beside the best rival of each task**", "", _table(beside, against_the_best(finders))]
-    parts += ["**F1@5 beside rivals, mean over the tasks**", "", _table(OVER_THE_TASKS, over_the_tasks(finders))]
-    if sets := results.get("untouched", {}).get("results"):
-        parts += untouched_tables(sets)
-    rho = results["rho"]["results"]
-    rows = []
+    of_rho = []
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
-        title = name
-        for what, (key, digits) in OF_RHO.items():
-            each = [f"{rho[name]['tasks'][task][key]:.{digits}f}" for task in tasks]
-            rows.append([title, what, *each, f"{rho[name]['mean'][key]:.{digits}f}"])
-            title = ""
-    parts += ["**ρ by task**", "", _table(("ρ", "figure", *tasks, "mean"), rows)]
-    for what, values in _curves(results).items():
-        name = "AUPRC of ρ" if what == "demos" else "F1"
-        rows = [[name, *(f"{score['mean']:.3f}" for score in values.values())]]
-        parts += [f"**{what}**", "", _table(("", *(str(value) for value in values)), rows)]
-    return "\n".join(parts)
+        for title, (what, (key, digits)) in zip((name, "", "", ""), OF_RHO.items()):
+            each = [rho[name]["tasks"][task][key] for task in tasks]
+            of_rho.append([title, what, *(f"{value:.{digits}f}" for value in (*each, rho[name]["mean"][key]))])
+    tables: dict[str, list[list[str]]] = {
+        "**Change points, mean over the tasks** (test half)": [["finder", *SHOWN], *means],
+        "**F1@5 by task**": _by_task(finders),
+        "**F1@5 beside the best rival of each task**": [beside, *against_the_best(finders)],
+        "**F1@5 beside rivals, mean over the tasks**": [OVER_THE_TASKS, *over_the_tasks(finders)],
+        **untouched_tables(results["untouched"]["results"]),
+        "**ρ by task**": [["ρ", "figure", *tasks, "mean"], *of_rho],
+    }
+    for what, values in curves_of(results).items():
+        scores = [f"{score['mean']:.3f}" for score in values.values()]
+        tables[f"**{what}**"] = [["", *map(str, values)], ["AUPRC of ρ" if what == "demos" else "F1", *scores]]
+    intro = f"Recordings: {', '.join(f'{task} {n}' for task, n in counts.items())}; every second one tunes."
+    return "\n\n".join([intro, *(f"{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())]) + "\n"
 
 
-def untouched_tables(sets: Mapping[str, Any]) -> list[str]:
-    """A table of all sets that nobody tuned on, and F1@5 by task for each."""
-    rows, each = [], []
+OVER_THE_TASKS = ["rival, tuned", "its F1@5", "default − rival (95 %)"]
+
+
+def untouched_tables(sets: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """By title a table of all sets that nobody tuned on, and F1@5 by task for each."""
+    rows, each = [["recordings", "default", *OVER_THE_TASKS]], {}
     for name, found in sets.items():
-        finders, counts = found["results"], found["recordings"]
-        tasks = list(counts)
-        ours = f"{finders[DEFAULT]['mean']['f1@5']:.2f}"
-        title = f"{SETS[name]} ({sum(counts.values())} recordings)"
-        for rival in over_the_tasks(finders, shown=1):
-            rows.append([title, ours, *rival])
-            title = ours = ""
-        ranked = sorted(finders, key=lambda line: -finders[line]["mean"]["f1@5"])
-        cells = [[line, *(f"{finders[line]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for line in ranked]
-        each += [f"**{SETS[name]}: F1@5 by task**", "", _table(("finder", *tasks), cells)]
-    head = ("recordings", "default", *OVER_THE_TASKS)
-    return ["**Recordings that nobody tuned on: F1@5, mean over the tasks**", "", _table(head, rows), *each]
+        finders = found["results"]
+        first = [f"{TITLES[name]} ({sum(found['recordings'].values())} recordings)"]
+        first.append(f"{finders[DEFAULT]['mean']['f1@5']:.2f}")
+        for title, rival in zip((first, ["", ""], ["", ""]), over_the_tasks(finders, shown=1)):
+            rows.append([*title, *rival])
+        each[f"**{TITLES[name]}: F1@5 by task**"] = _by_task(finders)
+    return {"**Recordings that nobody tuned on: F1@5, mean over the tasks**": rows, **each}
 
 
-def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
+def _ranked(finders: Mapping[str, Any]) -> list[str]:
+    return sorted(finders, key=lambda name: -finders[name]["mean"]["f1@5"])
+
+
+def _by_task(finders: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["finder", *finders[DEFAULT]["tasks"]]]
+    for name in _ranked(finders):
+        rows.append([name, *(f"{scores['f1@5']:.2f}" for scores in finders[name]["tasks"].values())])
+    return rows
+
+
+def curves_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """{what: {value: {"mean"}}} of all that was varied."""
     return {**results["sensitivity"]["results"], "demos": results["demonstrations"]["results"]}
 
 
-def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes phases_finders.png and phases_sensitivity.png."""
-    finders = results["finders"]["results"]
-    ranked = sorted(finders, key=lambda name: finders[name]["mean"]["f1@5"])
+# ---- pictures
+
+
+def draw_finders(finders: Mapping[str, Any]) -> Any:
+    """A bar a finder, a dot a task."""
+    ranked = _ranked(finders)[::-1]
     figure, ((axes,),) = figure_with(9, 0.36 * len(ranked) + 1.2)
     for row, name in enumerate(ranked):
         scores = [s["f1@5"] for s in finders[name]["tasks"].values()]
@@ -185,26 +234,39 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     axes.set_yticks(range(len(ranked)), ranked, fontsize=9)
     axes.set_xlim(0, 1)
     axes.set_xlabel("F1 at ±5 steps (bar: mean, dots: tasks)")
-    sheet, panels = figure_with(11, 5.2, 4, 2)
-    shown = ("penalty", "alpha", "beta", "rest", "noise", "rate", "min_size", "demos")
-    for panel, what in zip(panels.flat, shown):
-        for line in [what, *(["noise, no smoothing, no dead-band"] if what == "noise" else [])]:
-            values = _curves(results)[line]
-            label = "defaults" if line == "noise" else "without smoothing and dead-band"
-            scores = [score["mean"] for score in values.values()]
-            panel.plot([str(v) for v in values], scores, "o-", ms=3, label=label if what == "noise" else None)
-        panel.set_ylim(0, 1)
-        panel.set_title(TITLES.get(what, what), fontsize=9)
-        panel.tick_params(labelsize=7)
+    return figure
+
+
+def draw_curves(curves: Mapping[str, Any]) -> Any:
+    """A panel for each of `CURVES`."""
+    figure, panels = figure_with(11, 5.2, 4, 2)
+    for panel, (what, title) in zip(panels.flat, CURVES.items()):
+        lines = {"defaults": what}
         if what == "noise":
+            lines["without smoothing and dead-band"] = "noise, no smoothing, no dead-band"
+        for label, line in lines.items():
+            scores = [score["mean"] for score in curves[line].values()]
+            panel.plot([str(value) for value in curves[line]], scores, "o-", ms=3, label=label)
+        panel.set_ylim(0, 1)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7)
+        if len(lines) > 1:
             panel.legend(fontsize=6)
-    out = []
-    for name, picture in (("phases_finders", figure), ("phases_sensitivity", sheet)):
-        out.append(folder / f"{name}.png")
-        save_picture(picture, out[-1], dpi=110)
-    return out
+    return figure
 
 
-def _table(head: Sequence[str], rows: list[list[str]]) -> str:
-    """A Markdown table with a blank line after it."""
-    return markdown_table([head, *rows]) + "\n"
+def draw_widths(found: Mapping[str, Any]) -> Any:
+    """A column a task, a row a variant of ρ; red: change points, dashed: true switches."""
+    names = list(next(iter(found.values()))["rho"])
+    figure, axes = figure_with(11, 1.15 * len(names) + 0.6, len(found), len(names), sharex="col", sharey=True)
+    for column, (task, one) in enumerate(found.items()):
+        for row, name in enumerate(names):
+            panel, values = axes[row, column], np.array(one["rho"][name])
+            phases = np.searchsorted(one["switches"], np.arange(len(values)), side="right")
+            view = EpisodeView(task, len(values), change_points=np.array(one["change_points"]), phases=phases)
+            draw_plot(panel, Plot("ρ", {name: values}), view)
+            panel.tick_params(labelsize=7)
+            panel.set_title(f"{task}: {name}, mean {np.mean(values):.2f}", fontsize=8, loc="left", pad=3)
+    for panel in axes[-1]:
+        panel.set_xlabel("step", fontsize=8)
+    return figure

@@ -12,12 +12,12 @@ from typing import NamedTuple
 EXTENSIONS = 12
 """Values that may be added to either end of a grid; for penalties, twelve doublings or halvings."""
 
-Further = Callable[[float, int], float | int | None]
+Further = Callable[[float, int], float | None]
 """(value at an end of the grid, -1 or +1) to the next one beyond it, or None where the parameter's range ends."""
 
 
 class Tuned(NamedTuple):
-    """What was chosen, and between which values.
+    """What was chosen.
 
     Attributes:
         value: the best; of several equally good ones the middle one.
@@ -31,68 +31,62 @@ class Tuned(NamedTuple):
     high: float
     range_ends: bool
 
-    @property
-    def inside(self) -> bool:
-        """Whether values on both sides of the best were tried, or there are none."""
-        return self.low < self.value < self.high or self.range_ends
 
+def tune(score: Callable[[float], float | int], grid: Sequence[float], further: Further, *, refine: bool) -> Tuned:
+    """Maximises a score over an ascending grid that grows as long as the best value is at its end; `refine`: then also
+    over the geometric means of the best and its neighbours. `score` is called once for each value.
 
-def tune(score: Callable[[float], float | int], grid: Sequence[float], further: Further) -> Tuned:
-    """Maximises a score over an ascending grid that grows as long as the best value is at its end, then once between
-    neighbours; `score` is called once for each value.
-
-    >>> tune(lambda v: -abs(v - 50), (1.0, 2.0, 4.0), ratio(2))
+    >>> tune(lambda v: -abs(v - 50), (1.0, 2.0, 4.0), ratio(2), refine=True)
     Tuned(value=45.254833995939045, score=-4.745166004060955, low=1.0, high=128.0, range_ends=False)
     """
     scores = {value: score(value) for value in grid}
     added = {-1: 0, 1: 0}
-    ended = False
+    range_ends = False
     while (side := _edge(scores)) and added[side] < EXTENSIONS:
         beyond = further(_best(scores), side)
         if beyond is None:
-            ended = True
+            range_ends = True
             break
         scores[beyond] = score(beyond)
         added[side] += 1
-    low, high = min(scores), max(scores)
     values, best = sorted(scores), _best(scores)
-    place = values.index(best)
-    for neighbour in values[max(place - 1, 0) : place + 2]:
-        if neighbour != best and (between := further(best, 0)) is not None:
-            middle = math.sqrt(best * neighbour) * between
+    if refine:
+        place = values.index(best)
+        for neighbour in (*values[max(place - 1, 0) : place], *values[place + 1 : place + 2]):
+            middle = math.sqrt(best * neighbour)
             scores[middle] = score(middle)
     best = _best(scores)
-    return Tuned(best, scores[best], low, high, ended)
+    return Tuned(best, scores[best], values[0], values[-1], range_ends)
 
 
-def ratio(factor: float | int) -> Further:
-    """Values without bound above 0, such as penalties; between two of them lies their geometric mean."""
-    return lambda value, side: 1.0 if side == 0 else value * factor**side
+def ratio(factor: float) -> Further:
+    """Values without bound above 0, such as penalties."""
+    return lambda value, side: value * factor**side
 
 
 def whole(least: int, step: Callable[[int], int]) -> Further:
     """Whole numbers from `least` on; `step` says how far the next one is."""
 
-    def further(value: float | int, side: int) -> float | None:
-        if side == 0 or (side < 0 and value <= least):
+    def further(value: float, side: int) -> float | None:
+        if side < 0 and value <= least:
             return None
         return float(max(least, int(value) + side * max(1, step(int(value)))))
 
     return further
 
 
-def cosine(value: float | int, side: int) -> float | None:
+def cosine(value: float, side: int) -> float:
     """Between -1 and 1: half of the way to the bound."""
-    return None if side == 0 else (value + side) / 2
+    return (value + side) / 2
 
 
-def _best(scores: dict[float, float]) -> float:
+def _best(scores: dict[float, float | int]) -> float:
     most = max(scores.values())
     equal = sorted(value for value, found in scores.items() if found >= most - 1e-12)
     return equal[len(equal) // 2]
 
 
-def _edge(scores: dict[float, float]) -> int:
+def _edge(scores: dict[float, float | int]) -> int:
     """-1 or 1 where the best value is the first or the last, else 0."""
     best = _best(scores)
     return -1 if best == min(scores) else int(best == max(scores))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,7 @@ class Place:
         return not (min(self.v, self.vp) >= CEILING or max(self.v, self.vp) <= 1 - CEILING)
 
 
-@dataclasses.dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """What one factor changes about VP − V: the mean over tasks of differences within a task, and its 95 % interval
     (Student's t over the tasks; None with a single one)."""
 
@@ -64,18 +64,16 @@ def places_of(results: Sequence[BlockResult]) -> list[Place]:
     return found
 
 
-def effect(places: Sequence[Place], low: Callable[[Place], bool], high: Callable[[Place], bool]) -> Effect | None:
-    """How VP − V of `high` places differs from that of `low` ones which are like them in the other factors.
-
-    Places that say nothing are left out; tasks without a pair do not count. None if there is no task.
+def effect(places: Sequence[Place], factor: str, low: Any, high: Any) -> Effect | None:
+    """How VP − V of places whose `factor` ("view" or "history") is `high` differs from that of places which are like
+    them but for a factor of `low`. Places that say nothing are left out. None if there is no such pair.
     """
     by_task: dict[str, list[float]] = {}
     told = [place for place in places if place.says_something]
-    for one in filter(low, told):
-        for other in filter(high, told):
-            same_view, same_history = one.view == other.view, one.history == other.history
-            if one.task == other.task and same_view != same_history:
-                by_task.setdefault(one.task, []).append(other.difference.difference - one.difference.difference)
+    for one, other in itertools.product(told, told):
+        alike = one.task == other.task and (one.view == other.view or one.history == other.history)
+        if alike and (getattr(one, factor), getattr(other, factor)) == (low, high):
+            by_task.setdefault(one.task, []).append(other.difference.difference - one.difference.difference)
     if not by_task:
         return None
     values = [float(np.mean(gains)) for gains in by_task.values()]
@@ -107,7 +105,7 @@ def map_text(places: Sequence[Place]) -> list[str]:
 
 
 def _in_words(what: str, places: Sequence[Place], factor: str, low: Any, high: Any) -> str:
-    found = effect(places, lambda place: getattr(place, factor) == low, lambda place: getattr(place, factor) == high)
+    found = effect(places, factor, low, high)
     if found is None:
         return f"{what}: no task has a pair yet."
     over = "" if found.interval is None else f", {points(found.interval[0])} to {points(found.interval[1])}"

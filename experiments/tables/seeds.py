@@ -68,13 +68,12 @@ def _rank(values: pd.Series, success: pd.Series) -> tuple[float, float] | None:
     if there.sum() < FEWEST or min(values[there].nunique(), success[there].nunique()) == 1:
         return None
     x, y = stats.rankdata(values[there]), stats.rankdata(success[there])
-
-    def correlation(order: np.ndarray, axis: int = -1) -> np.ndarray:
-        centred, other = order - order.mean(axis, keepdims=True), y - y.mean()
-        return (centred * other).sum(axis) / np.sqrt((centred**2).sum(axis) * (other**2).sum())
-
     found = stats.permutation_test(
-        (x,), correlation, permutation_type="pairings", vectorized=True, n_resamples=9_999, rng=0
+        (x,),
+        lambda order, axis: stats.pearsonr(order, y, axis=axis).statistic,
+        permutation_type="pairings",
+        n_resamples=9_999,
+        rng=0,
     )
     return round(float(found.statistic), 4), round(float(found.pvalue), 4)
 

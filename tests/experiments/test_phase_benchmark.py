@@ -8,23 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ruptures
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
+from experiments.phase_benchmark.command import STAGES
 from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise, with_phase
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
-from experiments.phase_benchmark.sensitivity import GRIDS, draw_widths, sensitivity, widths
-from experiments.phase_benchmark.study import compare, untouched
-from experiments.phase_benchmark.tables import (
-    against_the_best,
-    draw,
-    markdown,
-    mean_difference,
-    over_the_tasks,
-    untouched_tables,
-)
+from experiments.phase_benchmark.study import GRIDS, compare, sensitivity, widths
+from experiments.phase_benchmark.tables import against_the_best, mean_difference, over_the_tasks, write
 from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import steps_of
@@ -62,10 +52,8 @@ def test_other_rates_move_the_switches_with_the_motion(hz):
 
 def test_every_finder_runs_and_ours_finds_clean_corners():
     tasks = {"corners": [corners(seed) for seed in range(2)]}
-    kept = []
     finders = {name: f for name, f in FINDERS.items() if "rbf" not in name}
-    results = compare(tasks, finders, keep=lambda so_far: kept.append(list(so_far)))
-    assert kept[0] == [next(iter(finders))] and kept[-1] == list(finders)
+    results = compare(tasks, finders)
     assert results["ours, defaults"]["mean"]["f1@2"] == 1.0
     assert results["ours, defaults"]["mean"]["timing_error"] < 0.5
     exact = [name for name in finders if name.endswith((" l2", " normal")) or name in ("CoTPC key states", "uniform")]
@@ -93,18 +81,17 @@ def test_every_finder_is_tuned_on_one_half_and_scored_on_the_other():
 @pytest.mark.parametrize("best", [0.02, 3.0, 700.0])
 def test_a_grid_grows_until_the_best_value_lies_inside_of_it(best):
     asked = []
-    chosen = tune(lambda v: asked.append(v) or -abs(np.log(v / best)), (1.0, 2.0, 4.0), ratio(2.0))
-    assert chosen.low < chosen.value < chosen.high and chosen.inside and not chosen.range_ends
+    chosen = tune(lambda v: asked.append(v) or -abs(np.log(v / best)), (1.0, 2.0, 4.0), ratio(2.0), refine=True)
+    assert chosen.low < chosen.value < chosen.high and not chosen.range_ends
     assert chosen.value == pytest.approx(best, rel=0.2) and len(asked) == len(set(asked)) <= 3 + EXTENSIONS + 2
 
 
 def test_a_grid_ends_where_its_parameter_does_and_says_so_and_never_grows_forever():
-    fewest = tune(lambda v: -v, (3.0, 4.0), whole(1, lambda v: 1))
-    assert fewest == (1.0, -1.0, 1.0, 4.0, True) and fewest.inside
-    endless = tune(lambda v: v, (1.0, 2.0), ratio(2.0))
-    assert endless.value == 2.0 ** (1 + EXTENSIONS) == endless.high and not endless.inside
-    assert -1 < tune(lambda v: -v, (0.0, 0.5), cosine).value < -0.999
-    flat = tune(lambda v: min(v, 2.0), (1.0, 2.0, 4.0), ratio(2.0))
+    assert tune(lambda v: -v, (3.0, 4.0), whole(1, lambda v: 1), refine=False) == (1.0, -1.0, 1.0, 4.0, True)
+    endless = tune(lambda v: v, (1.0, 2.0), ratio(2.0), refine=True)
+    assert endless.value == 2.0 ** (1 + EXTENSIONS) == endless.high and not endless.range_ends
+    assert -1 < tune(lambda v: -v, (0.0, 0.5), cosine, refine=False).value < -0.999
+    flat = tune(lambda v: min(v, 2.0), (1.0, 2.0, 4.0), ratio(2.0), refine=True)
     assert flat.low < flat.value < flat.high, "of equally good values the middle one"
 
 
@@ -123,11 +110,11 @@ def test_no_published_rival_was_tuned_on_the_edge_of_what_was_tried(file):
     assert lines >= 9 * 15
 
 
-def test_the_published_results_give_the_published_tables():
-    root = Path(__file__).parents[2]
-    stages = ("finders", "rho", "sensitivity", "demonstrations", "untouched")
-    published = {stage: json.loads((root / "results" / "phases" / f"{stage}.json").read_text()) for stage in stages}
-    assert markdown(published).startswith((root / "results" / "phases" / "tables.md").read_text()[:2000])
+def test_the_published_results_give_the_published_tables_and_pictures(tmp_path):
+    root = Path(__file__).parents[2] / "results" / "phases"
+    tables, *pictures = write({stage: root / f"{stage}.json" for stage in STAGES}, tmp_path, tmp_path)
+    assert tables.read_text() == (root / "tables.md").read_text()
+    assert all(picture.read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 
 
 @pytest.mark.parametrize("model", ["l2", "rbf", "normal"])
@@ -160,26 +147,16 @@ def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
     assert sys.gettrace() is None or "coverage" in sys.modules
 
 
-def test_sets_that_nobody_tuned_on_are_compared_each_for_itself(monkeypatch, tmp_path):
-    few = {name: FINDERS[name] for name in ("ours, defaults", "uniform", "speed threshold")}
-    monkeypatch.setattr("experiments.phase_benchmark.study.COMPARED", few)
-    recordings = {"corners": [corners(seed) for seed in range(4)]}
-    monkeypatch.setattr("experiments.phase_benchmark.study.motions_of", lambda *_: recordings)
-    kept = []
-    found = untouched(tmp_path, ["corners"], 4, lambda so_far: kept.append(list(so_far)), ["seeds", "noise"])
-    assert kept == [["seeds"], ["seeds", "noise"]] and found["noise"]["recordings"] == {"corners": 4}
-    text = "\n".join(untouched_tables(found))
-    assert "| our tasks, other seeds (4 recordings) | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) |" in text
-    assert text.count("chosen on the tuning half") == 2
+def test_rho_is_kept_of_a_recording_for_every_variant():
+    found = widths({"corners": [corners(seed) for seed in range(4)]}, {"M5": {"epochs": 1}})["corners"]
+    assert found["change_points"] == [20, 40, 60]
+    assert {name: len(values) for name, values in found["rho"].items()} == {"M5": 80, "bumps, σ 4": 80}
 
 
-def test_rho_is_drawn_over_a_recording_for_every_variant(tmp_path):
-    tasks = {"assembly": [corners(seed) for seed in range(4)], "elsewhere": []}
-    found = widths(tasks, {"M5": {"epochs": 1}})
-    assert list(found) == ["assembly"] and found["assembly"]["change_points"] == [20, 40, 60]
-    lengths = {name: len(values) for name, values in found["assembly"]["rho"].items()}
-    assert lengths == {"M5": 80, "bumps, σ 4": 80}
-    assert draw_widths(found, tmp_path).read_bytes()[:4] == b"\x89PNG"
+def test_one_thing_at_a_time_is_varied():
+    found = sensitivity({"corners": [corners(seed) for seed in range(2)]})
+    assert list(found["alpha"]) == list(GRIDS["alpha"]) and found["strokes"]["on"]["mean"] == 1.0
+    assert found["noise"][0.0]["tasks"]["corners"] == 1.0 > found["noise, no smoothing, no dead-band"][5.0]["mean"]
 
 
 def test_the_mean_over_tasks_is_paired_within_each_task():
@@ -216,40 +193,22 @@ def test_the_best_rival_is_none_of_our_own_lines():
     assert against_the_best(finders) == [["a", "0.75", *beside]]
 
 
-def test_tables_and_figures_hold_every_line(tmp_path, monkeypatch):
-    few = {what: values[:2] for what, values in GRIDS.items()}
-    for name, values in (("GRIDS", few), ("NOISES", (0.0, 1.0)), ("RATES", (10.0,))):
-        monkeypatch.setattr(f"experiments.phase_benchmark.sensitivity.{name}", values)
-    tasks = {"corners": [corners(seed) for seed in range(2)]}
-    before = next(name for name in FINDERS if name.startswith("ours before"))
-    one = {"mean": 0.5, "tasks": {"corners": 0.5}}
-    rho = {"auprc": 0.5, "rho_mean": 0.1, "rho_width": 2.0, "held_out_loss": 0.3, "calibration": 0.01}
-    results = {
-        "finders": {
-            "recordings": {"corners": 2},
-            "results": compare(tasks, {name: FINDERS[name] for name in ("ours, defaults", "uniform", before)}),
-        },
-        "rho": {"results": {"lstm": {"mean": rho, "tasks": {"corners": rho}}}},
-        "sensitivity": {"results": sensitivity(tasks)},
-        "demonstrations": {"results": {1: one, 2: one}},
-    }
-    text = markdown(results)
-    assert "| corners | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) | 1.00 |" in text
-    assert "| ours, defaults |" in text and "**noise, no smoothing, no dead-band**" in text and "**demos**" in text
-    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in draw(results, tmp_path))
+def test_matching_boundaries_is_maximal_and_of_them_the_nearest():
+    rng = np.random.default_rng(0)
+    for tolerance in 20 * (0, 2, 6):
+        found, true = (np.sort(rng.choice(20, rng.integers(0, 5), replace=False)) for _ in range(2))
+        matchings = [
+            [(f, t) for f, t in zip(some, order) if abs(f - t) <= tolerance]
+            for some in itertools.combinations(found, min(len(found), len(true)))
+            for order in itertools.permutations(true, len(some))
+        ]
+        pairs = match_boundaries(found, true, tolerance)
+        assert _worth(pairs) == max(map(_worth, matchings))
+        assert len({f for f, _ in pairs}) == len({t for _, t in pairs}) == len(pairs)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 6))
-@settings(max_examples=60, deadline=None)
-def test_matching_boundaries_is_maximal_and_of_them_the_nearest(seed, tolerance):
-    rng = np.random.default_rng(seed)
-    found, true = (np.sort(rng.choice(40, rng.integers(0, 8), replace=False)) for _ in range(2))
-    distance = np.abs(found[:, None] - true[None])
-    gain = np.where(distance <= tolerance, 1000 - distance, 0)  # one pair more is worth every distance
-    expected = int(gain[linear_sum_assignment(gain, maximize=True)].sum())
-    pairs = match_boundaries(found, true, tolerance)
-    assert sum(1000 - abs(f - t) for f, t in pairs) == expected
-    assert len({f for f, _ in pairs}) == len({t for _, t in pairs}) == len(pairs)
+def _worth(pairs):
+    return sum(1000 - abs(f - t) for f, t in pairs)
 
 
 def test_a_boundary_that_is_found_exactly_has_no_timing_error():

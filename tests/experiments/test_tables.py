@@ -235,7 +235,7 @@ def test_effects_are_means_over_tasks_of_differences_within_a_task():
     gains = {("a", "near"): 0.0, ("a", "stock"): -0.15, ("b", "near"): 0.1, ("b", "stock"): -0.15}
     places = [place(task, gain, view=view) for (task, view), gain in gains.items()]
     places += [place("c", -0.01, v=0.99), place("c", -0.5, view="stock")]  # its near view says nothing
-    found = effect(places, lambda p: p.view == "near", lambda p: p.view == "stock")
+    found = effect(places, "view", "near", "stock")
     assert found.tasks == 2 and found.mean == pytest.approx(-0.2)
     half = 12.706 * np.std([-0.15, -0.25], ddof=1) / np.sqrt(2)  # t with one degree of freedom
     assert found.interval == pytest.approx((-0.2 - half, -0.2 + half), abs=1e-3)
