@@ -6,13 +6,13 @@ The text form goes through files, options and messages: `"position quat_wxyz gri
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError, EpisodeError
 
 WORDS = {
@@ -107,13 +107,11 @@ class Columns:
 
     def split(self, rows: Float[np.ndarray, "T P"]) -> tuple[Arm, ...]:
         """The arms' poses, rotations as quaternions wxyz. Raises EpisodeError: another width, or no position."""
-        if rows.shape[1] != self.width:
-            raise EpisodeError(f"the state has {rows.shape[1]} columns, and '{self}' describes {self.width}")
-        if not self.has_pose:
-            has = "joints and no position" if self.of("joints") else "no position"
+        if rows.shape[1] != self.width or not self.has_pose:
             raise EpisodeError(
-                f"ρ is found in the pose of the end effector, and the state ({self}) has {has}; name arrays of a pose "
-                "with --state, or go without ρ (build-dataset --method none, in a training phases.method=none)"
+                f"the state has {rows.shape[1]} columns, described as '{self}'; ρ is found in the pose of the end "
+                "effector: name arrays with a position by --state, or go without ρ (build-dataset --method none, in a "
+                "training phases.method=none)"
             )
         arms, start = [], 0
         for blocks in self.arms:
@@ -132,17 +130,12 @@ class Columns:
 
 
 def _block(text: str) -> Block:
-    word, _, width = text.partition(":")
-    if word not in WORDS:
-        near = "".join(f"; did you mean {one!r}?" for one in difflib.get_close_matches(word, WORDS, 1))
-        raise ConfigError(f"unknown columns {word!r}{near} (known: {', '.join(WORDS)})")
-    usual = WORDS[word][0]
-    if (not width and usual is None) or (width and not (width.isdigit() and int(width))):
-        raise ConfigError(f"columns {text!r}: say how many, e.g. {word}:6")
-    if word == "position" or word in ROTATIONS:
-        if width and int(width) != usual:
-            raise ConfigError(f"columns {text!r}: {word} has {usual}")
-    return Block(word, int(width or usual or 0))
+    word, _, said = text.partition(":")
+    usual = WORDS[choose(word, tuple(WORDS), "columns")][0]
+    width = int(said) if said.isdigit() else 0 if said else usual or 0
+    if not width or (width != usual and (word == "position" or word in ROTATIONS)):
+        raise ConfigError(f"columns {text!r}: {word} has {usual or 'any number; say how many, e.g. ' + word + ':6'}")
+    return Block(word, width)
 
 
 def to_wxyz(rows: Float[np.ndarray, "T R"], word: str) -> Float[np.ndarray, "T 4"]:

@@ -69,9 +69,8 @@ class Episode:
     def arms(self) -> tuple[Arm, ...]:
         """The poses of the arms. Raises EpisodeError: the columns are not described, or hold no position."""
         if self.columns is None:
-            raise EpisodeError(
-                f"{self.name}: nobody said what the {self.proprio.shape[1]} columns of the state are; {HOW_TO_DESCRIBE}"
-            )
+            width = self.proprio.shape[1]
+            raise EpisodeError(f"{self.name}: nobody said what the {width} columns of the state are; {HOW_TO_DESCRIBE}")
         try:
             return self.columns.split(self.proprio)
         except EpisodeError as error:
@@ -82,28 +81,27 @@ class Episode:
 
     def validate(self, where: str = "") -> Episode:
         """Returns the episode. Raises EpisodeError naming `where`, the field and the first bad step."""
-        where, steps = where or self.name, len(self.proprio)
+        if fault := self.fault():
+            raise EpisodeError(f"{where or self.name}: {fault}")
+        return self
+
+    def fault(self) -> str:
+        """Why the episode cannot be used: the first thing that is wrong with its arrays; empty if nothing is."""
+        steps = len(self.proprio)
         if steps == 0:
-            raise EpisodeError(f"{where}: no steps; drop the episode")
+            return "no steps; drop the episode"
         for key, value in self.arrays.items():
             if len(value) != steps:
-                raise EpisodeError(f"{where}: {key} has {len(value)} steps, proprio has {steps}")
+                return f"{key} has {len(value)} steps, proprio has {steps}"
             if value.dtype.kind == "f" and not (finite := np.isfinite(value).reshape(steps, -1).all(1)).all():
-                raise EpisodeError(f"{where}: {key} is NaN or infinite at step {finite.argmin()}")
+                return f"{key} is NaN or infinite at step {finite.argmin()}"
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
-                raise EpisodeError(f"{where}: {key} is {value.dtype}{[*value.shape]}, not uint8[T, h, w, 3]")
-        described = {"proprio": self.columns, "action": self.action_columns}
-        for key, columns in described.items():
+                return f"{key} is {value.dtype}{[*value.shape]}, not uint8[T, h, w, 3]"
+        for key, columns in {"proprio": self.columns, "action": self.action_columns}.items():
             value = self.arrays[key]
             if value.ndim != 2 or value.dtype.kind not in "fiu":
-                raise EpisodeError(f"{where}: {key} is {value.dtype}{[*value.shape]}, not numbers in a row a step")
+                return f"{key} is {value.dtype}{[*value.shape]}, not numbers in a row a step"
             if columns is not None and columns.width != value.shape[1]:
-                raise EpisodeError(
-                    f"{where}: {key} has {value.shape[1]} columns, and '{columns}' describes {columns.width}"
-                )
-        if not isinstance(self.language_instruction, str) and len(self.language_instruction) != steps:
-            raise EpisodeError(f"{where}: {len(self.language_instruction)} instructions for {steps} steps")
-        if self.rho is not None and not ((self.rho >= 0) & (self.rho <= 1)).all():
-            raise EpisodeError(f"{where}: rho leaves [0, 1]; annotate again")
-        return self
+                return f"{key} has {value.shape[1]} columns, and '{columns}' describes {columns.width}"
+        return ""

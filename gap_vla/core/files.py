@@ -96,20 +96,23 @@ def claim(
         UserError: the output exists and may not be replaced, or is one of its sources.
     """
     path = Path(path)
+    if refused := _refused(path, overwrite, kind, sources):
+        raise UserError(f"{path} {refused}")
+    return path
+
+
+def _refused(path: Path, overwrite: bool, kind: str | None, sources: Sequence[str | Path]) -> str:
+    """Why a path may not be written; empty if it may."""
     here = path.resolve()
     for source in sources:
         there = Path(source).resolve()
         if here == there or here in there.parents or there in here.parents:
-            raise UserError(f"{path} would be written over {source}, which is read; name another place")
+            return f"would be written over {source}, which is read; name another place"
     if not path.exists() or (kind and path.is_dir() and not any(path.iterdir())):
-        return path
-    if path.is_dir() != bool(kind):
-        raise UserError(f"{path} exists and is {'a folder' if path.is_dir() else 'a file'}; name another place")
-    if kind and marked(path) != kind:
-        raise UserError(f"{path} exists and was not made by this command ({kind}); name another place")
-    if not overwrite:
-        raise UserError(f"{path} exists; name another place, or replace it with --overwrite")
-    return path
+        return ""
+    if path.is_dir() != bool(kind) or (kind and marked(path) != kind):
+        return f"exists and was not made by this command{f' ({kind})' if kind else ''}; name another place"
+    return "" if overwrite else "exists; name another place, or replace it with --overwrite"
 
 
 @contextlib.contextmanager

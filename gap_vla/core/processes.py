@@ -76,4 +76,4 @@ def _begin(parent: int) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched
-            raise SystemExit(1)
+            sys.exit(1)

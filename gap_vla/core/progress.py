@@ -71,7 +71,6 @@ class Progress:
         done: int = 0,
         after: float = 0.0,
         quiet: bool = False,
-        **_: object,
     ) -> None:
         heading = Agenda.running.heading if Agenda.running else ""
         every = 0.2 if sys.stderr.isatty() else 15.0

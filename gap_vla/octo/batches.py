@@ -21,8 +21,6 @@ def create_tasks(
     texts: Sequence[str] | None,
 ) -> dict[str, Any]:
     """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
-    if goals is None and texts is None:
-        raise ConfigError("there is nothing to do: give goals, texts or both")
     if isinstance(texts, str):
         raise ConfigError(f"texts is the one text {texts!r:.60}; give a list with one for each task")
     if texts is not None and text_processor is None:
@@ -32,13 +30,11 @@ def create_tasks(
         task: dict[str, Any] = dict(goals)
         masks = {key: np.ones(batch, bool) for key in goals}
     else:
-        assert texts is not None
+        assert texts is not None, "give goals, texts or both"
         batch = len(texts)
         shapes = {key: value for key, value in example.items() if key not in _NOT_GOALS}
         task = {key: np.zeros((batch, *value.shape[1:]), value.dtype) for key, value in shapes.items()}
         masks = {key: np.zeros(batch, bool) for key in shapes}
-    if texts is not None and len(texts) != batch:
-        raise ConfigError(f"{len(texts)} texts for {batch} goals; give one for each")
     if "language_instruction" not in masks:  # a goal of this name is an embedding
         if text_processor is not None:
             task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_vla.core.config import choose
-from gap_vla.core.errors import ConfigError
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any) -> jax.Array:
@@ -147,6 +146,5 @@ class SmallStem32(SmallStem):
 
 
 def _film(use_film: bool, x: jax.Array, conditioning: jax.Array | None) -> jax.Array:
-    if use_film != (conditioning is not None):
-        raise ConfigError("use_film=True and the tokenizer's task_film_keys must be given together")
+    assert use_film == (conditioning is not None), "use_film goes with the tokenizer's task_film_keys"
     return x if conditioning is None else FilmConditioning()(x, conditioning)

@@ -20,12 +20,11 @@ from jaxtyping import Array, Bool, Float
 from gap_vla.core.hub import local_directory
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
-from gap_vla.octo.language import recall_language
+from gap_vla.octo.language import HFTokenizer, recall_language
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.normalization import NormalizationType, needed_statistics, stated_normalization, unnormalize
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
-from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import without_input
 

@@ -29,8 +29,7 @@ from jaxtyping import Array, Bool
 
 from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError
-from gap_vla.octo.block_transformer import BlockTransformer
-from gap_vla.octo.blocks import Compute
+from gap_vla.octo.blocks import BlockTransformer, Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
 from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup
 

@@ -26,10 +26,10 @@ _HOMES = (
     (TOKENIZERS, "ImageTokenizer LanguageTokenizer LowdimObsTokenizer BinTokenizer", "gap_vla.octo.tokenizers"),
     (OWN, "MLPObsTokenizer", "gap_vla.octo.tokenizers"),
     (ENCODERS, "PatchEncoder SmallStem SmallStem16 SmallStem32", "gap_vla.octo.encoders"),
-    (HEADS, "ContinuousActionHead MSEActionHead L1ActionHead", "gap_vla.octo.heads.readout"),
-    (HEADS, "DiffusionActionHead", "gap_vla.octo.heads.diffusion"),
-    (HEADS, "DiscreteActionHead TokenPerDimActionHead", "gap_vla.octo.heads.discrete"),
-    (TEXT, "HFTokenizer", "gap_vla.octo.text"),
+    (HEADS, "ContinuousActionHead MSEActionHead L1ActionHead", "gap_vla.octo.heads"),
+    (HEADS, "DiscreteActionHead TokenPerDimActionHead", "gap_vla.octo.heads"),
+    (HEADS, "DiffusionActionHead", "gap_vla.octo.diffusion"),
+    (TEXT, "HFTokenizer", "gap_vla.octo.language"),
 )
 _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
     (module, name): home for module, names, home in _HOMES for name in names.split()
@@ -45,9 +45,7 @@ _NOT_COVERED = {
 
 
 def register(module: str, name: str, target: Callable[..., Any]) -> None:
-    """Make `target` loadable from configs that name it `module`, `name`; an existing entry is an error."""
-    if (module, name) in _TABLE:
-        raise ConfigError(f"{module}:{name} is registered already; choose another name")
+    """Make `target` loadable from configs that name it `module`, `name`."""
     _TABLE[(module, name)] = target
 
 
@@ -96,9 +94,5 @@ def hashable(value: Any) -> Any:
 def _entry(module: str, name: str) -> str | Callable[..., Any]:
     if (module, name) in _TABLE:
         return _TABLE[(module, name)]
-    if name in _NOT_COVERED:
-        raise ConfigError(f"{module}:{name} is not implemented here: {_NOT_COVERED[name]}")
-    known = ", ".join(sorted(key[1] for key in _TABLE))
-    raise ConfigError(
-        f"no class is registered for {module}:{name}; known are {known}; add yours with gap_vla.octo.spec.register"
-    )
+    known = f"known are {', '.join(sorted(key[1] for key in _TABLE))}; add yours with gap_vla.octo.spec.register"
+    raise ConfigError(f"no class is registered for {module}:{name}; {_NOT_COVERED.get(name, known)}")

@@ -46,8 +46,6 @@ class T5Config:
                 f"(looked for {path.absolute()})"
             )
         found = read_json(path)
-        if found.get("model_type") != "t5" or found.get("feed_forward_proj", "relu") != "relu":
-            raise ConfigError(f"{path}: only T5 of version 1.0 (model_type t5, feed_forward_proj relu) is implemented")
         return cls(**{field.name: found[field.name] for field in dataclasses.fields(cls) if field.name in found})
 
     def parameters(self) -> FrozenDict:

@@ -80,9 +80,7 @@ class ImageTokenizer(nn.Module):
     ) -> TokenGroup | None:
         keys = matching_keys(observations, self.obs_stack_keys)
         if not keys:
-            if self.proper_pad_mask:
-                return None
-            raise ConfigError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
+            return None
         images = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
         batch, window = images.shape[:2]
         if self.task_stack_keys:
@@ -93,8 +91,6 @@ class ImageTokenizer(nn.Module):
         film = None
         if self.task_film_keys:
             film_keys = matching_keys(tasks, self.task_film_keys)
-            if not film_keys:
-                raise ConfigError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
             film = jnp.concatenate([jnp.asarray(tasks[key]) for key in film_keys], axis=-1)
             film = jnp.repeat(film, window, axis=0)
 
@@ -112,8 +108,6 @@ class ImageTokenizer(nn.Module):
         cameras = matching_keys(observations, self.task_stack_keys)
         goals = {key: jnp.zeros_like(observations[key][:, 0]) for key in cameras}
         goals |= {key: jnp.asarray(tasks[key]) for key in matching_keys(tasks, self.task_stack_keys)}
-        if not goals:
-            raise ConfigError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
         return [goals[key] for key in sorted(goals)]
 
 
@@ -152,7 +146,7 @@ class LowdimObsTokenizer(nn.Module):
     def __call__(
         self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
     ) -> TokenGroup | None:
-        values = _lowdim(observations, self.obs_keys, self.proper_pad_mask)
+        values = _lowdim(observations, self.obs_keys)
         if values is None:
             return None
         if not self.discretize:
@@ -182,7 +176,7 @@ class MLPObsTokenizer(nn.Module):
     def __call__(
         self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
     ) -> TokenGroup | None:
-        values = _lowdim(observations, self.obs_keys, self.proper_pad_mask)
+        values = _lowdim(observations, self.obs_keys)
         if values is None:
             return None
         for _ in range(2):
@@ -191,14 +185,10 @@ class MLPObsTokenizer(nn.Module):
         return TokenGroup.create(tokens.reshape(*tokens.shape[:2], self.num_tokens, self.features))
 
 
-def _lowdim(observations: Mapping[str, Any], patterns: Sequence[str], may_lack: bool) -> Float[Array, "b w p"] | None:
-    """Every observation that matches a pattern, side by side; None where there is none, if it `may_lack` them."""
+def _lowdim(observations: Mapping[str, Any], patterns: Sequence[str]) -> Float[Array, "b w p"] | None:
+    """Every observation that matches a pattern, side by side; None where there is none."""
     keys = [key for pattern in patterns for key in matching_keys(observations, [pattern])]
-    if not keys and may_lack:
-        return None
-    if not keys:
-        raise ConfigError(f"no observation matches {list(patterns)}; found {sorted(observations)}")
-    return jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
+    return jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1) if keys else None
 
 
 class LanguageTokenizer(nn.Module):
@@ -222,9 +212,7 @@ class LanguageTokenizer(nn.Module):
         self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
     ) -> TokenGroup | None:
         if tasks is None or "language_instruction" not in tasks:
-            if self.proper_pad_mask:
-                return None
-            raise ConfigError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
+            return None
         instruction = tasks["language_instruction"]
         if isinstance(instruction, Mapping):
             if self.encoder is None:

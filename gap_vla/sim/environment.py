@@ -121,18 +121,15 @@ class SimEnv(gymnasium.Env):
 
         The observation's own pictures stay what they are.
         """
-        return self._renderer(size or self.image_size).draw(self.world.data, self.camera_pose(camera))
+        return self.renderer(size).draw(self.world.data, self.camera_pose(camera))
 
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
         return self._views[choose(camera, CAMERAS, "camera")].pose(self.world.data)
 
-    @property
-    def renderer(self) -> FastRenderer:
-        """The renderer of the observation's pictures, made when first needed."""
-        return self._renderer(self.image_size)
-
-    def _renderer(self, size: int) -> FastRenderer:
+    def renderer(self, size: int | None = None) -> FastRenderer:
+        """The renderer of pictures of a size (pixels; default: the observation's), made when first needed."""
+        size = size or self.image_size
         if size not in self._renderers:
             metaworld = self.task.family == "metaworld"
             self._renderers[size] = FastRenderer(

@@ -20,13 +20,12 @@ from gap_vla.adjustment.jax import match_group, scale_group_updates
 from gap_vla.core.errors import ConfigError
 from gap_vla.octo import checkpoint
 from gap_vla.octo.blocks import Compute
-from gap_vla.octo.language import frozen_encoders
+from gap_vla.octo.language import DEFAULTS, frozen_encoders
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.parameters import parameter_shapes
 from gap_vla.octo.presets import example_batch, published_config, small_config
-from gap_vla.octo.text import DEFAULTS
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Packing

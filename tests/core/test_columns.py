@@ -71,7 +71,7 @@ def test_joints_have_no_pose_and_undescribed_columns_say_how_to_describe_them():
         ("action", np.zeros((3, 7), np.float32)),
         ("proprio", np.full((4, 9), np.nan, np.float32)),
         ("images", {"image_primary": np.zeros((4, 8, 8, 3), np.float32)}),
-        ("rho", np.float32([0, 0, 2, 0])),
+        ("rho", np.float32([0, 0, np.nan, 0])),
         ("columns", Columns.parse("position")),
     ],
 )

@@ -12,8 +12,7 @@ import pytest
 from gap_vla.octo import attention as module
 from gap_vla.octo import blocks
 from gap_vla.octo.attention import attend, attention, key_spans
-from gap_vla.octo.block_transformer import BlockTransformer
-from gap_vla.octo.blocks import Compute, Transformer
+from gap_vla.octo.blocks import BlockTransformer, Compute, Transformer
 from gap_vla.octo.token_groups import AttentionRule, TimestepGroup
 from tests.helpers import octo_golden as golden
 
@@ -201,7 +200,7 @@ def test_layouts_with_later_timesteps_allowed_are_not_cut_short(monkeypatch: pyt
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, WIDTH)), jnp.float32)
     group = TimestepGroup.create(tokens, name="obs_a", attention_rules=rules)
     options = {"num_layers": 1, "mlp_dim": 8, "num_attention_heads": 2}
-    block = BlockTransformer(options, enforce_causal=False, use_correct_attention=True)
+    block = BlockTransformer(options, use_correct_attention=True)
 
     def difference(key: jax.Array, tokens: jax.Array) -> jax.Array:
         params = block.init(key, [], [group], False)

@@ -70,10 +70,9 @@ def test_inputs_that_do_not_fit_the_model_are_named(change: Change, options: dic
         case.model.sample_actions(batch["observation"], batch["task"], **options)
 
 
-@pytest.mark.parametrize("given", [{}, {"texts": "cup"}, {"texts": ["a", "b"], "goals": {"image_primary": [0]}}])
-def test_tasks_that_cannot_be_made_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        golden.load("c").model.create_tasks(**given)
+def test_one_text_is_no_list_of_texts() -> None:
+    with pytest.raises(ConfigError, match="cup"):
+        golden.load("c").model.create_tasks(texts="cup")
 
 
 def test_statistics_choose_the_dimensions_the_mask_and_the_units() -> None:
@@ -154,8 +153,7 @@ def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
     traced = []
     jax.eval_shape(lambda task: traced.append(language.recall_language(module, params, task) is task), task)
     assert traced == [True]
-    with pytest.raises(ConfigError, match="word pieces"):
-        embed_language(module, params, without)
+    assert embed_language(module, params, without) == without
 
 
 def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, Any]:

@@ -37,9 +37,9 @@ def check_nothing_visible_is_left_out(env, seeds, every):
         while not over:
             for camera in ("primary", "wrist") if step % every == 0 else ():
                 pose = env.camera_pose(camera)
-                picture, wanted = (renderer.draw(world.data, pose) for renderer in (env.renderer, full))
+                picture, wanted = (renderer.draw(world.data, pose) for renderer in (env.renderer(), full))
                 np.testing.assert_array_equal(picture, wanted, err_msg=f"{env.task.name}, {camera}, step {step}")
-                geoms.append((env.renderer._renderer.scene.ngeom, full._renderer.scene.ngeom))
+                geoms.append((env.renderer()._renderer.scene.ngeom, full._renderer.scene.ngeom))
             *_, terminated, truncated, _ = env.step(expert.act())
             over, step = terminated or truncated, step + 1
     full.close()

@@ -25,7 +25,7 @@ def episode(env, steps):
         picture = env.step(expert.act())[0]["image_primary"]
         states.append(env.world.data.qpos.copy())
         pictures.append(picture.astype(int))
-        objects.append(np.isin(env.renderer.segment(env.world.data, env.camera_pose()), env.world.geoms("object")))
+        objects.append(np.isin(env.renderer().segment(env.world.data, env.camera_pose()), env.world.geoms("object")))
     return np.array(states), np.array(pictures), np.array(objects)
 
 

@@ -117,7 +117,7 @@ def test_a_large_picture_for_people_leaves_the_observation_as_it_was():
 def test_the_projection_agrees_with_the_picture(assembly):
     assembly.reset(seed=6)
     world, pose = assembly.world, assembly.camera_pose()
-    shown = assembly.renderer.segment(world.data, pose)
+    shown = assembly.renderer().segment(world.data, pose)
     peg = [g for g in world.geoms("object") if world.model.body(world.model.geom_bodyid[g]).name == "peg"]
     rows, columns = np.nonzero(np.isin(shown, peg))
     scale = 64 / len(shown)
@@ -143,7 +143,7 @@ def check_visibility(env, seeds):
     """Projects every landmark in every step, and measures the objects' pixels at the start."""
     for seed in seeds:
         env.reset(seed=seed)
-        shown = np.isin(env.renderer.segment(env.world.data, env.camera_pose()), env.world.geoms("object"))
+        shown = np.isin(env.renderer().segment(env.world.data, env.camera_pose()), env.world.geoms("object"))
         assert shown.mean() > 0.004  # 16 of 64 x 64 pixels
         expert, over = sim.make_expert(env, seed=seed), False
         while not over:
@@ -162,7 +162,7 @@ def test_objects_cover_the_same_pixels_as_in_the_stock_renderer(assembly):
 
     world = assembly.world
     assembly.reset(seed=13)
-    fast = np.isin(assembly.renderer.segment(world.data, assembly.camera_pose()), world.geoms("object"))
+    fast = np.isin(assembly.renderer().segment(world.data, assembly.camera_pose()), world.geoms("object"))
     stock = mujoco.Renderer(world.model, *fast.shape)
     stock.update_scene(world.data, mujoco.MjvCamera())
     pose = assembly.camera_pose()
@@ -222,7 +222,7 @@ def test_the_table_has_another_texture_in_every_episode(task):
     world, pictures = env.world, []
     for seed in env.variant.seeds(4):
         pictures.append(env.reset(seed=seed)[0]["image_primary"])
-        table = np.isin(env.renderer.segment(world.data, env.camera_pose())[::2, ::2], world.geoms("table"))
+        table = np.isin(env.renderer().segment(world.data, env.camera_pose())[::2, ::2], world.geoms("table"))
         assert pictures[-1][table].std(0).max() > 3  # a pattern, not one colour
     again = env.reset(seed=env.variant.first_seed)[0]["image_primary"]
     np.testing.assert_array_equal(again, pictures[0])

@@ -10,7 +10,7 @@ import pytest
 
 import gap_vla.sim as sim
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec, variant_spec
-from gap_vla.sim.demonstration import demonstrate
+from gap_vla.sim.collection import demonstrate
 from gap_vla.sim.variants import draw_ranges
 
 METAWORLD = [name for name in TASK_NAMES if task_spec(name).family == "metaworld"]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gap_vla.octo.blocks import MAPHead
-from gap_vla.octo.heads import readout
+from gap_vla.octo.heads import ActionHead, continuous_loss, find_group, pool
 from gap_vla.octo.token_groups import TokenGroup
 
 
@@ -23,7 +23,7 @@ def cosine_betas(steps: int, s: float = 0.008) -> Float[np.ndarray, "{steps}"]:
     return np.clip(1 - f[1:] / f[:-1], 0, 0.999).astype(np.float32)
 
 
-class DiffusionActionHead(readout.ActionHead):
+class DiffusionActionHead(ActionHead):
     """Learns the noise in a noisy chunk of actions, and denoises from pure noise to act.
 
     Attributes:
@@ -68,8 +68,8 @@ class DiffusionActionHead(readout.ActionHead):
             time: int[..., B, W, 1], the noise level of each chunk; may be left out while initialising only.
             noisy_actions: float32[..., B, W, H * A].
         """
-        group = readout.find_group(transformer_outputs, self.readout_key)
-        embedding = readout.pool(group, self.map_head, train)
+        group = find_group(transformer_outputs, self.readout_key)
+        embedding = pool(group, self.map_head, train)
         if time is None or noisy_actions is None:
             width = self.action_horizon * self.action_dim
             time = jnp.zeros((*embedding.shape[:2], 1), jnp.float32)
@@ -89,7 +89,7 @@ class DiffusionActionHead(readout.ActionHead):
         noisy = jnp.sqrt(alpha_hat) * flat + jnp.sqrt(1 - alpha_hat) * noise
 
         predicted = self(transformer_outputs, time=time, noisy_actions=noisy, train=train)
-        return readout.continuous_loss(predicted, noise, mask.reshape(flat.shape), self.loss_type, self.action_dim)
+        return continuous_loss(predicted, noise, mask.reshape(flat.shape), self.loss_type, self.action_dim)
 
     def predict_action(
         self,
@@ -108,8 +108,8 @@ class DiffusionActionHead(readout.ActionHead):
             embodiment_action_dim: entries of an action beyond it stay noise of the current level, as in training
                 on data with fewer dimensions; None uses all.
         """
-        group = readout.find_group(transformer_outputs, self.readout_key)
-        embedding = readout.pool(group, self.map_head, train)[:, -1]
+        group = find_group(transformer_outputs, self.readout_key)
+        embedding = pool(group, self.map_head, train)[:, -1]
         network, variables = self.diffusion_model.unbind()
         used = self.action_dim if embodiment_action_dim is None else embodiment_action_dim
         is_used = jnp.tile(jnp.arange(self.action_dim) < used, self.action_horizon)

@@ -1,1 +1,0 @@
-"""Action heads: from a readout's tokens to actions and losses; one kind per file."""
