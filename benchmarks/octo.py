@@ -15,6 +15,7 @@ process; unlike wall time they hardly depend on what else the machine does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -91,19 +92,19 @@ def cost_of_gap(case: str, batch_size: int, pairs: int, on_gpu: bool) -> str:
     from ours import Ours
 
     options = {"dtype": "bfloat16", "embedded": True} if on_gpu else {"quick": True}
-    with tempfile.TemporaryDirectory() as folder:
-        write_case(case, Path(folder), batch_size, proprio=on_gpu)
-        programs = {adjust: Ours(Path(folder), {**options, "adjust": adjust}) for adjust in (True, False)}
     clock = time.perf_counter if on_gpu else time.process_time
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for program in programs.values():
-        program.compile_step()
-    for pair in range(pairs + 2):
-        for adjust in sorted(programs, reverse=bool(pair % 2)):
-            start = clock()
-            programs[adjust].step()
-            if pair >= 2:
-                seconds[adjust].append(clock() - start)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the case names its encoder relatively
+        write_case(case, Path(folder), batch_size, proprio=on_gpu)
+        programs = {adjust: Ours(Path(folder), {**options, "adjust": adjust}) for adjust in (True, False)}
+        for program in programs.values():
+            program.compile_step()
+        for pair in range(pairs + 2):
+            for adjust in sorted(programs, reverse=bool(pair % 2)):
+                start = clock()
+                programs[adjust].step()
+                if pair >= 2:
+                    seconds[adjust].append(clock() - start)
     step = statistics.median(seconds[True])
     share = statistics.median(a / b - 1 for a, b in zip(seconds[True], seconds[False]))
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9

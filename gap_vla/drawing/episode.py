@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from markupsafe import Markup
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode
 from gap_vla.core.files import replacing
 from gap_vla.drawing.figures import COLORS, saved, svg_text
 from gap_vla.drawing.markup import render
@@ -180,10 +180,8 @@ def write_picture(view: EpisodeView, path: Path) -> Path:
 
 def write_episode_video(view: EpisodeView, path: Path, *, fps: float = 20) -> Path:
     """Writes an mp4: camera images over ρ, and a line that moves over it; at the recording's own `fps` it plays in real
-    time. Raises EpisodeError: the episode has no camera images.
+    time. Raises UserError: the episode has no camera images.
     """
-    if view.shown_frames is None:
-        raise EpisodeError(f"{view.title}: no camera images, so no video; write a page or a picture instead")
     return write_video(path, video_frames(view), fps=fps)
 
 
@@ -191,9 +189,8 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
     """uint8[SIDE + STRIP, SIDE, 3] per step; camera images are fitted into a square."""
     from PIL import Image, ImageDraw
 
-    assert view.shown_frames is not None
     strip = Image.fromarray(_rho_strip(view))
-    for step, frame in enumerate(view.shown_frames):
+    for step, frame in enumerate([] if view.shown_frames is None else view.shown_frames):
         canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
         scale = SIDE / max(frame.shape[:2])
         size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))

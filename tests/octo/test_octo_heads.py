@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from gap_vla.core.errors import ConfigError
 from gap_vla.octo.diffusion import cosine_betas
-from gap_vla.octo.encoders import normalize_images
-from gap_vla.octo.heads import DiscreteActionHead, L1ActionHead
+from gap_vla.octo.heads import DiscreteActionHead
 from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
 from tests.helpers import octo_golden as golden
@@ -73,13 +71,6 @@ def test_the_noise_schedule_is_upstreams(name: str) -> None:
     np.testing.assert_allclose(np.cumprod(1 - betas), expected["diffusion/alpha_hats"], rtol=1e-4)
 
 
-def test_a_head_names_the_group_it_misses() -> None:
-    head = L1ActionHead(readout_key="readout_action")
-    outputs = {"obs": TokenGroup.create(jnp.zeros((1, 1, 2, 8)))}
-    with pytest.raises(ConfigError, match="readout_action"):
-        head.init({"params": np.zeros(2, np.uint32)}, outputs)
-
-
 def test_actions_of_another_shape_are_refused() -> None:
     case = golden.load("b")
     bound = case.model.module.bind({"params": case.model.params})
@@ -87,14 +78,3 @@ def test_actions_of_another_shape_are_refused() -> None:
     action = np.zeros((1, 2, 3, 7))
     with pytest.raises(ConfigError, match=r"4, 7.*3, 7"):
         bound.heads["action"].loss(group, action, np.ones((1, 2), bool), np.ones_like(action, bool))
-
-
-def test_options_that_no_head_or_encoder_knows_are_named() -> None:
-    group = {"readout_action": TokenGroup.create(jnp.zeros((1, 2, 3, 8)))}
-    keys = {"params": jax.random.PRNGKey(0)}
-    with pytest.raises(ConfigError, match="word"):
-        DiscreteActionHead("readout_action", token_per="word").init(keys, group)
-    with pytest.raises(ConfigError, match="odd"):
-        BinTokenizer(bin_type="odd").thresholds()
-    with pytest.raises(ConfigError, match="nope"):
-        normalize_images(jnp.zeros((1, 8, 8, 3), jnp.uint8), "nope")

@@ -139,10 +139,6 @@ def test_sampling_encodes_an_instruction_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(runs) == 3 and not np.allclose(fresh, first)
     monkeypatch.setattr(language, "id", lambda leaf: 0, raising=False)  # as if new weights lay where old ones were
     np.testing.assert_array_equal(sample(case.model, case.batch["task"]), first)
-    np.testing.assert_array_equal(sample(case.model.replace(params=weights), case.batch["task"]), fresh)
-    monkeypatch.setattr(language, "REMEMBERED", 1)
-    sample(case.model.replace(params=jax.tree.map(jnp.copy, weights)), case.batch["task"])
-    assert len(runs) == 6 and len(language._REMEMBERED) == 1
 
 
 def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
@@ -196,11 +192,6 @@ def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_layers_are_looped_over_where_that_pays() -> None:
-    assert [Compute().scans(layers) for layers in (12, 24)] == [False, True]
-    assert Compute(remat=True).scans(12) and not Compute(remat=True, scan_layers=False).scans(24)
 
 
 def test_looped_layers_drop_out_different_units() -> None:
@@ -305,12 +296,6 @@ def test_initialisation_is_upstreams() -> None:
         assert abs(leaf.std() - expected["init_std"]) <= 2 * error, key
 
 
-def test_the_description_lists_inputs_and_outputs() -> None:
-    text = golden.load("b").model.get_pretty_spec()
-    assert "image_wrist: uint8[B, W, 48, 48, 3]" in text
-    assert "action: L1ActionHead reads readout_action, gives (B, 4, 7)" in text and "(no input)" not in text
-
-
 def test_a_tokenizer_that_finds_nothing_in_the_example_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gap_vla.octo.model.initialize", lambda *_: {})
     case = golden.load("c")
@@ -367,16 +352,6 @@ def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: C
     assert changed == {"obs_proprio_projection", "obs_proprio_pos_embedding"}
     kernel = "octo_transformer/obs_proprio_projection/kernel"
     np.testing.assert_allclose(half[kernel], plain[kernel] / 2, rtol=1e-5)
-
-
-def test_a_model_keeps_no_dictionary_of_its_caller() -> None:
-    config = presets.small_config(image_size=32, token_embedding_size=32, stem_features=(32,))
-    statistics = {"action": {"mean": np.zeros(7), "std": np.ones(7)}}
-    example = presets.example_batch(image_size=32)
-    model = OctoModel.from_config(config, example, dataset_statistics=statistics)
-    config["normalization"] = "bounds"
-    statistics["action"]["mean"][:] = 1
-    assert "normalization" not in model.config and not model.dataset_statistics["action"]["mean"].any()
 
 
 def test_weights_that_may_change_where_they_lie_are_not_remembered() -> None:

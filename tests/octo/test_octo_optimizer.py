@@ -85,28 +85,10 @@ def test_patterns_that_freeze_everything_are_an_error() -> None:
     assert split_frozen({"a": {"kernel": 1, "bias": 2}}, ["*kernel"]) == ({"a": {"bias": 2}}, {"a": {"kernel": 1}})
 
 
-def test_a_frozen_pattern_that_matches_nothing_is_an_error() -> None:
-    options = {**OPTIMIZERS["cosine_frozen"], "frozen_keys": ["BlockTransformer_0"]}
-    with pytest.raises(ValueError, match="matches no parameter"):
-        create_optimizer(_tree("params0/"), **options)
-
-
 def test_pretrained_leaves_of_which_none_fits_are_refused() -> None:
     model = {"own": np.zeros(2), "wide": np.zeros(3)}
     with pytest.raises(UserError, match="none has a name and shape"):
         merge_params(model, {"other": np.ones(2), "wide": np.ones(4)})
-
-
-def test_an_unknown_schedule_or_option_is_named() -> None:
-    with pytest.raises(ConfigError, match="linear"):
-        create_schedule("linear", 0.0, 1.0, 2)
-    with pytest.raises(ConfigError, match="half_life"):
-        create_schedule("rsqrt", 0.0, 1.0, 2, half_life=3)
-    create_schedule("rsqrt", 0.0, 1.0, 2, decay_steps=None)  # an option of another schedule
-
-
-def test_a_plain_number_is_a_learning_rate() -> None:
-    assert float(create_optimizer(_tree("params0/"), 1e-3)[1](7)) == pytest.approx(1e-3)
 
 
 MERGES = json.loads((golden.DATA / "finetune_merge.json").read_text())["cases"]

@@ -40,6 +40,7 @@ def test_the_file_has_robomimics_layout(collection):
         env_args = json.loads(data.attrs["env_args"])
         assert env_args["env_name"] == "gap_vla/Assembly-v0" and env_args["env_kwargs"]["image_size"] == 32
         assert list(data) == ["demo_0", "demo_1", "demo_2"]
+        assert data.attrs["columns"] == str(sim.task_spec("assembly").columns)
         assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
         demo = data["demo_0"]
         steps = demo.attrs["num_samples"]
@@ -49,13 +50,6 @@ def test_the_file_has_robomimics_layout(collection):
         assert demo["actions"].shape == demo["executed_actions"].shape == (steps, 7)
         assert demo["dones"][-1] == 1 and demo["dones"][:-1].sum() == 0
         assert demo["phase"].asstr()[0] == "reach" and demo["phase_switch"][0]
-
-
-def test_the_file_says_what_its_columns_are(collection):
-    with h5py.File(collection) as file:
-        attributes = file["data"].attrs
-        assert attributes["columns"] == str(sim.task_spec("assembly").columns)
-        assert attributes["action_columns"] == str(sim.task_spec("assembly").action_columns)
 
 
 def test_the_positions_of_objects_are_recorded_before_each_action(collection):
@@ -109,9 +103,7 @@ def test_an_existing_file_is_replaced_only_when_asked(collection, tmp_path):
     ("wrong", "named"),
     [
         ({"task": "assembli"}, "assembly"),
-        ({"variant": "night"}, "night"),
         ({"cameras": ("left",)}, "left"),
-        ({"camera": "corner9"}, "corner9"),
         ({"camera": "corner", "variant": "camera_shift"}, "camera_shift"),
     ],
 )

@@ -22,13 +22,6 @@ def test_importing_the_package_loads_no_simulator():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_every_task_is_known_to_gymnasium():
-    import gymnasium
-
-    assert {task_spec(name).gymnasium_id for name in TASK_NAMES} <= set(gymnasium.registry)
-    assert task_spec("hammer_drawer").gymnasium_id == "gap_vla/HammerDrawer-v0"
-
-
 @pytest.mark.parametrize("task", ["assembly", pytest.param("handover", marks=pytest.mark.slow)])
 def test_the_views_that_a_task_names_are_those_of_its_simulator(task):
     env = sim.make(task, cameras=())
@@ -74,16 +67,6 @@ def test_every_expert_succeeds_in_nearly_all_of_a_hundred_episodes(task):
     env = sim.make(task, cameras=())
     successes = sum(demonstrate(env, seed).success for seed in variant_spec("default").seeds(100))
     assert successes >= (90 if task in ("hammer_drawer", "handover") else 95)
-
-
-def test_demonstrations_of_one_layout_differ_between_experts():
-    env = sim.make("assembly", cameras=())
-    tracks = []
-    for style in (1, 2):
-        env.reset(seed=0)
-        expert = sim.make_expert(env, seed=style)
-        tracks.append(np.stack([env.step(expert.act())[0]["proprio"] for _ in range(40)]))
-    assert np.abs(tracks[0] - tracks[1])[:, :3].max() > 0.004
 
 
 def test_the_label_is_clean_and_the_executed_action_disturbed():
