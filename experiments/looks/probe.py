@@ -7,7 +7,6 @@ Probes are asked about demonstrations that are collected for it, so that no poli
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.looks.ridge import probe_positions
-from experiments.tables import results
-from experiments.tables.cells import Cell, run_directory
 from gap_vla.core.identity import digest
 from gap_vla.demos import open_source
 from gap_vla.report.runs import Run
@@ -149,34 +146,3 @@ def probe_runs(runs: Sequence[Run], episodes: int, workers: int) -> dict[str, An
     sizes = one.image_shape, one.proprio_dim, one.action_dim, one.built_cameras
     models["untrained"] = fresh_policy(one.config, one.method, *sizes)
     return {label: probe(features_of(model, data.images), data) for label, model in models.items()}
-
-
-def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> None:
-    """Measures finished cells whose run is here, and adds the figures to their rows of the table of cells.
-
-    Args:
-        what: `probe` (what a policy relies on and, of a small one on assembly, where its features say peg and ring
-            are) or `predict` (what the demonstrations of `vision` say beforehand).
-    """
-    recorded = results.rows_of(cells, results.read(path))
-    for cell in cells:
-        if cell.name not in recorded or not run_directory(cell).exists():
-            continue
-        measured: dict[str, Any] = {}
-        if "predict" in what and cell.arm.name == "vision":
-            from experiments.looks.predictors import predictors
-            from gap_vla.training.data import Stages
-
-            store = Stages(cell.config).open()
-            measured["predictors"] = json.dumps(predictors(cell.config, store))
-        if "probe" in what:
-            run = Run.read(run_directory(cell))
-            demos = collect_probe_demos(run)
-            measured |= reliance(run, demos)
-            if run.small and (model := model_of(run)).uses_vision:
-                data = read_probe_data(demos)
-                found = probe(features_of(model, data.images), data)
-                for name in {"peg", "ring"} & {*found}:
-                    measured[f"{name}_error_mm"] = 1000 * found[name]["before transport"]["error"]
-        print(f"{cell.name}: {measured}", flush=True)
-        results.add({**recorded[cell.name], **measured}, path)

@@ -71,44 +71,36 @@ def _defaults(kind: Any) -> Mapping[str, Any]:
 
 def plan(table: Table, profile: str, *, seeds: Sequence[int] | None = None, device: str = "cpu") -> list[Cell]:
     """Every cell of a table; nothing is run. Raises ConfigError: settings that do not fit together."""
-    cells = []
-    for seed in table.seeds if seeds is None else seeds:
-        own = {"demos.seed": DEMOS_OF_A_SEED * seed} if table.own_demos else {}
-        for block in table.blocks:
-            for arm in block.arms:
-                configure = _small if table.kind == "small" else _octo
-                config = configure(
-                    block.task, profile, arm.method, seed, {**block.changes, **own, **arm.changes}, device
-                )
-                cells.append(Cell(table.name, profile, block, arm, seed, config))
-    return cells
+    return [
+        Cell(table.name, profile, block, arm, seed, _config(table, profile, block, arm, seed, device))
+        for seed in (table.seeds if seeds is None else seeds)
+        for block in table.blocks
+        for arm in block.arms
+    ]
 
 
-def _small(task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str) -> SmallConfig:
-    file = "small_assembly" if task_spec(task).family == "metaworld" else "small_threading"
-    fixed = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1, "train.device": device}
-    if profile == "debug":  # whose demonstrations are its own
-        changes = {k: v for k, v in changes.items() if not k.startswith("demos.") or k == "demos.camera"}
-    else:
-        fixed |= {"eval.episodes": ROLLOUTS, "eval.variants": (IN, OUT)}
-    return _configured(SmallConfig, file, profile, {**fixed, **changes})
-
-
-def _octo(task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str) -> FinetuneConfig:
-    file = "threading" if profile == "paper" else task
-    fixed = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
+def _config(table: Table, profile: str, block: Block, arm: Arm, seed: int, device: str) -> Any:
+    """The configuration of one cell: a profile of the task's file, with what the table, the block and the arm say."""
+    own = {"demos.seed": DEMOS_OF_A_SEED * seed} if table.own_demos else {}
+    changes = {**block.changes, **own, **arm.changes}
+    fixed = {"task": block.task, "method": arm.method, "train.seed": seed, "eval.workers": 1}
     fixed |= {} if profile == "debug" else {"eval.episodes": ROLLOUTS}
-    return _configured(FinetuneConfig, file, "default" if profile == "cpu" else profile, {**fixed, **changes})
-
-
-def _configured(kind: Any, file: str, profile: str, changes: Mapping[str, Any]) -> Any:
-    """The configuration of a file and profile with these changes, dotted keys to values."""
+    if table.kind == "small":
+        file = "small_assembly" if task_spec(block.task).family == "metaworld" else "small_threading"
+        fixed |= {"train.device": device}
+        if profile == "debug":  # whose demonstrations are its own
+            changes = {k: v for k, v in changes.items() if not k.startswith("demos.") or k == "demos.camera"}
+        else:
+            fixed |= {"eval.variants": (IN, OUT)}
+    else:
+        file = "threading" if profile == "paper" else block.task
+        profile = "default" if profile == "cpu" else profile
     values = _values(file, profile)
-    for key, value in changes.items():
+    for key, value in {**fixed, **changes}.items():
         for section in reversed(key.split(".")):
             value = {section: value}
         values = merge(values, value)
-    return kind.from_dict(values)
+    return _KINDS[table.kind].from_dict(values)
 
 
 @functools.cache

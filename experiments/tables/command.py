@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     if not cells:
         raise ConfigError(f"table {table.name} has none of these methods on these tasks")
     if options.look:
-        from experiments.looks.probe import look_at_cells
+        from experiments.tables.look import look_at_cells
 
         look_at_cells(cells, options.look, options.results)
         return 0
