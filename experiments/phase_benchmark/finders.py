@@ -70,7 +70,7 @@ class RememberedCost(BaseCost):
     model = ""
 
     def __init__(self, motion: Motion, model: str) -> None:
-        signal, options = step_signal(motion), {}
+        signal, options = step_signal(motion), dict[str, int]()
         if model == "ar":  # an autoregression of one channel
             signal, options = np.linalg.norm(signal, axis=1), {"order": 2}
         self.motion, self.model = motion, model
