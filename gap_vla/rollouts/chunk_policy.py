@@ -109,8 +109,6 @@ class ChunkPolicy(abc.ABC):
             any.
         proprio_dim: width of the proprioception that the policy takes, if any.
         action_dim: width of its actions.
-        action_horizon: actions in a predicted chunk.
-        window_size: observations that the policy looks back on, the present one included.
         camera: the primary camera's view in training, where the checkpoint tells.
         reads_instructions: whether it must be given one.
 
@@ -138,21 +136,18 @@ class ChunkPolicy(abc.ABC):
     ) -> None:
         if execute > horizon:
             raise UserError(f"execute is {execute}; the model predicts {horizon} actions at a time")
-        widths = {"action": min(_width(statistics, "action", source or name), action_dim)}
-        if "proprio" in inputs:
-            (widths["proprio"],) = inputs["proprio"]
-            if (width := _width(statistics, "proprio", source or name)) != widths["proprio"]:
-                raise UserError(
-                    f"{source or name}: statistics of {width} columns of proprio, {inputs['proprio']} taken"
-                )
         self.name, self.source = name, source
         self.camera: str | None = None
         self.reads_instructions = False
         sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
         self.cameras = tuple(sizes)
         self.image_size = max(sizes.values(), default=None)
-        self.proprio_dim = widths.get("proprio")
-        self.action_dim = widths["action"]
+        self.proprio_dim = inputs["proprio"][0] if "proprio" in inputs else None
+        known = {key: len(found["mean"]) for key, found in statistics.items() if key in ("action", "proprio")}
+        if "action" not in known or self.proprio_dim not in (None, known.get("proprio")):
+            needed = "action" if self.proprio_dim is None else f"action and of {self.proprio_dim} columns of proprio"
+            raise UserError(f"{source or name} needs statistics of {needed}; its dataset_statistics.json has {known}")
+        self.action_dim = min(known["action"], action_dim)
         self.action_horizon, self.window_size = horizon, window
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._samples, self._seed = samples, seed
@@ -160,6 +155,7 @@ class ChunkPolicy(abc.ABC):
         self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
             (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
         )
+        widths = {"action": self.action_dim, **({"proprio": self.proprio_dim} if self.proprio_dim else {})}
         scales = {
             key: unnormalize(np.eye(2)[:, :1] * np.ones(n), statistics[key], normalization) for key, n in widths.items()
         }
@@ -218,36 +214,35 @@ class ChunkPolicy(abc.ABC):
 
     def _see(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
         """The episodes, which remember these observations."""
-        prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
-        texts = observations.get("language_instruction")
-        if texts is None and self.reads_instructions:
-            raise UserError(f"{self.name} reads an instruction, it is given {', '.join(sorted(observations))} alone")
+        taken = {*self._inputs, *(["language_instruction"] if self.reads_instructions else [])}
+        if missing := sorted(taken - observations.keys()):
+            raise UserError(
+                f"{self.name} takes {', '.join(missing)} too, it is given {', '.join(sorted(observations))}: was it "
+                "trained for this task, with these cameras?"
+            )
+        prepared = {key: self._prepared(key, shape, observations[key]) for key, shape in self._inputs.items()}
+        texts = observations.get("language_instruction", [""] * len(episode_ids))
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
             now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
-            text = "" if texts is None else str(texts[row])
+            text = str(texts[row])
             if self.reads_instructions and episode.steps and episode.instruction != text:
                 episode.chunks = self._new_chunks()  # those of another instruction are not what is asked for
             episode.see(now, text)
         return episodes
 
-    def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _prepared(self, key: str, shape: tuple[int, ...], value: np.ndarray) -> np.ndarray:
         """One input for all rows, as the network takes it."""
-        if key not in observations:
-            raise UserError(
-                f"{self.name} takes {key}, it is given {', '.join(sorted(observations))}: was it trained for this "
-                "task, with these cameras?"
-            )
-        value = np.asarray(observations[key])
-        found = f"{value.dtype}{[*value.shape]}"
         if key.startswith("image_"):
-            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
-                raise UserError(f"{key} is {found}; {self.name} takes pictures as uint8[B, h, w, 3]")
-            if value.shape[1] * shape[1] != value.shape[2] * shape[0]:
-                raise UserError(f"{key} is {found}, in training {shape[:2]}; crop or pad it to that form")
+            height, width = value.shape[1:3] if value.ndim == 4 else (0, 1)
+            fits = value.dtype == np.uint8 and value.shape[3:] == (3,) and height * shape[1] == width * shape[0]
+        else:
+            fits = value.shape[1:] == shape
+        if not fits:
+            form = f"{'uint8' if key.startswith('image_') else 'float32'}{[*shape]}"
+            raise UserError(f"{key} is {value.dtype}{[*value.shape[1:]]}; {self.name} was trained on {form}")
+        if key.startswith("image_"):
             return resized(value, (shape[0], shape[1]))
-        if value.shape[1:] != shape:
-            raise UserError(f"{key} is {found}; {self.name} was trained for another robot, with {shape[0]} columns")
         return normalize(value, self._statistics["proprio"], self._normalization)
 
     def _predict(self, episodes: Sequence[EpisodeHistory]) -> list[Float[np.ndarray, "H A"]]:
@@ -258,9 +253,3 @@ class ChunkPolicy(abc.ABC):
             normalized = self._normalized_chunks([*some, *[some[0]] * (size - len(some))])[: len(some)]
             chunks.extend(unnormalize(normalized, self._statistics["action"], self._normalization))
         return chunks
-
-
-def _width(statistics: Mapping[str, Any], field: str, where: str) -> int:
-    if field not in statistics:
-        raise UserError(f"{where}: its dataset_statistics.json has no {field}, so actions cannot be put in robot units")
-    return len(statistics[field]["mean"])

@@ -16,20 +16,12 @@ from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, identity
 from gap_vla.rollouts.records import SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.task import Task, is_standard, sim_task
-from gap_vla.rollouts.workers import Crash, Film, Filmed, Limits, WorkerPool
+from gap_vla.rollouts.task import Task, sim_task
+from gap_vla.rollouts.workers import Crash, Limits, WorkerPool
 from gap_vla.sim.variants import variant_spec
 
 SLOTS = 4
 """Environments of a worker process, unless more or fewer are asked for."""
-
-
-def identity_of(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
-    """What an evaluation is one of, as `evaluation.json` has it."""
-    scene = {"task": task.name, **task.identity(), "horizon": task.horizon}
-    if not is_standard(task):
-        scene.setdefault("instruction", task.instruction)
-    return {"task": scene, "seed": int(seed), "policy": identity(policy)}
 
 
 def evaluate(
@@ -71,7 +63,8 @@ def evaluate(
     started = time.monotonic()
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     out, wait = Path(out_dir).absolute(), limits or Limits()
-    what = identity_of(policy, chosen, seed)
+    scene_of = {"task": chosen.name, **chosen.identity(), "horizon": chosen.horizon}
+    what = {"task": scene_of, "seed": int(seed), "policy": identity(policy)}
     layouts: Mapping[int, int] | None = getattr(policy, "layout_seeds", None)
     seeds = {e: seed + e for e in range(episodes)} if layouts is None else layouts
     if missing := [e for e in range(episodes) if e not in seeds]:
@@ -135,16 +128,16 @@ def make_films(pool: WorkerPool, log: EpisodeLog, played: Mapping[int, Sequence[
     out = log.path.parent
     records = [record for record in log.records.values() if not is_simulators(record)]
     asked = [r for r in chosen_for_films(records, videos) if r.episode in played and not _film(out, r).exists()]
-    for start in range(0, len(asked), pool.slots):
-        some = dict(enumerate(asked[start : start + pool.slots]))
+    for some in (dict(enumerate(asked[start : start + len(pool)])) for start in range(0, len(asked), len(pool))):
+        for slot, record in some.items():  # one for each process
+            actions = np.array(played[record.episode], np.float32)
+            pool.send(slot, "film", record.layout_seed, actions, _film(out, record))
+        answers = pool.collect()
         for slot, record in some.items():
-            pool.send(Film(slot, record.layout_seed, played[record.episode], _film(out, record)))
-        for slot, answer in pool.collect().items():
-            if slot not in some or (isinstance(answer, Filmed) and answer.success == some[slot].success):
-                continue
-            _film(out, some[slot]).unlink(missing_ok=True)
-            why = answer.message if isinstance(answer, Crash) else "played again, it does not end as before"
-            print(f"note: episode {some[slot].episode} is not filmed: {why}", file=sys.stderr)
+            if (answer := answers[slot]) is not record.success:
+                _film(out, record).unlink(missing_ok=True)
+                why = answer.message if isinstance(answer, Crash) else "played again, it does not end as before"
+                print(f"note: episode {record.episode} is not filmed: {why}", file=sys.stderr)
 
 
 def _film(out: Path, record: EpisodeRecord) -> Path:

@@ -172,14 +172,12 @@ def parameter_digest(params: Any) -> str:
 
 def _statistics_of(found: Mapping[str, Any], dataset: str | None, where: str) -> Mapping[str, Any]:
     """Those of one dataset: the checkpoint's only ones, or those of the dataset that is named."""
-    of_datasets = {name: one for name, one in found.items() if isinstance(one, Mapping) and "action" in one}
-    names = ", ".join(sorted(of_datasets)) or "no dataset by name"
-    if dataset is not None:
-        if dataset not in of_datasets:
-            raise UserError(f"{where}: no statistics of a dataset {dataset!r}; it has {names}")
-        return of_datasets[dataset]
-    if "action" in found or not of_datasets:
+    several = {name: one for name, one in found.items() if isinstance(one, Mapping) and "action" in one}
+    if dataset is None and ("action" in found or not several):
         return found
-    if len(of_datasets) > 1:
-        raise UserError(f"{where} has statistics of several datasets; choose one with --dataset: {names}")
-    return next(iter(of_datasets.values()))
+    if dataset is None and len(several) == 1:
+        return next(iter(several.values()))
+    if dataset not in several:
+        names = ", ".join(sorted(several)) or "no dataset by name"
+        raise UserError(f"{where} has statistics of {names}; choose one with --dataset")
+    return several[dataset]

@@ -18,8 +18,7 @@ from gap_vla.core.identity import differences, in_words
 from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
 from gap_vla.rollouts.workers import SIMULATOR
 
-IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
-SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
+IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE = "evaluation.json", "episodes.jsonl", "summary.json"
 
 PARTS = ("simulation", "rendering", "policy")
 """Of an episode, whose seconds are measured."""
@@ -54,17 +53,10 @@ class EpisodeRecord:
 def read_episodes(path: Path) -> dict[int, EpisodeRecord]:
     """Episode to its record, of an `episodes.jsonl`; a last line without its end, as a kill leaves it, is left out."""
     known = {field.name for field in dataclasses.fields(EpisodeRecord)}
-    records = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            values = {key: value for key, value in json.loads(line).items() if key in known}
-            record = EpisodeRecord(**values)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}, line {number} is no episode ({error}); remove the line") from None
-        records[record.episode] = record
-    return records
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    records = [EpisodeRecord(**{key: value for key, value in row.items() if key in known}) for row in rows]
+    return {record.episode: record for record in records}
 
 
 def require_same(path: Path, wanted: Mapping[str, Any]) -> None:

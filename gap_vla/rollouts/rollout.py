@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +17,13 @@ from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget
 from gap_vla.rollouts.records import PARTS, EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.task import SimTask, Task
-from gap_vla.rollouts.workers import Answer, Crash, Frame, Reset, Step, WorkerPool
+from gap_vla.rollouts.workers import Crash, Frame, WorkerPool
 
 MOST_ACTION = 100.0
 """Entries of actions, which lie in -1 to 1, may be so far off and are clipped; beyond it they are no actions."""
 
-MAX_LOST_IN_A_ROW = 3
+MAX_CRASHES_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
-
-MAX_FORGOTTEN = 3
-"""So often an episode is played anew because the policy's server has lost what it kept of it."""
 
 
 @dataclasses.dataclass
@@ -35,7 +32,7 @@ class _Live:
 
     number: int
     seed: int
-    again: bool = False  # it was lost once with its simulator, or could not begin, and is tried a second time
+    again: bool = False  # its simulator or the policy's server failed once, and it is played a second time
     observation: dict[str, Any] = dataclasses.field(default_factory=dict)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
@@ -71,8 +68,7 @@ class Rollout:
     def __post_init__(self) -> None:
         self._live: dict[int, _Live] = {}
         self._waiting: deque[_Live] = deque()
-        self._lost_in_a_row, self._begun = 0, False
-        self._forgotten: Counter[int] = Counter()  # by episode
+        self._crashes_in_a_row = 0
 
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
         """Plays these episodes, given by number and layout seed."""
@@ -82,8 +78,10 @@ class Rollout:
             self.policy.warm_up()  # while the simulators start
         while self._waiting or self._live:
             for slot, answer in self.pool.collect().items():
-                self._settle(slot, answer)
-            self._act()
+                if slot in self._live:
+                    self._settle(slot, answer)
+            if self._live:
+                self._act()
             self._start()
 
     def _start(self) -> None:
@@ -93,41 +91,31 @@ class Rollout:
             self.policy.reset([episode.number for _, episode in fresh])
         for slot, episode in fresh:
             self._live[slot] = episode
-            self.pool.send(Reset(slot, episode.seed))
+            self.pool.send(slot, "reset", episode.seed)
 
-    def _settle(self, slot: int, answer: Answer | None) -> None:
-        episode = self._live.get(slot)
-        if episode is None:
-            return
+    def _settle(self, slot: int, answer: Any) -> None:
+        """Takes what `WorkerPool.collect` has for an episode."""
+        episode = self._live[slot]
         if isinstance(answer, Frame):
             episode.see(answer)
-            self._begun = True
             if answer.done or episode.steps >= self.task.horizon:
-                self._lost_in_a_row = 0
+                self._crashes_in_a_row = 0
                 self._finish(slot, answer.success, None)
-            return
-        if isinstance(answer, Crash):
-            starting = episode.steps < 0  # if no other episode has begun either, no layout is to blame
-            given_up = episode.again and (self._begun or not starting)
-            self._lost_in_a_row += not given_up  # an episode counts once
-            if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
+        elif not isinstance(answer, Crash):  # lost with a worker that another episode brought down
+            self._play_again(slot, episode.again)
+        elif episode.again and self.log.records:
+            self._finish(slot, False, f"step {max(episode.steps, 0)}: {answer.message}")
+        else:
+            self._crashes_in_a_row += 1
+            if self._crashes_in_a_row >= MAX_CRASHES_IN_A_ROW:
                 raise UserError(
-                    f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
+                    f"{MAX_CRASHES_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
                     f"{self.task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
-                ) from RuntimeError(answer.traceback)
-            tried_again = starting or answer.lost
-            if given_up or not tried_again:
-                again = " (and so when it was tried again)" if tried_again else ""
-                self._finish(slot, False, f"step {max(episode.steps, 0)}: {answer.message}{again}")
-                return
-        # Lost with a worker that another episode brought down, or for the first time: try it (again).
-        del self._live[slot]
-        self._waiting.append(_Live(episode.number, episode.seed, again=episode.again or isinstance(answer, Crash)))
+                )
+            self._play_again(slot)
 
     def _act(self) -> None:
         slots = sorted(self._live)
-        if not slots:
-            return
         episodes = [self._live[slot] for slot in slots]
         numbers = [episode.number for episode in episodes]
         started = time.perf_counter()
@@ -140,11 +128,13 @@ class Rollout:
             episode.seconds["policy"] += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
-            elif episode.number in forgotten:
-                self._play_anew(slot)
-            else:
+            elif episode.number not in forgotten:
                 episode.actions.append(actions[row])
-                self.pool.send(Step(slot, actions[row]))
+                self.pool.send(slot, "step", actions[row])
+            elif episode.again:
+                raise UserError(f"the policy's server lost the connection of episode {episode.number} again")
+            else:
+                self._play_again(slot)
 
     def _batch(self, episodes: Sequence[_Live]) -> dict[str, np.ndarray]:
         privileged = getattr(self.policy, "privileged", False)
@@ -154,13 +144,10 @@ class Rollout:
             batch["language_instruction"] = np.array([self.task.instruction] * len(episodes))
         return batch
 
-    def _play_anew(self, slot: int) -> None:
+    def _play_again(self, slot: int, again: bool = True) -> None:
         episode = self._live.pop(slot)
-        self._forgotten[episode.number] += 1
-        if self._forgotten[episode.number] > MAX_FORGOTTEN:
-            raise UserError(f"the policy's server lost the connection of episode {episode.number} again and again")
         forget(self.policy, [episode.number])
-        self._waiting.append(_Live(episode.number, episode.seed, again=episode.again))
+        self._waiting.append(_Live(episode.number, episode.seed, again))
 
     def _finish(self, slot: int, success: bool, error: str | None) -> None:
         episode = self._live.pop(slot)

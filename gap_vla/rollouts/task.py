@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.sim.specs import TASK_NAMES, task_spec
+from gap_vla.sim.specs import task_spec
 
 FILM_SIZE = 256
 """Height and width (pixels) of films, whatever the policy sees."""
@@ -146,8 +146,3 @@ def sim_task(
     variant_spec(task.variant).require_view(task.camera)
     spec.require_cameras(cameras, task.camera)
     return task
-
-
-def is_standard(task: Task) -> bool:
-    """Whether it is one of our simulated tasks, told in its own words."""
-    return task.name in TASK_NAMES and task.instruction == task_spec(task.name).instruction

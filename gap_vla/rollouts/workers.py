@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from gap_vla.core.processes import spawned
 from gap_vla.rollouts.policy import EXPERT_ACTION
@@ -30,37 +31,19 @@ SIMULATOR = "the simulator"
 FPS = 20.0
 """Pictures per second of films."""
 
+STARTING_ANSWERS = 2
+"""Of an environment: the first includes the process's start, imports and building it, the second its first step, in
+which simulators compile, and draw what they have not drawn before."""
 
-@dataclasses.dataclass(frozen=True)
-class Reset:
-    slot: int
-    layout_seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    slot: int
-    action: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Film:
-    """Plays an episode's actions again, for its film; the simulator does the same as before."""
-
-    slot: int
-    layout_seed: int
-    actions: Sequence[np.ndarray]
-    path: Path
-
-
-Command = Reset | Step | Film
+Privilege = Literal["actions", "phases"]
+"""What the full state is used for: the expert acts, and if it fails, so does the episode; or a watcher names the phase,
+and is left out from where it cannot cope with what a policy has done."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """What one reset or step led to."""
 
-    slot: int
     observation: dict[str, Any]
     done: bool  # the episode has ended, by success or by the environment's own horizon
     success: bool
@@ -70,29 +53,10 @@ class Frame:
 
 
 @dataclasses.dataclass(frozen=True)
-class Filmed:
-    slot: int
-    success: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Crash:
-    """The simulator raised (`traceback` is the worker's), or its process was lost: it hung, or died.
+    """The simulator raised, or its process hung or died."""
 
-    A lost process says little about the episode, for a busy machine, or one without memory, loses processes too.
-    """
-
-    slot: int
     message: str
-    traceback: str = ""
-    lost: bool = False
-
-
-Answer = Frame | Filmed | Crash
-
-STARTING_ANSWERS = 2
-"""Of an environment: the first includes the process's start, imports and building it, the second its first step, in
-which simulators compile, and draw what they have not drawn before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +70,7 @@ class Limits:
     simulator_first: float = 300.0
 
 
-Privilege = Literal["actions", "phases"]
-"""What the full state is used for: the expert acts, and if it fails, so does the episode; or a watcher names the phase,
-and is left out from where it cannot cope with what a policy has done."""
-
-
-class _Slot:
+class Slot:
     """One environment, and who looks at its full state."""
 
     def __init__(self, task: Task, privilege: Privilege | None) -> None:
@@ -120,33 +79,55 @@ class _Slot:
         self._expert: ActingExpert | None = None
         self._watcher: Watcher | None = None
         self._phase: str | None = None
-        self._starting = 0
+        self._studio: Slot | None = None
 
-    def reset(self, command: Reset) -> Frame:
+    def reset(self, layout_seed: int) -> Frame:
         started = time.perf_counter()
         if self._env is None:
-            self._env, self._starting = self._task.make(), STARTING_ANSWERS
-        observation, info = self._env.reset(seed=command.layout_seed)
+            self._env = self._task.make()
+        observation, info = self._env.reset(seed=layout_seed)
         self._phase = self._expert = self._watcher = None
         if self._privilege == "actions":
-            self._expert = self._task.make_expert(self._env, seed=command.layout_seed)
+            self._expert = self._task.make_expert(self._env, seed=layout_seed)
         elif self._privilege == "phases":
             self._watcher = self._task.make_watcher(self._env)  # type: ignore[attr-defined]
-        return self._frame(command.slot, observation, {**info, "success": False}, False, started)
+        return self._frame(observation, {**info, "success": False}, False, started)
 
-    def step(self, command: Step) -> Frame:
+    def step(self, action: Float[np.ndarray, " A"]) -> Frame:
         started = time.perf_counter()
-        observation, _, terminated, truncated, info = self._env.step(command.action)
-        return self._frame(command.slot, observation, info, bool(terminated or truncated), started)
+        observation, _, terminated, truncated, info = self._env.step(action)
+        return self._frame(observation, info, bool(terminated or truncated), started)
+
+    def film(self, layout_seed: int, actions: Float[np.ndarray, "T A"], path: Path) -> bool:
+        """Plays an episode again with pictures for people; whether it succeeds. The simulator does as before."""
+        from gap_vla.drawing.video import write_video
+
+        if self._studio is None:
+            self.close()
+            self._studio = Slot(self._task.filmed() if hasattr(self._task, "filmed") else self._task, None)
+        studio, success = self._studio, False
+
+        def pictures() -> Iterator[np.ndarray]:
+            nonlocal success
+            yield _picture(studio.reset(layout_seed).observation)
+            for action in actions:
+                frame = studio.step(action)
+                success = frame.success
+                yield _picture(frame.observation)
+
+        write_video(path, pictures(), fps=FPS)
+        return success
 
     def close(self) -> None:
-        """Frees the environment; the next reset makes a new one."""
-        if self._env is not None:
-            with contextlib.suppress(Exception):  # a broken simulator need not close well
+        """Frees the environments; the next reset makes a new one."""
+        with contextlib.suppress(Exception):  # a broken simulator need not close well
+            if self._env is not None:
                 self._env.close()
-        self._env = self._expert = self._watcher = None
+        if self._studio is not None:
+            self._studio.close()
+        self._env = self._expert = self._watcher = self._studio = None
 
-    def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
+    def _frame(self, observation: dict, info: dict, ended: bool, started: float) -> Frame:
         success = bool(info["success"])
         observation = {key: value for key, value in observation.items() if value is not None}
         if self._expert is not None:
@@ -163,40 +144,7 @@ class _Slot:
                 self._watcher = None
         rendering = float(info.get("render_seconds", 0.0))
         simulation = max(time.perf_counter() - started - rendering, 0.0)
-        if self._starting:  # what the machine takes to begin says nothing about a step
-            self._starting, simulation, rendering = self._starting - 1, 0.0, 0.0
-        return Frame(slot, observation, ended or success, success, self._phase, simulation, rendering)
-
-
-class _Studio:
-    """Makes films, in an environment of its own."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task.filmed() if hasattr(task, "filmed") else task
-        self._env: Any = None
-
-    def film(self, command: Film) -> Filmed:
-        from gap_vla.drawing.video import write_video
-
-        if self._env is None:
-            self._env = self._task.make()
-        success = False
-
-        def pictures() -> Iterator[np.ndarray]:
-            nonlocal success
-            observation, _ = self._env.reset(seed=command.layout_seed)
-            yield _picture(observation)
-            for action in command.actions:
-                observation, _, _, _, info = self._env.step(action)
-                success = bool(info["success"])
-                yield _picture(observation)
-
-        write_video(command.path, pictures(), fps=FPS)
-        return Filmed(command.slot, success)
-
-    def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
+        return Frame(observation, ended or success, success, self._phase, simulation, rendering)
 
 
 def _picture(observation: dict[str, Any]) -> np.ndarray:
@@ -206,65 +154,67 @@ def _picture(observation: dict[str, Any]) -> np.ndarray:
 
 
 def serve(connection: Connection, task: Task, privilege: Privilege | None) -> None:
-    """Answers every command, in order, until the pipe closes."""
-    slots: dict[int, _Slot] = {}
-    studio = _Studio(task)
+    """Answers commands in order, until the pipe closes. One is a slot, the name of a method, and its arguments."""
+    slots: dict[int, Slot] = {}
     try:
         while True:
-            command = connection.recv()
-            slot = slots.setdefault(command.slot, _Slot(task, privilege))
-            connection.send(_answer(slot, studio, command))
+            number, method, arguments = connection.recv()
+            slot = slots.setdefault(number, Slot(task, privilege))
+            try:
+                answer = getattr(slot, method)(*arguments)
+            except Exception as error:
+                traceback.print_exc()
+                slot.close()
+                said = " ".join(str(error).split())[:1000]
+                answer = Crash(f"{SIMULATOR} failed: {type(error).__name__}: {said}")
+            connection.send((number, answer))
     except (EOFError, OSError):
         pass  # the parent has closed the pipe or is gone
     finally:
         for slot in slots.values():
             slot.close()  # frees OpenGL while it is still there
-        studio.close()
-
-
-def _answer(slot: _Slot, studio: _Studio, command: Command) -> Answer:
-    try:
-        if isinstance(command, Film):
-            slot.close()
-            return studio.film(command)
-        return slot.reset(command) if isinstance(command, Reset) else slot.step(command)
-    except Exception as error:
-        slot.close()
-        said = " ".join(str(error).split())[:1000]
-        return Crash(command.slot, f"{SIMULATOR} failed: {type(error).__name__}: {said}", traceback.format_exc())
 
 
 class _Worker:
-    """One process, the slots it holds, and the commands that it has not answered; the first of them has been sent."""
+    """One process, the slots it holds, and the commands that it has not answered."""
 
-    def __init__(self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int) -> None:
-        self._task, self._privilege, self._number = task, privilege, number
+    def __init__(
+        self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int, limits: Limits
+    ) -> None:
+        self._task, self._privilege, self._number, self._limits = task, privilege, number, limits
         self.slots = tuple(slots)
         self.start()
 
     def start(self) -> None:
-        self.commands: deque[Command] = deque()
+        self.owed: deque[tuple[int, str]] = deque()
         self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
         self.connection, theirs = Pipe()
         self.process = spawned(serve, theirs, self._task, self._privilege, name=f"simulator-{self._number}")
         theirs.close()
-        self.sent = 0.0
 
-    def take(self, command: Command) -> None:
-        self.commands.append(command)
-        if len(self.commands) == 1:
-            self._send()
-
-    def answered(self) -> None:
-        """The first command is; the next one is sent."""
-        self.commands.popleft()
-        if self.commands:
-            self._send()
-
-    def _send(self) -> None:
-        self.sent = time.monotonic()
+    def send(self, slot: int, method: str, arguments: tuple[Any, ...]) -> None:
+        if not self.owed:
+            self.since = time.monotonic()
+        self.owed.append((slot, method))
         with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when it is awaited
-            self.connection.send(self.commands[0])
+            self.connection.send((slot, method, arguments))
+
+    def receive(self) -> tuple[int, Any]:
+        slot, answer = self.connection.recv()
+        self.owed.popleft()
+        self.since = time.monotonic()
+        if isinstance(answer, Frame) and self.starting[slot]:
+            self.starting[slot] -= 1  # what the machine takes to begin says nothing about a step
+            answer = dataclasses.replace(answer, simulation_seconds=0.0, rendering_seconds=0.0)
+        if isinstance(answer, Crash):  # its environment was closed, and is built anew
+            self.starting[slot] = STARTING_ANSWERS
+        return slot, answer
+
+    @property
+    def limit(self) -> float:
+        """Seconds for the answer that is due."""
+        slot, method = self.owed[0]
+        return self._limits.simulator_first if method == "film" or self.starting[slot] else self._limits.simulator
 
     def stop(self, patience: float) -> None:
         self.connection.close()
@@ -280,58 +230,42 @@ class WorkerPool:
     def __init__(
         self, task: Task, workers: int, slots_per_worker: int, privilege: Privilege | None, limits: Limits
     ) -> None:
-        self._limits = limits
         numbers = range(workers * slots_per_worker)
-        self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
-        self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}
+        self._workers = [_Worker(task, privilege, numbers[w::workers], w, limits) for w in range(workers)]
+        self.slots = len(numbers)
 
-    @property
-    def slots(self) -> int:
-        return len(self._of_slot)
+    def __len__(self) -> int:
+        return len(self._workers)
 
-    def send(self, command: Command) -> None:
-        self._of_slot[command.slot].take(command)
+    def send(self, slot: int, method: str, *arguments: Any) -> None:
+        """Has a slot do what the method of `Slot` does; slot n belongs to worker n modulo their number."""
+        self._workers[slot % len(self)].send(slot, method, arguments)
 
-    def collect(self) -> dict[int, Answer | None]:
+    def collect(self) -> dict[int, Frame | bool | Crash | None]:
         """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
-        answers: dict[int, Answer | None] = {}
-        while owing := [worker for worker in self._workers if worker.commands]:
-            patience = min(worker.sent + self._limit(worker) for worker in owing) - time.monotonic()
+        answers: dict[int, Any] = {}
+        while owing := [worker for worker in self._workers if worker.owed]:
+            patience = min(worker.since + worker.limit for worker in owing) - time.monotonic()
             ready = wait([worker.connection for worker in owing], timeout=max(patience, 0.0))
             for worker in owing:
                 if worker.connection in ready:
-                    self._receive(worker, answers)
-                elif time.monotonic() >= worker.sent + (limit := self._limit(worker)):
-                    self._replace(worker, f"{SIMULATOR} did not answer within {limit:g} s", answers)
+                    try:
+                        answers.update([worker.receive()])
+                    except (EOFError, OSError):
+                        worker.process.join(1.0)
+                        self._replace(worker, f"process died (exit code {worker.process.exitcode})", answers)
+                elif time.monotonic() >= worker.since + worker.limit:
+                    self._replace(worker, f"did not answer within {worker.limit:g} s", answers)
         return answers
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.stop(patience=0.0 if worker.commands else 5.0)
+            worker.stop(patience=0.0 if worker.owed else 5.0)
 
-    def _limit(self, worker: _Worker) -> float:
-        command = worker.commands[0]
-        starting = isinstance(command, Film) or worker.starting[command.slot] > 0
-        return self._limits.simulator_first if starting else self._limits.simulator
-
-    def _receive(self, worker: _Worker, answers: dict[int, Answer | None]) -> None:
-        try:
-            reply = worker.connection.recv()
-        except (EOFError, OSError):
-            worker.process.join(1.0)
-            self._replace(worker, f"{SIMULATOR} process died (exit code {worker.process.exitcode})", answers)
-            return
-        worker.answered()
-        worker.starting[reply.slot] -= 1
-        if isinstance(reply, Crash):  # its environment was closed, and is built anew
-            worker.starting[reply.slot] = STARTING_ANSWERS
-        answers[reply.slot] = reply
-
-    def _replace(self, worker: _Worker, why: str, answers: dict[int, Answer | None]) -> None:
+    def _replace(self, worker: _Worker, why: str, answers: dict[int, Any]) -> None:
         """The answer that was due is a crash; every other episode of this process is lost with it."""
-        culprit = worker.commands[0].slot
-        answers.update(dict.fromkeys(worker.slots))
-        answers[culprit] = Crash(culprit, why, lost=True)
+        culprit, _ = worker.owed[0]
+        answers |= {**dict.fromkeys(worker.slots), culprit: Crash(f"{SIMULATOR} {why}")}
         worker.process.kill()
         worker.stop(patience=5.0)
         worker.start()
