@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gap_vla.drawing.markup import text_table
-from gap_vla.rollouts.diagnose import ClosedLoop, Effect, OpenLoop
-from gap_vla.rollouts.interventions import DESCRIPTIONS
+from gap_vla.rollouts.diagnose import DESCRIPTIONS, ClosedLoop, Effect, OpenLoop
 from gap_vla.rollouts.records import told_cut_short
 from gap_vla.rollouts.statistics import points
 

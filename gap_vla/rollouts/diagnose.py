@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,99 @@ from jaxtyping import Float, Int
 from gap_vla.core.config import choose
 from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
+from gap_vla.demos.arrays import resized
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.heldout import AT_ONCE, in_deviations, joined, left_out, mean_where, played
-from gap_vla.rollouts.interventions import (
-    ALL_INTERVENTIONS,
-    EVERYTHING,
-    INTERVENTIONS,
-    OBJECTS_MOVED,
-    IntervenedPolicy,
-)
-from gap_vla.rollouts.policy import Policy
+from gap_vla.rollouts.heldout import AT_ONCE, in_deviations, left_out, mean_where, played, transitions_of
+from gap_vla.rollouts.policy import Policy, forget, identity
 from gap_vla.rollouts.recordings import RecordedEpisode, donors_of
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
+
+# ---- what is done to the senses
+
+Observation = Mapping[str, Any]
+"""One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
+
+Altered = Callable[[Observation, Observation, Observation, Collection[str]], dict[str, np.ndarray]]
+
+INTERVENTIONS: dict[str, Altered] = {
+    "images_black": lambda now, first, other, pictures: {key: np.zeros_like(now[key]) for key in pictures},
+    "images_frozen": lambda now, first, other, pictures: {key: first[key] for key in pictures},
+    "images_swapped": lambda now, first, other, pictures: {key: other[key] for key in pictures if key in other},
+    "proprio_frozen": lambda now, first, other, pictures: {"proprio": first["proprio"]},
+    "proprio_swapped": lambda now, first, other, pictures: {"proprio": other["proprio"]},
+}
+"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, the
+same step of another episode, and which entries are pictures."""
+
+OBJECTS_MOVED = "objects_moved"
+"""The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
+
+EVERYTHING = "everything_swapped"
+"""What the swaps are compared with: all that the same step of another episode shows."""
+
+ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
+
+DESCRIPTIONS = {
+    "images_black": "all pictures black",
+    "images_frozen": "pictures stay those of the first step",
+    "images_swapped": "pictures of another episode (same step, or its last)",
+    "proprio_frozen": "proprioception stays that of the first step",
+    "proprio_swapped": "proprioception of another episode (same step, or its last)",
+    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched; open loop until a gripper first closes",
+}
+
+
+class IntervenedPolicy:
+    """A policy that is shown altered observations throughout its episodes.
+
+    Args:
+        library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
+    """
+
+    def __init__(self, policy: Policy, intervention: str, library: Sequence[RecordedEpisode]) -> None:
+        self.name = f"{policy.name}, {intervention}"
+        self.identity = {key: value for key, value in identity(policy).items() if key != "name"}
+        self.identity["intervention"] = intervention
+        if intervention.endswith("_swapped"):  # two libraries swap other moments in
+            shown = [{**one.images, "proprio": one.proprio} for one in library]
+            content = b"".join(one[key].tobytes() for one in shown for key in sorted(one))
+            self.identity["recordings"] = hashlib.sha256(content).hexdigest()[:16]
+        self._policy, self._alter, self._library = policy, INTERVENTIONS[intervention], library
+        for optional in ("warm_up", "layout_seeds", "privileged"):
+            if hasattr(policy, optional):
+                setattr(self, optional, getattr(policy, optional))
+        self._first: dict[int, Observation] = {}
+        self._step: dict[int, int] = {}
+
+    @property
+    def forgotten(self) -> Collection[int]:
+        """Episodes of which a server has lost what it kept."""
+        return getattr(self._policy, "forgotten", ())
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self._policy.reset(episode_ids)
+        for episode in episode_ids:
+            self._step[episode] = 0
+            self._first.pop(episode, None)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._policy, episode_ids)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        altered = {key: value.copy() for key, value in observations.items()}
+        for row, episode in enumerate(episode_ids):
+            now = {key: value[row] for key, value in observations.items()}
+            first = self._first.setdefault(episode, copy.deepcopy(now))  # a camera may fill one array again
+            other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
+            pictures = [key for key in now if key.startswith("image_")]
+            for key, value in self._alter(now, first, other, pictures).items():
+                altered[key][row] = resized(value[None], now[key].shape[:2])[0] if key in pictures else value
+            self._step[episode] += 1
+        return self._policy.act(altered, episode_ids)
+
+
+# ---- with recordings
 
 EXACT = 1e-6
 """Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
@@ -141,7 +223,7 @@ def _measure(
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt(squared(a, b))
 
-    transition = joined([recording.transition for recording in recordings])
+    transition = transitions_of(recordings)
     free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
     undisturbed = distance(actions["none"], recorded)
     errs = undisturbed.mean() > EXACT
@@ -185,6 +267,9 @@ def _ratio_interval(
         return None
     low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
     return float(low), float(high)
+
+
+# ---- with rollouts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,55 +83,46 @@ def held_out(
         UserError: no recordings, actions of another width, or recorded actions that never vary.
     """
     predicted: list[np.ndarray] = []
-    actions: list[np.ndarray] = []
-    known: list[np.ndarray | None] = []
-    motions: list[str] = []
+    shown: list[RecordedEpisode] = []
     bar = Progress(f"recorded episodes, {policy.name}", None, "episode", quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
-        predicted += played(policy, [(one, one.observation) for one in some], len(actions))
-        actions += [one.action for one in some]
-        known += [one.transition for one in some]
-        motions += [_motion(one.proprio, one.action) for one in some]
+        predicted += played(policy, [(one, one.observation) for one in some], len(shown))
+        shown += [dataclasses.replace(one, images={}) for one in some]
         bar.advance(len(some))
     bar.close()
-    if not actions:
+    if not shown:
         raise UserError("no held-out episodes; name a split that has some")
-    recorded = np.concatenate(actions)
+    recorded = np.concatenate([one.action for one in shown])
     errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
-    transition = joined(known)
+    transition = transitions_of(shown)
     return HeldOut(
         error=float(errors.mean()),
         error_transition=mean_where(errors, transition),
         error_consistent=mean_where(errors, None if transition is None else ~transition),
         steps=len(errors),
         transition_steps=0 if transition is None else int(transition.sum()),
-        episodes=len(actions),
+        episodes=len(shown),
         left_out=left_out(recorded),
-        learnt=None if checkpoint is None else _count_learnt(checkpoint, motions),
+        learnt=count_learnt(checkpoint, shown) if checkpoint else None,
     )
 
 
 def count_learnt(checkpoint: str | Path, recordings: Iterable[RecordedEpisode]) -> int | None:
     """How many recordings are among the episodes that the run which made a checkpoint was trained on (but for those of
     `data.mixture`); None where its data are not here."""
-    return _count_learnt(checkpoint, [_motion(one.proprio, one.action) for one in recordings])
 
+    def motion(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> bytes:
+        return hashlib.sha256(proprio.tobytes() + action.tobytes()).digest()
 
-def _count_learnt(checkpoint: str | Path, motions: Sequence[str]) -> int | None:
     place = Path(checkpoint)
     summary = (place.parent if place.name == "checkpoint" else place) / "summary.json"
     if not summary.is_file() or (store := trained_on(read_json(summary))) is None:
         return None
     train = store.split("train")
     ends = itertools.pairwise(train.offsets)
-    learnt = {_motion(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
-    return sum(motion in learnt for motion in motions)
-
-
-def _motion(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> str:
-    """A hash of an episode's states and actions."""
-    return hashlib.sha256(proprio.tobytes() + action.tobytes()).hexdigest()
+    learnt = {motion(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
+    return sum(motion(one.proprio, one.action) in learnt for one in recordings)
 
 
 def trained_on(summary: Mapping[str, Any]) -> EpisodeStore | None:
@@ -164,15 +155,13 @@ def played(
         moments = [episodes[place][1](step) for place in live]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
         actions = np.asarray(policy.act(observations, [ids[place] for place in live]), np.float32)
-        if not np.isfinite(actions).all():
-            raise UserError(f"{policy.name} returned NaN at step {step} of {episodes[live[0]][0].name}")
         for place, action in zip(live, actions):
             found[place].append(action.copy())  # the policy may fill the same array at its next step
+            recording, width = episodes[place][0], episodes[place][0].action.shape[1]
+            if len(action) != width or not np.isfinite(action).all():
+                what = f"{policy.name} returned {np.array2string(action, precision=3)}"
+                raise UserError(f"{what} at step {step} of {recording.name}, whose actions are {width} numbers")
     forget(policy, ids)
-    for (recording, _), rows in zip(episodes, found):
-        if (width := recording.action.shape[1]) != len(rows[0]):
-            wide = f"the policy's actions are {len(rows[0])} wide, the recorded ones {width}"
-            raise UserError(f"{recording.name}: {wide}; give recordings of the policy's own task and robot")
     return [np.array(rows) for rows in found]
 
 
@@ -201,10 +190,10 @@ def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
     return f"left out, as they vary by no more than {LEAST_STD:g}: action columns {named}" if named else ""
 
 
-def joined(known: Sequence[np.ndarray | None]) -> Bool[np.ndarray, " T"] | None:
-    """Which steps of several recordings belong to transitions; None if that is unknown of one of them."""
-    split = [steps for steps in known if steps is not None]
-    return np.concatenate(split) if len(split) == len(known) else None
+def transitions_of(recordings: Sequence[RecordedEpisode]) -> Bool[np.ndarray, " T"] | None:
+    """Which steps of all of them belong to transitions; None if that is unknown of one of them."""
+    known = [one.transition for one in recordings if one.transition is not None]
+    return np.concatenate(known) if len(known) == len(recordings) else None
 
 
 def mean_where(values: Float[np.ndarray, " T"], steps: Bool[np.ndarray, " T"] | None) -> float | None:

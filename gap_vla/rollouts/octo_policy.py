@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.identity import digest, plain
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.normalization import stated_normalization
-from gap_vla.octo.tokenizers import LanguageTokenizer, matching_keys
+from gap_vla.octo.tokenizers import matching_keys
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 
 REMEMBERED_TASKS = 16
@@ -38,7 +37,7 @@ class OctoPolicy(ChunkPolicy):
         **options: of `ChunkPolicy`.
 
     Raises:
-        UserError: no statistics, statistics of several datasets, or no action head.
+        UserError: no statistics, or those of several datasets.
     """
 
     def __init__(
@@ -55,16 +54,10 @@ class OctoPolicy(ChunkPolicy):
         if stated is None:
             print(f"note: {where} does not say how its actions were normalised; taken as normal", file=sys.stderr)
         example = model.example_batch["observation"]
-        seen, told = _read(model)
-        if told and model.text_processor is None:
-            warnings.warn(f"{where} reads {', '.join(told)} of its task, which rollouts do not have", stacklevel=2)
         self._states = model.config.get("proprio_history", 1)
-        inputs = {key: example[key].shape[2:] for key in seen if key == "proprio" or key.startswith("image_")}
+        inputs = {key: example[key].shape[2:] for key in _seen(model)}
         if "proprio" in inputs:
             inputs["proprio"] = (inputs["proprio"][0] // self._states,)
-        heads = model.config["model"]["heads"]
-        if "action" not in heads:
-            raise UserError(f"{where} has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
         head = model.module.heads["action"]
         window = example["timestep_pad_mask"].shape[1]
         built = {key: model.config.get(key) for key in ("model", "text_processor", "proprio_history")}
@@ -80,7 +73,7 @@ class OctoPolicy(ChunkPolicy):
             window=window + self._states - 1,
             horizon=head.action_horizon,
             action_dim=head.action_dim,
-            samples=heads["action"]["name"] in _SAMPLING_HEADS,
+            samples=model.config["model"]["heads"]["action"]["name"] in _SAMPLING_HEADS,
             normalization=stated or "normal",
             name=name,
             details=details,
@@ -145,20 +138,14 @@ class OctoPolicy(ChunkPolicy):
         return jax.jit(run)
 
 
-def _read(model: OctoModel) -> tuple[list[str], list[str]]:
-    """Which observations of the example batch, and what of its task, the tokenizers read."""
+def _seen(model: OctoModel) -> list[str]:
+    """Which pictures and states of the example batch the tokenizers read."""
     transformer = model.module.octo_transformer
     tokenizers = [*transformer.observation_tokenizers.values(), *transformer.task_tokenizers.values()]
-
-    def patterns(*attributes: str) -> list[str]:
-        return [one for tokenizer in tokenizers for key in attributes for one in getattr(tokenizer, key, ())]
-
-    observed = patterns("obs_stack_keys", "obs_keys", "task_stack_keys")
-    told = patterns("task_stack_keys", "task_film_keys")
-    if any(isinstance(one, LanguageTokenizer) for one in tokenizers):
-        told.append("language_instruction$")
-    example = model.example_batch
-    return matching_keys(example["observation"], observed), matching_keys(example["task"], told)
+    attributes = ("obs_stack_keys", "obs_keys", "task_stack_keys")
+    patterns = [one for tokenizer in tokenizers for name in attributes for one in getattr(tokenizer, name, ())]
+    found = matching_keys(model.example_batch["observation"], patterns)
+    return [key for key in found if key == "proprio" or key.startswith("image_")]
 
 
 def parameter_digest(params: Any) -> str:

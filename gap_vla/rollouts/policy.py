@@ -10,8 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.errors import UserError
-
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
 
@@ -109,10 +107,7 @@ class ReplayPolicy:
         self._step: dict[int, int] = {}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
-        for episode in episode_ids:
-            if episode >= len(self._actions):
-                raise UserError(f"episode {episode}: only {len(self._actions)} recordings; lower --episodes")
-            self._step[episode] = 0
+        self._step.update(dict.fromkeys(episode_ids, 0))
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         rows = []

@@ -23,6 +23,9 @@ from gap_vla.sim.specs import task_spec
 NEAR_SWITCH = 3
 """A step this close to one where the expert's phase changes belongs to a transition, where there is no ρ."""
 
+LONG_ENOUGH = 0.9
+"""Of a recording's steps, the share that another one must have to be swapped into it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordedEpisode:
@@ -82,7 +85,7 @@ def from_episode(episode: Episode, name: str = "") -> RecordedEpisode:
 
 
 def require_task(source: Source, task: str | None, view: str | None) -> None:
-    """Raises UserError if demonstrations say that they are of another task, or were seen through another view."""
+    """Raises UserError: demonstrations say that they are of another task, or were seen through another view."""
     for what, found, wanted in (("task", source.about.get("task"), task), ("view", source.about.get("camera"), view)):
         if None not in (found, wanted) and found != wanted:
             raise UserError(f"{source.path} is of the {what} {found}, and the policy's is {wanted}")
@@ -145,18 +148,16 @@ def donors_of(recordings: Sequence[RecordedEpisode]) -> list[RecordedEpisode]:
     if alone := [one.name for one, donor in zip(recordings, found) if one.instruction != donor.instruction]:
         told = f"{len(alone)} of {len(recordings)} recordings, as {alone[0]}"
         warnings.warn(f"{told}, have no other of their instruction to swap with, but another task's", stacklevel=2)
+    if short := [one.name for one, donor in zip(recordings, found) if len(donor) < LONG_ENOUGH * len(one)]:
+        told = f"{len(short)} of {len(recordings)} recordings, as {short[0]}"
+        warnings.warn(f"{told}, are longer than all others: at their end a swap shows a last moment", stacklevel=2)
     return found
 
 
 def donor_of(one: RecordedEpisode, others: Sequence[RecordedEpisode]) -> RecordedEpisode:
-    """The next recording of the same instruction that has nine tenths of the steps or more, else the longest.
+    """The next recording of the same instruction that is `LONG_ENOUGH`, else the longest.
 
     Where no other has the instruction, all others count: pictures of another task are better than none.
     """
     others = [other for other in others if other.instruction == one.instruction] or others
-    long_enough = [other for other in others if len(other) >= 0.9 * len(one)]
-    found = long_enough[0] if long_enough else max(others, key=len)
-    if not long_enough:
-        what = f"{one.name} has {len(one)} steps, the longest other, {found.name}, {len(found)}"
-        warnings.warn(f"{what}: from there on a swap shows its last moment", stacklevel=3)
-    return found
+    return next((other for other in others if len(other) >= LONG_ENOUGH * len(one)), max(others, key=len))
