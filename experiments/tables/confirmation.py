@@ -11,7 +11,7 @@ from scipy import stats
 from experiments.tables.results import BlockResult
 from experiments.tables.tables import FRESH_SEEDS, IN
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison_render import in_points
+from gap_vla.report.comparison import in_points
 from gap_vla.rollouts.statistics import PairedDifference
 
 BLOCKS = 4

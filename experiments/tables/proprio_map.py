@@ -14,7 +14,7 @@ from experiments.tables.results import BlockResult
 from experiments.tables.tables import HISTORIES, IN
 from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison_render import in_points
+from gap_vla.report.comparison import in_points
 from gap_vla.rollouts.statistics import PairedDifference, over_seeds, percent, points
 
 CEILING = 0.95

@@ -20,8 +20,7 @@ from experiments.tables.tables import IN, OUT, Block, Table
 from gap_vla.core.progress import duration
 from gap_vla.drawing.figures import COLORS, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.comparison import HOW_INTERVALS, words
-from gap_vla.report.comparison_render import draw_comparison, in_points, percents
+from gap_vla.report.comparison import HOW_INTERVALS, draw_comparison, in_points, percents, words
 from gap_vla.rollouts.statistics import percent, wilson
 
 PAGE = Path("results/TABLES.md")

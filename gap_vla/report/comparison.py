@@ -6,14 +6,18 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import flat
+from gap_vla.drawing.figures import distinct, figure_with, save_picture
+from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.rollouts.records import told_cut_short
-from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference, percent, points
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
@@ -111,32 +115,37 @@ class Comparison:
     failed: Sequence[str] = ()
 
     @property
+    def by_variant(self) -> dict[str, dict[str, Success]]:
+        """Variant to method to success."""
+        variants = dict.fromkeys(variant for found in self.success.values() for variant in found)
+        return {v: {method: found[v] for method, found in self.success.items() if v in found} for v in variants}
+
+    @property
     def variants(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(variant for found in self.success.values() for variant in found))
+        return tuple(self.by_variant)
 
     def notes(self, name: Name = str) -> list[str]:
         """What a reader has to know before trusting the figures."""
-        seeds = [{m: sorted(of[v].per_seed) for m, of in self.success.items() if v in of} for v in self.variants]
         notes = []
-        for of_method in seeds:
-            if len({*map(tuple, of_method.values())}) > 1:
-                listing = ", ".join(f"{name(m)}: {' '.join(map(str, found))}" for m, found in of_method.items())
+        for found in self.by_variant.values():
+            seeds = {name(method): " ".join(map(str, one.per_seed)) for method, one in found.items()}
+            if len({*seeds.values()}) > 1:
+                listing = ", ".join(f"{method}: {given}" for method, given in seeds.items())
                 notes.append(f"Training seeds differ so far ({listing}); differences use those that both methods have.")
-        for (first, second), found in self.differences.items():
-            a, b = self.success[first], self.success[second]
+        for (first, second), differences in self.differences.items():
             pair = f"{name(first)} − {name(second)}"
-            unpaired = [words(variant) for variant in a if variant in b and variant not in found]
-            if unpaired or not {*a} & {*b}:
+            both = {v: (of[first], of[second]) for v, of in self.by_variant.items() if {first, second} <= of.keys()}
+            unpaired = [words(variant) for variant in both if variant not in differences]
+            if unpaired or not both:
                 where = f" on {', '.join(unpaired)}" if unpaired and len(self.variants) > 1 else ""
                 notes.append(f"{pair}{where}: no layouts of the same seeds are shared, so nothing is paired.")
-            for variant, one in found.items():
-                layouts = [max(of[variant].layouts[seed] for of in (a, b)) for seed in shared_seeds(a, b, variant)]
-                if max(layouts) > one.layouts:
+            for variant, one in differences.items():
+                if max(of.layouts[seed] for of in both[variant] for seed in shared_seeds(*both[variant])) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes.append(told_cut_short({name(method): count for method, count in self.simulator_errors.items()}))
-        notes += told_apart(self.apart)
-        if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
+        notes.append(told_apart(self.apart))
+        if any(max(len(one.per_seed) for one in found.values()) < 3 for found in self.by_variant.values()):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return [*dict.fromkeys(filter(None, notes))]
 
@@ -162,12 +171,11 @@ def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return dict(sorted(differing, key=lambda one: NOT_GIVEN in one[1]))
 
 
-def told_apart(found: Mapping[str, Sequence[Any]], most: int = 8) -> list[str]:
-    """What `apart` found as a note; none where it found nothing."""
+def told_apart(found: Mapping[str, Sequence[Any]], most: int = 8) -> str:
+    """What `apart` found as a note; "" where it found nothing."""
     told = [f"{key} {', '.join(map(str, values))}" for key, values in found.items()]
-    more = [f"and {len(told) - most} more"] if len(told) > most else []
-    differing = "; ".join([*told[:most], *more])
-    return [f"Not method and seed alone: the runs also differ in settings ({differing})."] if told else []
+    differing = "; ".join(told[:most] + [f"and {len(told) - most} more"] * (len(told) > most))
+    return f"Not method and seed alone: the runs also differ in settings ({differing})." if told else ""
 
 
 def compare(
@@ -211,17 +219,15 @@ def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"origin": summary.get("origin", {}), "rollouts": rolled_out}
 
 
-def shared_seeds(first: Mapping[str, Success], second: Mapping[str, Success], variant: str) -> list[int]:
-    """The training seeds of which both methods were rolled out on a variant."""
-    return [seed for seed in first[variant].per_seed if seed in second[variant].per_seed]
+def shared_seeds(first: Success, second: Success) -> list[int]:
+    """The training seeds of which both were rolled out."""
+    return [seed for seed in first.per_seed if seed in second.per_seed]
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:
     found = {}
     for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
         rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
-        if not all(rollouts.values()):
-            raise UserError(f"an evaluation on {variant} has no rollouts; leave it out")
         counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
         per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
         wins, episodes = map(sum, zip(*counts))
@@ -241,3 +247,181 @@ def _differences(first: BySeed, second: BySeed) -> dict[str, PairedDifference]:
             a, b = (np.array([[outcomes[layout] for layout in layouts] for outcomes in some]) for some in rows)
             found[variant] = paired_difference(a, b)
     return found
+
+
+# ---- shown
+
+Marks = Mapping[tuple[str, str], float]
+"""(method, variant) to a figure in % that others published."""
+
+
+def percents(found: Success) -> tuple[str, str, str]:
+    """Mean, interval and the rate of each seed, as texts in per cent."""
+    low, high = found.interval
+    per_seed = ", ".join(map(percent, found.per_seed.values()))
+    return percent(found.mean), f"{percent(low)} to {percent(high)}", per_seed
+
+
+def in_points(found: PairedDifference) -> tuple[str, str, str]:
+    """Difference, interval and the difference of each seed, as texts in points."""
+    low, high = found.interval
+    return points(found.difference), f"{points(low)} to {points(high)}", ", ".join(map(points, found.per_seed))
+
+
+def tables(comparison: Comparison, name: Name = str) -> list[list[list[str]]]:
+    """Success, and paired differences if there are any, as rows of texts, headings first."""
+    success = [["method", "scene", "success %", "95 % interval", "rollouts", "per seed %"]]
+    for method, found in comparison.success.items():
+        for variant, one in found.items():
+            mean, interval, _ = percents(one)
+            per_seed = ", ".join(f"{seed}: {percent(rate)}" for seed, rate in one.per_seed.items())
+            success.append([name(method), words(variant), mean, interval, str(one.episodes), per_seed])
+    pairs = [["difference", "scene", "points", "95 % interval", "seeds × layouts", "per seed", "McNemar p"]]
+    for (first, second), differences in comparison.differences.items():
+        title = f"{name(first)} − {name(second)}"
+        for variant, difference in differences.items():
+            mean, interval, per_seed = in_points(difference)
+            count = f"{difference.seeds} × {difference.layouts}"
+            pairs.append([title, words(variant), mean, interval, count, per_seed, f"{difference.p_mcnemar:.2g}"])
+        if not differences:
+            pairs.append([title, "", "", "", "nothing shared", "", ""])
+    return [success, pairs] if len(pairs) > 1 else [success]
+
+
+def as_text(comparison: Comparison) -> str:
+    """The tables for a terminal."""
+    blocks = map(text_table, tables(comparison, label))
+    return "\n\n".join([*blocks, *(f"Note: {note}" for note in comparison.notes(label))])
+
+
+def as_markdown(comparison: Comparison, title: str) -> str:
+    """The same tables for a README or a report."""
+    blocks = [f"# {untagged(title)}", *(markdown_table(table) for table in tables(comparison, label)), WITH_P]
+    return "\n\n".join([*blocks, *(f"Note: {untagged(note)}" for note in comparison.notes(label))]) + "\n"
+
+
+def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str, marks: Marks | None = None) -> Any:
+    """A matplotlib figure, the same for the same comparison; `name` is what a method is called, `marks` stand as ×
+    beside ours.
+    """
+    variants, success = comparison.variants, comparison.success
+    pairs = {pair: found for pair, found in comparison.differences.items() if found}
+    rows = max(len(success), len(pairs), 2)
+    step = 0.22 if len(variants) <= 4 else 0.8 / len(variants)  # of a row, which is higher where this is less
+    columns = min(len(variants), 6)
+    height = 1.5 + 0.42 * rows * (0.22 / step) + 0.2 * (-(-len(variants) // max(columns, 1)) - 1)
+    figure, (panels,) = figure_with(10, height, 2 if pairs else 1)
+    looks = distinct(variants)
+    heights = {variant: step * ((len(variants) - 1) / 2 - place) for place, variant in enumerate(variants)}
+
+    def draw(
+        axes: Any, names: Sequence[str], shown: Iterable[Mapping[str, tuple[float, Any, Sequence[float]]]]
+    ) -> None:
+        """Rows from the top; of each variant the mean, the interval and the figure of each seed."""
+        for row, found in zip(reversed(range(len(names))), shown):
+            for variant, (mean, interval, each) in found.items():
+                y, (color, marker) = row + heights[variant], looks[variant]
+                axes.hlines(y, *(100 * end for end in interval), color=color, linewidth=2.5)
+                axes.plot([100 * x for x in each], [y] * len(each), "o", color=color, alpha=0.4, ms=5, mew=0)
+                axes.plot(100 * mean, y, marker, color=color, markersize=6)
+        axes.set_yticks(range(len(names)), names[::-1])
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.grid(axis="x", color="#eeeeee")
+        axes.set_axisbelow(True)
+
+    left = panels[0]
+    draw(
+        left,
+        [name(method) for method in success],
+        [{v: (one.mean, one.interval, [*one.per_seed.values()]) for v, one in of.items()} for of in success.values()],
+    )
+    for (method, variant), rate in (marks or {}).items():
+        if variant in success.get(method, {}):
+            row = len(success) - 1 - list(success).index(method)
+            left.plot(rate, row + heights[variant], "x", color="#222222", markersize=6)
+    left.set_xlim(-3, 103)
+    left.set_xlabel("success, %")
+    left.set_title(f"mean, seeds (pale), 95 % interval{'; ×: the paper' if marks else ''}", fontsize=9)
+    if pairs:
+        right = panels[1]
+        right.axvline(0, color="#999999", linewidth=1)
+        draw(
+            right,
+            [f"{name(first)} − {name(second)}" for first, second in pairs],
+            [{v: (one.difference, one.interval, one.per_seed) for v, one in of.items()} for of in pairs.values()],
+        )
+        right.set_xlabel("difference in success, points")
+        seeds = [one.seeds for found in pairs.values() for one in found.values()]
+        over = "seeds" if max(seeds) > 1 else "layouts (one seed)"
+        over += "; of one seed over layouts" if min(seeds) == 1 < max(seeds) else ""
+        right.set_title(f"paired; 95 % interval over {over}", fontsize=9)
+    for variant, (color, marker) in looks.items():
+        left.plot([], [], marker, color=color, label=words(variant))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def render(
+    summaries: Iterable[str | Path], out_dir: str | Path, failed: Sequence[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`, and returns the tables as
+    text, and what `table.json` holds.
+
+    Args:
+        summaries: `summary.json` files of training runs.
+        failed: names of further runs, which failed: a note says that they are in no figure.
+
+    Raises:
+        UserError: no runs, runs of different tasks, or without rollouts, or two of a method and seed.
+    """
+    paths = [Path(path) for path in summaries]
+    runs = [read_json(path) for path in paths]
+    tasks = sorted({run["task"] for run in runs})
+    if len(tasks) != 1:
+        raise UserError(f"a comparison needs runs of one task; these are of {', '.join(tasks) or 'none'}")
+    beside = [path.parent / "config.json" for path in paths]
+    settings = [read_json(path) for path in beside if path.exists()]
+    comparison = dataclasses.replace(compare(_outcomes(paths, runs), None, settings, runs), failed=failed)
+    title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
+    content = {
+        "title": title,
+        "methods": [
+            {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
+            for method, found in comparison.success.items()
+            for variant, one in found.items()
+        ],
+        "pairs": [
+            {
+                "first": a,
+                "second": b,
+                "scene": variant,
+                "of_seeds": shared_seeds(comparison.success[a][variant], comparison.success[b][variant]),
+                "found": dataclasses.asdict(one),
+            }
+            for (a, b), found in comparison.differences.items()
+            for variant, one in found.items()
+        ],
+        "notes": comparison.notes(label),
+    }
+    out = Path(out_dir)
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(as_markdown(comparison, title), encoding="utf-8")
+    write_json(out / "table.json", content)
+    with replacing(out / "table.png") as temporary:
+        save_picture(draw_comparison(comparison, title=title, name=label), temporary)
+    return as_text(comparison), content
+
+
+def _outcomes(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> dict[str, BySeed]:
+    """Method to training seed to variant to outcomes: the paper's methods in its order, then the others by name."""
+    found: dict[str, dict[int, Any]] = {}
+    for path, run in zip(paths, runs):
+        if not (rollouts := read_rollouts(run)):
+            raise UserError(f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare")
+        if run["seed"] in found.setdefault(run["method"], {}):
+            raise UserError(f"{path}: another run of method {run['method']}, seed {run['seed']}; give one of them")
+        found[run["method"]][run["seed"]] = rollouts
+    order = list(LABELS)
+    return {m: found[m] for m in sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))}

@@ -17,8 +17,7 @@ from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import chart
 from gap_vla.drawing.markup import data_uri, html_table, note, save_page
 from gap_vla.report.charts import branch_chart, curve_chart
-from gap_vla.report.comparison import WITH_P, compare, words
-from gap_vla.report.comparison_render import draw_comparison, tables
+from gap_vla.report.comparison import WITH_P, compare, draw_comparison, tables, words
 from gap_vla.report.runs import METHODS, Run, by_method, read_runs
 from gap_vla.rollouts.statistics import mean_rate, percent
 from gap_vla.sim.specs import TASK_NAMES, task_spec

@@ -44,7 +44,7 @@ def compare_methods(
         none has finished); `cells.json`, and `table.md`, `table.json` and `table.png` once a cell has finished, lie in
         `comparison_directory`, where another call, with other methods or seeds, may write its own.
     """
-    from gap_vla.report.comparison_render import render
+    from gap_vla.report.comparison import render
 
     if not config.rollouts:
         raise ConfigError("there are no rollouts to compare; set --config.eval.episodes, and a simulated task")

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
-from gap_vla.report.comparison import apart, compare, label, read_rollouts
-from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
+from gap_vla.report.comparison import (
+    apart,
+    as_markdown,
+    as_text,
+    compare,
+    draw_comparison,
+    label,
+    read_rollouts,
+    render,
+)
 from gap_vla.sim import VARIANT_NAMES
 from tests.helpers.evaluations import evaluation_of
 
