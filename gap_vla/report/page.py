@@ -19,7 +19,7 @@ from gap_vla.drawing.markup import data_uri, html_table, note, save_page
 from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.comparison import WITH_P, compare, draw_comparison, tables, words
 from gap_vla.report.runs import METHODS, Run, by_method, read_runs
-from gap_vla.rollouts.statistics import mean_rate, percent
+from gap_vla.rollouts.statistics import mean_rate, percent, with_interval
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
@@ -80,10 +80,9 @@ def results(runs: Sequence[Run], alone: bool) -> Iterator[tuple[str, str]]:
             counts.setdefault(variant, []).append((sum(rollouts.values()), len(rollouts)))
     for variant, of_seeds in counts.items():
         won, played = map(sum, zip(*of_seeds))
-        low, high = mean_rate(of_seeds)
-        how = f"{percent(won / played)} % (95 % interval {percent(low)} to {percent(high)} %), {words(variant)}"
         seeds = "" if len(of_seeds) == 1 else f", {len(of_seeds)} training seeds"
-        yield f"{name}{won} of {played} rollouts succeeded", how + seeds
+        how = f"{with_interval(won / played, mean_rate(of_seeds))}, {words(variant)}{seeds}"
+        yield f"{name}{won} of {played} rollouts succeeded", how
     if not counts:
         done = "no rollouts were made" if all(run.summary for run in runs) else "the training is not finished"
         yield f"{name}{done}", ""
@@ -92,9 +91,7 @@ def results(runs: Sequence[Run], alone: bool) -> Iterator[tuple[str, str]]:
 def films(runs: Sequence[Run], limit: int) -> Iterator[Mapping[str, str]]:
     """Of each run and scene some films, successes and failures by turns."""
     for run, variant in [(one, variant) for one in runs for variant in one.evaluations]:
-        paths = run.videos(variant)
-        outcomes = [path.stem.rpartition("_")[2] for path in paths]
-        kinds = [[p for p, outcome in zip(paths, outcomes) if outcome == kind] for kind in ("success", "failure")]
+        kinds = [[path for path in run.videos(variant) if path.stem.endswith(kind)] for kind in ("success", "failure")]
         turns = [path for pair in itertools.zip_longest(*kinds) for path in pair if path]
         for path in turns[:limit]:
             yield {

@@ -15,7 +15,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json, write_json
 from gap_vla.core.identity import differences, in_words
-from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson
+from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson, with_interval
 from gap_vla.rollouts.workers import SIMULATOR
 
 IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE = "evaluation.json", "episodes.jsonl", "summary.json"
@@ -172,23 +172,11 @@ def told_cut_short(counts: Mapping[str, int | None]) -> str:
     return f"{which}: {', '.join(told)}." if told else ""
 
 
-def cut_short_by_simulator(summary: Mapping[str, Any]) -> list[str]:
-    """How many episodes were, in words; nothing where none was."""
-    if not (count := summary.get("simulator_errors", 0)):
-        return []
-    played = summary["episodes"] - count
-    return [
-        f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
-        f"as failed; of the other {played}, {summary['successes']} succeeded"
-    ]
-
-
 def describe(summary: Mapping[str, Any]) -> str:
     """The lines that a command prints at its end."""
-    low, high = summary["interval"]
+    success = with_interval(summary["success_rate"], summary["interval"])
     lines = [
-        f"{title(summary)}: {summary['successes']} of {summary['episodes']} succeeded, "
-        f"{percent(summary['success_rate'])} % (95 % interval {percent(low)} to {percent(high)} %), "
+        f"{title(summary)}: {summary['successes']} of {summary['episodes']} succeeded, {success}, "
         f"{summary['mean_steps']:.0f} steps on average"
     ]
     per_step = summary["seconds_per_step"]
@@ -199,7 +187,8 @@ def describe(summary: Mapping[str, Any]) -> str:
         watched = sum(phase is not None for phase in summary["last_phases"])
         of = "" if watched == summary["episodes"] else f" (of the {watched} episodes that were watched)"
         lines.append(f"phases reached{of}: {reached}")
-    lines += cut_short_by_simulator(summary)
+    if told := told_cut_short({summary["policy"]["name"]: summary.get("simulator_errors", 0)}):
+        lines.append(told)
     lines += [f"counted as failed, episode {one['episode']}: {one['error'][:300]}" for one in summary["errors"][:5]]
     if len(summary["errors"]) > 5:
         lines.append(f"… and {len(summary['errors']) - 5} more; see {EPISODES_FILE}")

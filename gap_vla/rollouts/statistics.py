@@ -171,6 +171,15 @@ def percent(rate: float) -> str:
     return next((text for text in texts if 0 < float(text) < 100), texts[0])
 
 
+def with_interval(rate: float, interval: tuple[float, float]) -> str:
+    """
+    >>> with_interval(0.74, wilson(74, 100))
+    '74 % (95 % interval 65 to 82 %)'
+    """
+    low, high = map(percent, interval)
+    return f"{percent(rate)} % (95 % interval {low} to {high} %)"
+
+
 def points(value: float) -> str:
     """A difference of rates in percentage points; one decimal where rounding would hide the sign.
 

@@ -46,6 +46,6 @@ def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path)
 
 def test_rollouts_that_the_simulator_cut_short_are_said(tmp_path):
     found = {"default": summary(), "light": summary("step 3: the simulator failed: ValueError: no contact")}
-    told = "light: 1 of 2 episodes were cut short by the simulator"
+    told = "cut short by the simulator, not by the policy, count as failed: light 1."
     assert told in variants_table(found) and told in write_variants(tmp_path, found).read_text()
     assert json.loads((tmp_path / "variants.json").read_text())["light"]["simulator_errors"] == 1
