@@ -119,7 +119,7 @@ def run_directory(cell: Cell) -> Path:
 
 def train(cell: Cell, machine: str) -> dict[str, Any]:
     """Runs every stage of a cell, or goes on where it was stopped, and returns its row of `results/cells.csv`."""
-    from gap_vla.report.comparison import read_rollouts
+    from gap_vla.report.runs import read_rollouts
     from gap_vla.training.run import TrainingRun
 
     started, resumed = time.monotonic(), run_directory(cell).exists()

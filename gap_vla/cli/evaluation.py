@@ -224,7 +224,7 @@ def diagnose(argv: list[str] | None = None) -> None:
     Prints a table and a sentence; --out receives diagnosis.json and the rollouts.
     """
     from gap_vla.demos.fields import add_options
-    from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
+    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
 
     # of two --image-size, the policy's counts, and --episodes may be a number too
     parser = command_parser(diagnose, answers=True, conflict_handler="resolve")

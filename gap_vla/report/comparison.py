@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.files import read_json, replacing, write_json
+from gap_vla.core.files import replacing, write_json
 from gap_vla.core.identity import flat
 from gap_vla.drawing.figures import distinct, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
+from gap_vla.report.runs import Rollouts, Run, by_method, read_runs
 from gap_vla.rollouts.records import told_cut_short
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference, percent, points
 
@@ -40,13 +41,7 @@ NO_PART_OF_THE_RESULT = (
     *("train.save_every", "train.threads", "train.device", "train.logger"),
 )
 
-SCENE = {"task": ("image_size", "cameras", "camera", "horizon"), "policy": ("execute", "normalization")}
-"""What an evaluation says of how a policy was rolled out."""
-
 Name = Callable[[str], str]
-
-Rollouts = dict[int, bool]
-"""Outcomes of one policy on one variant of the scene: layout seed to success."""
 
 BySeed = Mapping[int, Mapping[str, Rollouts]]
 """Training seed to variant to outcomes."""
@@ -59,22 +54,6 @@ def label(method: str) -> str:
 def words(name: str) -> str:
     """What readers call a variant of the scene, or a phase."""
     return SCENES.get(name, name.replace("_", " "))
-
-
-def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
-    if variants := summary.get("variants"):
-        return dict(variants)
-    one = summary.get("rollouts")
-    return {one.get("task", {}).get("variant", "default"): one} if one else {}
-
-
-def read_rollouts(summary: Mapping[str, Any]) -> dict[str, Rollouts]:
-    """Variant to outcomes, from a run's summary."""
-    return {
-        variant: {layout: bool(won) for layout, won in zip(one["layout_seeds"], one["outcomes"])}
-        for variant, one in evaluations_of(summary).items()
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,45 +157,30 @@ def told_apart(found: Mapping[str, Sequence[Any]], most: int = 8) -> str:
     return f"Not method and seed alone: the runs also differ in settings ({differing})." if told else ""
 
 
-def compare(
-    outcomes: Mapping[str, BySeed],
-    pairs: Sequence[tuple[str, str]] | None = None,
-    configs: Sequence[Mapping[str, Any]] = (),
-    summaries: Sequence[Mapping[str, Any]] = (),
-) -> Comparison:
+def compare(outcomes: Mapping[str, BySeed], pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
     """Success of each method on each variant, and paired differences.
 
     Args:
         outcomes: method to training seed to variant to outcomes.
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which a method
             has no rollouts are left out.
-        configs: of the runs, where they are known.
-        summaries: of every run, which tell its data, versions of the code, and how it was rolled out.
     """
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
     return Comparison(
         success={method: _success(outcomes[method]) for method in methods},
         differences={(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods},
-        apart=apart(configs) | apart(map(_made_with, summaries)),
-        simulator_errors=_simulator_errors(summaries),
     )
 
 
-def _simulator_errors(summaries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Method to how many rollouts of its runs the simulator cut short."""
-    found: dict[str, int] = collections.defaultdict(int)
-    for one in summaries:
-        for evaluation in evaluations_of(one).values():
-            found[one.get("method", "")] += evaluation.get("simulator_errors", 0)
-    return found
-
-
-def _made_with(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's summary says of its data and versions, and of how it was rolled out."""
-    first = next(iter(evaluations_of(summary).values()), {})
-    rolled_out = {key: first[part][key] for part, keys in SCENE.items() for key in keys if key in first.get(part, {})}
-    return {"origin": summary.get("origin", {}), "rollouts": rolled_out}
+def compare_runs(runs: Sequence[Run], pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
+    """The same of runs, with what they differ in besides, and how many rollouts the simulator cut short."""
+    errors: dict[str, int] = collections.defaultdict(int)
+    for run in runs:
+        errors[run.method] += sum(found.get("simulator_errors", 0) for found in run.evaluations.values())
+    outcomes = {m: {run.seed: run.rollouts for run in of_method} for m, of_method in by_method(runs).items()}
+    made_with = [{"origin": run.summary.get("origin", {}), **run.config} for run in runs if run.rollouts]
+    return dataclasses.replace(compare(outcomes, pairs), apart=apart(made_with), simulator_errors=errors)
 
 
 def shared_seeds(first: Success, second: Success) -> list[int]:
@@ -363,45 +327,42 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
     return figure
 
 
-def render(
-    summaries: Iterable[str | Path], out_dir: str | Path, failed: Sequence[str] = ()
-) -> tuple[str, dict[str, Any]]:
+def render(runs: Sequence[Path], out_dir: str | Path, failed: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`, and returns the tables as
-    text, and what `table.json` holds.
+    text, and what `table.json` holds. The paper's methods stand in its order, before the others by name.
 
     Args:
-        summaries: `summary.json` files of training runs.
+        runs: their directories.
         failed: names of further runs, which failed: a note says that they are in no figure.
 
     Raises:
         UserError: no runs, runs of different tasks, or without rollouts, or two of a method and seed.
     """
-    paths = [Path(path) for path in summaries]
-    runs = [read_json(path) for path in paths]
-    tasks = sorted({run["task"] for run in runs})
-    if len(tasks) != 1:
-        raise UserError(f"a comparison needs runs of one task; these are of {', '.join(tasks) or 'none'}")
-    beside = [path.parent / "config.json" for path in paths]
-    settings = [read_json(path) for path in beside if path.exists()]
-    comparison = dataclasses.replace(compare(_outcomes(paths, runs), None, settings, runs), failed=failed)
-    title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
+    found = read_runs(runs)
+    if idle := [run.path for run in found if not run.rollouts]:
+        raise UserError(f"{idle[0]} was not evaluated (eval.episodes is 0); there is nothing to compare")
+    order = [*LABELS, *sorted({run.method for run in found})]
+    found.sort(key=lambda run: order.index(run.method))
+    comparison = dataclasses.replace(compare_runs(found), failed=failed)
+    success = comparison.success
+    title = f"{found[0].task}: {', '.join(map(label, success))}"
     content = {
         "title": title,
         "methods": [
             {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
-            for method, found in comparison.success.items()
-            for variant, one in found.items()
+            for method, of_method in success.items()
+            for variant, one in of_method.items()
         ],
         "pairs": [
             {
                 "first": a,
                 "second": b,
                 "scene": variant,
-                "of_seeds": shared_seeds(comparison.success[a][variant], comparison.success[b][variant]),
+                "of_seeds": shared_seeds(success[a][variant], success[b][variant]),
                 "found": dataclasses.asdict(one),
             }
-            for (a, b), found in comparison.differences.items()
-            for variant, one in found.items()
+            for (a, b), differences in comparison.differences.items()
+            for variant, one in differences.items()
         ],
         "notes": comparison.notes(label),
     }
@@ -412,16 +373,3 @@ def render(
     with replacing(out / "table.png") as temporary:
         save_picture(draw_comparison(comparison, title=title, name=label), temporary)
     return as_text(comparison), content
-
-
-def _outcomes(paths: Sequence[Path], runs: Sequence[Mapping[str, Any]]) -> dict[str, BySeed]:
-    """Method to training seed to variant to outcomes: the paper's methods in its order, then the others by name."""
-    found: dict[str, dict[int, Any]] = {}
-    for path, run in zip(paths, runs):
-        if not (rollouts := read_rollouts(run)):
-            raise UserError(f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare")
-        if run["seed"] in found.setdefault(run["method"], {}):
-            raise UserError(f"{path}: another run of method {run['method']}, seed {run['seed']}; give one of them")
-        found[run["method"]][run["seed"]] = rollouts
-    order = list(LABELS)
-    return {m: found[m] for m in sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))}

@@ -17,7 +17,7 @@ from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import chart
 from gap_vla.drawing.markup import data_uri, html_table, note, save_page
 from gap_vla.report.charts import branch_chart, curve_chart
-from gap_vla.report.comparison import WITH_P, compare, draw_comparison, tables, words
+from gap_vla.report.comparison import WITH_P, compare_runs, draw_comparison, tables, words
 from gap_vla.report.runs import METHODS, Run, by_method, read_runs
 from gap_vla.rollouts.statistics import mean_rate, percent, with_interval
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -110,17 +110,12 @@ def rollout_pages(runs: Sequence[Run], out: Path) -> Iterator[tuple[str, str]]:
 
 def success_section(runs: Sequence[Run]) -> Markup:
     """Success and paired differences, where there is something to compare."""
-    outcomes = {
-        method: {run.seed: run.rollouts for run in of_method if run.rollouts}
-        for method, of_method in by_method(runs).items()
-    }
-    evaluated = [method for method, by_seed in outcomes.items() if by_seed]
     played = [run for run in runs if run.rollouts]
-    if len(played) < 2 and sum(len(run.rollouts) for run in played) < 2:
+    if sum(len(run.rollouts) for run in played) < 2:
         return Markup()
+    evaluated = list(by_method(played))
     reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
-    pairs = [(method, reference) for method in evaluated if method != reference]
-    comparison = compare(outcomes, pairs, [run.config for run in played], [run.summary for run in played])
+    comparison = compare_runs(played, [(method, reference) for method in evaluated if method != reference])
     drawn = chart(draw_comparison(comparison), "success of each method, and paired differences")
     return Markup().join([drawn, *map(html_table, tables(comparison)), *map(note, [WITH_P, *comparison.notes()])])
 

@@ -14,7 +14,6 @@ import numpy as np
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json
-from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts
 
 _GAP = (
     "trained with GAP: around change points of the motion, where ρ is high, the branch of proprioception learns more "
@@ -30,6 +29,26 @@ METHODS = {
     "gap": f"a small policy that sees pictures and proprioception, {_GAP}",
 }
 """What each method is, in a sentence; docs/METHOD.md explains the others."""
+
+
+Rollouts = dict[int, bool]
+"""Outcomes of one policy on one variant of the scene: layout seed to success."""
+
+
+def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
+    if variants := summary.get("variants"):
+        return dict(variants)
+    one = summary.get("rollouts")
+    return {one.get("task", {}).get("variant", "default"): one} if one else {}
+
+
+def read_rollouts(summary: Mapping[str, Any]) -> dict[str, Rollouts]:
+    """Variant to outcomes, from a run's summary."""
+    return {
+        variant: {layout: bool(won) for layout, won in zip(one["layout_seeds"], one["outcomes"])}
+        for variant, one in evaluations_of(summary).items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +68,9 @@ class Run:
     def read(cls, path: Path | str) -> Run:
         """Raises UserError: no run directory."""
         path = Path(path) if Path(path).name else Path(path).absolute()  # a page names it, also where it is `.`
-        if not (path / "config.json").exists():
-            raise UserError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
-        config = read_json(path / "config.json")
+        config = read_json(path / "config.json") if (path / "config.json").exists() else {}
         if not {"task", "method", "train"} <= config.keys():
-            raise UserError(f"{path} is no run directory (its config.json is a model's); give one of runs/TASK/")
+            raise UserError(f"{path} is no run directory (by its config.json); give one of runs/TASK/")
         summary = path / "summary.json"
         return cls(path, config, read_json(summary) if summary.exists() else {})
 

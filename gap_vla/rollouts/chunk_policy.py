@@ -67,6 +67,7 @@ class EpisodeHistory:
     def __init__(self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble) -> None:
         self.number, self.steps, self.instruction = number, 0, ""
         self.chunks = chunks
+        self.kept: dict[int, Any] = {}  # step to what a policy has computed of it
         self._window = window
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
 

@@ -23,7 +23,7 @@ from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget, identity
 from gap_vla.rollouts.records import PARTS, SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.task import SimTask, Task, sim_task
-from gap_vla.rollouts.workers import Crash, Frame, Limits, WorkerPool
+from gap_vla.rollouts.workers import Crash, Frame, WorkerPool
 from gap_vla.sim.variants import variant_spec
 
 SLOTS = 4
@@ -48,7 +48,6 @@ def evaluate(
     videos: int = 4,
     progress: bool = True,
     watch: bool = True,
-    limits: Limits | None = None,
     **scene: Any,
 ) -> dict[str, Any]:
     """Success rate of a policy, on layouts that count from `seed` on: every policy gets the same ones.
@@ -62,7 +61,6 @@ def evaluate(
         task: a name of `gap_vla.sim.specs.TASK_NAMES`, or any `Task`.
         videos: how many episodes to film.
         watch: tell which phase of the scripted expert's plan each episode reached.
-        limits: how long to wait for the simulator; default: `Limits()`.
         scene: of a task given by name: `image_size`, `cameras`, `variant`, `camera`, `horizon`, as in `sim_task`.
 
     Returns:
@@ -74,7 +72,7 @@ def evaluate(
     """
     started = time.monotonic()
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
-    out, wait = Path(out_dir).absolute(), limits or Limits()
+    out = Path(out_dir).absolute()
     scene_of = {"task": chosen.name, **chosen.identity(), "horizon": chosen.horizon}
     what = {"task": scene_of, "seed": int(seed), "policy": identity(policy)}
     layouts: Mapping[int, int] | None = getattr(policy, "layout_seeds", None)
@@ -89,7 +87,7 @@ def evaluate(
         watched = watch and bool(chosen.phases) and hasattr(chosen, "make_watcher")
         privilege: Any = "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
         bar = Progress(title(what), episodes, "episode", episodes - len(todo), quiet=not progress)
-        pool = WorkerPool(chosen, workers, slots, privilege, wait)
+        pool = WorkerPool(chosen, workers, slots, privilege)
         rollout = Rollout(chosen, policy, pool, log, bar)
         try:
             rollout.run(todo)

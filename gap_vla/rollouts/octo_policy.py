@@ -166,5 +166,5 @@ def _statistics_of(found: Mapping[str, Any], dataset: str | None, where: str) ->
         return next(iter(several.values()))
     if dataset not in several:
         names = ", ".join(sorted(several)) or "no dataset by name"
-        raise UserError(f"{where} has statistics of {names}; choose one with --dataset")
+        raise UserError(f"{where} has statistics of {names}; choose one of them with --dataset (now {dataset})")
     return several[dataset]

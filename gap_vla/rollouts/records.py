@@ -36,7 +36,7 @@ class EpisodeRecord:
         phase: the last phase the watching expert got to, or None if nobody watched.
         error: why the episode was cut short and counted as failed, or None.
         simulation_seconds, rendering_seconds, policy_seconds: where the time went (a batch's policy time is divided
-            equally among its episodes; building an environment and its first step are in none).
+            equally among its episodes; building an environment is in none).
     """
 
     episode: int

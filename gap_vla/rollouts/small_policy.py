@@ -15,59 +15,6 @@ from gap_vla.policies.saving import load_saved_policy, parameter_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 
 
-class FrameFeatures:
-    """Remembers features by episode and step; frames that no window shows any more are forgotten.
-
-    Args:
-        policy: in evaluation mode, so that a frame's features do not depend on the other frames.
-        sizes: the numbers of frames that are encoded at once (filled up with copies), ascending.
-    """
-
-    def __init__(self, policy: SmallPolicy, sizes: Sequence[int]) -> None:
-        self._policy, self._sizes = policy, sizes
-        self._device = next(policy.parameters()).device
-        self._known: dict[int, dict[int, torch.Tensor]] = {}
-
-    def forget(self, episode: int) -> None:
-        self._known.pop(episode, None)
-
-    def of(self, episodes: Sequence[EpisodeHistory], inputs: Sequence[Mapping[str, np.ndarray]]) -> torch.Tensor:
-        """Features of each episode's window.
-
-        Args:
-            inputs: what `EpisodeHistory.inputs` gave for each of them.
-
-        Returns:
-            float32[B, I, D], I frames.
-        """
-        frames = self._policy.config.image_history
-        windows, missing = [], {}
-        for episode, shown in zip(episodes, inputs):
-            steps = [max(0, episode.steps - frames + place) for place in range(frames)]
-            known = self._known.setdefault(episode.number, {})
-            for gone in [step for step in known if step < steps[0]]:
-                del known[gone]
-            for place, step in enumerate(steps):
-                if step not in known:
-                    missing[episode.number, step] = (shown, place - frames)
-            windows.append((known, steps))
-        wanted = list(missing)
-        for start in range(0, len(wanted), self._sizes[-1]):
-            some = wanted[start : start + self._sizes[-1]]
-            for (number, step), feature in zip(some, self._encode([missing[key] for key in some])):
-                self._known[number][step] = feature
-        return torch.stack([torch.stack([known[step] for step in steps]) for known, steps in windows])
-
-    def _encode(self, frames: Sequence[tuple[Mapping[str, np.ndarray], int]]) -> torch.Tensor:
-        size = next(size for size in self._sizes if size >= len(frames))
-        filled = [*frames, *[frames[0]] * (size - len(frames))]
-        images = {}
-        for camera in self._policy.cameras:
-            stacked = np.stack([shown[f"image_{camera}"][place] for shown, place in filled])[:, None]
-            images[f"image_{camera}"] = torch.from_numpy(stacked).to(self._device)
-        return self._policy.features(images)[: len(frames), 0]
-
-
 class SmallTorchPolicy(ChunkPolicy):
     """Runs a `SmallPolicy` for many episodes at once.
 
@@ -98,7 +45,6 @@ class SmallTorchPolicy(ChunkPolicy):
         )
         self.model, self._threads = policy.eval(), threads
         self.image_size = policy.image_shape[0]  # also of a policy that does not look
-        self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device
 
     @classmethod
@@ -116,23 +62,52 @@ class SmallTorchPolicy(ChunkPolicy):
         loaded.camera = policy.view
         return loaded
 
-    def forget(self, episode_ids: Sequence[int]) -> None:
-        for episode in episode_ids:
-            self._features.forget(episode)
-        super().forget(episode_ids)
-
     @torch.inference_mode()
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         inputs = [episode.inputs() for episode in episodes]
-        features = self._features.of(episodes, inputs) if self.model.uses_vision else None
+        features = self._features(episodes, inputs) if self.model.uses_vision else None
         proprio = None
         if self.proprio_dim:
             steps = self.model.config.proprio_history
             proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
         chunk: np.ndarray = self.model.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
         return chunk
+
+    def _features(
+        self, episodes: Sequence[EpisodeHistory], inputs: Sequence[Mapping[str, np.ndarray]]
+    ) -> Float[torch.Tensor, "B I D"]:
+        """Features of each episode's last I frames; each frame is encoded once, and kept while a window shows it.
+
+        Args:
+            inputs: what `EpisodeHistory.inputs` gave for each of them.
+        """
+        frames = self.model.config.image_history
+        missing = {}
+        for episode, shown in zip(episodes, inputs):
+            steps = [max(0, episode.steps - frames + place) for place in range(frames)]
+            episode.kept = {step: episode.kept.get(step) for step in steps}
+            for place, step in enumerate(steps):
+                if episode.kept[step] is None:
+                    missing[episode.number, step] = (episode, shown, place - frames)
+        wanted = list(missing.items())
+        for start in range(0, len(wanted), self._sizes[-1]):
+            some = wanted[start : start + self._sizes[-1]]
+            encoded = self._encode([(shown, place) for _, (_, shown, place) in some])
+            for ((_, step), (episode, _, _)), feature in zip(some, encoded):
+                episode.kept[step] = feature
+        windows = [[episode.kept[max(0, episode.steps - frames + n)] for n in range(frames)] for episode in episodes]
+        return torch.stack([torch.stack(window) for window in windows])
+
+    def _encode(self, frames: Sequence[tuple[Mapping[str, np.ndarray], int]]) -> Float[torch.Tensor, "N D"]:
+        size = next(size for size in self._sizes if size >= len(frames))
+        filled = [*frames, *[frames[0]] * (size - len(frames))]
+        images = {}
+        for key in (f"image_{camera}" for camera in self.cameras):
+            stacked = np.stack([shown[key][place] for shown, place in filled])[:, None]
+            images[key] = torch.from_numpy(stacked).to(self._device)
+        return self.model.features(images)[: len(frames), 0]
 
     def _generators(self, episodes: Sequence[EpisodeHistory]) -> list[torch.Generator] | None:
         if not self._samples:

@@ -31,9 +31,8 @@ SIMULATOR = "the simulator"
 FPS = 20.0
 """Pictures per second of films."""
 
-STARTING_ANSWERS = 2
-"""Of an environment: the first includes the process's start, imports and building it, the second its first step, in
-which simulators compile, and draw what they have not drawn before."""
+LIMIT = 300.0
+"""Seconds to wait for one answer of a simulator, which may include building it and what it compiles, or a film."""
 
 Privilege = Literal["actions", "phases"]
 """What the full state is used for: the expert acts, and if it fails, so does the episode; or a watcher names the phase,
@@ -48,7 +47,7 @@ class Frame:
     done: bool  # the episode has ended, by success or by the environment's own horizon
     success: bool
     phase: str | None
-    simulation_seconds: float  # both 0 for an environment's first answers
+    simulation_seconds: float
     rendering_seconds: float
 
 
@@ -57,17 +56,6 @@ class Crash:
     """The simulator raised, or its process hung or died."""
 
     message: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Seconds to wait for one answer of a simulator; the first ones include building it and what it compiles.
-
-    The longer limit also holds for a film.
-    """
-
-    simulator: float = 60.0
-    simulator_first: float = 300.0
 
 
 class Slot:
@@ -82,9 +70,9 @@ class Slot:
         self._studio: Slot | None = None
 
     def reset(self, layout_seed: int) -> Frame:
-        started = time.perf_counter()
         if self._env is None:
             self._env = self._task.make()
+        started = time.perf_counter()
         observation, info = self._env.reset(seed=layout_seed)
         self._phase = self._expert = self._watcher = None
         if self._privilege == "actions":
@@ -167,7 +155,7 @@ def serve(connection: Connection, task: Task, privilege: Privilege | None) -> No
                 slot.close()
                 said = " ".join(str(error).split())[:1000]
                 answer = Crash(f"{SIMULATOR} failed: {type(error).__name__}: {said}")
-            connection.send((number, answer))
+            connection.send(answer)
     except (EOFError, OSError):
         pass  # the parent has closed the pipe or is gone
     finally:
@@ -178,16 +166,14 @@ def serve(connection: Connection, task: Task, privilege: Privilege | None) -> No
 class _Worker:
     """One process, the slots it holds, and the commands that it has not answered."""
 
-    def __init__(
-        self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int, limits: Limits
-    ) -> None:
-        self._task, self._privilege, self._number, self._limits = task, privilege, number, limits
+    def __init__(self, task: Task, privilege: Privilege | None, slots: Sequence[int], number: int) -> None:
+        self._task, self._privilege, self._number = task, privilege, number
         self.slots = tuple(slots)
         self.start()
 
     def start(self) -> None:
-        self.owed: deque[tuple[int, str]] = deque()
-        self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
+        self.owed: deque[int] = deque()  # slots
+        self.since = time.monotonic()
         self.connection, theirs = Pipe()
         self.process = spawned(serve, theirs, self._task, self._privilege, name=f"simulator-{self._number}")
         theirs.close()
@@ -195,26 +181,14 @@ class _Worker:
     def send(self, slot: int, method: str, arguments: tuple[Any, ...]) -> None:
         if not self.owed:
             self.since = time.monotonic()
-        self.owed.append((slot, method))
+        self.owed.append(slot)
         with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when it is awaited
             self.connection.send((slot, method, arguments))
 
     def receive(self) -> tuple[int, Any]:
-        slot, answer = self.connection.recv()
-        self.owed.popleft()
+        answer = self.connection.recv()
         self.since = time.monotonic()
-        if isinstance(answer, Frame) and self.starting[slot]:
-            self.starting[slot] -= 1  # what the machine takes to begin says nothing about a step
-            answer = dataclasses.replace(answer, simulation_seconds=0.0, rendering_seconds=0.0)
-        if isinstance(answer, Crash):  # its environment was closed, and is built anew
-            self.starting[slot] = STARTING_ANSWERS
-        return slot, answer
-
-    @property
-    def limit(self) -> float:
-        """Seconds for the answer that is due."""
-        slot, method = self.owed[0]
-        return self._limits.simulator_first if method == "film" or self.starting[slot] else self._limits.simulator
+        return self.owed.popleft(), answer
 
     def stop(self, patience: float) -> None:
         self.connection.close()
@@ -225,13 +199,11 @@ class _Worker:
 
 
 class WorkerPool:
-    """`workers` processes with `slots_per_worker` environments each; one that exceeds its limit is replaced."""
+    """`workers` processes with `slots_per_worker` environments each; one that hangs or dies is replaced."""
 
-    def __init__(
-        self, task: Task, workers: int, slots_per_worker: int, privilege: Privilege | None, limits: Limits
-    ) -> None:
+    def __init__(self, task: Task, workers: int, slots_per_worker: int, privilege: Privilege | None) -> None:
         numbers = range(workers * slots_per_worker)
-        self._workers = [_Worker(task, privilege, numbers[w::workers], w, limits) for w in range(workers)]
+        self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
         self.slots = len(numbers)
 
     def __len__(self) -> int:
@@ -245,7 +217,7 @@ class WorkerPool:
         """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
         answers: dict[int, Any] = {}
         while owing := [worker for worker in self._workers if worker.owed]:
-            patience = min(worker.since + worker.limit for worker in owing) - time.monotonic()
+            patience = min(worker.since for worker in owing) + LIMIT - time.monotonic()
             ready = wait([worker.connection for worker in owing], timeout=max(patience, 0.0))
             for worker in owing:
                 if worker.connection in ready:
@@ -254,8 +226,8 @@ class WorkerPool:
                     except (EOFError, OSError):
                         worker.process.join(1.0)
                         self._replace(worker, f"process died (exit code {worker.process.exitcode})", answers)
-                elif time.monotonic() >= worker.since + worker.limit:
-                    self._replace(worker, f"did not answer within {worker.limit:g} s", answers)
+                elif time.monotonic() >= worker.since + LIMIT:
+                    self._replace(worker, f"did not answer within {LIMIT:g} s", answers)
         return answers
 
     def close(self) -> None:
@@ -264,8 +236,7 @@ class WorkerPool:
 
     def _replace(self, worker: _Worker, why: str, answers: dict[int, Any]) -> None:
         """The answer that was due is a crash; every other episode of this process is lost with it."""
-        culprit, _ = worker.owed[0]
-        answers |= {**dict.fromkeys(worker.slots), culprit: Crash(f"{SIMULATOR} {why}")}
+        answers |= {**dict.fromkeys(worker.slots), worker.owed[0]: Crash(f"{SIMULATOR} {why}")}
         worker.process.kill()
         worker.stop(patience=5.0)
         worker.start()

@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from gap_vla.core.config import to_dict
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.core.identity import digest, plain
+from gap_vla.core.identity import plain
 from gap_vla.serving.wire import KeyMapping, pack, unpack
 
 PAUSE = 0.5
@@ -154,13 +154,10 @@ class RemotePolicy:
 
 
 def public(address: str) -> str:
-    """An address as files and pages may show it: a short digest stands for user, password and query.
+    """An address as files and pages may show it, without user, password and query.
 
     >>> public("ws://me:secret@robot:8000/?token=abc"), public("ws://robot:8000")
-    ('ws://robot:8000/#6034', 'ws://robot:8000')
+    ('ws://robot:8000/', 'ws://robot:8000')
     """
     parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    if not host or (host == parts.netloc and not parts.query):
-        return address
-    return f"{parts.scheme}://{host}{parts.path}#{digest({'address': address}, 4)}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

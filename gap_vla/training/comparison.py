@@ -63,7 +63,7 @@ def compare_methods(
         if not complete(run) and (error := _run_in_a_process(run.config)):
             failures[name] = {"cell": name, "run": str(run.directory.path), "error": error}
             print(f"cell {number}/{len(runs)} failed: {error}", flush=True)
-        finished = [run.directory.summary for run in runs.values() if complete(run)]
+        finished = [run.directory.path for run in runs.values() if complete(run)]
         write_json(out / "cells.json", {"finished": [*map(str, finished)], "failed": [*failures.values()]})
         if finished:
             text, content = render(finished, out, [*failures])

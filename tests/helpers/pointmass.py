@@ -42,8 +42,6 @@ class PointMass(gymnasium.Env):
             raise RuntimeError("the simulation became\n unstable" + 3000 * "x")
         if self.steps == 3 and fault == "hang":
             time.sleep(3600)
-        if self.steps == 0 and fault == "slow start":
-            time.sleep(2)
         if self.steps == 3 and fault and fault.startswith("once "):  # the name of a file that remembers it
             with contextlib.suppress(FileExistsError):
                 open(fault.removeprefix("once "), "x").close()
@@ -93,7 +91,7 @@ class PointExpert:
 class PointTask:
     """`limit`: steps after which the simulator itself truncates an episode.
 
-    `faults`: layout seed to "reset", "raise", "hang", "once FILE" (hangs once), "slow start" or "die".
+    `faults`: layout seed to "reset", "raise", "hang", "once FILE" (hangs once) or "die".
     """
 
     name: str = "pointmass"

@@ -13,9 +13,10 @@ from gap_vla.report.comparison import (
     compare,
     draw_comparison,
     label,
-    read_rollouts,
     render,
+    told_apart,
 )
+from gap_vla.report.runs import read_rollouts
 from gap_vla.sim import VARIANT_NAMES
 from tests.helpers.evaluations import evaluation_of
 
@@ -69,13 +70,13 @@ def test_only_shared_seeds_and_layouts_are_paired_and_the_rest_is_noted():
     assert any("VP − V uses the 40 layouts" in note for note in notes)
 
 
-def test_rollouts_that_the_simulator_cut_short_are_counted_of_each_method():
-    some = methods({"v": 0.5, "vp": 0.6}, seeds=(0, 1, 2))
-    summaries = [{"method": "v", "rollouts": {}}, {"method": "vp", "rollouts": {"simulator_errors": 1}}]
-    summaries.append({"method": "vp", "variants": {"default": {"simulator_errors": 2}, "light": {}}})
+def test_rollouts_that_the_simulator_cut_short_are_counted_of_each_method(tmp_path):
+    paths = runs(tmp_path, methods({"v": 0.5, "vp": 0.6}))
+    assert "cut short" not in render(paths, tmp_path / "out")[0]
+    for path, count in zip(paths[3:], (1, 2)):
+        change(path / "summary.json", lambda found, count=count: found["rollouts"].update(simulator_errors=count))
     said = "Rollouts that were cut short by the simulator, not by the policy, count as failed: VP 3."
-    assert said in compare(some, summaries=summaries).notes(label)
-    assert not any("cut short" in note for note in compare(some, summaries=summaries[:1]).notes(label))
+    assert said in render(paths, tmp_path / "out")[0]
 
 
 def test_nothing_shared_is_said_and_not_computed():
@@ -137,20 +138,28 @@ def test_one_method_alone_makes_a_table():
 
 def runs(folder, table, task="assembly"):
     paths = []
-    for method, by_seed in table.items():
-        for seed, variants in by_seed.items():
-            rollouts = evaluation_of(variants["default"])
-            paths.append(folder / f"{task}_{method}_{seed}.json")
-            content = {"task": task, "method": method, "seed": seed, "rollouts": rollouts}
-            paths[-1].write_text(json.dumps(content))
+    for method, seed in [(method, seed) for method, by_seed in table.items() for seed in by_seed]:
+        path = folder / f"{task}_{method}_{seed}"
+        path.mkdir()
+        rollouts = evaluation_of(table[method][seed]["default"])
+        (path / "summary.json").write_text(json.dumps({"task": task, "rollouts": rollouts}))
+        train = {"seed": seed, "log_every": len(paths)}
+        (path / "config.json").write_text(json.dumps({"task": task, "method": method, "train": train}))
+        paths.append(path)
     return paths
 
 
+def change(file, how):
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
+
+
 def test_no_run_twins_runs_without_rollouts_and_mixed_tasks_are_refused(tmp_path):
-    paths = runs(tmp_path, {"v": one({1: True})})
+    paths = runs(tmp_path, {"v": one({1: True}), "aux": one({1: True})})
     stack = runs(tmp_path, methods({"v": 0.4}), task="stack")
-    (bare := tmp_path / "bare.json").write_text(json.dumps({"task": "assembly", "method": "v", "seed": 1}))
-    for some, named in (([], "none"), (paths * 2, "seed 0"), ([*paths, *stack], "assembly, stack"), ([bare], "bare")):
+    (paths[1] / "summary.json").unlink()
+    for some, named in (([], "none"), (paths[:1] * 2, "seed 0"), ([*paths, *stack], "assembly, stack"), (paths, "aux")):
         with pytest.raises(UserError, match=named):
             render(some, tmp_path / "out")
 
@@ -162,44 +171,28 @@ def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):
 
 def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_path):
     table = methods({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
-    text, returned = render(runs(tmp_path, table), tmp_path / "out")
+    text, returned = render(paths := runs(tmp_path, table), tmp_path / "out")
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     assert content == json.loads(json.dumps(returned))
     markdown = (tmp_path / "out" / "table.md").read_text()
-    told = as_markdown(compare(table, summaries=[{}] * 9), "assembly: V, VP, VP+GAP")
+    told = as_markdown(compare(table), "assembly: V, VP, VP+GAP")
     assert markdown == told
     assert all(pair["of_seeds"] == [0, 1, 2] and len(pair["found"]["per_seed"]) == 3 for pair in content["pairs"])
     for row in content["methods"]:
         shown = f"{100 * row['mean']:.0f}"
         assert shown in text and f"| {shown} |" in markdown
     first = (tmp_path / "out" / "table.png").read_bytes()
-    render(runs(tmp_path, table), tmp_path / "out")
+    render(paths, tmp_path / "out")
     assert (tmp_path / "out" / "table.png").read_bytes() == first
 
 
-def beside_settings(folder):
-    """Summaries of V and VP, each in a folder of its own with settings."""
-    table = methods({"v": 0.4, "vp": 0.5})
-    paths = []
-    for number, summary in enumerate(runs(folder, {m: {0: by_seed[0]} for m, by_seed in table.items()})):
-        (folder / f"{number}").mkdir()
-        path = summary.rename(folder / f"{number}" / "summary.json")
-        paths.append(path)
-        settings = {"method": ("v", "vp")[number], "train": {"seed": 0, "log_every": number}, "runs": f"{number}"}
-        (path.parent / "config.json").write_text(json.dumps(settings))
-    return paths
-
-
 def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
-    paths = beside_settings(tmp_path)
-    text = render(paths, tmp_path / "out")[0]
-    assert "differ in settings" not in text
-    for number, rate in ((0, 1e-3), (1, 3e-4)):
-        settings = json.loads((paths[number].parent / "config.json").read_text())
-        settings["optimizer"] = {"learning_rate": rate}
-        (paths[number].parent / "config.json").write_text(json.dumps(settings))
+    paths = runs(tmp_path, methods({"v": 0.4, "vp": 0.5}, seeds=(0,)))
+    assert "differ in settings" not in render(paths, tmp_path / "out")[0]
+    for path, rate in zip(paths, (1e-3, 3e-4)):
+        change(path / "config.json", lambda found, rate=rate: found.update(optimizer={"learning_rate": rate}))
     said = "Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003)."
-    assert said in render(iter(paths), tmp_path / "out")[0]
+    assert said in render(paths, tmp_path / "out")[0]
     assert said in json.loads((tmp_path / "out" / "table.json").read_text())["notes"]
 
 
@@ -207,16 +200,5 @@ def test_what_one_run_alone_has_set_is_noted_and_not_a_page_of_it():
     one = {"optimizer": {"rate": 0.1}, "data": {"augment": {}}}
     assert apart([one, {"optimizer": {}}]) == {"optimizer.rate": [0.1, "not given"]}
     later = {"optimizer": {"rate": 0.2}, "new": {f"setting{number}": number for number in range(20)}}
-    note = next(note for note in compare(methods({"v": 0.4}), None, [one, later]).notes() if "settings" in note)
+    note = told_apart(apart([one, later]))
     assert "(optimizer.rate 0.1, 0.2; new.setting0 not given, 0; " in note and note.endswith("; and 13 more).")
-
-
-def test_other_pictures_or_actions_in_rollouts_are_noted_where_no_settings_say_so(tmp_path):
-    paths = runs(tmp_path, methods({"v": 0.4, "vp": 0.5}, seeds=(0,)))
-    for path, size, execute in ((paths[0], 64, 1), (paths[1], 32, 5)):
-        found = json.loads(path.read_text())
-        found["rollouts"] |= {"task": {"image_size": size}, "policy": {"execute": execute}}
-        found["rollouts"]["task"] |= {"horizon": 200} if size == 64 else {}
-        path.write_text(json.dumps(found))
-    said = "(rollouts.image_size 64, 32; rollouts.execute 1, 5; rollouts.horizon 200, not given)."
-    assert said in render(paths, tmp_path / "out")[0]
