@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -293,7 +292,7 @@ class Rollout:
 def usable_actions(
     policy: Policy, answer: Any, shape: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "B A"], dict[int, str]]:
-    """What a policy returned, clipped to [-1, 1], and by row why it is unusable.
+    """What a policy returned, clipped to [-1, 1] as networks overshoot a little, and by row why it is unusable.
 
     Raises UserError: it has another shape.
     """
@@ -302,15 +301,12 @@ def usable_actions(
         raise UserError(
             f"{policy.name} returned actions of shape {actions.shape}, the task takes {shape}: was it trained for it?"
         )
-    odd = ~(np.abs(actions) <= MOST_ACTION)  # also NaN
-    faults = {}
-    for row in np.flatnonzero(odd.any(1)).tolist():
-        columns = np.flatnonzero(odd[row]).tolist()
-        found = ", ".join(f"{value:g}" for value in actions[row, columns])
-        faults[row] = f"the policy returned {found} in action entries {columns}; actions lie in -1 to 1"
-    if (np.abs(actions[~odd]) > 2).any():  # networks overshoot a little
-        warnings.warn(f"{policy.name} returned actions beyond ±2, which are cut to -1 to 1", stacklevel=2)
-    return np.clip(np.where(odd, 0, actions), -1, 1), faults
+    usable = np.abs(actions) <= MOST_ACTION  # not NaN
+    faults = {
+        row: f"the policy returned {actions[row][~usable[row]]} in action entries {np.flatnonzero(~usable[row])}"
+        for row in np.flatnonzero(~usable.all(1)).tolist()
+    }
+    return np.clip(np.where(usable, actions, 0), -1, 1), faults
 
 
 # ---- films
