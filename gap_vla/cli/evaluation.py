@@ -138,7 +138,7 @@ def evaluate(argv: list[str] | None = None) -> None:
 
 def _rollouts(options: Any) -> dict[str, Any]:
     """Prints what was measured on each variant; returns it with the pages."""
-    from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
+    from gap_vla.report.evaluations import variants_table, write_page, write_variants
     from gap_vla.rollouts.evaluation import evaluate_variants
     from gap_vla.rollouts.records import describe
     from gap_vla.sim.rendering import require_rendering
@@ -190,9 +190,8 @@ def _held_out_error(options: Any) -> dict[str, Any]:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it and what it is of."""
     from gap_vla.demos.fields import Fields
     from gap_vla.demos.source import open_source
-    from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.policy import identity
-    from gap_vla.rollouts.recordings import from_episode, require_task
+    from gap_vla.rollouts.recordings import from_episode, held_out, require_task
     from gap_vla.rollouts.records import require_same
 
     loaded = _load_policy(options, execute=1)
@@ -248,10 +247,10 @@ def diagnose(argv: list[str] | None = None) -> None:
 
 
 def _diagnosis(options: Any) -> dict[str, Any]:
-    from gap_vla.report.diagnose_report import report, verdict
+    from gap_vla.report.evaluations import report, verdict
     from gap_vla.rollouts.diagnose import closed_loop, open_loop
-    from gap_vla.rollouts.heldout import count_learnt
     from gap_vla.rollouts.policy import identity
+    from gap_vla.rollouts.recordings import count_learnt
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim.rendering import require_rendering

@@ -19,9 +19,17 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress
 from gap_vla.demos.arrays import resized
 from gap_vla.rollouts.evaluation import evaluate
-from gap_vla.rollouts.heldout import AT_ONCE, in_deviations, left_out, mean_where, played, transitions_of
 from gap_vla.rollouts.policy import Policy, forget, identity
-from gap_vla.rollouts.recordings import RecordedEpisode, donors_of
+from gap_vla.rollouts.recordings import (
+    AT_ONCE,
+    RecordedEpisode,
+    donors_of,
+    in_deviations,
+    left_out,
+    mean_where,
+    played,
+    transitions_of,
+)
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 

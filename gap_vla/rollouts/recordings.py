@@ -1,11 +1,13 @@
-"""Recorded episodes to ask a policy about: from demonstrations, or from the simulator's expert."""
+"""Recorded episodes that a policy is asked about, and its held-out action error on them, split by ρ."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import warnings
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,13 @@ from jaxtyping import Bool, Float
 from gap_vla.core.columns import DELTA
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
+from gap_vla.core.files import read_json
 from gap_vla.core.processes import worker_pool
+from gap_vla.core.progress import Progress
 from gap_vla.demos.source import Source
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
+from gap_vla.rlds.store import EpisodeStore
+from gap_vla.rollouts.policy import Policy, forget
 from gap_vla.rollouts.task import SimTask
 from gap_vla.sim.specs import task_spec
 
@@ -25,6 +31,12 @@ NEAR_SWITCH = 3
 
 LONG_ENOUGH = 0.9
 """Of a recording's steps, the share that another one must have to be swapped into it."""
+
+AT_ONCE = 8
+"""Episodes that a policy is asked about together."""
+
+LEAST_STD = 1e-4
+"""Recorded actions that vary by no more than this, in their own units, stand still."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +115,7 @@ def near_switches(phases: Sequence[Any]) -> Bool[np.ndarray, " T"]:
 def from_simulator(task: SimTask, layout_seeds: Sequence[int], *, workers: int = 2) -> list[RecordedEpisode]:
     """The expert's episodes on these layouts, each moment drawn twice: as it is, and with the objects moved by 4 cm."""
     with worker_pool(min(workers, len(layout_seeds))) as pool:
-        return list(pool.map(record_expert, repeat(task), layout_seeds))
+        return list(pool.map(record_expert, itertools.repeat(task), layout_seeds))
 
 
 def record_expert(task: SimTask, seed: int) -> RecordedEpisode:
@@ -161,3 +173,181 @@ def donor_of(one: RecordedEpisode, others: Sequence[RecordedEpisode]) -> Recorde
     """
     others = [other for other in others if other.instruction == one.instruction] or others
     return next((other for other in others if len(other) >= LONG_ENOUGH * len(one)), max(others, key=len))
+
+
+# ---- a policy is shown them
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Mean squared error of the action to execute now, in units of the recorded actions' variance.
+
+    1 is what predicting the mean action gives over all steps; columns that do not vary (`LEAST_STD`) are left out.
+
+    Attributes:
+        error: over all steps.
+        error_transition, error_consistent: over steps of high ρ (motion transitions), and over the others; None where
+            the data do not tell them apart, or have none.
+        steps, transition_steps, episodes: how much was asked.
+        left_out: which columns of the actions vary, but so little (`LEAST_STD`) that they count for nothing; mostly "".
+        learnt: how many of the episodes the policy was trained on; None if nobody knows.
+    """
+
+    error: float
+    error_transition: float | None
+    error_consistent: float | None
+    steps: int
+    transition_steps: int
+    episodes: int
+    left_out: str = ""
+    learnt: int | None = None
+
+    def describe(self) -> str:
+        """The lines that a command prints."""
+        parts = {"transition": self.error_transition, "consistent": self.error_consistent}
+        split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts.items() if value is not None)
+        lines = [
+            f"{'action error' if self.learnt else 'held-out action error'} {self.error:.3f}"
+            f"{f' ({split})' if split else ''}, {self.steps} steps of {self.episodes} episodes; over all steps, 1 is "
+            "what predicting the mean action gives"
+        ]
+        if self.learnt:
+            lines.append(f"note: the policy was trained on {self.learnt} of these {self.episodes} episodes")
+        if not split:
+            lines.append("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
+        return "\n".join(lines)
+
+
+def held_out(
+    policy: Policy,
+    recordings: Iterable[RecordedEpisode],
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> HeldOut:
+    """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
+
+    Args:
+        recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
+        checkpoint: of the policy, by which it is found out which recordings it was trained on.
+
+    Raises:
+        UserError: no recordings, actions of another width, or recorded actions that never vary.
+    """
+    predicted: list[np.ndarray] = []
+    shown: list[RecordedEpisode] = []
+    bar = Progress(f"recorded episodes, {policy.name}", None, "episode", quiet=not progress)
+    waiting = iter(recordings)
+    while some := list(itertools.islice(waiting, AT_ONCE)):
+        predicted += played(policy, [(one, one.observation) for one in some], len(shown))
+        shown += [dataclasses.replace(one, images={}) for one in some]
+        bar.advance(len(some))
+    bar.close()
+    if not shown:
+        raise UserError("no held-out episodes; name a split that has some")
+    recorded = np.concatenate([one.action for one in shown])
+    errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
+    transition = transitions_of(shown)
+    return HeldOut(
+        error=float(errors.mean()),
+        error_transition=mean_where(errors, transition),
+        error_consistent=mean_where(errors, None if transition is None else ~transition),
+        steps=len(errors),
+        transition_steps=0 if transition is None else int(transition.sum()),
+        episodes=len(shown),
+        left_out=left_out(recorded),
+        learnt=count_learnt(checkpoint, shown) if checkpoint else None,
+    )
+
+
+def count_learnt(checkpoint: str | Path, recordings: Iterable[RecordedEpisode]) -> int | None:
+    """How many recordings are among the episodes that the run which made a checkpoint was trained on (but for those of
+    `data.mixture`); None where its data are not here."""
+
+    def motion(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> bytes:
+        return hashlib.sha256(proprio.tobytes() + action.tobytes()).digest()
+
+    place = Path(checkpoint)
+    summary = (place.parent if place.name == "checkpoint" else place) / "summary.json"
+    if not summary.is_file() or (store := trained_on(read_json(summary))) is None:
+        return None
+    train = store.split("train")
+    ends = itertools.pairwise(train.offsets)
+    learnt = {motion(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
+    return sum(motion(one.proprio, one.action) in learnt for one in recordings)
+
+
+def trained_on(summary: Mapping[str, Any]) -> EpisodeStore | None:
+    """The store that a run, by its `summary.json`, was trained on; None where it is not here, or of other data."""
+    dataset = summary.get("dataset", {})
+    directory = Path(dataset.get("store", ""))
+    if not (directory / "store.json").is_file():
+        return None
+    store = EpisodeStore.open(directory)
+    return store if dataset.get("hash", store.source_hash) == store.source_hash else None
+
+
+def played(
+    policy: Policy, episodes: Sequence[tuple[RecordedEpisode, Callable[[int], dict[str, Any]]]], first_id: int = 0
+) -> list[Float[np.ndarray, "T A"]]:
+    """The policy's actions along several episodes at once. It never acts: it sees what was recorded.
+
+    Args:
+        episodes: of each, the recording and what is observed at a step.
+        first_id: number of the first of them for the policy.
+
+    Raises:
+        UserError: the policy's actions are of another width than the recorded ones, or NaN.
+    """
+    ids = [first_id + place for place in range(len(episodes))]
+    policy.reset(ids)
+    found: list[list[np.ndarray]] = [[] for _ in episodes]
+    for step in range(max(len(recording) for recording, _ in episodes)):
+        live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
+        moments = [episodes[place][1](step) for place in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        actions = np.asarray(policy.act(observations, [ids[place] for place in live]), np.float32)
+        for place, action in zip(live, actions):
+            found[place].append(action.copy())  # the policy may fill the same array at its next step
+            recording, width = episodes[place][0], episodes[place][0].action.shape[1]
+            if len(action) != width or not np.isfinite(action).all():
+                what = f"{policy.name} returned {np.array2string(action, precision=3)}"
+                raise UserError(f"{what} at step {step} of {recording.name}, whose actions are {width} numbers")
+    forget(policy, ids)
+    return [np.array(rows) for rows in found]
+
+
+def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
+
+    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out.
+    """
+    scale = recorded.std(0, dtype=np.float64)  # summed up in float32, what stands still varies by its rounding
+    varies = scale > LEAST_STD
+    if not varies.any():
+        raise UserError(f"no recorded action varies by more than {LEAST_STD:g}; give recordings that move")
+    return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
+
+
+def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
+    """Which columns vary, by more than rounding, and still count for nothing; "" where there are none.
+
+    >>> left_out(np.array([[0.0, 0.00002, 0.5], [1.0, 0.00006, 0.5]]))
+    'left out, as they vary by no more than 0.0001: action columns 1 (2e-05)'
+    """
+    wide = recorded.astype(np.float64)
+    spread, rounding = wide.std(0), 1e-6 * np.maximum(np.abs(wide).max(0), 1)  # also of differences about 0
+    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(wide, 0) > rounding))
+    named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
+    return f"left out, as they vary by no more than {LEAST_STD:g}: action columns {named}" if named else ""
+
+
+def transitions_of(recordings: Sequence[RecordedEpisode]) -> Bool[np.ndarray, " T"] | None:
+    """Which steps of all of them belong to transitions; None if that is unknown of one of them."""
+    known = [one.transition for one in recordings if one.transition is not None]
+    return np.concatenate(known) if len(known) == len(recordings) else None
+
+
+def mean_where(values: Float[np.ndarray, " T"], steps: Bool[np.ndarray, " T"] | None) -> float | None:
+    """Mean over some steps; None if they are unknown or none."""
+    return None if steps is None or not steps.any() else float(values[steps].mean())

@@ -22,7 +22,7 @@ from gap_vla.demos.fields import explicit
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.methods import LABELS_VERSION
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
-from gap_vla.rollouts.heldout import trained_on
+from gap_vla.rollouts.recordings import trained_on
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 from gap_vla.training.config import DemosConfig, Experiment
 from gap_vla.training.octo import FinetuneConfig

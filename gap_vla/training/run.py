@@ -233,7 +233,7 @@ def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> 
     """What `evaluate` returns, for every variant of the task; `step`: of a checkpoint that may hold several."""
     if not config.rollouts:
         return {}
-    from gap_vla.report.evaluation_page import write_page
+    from gap_vla.report.evaluations import write_page
     from gap_vla.rollouts.evaluation import evaluate
     from gap_vla.serving.loading import load_checkpoint
 

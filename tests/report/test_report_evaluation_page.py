@@ -3,7 +3,7 @@
 import json
 
 from gap_vla.report.comparison import compare, tables
-from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
+from gap_vla.report.evaluations import variants_table, write_page, write_variants
 from gap_vla.rollouts.records import EpisodeRecord, summarize
 
 

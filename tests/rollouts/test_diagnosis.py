@@ -12,11 +12,19 @@ from gap_vla.core.columns import Columns
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.demos import open_source
-from gap_vla.report.diagnose_report import report, verdict
+from gap_vla.report.evaluations import report, verdict
 from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop
-from gap_vla.rollouts.heldout import LEAST_STD, held_out, in_deviations, left_out
 from gap_vla.rollouts.policy import ExpertPolicy, identity
-from gap_vla.rollouts.recordings import donor_of, donors_of, from_episode, require_task
+from gap_vla.rollouts.recordings import (
+    LEAST_STD,
+    donor_of,
+    donors_of,
+    from_episode,
+    held_out,
+    in_deviations,
+    left_out,
+    require_task,
+)
 from tests.helpers.demonstrations import write_arrays
 from tests.helpers.pointmass import Blind, PointTask, Seeing, recorded
 from tests.rollouts.test_statistics import alike

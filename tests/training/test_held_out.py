@@ -8,8 +8,7 @@ import torch
 
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rollouts.heldout import count_learnt
-from gap_vla.rollouts.recordings import from_episode
+from gap_vla.rollouts.recordings import count_learnt, from_episode
 from tests.helpers.made_up_demos import made_up_episodes
 from tests.training.conftest import configured, place_store
 
