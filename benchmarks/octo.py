@@ -76,7 +76,7 @@ def compare(workers: dict[str, Worker], repeats: int, turn: int) -> str:
         values = [[run[kind] for run in found[name][action]] for name in workers]
         line = f"{action:14} {kind:5}" + "".join(f"{statistics.median(each):12.4f}" for each in values)
         if "upstream" in workers:
-            line += f"{np.median(np.divide(*values)):12.3f}"
+            line += f"{np.median(np.array(values[0]) / values[1]):12.3f}"
         lines.append(line)
     if "upstream" in workers:
         ours, theirs = ([value for run in found[name]["step"] for value in run["values"]] for name in workers)

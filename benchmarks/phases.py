@@ -79,21 +79,22 @@ def segmentation(steps: int) -> dict[str, object]:
     from gap_vla.phases import Motion, segment
 
     signals = recording(steps, 1)
+    motion = Motion.of(*signals)
     options: dict[str, Any] = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
 
     def timed(**search: Any) -> tuple[np.ndarray, float]:
-        segment(*signals, min_size=3, **options, **search)
+        segment(motion, min_size=3, **options, **search)
         times = []
         for _ in range(7):
             start = time.process_time()
-            found = segment(*signals, min_size=3, **options, **search)
+            found = segment(motion, min_size=3, **options, **search)
             times.append(time.process_time() - start)
         return found, float(np.median(times))
 
     by_penalty, penalty_seconds = timed(penalty=2.0)
     found, seconds = timed(n_change_points=len(by_penalty))
     optima, taken = [segment_cost(*signals, found, **options)], []
-    for cost in (MotionCost(Motion.of(*signals), **options), plain_python_cost()()):
+    for cost in (MotionCost(motion, **options), plain_python_cost()()):
         start = time.process_time()
         bounds = ruptures.Dynp(custom_cost=cost, min_size=3, jump=1).fit(np.hstack(signals)).predict(n_bkps=len(found))
         taken.append(time.process_time() - start)

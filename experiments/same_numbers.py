@@ -158,7 +158,7 @@ def without_times(path: Path, folder: Path) -> bytes:
     return "\n".join(sorted(values)).replace(str(folder), "FOLDER").encode()
 
 
-def _timeless(value: object) -> object:
+def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(part) for key, part in value.items() if not key.endswith(TIMES)}
     return [_timeless(part) for part in value] if isinstance(value, list) else value

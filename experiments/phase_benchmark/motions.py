@@ -124,7 +124,8 @@ def metaworld_motions(task: str, episodes: int, seed: int) -> list[ExpertMotion]
             break
         env.set_task(variation)
         observation, _ = env.reset()
-        rows, phases, end = [], [], None
+        rows: list[np.ndarray] = []
+        phases, end = [], None
         while len(rows) < (end or 400):
             action, phase = with_phase(policy, observation)
             rows.append(observation[:4].copy())

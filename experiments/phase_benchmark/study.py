@@ -113,14 +113,14 @@ def compare(tasks: Tasks, finders: Mapping[str, Finder] = FINDERS) -> dict[str, 
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
-        out[name] = _over(tasks, lambda recordings, finder=finder: _score_finder(finder, *halves(recordings)))
+        out[name] = _over(tasks, _score_finder, finder=finder)
         print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
     return out
 
 
-def _over(tasks: Tasks, score: Callable[[Sequence[ExpertMotion]], Any]) -> dict[str, Any]:
-    """The score, or scores by name, of each task, and the mean over the tasks."""
-    each = {task: score(recordings) for task, recordings in tasks.items()}
+def _over(tasks: Tasks, score: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """`score(recordings, **options)` of each task, one number or several by name, and the mean over the tasks."""
+    each = {task: score(recordings, **options) for task, recordings in tasks.items()}
     first, *_ = each.values()
     if not isinstance(first, dict):
         return {"mean": float(np.nanmean(list(each.values()))), "tasks": each}
@@ -128,7 +128,8 @@ def _over(tasks: Tasks, score: Callable[[Sequence[ExpertMotion]], Any]) -> dict[
     return {"mean": means, "tasks": each}
 
 
-def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[ExpertMotion]) -> dict[str, Any]:
+def _score_finder(recordings: Sequence[ExpertMotion], finder: Finder) -> dict[str, Any]:
+    train, test = halves(recordings)
     motions, true = [r.motion for r in train], [r.switches for r in train]
     tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
     if len(finder.grid) > 1:
@@ -169,12 +170,13 @@ def rho_scores(tasks: Tasks, variants: Mapping[str, Mapping[str, Any]]) -> dict[
     """
     out: dict[str, Any] = {}
     for name, settings in variants.items():
-        out[name] = _over(tasks, lambda recordings, settings=settings: _score_rho(*halves(recordings), **settings))
+        out[name] = _over(tasks, _score_rho, **settings)
         print(f"{name}: AUPRC {out[name]['mean']['auprc']:.3f}", flush=True)
     return out
 
 
-def _score_rho(train: Sequence[ExpertMotion], test: Sequence[ExpertMotion], **settings: Any) -> dict[str, float]:
+def _score_rho(recordings: Sequence[ExpertMotion], **settings: Any) -> dict[str, float]:
+    train, test = halves(recordings)
     estimator = fitted(train, **settings)
     rho = [estimator.predict(r.motion) for r in test]
     options = resolved(Options(), [r.motion for r in train])
@@ -228,12 +230,12 @@ def sensitivity(tasks: Tasks) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for what, values in GRIDS.items():
-        out[what] = {value: _over(tasks, lambda r, one={what: value}: _f1(r, **one)) for value in values}
-    out["strokes"] = {"off": _over(tasks, lambda r: _f1(r, stroke=0.0)), "on": _over(tasks, _f1)}
+        out[what] = {value: _over(tasks, _f1, **{what: value}) for value in values}
+    out["strokes"] = {"off": _over(tasks, _f1, stroke=0.0), "on": _over(tasks, _f1)}
     noisy = {sigma: {task: _noisy(recordings, sigma) for task, recordings in tasks.items()} for sigma in NOISES}
     out["noise"] = {sigma: _over(noisy[sigma], _f1) for sigma in NOISES}
-    out["noise, no smoothing, no dead-band"] = {s: _over(noisy[s], lambda r: _f1(r, **RAW)) for s in NOISES}
-    out["rate"] = {hz: _over(tasks, lambda r, hz=hz: _at_rate(r, hz)) for hz in RATES}
+    out["noise, no smoothing, no dead-band"] = {s: _over(noisy[s], _f1, **RAW) for s in NOISES}
+    out["rate"] = {hz: _over(tasks, _at_rate, hz=hz) for hz in RATES}
     return out
 
 
@@ -243,7 +245,7 @@ def by_demonstrations(tasks: Tasks) -> dict[int, Any]:
     Numbers of which there are not as many in every task's half for training are left out.
     """
     most = min(len(halves(recordings)[0]) for recordings in tasks.values())
-    return {number: _over(tasks, lambda r, n=number: _rho_from(*halves(r), n)) for number in DEMOS if number <= most}
+    return {number: _over(tasks, _rho_from, number=number) for number in DEMOS if number <= most}
 
 
 def _f1(recordings: Sequence[ExpertMotion], tolerance: float = 5.0, penalty: float = 0.0, **options: Any) -> float:
@@ -259,7 +261,8 @@ def _at_rate(recordings: Sequence[ExpertMotion], hz: float) -> float:
     return _f1([at_rate(r, hz) for r in recordings], max(1.0, 5 * hz / recordings[0].hz))
 
 
-def _rho_from(train: Sequence[ExpertMotion], test: Sequence[ExpertMotion], number: int) -> float:
+def _rho_from(recordings: Sequence[ExpertMotion], number: int) -> float:
+    train, test = halves(recordings)
     estimator = fitted(train[:number], lookahead=2)
     return area([estimator.predict(r.motion) for r in test], test)
 
