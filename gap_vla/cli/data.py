@@ -236,10 +236,10 @@ def check_dataset(argv: list[str] | None = None) -> int:
     versioned = (source / "features.json").exists()
     name = f"{source.parent.name}-{source.name}" if versioned else source.stem
     out = claim(options.out or Path(f"{name}-check"), overwrite=options.overwrite, kind="check", sources=[source])
-    from gap_vla.rlds.checking import run
+    from gap_vla.rlds import checking
 
     with answering(options) as answer:
-        report = run.check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
+        report = checking.check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
         print(report.text())
         page = report.save(out)
         print(f"page: {page}")

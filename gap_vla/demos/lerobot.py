@@ -62,7 +62,7 @@ class LeRobotPlace(Place):
 
     @property
     def last(self) -> int:
-        return _starts(self.file)[-1] if self.length is None else self.first + self.length
+        return len(_column(self.file, "episode_index")) if self.length is None else self.first + self.length
 
     def has(self, camera: str) -> bool:
         """Whether the film of a camera was downloaded."""
@@ -73,6 +73,7 @@ class LeRobot(Source):
     """The folder that holds `meta/info.json`; episodes whose files were not downloaded are left out."""
 
     kind = "lerobot"
+    output = "labelled_lerobot"
     STATES = ("observation.state", "state")
     INSIDE = ("observation.images.", "observation.", "observation.image.")
 
@@ -123,7 +124,7 @@ class LeRobot(Source):
         found: dict[int, tuple[Path, int, int | None]] = {}
         for file in sorted((self.path / "data").glob("**/*.parquet")):
             with reading(file):
-                numbers = np.asarray(read_column(file, "episode_index", 0, _starts(file)[-1]))
+                numbers = np.asarray(read_column(file, "episode_index"))
             numbers, firsts, counts = np.unique(numbers, return_index=True, return_counts=True)
             for number, first, count in zip(numbers.tolist(), firsts.tolist(), counts.tolist()):
                 found[number] = file, first, count
@@ -213,10 +214,6 @@ class LeRobot(Source):
             print(f"note: {said}; those beside them stand in their places", flush=True)
         return frames
 
-    @property
-    def output(self) -> str:
-        return "labelled_lerobot"
-
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the folder, and adds the columns `rho` and `change_point` to its tables."""
         import pyarrow as pa
@@ -285,23 +282,18 @@ def _task(row: Mapping[str, Any]) -> str:
 # Tables
 
 
-def read_column(file: Path, name: str, first: int, last: int) -> Any:
-    """Rows `first` to `last` of one column of a table, as a pyarrow array."""
-    import pyarrow as pa
-
-    starts = _starts(file)
-    groups = [n for n, (a, b) in enumerate(itertools.pairwise(starts)) if a < last and b > first]
-    column = pa.chunked_array([chunk for n in groups for chunk in _group(file, n, name).chunks])
-    return column.slice(first - starts[groups[0]], last - first).combine_chunks()
+def read_column(file: Path, name: str, first: int = 0, last: int | None = None) -> Any:
+    """Rows of one column of a table, from `first` up to `last`, as a pyarrow array."""
+    column = _column(file, name)
+    return column.slice(first, (len(column) if last is None else last) - first).combine_chunks()
 
 
-@functools.lru_cache(maxsize=1024)
-def _starts(file: Path) -> list[int]:
-    """The first row of each row group of a table, and how many rows there are."""
+@functools.lru_cache(maxsize=8)  # a table may hold many episodes
+def _column(file: Path, name: str) -> Any:
     import pyarrow.parquet as pq
 
-    described = pq.read_metadata(file)
-    return [0, *itertools.accumulate(described.row_group(n).num_rows for n in range(described.num_row_groups))]
+    with pq.ParquetFile(file, page_checksum_verification=True) as table:
+        return table.read(columns=[name]).column(name)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -309,14 +301,6 @@ def _columns(file: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     return list(pq.read_schema(file).names)
-
-
-@functools.lru_cache(maxsize=4)  # a row group may hold many episodes
-def _group(file: Path, group: int, name: str) -> Any:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file, page_checksum_verification=True) as table:
-        return table.read_row_group(group, columns=[name]).column(name)
 
 
 def as_array(column: Any) -> np.ndarray:

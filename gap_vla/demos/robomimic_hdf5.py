@@ -69,6 +69,7 @@ class RobomimicHDF5(Source):
     HINT = ", or let robomimic's dataset_states_to_obs.py add observations"
 
     def find(self) -> tuple[list[Place], dict[str, list[str]]]:
+        self.output = "labelled_demos" if self.path.is_dir() else None
         places: list[Place] = []
         filters: dict[str, list[str]] = {}
         for path in files_in(self.path, HDF5):
@@ -153,10 +154,6 @@ class RobomimicHDF5(Source):
     def identity(self) -> dict[str, Any]:
         told = {key: value for key, value in self.about.items() if key in ("task", "camera") and value != "near"}
         return super().identity() | told
-
-    @property
-    def output(self) -> str | None:
-        return "labelled_demos" if self.path.is_dir() else None
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Copies the file, or the files of the folder, and adds `rho` and `change_point` to each demonstration."""

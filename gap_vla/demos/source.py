@@ -95,6 +95,7 @@ class Source(Sequence[Episode], abc.ABC):
     ACTIONS: ClassVar[tuple[str, ...]] = ("action", "actions")
     INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
     HINT: ClassVar[str] = ""  # what else to do where there is no state
+    output: str | None = "labelled_npz"  # the mark of the folder that `write_labels` makes; None: it makes a file
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
         self.path, self.fields = Path(path), fields
@@ -147,11 +148,6 @@ class Source(Sequence[Episode], abc.ABC):
     def about(self) -> dict[str, Any]:
         """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
         return {}
-
-    @property
-    def output(self) -> str | None:
-        """The mark of the folder that `write_labels` makes (`gap_vla.core.files.mark`); None: it makes a file."""
-        return "labelled_npz"
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Writes a copy with labels to `out`, whole or not at all; where a format does not say how, a folder of npz.

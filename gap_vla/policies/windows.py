@@ -19,8 +19,8 @@ from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
 from gap_vla.policies.registry import OF_THE_DATASET, WINDOWS_AT_ONCE
 from gap_vla.rlds.augmentation import DRAWS
+from gap_vla.rlds.loader import Windows, uniform
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
-from gap_vla.rlds.windows import Windows, uniform
 
 FAR = 2**24
 """Steps to a change point that is not there: more than any episode has, and finite, as what a batch should hold."""

@@ -86,6 +86,7 @@ class RLDS(Source):
     """
 
     kind = "rlds"
+    output = "dataset"
     STATES = ("observation/proprio", "observation/state")
     ACTIONS = ("action",)
     INSIDE = ("observation/",)
@@ -146,10 +147,6 @@ class RLDS(Source):
         made_from = self.metadata.get("identity", {}).get("data", {})
         settings = {**made_from, **made_from.get("demos", {})}
         return {key: settings[key] for key in ("task", "variant", "camera") if key in settings}
-
-    @property
-    def output(self) -> str:
-        return "dataset"
 
     def identity(self) -> dict[str, Any]:
         return {"kind": self.kind, "fields": explicit(self.fields), "content": dataset_hash(self.path)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import differences, digest, in_words
-from gap_vla.core.progress import PATIENCE, Progress
+from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.demos.fields import Fields, explicit
 from gap_vla.rlds.source import MISSING, RLDS, dataset_hash, dataset_metadata
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
@@ -108,9 +108,13 @@ class EpisodeStore:
                 splits = splits_of(source, val_fraction, seed)
                 with replacing(directory) as new:
                     new.mkdir()
+                    episodes = {
+                        name: watched(map(source.read, own), f"decode {name}", len(own), "episode", PATIENCE)
+                        for name, own in splits.items()
+                    }
                     write_store(
                         new,
-                        {name: _read(source, name, indices) for name, indices in splits.items()},
+                        episodes,
                         source=str(version_dir),
                         source_hash=source_hash,
                         metadata=dataset_metadata(version_dir),
@@ -208,14 +212,6 @@ def _has_val(version_dir: Path) -> bool:
     """Without opening the dataset, which takes TensorFlow."""
     splits = read_json(version_dir / "dataset_info.json").get("splits", [])
     return any(split["name"] == "val" for split in splits)
-
-
-def _read(source: RLDS, split: str, indices: Sequence[int]) -> Iterator[Episode]:
-    progress = Progress(f"decode {split}", len(indices), "episode", after=PATIENCE)
-    for index in indices:
-        yield source.read(index)
-        progress.advance(1)
-    progress.close()
 
 
 def write_store(

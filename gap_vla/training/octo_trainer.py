@@ -19,10 +19,9 @@ from gap_vla.octo.model import OctoModel
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.loader import WindowLoader
+from gap_vla.rlds.loader import Batch, WindowLoader
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
-from gap_vla.rlds.windows import Batch
 from gap_vla.training.data import has_rho
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer

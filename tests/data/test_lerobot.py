@@ -112,17 +112,6 @@ def test_odd_bookkeeping_in_the_index_is_at_most_a_note(tmp_path: Path, change: 
     assert ("note:" in source.account()) == noted
 
 
-def test_odd_bookkeeping_in_the_tables_is_not_looked_at(tmp_path: Path) -> None:
-    root = dataset(tmp_path)
-    file = root / "data/chunk-000/file-000.parquet"
-    table = pq.read_table(file)
-    for name in ("index", "frame_index", "timestamp"):
-        column = table[name].to_numpy()
-        table = table.set_column(table.schema.get_field_index(name), name, [0 * column - 7])
-    pq.write_table(table, file)
-    require_read(open_source(root), [0, 1, 2, 3])
-
-
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_part_of_a_dataset_may_be_here(tmp_path: Path, version: str) -> None:
     root = dataset(tmp_path, version=version, files=[0, 1, 2, 3])
@@ -189,18 +178,6 @@ def test_a_frame_is_found_by_its_time(tmp_path: Path) -> None:
     assert not missing
     slower, _ = film_frames(tmp_path / "a.mp4", 10, 5, starts=[1.0])  # every second frame
     np.testing.assert_allclose(slower, smooth_frames(40)[10:30:2], atol=4)
-
-
-def test_joints_are_read_and_described(tmp_path: Path) -> None:
-    names = ["shoulder_pan.pos", "elbow_flex.pos", "gripper.pos"]
-    made = [{"task": "", "columns": {"observation.state": np.ones((9, 3)), "action": np.ones((9, 3))}}] * 2
-    source = open_source(write_lerobot(tmp_path / "set", made, {"observation.state": names, "action": names}))
-    assert str(source[0].columns) == str(source[0].action_columns) == "joints_deg:2 gripper_01"
-    unnamed = write_lerobot(tmp_path / "unnamed", made)
-    assert open_source(unnamed)[0].columns is None
-    assert "joints" in open_source(unnamed).account()
-    said = open_source(unnamed, Fields(columns="joints:2 gripper_01"))
-    assert str(said[0].columns) == "joints:2 gripper_01"
 
 
 def test_states_of_several_features_are_joined_with_their_names(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.windows import uniform
+from gap_vla.rlds.loader import uniform
 
 EVERYTHING = Augmentation((0.5, 0.9), (0.8, 1.2), 0.2, (0.7, 1.3), (0.6, 1.4), 0.2)
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from gap_vla.core.columns import DELTA, POSE
-from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import Source, open_source
@@ -21,87 +20,46 @@ from gap_vla.rlds.annotate import annotate_source, show_episode, write_report
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.source import MISSING, RLDS, dataset_metadata
 from gap_vla.rlds.store import EpisodeStore
+from tests.helpers import layouts
 from tests.helpers.demonstrations import make_episode, write_robomimic
-from tests.helpers.layouts import write_foreign
 
-SIZE = (16, 20)
-
-
-def motions(count: int) -> list[Episode]:
-    return [make_episode(i, steps=30 + 5 * i, annotated=False) for i in range(count)]
+HAS = {"has_image_0": True, "has_image_1": lambda index: bool(index % 2)}
 
 
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bridge's layout: numbered cameras, flags of those that are missing, Euler angles, gripper 1 = open."""
-    episodes = []
-    for index, motion in enumerate(motions(5)):
-        rng, steps = np.random.default_rng(index), len(motion)
-        state = np.concatenate([motion.proprio[:, :6], rng.random((steps, 1))], 1).astype(np.float32)
-        films = rng.integers(0, 255, (steps, *SIZE, 3), dtype=np.uint8)
-        rows = [
-            {
-                "observation": {"image_0": films[i], "image_1": films[i] * (index % 2), "state": state[i]},
-                "action": motion.action[i],
-                "language_instruction": "put the spoon on the towel",
-                "is_last": i == steps - 1,
-            }
-            for i in range(steps)
-        ]
-        about = {"has_image_0": True, "has_image_1": bool(index % 2), "file_path": f"/raw/{index}"}
-        episodes.append({"steps": rows, "episode_metadata": about})
-    return write_foreign(tmp_path_factory.mktemp("tfds"), "bridge_dataset", episodes)
+    return layouts.rlds("bridge_dataset", layouts.bridge, **HAS)(tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture(scope="module")
 def fractal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RT-1's layout: an action that is a dictionary, the state in two fields, the text inside of the observation."""
-    episodes = []
-    for motion in motions(3):
-        rows = [
-            {
-                "observation": {
-                    "base_pose_tool_reached": np.concatenate([pose[:3], np.roll(pose[3:7], -1)]),
-                    "gripper_closed": pose[7:8],
-                    "natural_language_instruction": "pick the bag" if i < 9 else "place it",
-                    "natural_language_embedding": np.zeros(512, np.float32),
-                },
-                "action": {
-                    "world_vector": action[:3],
-                    "rotation_delta": action[3:6],
-                    "gripper_closedness_action": action[6:],
-                },
-            }
-            for i, (pose, action) in enumerate(zip(motion.proprio, motion.action))
-        ]
-        episodes.append({"steps": rows, "episode_metadata": {"success": True}})
-    return write_foreign(tmp_path_factory.mktemp("tfds"), "fractal_data", episodes)
+    return layouts.rlds("fractal_data", layouts.fractal, success=True)(tmp_path_factory.mktemp("tfds"))
 
 
 def test_bridge_is_read_by_the_name_of_its_layout(bridge: Path) -> None:
     source = open_source(bridge, Fields(layout="bridge"))
-    assert len(source) == 5 and {*source.splits} == {"train"}
+    assert len(source) == 4 and {*source.splits} == {"train"}
     episode = source.read(0)
     assert str(episode.columns) == "position euler_xyz gripper_01"
-    assert episode.images["image_primary"].shape[1:] == (*SIZE, 3)
-    assert episode.language_instruction == "put the spoon on the towel"
+    assert episode.images["image_primary"].shape[1:] == (16, 16, 3)
+    assert {e.language_instruction for e in source} == {"put the spoon on the towel", ""}
     assert not source.read(0, images=False).images
 
 
 def test_cameras_that_an_episode_is_said_to_lack_are_known(bridge: Path) -> None:
     named = Fields(layout="bridge", images={"image_primary": "image_0", "image_wrist": "image_1"})
     missing = {e.metadata["file_path"]: e.metadata.get(MISSING) for e in RLDS(bridge, named)}
-    assert missing == {f"/raw/{i}": None if i % 2 else ["image_wrist"] for i in range(5)}
+    assert missing == {f"/raw/{i}": None if i % 2 else ["image_wrist"] for i in range(4)}
 
 
 def test_rows_in_several_fields_stand_side_by_side(fractal: Path) -> None:
     source = open_source(fractal, Fields(layout="fractal"))
     for episode in source:
-        (expected,) = [motion for motion in motions(3) if len(motion) == len(episode)]
-        np.testing.assert_array_equal(episode.proprio[:, :3], expected.proprio[:, :3])
-        np.testing.assert_array_equal(episode.arms[0].quaternion, expected.proprio[:, 3:7])
-        np.testing.assert_array_equal(episode.action, expected.action)
-        assert episode.language_instruction == ("pick the bag",) * 9 + ("place it",) * (len(episode) - 9)
+        (made,) = [one for one in layouts.EVERY if len(one) == len(episode)]
+        np.testing.assert_array_equal(episode.arms[0].position, np.float32(made.position))
+        np.testing.assert_array_equal(episode.arms[0].quaternion, np.float32(made.wxyz))
+        np.testing.assert_array_equal(episode.action[:, :6], np.float32(made.moved))
+        assert episode.language_instruction == "pick the chocolate"
 
 
 def test_what_is_not_recognised_is_asked_for_with_what_there_is(fractal: Path, tmp_path: Path) -> None:
@@ -118,8 +76,8 @@ def test_what_is_not_recognised_is_asked_for_with_what_there_is(fractal: Path, t
 def test_a_foreign_dataset_trains_without_val_and_without_rho(bridge: Path, tmp_path: Path) -> None:
     named = Fields(layout="bridge", images={"image_primary": "image_0", "image_wrist": "image_1"})
     store = EpisodeStore.build(bridge, tmp_path / "store", fields=named, val_fraction=0.4)
-    assert {name: len(split) for name, split in store.splits.items()} == {"train": 3, "val": 2}
-    assert np.flatnonzero(~store.statistics["action"]["mask"]).tolist() == [6]
+    assert {name: len(split) for name, split in store.splits.items()} == {"train": 2, "val": 2}
+    assert np.flatnonzero(~store.statistics["action"]["mask"]).tolist() == [3, 4, 6]  # nothing turns about x and y
     loader = WindowLoader(
         store,
         split="train",
@@ -165,13 +123,11 @@ def test_a_copy_has_labels_and_is_otherwise_the_same(
         rho = [step["rho"] for step in episode["steps"].as_numpy_iterator()]
         np.testing.assert_array_equal(rho, done.annotation.rho[index])
     assert dataset_metadata(done.path)["annotator"]["hash"] == done.annotation.identity["hash"]
-
-
-def test_the_copy_of_a_foreign_dataset_needs_no_fields(bridge: Path, tmp_path: Path) -> None:
-    annotate_source(open_source(bridge, Fields(layout="bridge")), tmp_path / "1.1.0", method="gaussian")
-    for episode in open_source(tmp_path / "1.1.0"):
-        assert str(episode.columns) == "position euler_xyz gripper_01"
+    for episode in open_source(done.path):  # which needs no fields
+        assert episode.columns == open_source(original, Fields(layout=layout)).columns
         assert episode.rho is not None and episode.change_point.dtype == bool
+    page = write_report(done, tmp_path / "report.html", episodes=2).read_text()
+    assert page.count("<video") + page.count("<svg") >= 2 and done.annotation.identity["hash"] in page
 
 
 def test_what_is_fitted_for_a_copy_sees_the_split_train_alone(version_dir: Path, tmp_path: Path) -> None:
@@ -185,7 +141,7 @@ def test_what_is_fitted_for_a_copy_sees_the_split_train_alone(version_dir: Path,
 
 def test_a_saved_annotator_labels_a_file_of_another_format(version_dir: Path, tmp_path: Path) -> None:
     first = annotate_source(open_source(version_dir), tmp_path / "1.1.0", method="gaussian")
-    file = write_robomimic(tmp_path / "demos.hdf5", motions(2))
+    file = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i, annotated=False) for i in range(2)])
     done = annotate_source(open_source(file), tmp_path / "demos_rho.hdf5", annotator=first.annotator)
     assert done.annotator == tmp_path / "demos_rho.hdf5.annotator"
     assert all(episode.rho is not None for episode in open_source(done.path))
@@ -236,12 +192,6 @@ def test_the_page_of_an_episode_shows_the_rho_that_annotate_writes(bridge: Path,
     written = [round(float(rho), 4) for rho in copy.read(1).rho]
     assert shown(source, method="gaussian") == written == shown(copy)
     assert shown(source) != written  # what no file holds is found by the default method
-
-
-def test_the_report_shows_episodes_with_their_labels(bridge: Path, tmp_path: Path) -> None:
-    done = annotate_source(open_source(bridge, Fields(layout="bridge")), tmp_path / "1.1.0", method="gaussian")
-    page = write_report(done, tmp_path / "report.html", episodes=2).read_text()
-    assert page.count("<video") + page.count("<svg") >= 2 and done.annotation.identity["hash"] in page
 
 
 # ---- other people's and older files

@@ -12,10 +12,9 @@ import tensorflow_datasets as tfds
 
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.rlds import transforms as tr
-from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import window_indices
+from gap_vla.rlds.loader import WindowLoader, window_indices
 
 GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 

@@ -16,11 +16,10 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
 from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.convert import write_rlds
-from gap_vla.rlds.loader import WindowLoader, gathered
 from gap_vla.rlds.source import MISSING
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rlds.windows import Windows, window_indices
+from gap_vla.rlds.loader import WindowLoader, Windows, gathered, window_indices
 
 GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 

@@ -65,12 +65,6 @@ def test_a_robot_needs_no_gripper(tmp_path: Path) -> None:
     assert source[0].arms[0].gripper.shape == (10, 0)
 
 
-def test_actions_have_no_limit(tmp_path: Path) -> None:
-    absolute = np.full((10, 7), 3.1)
-    path = write_arrays(tmp_path / "abs.hdf5", [arrays(actions_abs=absolute)])
-    np.testing.assert_array_equal(open_source(path, Fields(action="actions_abs"))[0].action, np.float32(absolute))
-
-
 def test_joint_targets_are_not_called_movements(tmp_path: Path) -> None:
     controller = {"env_kwargs": {"controller_configs": {"type": "JOINT_POSITION"}}}
     assert open_source(write_arrays(tmp_path / "joints.hdf5", [arrays()], env_args=controller)).action_columns is None
@@ -90,26 +84,6 @@ def test_liberos_file_is_read_upright_with_its_instruction(tmp_path: Path) -> No
         assert source[1].language_instruction == "open it"
         np.testing.assert_array_equal(source[0].images["image_primary"], pictures[:, ::-1])
         assert source[0].images["image_wrist"].shape == (10, 4, 4, 3)
-
-
-def test_isaac_labs_quaternions_are_wxyz(tmp_path: Path) -> None:
-    quaternion = np.tile([0.8, 0, 0, 0.6], (10, 1))
-    demo = {"actions": np.zeros((10, 7)), "obs/eef_pos": np.zeros((10, 3)), "obs/eef_quat": quaternion}
-    demo |= {"obs/gripper_pos": np.zeros((10, 2)), "obs/joint_pos": np.zeros((10, 9)), "obs/actions": np.zeros((10, 7))}
-    source = open_source(write_arrays(tmp_path / "stack.hdf5", [demo]))
-    np.testing.assert_array_equal(source[0].arms[0].quaternion, np.float32(quaternion))
-    assert source.action == ["actions"]
-
-
-def test_alohas_files_are_one_demonstration_each(tmp_path: Path) -> None:
-    for i in range(2):
-        with h5py.File(tmp_path / f"episode_{i}.hdf5", "w") as stored:
-            stored["action"], stored["observations/qpos"] = np.zeros((9, 14)), np.full((9, 14), i)
-            stored["observations/images/cam_high"] = np.zeros((9, 8, 8, 3), np.uint8)
-    source = open_source(tmp_path, Fields(layout="aloha"))
-    assert [e.proprio[0, 0] for e in source] == [0, 1]
-    assert str(source.columns) == "joints:6 gripper_01 | joints:6 gripper_01"
-    assert [*source[0].images] == ["image_primary"]
 
 
 def test_what_was_observed_behind_the_last_action_is_left_out(tmp_path: Path) -> None:
