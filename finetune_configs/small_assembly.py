@@ -5,11 +5,11 @@ gap-vla train-small --config finetune_configs/small_assembly.py --config.method=
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).
-debug: the same path, tiny.
+eyes: a pretrained, frozen image encoder (docs/POLICIES.md). debug: the same path, tiny.
 """
 
 from gap_vla.training.config import experiment, profile_of
-from gap_vla.training.torch import DEBUG, PAPER, SmallConfig
+from gap_vla.training.torch import DEBUG, EYES, PAPER, SmallConfig
 
 CHANGES = dict(
     demos=dict(episodes=40, image_size=64, action_noise=0.0),
@@ -19,6 +19,7 @@ CHANGES = dict(
 
 PROFILES = {
     "cpu": {},
+    "eyes": EYES,
     "paper": {**PAPER, "demos": dict(episodes=100, image_size=84, action_noise=0.0)},
     "debug": {**DEBUG, "demos": dict(episodes=4), "eval": dict(episodes=2, videos=1, variants=("default",))},
 }

@@ -4,11 +4,12 @@ gap-vla train-small --config finetune_configs/small_threading.py                
 gap-vla train-small --config finetune_configs/small_threading.py --config.method=vision  # or concat, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
-paper: the paper's recipe, for a GPU (not trained yet). debug: the same path, tiny.
+paper: the paper's recipe, for a GPU (not trained yet).
+eyes: a pretrained, frozen image encoder (docs/POLICIES.md). debug: the same path, tiny.
 """
 
 from gap_vla.training.config import experiment, profile_of
-from gap_vla.training.torch import DEBUG, PAPER, SmallConfig
+from gap_vla.training.torch import DEBUG, EYES, PAPER, SmallConfig
 
 CHANGES = dict(
     demos=dict(episodes=100, image_size=64, action_noise=0.1),
@@ -19,6 +20,7 @@ CHANGES = dict(
 
 PROFILES = {
     "cpu": {},
+    "eyes": EYES,
     "paper": {**PAPER, "demos": dict(episodes=500, image_size=84, action_noise=0.0)},
     "debug": {**DEBUG, "demos": dict(episodes=3), "eval": dict(episodes=1, videos=1, variants=("default",))},
 }

@@ -88,6 +88,10 @@ def _ridge(
     mean, scale, offset = features.mean(0), features.std(0), target.mean(0)
     scale = np.maximum(scale, max(scale.max() / 100, 1e-12))
     x, z = ((some - mean) / scale for some in (features, asked))
+    if x.shape[1] > len(x):  # the same prediction, from products of rows
+        values, vectors = np.linalg.eigh(x @ x.T)
+        moved = vectors.T @ (target - offset)
+        return [offset + z @ x.T @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]
     values, vectors = np.linalg.eigh(x.T @ x)
     moved = vectors.T @ (x.T @ (target - offset))
     return [offset + z @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]

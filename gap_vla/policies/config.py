@@ -21,7 +21,8 @@ class SmallModelConfig:
     """The parts of the policy by name, and their sizes."""
 
     encoder: str = "small"
-    """Image encoder: `small`, which one processor core trains in minutes, or the paper's `resnet18`."""
+    """Image encoder: `small`, which one processor core trains in minutes, the paper's `resnet18`, or the pretrained and
+    frozen `efficientnet_lite0` (extra `eyes`)."""
     encoder_width: Annotated[int, Field(ge=8, multiple_of=8)] = 16
     """Channels of the small encoder's stem, in groups of 8 (GroupNorm)."""
     encoder_weights: str = ""

@@ -19,9 +19,10 @@ from gap_vla.policies.heads import Generators
 Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:
 
-image_<camera> uint8[B, I, h, w, 3]; proprio float32[B, P, D] normalised; action float32[B, H, A] normalised;
-action_pad_mask bool[B, H], False beyond the episode's end; rho float32[B, P]; change_distance float32[B], steps from
-the present step to the nearest change point; transition bool[B]; phase int64[B]; window int64[B], number of the window.
+image_<camera> uint8[B, I, h, w, 3]; maps_<camera> float16[B, I, c, h, w] if a frozen encoder's are known; proprio
+float32[B, P, D] normalised; action float32[B, H, A] normalised; action_pad_mask bool[B, H], False beyond the episode's
+end; rho float32[B, P]; change_distance float32[B], steps from the present step to the nearest change point; transition
+bool[B]; phase int64[B]; window int64[B], number of the window.
 """
 
 
@@ -104,13 +105,15 @@ class SmallPolicy(nn.Module):
         """Image features of every frame, those of several cameras side by side.
 
         Args:
-            images: uint8[B, W, h, w, 3], or a dictionary with one such tensor per `image_<camera>`.
+            images: uint8[B, W, h, w, 3], or a dictionary with one such tensor per `image_<camera>`, or with the maps
+                that a frozen encoder made of them, `maps_<camera>`.
         """
         if not isinstance(images, Mapping):
             images = {f"image_{self.cameras[0]}": images}
         found = []
         for camera in self.cameras:
-            frames = images[f"image_{camera}"]
+            known = images.get(f"maps_{camera}")
+            frames = images[f"image_{camera}"] if known is None else known
             batch, window = frames.shape[:2]
             whole = self.training or torch.is_grad_enabled()  # else frames do not depend on each other
             at_once = len(frames) * window if whole else registry.PIXELS_AT_ONCE // math.prod(self.image_shape[:2])
@@ -120,10 +123,10 @@ class SmallPolicy(nn.Module):
         return torch.cat(found, -1)
 
     def _encoded_frames(self, camera: str, frames: torch.Tensor) -> Float[torch.Tensor, "n d"]:
-        pixels = frames.permute(0, 3, 1, 2).float().contiguous()
+        inputs = (frames.permute(0, 3, 1, 2) if frames.dtype == torch.uint8 else frames).float().contiguous()
         enabled = self.autocast_dtype is not None
         with torch.autocast(frames.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
-            return self.encoders[camera](pixels).float()
+            return self.encoders[camera](inputs).float()
 
     def _as_tokens(self, features: Float[torch.Tensor, "b w d"]) -> Float[torch.Tensor, "b w2 d2"]:
         """Image features as the fusion wants them: per step, or the frames of the history side by side."""

@@ -8,9 +8,16 @@ from typing import Any
 
 from gap_vla.core.config import choose
 
-ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "encoders:ResNet18"}
+ENCODERS: Mapping[str, str] = {
+    "small": "encoders:SmallEncoder",
+    "resnet18": "encoders:ResNet18",
+    "efficientnet_lite0": "pretrained:EfficientNetLite0",
+}
 
-SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
+FROZEN: Mapping[str, str] = {"efficientnet_lite0": "pretrained:stored_maps"}
+"""Encoders of which a head alone is trained: what gives the head's inputs for all pictures of a store."""
+
+SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33, "efficientnet_lite0": 16}
 """Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
 
 WINDOWS_AT_ONCE = 256

@@ -17,7 +17,7 @@ from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
-from gap_vla.policies.registry import OF_THE_DATASET, WINDOWS_AT_ONCE
+from gap_vla.policies.registry import FROZEN, OF_THE_DATASET, WINDOWS_AT_ONCE, find
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.loader import Windows, uniform
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
@@ -71,6 +71,11 @@ class SmallWindows:
         self._shuffle_images = config.data.shuffle_images and split == "train"
         self._cameras = tuple(f"image_{camera}" for camera in config.demos.cameras) if vision else ()
         self._augment = config.data.augment.of_images
+        self._seen = {key: self._data.fields[key] for key in self._cameras}
+        if (encoder := config.model.encoder) in FROZEN:  # its maps of pictures that never change are kept
+            for key in set(self._cameras) - set(self._augment):
+                maps = find(FROZEN, encoder)(store, split, key, config.train.device)
+                self._seen[key.replace("image_", "maps_")] = maps
         self._frames, self._steps = config.model.image_history, config.model.proprio_history
         self._batch, self._seed = config.train.batch_size, config.train.seed
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -123,9 +128,8 @@ class SmallWindows:
         if pictures_of is not None:
             first, end = offsets[pictures_of][:, None], offsets[pictures_of + 1][:, None]
             frames = np.minimum(first + frames - start[:, None], end - 1)
-        for key in self._cameras:
-            stored = self._data.fields[key]
-            images = np.empty((*frames.shape, *stored.shape[1:]), np.uint8)
+        for key, stored in self._seen.items():
+            images = np.empty((*frames.shape, *stored.shape[1:]), stored.dtype)
             np.take(stored, frames, axis=0, out=images, mode="clip")  # "raise" would copy through a buffer
             if epochs is not None and key in self._augment:
                 address = epochs, np.searchsorted(offsets, start), numbers - start

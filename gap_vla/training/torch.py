@@ -118,6 +118,7 @@ class SmallConfig(Experiment):
             raise ConfigError("train.device is 'cuda', but torch finds no such device; use --config.train.device=cpu")
         if self.model.encoder_weights:
             Path(self.model.encoder_weights).stat()
+        registry.find(registry.ENCODERS, self.model.encoder)  # whose packages may be missing
         self.how.check(self.method, self.model)
         per_step = self.schedule.mode in ("sample", "sample_lambda") and self.schedule.rho == "step"
         if per_step and self.model.temporal == "none" and self.model.proprio_history > 1:
@@ -136,6 +137,9 @@ PAPER = dict(
     eval=dict(episodes=100, workers=4),
 )
 """The paper's recipe, for a GPU, without its demonstrations."""
+
+EYES = dict(model=dict(encoder="efficientnet_lite0", image_history=5))
+"""Pretrained eyes, and five frames, which V has as well as VP."""
 
 DEBUG = dict(
     model=dict(encoder_width=8, feature_dim=32, head_dim=32),
