@@ -5,6 +5,7 @@ It works on `gap_vla.octo` and on upstream Octo (only API that jax 0.4.20 and fl
 
     with adjusted_gradients(sample, token_group="obs_proprio"):      # inside the loss function
         outputs = module.apply(variables, observations, tasks, pad_mask, method="octo_transformer")
+    (loss, metrics), gradients = chunk_gradients(losses, params, group)     # in its place with rho="chunk"
     tx = optax.chain(clip, optax.scale_by_adam(), scale_group_updates(group), decay, learning_rate)
 """
 
@@ -137,6 +138,30 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
             "tokenizer of low-dimensional states, and GAP would leave part of its branch unadjusted"
         )
     return matched
+
+
+def chunk_gradients(function: Callable[[Any], Any], params: Any, group: Mapping[str, Any]) -> Any:
+    """The loss and its gradients; the group's are those of the loss with every action's part times 1 - ρ (M6).
+
+    That is the gradient of w·head(v, p) + (1 - w)·head(v, stop_gradient(p)), w = 1 - ρ of each action, whatever lies
+    behind the group's leaves and however an action's loss is computed. The forward pass is gone through once, the
+    backward pass twice; the second computes no gradient of other leaves.
+
+    Args:
+        function: params to ((loss, weighted loss), anything else).
+        group: {path: …} of the adjusted leaves.
+
+    Returns:
+        (loss, anything else), gradients.
+
+    Raises:
+        ConfigError: the group names a leaf that is not there, or none.
+    """
+    _require_leaves(group, params, False)
+    (loss, weighted), pull, aux = jax.vjp(function, params, has_aux=True)
+    (plain,), (adjusted,) = (pull((jnp.full_like(loss, one), jnp.full_like(weighted, 1 - one))) for one in (1, 0))
+    merged = jax.tree_util.tree_map_with_path(lambda path, a, b: b if path_of(path) in group else a, plain, adjusted)
+    return (loss, aux), merged
 
 
 def scale_group_gradients(

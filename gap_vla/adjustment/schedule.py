@@ -15,7 +15,9 @@ Every mode is three numbers that a training step takes as inputs, so that one co
 | `update`        | 1                  | 1                | *      | control; * lam * (1 - mean(rho))           |
 | `none`          | 1                  | 1                | 1      | plain training                             |
 
-Outside the window of training all three are exactly 1.
+Outside the window of training all three are exactly 1. Of a policy that predicts H actions at once, ρ may be that of
+the steps which the actions are about, rho[b, w, h]: `chunk` scales the gradient of each action's loss by its own
+factor, `chunk_max` the gradient of them all by that of the largest ρ.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Factors:
     """What one training step multiplies with, on whatever device; see the table of this module."""
 
-    sample: Any  # float32[B, W]
+    sample: Any  # float32[B, W]; with rho="chunk" of the targets' shape, float32[B, W, H] or [B, H]
     gradient: Any  # float32
     update: Any  # float32
 
@@ -64,9 +66,10 @@ class AdjustmentSchedule:
     """λ of M6, a factor on the branch's update; 0.2 to 0.4 is stable in the paper."""
     window: Share = 0.5
     """Share of the training steps during which GAP acts, from the first step on (paper: 50 of 100 epochs)."""
-    rho: Literal["step", "current"] = "step"
+    rho: Literal["step", "current", "chunk", "chunk_max"] = "step"
     """`step`: each proprioceptive token has its own step's ρ (Octo); `current`: all have the window's last ρ, for a
-    policy with one loss per window."""
+    policy with one loss per window; `chunk`: each predicted action has the ρ of its own step; `chunk_max`: the largest
+    ρ of these steps for all."""
     fixed_rho: Share = 0.5
     """The constant ρ of mode `fixed`."""
 
@@ -74,6 +77,16 @@ class AdjustmentSchedule:
     def needs_rho(self) -> bool:
         """Whether a dataset without ρ cannot be trained with this mode."""
         return self.mode in ("sample", "sample_lambda", "batch", "update")
+
+    @property
+    def of_targets(self) -> bool:
+        """Whether ρ is that of the steps which the predicted actions are about, float[B, H] or [B, W, H]."""
+        return self.mode != "none" and self.rho in ("chunk", "chunk_max")
+
+    @property
+    def per_action(self) -> bool:
+        """Whether the loss of every action has a factor of its own."""
+        return self.mode != "none" and self.rho == "chunk"
 
     def active(self, step: int, total_steps: int) -> bool:
         """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
@@ -95,34 +108,38 @@ class AdjustmentSchedule:
         rho: Float[np.ndarray, "b *w"],
         step: int,
         total_steps: int,
-        timestep_pad_mask: Bool[np.ndarray, "b w"] | None = None,
+        mask: Bool[np.ndarray, "b *w"] | None = None,
     ) -> Factors:
         """The three factors of one step.
 
         Args:
             rho: transition probability of every sample and window step, [B, W], or of every sample, [B], which is a
-                window of one step; in [0, 1].
+                window of one step; in [0, 1]. If it is `of_targets`: of every predicted action, [B, H] or [B, W, H].
             step: 0-based training step.
             total_steps: length of the training run.
-            timestep_pad_mask: False at padded window steps, which count in no statistic (maximum, mean).
+            mask: of ρ's shape; False at padded window steps or actions, which count in no maximum and no mean.
 
         Raises:
             EpisodeError: ρ outside [0, 1] in the window of training.
         """
-        rho = np.asarray(rho, np.float32)
-        rho = rho.reshape(len(rho), -1)
+        given = rho = np.asarray(rho, np.float32)
+        if self.of_targets and not self.per_action:
+            rho = (rho if mask is None else np.where(mask, rho, 0)).max(-1)
+            mask = None if mask is None else np.asarray(mask).any(-1)
+        if not self.per_action:
+            rho = rho.reshape(len(rho), -1)
         ones, one = np.ones(rho.shape, np.float32), np.float32(1)
         if not self.active(step, total_steps):
             return Factors(ones, one, one)
-        within = (rho >= 0) & (rho <= 1)
+        within = (given >= 0) & (given <= 1)
         if not within.all():
             raise EpisodeError(
-                f"rho is {rho[~within][0]} at training step {step}, not in [0, 1]; annotate the data again"
+                f"rho is {given[~within][0]} at training step {step}, not in [0, 1]; annotate the data again"
             )
         if self.rho == "current":
             rho = np.broadcast_to(rho[:, -1:], rho.shape)
         lam = np.float32(self.lam)
-        counted = rho if timestep_pad_mask is None else rho[np.asarray(timestep_pad_mask)]
+        counted = rho if mask is None else rho[np.asarray(mask).reshape(rho.shape)]
         if self.mode == "sample":  # M6
             return Factors(1 - rho, one, lam)
         if self.mode == "sample_lambda":

@@ -10,6 +10,12 @@
         optimizer.step()
     gap.detach()                                     # policy and optimizer are as they were
 
+With `rho="chunk"` ρ is of the steps that the predicted actions are about, float[B, H], and the losses of the single
+actions pass through `gap.scale_losses` before their mean is taken:
+
+        with gap.adjusting(rho_of_actions, step):
+            loss = gap.scale_losses(losses_of(policy, batch)).mean()
+
 The forward pass, the parameters, their names and the optimizer's groups stay as they are, and nothing beside this
 policy and this optimizer changes. docs/ANY_POLICY.md names the submodule of common policies.
 """
@@ -17,6 +23,7 @@ policy and this optimizer changes. docs/ANY_POLICY.md names the submodule of com
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,7 +35,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.adjustment.torch_gradients import in_backward, scale_gradient
+from gap_vla.adjustment.torch_gradients import in_backward, scale_gradient, scale_losses
 from gap_vla.adjustment.torch_optimizer import ScaledSteps
 from gap_vla.adjustment.torch_places import Hook, Place, find_columns, find_places
 from gap_vla.core.errors import ConfigError
@@ -55,7 +62,11 @@ class Adjustment:
         self._sample: torch.Tensor | None = None  # the factors there, [B, W] or one number; None: gradients stay
         self._differs = False  # over the window
         self._scaled = False  # the last pass with a graph
+        self._weight: torch.Tensor | None = None  # of the single actions' losses, for `scale_losses`; None: they stay
+        self._weighed = False  # whether losses passed through that
+        self._change: dict[str, torch.Tensor] = {}  # in a backward pass: of the adjusted parameters' gradients
         self._handles: list[Any] = []
+        self._on_parameters: list[Any] = []
         for place in places:
             if place.columns is None:
                 before = Hook(self._before_pass, place)
@@ -95,14 +106,15 @@ class Adjustment:
         each watched optimizer.
 
         Args:
-            rho: transition probability of each sample, or of each sample and window step. None where none is needed:
-                mode `fixed` or `none`, or after the schedule's window.
+            rho: transition probability of each sample, or of each sample and window step; with `rho="chunk"` or
+                `"chunk_max"` of each predicted action, [B, H] or [B, W, H] (of one beyond the episode's end: 0). None
+                where none is needed: mode `fixed` or `none`, or after the schedule's window.
             step: 0-based training step, which decides whether GAP acts.
 
         Raises:
             ConfigError: ρ is needed and absent, or fits no output of the submodule; λ is to act and no optimizer is
-                watched; no forward pass went through one of the submodules (a step that is to leave it out says so:
-                `with gap.adjusting(rho, step), gap.plain():`).
+                watched; no forward pass went through one of the submodules, or with `rho="chunk"` no losses through
+                `scale_losses` (a step that is to leave it out says so: `with gap.adjusting(rho, step), gap.plain():`).
             EpisodeError: ρ is outside [0, 1].
         """
         active = self.schedule.active(step, self.total_steps)
@@ -129,15 +141,19 @@ class Adjustment:
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
-        before = self._inside, self._sample, self._differs
-        self._inside, self._sample = True, (sample[0, 0] if rho is None else sample) if active else None
-        self._differs = self.schedule.rho == "step" and self.schedule.mode in ("sample", "sample_lambda")
+        before = self._inside, self._sample, self._weight, self._differs
+        acting = (sample.flatten()[0] if rho is None else sample) if active else None
+        per_action = self.schedule.per_action
+        self._inside, self._sample, self._weight = True, *((None, acting) if per_action else (acting, None))
+        self._weighed = self._plain or not per_action
+        self._change.clear()
+        self._differs = self.schedule.rho != "current" and self.schedule.mode in ("sample", "sample_lambda")
         for place in self._places:
             place.passed = self._plain
         try:
             yield
         finally:
-            self._inside, self._sample, self._differs = before
+            self._inside, self._sample, self._weight, self._differs = before
         missed = [place.name for place in self._places if not place.passed]
         if active and missed and torch.is_grad_enabled():
             raise ConfigError(
@@ -146,11 +162,53 @@ class Adjustment:
                 "Activation checkpointing must say use_reentrant=False. A step that is to leave it out says so: `with "
                 "gap.adjusting(rho, step), gap.plain():`"
             )
+        if active and not self._weighed and torch.is_grad_enabled():
+            raise ConfigError("no losses went through gap.scale_losses, so GAP with rho='chunk' adjusts nothing")
+
+    def scale_losses(self, losses: Float[torch.Tensor, "b *h"]) -> torch.Tensor:
+        """Returns `losses` unchanged; with `rho="chunk"` the adjusted parameters learn from each by its own factor.
+
+        Their gradient becomes that of Σ (1 - ρ_h)·L_h, every other parameter keeps that of Σ L_h, however the losses
+        are masked, weighted and summed afterwards. Other terms of the loss are not adjusted. The backward pass goes
+        through the policy twice, where it acts. With another ρ nothing changes.
+
+        Args:
+            losses: one for each action, in the leading axes that `rho` has in `adjusting`: [B, H], [B, H, A], … .
+
+        Raises:
+            ConfigError: ρ is of another number of actions.
+        """
+        self._weighed = True
+        weight = None if self._plain else self._weight
+        if weight is None or not losses.requires_grad:
+            return losses
+        if losses.shape[: weight.ndim] != weight.shape:
+            raise ConfigError(
+                f"rho is {list(weight.shape)} and the losses are {list(losses.shape)}; rho='chunk' needs the rho of "
+                "the step that each action is about"
+            )
+        if not self._on_parameters:
+            for name, parameter in self.parameters.items():
+                self._on_parameters.append(parameter.register_hook(functools.partial(self._changed, name)))
+        return scale_losses(losses, weight, self.parameters, self._change)
+
+    def _changed(self, name: str, gradient: torch.Tensor) -> torch.Tensor | None:
+        """A parameter's gradient after `scale_losses`; None: as it is."""
+        change, columns = self._change.pop(name, None), self._columns.get(name)
+        if change is None:
+            return None
+        adjusted = gradient + change
+        if columns is None:
+            return adjusted
+        gradient = gradient.clone()
+        for part in columns:
+            gradient[:, part] = adjusted[:, part]
+        return gradient
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ."""
-        before, self._plain = self._plain, True
+        before, self._plain, self._weighed = self._plain, True, True
         for place in self._places:
             place.passed = True
         try:
@@ -181,11 +239,11 @@ class Adjustment:
 
     def detach(self) -> None:
         """Removes every hook; the policy and the optimizer's steps are as they were."""
-        for handle in self._handles:
+        for handle in self._handles + self._on_parameters:
             handle.remove()
         for steps in self._steps:
             steps.remove()
-        self._handles, self._steps = [], []
+        self._handles, self._on_parameters, self._steps = [], [], []
 
     def _require_watched(self) -> None:
         optimizers = [o for steps in self._steps if (o := steps.optimizer) is not None]

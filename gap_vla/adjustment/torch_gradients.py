@@ -6,6 +6,7 @@ computes saved tensors again, at a time when another batch's ρ may be set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -91,6 +92,43 @@ def scale_columns(y: torch.Tensor, x: torch.Tensor, layer: nn.Linear, factor: to
         factor: broadcast against `x`; 1 where nothing is to be changed.
     """
     return _ScaleColumns.apply(y.detach(), x, layer.weight, layer.bias, factor)
+
+
+class _ScaleLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, losses: torch.Tensor, weight: Any, parameters: Any, change: Any) -> torch.Tensor:
+        context.all = losses, weight, parameters, change
+        return losses.clone()
+
+    @staticmethod
+    def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        losses, weight, parameters, change = context.all
+        more = (cotangents[0] * (weight - 1)).to(cotangents[0].dtype)
+        gradients = torch.autograd.grad(losses, list(parameters.values()), more, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(parameters, gradients):
+            if gradient is not None:  # of several passes in one backward pass: the sum
+                change[name] = change[name] + gradient if name in change else gradient
+        return cotangents[0], None, None, None
+
+
+def scale_losses(
+    losses: torch.Tensor,
+    weight: torch.Tensor,
+    parameters: Mapping[str, torch.Tensor],
+    change: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """Returns `losses` unchanged; their backward pass begins with one of (weight - 1) · losses to `parameters` alone.
+
+    The sum of both is the gradient of weight · losses.
+
+    Args:
+        losses: float[B, H, …], one for each action.
+        weight: broadcast against `losses` from the left (M6 for each action: 1 - ρ).
+        parameters: by name.
+        change: gets the gradients of the former, by name, before the plain ones reach any parameter.
+    """
+    weight = weight.reshape(*weight.shape, *[1] * (losses.ndim - weight.ndim)).to(losses.device)
+    return _ScaleLosses.apply(losses, weight, parameters, change)
 
 
 def in_backward() -> bool:

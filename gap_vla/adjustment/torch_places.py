@@ -76,7 +76,7 @@ class Place:
         raise ConfigError(
             f"submodule {self.name!r} has a tensor of shape {tuple(shape)} for rho of shape {tuple(sample.shape)}: its "
             "first axis must be the batch, or batch times window. With one feature for the whole window choose "
-            "AdjustmentSchedule(rho='current')"
+            "AdjustmentSchedule(rho='current') or 'chunk_max'"
         )
 
     def _factor_of_columns(self, sample: torch.Tensor, x: torch.Tensor, differs: bool) -> torch.Tensor:

@@ -77,7 +77,12 @@ class DiffusionActionHead(ActionHead):
         return self.diffusion_model(embedding, noisy_actions, time, train=train)
 
     def masked_loss(
-        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        weight: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Of the predicted noise; draws from the random stream `"dropout"`, with train=False too."""
         flat = actions.reshape(*actions.shape[:2], -1).clip(-self.max_action, self.max_action)
@@ -89,7 +94,8 @@ class DiffusionActionHead(ActionHead):
         noisy = jnp.sqrt(alpha_hat) * flat + jnp.sqrt(1 - alpha_hat) * noise
 
         predicted = self(transformer_outputs, time=time, noisy_actions=noisy, train=train)
-        return continuous_loss(predicted, noise, mask.reshape(flat.shape), self.loss_type, self.action_dim)
+        mask, weight = mask.reshape(flat.shape), None if weight is None else weight.reshape(flat.shape)
+        return continuous_loss(predicted, noise, mask, self.loss_type, self.action_dim, weight)
 
     def predict_action(
         self,

@@ -41,6 +41,7 @@ class ActionHead(nn.Module):
         timestep_pad_mask: Bool[Array, "B W"],
         action_pad_mask: Bool[Array, "B W H A"],
         train: bool = True,
+        weight: Float[Array, "B W H"] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and metrics, `loss` and `mse` among them.
 
@@ -48,6 +49,8 @@ class ActionHead(nn.Module):
             actions: float32[B, W, H, A], normalised.
             timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
             action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
+            weight: of every action. With it the metrics hold `weighted` too: the loss with the part of each action
+                times its weight.
         """
         horizon, dim = self.action_horizon, self.action_dim
         if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
@@ -56,13 +59,21 @@ class ActionHead(nn.Module):
                 f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such "
                 "chunks"
             )
+        if weight is not None and weight.shape != actions.shape[:3]:
+            raise ConfigError(f"weight is {list(weight.shape)}, for actions {list(actions.shape)}: one for each action")
         mask = timestep_pad_mask.astype(bool)[:, :, None, None] & action_pad_mask.astype(bool)
-        return self.masked_loss(transformer_outputs, actions, mask, train)
+        weight = None if weight is None else jnp.broadcast_to(weight[..., None], mask.shape)
+        return self.masked_loss(transformer_outputs, actions, mask, train, weight)
 
     def masked_loss(
-        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        weight: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """`loss` over the entries of `mask`, bool[B, W, H, A]."""
+        """`loss` over the entries of `mask`, bool[B, W, H, A]; `weight` is of that shape too."""
         raise NotImplementedError
 
 
@@ -82,8 +93,18 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.mean(x * mask) / jnp.maximum(jnp.mean(mask), 1e-5)
 
 
+def weighted_mean(x: jax.Array, mask: jax.Array, weight: jax.Array | None, scale: int = 1) -> dict[str, jax.Array]:
+    """The metric `weighted`: `masked_mean` of weight · x, times `scale`; none without a weight."""
+    return {} if weight is None else {"weighted": masked_mean(weight * x, mask) * scale}
+
+
 def continuous_loss(
-    predictions: jax.Array, targets: jax.Array, mask: jax.Array, loss_type: str, action_dim: int
+    predictions: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    loss_type: str,
+    action_dim: int,
+    weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Masked mean of the squared (`"mse"`) or absolute (`"l1"`) error, with the squared error as a metric.
 
@@ -91,8 +112,10 @@ def continuous_loss(
     """
     squared = jnp.square(predictions - targets)
     kind = choose(loss_type, ("mse", "l1"), "loss_type")
-    loss = masked_mean(squared if kind == "mse" else jnp.abs(predictions - targets), mask)
-    return loss * action_dim, {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}
+    error = squared if kind == "mse" else jnp.abs(predictions - targets)
+    loss = masked_mean(error, mask)
+    metrics = {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}
+    return loss * action_dim, metrics | weighted_mean(error, mask, weight, action_dim)
 
 
 class ContinuousActionHead(ActionHead):
@@ -118,10 +141,15 @@ class ContinuousActionHead(ActionHead):
         return jnp.tanh(mean / self.max_action) * self.max_action
 
     def masked_loss(
-        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        weight: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         predictions = self(transformer_outputs, train=train)
-        return continuous_loss(predictions, actions, mask, self.loss_type, self.action_dim)
+        return continuous_loss(predictions, actions, mask, self.loss_type, self.action_dim, weight)
 
     def predict_action(
         self,
@@ -181,7 +209,12 @@ class DiscreteActionHead(ActionHead):
         return logits.reshape(*tokens.shape[:2], self.action_horizon, self.action_dim, self.vocab_size)
 
     def masked_loss(
-        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        weight: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy, a mean over action dimensions; metrics `loss`, `accuracy` and `mse`, a sum, as upstream."""
         logits = self(transformer_outputs, train=train)
@@ -191,7 +224,8 @@ class DiscreteActionHead(ActionHead):
         best = jnp.argmax(logits, axis=-1)
         mse = masked_mean(jnp.square(actions - self.action_tokenizer.decode(best)), mask)
         accuracy = masked_mean(best == labels, mask)
-        return loss, {"loss": loss, "mse": mse * self.action_dim, "accuracy": accuracy}
+        metrics = {"loss": loss, "mse": mse * self.action_dim, "accuracy": accuracy}
+        return loss, metrics | weighted_mean(entropy, mask, weight)
 
     def predict_action(
         self,

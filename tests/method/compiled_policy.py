@@ -75,6 +75,19 @@ def main() -> None:
                 policy.train()
         close(gradients(compiled, policy, image, proprio), plain)
         print(f"{name}: whole graph, one compilation for every rho, plain after the window and after detaching")
+    torch._dynamo.reset()
+    torch._functorch.config.donated_buffer = False  # the backward pass runs twice
+    both = torch.stack([rho, rho.flip(0)], 1)  # of two actions: the two outputs
+    with attach(policy, "state", AdjustmentSchedule(lam=1.0, rho="chunk"), total_steps=2) as gap:
+        found = []
+        for module in (policy, torch.compile(policy, backend=backend, fullgraph=True)):
+            policy.zero_grad()
+            with gap.adjusting(both, 0):
+                gap.scale_losses(module(image, proprio).square()).mean().backward()
+            found.append([p.grad.clone() for p in policy.parameters()])
+        close(found[1], found[0])
+        assert not torch.allclose(found[0][2], plain[2]) and torch.allclose(found[0][4], plain[4])
+    print("chunk: as without the compiler")
 
 
 if __name__ == "__main__":

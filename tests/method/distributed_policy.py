@@ -23,16 +23,16 @@ class Policy(nn.Module):
         return self.head(torch.cat([self.vision(image), self.state(proprio).tanh()], -1))
 
 
-def train(policy, module, rows):
-    gap = attach(policy, "state", AdjustmentSchedule(lam=0.25), total_steps=4)
+def train(policy, module, rows, kind):
+    gap = attach(policy, "state", AdjustmentSchedule(lam=0.25, rho=kind), total_steps=4)
     optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.05, weight_decay=0.1))
     generator = torch.Generator().manual_seed(1)
     for step in range(3):  # GAP acts in the first two
         image, proprio = torch.randn(4, 6, generator=generator), torch.randn(4, 3, generator=generator)
-        rho = torch.rand(4, generator=generator)
+        rho = torch.rand(4, 2, generator=generator)  # of two actions: the two outputs
         optimizer.zero_grad()
         with gap.adjusting(rho[rows], step):
-            loss = module(image[rows], proprio[rows]).square().mean()
+            loss = gap.scale_losses(module(image[rows], proprio[rows]).square()).mean()
         loss.backward()
         optimizer.step()
     return policy.state_dict()
@@ -43,19 +43,20 @@ def train_with_another(rank: int, file: object) -> None:
     where = {"init_method": f"file://{file}", "timeout": datetime.timedelta(minutes=5)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **where)
     try:
-        compare_with_the_whole(rank)
+        for kind in ("chunk_max", "chunk"):
+            compare_with_the_whole(rank, kind)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def compare_with_the_whole(rank: int) -> None:
+def compare_with_the_whole(rank: int, kind: str) -> None:
     torch.manual_seed(0)
     whole = Policy()
     policy = Policy()
     policy.load_state_dict(whole.state_dict())
     start = {name: value.clone() for name, value in whole.state_dict().items()}
-    expected = train(whole, whole, slice(0, 4))
-    found = train(policy, DistributedDataParallel(policy), slice(2 * rank, 2 * rank + 2))
+    expected = train(whole, whole, slice(0, 4), kind)
+    found = train(policy, DistributedDataParallel(policy), slice(2 * rank, 2 * rank + 2), kind)
     for name, value in expected.items():
         assert not torch.allclose(value, start[name], atol=1e-4), name
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)

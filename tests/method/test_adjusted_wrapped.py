@@ -20,7 +20,12 @@ BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the former needs
 def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend):
     call = [sys.executable, str(HERE / "compiled_policy.py"), backend]
     done = subprocess.run(call, capture_output=True, text=True, env=ALONE, check=False)
-    for claim in ("submodule: whole graph", "columns: whole graph", "compiled before it was attached"):
+    for claim in (
+        "submodule: whole graph",
+        "columns: whole graph",
+        "chunk: as without",
+        "compiled before it was attached",
+    ):
         assert claim in done.stdout, done.stderr
 
 
