@@ -110,8 +110,8 @@ class Columns:
         if rows.shape[1] != self.width or not self.has_pose:
             raise EpisodeError(
                 f"the state has {rows.shape[1]} columns, described as '{self}'; ρ is found in the pose of the end "
-                "effector: name arrays with a position by --state, or go without ρ (build-dataset --method none, in a "
-                "training phases.method=none)"
+                "effector: name arrays with a position by --state, or by --robot the robot whose joints these are, or "
+                "go without ρ (build-dataset --method none, in a training phases.method=none)"
             )
         arms, start = [], 0
         for blocks in self.arms:

@@ -35,6 +35,8 @@ class Episode:
         metadata: where the episode comes from (file, seed, task, …), as far as JSON can hold it.
         columns: None if nobody said what the columns are: such an episode trains, but gets no ρ.
         action_columns: likewise.
+        poses: of each arm, where the state holds joints and the robot is known. Phases are found in them; they are
+            neither stored nor shown to a policy.
     """
 
     images: Mapping[str, np.ndarray]
@@ -48,6 +50,7 @@ class Episode:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     columns: Columns | None = None
     action_columns: Columns | None = None
+    poses: tuple[Arm, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.proprio)
@@ -66,8 +69,15 @@ class Episode:
         return {**self.images, "proprio": self.proprio, "action": self.action, **optional}
 
     @property
+    def has_pose(self) -> bool:
+        """Whether the pose of each arm is known."""
+        return self.poses is not None or (self.columns is not None and self.columns.has_pose)
+
+    @property
     def arms(self) -> tuple[Arm, ...]:
         """The poses of the arms. Raises EpisodeError: the columns are not described, or hold no position."""
+        if self.poses is not None:
+            return self.poses
         if self.columns is None:
             width = self.proprio.shape[1]
             raise EpisodeError(f"{self.name}: nobody said what the {width} columns of the state are; {HOW_TO_DESCRIBE}")

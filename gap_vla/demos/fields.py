@@ -36,6 +36,13 @@ class Fields:
     """What the columns of the state are, as "position quat_wxyz gripper:2" or "joints:6 gripper_01"."""
     action_columns: str = ""
     """What the columns of the actions are."""
+    robot: str = ""
+    """Robot whose joints the state holds, so101 or another name, or the path of a URDF or MJCF; of several arms one for
+    all, or one each, separated by commas; `none`: no poses are made of joints."""
+    joints: str = ""
+    """Which joints the columns are, as "waist,shoulder,elbow"; empty: all of the robot."""
+    tool: str = ""
+    """Tool point of the robot; empty: the usual one."""
     episodes: str = ""
     """Episodes that are read: "0:10,12", or the name of a filter of the file; empty: all."""
     image_size: tuple[int, int] | None = None
@@ -139,6 +146,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "": {
             "columns": "joints:6 gripper_01 | joints:6 gripper_01",
             "action_columns": "joints:6 gripper_01 | joints:6 gripper_01",
+            "robot": "viperx",
         },
         "robomimic_hdf5": {
             "state": "observations/qpos",
@@ -172,6 +180,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--instruction", default="", metavar="FIELD", help="field of the instruction, or text=... for all episodes")
     add("--columns", default="", metavar="TEXT", help='of the state, as "position quat_wxyz gripper:2" or "joints:6"')
     add("--action-columns", default="", metavar="TEXT", help="of the actions, in the same words")
+    add("--robot", default="", metavar="NAME|PATH", help="poses from joints: so101, aloha, panda, ..., a URDF or MJCF")
+    add("--joints", default="", metavar="A,B", help="which joints of the robot the state holds (default: all)")
+    add("--tool", default="", metavar="NAME", help="tool point of the robot (default: the usual one)")
     add("--episodes", default="", metavar="SELECTION", help='as "0:10,12", or the name of a filter; default: all')
     add("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="resize pictures")
 

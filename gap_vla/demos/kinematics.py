@@ -245,8 +245,8 @@ def robot_for(
         )
     if any(block.word == "joints_percent" for arm in columns.arms for block in arm):
         raise EpisodeError(
-            f"robot {robot}: the joints are in percent of their range, and a pose needs angles; leave out the robot "
-            "(--robot none), or convert the state to degrees by the ranges in the robot's calibration file"
+            f"robot {robot}: the joints are in percent of their range, and a pose needs angles; convert them by the "
+            "ranges in the robot's calibration file and say joints_deg with --columns, or go without (--robot none)"
         )
     called = iter(joint_names(columns, names))
     parts = (_for_arms(robot, ",", columns), _for_arms(tool, ",", columns), _for_arms(joints, "|", columns))

@@ -99,6 +99,7 @@ class LeRobot(Source):
             what = f"LeRobot's format {info.get('codebase_version')}; v2 and v3 are read, convert it with LeRobot"
             raise EpisodeError(f"{meta}/info.json: {what}")
         self._features, self._fps = info["features"], float(info["fps"])
+        self.robot_type = info.get("robot_type") or ""
         third = version == "v3"
         listed = _rows(meta, "tasks.parquet" if third else "tasks.jsonl")
         self._tasks = {int(row["task_index"]): _task(row) for row in listed}
@@ -170,8 +171,12 @@ class LeRobot(Source):
     # What is declared
 
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        percent = self.robot_type.startswith("koch") or str(self._info["codebase_version"]).startswith("v2")
+        return columns_from(self.column_names(names, widths), percent)
+
+    def column_names(self, names: Sequence[str], widths: Sequence[int]) -> list[str]:
         declared = [names_of(self._features[name].get("names"), width) for name, width in zip(names, widths)]
-        return columns_from([one for part in declared for one in part]) if all(declared) else None
+        return [one for part in declared for one in part] if all(declared) else []
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
         """The first camera that is on no hand, and the first that is on one; those without a film here are left out."""

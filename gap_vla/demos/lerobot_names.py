@@ -34,7 +34,9 @@ BLOCKS = {
 }
 """Neighbouring names, without the arm's, to what they are. The first block that fits the longest is taken."""
 
-DEGREES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")  # SO-100, SO-101, Koch
+DEGREES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
+"""Joints of SO-100, SO-101 and Koch. LeRobot does not say their unit. It records SO arms in degrees since 0.4, which
+writes format v3, and in percent of their range before, as `shoulder_pan.pos`; a Koch always in percent."""
 RADIANS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")  # ALOHA
 SIDES = ("left_", "right_")
 ENDS = ("main_", "ee.", "ee_", "eef.", "eef_", "tcp.", "tcp_", "delta_")
@@ -53,8 +55,11 @@ def names_of(said: Any, width: int) -> list[str]:
     return said if known else []
 
 
-def columns_from(names: Sequence[str]) -> Columns | None:
+def columns_from(names: Sequence[str], percent: bool = False) -> Columns | None:
     """The description by the names; None: they name neither a position nor joints.
+
+    Args:
+        percent: whether joints as `shoulder_pan.pos` are in percent of their range.
 
     >>> str(columns_from(["x", "y", "z", "rx", "ry", "rz", "gripper"]))
     'position rotvec gripper_01'
@@ -67,12 +72,12 @@ def columns_from(names: Sequence[str]) -> Columns | None:
     arms = [list(group) for _, group in itertools.groupby(zip(sides, lower), key=lambda pair: pair[0])]
     if len(arms) > len({*sides}):  # the arms' columns alternate
         return None
-    texts = [" ".join(_words([name.removeprefix(side) for side, name in arm])) for arm in arms]
+    texts = [" ".join(_words([name.removeprefix(side) for side, name in arm], percent)) for arm in arms]
     columns = Columns.parse(" | ".join(texts)) if names else None
     return columns if columns and (columns.of("position") or columns.of("joints")) else None
 
 
-def _words(names: Sequence[str]) -> list[str]:
+def _words(names: Sequence[str], percent: bool) -> list[str]:
     """The blocks of one arm; neighbouring joints are one block."""
     plain = [_plain(name) for name in names]
     words: list[str] = []
@@ -84,7 +89,7 @@ def _words(names: Sequence[str]) -> list[str]:
             words.append(BLOCKS[block])
             place += len(block)
         else:
-            single = _single(names[place], plain[place])
+            single = _single(names[place], plain[place], percent)
             before, _, count = words[-1].partition(":") if words else ("", "", "")
             if before == single:
                 words[-1] = f"{single}:{int(count) + 1}"
@@ -101,8 +106,8 @@ def _plain(name: str) -> str:
     return name.removesuffix(".pos").removesuffix("_ee")
 
 
-def _single(name: str, plain: str) -> str:
-    if plain in DEGREES:  # or percent of the range: LeRobot does not say which
-        return "joints_deg"
+def _single(name: str, plain: str, percent: bool) -> str:
+    if plain in DEGREES:
+        return "joints_percent" if percent and name.endswith(".pos") else "joints_deg"
     numbered = plain.startswith("joint") and plain.removeprefix("joint").strip("_. ").isdigit()
     return "joints" if numbered or plain in RADIANS or name.endswith(".pos") else "other"

@@ -25,6 +25,7 @@ from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing
 from gap_vla.demos.arrays import as_frames, as_instruction, as_names, as_rows, as_truth, reading, resized
 from gap_vla.demos.fields import AS_DECLARED, Fields, explicit
+from gap_vla.demos.kinematics import Robot, is_confirmed, robot_called, robot_for
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
@@ -87,6 +88,7 @@ class Source(Sequence[Episode], abc.ABC):
         state, action: names of the arrays that stand side by side in `proprio` and in `action`.
         cameras: camera to name of its array.
         columns, action_columns: what the columns are; None if nobody said.
+        robot: by which joints become poses; None if nobody said, or the state holds none.
         notes: what a user should know of the files.
     """
 
@@ -96,6 +98,7 @@ class Source(Sequence[Episode], abc.ABC):
     INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
     HINT: ClassVar[str] = ""  # what else to do where there is no state
     output: str | None = "labelled_npz"  # the mark of the folder that `write_labels` makes; None: it makes a file
+    robot_type: str = ""  # what the files call the robot
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
         self.path, self.fields = Path(path), fields
@@ -120,6 +123,7 @@ class Source(Sequence[Episode], abc.ABC):
             self._told = self._instruction(first)
             self.columns = self._described(first, self.state, fields.columns, said.columns)
             self.action_columns = self._described(first, self.action, fields.action_columns, said.action_columns)
+            self.robot = self._robot(self.column_names(self.state, _widths(first, self.state)))
 
     # What a format says
 
@@ -138,6 +142,10 @@ class Source(Sequence[Episode], abc.ABC):
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
         """What the file itself declares of the columns of these arrays side by side."""
         return None
+
+    def column_names(self, names: Sequence[str], widths: Sequence[int]) -> list[str]:
+        """What the file calls the columns of these arrays side by side; nothing if it does not say."""
+        return []
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
         """Camera to array, where the user named none: arrays of pictures that are called as a camera of ours."""
@@ -178,9 +186,10 @@ class Source(Sequence[Episode], abc.ABC):
     def read(self, index: int, *, images: bool = True) -> Episode:
         """Episode `index`, validated; without its pictures if `images` is False."""
         try:
-            return self._read(self.places[index], images).validate(f"{self.places[index]}")
+            episode = self._read(self.places[index], images).validate(f"{self.places[index]}")
         except EpisodeError as error:
             raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
+        return episode.replace(poses=self.robot.poses(episode.proprio)) if self.robot else episode
 
     def _read(self, place: Place, images: bool) -> Episode:
         with reading(place), self.recording(place) as recording:
@@ -246,7 +255,7 @@ class Source(Sequence[Episode], abc.ABC):
 
     def _described(self, first: Recording, names: list[str], text: str, preset: str) -> Columns | None:
         """What the columns are: as the user says, else as the preset says if it fits, else as the file says."""
-        widths = [as_rows(first.arrays[name][:1], f"{self.path}: {name}").shape[1] for name in names]
+        widths = _widths(first, names)
         if text and names:
             columns = Columns.parse(text)
             if columns.width != sum(widths):
@@ -256,6 +265,27 @@ class Source(Sequence[Episode], abc.ABC):
         if preset and Columns.parse(preset).width == sum(widths):
             return Columns.parse(preset)
         return self.columns_of(names, widths) if names else None
+
+    def _robot(self, names: Sequence[str]) -> Robot | None:
+        """The robot that the user names; else that of the preset, or of the file if the joints' names confirm it."""
+        said, asked = self._said, self.fields.robot
+        how = said.tool, said.joints, names
+        if asked:
+            return None if asked == "none" else robot_for(self.columns, asked, *how)
+        proposed = said.robot or robot_called(self.robot_type)
+        if not proposed or self.columns is None or self.columns.has_pose:
+            return None
+        try:
+            robot = robot_for(self.columns, proposed, *how)
+        except EpisodeError as error:
+            self.notes.append(f"no poses: {error}")
+            return None
+        if said.robot or is_confirmed(robot, names):
+            return robot
+        self.notes.append(
+            f"no poses: its joints are not called as those of {proposed}; if they are, --robot {proposed}"
+        )
+        return None
 
     @property
     def described(self) -> dict[str, str]:
@@ -272,6 +302,7 @@ class Source(Sequence[Episode], abc.ABC):
         for field, names, key in (("proprio", self.state, "columns"), ("action", self.action, "action_columns")):
             what = f"{' + '.join(names)}: {getattr(self, key) or self._undescribed(names, key)}" if names else "nothing"
             lines.append(f"  {field} <- {what}")
+        lines += [f"  pose <- {self.robot}"] if self.robot else []
         texts = [self._told] if isinstance(self._told, str) else [*dict.fromkeys(self._told)]
         lines.append(f"  language_instruction <- {repr(' / '.join(texts)[:100]) if any(texts) else 'none'}")
         read = {*self.cameras.values(), *self.state, *self.action, *LABELS, "phase"}
@@ -290,6 +321,10 @@ class Source(Sequence[Episode], abc.ABC):
     def identity(self) -> dict[str, Any]:
         """What the episodes are made from: the format, what the user said, and a digest of the files."""
         return {"kind": self.kind, "fields": explicit(self.fields), "content": content_digest(self.path)}
+
+
+def _widths(first: Recording, names: Sequence[str]) -> list[int]:
+    return [as_rows(first.arrays[name][:1], name).shape[1] for name in names]
 
 
 def joined(recording: Recording, names: Sequence[str], place: Place) -> Float[np.ndarray, "T width"]:

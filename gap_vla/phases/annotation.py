@@ -331,7 +331,7 @@ def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None, moves
     recordings = []
     for index, (episode, columns) in enumerate(zip(episodes, given, strict=True)):
         named = episode.replace(metadata={"episode_id": index, **episode.metadata})
-        if moves or (episode.columns is not None and episode.columns.has_pose):
+        if moves or episode.has_pose:
             motion = motion_of(named, columns)
         else:
             motion = Motion.of(np.zeros((len(episode), 3)), where=named.name)

@@ -88,7 +88,7 @@ def _signals(episode: Episode) -> list[Plot]:
     columns = episode.columns
     if columns is None:
         return [Plot("state", {str(i): column for i, column in enumerate(episode.proprio.T)})]
-    plots = _poses(columns, episode.arms) if columns.has_pose else []
+    plots = _poses(episode.arms, bool(episode.poses or columns.of("rotation"))) if episode.has_pose else []
     for words, name, factor in (
         (("joints",), "joints (°)", 180 / np.pi),
         (("joints_deg",), "joints (°)", 1),
@@ -113,7 +113,7 @@ def _lines(columns: Columns, rows: np.ndarray, words: Sequence[str]) -> dict[str
     return lines
 
 
-def _poses(columns: Columns, arms: Sequence[Arm]) -> list[Plot]:
+def _poses(arms: Sequence[Arm], turns: bool) -> list[Plot]:
     place, speed, turn = {}, {}, {}
     for number, arm in enumerate(arms):
         suffix = f" {number}" if len(arms) > 1 else ""
@@ -123,7 +123,7 @@ def _poses(columns: Columns, arms: Sequence[Arm]) -> list[Plot]:
         turned = relative_rotation_vector(arm.quaternion[:-1], arm.quaternion[1:])
         turn[f"rotation{suffix}"] = _padded(np.rad2deg(np.linalg.norm(turned, axis=1)))
     plots = [Plot("displacement (mm)", place), Plot("translation (mm / step)", speed)]
-    return plots + ([Plot("rotation (° / step)", turn)] if columns.of("rotation") else [])
+    return plots + ([Plot("rotation (° / step)", turn)] if turns else [])
 
 
 def _padded(values: np.ndarray) -> np.ndarray:

@@ -167,7 +167,7 @@ def show_episode(
     chosen = source.read(episode)
     if chosen.rho is not None and chosen.change_point is not None and not (method or annotator):
         facts = ["ρ as it is stored", told_weak(marked_share([chosen.rho], [np.flatnonzero(chosen.change_point)]))]
-    elif method or annotator or (chosen.columns and chosen.columns.has_pose):
+    elif method or annotator or chosen.has_pose:
         annotation = annotation_of(source, method=method or "lstm", annotator=annotator)
         chosen = chosen.replace(**annotation.labels(episode))
         identity = annotation.identity

@@ -6,7 +6,10 @@ import pytest
 from experiments.robots import ROBOSUITE, robosuite_model
 from gap_vla.core.columns import Columns
 from gap_vla.core.errors import ConfigError, EpisodeError
+from gap_vla.demos.fields import Fields
 from gap_vla.demos.kinematics import Chain, chain_of, is_confirmed, known_robots, robot_for
+from gap_vla.demos.source import open_source
+from tests.helpers.demonstrations import write_lerobot
 
 INERTIA = '<inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>'
 URDF = f"""<robot name="arm"><mujoco><compiler fusestatic="false"/></mujoco>
@@ -102,6 +105,29 @@ def test_so_arms_and_viperx_are_as_they_are_built():
     assert np.linalg.det(left @ right) > 0
     assert np.sqrt(((old @ left @ right - new) ** 2).sum(1).mean()) < 0.01  # m, about 0.4 m of reach
     assert all(robot["source"] and robot["licence"] in ("MIT", "Apache-2.0") for robot in known_robots().values())
+
+
+def test_lerobot_proposes_a_robot_that_the_names_of_the_joints_confirm(tmp_path):
+    names = [*(f"{joint}.pos" for joint in Chain.named("so101").joints), "gripper.pos"]
+    columns = {"observation.state": np.ones((9, 6)), "action": np.ones((9, 6))}
+
+    def opened(path, names, robot_type, version="v3.0", **fields):
+        named = {"observation.state": names}
+        made = [{"task": "", "columns": columns}]
+        return open_source(write_lerobot(tmp_path / path, made, named, version=version, robot_type=robot_type), Fields(**fields))
+
+    arm = opened("known", names, "so101_follower")[0].arms[0]
+    np.testing.assert_allclose(arm.position, Chain.named("so101").pose(np.deg2rad(np.ones((9, 5))))[0])
+    assert opened("unknown", names, "myarm").robot is None
+    assert opened("no", names, "so101_follower", robot="none").robot is None
+    numbered = opened("numbered", [f"joint_{i}" for i in range(6)], "ur5e")
+    assert "pose <- joints of ur5e (6 joints, rad), tool grip_site" in numbered.account()
+    others = opened("others", ["waist", "shoulder", *names[2:]], "so101_follower")
+    assert others.robot is None and "--robot so101" in others.account()
+    percent = opened("percent", names, "so101_follower", version="v2.1")
+    assert percent.robot is None and "percent" in percent.account()
+    with pytest.raises(EpisodeError, match="--robot"):
+        _ = percent[0].arms
 
 
 def test_columns_are_joints_by_name_or_in_order_and_in_their_unit():

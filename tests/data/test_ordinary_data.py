@@ -111,7 +111,10 @@ JOINTS = [
         id="octo#42",
     ),
     pytest.param(
-        layouts.aloha_hdf5, {"layout": "aloha"}, "joints:6 gripper_01 | joints:6 gripper_01", id="mobile-aloha#10"
+        layouts.aloha_hdf5,
+        {"layout": "aloha", "robot": "none"},
+        "joints:6 gripper_01 | joints:6 gripper_01",
+        id="mobile-aloha#10",
     ),
     pytest.param(
         layouts.lerobot(layouts.droid_columns, layouts.DROID_NAMES), {}, "joints:7 gripper_01", id="lerobot#390"
@@ -127,11 +130,11 @@ def as_options(fields: dict[str, Any]) -> list[str]:
     return cameras + [f"--{name.replace('_', '-')}={text}" for name, text in fields.items() if name != "images"]
 
 
-def require_switches_found(episodes: Sequence[Any]) -> None:
-    """The change points lie at most four steps from the switches, and most of them are found."""
+def require_switches_found(episodes: Sequence[Any], others: bool = False) -> None:
+    """Most switches are found within four steps, and unless there are others, most change points are these."""
     near = [abs(np.flatnonzero(one.change_point)[:, None] - SWITCHES) <= 4 for one in episodes]
     assert np.mean([one.any(0) for one in near]) >= 0.8
-    assert np.mean(np.concatenate([one.any(1) for one in near])) >= 0.8
+    assert others or np.mean(np.concatenate([one.any(1) for one in near])) >= 0.8
 
 
 @pytest.mark.parametrize(("write", "fields", "columns"), POSES)
@@ -166,6 +169,37 @@ def test_joints_train_and_are_checked_without_a_rho(
         written = open_source(tmp_path / "rlds/joints/1.0.0")
         assert len(written) == len(EVERY) and written.columns == source.columns
         assert (written[0].rho is None) == (method == "none")
+
+
+ROBOTS = [
+    pytest.param(
+        layouts.lerobot(layouts.so101_joints, {"observation.state": layouts.SO101}, [FRONT], robot_type="so101_follower"),
+        {},
+        "joints of so101 (5 joints, degrees), tool gripper_frame",
+        id="lerobot#1462",
+    ),
+    pytest.param(
+        layouts.lerobot(layouts.franka_joints, {}),
+        {"columns": "joints:7 gripper:2", "robot": "panda", "tool": "flange"},
+        "joints of panda (7 joints, rad), tool flange",
+        id="ManiSkill#1174",
+    ),
+    pytest.param(layouts.aloha_hdf5, {"layout": "aloha"}, "joints of viperx (6 joints, rad)", id="mobile-aloha#10"),
+]
+
+
+@pytest.mark.parametrize(("write", "fields", "said"), ROBOTS)
+def test_joints_of_a_known_robot_get_their_rho(
+    tmp_path: Path, capsys: Any, write: Callable[[Path], Path], fields: dict[str, Any], said: str
+) -> None:
+    path, how = write(tmp_path), ["--method", "gaussian", *as_options(fields)]
+    assert not build_dataset([str(path), "--name", "joints", "--data-dir", str(tmp_path / "rlds"), *how])
+    assert said in capsys.readouterr().out
+    built = open_source(tmp_path / "rlds/joints/1.0.0")
+    require_switches_found(built, others="aloha" in fields.values())  # the other arm moves backwards
+    source = open_source(path, Fields(**fields))
+    assert built.columns == source.columns  # what a policy sees stays joints
+    np.testing.assert_array_equal(built[0].proprio, next(e for e in source if len(e) == len(built[0])).proprio)
 
 
 @pytest.mark.parametrize(

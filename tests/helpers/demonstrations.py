@@ -135,6 +135,7 @@ def write_lerobot(
     fps: int = 10,
     pictures: str = "video",
     files: Sequence[int] | None = None,
+    robot_type: str | None = None,
 ) -> Path:
     """A dataset as LeRobot 0.3 (v2.1) and 0.4 (v3.0) write it.
 
@@ -190,6 +191,7 @@ def write_lerobot(
         rows.append(row)
         first += steps
     info = {"codebase_version": version, "fps": fps, "total_episodes": len(episodes), "chunks_size": 1000}
+    info |= {"robot_type": robot_type}
     if third:
         info |= {"data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"}
         info |= {"video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"}
