@@ -1,47 +1,15 @@
-"""Tasks as a model takes them, and whether observations and tasks fit the model."""
+"""Whether observations and tasks fit a model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from gap_vla.core.errors import ConfigError
-
-_NOT_GOALS = ("pad_mask_dict", "language_instruction")
-
-
-def create_tasks(
-    example: Mapping[str, Any],
-    text_processor: Any,
-    goals: Mapping[str, Any] | None,
-    texts: Sequence[str] | None,
-) -> dict[str, Any]:
-    """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
-    if isinstance(texts, str):
-        raise ConfigError(f"texts is the one text {texts!r:.60}; give a list with one for each task")
-    if texts is not None and text_processor is None:
-        raise ConfigError("this model has no text processor, so it takes no texts; give goals")
-    if goals is not None:
-        batch = len(next(iter(goals.values())))
-        task: dict[str, Any] = dict(goals)
-        masks = {key: np.ones(batch, bool) for key in goals}
-    else:
-        assert texts is not None, "give goals, texts or both"
-        batch = len(texts)
-        shapes = {key: value for key, value in example.items() if key not in _NOT_GOALS}
-        task = {key: np.zeros((batch, *value.shape[1:]), value.dtype) for key, value in shapes.items()}
-        masks = {key: np.zeros(batch, bool) for key in shapes}
-    if "language_instruction" not in masks:  # a goal of this name is an embedding
-        if text_processor is not None:
-            task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))
-        masks["language_instruction"] = np.full(batch, texts is not None)
-    task["pad_mask_dict"] = masks
-    check_batch("task", task, example, leading=1)
-    return task
 
 
 def check_inputs(observations: Mapping[str, Any], tasks: Mapping[str, Any], example: Mapping[str, Any]) -> None:

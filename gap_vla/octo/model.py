@@ -17,6 +17,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from gap_vla.core.errors import ConfigError
 from gap_vla.core.hub import local_directory
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.blocks import Compute
@@ -140,7 +141,28 @@ class OctoModel:
         With texts alone, the pictures of the example batch are zeros, and marked as padding; what goals lack is left
         out, with a warning.
         """
-        return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
+        if isinstance(texts, str):
+            raise ConfigError(f"texts is the one text {texts!r:.60}; give a list with one for each task")
+        if texts is not None and self.text_processor is None:
+            raise ConfigError("this model has no text processor, so it takes no texts; give goals")
+        example = self.example_batch["task"]
+        if goals is not None:
+            batch = len(next(iter(goals.values())))
+            task: dict[str, Any] = dict(goals)
+            masks = {key: np.ones(batch, bool) for key in goals}
+        else:
+            assert texts is not None, "give goals, texts or both"
+            batch = len(texts)
+            pictures = {key: example[key] for key in example if key not in ("pad_mask_dict", "language_instruction")}
+            task = {key: np.zeros((batch, *value.shape[1:]), value.dtype) for key, value in pictures.items()}
+            masks = {key: np.zeros(batch, bool) for key in pictures}
+        if "language_instruction" not in masks:  # a goal of this name is an embedding
+            if self.text_processor is not None:
+                task["language_instruction"] = self.text_processor.encode([""] * batch if texts is None else list(texts))
+            masks["language_instruction"] = np.full(batch, texts is not None)
+        task["pad_mask_dict"] = masks
+        batches.check_batch("task", task, example, leading=1)
+        return task
 
     def run_transformer(
         self,
