@@ -143,6 +143,6 @@ def probe_runs(runs: Sequence[Run], episodes: int, workers: int) -> dict[str, An
     first = next(run for run in runs if run.label in models)
     data = read_probe_data(collect_probe_demos(first, episodes, workers=workers))
     one = models[first.label]
-    sizes = one.image_shape, one.proprio_dim, one.action_dim, one.built_cameras
+    sizes = one.image_shape, one.proprio_dim, one.action_dim, one.cameras
     models["untrained"] = fresh_policy(one.config, one.method, *sizes)
     return {label: probe(features_of(model, data.images), data) for label, model in models.items()}
