@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from experiments.looks import predictors
+from experiments.looks import predictors, probe
 from experiments.looks.predictors import action_errors
 from experiments.looks.ridge import probe_positions
 from experiments.looks.takeover import LENGTH, PHASE_KEY, TakeoverPolicy, WatchedTask
 from gap_vla.core.errors import UserError
+from gap_vla.policies.config import SmallModelConfig
 from gap_vla.rollouts.task import sim_task
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
@@ -36,6 +39,19 @@ def test_an_episodes_number_in_the_features_helps_nobody():
     assert probe_positions(np.eye(EPISODES)[episodes], position, episodes)["r2"] < 0.05
     with pytest.raises(UserError, match="4 episode"):
         probe_positions(position[:80], position[:80], episodes[:80])
+
+
+def test_runs_are_probed_for_what_moves_beside_an_untrained_policy(monkeypatch):
+    rng = np.random.default_rng(4)
+    episodes, images = np.repeat(np.arange(6), 5), {"image_primary": rng.integers(0, 256, (30, 16, 16, 3), np.uint8)}
+    positions = {"ring": rng.normal(size=(30, 3)), "table": np.zeros((30, 3))}
+    data = probe.ProbeData(images, positions, np.arange(30) % 5 < 3, episodes)
+    policy = probe.fresh_policy(SmallModelConfig(feature_dim=8), "vp", (16, 16, 3), 9, 7, ("primary",))
+    for name, value in (("model_of", policy), ("collect_probe_demos", None), ("read_probe_data", data)):
+        monkeypatch.setattr(probe, name, lambda *_, value=value, **__: value)
+    found = probe.probe_runs([SimpleNamespace(label="mine", small=True)], 6, 1)
+    assert found["mine"] == found["untrained"] and list(found["mine"]) == ["ring"]
+    assert list(found["mine"]["ring"]) == ["before transport", "all steps"]
 
 
 def test_the_error_is_small_for_the_input_that_the_actions_follow_from(monkeypatch):
