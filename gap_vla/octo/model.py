@@ -158,7 +158,8 @@ class OctoModel:
             masks = {key: np.zeros(batch, bool) for key in pictures}
         if "language_instruction" not in masks:  # a goal of this name is an embedding
             if self.text_processor is not None:
-                task["language_instruction"] = self.text_processor.encode([""] * batch if texts is None else list(texts))
+                said = [""] * batch if texts is None else list(texts)
+                task["language_instruction"] = self.text_processor.encode(said)
             masks["language_instruction"] = np.full(batch, texts is not None)
         task["pad_mask_dict"] = masks
         batches.check_batch("task", task, example, leading=1)
