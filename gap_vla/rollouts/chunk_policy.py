@@ -106,12 +106,8 @@ class ChunkPolicy(abc.ABC):
 
     Attributes:
         cameras: through which the policy looks: `primary`, `wrist`.
-        image_size: height in pixels of the largest picture that the network takes (smaller ones are made from it), if
-            any.
-        proprio_dim: width of the proprioception that the policy takes, if any.
-        action_dim: width of its actions.
+        image_size: height of the largest picture that the network takes (pixels); smaller ones are made from it.
         camera: the primary camera's view in training, where the checkpoint tells.
-        reads_instructions: whether it must be given one.
 
     Raises:
         UserError: more actions to execute than a chunk has, or statistics that lack what is needed.

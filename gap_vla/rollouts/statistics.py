@@ -131,8 +131,6 @@ def paired_difference(
         a, b: outcomes, bool or 0/1, `[layouts]` or `[seeds, layouts]`; entry (s, l) of both is the same seed and
             layout.
     """
-    if np.shape(a) != np.shape(b) or np.size(a) == 0:
-        raise ValueError(f"outcomes of shapes {np.shape(a)}, {np.shape(b)}; two equal ones are needed")
     first, second = np.atleast_2d(a).astype(bool), np.atleast_2d(b).astype(bool)
     gain = first.astype(float) - second
     seeds, layouts = gain.shape

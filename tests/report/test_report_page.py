@@ -97,12 +97,6 @@ def test_runs_of_version_0_1_are_reported(path, tmp_path):
     assert " rollouts succeeded" in write_report([path], tmp_path / "report.html").read_text()
 
 
-def test_a_video_that_is_gone_is_left_out(tmp_path):
-    path = make_run(tmp_path, "gap", 0, [1])
-    next(path.rglob("*.mp4")).unlink()
-    assert "<video" not in write_report([path], tmp_path / "report.html").read_text()
-
-
 @pytest.mark.parametrize("other", [(10, 1), (40, 2)])
 def test_a_curve_is_the_mean_over_seeds_however_often_and_how_long_each_measured(other):
     last, every = other

@@ -123,8 +123,6 @@ def test_what_stands_still_or_varies_too_little_counts_for_nothing(recordings):
     assert not left_out(recorded_ones)
     small = [dataclasses.replace(one, action=one.action * np.float32([5e-5, 1, 1, 1, 1, 1, 1])) for one in recordings]
     assert "0 (" in held_out(Seeing(), small).left_out
-    with pytest.raises(UserError, match="varies"):
-        held_out(Seeing(), [dataclasses.replace(one, action=one.action * 0) for one in recordings])
 
 
 def test_a_policy_may_fill_one_array_with_its_actions_again_and_again(recordings):

@@ -77,8 +77,6 @@ def array(**changes):
         b"\xc1 no msgpack",
         pack(array(**{"__": 0}) | {b"shape": [2]}),
         pack(array() | {b"dtype": "|O"}),
-        pack(array() | {b"dtype": "nonsense"}),
-        pack(array() | {b"shape": [-2]}),
         pack({b"__ndarray__": True}),
         pack({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}),
     ],
@@ -113,12 +111,9 @@ def test_a_client_gets_metadata_then_chunks(port):
     ("message", "name"),
     [
         (b"\xc1", "ValueError"),
-        ("some text", "ValueError"),
         ([1, 2], "list"),
         ({"prompt": "go"}, "observation/state"),
-        ({"observation/state": "nine"}, "observation/state"),
         ({"observation/state": np.full(9, np.nan)}, "observation/state"),
-        ({"observation/image": np.zeros((4, 4, 4), np.uint8)}, "observation/image"),
         ({"observation/image": np.full((4, 4, 3), -1.0)}, "observation/image"),
         ({"observation/image": PICTURE}, "KeyError"),  # the policy itself cannot do without a state
     ],

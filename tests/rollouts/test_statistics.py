@@ -170,9 +170,3 @@ def test_a_rate_over_seeds_reaches_as_far_as_its_seeds_and_its_rollouts_say():
     assert mean_rate([(50, 100)] * 3) == pytest.approx(wilson(150, 300))
     assert mean_rate([(7, 30)]) == wilson(7, 30)
     assert mean_rate([(40, 100), (60, 100)]) == (0.0, 1.0), "two seeds 20 points apart say nothing"
-
-
-def test_unequal_shapes_are_refused():
-    for first, second in (((2, 5), (2, 6)), ((1, 5), (5,))):
-        with pytest.raises(ValueError, match="shapes"):
-            paired_difference(np.ones(first), np.ones(second))
