@@ -58,7 +58,7 @@ PUBLIC = {
     "policies": {"config": "SmallModelConfig", "methods": "build_policy Method", "policy": "SmallPolicy"},
     "sim": {"environment": "make SimEnv", "specs": "TaskSpec task_spec", "collection": "collect_demos"},
     "rollouts": {"evaluation": "evaluate", "policy": "Policy", "task": "Task", "diagnose": "open_loop closed_loop"},
-    "serving": {"loading": "load_checkpoint load_policy", "key_mapping": "KeyMapping", "server": "PolicyServer"},
+    "serving": {"loading": "load_checkpoint load_policy", "wire": "KeyMapping", "server": "PolicyServer"},
 }
 """Room to module to the names that its page documents."""
 
