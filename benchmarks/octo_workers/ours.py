@@ -78,7 +78,10 @@ class Ours:
         return [jax.__version__, flax.__version__, jax.default_backend()]
 
     def compile_step(self) -> None:
-        self.train_step.compile(self.state, self.batch, self.factors)
+        step, state = self.train_step, self.state
+        gradient = step.gradient.lower(state.params, step.frozen, self.batch, self.factors.sample, state.rng)
+        step.update = step.update.lower(state, gradient.out_info[0], self.factors).compile()
+        step.gradient = gradient.compile()
 
     def step(self) -> float:
         self.state, measured = self.train_step(self.state, self.batch, self.factors)

@@ -343,10 +343,6 @@ def serve_policy(argv: list[str] | None = None) -> None:
     _add_chunks(parser)("--whole-chunks", action="store_true", help=answer)
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
-    pages = "where web pages that may connect come from, as http://127.0.0.1:3000 (default: only programs may)"
-    add("--origin", nargs="+", default=(), metavar="URL", help=pages)
-    add("--max-message", type=whole(1), default=16, metavar="MIB", help="of one observation, MiB (default 16)")
-    add("--idle", type=real(1), default=600.0, metavar="S", help="seconds until a silent client is dropped (600)")
     options = parser.parse_args(argv)
     from gap_vla.serving.loading import load_checkpoint
     from gap_vla.serving.server import PolicyServer, serve_forever
@@ -377,9 +373,6 @@ def serve_policy(argv: list[str] | None = None) -> None:
         whole_chunks=options.whole_chunks,
         metadata=said | {size: getattr(policy, size) for size in sizes},
         keys=keys,
-        max_message=options.max_message,
-        idle=options.idle,
-        origins=options.origin,
     )
 
     def ready(port: int) -> None:

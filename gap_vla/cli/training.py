@@ -59,7 +59,6 @@ def _train(command: Callable[..., Any], kind: type[Experiment], argv: list[str] 
     how = parser.add_mutually_exclusive_group().add_argument
     how("--resume", action="store_true", help="go on with this configuration's run from its last state, or begin")
     how("--dry-run", action="store_true", help="say what would be read and trained, and stop")
-    how("--collect-only", action="store_true", help="make the demonstrations, and stop")
     parser.add_argument("--run-name", default="", help="of the folder in runs/TASK/ (default: method, seed and hash)")
     config, options = parse_configured(parser, kind, argv)
     run = TrainingRun(config, options.run_name)
@@ -67,8 +66,6 @@ def _train(command: Callable[..., Any], kind: type[Experiment], argv: list[str] 
         answer["run"] = run.directory.path
         if options.dry_run:
             print(run.dry_run())
-        elif options.collect_only:
-            run.stages.collect()
         else:
             answer |= run.to_the_end(options.resume)
             print(run.report(answer))

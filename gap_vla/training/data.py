@@ -5,10 +5,9 @@ A stage's folder carries the hash of the settings that made it, so other setting
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +109,6 @@ class Stages:
 
     # ---- making what is missing
 
-    def collect(self) -> None:
-        """Collects the demonstrations of the expert, if they are not there."""
-        if not self.given:
-            with self._alone():
-                self._collect()
-
     def open(self) -> EpisodeStore:
         """The episode store; what is missing of demonstrations, dataset and store is made.
 
@@ -126,7 +119,10 @@ class Stages:
         elif (self.store / "store.json").exists():
             print(f"dataset: only its store is here, {self.store}", flush=True)
             return EpisodeStore.open(self.store)
-        with self._alone():
+        import filelock
+
+        self.store.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.store.with_name(f".{self.store.name}.making")):  # runs beside this one wait
             if not self.rlds.exists():
                 self._convert()
             return self._build(self.rlds, self.store, self.config.data.val_fraction)
@@ -134,15 +130,6 @@ class Stages:
     def open_mixture(self) -> list[EpisodeStore]:
         """The episode stores of `data.mixture` in its order, made if they are missing."""
         return [self._build(path, store, val_fraction=0.0) for path, store in self.mixture]
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Of runs that are started side by side, one makes the data and the others wait."""
-        import filelock
-
-        self.store.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.store.with_name(f".{self.store.name}.making")):
-            yield
 
     def _collect(self) -> None:
         if self.demos.exists():

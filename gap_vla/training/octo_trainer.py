@@ -76,7 +76,6 @@ class OctoTrainer(Trainer):
         self._without_rho = [name for name, one in zip(names, (store, *mixture)) if not has_rho(one)]
         self._states: ocp.CheckpointManager | None = None
         self._batches: Iterator[Any] | None = None
-        self._compiled = False
 
     @classmethod
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
@@ -126,9 +125,6 @@ class OctoTrainer(Trainer):
         factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
         on_device = dataclasses.replace(factors, sample=place_batch(self.mesh, factors.sample))
         placed = place_batch(self.mesh, batch)
-        if not self._compiled:
-            self.train_step.compile(self.state, placed, on_device)
-            self._compiled = True
         self.state, measured = self.train_step(self.state, placed, on_device, split=measure and not self._without_rho)
 
         def values() -> dict[str, float]:

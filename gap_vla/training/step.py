@@ -7,10 +7,8 @@ the same program: with ρ = 0 and λ = 1 the numbers are those of plain training
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -136,7 +134,6 @@ class TrainStep:
         quick: bool = False,
     ):
         self.frozen = frozen or {}
-        self._shardings = shardings
         adjust, group = adjust and bool(packing.group), packing.group_labels
 
         def gradient(params: Any, frozen: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
@@ -171,17 +168,6 @@ class TrainStep:
         self._split = jax.jit(functools.partial(split_measurements, adam=adam))
         self._adjusted = jax.jit(functools.partial(scale_group_gradients, group=group, may_be_empty=True))
         self._transitions = jax.jit(transitions)
-
-    def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
-        """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took."""
-        if self._shardings is None:
-            return_free_memory()
-            gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
-            update = self.update.lower(state, gradient.out_info[0], factors)
-            self.gradient = gradient.compile()
-            return_free_memory()
-            self.update = update.compile()
-            return_free_memory()
 
     def __call__(
         self, state: TrainState, batch: Any, factors: Factors, split: bool = False
@@ -319,11 +305,3 @@ def compilation(quick: bool = False) -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
-
-
-def return_free_memory() -> None:
-    """Hands what the compiler used, almost a gigabyte for an Octo, back to the system (Linux with glibc only)."""
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
