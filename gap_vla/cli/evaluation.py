@@ -271,7 +271,8 @@ def _diagnosis(options: Any) -> dict[str, Any]:
             f"note: the policy was trained on {learnt} of these {len(shown)} recordings, where its undisturbed error "
             "is smaller as a rule, and multiples of it larger"
         )
-    opened, closed = open_loop(loaded.policy, shown, progress=not options.quiet), ()
+    opened = open_loop(loaded.policy, shown, progress=not options.quiet)
+    closed: tuple[Any, ...] = ()
     if options.closed_loop:
         if task is None:
             raise UserError("the task is not known; pass --task, or no --closed-loop")

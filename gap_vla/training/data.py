@@ -58,9 +58,7 @@ class Stages:
         said = explicit(config.data.fields)
         self._fields = {"fields": said} if said else {}  # they decide what is read of the same files
         if config.data.rlds:
-            self.demos, self.rlds = Path(), Path(config.data.rlds)
-            self.identity = self._identity_of_rlds(self.rlds)
-            name = f"{config.task}-{digest(self.identity)}"
+            self.demos, self.identity = Path(), self._identity_of_rlds(Path(config.data.rlds))
         else:
             self.demos, demos_identity = self._demos()
             phases = {"method": config.phases.method, "seed": config.phases.seed, "options": config.phases.options}
@@ -69,8 +67,9 @@ class Stages:
                 "phases": {**phases, "labels_version": LABELS_VERSION},
                 "val_fraction": config.data.val_fraction,
             }
-            name = f"{config.task}-{digest(self.identity)}"
-            self.rlds = self.root / "rlds" / name / dataset_name(config.task) / "1.0.0"
+        name = f"{config.task}-{digest(self.identity)}"
+        made = self.root / "rlds" / name / dataset_name(config.task) / "1.0.0"
+        self.rlds = Path(config.data.rlds) if config.data.rlds else made
         self.store = self.root / "store" / name
         self.mixture: list[tuple[Path, Path]] = []
         for path in (Path(path) for path, _ in config.data.mixture):

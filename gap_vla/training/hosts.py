@@ -30,7 +30,7 @@ def join_hosts() -> bool:
         if not jax.distributed.is_initialized():
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
             names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-            place = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+            place: dict[str, Any] = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
             jax.distributed.initialize(address, **place)
     return _joined
 
