@@ -4,15 +4,12 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gap_vla.core.errors import ConfigError
-from gap_vla.training import hosts
 from gap_vla.training.packing import make_mesh
 
 HERE = Path(__file__).parent
@@ -62,42 +59,6 @@ def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
         if key.startswith("one"):
             for mesh in ("data", "fsdp"):
                 np.testing.assert_allclose(found[f"{mesh}{key.removeprefix('one')}"], expected, rtol=2e-4, atol=1e-5)
-
-
-def test_what_one_host_refuses_ends_all_before_training(monkeypatch):
-    here, told, meeting = threading.local(), [0, 0], threading.Barrier(2, timeout=20)
-
-    def of_all(value):
-        told[here.number] = value
-        meeting.wait()
-        found = [*told]
-        meeting.wait()
-        return found
-
-    def begin(number, refusing):
-        here.number = number
-        try:
-            with hosts.first_host_first():
-                entered.append(number)
-                if number == refusing:
-                    raise ConfigError("this run exists")
-        except ConfigError as error:
-            return str(error)
-        return "begun"
-
-    monkeypatch.setattr(hosts, "_joined", True)
-    monkeypatch.setattr(hosts, "_of_all", of_all)
-    monkeypatch.setattr(hosts, "is_first_host", lambda: here.number == 0)
-    other = "another host stopped, and has printed why; put that right, and start all of them again"
-    for refusing, in_order, said in (
-        (None, [0, 1], ["begun", "begun"]),
-        (0, [0], ["this run exists", other]),
-        (1, [0, 1], [other, "this run exists"]),
-    ):
-        entered = []
-        with ThreadPoolExecutor(2) as both:
-            assert [*both.map(begin, (0, 1), (refusing, refusing))] == said
-        assert entered == in_order
 
 
 def test_meshes_that_do_not_divide_are_refused():
