@@ -24,7 +24,7 @@ from gap_vla.core.files import mark, read_json, replacing, write_json
 from gap_vla.demos.arrays import as_text, reading
 from gap_vla.demos.fields import AS_DECLARED, Fields
 from gap_vla.demos.lerobot_names import columns_from, names_of
-from gap_vla.demos.source import Labels, Place, Recording, Source
+from gap_vla.demos.source import Arrays, Labels, Place, Recording, Source
 
 SUCCESS = ("next.success", "is_episode_successful", "success")
 """Columns whose last step says whether an episode succeeded; the first one that is there counts."""
@@ -194,9 +194,22 @@ class LeRobot(Source):
 
     @contextlib.contextmanager
     def recording(self, place: LeRobotPlace) -> Iterator[Recording]:
-        arrays = _Arrays(self, place)
+        columns = _columns(place.file)
+        there = [name for name, own in self._features.items() if own["dtype"] == "video" or name in columns]
+        names = [name for name in there if name not in BOOKKEEPING]
+        arrays = Arrays(names, functools.partial(self._array, place))
         success = [name for name in SUCCESS if name in arrays]
         yield Recording(arrays, self._instruction_of(place), arrays[success[0]] if success else True)
+
+    def _array(self, place: LeRobotPlace, name: str) -> Any:
+        kind = self._features[name]["dtype"]
+        if kind == "video":
+            return self.frames(place, name)
+        column = read_column(place.file, name, place.first, place.last)
+        if kind == "image":  # it lies in the table, or in a file that the table names
+            return [row["bytes"] or (self.path / row["path"]).read_bytes() for row in column.to_pylist()]
+        values = as_array(column)
+        return self.task_names(values) if name == self._said.instruction and values.dtype.kind in "iu" else values
 
     def _instruction_of(self, place: LeRobotPlace) -> Any:
         """The task of each step by its number; without numbers or a list of tasks, that of the index."""
@@ -242,36 +255,6 @@ class LeRobot(Source):
             features = {**self._features, **added_features}
             write_json(new / "meta/info.json", {**self._info, "features": features, "annotator": dict(annotator)})
             mark(new, self.output)
-
-
-class _Arrays(Mapping[str, Any]):
-    """The features of an episode; columns and films are read when they are asked for."""
-
-    def __init__(self, source: LeRobot, place: LeRobotPlace) -> None:
-        self._source, self._place = source, place
-        columns = _columns(place.file)
-        there = [name for name, own in source._features.items() if own["dtype"] == "video" or name in columns]
-        self._names = [name for name in there if name not in BOOKKEEPING]
-
-    def __getitem__(self, name: str) -> Any:
-        source, place = self._source, self._place
-        kind = source._features[name]["dtype"]
-        if kind == "video":
-            return source.frames(place, name)
-        column = read_column(place.file, name, place.first, place.last)
-        if kind == "image":  # it lies in the table, or in a file that the table names
-            return [row["bytes"] or (source.path / row["path"]).read_bytes() for row in column.to_pylist()]
-        values = as_array(column)
-        return source.task_names(values) if name == source._said.instruction and values.dtype.kind in "iu" else values
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _is_depth(name: str, feature: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from gap_vla.core.columns import DELTA, Columns
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing
 from gap_vla.demos.arrays import as_text, reading
-from gap_vla.demos.source import HDF5, Labels, Place, Recording, Source, files_in, natural
+from gap_vla.demos.source import HDF5, Arrays, Labels, Place, Recording, Source, files_in, natural
 
 CAMERAS = {
     "image_primary": ("image_primary", "agentview_image", "agentview_rgb", "table_cam", "images/cam_high"),
@@ -89,8 +89,11 @@ class RobomimicHDF5(Source):
         with h5py.File(place.file) as file:
             demo = demonstration(file, place.name)
             own, of_all = attributes(demo), attributes(file.get("data", file))
+            names: list[str] = []
+            demo.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            upside_down = of_all.get("macros_image_convention") == "opengl"
             yield Recording(
-                _Arrays(demo, of_all.get("macros_image_convention") == "opengl", self._turns_quaternions),
+                Arrays(names, lambda name: self._array(demo[name], upside_down)),
                 _instruction(own, of_all),
                 demo["success"][()] if "success" in demo else own.get("success", of_all.get("success", True)),
                 {
@@ -99,6 +102,14 @@ class RobomimicHDF5(Source):
                     if key not in _SAID_ELSEWHERE and len(str(value)) <= 200  # robomimic has the model's XML in one
                 },
             )
+
+    def _array(self, array: h5py.Dataset, upside_down: bool) -> Any:
+        robot, part = robot_and_part(array.name)
+        if not is_plain(array.dtype):
+            raise EpisodeError(f"{array.file.filename}, {array.name} holds {array.dtype}, neither numbers nor text")
+        if upside_down and array.ndim == 4 and array.dtype == np.uint8:
+            return array[()][:, ::-1]
+        return np.roll(array[()], 1, axis=1) if self._turns_quaternions and robot and part == "eef_quat" else array
 
     def state_names(self) -> list[str]:
         for parts in STATES:
@@ -171,34 +182,6 @@ class RobomimicHDF5(Source):
                                 del demo[name]
                             demo.create_dataset(name, data=value)
                     written.get("data", written).attrs["annotator"] = json.dumps(annotator)
-
-
-class _Arrays(Mapping[str, Any]):
-    """The arrays of a demonstration by their paths in it; read when they are asked for."""
-
-    def __init__(self, demo: h5py.Group, upside_down: bool, turns_quaternions: bool) -> None:
-        self._demo, self._upside_down, self._turns_quaternions = demo, upside_down, turns_quaternions
-        self._names: list[str] = []
-        demo.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
-
-    def __getitem__(self, name: str) -> Any:
-        array, (robot, part) = self._demo[name], robot_and_part(name)
-        if not is_plain(array.dtype):
-            raise EpisodeError(f"{array.file.filename}, {array.name} holds {array.dtype}, neither numbers nor text")
-        if self._upside_down and array.ndim == 4 and array.dtype == np.uint8:
-            return array[()][:, ::-1]
-        if self._turns_quaternions and robot and part == "eef_quat":
-            return np.roll(array[()], 1, axis=1)
-        return array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def demonstration(file: h5py.File, name: str) -> h5py.Group:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,12 +57,31 @@ class Place:
         return f"{self.file}, episode {self.name}"
 
 
+class Arrays(Mapping[str, Any]):
+    """Arrays by name; each is read when it is asked for."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> Any:
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recording:
     """One demonstration as its file has it.
 
     Attributes:
-        arrays: by name; an array is read when it is asked for.
+        arrays: by name, such as `Arrays`.
         instruction: text, or a text a step.
         success: a truth value, or a word for one.
         metadata: what a dataset keeps of the episode.
@@ -169,7 +188,7 @@ class Source(Sequence[Episode], abc.ABC):
             for index, own in enumerate(labels):
                 episode = self.read(index)
                 about = {"language_instruction": episode.language_instruction, "success": episode.success}
-                arrays = {**episode.replace(**own).arrays, **about, **self.described}
+                arrays: dict[str, Any] = {**episode.replace(**own).arrays, **about, **self.described}
                 name = re.sub(r"[^\w.-]", "_", str(episode.metadata["episode_id"]))
                 np.savez_compressed(new / f"{name}.npz", **arrays)
             mark(new, "labelled_npz")

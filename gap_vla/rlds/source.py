@@ -25,7 +25,7 @@ from gap_vla.core.files import mark, read_json, replacing, write_json
 from gap_vla.core.identity import flat
 from gap_vla.demos.arrays import as_text
 from gap_vla.demos.fields import Fields, explicit
-from gap_vla.demos.source import Labels, Place, Recording, Source
+from gap_vla.demos.source import Arrays, Labels, Place, Recording, Source
 
 DESCRIPTION = ("dataset_info.json", "features.json", "metadata.json")
 
@@ -119,16 +119,23 @@ class RLDS(Source):
 
     @contextlib.contextmanager
     def recording(self, place: Record) -> Iterator[Recording]:
-        arrays = StepFields(self.version, place, self.fields.image_size)
-        about = arrays.about
-        names = {key: as_text(about[key]) for key in ("episode_id", "file_path") if about.get(key)}
-        metadata: dict[str, Any] = {**names, **arrays.extra}
+        stored = self.version.episode(place.shard, place.position)
+        names = [name for name in self.version.steps if f"steps/{name}" in stored]
+        arrays = Arrays(names, functools.partial(self._array, stored))
+        about, extra = _about(stored)
+        called = {key: as_text(about[key]) for key in ("episode_id", "file_path") if about.get(key)}
+        metadata: dict[str, Any] = {**called, **extra}
         cameras = {camera: name.rpartition("/")[2] for camera, name in getattr(self, "cameras", {}).items()}
         if missing := [camera for camera, name in cameras.items() if not about.get(f"has_{name}", True)]:
             metadata[MISSING] = missing
         texts = [arrays[name] for name in INSTRUCTIONS if name in arrays]
         instruction = next((text for text in texts if any(as_text(one).strip() for one in text)), "")
         yield Recording(arrays, instruction, about.get("success", True), metadata)
+
+    def _array(self, stored: Mapping[str, Any], name: str) -> Any:
+        """A field of all steps; `steps/` stands before its name in the record."""
+        value = stored[f"steps/{name}"]
+        return decode_pictures(value, self.fields.image_size) if is_picture(self.version.steps[name]) else value
 
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
         key = {"observation/proprio": "proprio", "action": "action"}.get("+".join(names), "")
@@ -188,37 +195,15 @@ class RLDS(Source):
         write_json(new / "metadata.json", {**metadata, "annotator": dict(annotator), "labelled_from": before})
 
     def _pose_of_0_2(self) -> Columns:
-        unit = StepFields(self.version, self.places[0]).extra.get("opening_unit")
-        return Columns.parse("position quat_wxyz gripper_01:2") if unit == "1" else POSE
+        _, extra = _about(self.version.episode(self.places[0].shard, self.places[0].position))
+        return Columns.parse("position quat_wxyz gripper_01:2") if extra.get("opening_unit") == "1" else POSE
 
 
-class StepFields(Mapping[str, Any]):
-    """The step fields of one episode by their path, stacked; pictures are decoded when they are asked for.
-
-    Attributes:
-        about: the fields of `episode_metadata`.
-        extra: what our datasets hold of an episode's metadata beside its name and file.
-    """
-
-    def __init__(self, version: Version, place: Record, size: tuple[int, int] | None = None) -> None:
-        self._version, self._size = version, size
-        self._stored, prefix = version.episode(place.shard, place.position), "episode_metadata/"
-        self._names = [name for name in version.steps if f"steps/{name}" in self._stored]
-        self.about = {key.removeprefix(prefix): one for key, one in self._stored.items() if key.startswith(prefix)}
-        self.extra: dict[str, Any] = json.loads(as_text(self.about.get("extra_json")) or "{}")
-
-    def __getitem__(self, name: str) -> Any:
-        value = self._stored[f"steps/{name}"]
-        return decode_pictures(value, self._size) if is_picture(self._version.steps[name]) else value
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _about(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of `episode_metadata`, and what our datasets hold there as JSON."""
+    prefix = "episode_metadata/"
+    about = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    return about, json.loads(as_text(about.get("extra_json")) or "{}")
 
 
 # How TFDS stores it
