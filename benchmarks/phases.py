@@ -159,18 +159,21 @@ def fresh_processes() -> dict[str, object]:
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
+PARTS: dict[str, Callable[[bool], object]] = {
+    "segmentation": lambda quick: segmentation(200 if quick else 500),
+    "long_recording": lambda quick: long_recording(2_000 if quick else 10_000),
+    "fresh_processes": lambda quick: fresh_processes(),
+    "annotation": lambda quick: annotation(20 if quick else 500, 400),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    parts: dict[str, Callable[[], object]] = {
-        "segmentation": lambda: segmentation(200 if quick else 500),
-        "long_recording": lambda: long_recording(2_000 if quick else 10_000),
-        "fresh_processes": fresh_processes,
-        "annotation": lambda: annotation(20 if quick else 500, 400),
-    }
-    for part, measured in parts.items():
-        print(json.dumps({part: measured()}, indent=2), flush=True)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="what to measure (default: all)")
+    options = parser.parse_args()
+    for part in options.parts:
+        print(json.dumps({part: PARTS[part](options.quick)}, indent=2), flush=True)
 
 
 if __name__ == "__main__":
