@@ -28,7 +28,7 @@ ROBOSUITE = {  # our name to robosuite's, and to what LeRobot's datasets call it
     "iiwa": ("IIWA", ["kuka_iiwa", "iiwa14"]),
     "kinova3": ("Kinova3", ["kinova_gen3", "gen3"]),
 }
-SO100 = {
+SO100: dict[str, dict[str, Any]] = {
     "so_arm100_left/Rotation": {"joint": "shoulder_pan", "axis": [0, -1, 0]},
     "so_arm100_left/Pitch": {"joint": "shoulder_lift", "zero": np.pi / 2},
     "so_arm100_left/Elbow": {"joint": "elbow_flex", "zero": -np.pi / 2},

@@ -205,7 +205,7 @@ class Robot:
         for chain, joints, blocks in zip(self.chains, self.joints, self.columns.arms):
             unit = next(UNITS[block.word] for block in blocks if block.kind == "joints")
             arms.append(f"{chain.name} ({len(joints)} joints, {unit}), tool {chain.tool}")
-        return f"joints of {' | '.join(arms)}"
+        return f"joints of {' | '.join(dict.fromkeys(arms))}{', each arm' if len({*arms}) < len(arms) else ''}"
 
     def poses(self, state: Float[np.ndarray, "T P"]) -> tuple[Arm, ...]:
         """The pose of each arm's tool point in the frame of the arm's base; its gripper columns stay as they are."""
@@ -269,7 +269,7 @@ def robot_for(
 
 def joint_names(columns: Columns, names: Sequence[str]) -> list[str]:
     """What the joint columns are called, without arm and `.pos`: `left_waist` is `waist`."""
-    return [re.sub(r"^(left|right)_(?!j\d)|\.pos$", "", names[i].lower()) for i in columns.of("joints") if names]
+    return [re.sub(r"^(left|right)_(?!j\d)|\.pos$", "", names[i]) for i in columns.of("joints") if names]
 
 
 def is_confirmed(robot: Robot, names: Sequence[str]) -> bool:

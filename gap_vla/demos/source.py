@@ -222,7 +222,7 @@ class Source(Sequence[Episode], abc.ABC):
                 state, pictures = state[:-1], {camera: frames[: len(action)] for camera, frames in pictures.items()}
             beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
             beside = {name: value for name, value in beside.items() if value.shape == (len(state),)}  # others are none
-            labels = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
+            labels: dict[str, Any] = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
             if labels and np.isnan(labels["rho"]).all():  # an episode that was not annotated with the others
                 labels = {}
             return Episode(
