@@ -21,8 +21,8 @@ Batch = Mapping[str, Any]
 
 image_<camera> uint8[B, I, h, w, 3]; maps_<camera> float16[B, I, c, h, w] if a frozen encoder's are known; proprio
 float32[B, P, D] normalised; action float32[B, H, A] normalised; action_pad_mask bool[B, H], False beyond the episode's
-end; rho float32[B, P]; change_distance float32[B], steps from the present step to the nearest change point; transition
-bool[B]; phase int64[B]; window int64[B], number of the window.
+end; rho float32[B, P]; target_rho float32[B, H], of the actions' steps; change_distance float32[B], steps from the
+present step to the nearest change point; transition bool[B]; phase int64[B]; window int64[B], number of the window.
 """
 
 

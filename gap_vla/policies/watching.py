@@ -74,7 +74,8 @@ class GapWatched(Gap):
         trainer.adjustment.schedule = dataclasses.replace(trainer.schedule, lam=lam, window=window)
 
     def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
-        return {**batch, "rho": batch["rho"] ** (WIDEST + (1 - WIDEST) * self.progress)}
+        power = WIDEST + (1 - WIDEST) * self.progress
+        return {**batch, **{key: batch[key] ** power for key in ("rho", "target_rho")}}
 
     def measurements(self) -> dict[str, float]:
         return {"gap/share_of_vision": self.share}

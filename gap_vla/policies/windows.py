@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gap_vla.adjustment.account import target_steps
 from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
 from gap_vla.phases.targets import distance_to, is_transition
@@ -38,6 +39,7 @@ class SmallWindows:
 
     Attributes:
         statistics: of the store.
+        data: the split.
     """
 
     def __init__(
@@ -62,20 +64,21 @@ class SmallWindows:
             language=False,
         )
         self.statistics = store.statistics
-        self._data = store.split(split)
+        self.data = store.split(split)
         self.rho = np.asarray(rho, np.float32)
         # of measurements: the dataset's own ρ, whatever ρ a method trains with
-        self._transition = is_transition(np.asarray(self._data.fields.get("rho", self.rho)))
-        self._distance = _change_distances(self._data)
+        self._transition = is_transition(np.asarray(self.data.fields.get("rho", self.rho)))
+        self._distance = _change_distances(self.data)
         self._phase = _phase_codes(store, split)
         self._shuffle_images = config.data.shuffle_images and split == "train"
         self._cameras = tuple(f"image_{camera}" for camera in config.demos.cameras) if vision else ()
         self._augment = config.data.augment.of_images
-        self._seen = {key: self._data.fields[key] for key in self._cameras}
+        self._seen = {key: self.data.fields[key] for key in self._cameras}
         if (encoder := config.model.encoder) in FROZEN:  # its maps of pictures that never change are kept
             for key in set(self._cameras) - set(self._augment):
                 maps = find(FROZEN, encoder)(store, split, key, config.train.device)
                 self._seen[key.replace("image_", "maps_")] = maps
+        self._horizon = config.model.action_horizon
         self._frames, self._steps = config.model.image_history, config.model.proprio_history
         self._batch, self._seed = config.train.batch_size, config.train.seed
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -93,7 +96,7 @@ class SmallWindows:
         numbers = self._numbers(step)
         drawn = None
         if self._shuffle_images:
-            drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self._data), size=len(numbers))
+            drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self.data), size=len(numbers))
         return self.gather(numbers, drawn, self._epochs(step))
 
     def in_order(self, size: int = WINDOWS_AT_ONCE) -> Iterator[dict[str, Any]]:
@@ -111,13 +114,14 @@ class SmallWindows:
             epochs: which random changes of the pictures each window gets, where the configuration wants them.
         """
         found = self._windows.gather(numbers)
-        offsets, start = self._data.offsets, self._starts(numbers)
+        offsets, start = self.data.offsets, self._starts(numbers)
         frames = np.maximum(numbers[:, None] + np.arange(1 - self._frames, 1), start[:, None])
         steps = np.maximum(numbers[:, None] + np.arange(1 - self._steps, 1), start[:, None])
         arrays = {
             "action": found["action"][:, -1],
             "action_pad_mask": found["action_pad_mask"][:, -1, :, 0],
             "rho": self.rho[steps],
+            "target_rho": self.rho[self._targets(numbers)],
             "transition": self._transition[numbers],
             "change_distance": self._distance[numbers],
             "phase": self._phase[numbers],
@@ -145,8 +149,13 @@ class SmallWindows:
         steps, start = numbers[:, None] + np.arange(1 - self._frames, 1), self._starts(numbers)[:, None]
         return self.rho[np.maximum(steps, start)], steps >= start
 
+    def _targets(self, numbers: np.ndarray) -> np.ndarray:
+        """The steps that the actions of these windows are about, int[n, H]; the episode's last beyond its end."""
+        ends = self.data.offsets[np.searchsorted(self.data.offsets, numbers, side="right")]
+        return target_steps(numbers, ends, self._horizon)[0]
+
     def _starts(self, numbers: np.ndarray) -> np.ndarray:
-        offsets = self._data.offsets
+        offsets = self.data.offsets
         return offsets[np.searchsorted(offsets, numbers, side="right") - 1]
 
     def _epochs(self, step: int) -> np.ndarray:

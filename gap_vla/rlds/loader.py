@@ -94,6 +94,7 @@ class Windows:
         proprio_history: states that each step shows side by side, its own last; before the start, the first one.
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
         rho: whether to deliver ρ and change points, of each step.
+        target_rho: whether to deliver the ρ of each action's step too.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, one step late (see `window_indices`).
         augment: camera to its random changes.
@@ -112,6 +113,7 @@ class Windows:
         proprio_history: int = 1,
         normalization: str = "normal",
         rho: bool = True,
+        target_rho: bool = False,
         language: bool = True,
         upstream_action_mask: bool = False,
         augment: Mapping[str, Augmentation] | None = None,
@@ -128,6 +130,7 @@ class Windows:
             choose(key, self.image_keys, "augment")
         if rho and "rho" not in self.data.fields:
             raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
+        self.target_rho = target_rho
         self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
@@ -180,6 +183,8 @@ class Windows:
             "action": action,
             "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
         }
+        if self.target_rho:
+            batch["target_rho"] = self.data.fields["rho"][index.action + start[:, None, None]]
         return batch | {key: self.data.fields[key][step] for key in self.labels}
 
     def _normalized(self, key: str, steps: np.ndarray) -> np.ndarray:
@@ -209,7 +214,7 @@ class WindowLoader:
     timestep_pad_mask bool[B, W] (False = before the episode's start), pad_mask_dict};
     `task`: {language_instruction object[B] of bytes, pad_mask_dict}; `action` float32[B, W, H, A] normalised;
     `action_pad_mask` bool[B, W, H, A] (False = beyond the episode's end); `rho` float32[B, W];
-    `change_point` bool[B, W].
+    `change_point` bool[B, W]; `target_rho` float32[B, W, H], of the steps that the actions are about, where wanted.
 
     With `train=True` it is endless: every window once per epoch, in an order that depends on `seed` and the epoch
     only. With `train=False` it is one ordered pass, the last batch possibly smaller.

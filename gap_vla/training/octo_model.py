@@ -167,8 +167,8 @@ def describe(config: FinetuneConfig, parameters: Parameters) -> str:
         return f"{line}\nmethod {config.method}: no gradient is adjusted"
     until = schedule.active_steps(config.train.steps)
     gap = (
-        f"method {config.method}: mode {schedule.mode}, λ = {schedule.lam}, during the first {until} of "
-        f"{config.train.steps} steps; adjusted leaves:"
+        f"method {config.method}: mode {schedule.mode}, ρ {schedule.rho}, λ = {schedule.lam}, during the first {until} "
+        f"of {config.train.steps} steps; adjusted leaves:"
     )
     return "\n".join([line, gap, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 from jaxtyping import Float
 
+from gap_vla.adjustment.account import account
 from gap_vla.core.files import replacing
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.optimizer import join_frozen
@@ -74,6 +76,12 @@ class OctoTrainer(Trainer):
         self._held_out = make_loader(config, store, "val", train=False) if "val" in store.splits else ()
         names = [config.data.rlds or "the main dataset", *(path for path, _ in config.data.mixture)]
         self._without_rho = [name for name, one in zip(names, (store, *mixture)) if not has_rho(one)]
+        self._start = {name: jnp.copy(self.state.params[name]) for name in built.packing.group_labels}
+        self._moved = jax.jit(lambda now, start: optax.global_norm(jax.tree.map(jnp.subtract, now, start)))
+        self._account: list[str] = []
+        for data in (one.split("train") for one in (store, *mixture) if has_rho(one)):
+            points, horizon = data.fields.get("change_point"), config.model.action_horizon
+            self._account += account(self.schedule, data.fields["rho"], points, data.offsets, horizon)
         self._states: ocp.CheckpointManager | None = None
         self._batches: Iterator[Any] | None = None
 
@@ -86,7 +94,7 @@ class OctoTrainer(Trainer):
         return dry_run(config, shapes)
 
     def describe(self) -> str:
-        said = describe(self.config, self.built.parameters)
+        said = "\n".join([describe(self.config, self.built.parameters), *self._account])
         if not self._without_rho:
             return said
         without = f"note: no rho in {', '.join(self._without_rho)}"
@@ -121,14 +129,18 @@ class OctoTrainer(Trainer):
         return self.built.inputs(next(self._batches))
 
     def step(self, batch: Any, step: int, measure: bool) -> Measured:
-        mask = batch["observation"]["timestep_pad_mask"]
-        factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
+        rho, mask = batch["rho"], np.asarray(batch["observation"]["timestep_pad_mask"], bool)
+        if self.schedule.of_targets:
+            rho, mask = batch["target_rho"], mask[..., None] & np.asarray(batch["action_pad_mask"]).any(-1)
+        factors = self.schedule.factors(rho, step, self.steps, mask)
         on_device = dataclasses.replace(factors, sample=place_batch(self.mesh, factors.sample))
-        placed = place_batch(self.mesh, batch)
+        placed = place_batch(self.mesh, {key: value for key, value in batch.items() if key != "target_rho"})
         self.state, measured = self.train_step(self.state, placed, on_device, split=measure and not self._without_rho)
+        if measure and self._start:
+            measured["branch_moved"] = self._moved({name: self.state.params[name] for name in self._start}, self._start)
 
         def values() -> dict[str, float]:
-            real = np.asarray(mask, bool)  # padded steps learn nothing
+            real = mask if factors.sample.shape == mask.shape else mask.any(-1)  # padding learns nothing
             adjusted = {
                 "gap/sample_factor": float(factors.sample[real].mean()),
                 "gap/update_factor": float(factors.update),
@@ -199,6 +211,7 @@ def make_loader(
         proprio_history=config.model.proprio_history,
         normalization=config.data.normalization,
         rho=all(map(has_rho, stores)),
+        target_rho=config.schedule.of_targets and train,
         language=bool(config.model.pretrained),
         train=train,
         augment=augment,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
+from gap_vla.adjustment.jax import adjusted_gradients, chunk_gradients, scale_group_gradients
 from gap_vla.adjustment.schedule import Factors
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
@@ -75,6 +75,8 @@ def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[s
         text_processor: turns the instructions into word pieces; None drops them.
     """
     chosen = {key: batch[key] for key in MODEL_INPUTS}
+    if "target_rho" in batch:
+        chosen["target_rho"] = batch["target_rho"]
     chosen["rho"] = batch.get("rho", np.zeros(batch["observation"]["timestep_pad_mask"].shape, np.float32))
     task = dict(batch["task"])
     words = task.pop("language_instruction", None)
@@ -93,15 +95,19 @@ def head_loss(
     train: bool,
     sample: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of the action head; `sample` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
+    """Loss of the action head; `sample` (B, W) adjusts the proprioceptive gradient, None: no GAP.
+
+    With factors of single actions, (B, W, H), no gradient is adjusted, and the metrics hold the `weighted` loss.
+    """
+    weight = sample if sample is not None and sample.ndim == 3 else None
     observation = batch["observation"]
     mask = observation["timestep_pad_mask"]
     bound = module.bind({"params": params}, rngs={"dropout": rng})
     head = bound.heads["action"]
-    adjusted = contextlib.nullcontext() if sample is None else adjusted_gradients(sample)
-    with adjusted:
+    plain = sample is None or weight is not None
+    with contextlib.nullcontext() if plain else adjusted_gradients(sample):
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=train, only=[head.readout_key])
-    return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)
+    return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train, weight=weight)
 
 
 class TrainStep:
@@ -141,7 +147,14 @@ class TrainStep:
                 return head_loss(module, join_frozen(tree, frozen), batch, rng, True, sample if adjust else None)
 
             def packed(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
-                (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(tree, batch, sample, rng)
+                def with_weighted(tree: Any) -> Any:
+                    loss, metrics = loss_of(tree, batch, sample, rng)
+                    return (loss, metrics["weighted"]), metrics
+
+                if adjust and sample.ndim == 3:  # a factor of every action
+                    (loss, metrics), gradients = chunk_gradients(with_weighted, tree, packing.group)
+                else:
+                    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(tree, batch, sample, rng)
                 return {"loss": loss, "mse": metrics["mse"]}, packing.pack(gradients)
 
             step_rng = jax.random.split(rng)[1]

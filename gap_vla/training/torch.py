@@ -62,8 +62,9 @@ class SmallEvalConfig(EvalConfig):
 class SmallAdjustment(AdjustmentSchedule):
     """GAP's gradient adjustment of a policy with one loss per window."""
 
-    rho: Literal["step", "current"] = "current"
-    """Which ρ scales the tokens of a window: each step its own, or the last step's for all."""
+    rho: Literal["step", "current", "chunk", "chunk_max"] = "current"
+    """Which ρ acts: each step's on its tokens; the present step's on all (`current`); that of each predicted action's
+    step on what is learnt from this action (`chunk`), or the largest of these on all (`chunk_max`)."""
 
 
 @dataclass(frozen=True, config=STRICT)

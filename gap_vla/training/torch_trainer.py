@@ -8,13 +8,15 @@ At logging steps it says what each branch contributes, split by ρ:
                                  replaced by their mean over the batch
 
 `<branch>` is vision or proprio, `<part>` transition (the dataset's ρ of the present step > 0.5, whatever ρ the method
-trains with) or consistent. A part without any sample in the batch is left out.
+trains with) or consistent. A part without any sample in the batch is left out. `train/branch_moved` is how far the
+proprioceptive branch's parameters are from where they began (L2 norm).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import warnings
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gap_vla.adjustment.account import account
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.core.errors import ConfigError
 from gap_vla.core.files import replacing
@@ -73,6 +76,8 @@ class SmallTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), own.learning_rate, weight_decay=own.weight_decay, foreach=True
         )
+        branch = list(policy.proprio_encoder.parameters()) if policy.uses_proprio else []
+        self._branch = [(parameter, parameter.detach().clone()) for parameter in branch]  # as training began
         self.adjustment: Adjustment | None = None
         if self.schedule.mode != "none" and self.method.proprio:
             self.adjustment = attach(policy, "proprio_encoder", self.schedule, total_steps=steps)
@@ -132,22 +137,26 @@ class SmallTrainer(Trainer):
         generator = self.generator(step)
         self.method.before_step(self, step)
         shown = self.method.inputs(batch, generator)
-        acting = self.adjustment.adjusting(shown["rho"], step) if self.adjustment else contextlib.nullcontext()
+        rho = shown["target_rho" if self.schedule.of_targets else "rho"]
+        signals: dict[str, torch.Tensor] = {}
+        acting = self.adjustment.adjusting(rho, step) if self.adjustment else contextlib.nullcontext()
         with acting:
             vision, proprio = self.policy.branch_features(shown)
             action_loss = self.policy.head.loss(self.policy.embed(vision, proprio), shown["action"], generator)
+            if self.adjustment:
+                action_loss = self.adjustment.scale_losses(action_loss)
             out = Forward(self.policy, shown, vision, proprio, action_loss)
             loss = self.method.loss(out, generator)
             if measure:  # the gradients at the branches' features are kept
-                for features in (vision, proprio):
+                for name, features in (("vision", vision), ("proprio", proprio)):
                     if features is not None and features.requires_grad:
-                        features.retain_grad()
+                        features.register_hook(functools.partial(signals.__setitem__, name))
             loss.backward()
         self.method.after_backward(out, generator)
         branches = branch_gradients(self.policy) if measure else {}
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.clip_gradient)
         if measure:  # before the parameters move
-            branches |= branch_measurements(out, self.generator(step))
+            branches |= branch_measurements(out, signals, self.generator(step))
             branches["train/action_loss"] = float(masked_mean(out.loss.detach(), batch["action_pad_mask"]))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,9 +164,13 @@ class SmallTrainer(Trainer):
 
         def values() -> dict[str, float]:
             own = {"train/gradient_norm": float(norm), "train/learning_rate": self.rate(step)}
+            if self._branch:
+                moved = sum(float((now.detach() - start).square().sum()) for now, start in self._branch)
+                own["train/branch_moved"] = moved**0.5
             if self.adjustment is not None:
-                factors = self.adjustment.schedule.factors(shown["rho"].cpu().numpy(), step, self.steps)
-                own["gap/sample_factor"] = float(factors.sample.mean())
+                factors = self.adjustment.schedule.factors(rho.cpu().numpy(), step, self.steps)
+                real = shown["action_pad_mask"].cpu().numpy() if self.schedule.per_action else ...
+                own["gap/sample_factor"] = float(factors.sample[real].mean())
                 own["gap/update_factor"] = float(factors.update)
                 own |= {"gap/gradient_factor": float(factors.gradient)} if self.schedule.mode == "batch" else {}
             return {"train/loss": float(loss), **branches, **own, **self.method.measurements()}
@@ -241,6 +254,10 @@ class SmallTrainer(Trainer):
             epochs = self.config.train.epochs
             says = self.method.says(self.schedule, f"{epochs} epochs" if epochs else f"{self.steps} steps")
             lines.append(f"GAP: {says}, on {', '.join(self.adjustment.parameters)}")
+            if self.windows is not None:
+                data = self.windows.data
+                points, horizon = data.fields.get("change_point"), self.config.model.action_horizon
+                lines += account(self.schedule, self.windows.rho, points, data.offsets, horizon)
         return "\n".join(lines)
 
 
@@ -271,15 +288,19 @@ def branch_gradients(policy: SmallPolicy) -> dict[str, float]:
 
 
 @torch.no_grad()
-def branch_measurements(out: Forward, generator: torch.Generator) -> dict[str, float]:
-    """Signals and losses of the branches; the module says what they are."""
+def branch_measurements(
+    out: Forward, signals: Mapping[str, torch.Tensor], generator: torch.Generator
+) -> dict[str, float]:
+    """Signals and losses of the branches; the module says what they are.
+
+    Args:
+        signals: the loss's gradient at the features of each branch.
+    """
     transition = out.batch["transition"]
     parts = {"transition": transition, "consistent": ~transition}
     found: dict[str, float] = {}
-    for name, features in (("vision", out.vision), ("proprio", out.proprio)):
-        if features is None or features.grad is None:
-            continue
-        norms = features.grad.flatten(1).norm(dim=1) * len(features)  # the loss is a mean over samples
+    for name, signal in signals.items():
+        norms = signal.flatten(1).norm(dim=1) * len(signal)  # the loss is a mean over samples
         for part, rows in parts.items():
             if rows.any():
                 found[f"branch/{name}_signal_{part}"] = float(norms[rows].mean())

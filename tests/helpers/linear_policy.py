@@ -28,7 +28,7 @@ class LinearPolicy:
             vision = pictures @ kernels["observation_tokenizers_primary"]["kernel"]
             return vision + observation["proprio"] @ kernels["obs_proprio_projection"]["kernel"]
 
-        def loss(tokens, action, mask, action_mask, train):
+        def loss(tokens, action, mask, action_mask, train, weight=None):
             head = self_params["heads_action"]
             error = jnp.square((tokens @ head["kernel"] + head["bias"])[:, :, None] - action)
             counted = (action_mask & mask[:, :, None, None]).astype(jnp.float32)

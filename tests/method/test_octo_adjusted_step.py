@@ -42,6 +42,8 @@ ADJUSTED = {
     # factor of each token's gradient, of the summed gradient, and of the update; `real` tells steps from padding
     "sample": ("vp_gap", {}, lambda rho, real: (1 - rho, 1.0, LAM)),
     "current": ("vp_gap", {"rho": "current"}, lambda rho, real: (1 - np.repeat(rho[:, -1:], 2, 1), 1.0, LAM)),
+    "chunk_max": ("vp_gap", {"rho": "chunk_max"}, lambda rho, real: (1 - rho.max(-1), 1.0, LAM)),
+    "chunk": ("vp_gap", {"rho": "chunk"}, lambda rho, real: (1 - rho, 1.0, LAM)),
     "sample_lambda": ("vp_gap", {"mode": "sample_lambda"}, lambda rho, real: (1 - LAM * rho, 1.0, 1.0)),
     "batch": ("vp_gap", {"mode": "batch"}, lambda rho, real: (np.ones_like(rho), 1 - LAM * rho[real].max(), 1.0)),
     "update": (
@@ -86,16 +88,19 @@ class Training:
     def tree(self, packed):
         return flattened(self.trainer.built.packing.unpack(packed))
 
-    def stored_rho(self, batch):
-        """ρ [B, W] from the store's column, at the steps whose proprioception and number the batch holds."""
+    def stored_rho(self, batch, name):
+        """ρ [B, W] from the store's column, at the steps whose proprioception and number the batch holds, or
+        [B, W, H] of the three actions there."""
         data, observation = self.store.split("train"), batch["observation"]
         states = normalize(np.asarray(data.fields["proprio"]), self.store.statistics["proprio"], "normal")
         steps = np.concatenate([np.arange(n) for n in np.diff(data.offsets)])
-        found = np.zeros(observation["timestep"].shape)
-        for place in np.ndindex(found.shape):
+        found = np.zeros((*observation["timestep"].shape, 3))
+        for place in np.ndindex(found.shape[:2]):
             same = (states == observation["proprio"][place]).all(1) & (steps == observation["timestep"][place])
-            found[place] = data.fields["rho"][int(np.flatnonzero(same).item())]
-        return found
+            step = int(np.flatnonzero(same).item())
+            last = min(end for end in data.offsets if end > step) - 1
+            found[place] = [data.fields["rho"][min(step + h, last)] for h in range(3)]
+        return found if name.startswith("chunk") else found[..., 0]
 
 
 @functools.cache
@@ -107,21 +112,24 @@ def plain_gradient(module):
 
 
 def expected_gradients(training, params, batch, rng, sample, summed):
-    """Σ over samples of the plain gradient, the proprioceptive leaves' token by token with their factors."""
+    """Σ over samples of the plain gradient, the proprioceptive leaves' token by token with their factors; with a factor
+    for every action, Σ over actions."""
     tree = traverse_util.unflatten_dict(params, sep="/")
     mask = batch["action_pad_mask"] & batch["observation"]["timestep_pad_mask"][:, :, None, None]
-    total = {}
-    for b in range(len(mask)):
-        alone = np.zeros_like(mask)
-        alone[b] = mask[b]  # the others stay in the batch, since the head's dropout is drawn for all of it
+    total, parts = {}, np.ndindex(sample.shape if sample.ndim == 3 else sample.shape[:1])
+    for part in parts:
+        alone, b = np.zeros_like(mask), part[0]
+        alone[part] = mask[part]  # the others stay in the batch, since the head's dropout is drawn for all of it
+        if not alone.any():
+            continue
         gradients = plain_gradient(training.trainer.built.model.module)(tree, {**batch, "action_pad_mask": alone}, rng)
         flat = {path: np.float64(g) for path, g in flattened(gradients).items()}
         tokens, states = flat[PLACE][0], batch["observation"]["proprio"][b]  # gradients [W, P, E] at the tokens
         np.testing.assert_allclose(flat[KERNEL][0], np.einsum("wp,wpe->e", states, tokens), rtol=1e-3, atol=1e-4)
-        tokens = summed * sample[b][:, None, None] * tokens
+        tokens = summed * (sample[part] if sample.ndim == 3 else sample[b][:, None, None]) * tokens
         flat |= {PLACE: tokens[None], BIAS: tokens.sum((0, 1)), KERNEL: np.einsum("wp,wpe->e", states, tokens)[None]}
         for path, gradient in flat.items():
-            total[path] = total.get(path, 0) + mask[b].sum() / mask.sum() * gradient
+            total[path] = total.get(path, 0) + alone.sum() / mask.sum() * gradient
     return total
 
 
@@ -145,7 +153,7 @@ def expected_parameters(training, before, gradients, step, lam):
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """The finished training of each name in `ADJUSTED`; one compiled step serves all."""
+    """The finished training of each name in `ADJUSTED`; one compiled step serves all but `chunk`."""
     folder, episodes = tmp_path_factory.mktemp("dots"), made_up_episodes()
     write_store(folder, {"train": episodes[:-1], "val": episodes[-1:]}, source="made up", source_hash="dots")
     store = EpisodeStore.open(folder)
@@ -156,7 +164,7 @@ def trainings(tmp_path_factory):
     def of(name):
         method, adjustment, _ = ADJUSTED[name]
         config = configured(method, {"lam": LAM, "fixed_rho": FIXED, "window": 0.5, **adjustment})
-        return Training(config, store, trainer, first)
+        return Training(config, store, OctoTrainer.on(config, store) if name == "chunk" else trainer, first)
 
     return of
 
@@ -166,7 +174,7 @@ def test_the_step_moves_every_leaf_as_the_equations_say(name, trainings):
     training, factors_of = trainings(name), ADJUSTED[name][2]
     for step in (1, LAST):
         before, batch, after, _ = training.steps[step]
-        rho, params = training.stored_rho(batch), training.tree(before.params)
+        rho, params = training.stored_rho(batch, name), training.tree(before.params)
         assert np.ptp(rho) > 0.5, "the batch should hold transitions and consistent motion"
         sample, summed, lam = factors_of(rho, batch["observation"]["timestep_pad_mask"])
         rng = jax.random.split(before.rng)[1]
@@ -184,10 +192,9 @@ def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(name, 
     for step in (LAST, LAST + 1, STEPS - 1):
         before, batch, after, _ = training.steps[step]
         ones = Factors(np.ones(batch["rho"].shape, np.float32), np.float32(1), np.float32(1))
-        wanted, found = (
-            training.tree(training.trainer.train_step(before, batch, ones)[0].params),
-            training.tree(after.params),
-        )
+        batch.pop("target_rho", None)
+        plain = trainings("vp").trainer.train_step
+        wanted, found = (training.tree(state.params) for state in (plain(before, batch, ones)[0], after))
         differing = {path for path in wanted if not np.array_equal(wanted[path], found[path])}
         acts = step == LAST and name not in ("none", "vp", "neutral")
         assert {KERNEL, BIAS, PLACE} <= differing if acts else not differing, step
@@ -199,9 +206,10 @@ def test_the_logged_factors_are_those_that_acted_and_padded_steps_are_not_counte
     padded = 0
     for step, (_, batch, _, row) in enumerate(training.steps):
         real = batch["observation"]["timestep_pad_mask"]
+        real = real[..., None] & batch["action_pad_mask"][..., 0] if name == "chunk" else real
         sample, gradient, update = np.ones(real.shape), 1.0, 1.0
         if step <= LAST:
-            sample, gradient, update = factors_of(training.stored_rho(batch), real)
+            sample, gradient, update = factors_of(training.stored_rho(batch, name), real)
         assert row["gap/update_factor"] == pytest.approx(update)
         assert row["gap/sample_factor"] == pytest.approx(sample[real].mean())
         assert row.get("gap/gradient_factor", 1.0) == pytest.approx(gradient)
@@ -220,3 +228,13 @@ def test_under_adam_the_release_mode_moves_the_proprio_branch_less_than_the_pape
         flattened(trainings(name).steps[STEPS - 1][2].params)["proprio/rest"] for name in ("vp", "batch", "sample")
     )
     assert 0 < np.linalg.norm(batch - plain) < 0.3 * np.linalg.norm(sample - plain)
+
+
+def test_how_far_the_branch_has_moved_is_measured_where_there_is_one(trainings):
+    training = trainings("vp")
+    trainer, (before, batch, after, _) = training.trainer, training.steps[0]
+    trainer.state = jax.tree_util.tree_map(jnp.asarray, before)
+    values = trainer.step(batch, 0, measure=True).values()
+    start, end = training.tree(before.params), training.tree(after.params)
+    moved = np.concatenate([(end[path] - start[path]).ravel() for path in (KERNEL, BIAS, PLACE)])
+    assert values["train/branch_moved"] == pytest.approx(np.linalg.norm(moved), rel=1e-4)

@@ -4,6 +4,7 @@ What is expected is computed from the store's own ρ, the plain loss of one samp
 """
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -34,16 +35,16 @@ ADJUSTED = {
 PER_STEP = dict(temporal="transformer", temporal_layers=1, temporal_heads=2, temporal_head_dim=8, image_history=3)
 
 
-CASES = [(*case, {}) for case in ADJUSTED] + [("vp_gap", mode, PER_STEP) for mode in ("sample", "batch")]
-NAMES = [f"{method}-{mode}-{'step' if model else 'current'}" for method, mode, model in CASES]
+CASES = [(*case, "current") for case in ADJUSTED] + [("vp_gap", mode, "step") for mode in ("sample", "batch")]
+CASES += [("vp_gap", "sample", "chunk"), ("vp_gap", "sample_lambda", "chunk"), ("vp_gap", "sample", "chunk_max")]
 
 
-def configured(root, method, mode, model):
+def configured(root, method, mode, kind):
     return toy_config(
         root,
         method,
-        model=model,
-        adjustment=dict(mode=mode, lam=LAM, window=0.5, fixed_rho=FIXED, rho="step" if model else "current"),
+        model=PER_STEP if kind == "step" else {},
+        adjustment=dict(mode=mode, lam=LAM, window=0.5, fixed_rho=FIXED, rho=kind),
         optimizer=dict(clip_gradient=CLIP, weight_decay=DECAY),
         train=dict(steps=STEPS),
     )
@@ -54,9 +55,9 @@ def store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("toy") / "store")
 
 
-@pytest.fixture(scope="module", params=CASES, ids=NAMES)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def training(request, store):
-    """(method, mode, model), its configuration, and (state before, batch, state after, measurements) of its steps."""
+    """(method, mode, ρ of what), its configuration, and its steps: (state before, batch, state after, measurements)."""
     config = configured(store.directory, *request.param)
     trainer, steps = SmallTrainer.on(config, store), []
     for step in range(STEPS):
@@ -72,34 +73,41 @@ def policy_of(config, state):
     return policy
 
 
-def stored_rho(store, windows, history):
-    """ρ [B, W] of the windows that end at these steps of the store, read from its column."""
-    data = store.split("train")
-    found = np.zeros((len(windows), history))
-    for row, end in zip(found, windows):
+def stored_rho(store, windows, kind):
+    """ρ [B, …] read from the store's column: of the windows that end at these steps, or of the four actions there."""
+    data, found = store.split("train"), []
+    for end in windows:
         start = max(offset for offset in data.offsets if offset <= end)
-        row[:] = [data.fields["rho"][max(step, start)] for step in range(end - history + 1, end + 1)]
-    return found
+        last = min(offset for offset in data.offsets if offset > end) - 1
+        steps = range(end, end + 4) if kind.startswith("chunk") else range(end - 2, end + 1)
+        found.append([data.fields["rho"][min(max(step, start), last)] for step in steps])
+    rho = np.array(found, np.float64)
+    return {"current": rho[:, -1:], "chunk_max": rho.max(1, keepdims=True)}.get(kind, rho)
 
 
-def gradients_by_sample(policy, batch):
-    """Of the plain loss: {name: whole gradient}, and {name: [B][tokens] gradients} through each proprio token alone."""
+def gradients_by_sample(policy, batch, kind):
+    """Of the plain loss: {name: whole gradient}, and {name: {(sample, part): gradient}} of the branch, whose parts are
+    what flows through one token alone, or comes from one action alone."""
     whole, single = {}, {}
     counted = batch["action_pad_mask"].sum()
     for b in range(len(batch["action"])):
         one = {key: value[b : b + 1] for key, value in batch.items()}
         vision, proprio = policy.branch_features(one)
-        for token in range(proprio.shape[1]):
-            through = proprio.detach().clone()
-            through[:, token] = proprio[:, token]
+        for part in range(4 if kind == "chunk" else proprio.shape[1]):
+            through, mask = proprio, one["action_pad_mask"].clone()
+            if kind == "chunk":
+                mask[:, [h for h in range(4) if h != part]] = False
+            else:
+                through = proprio.detach().clone()
+                through[:, part] = proprio[:, part]
             loss = policy.head.loss(policy.embed(vision, through), one["action"], None)
             policy.zero_grad()
-            ((loss * one["action_pad_mask"]).sum() / counted).backward(retain_graph=True)
+            ((loss * mask).sum() / counted).backward(retain_graph=True)
             for name, parameter in policy.named_parameters():
                 gradient = parameter.grad.double()
                 if name.startswith("proprio_encoder."):
-                    single.setdefault(name, {})[b, token] = gradient
-                elif token == 0:
+                    single.setdefault(name, {})[b, part] = gradient
+                elif part == 0 or kind == "chunk":
                     whole[name] = whole.get(name, 0) + gradient
     return whole, single
 
@@ -123,15 +131,14 @@ def expected_parameters(config, policy, optimizer, gradients, step, lam):
 
 
 def test_the_step_moves_every_branch_as_the_equations_say(training, store):
-    (method, mode, model), config, steps = training
+    (method, mode, kind), config, steps = training
     for step in (1, LAST):
         before, batch, after, _ = steps[step]
         policy = policy_of(config, before)
-        rho = stored_rho(store, batch["window"].tolist(), 3)
-        rho = rho if model else rho[:, -1:]
+        rho = stored_rho(store, batch["window"].tolist(), kind)
         assert np.ptp(rho) > 0.5, "the batch should hold transitions and consistent motion"
         factor, summed, lam = ADJUSTED[method, mode](rho)
-        gradients, single = gradients_by_sample(policy, batch)
+        gradients, single = gradients_by_sample(policy, batch, kind)
         for name, parts in single.items():
             gradients[name] = summed * sum(factor[place] * gradient for place, gradient in parts.items())
         expected = expected_parameters(config, policy, before["optimizer"], gradients, step, lam)
@@ -146,10 +153,10 @@ def test_the_step_moves_every_branch_as_the_equations_say(training, store):
 
 
 def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(training, store):
-    (method, mode, model), config, steps = training
+    (method, mode, kind), config, steps = training
     for step in (LAST, LAST + 1, STEPS - 1):
         before, batch, after, _ = steps[step]
-        plain, windows = configured(store.directory, "vp", "none", model), None  # the batch is given
+        plain, windows = configured(store.directory, "vp", "none", kind), None  # the batch is given
         trainer = SmallTrainer(plain, policy_of(config, before), STEPS, windows, windows)
         trainer.optimizer.load_state_dict(copy.deepcopy(before["optimizer"]))
         trainer.step(batch, step)
@@ -161,14 +168,31 @@ def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(traini
 
 
 def test_the_logged_factors_are_those_that_acted(training, store):
-    (method, mode, model), _, steps = training
+    (method, mode, kind), _, steps = training
     if method == "vp" or mode == "none":
         return  # nothing acts, nothing is logged
     for step, (_, batch, _, values) in enumerate(steps):
-        rho = stored_rho(store, batch["window"].tolist(), 3)
-        sample, gradient, update = (
-            ADJUSTED[method, mode](rho if model else rho[:, -1:]) if step <= LAST else (np.ones(1), 1, 1)
-        )
+        rho = stored_rho(store, batch["window"].tolist(), kind)
+        sample, gradient, update = ADJUSTED[method, mode](rho) if step <= LAST else (np.ones(rho.shape), 1, 1)
+        counted = batch["action_pad_mask"].numpy() if kind == "chunk" else ...
         assert values["gap/update_factor"] == pytest.approx(update)
-        assert values["gap/sample_factor"] == pytest.approx(sample.mean())
+        assert values["gap/sample_factor"] == pytest.approx(sample[counted].mean())
         assert values.get("gap/gradient_factor", 1.0) == pytest.approx(gradient)
+
+
+def test_how_far_the_branch_has_moved_is_logged_with_every_method_that_has_one(training):
+    _, _, steps = training
+    start = steps[0][0]["policy"]
+    for _, _, after, values in steps:
+        moved = [after["policy"][name] - value for name, value in start.items() if name.startswith("proprio_encoder.")]
+        distance = float(torch.cat([part.ravel() for part in moved]).norm())
+        assert values["train/branch_moved"] == pytest.approx(distance, rel=1e-5)
+
+
+def test_a_run_says_at_its_start_what_rho_takes_away(store):
+    of = {
+        kind: SmallTrainer.on(configured(store.directory, "vp_gap", "sample", kind), store)
+        for kind in ("current", "chunk_max")
+    }
+    shares = {kind: re.search(r"have (\d+)% of .*plain training (\d+)%", one.describe()) for kind, one in of.items()}
+    assert int(shares["chunk_max"][1]) < int(shares["current"][1]) <= int(shares["current"][2])

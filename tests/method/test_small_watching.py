@@ -97,7 +97,7 @@ def test_lambda_and_rho_follow_the_share_until_vision_has_recovered(shares, lam,
     for step in range(len(shares) * watching.EVERY):
         method.before_step(trainer, step)
     rho = torch.tensor([[0.0], [0.3], [1.0]])
-    shown = method.inputs({"rho": rho}, torch.Generator())["rho"].numpy()
+    shown = method.inputs({"rho": rho, "target_rho": rho}, torch.Generator())["rho"].numpy()
     factors = trainer.adjustment.schedule.factors(shown, step, 1000)
     if ended:
         assert factors.update == 1 and (factors.sample == 1).all()
