@@ -38,6 +38,7 @@ class Method:
         heads: the action heads it works with; empty: all.
         needs_change_points, needs_phase: what it trains with, so the dataset must carry it.
         rho_source: one of `registry.OF_THE_DATASET`, or a method of `gap_vla.phases`.
+        moves_rho: whether ρ is moved from the change points to the middle of the segments.
         changes: what it changes of the configured gradient adjustment (M6).
     """
 
@@ -48,6 +49,7 @@ class Method:
     needs_change_points = False
     needs_phase = False
     rho_source = "dataset"
+    moves_rho = False
     changes: Mapping[str, Any] = {"mode": "none"}
 
     def __init__(self, options: RivalsConfig | None = None) -> None:
@@ -124,6 +126,13 @@ class Gap(Method):
     """M6: the proprioceptive branch learns from each sample with 1 − ρ and is updated with λ, in the first half."""
 
     changes: Mapping[str, Any] = {}
+
+
+class GapMoved(Gap):
+    """A control: GAP whose ρ is turned by half of each segment, so that it is high in the middle of the phases."""
+
+    needs_change_points = True
+    moves_rho = True
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,8 @@ METHODS: Mapping[str, str] = {
     "lambda_matched": "methods:Gap",
     "gap_shuffled": "methods:Gap",
     "gap_gaussian": "methods:Gap",
+    "gap_moved": "methods:GapMoved",
+    "gap_gaussian_moved": "methods:GapMoved",
     "gap_change_points": "methods:Gap",
     "gap_hdbscan": "methods:Gap",
     "gap_cotpc": "methods:Gap",
@@ -78,6 +80,7 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = {
 RHO_SOURCES: Mapping[str, str] = {
     "rho_only_gaussian": "gaussian",
     "gap_gaussian": "gaussian",
+    "gap_gaussian_moved": "gaussian",
     "gap_change_points": "change_points",
     "gap_hdbscan": "hdbscan",
     "gap_cotpc": "cotpc",

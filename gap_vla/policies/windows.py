@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 
 from gap_vla.adjustment.account import target_steps
 from gap_vla.core.errors import ConfigError
@@ -202,11 +203,35 @@ def rho_of(config: Any, store: EpisodeStore, keep: bool = True) -> dict[str, np.
     """ρ of every step, by split: float32[S].
 
     The dataset's own, permuted or its mean (zeros if there is none and the method does not need it), or labels of
-    `gap_vla.phases`, which are kept beside the store unless `keep` is False.
+    `gap_vla.phases`, which are kept beside the store unless `keep` is False; of some controls moved (`to_middle`).
 
     Raises:
         ConfigError: the method needs the dataset's ρ and it has none.
     """
+    found = _rho_at_changes(config, store, keep)
+    if not method_of(config.method).moves_rho:
+        return found
+    splits = ((name, store.split(name)) for name in found)
+    return {name: to_middle(found[name], data.fields["change_point"], data.offsets) for name, data in splits}
+
+
+def to_middle(
+    rho: Float[np.ndarray, " S"], change_point: Bool[np.ndarray, " S"], offsets: Int[np.ndarray, " O"]
+) -> Float[np.ndarray, " S"]:
+    """ρ, turned by half the length of each segment: what stood at its ends comes to its middle.
+
+    Args:
+        offsets: where episodes begin, and the end.
+
+    >>> to_middle(np.array([1, 0.5, 0, 0.5, 1, 0]), np.array([0, 0, 0, 0, 1, 0], bool), np.array([0, 6]))
+    array([0. , 0.5, 1. , 0.5, 0. , 1. ])
+    """
+    bounds = np.union1d(offsets, np.flatnonzero(change_point))
+    parts = [rho[a:b] for a, b in itertools.pairwise(bounds)]
+    return np.concatenate([np.roll(part, len(part) // 2) for part in parts])
+
+
+def _rho_at_changes(config: Any, store: EpisodeStore, keep: bool) -> dict[str, np.ndarray]:
     method = method_of(config.method)
     if method.rho_source not in OF_THE_DATASET:
         return _labelled(config, store, method.rho_source, keep)

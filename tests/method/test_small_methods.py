@@ -37,7 +37,16 @@ def action_loss(trainer):
         return float(trainer.policy.head.loss(feature, batch["action"], trainer.generator(0)).mean())
 
 
-SAME_CODE = ("rho_only_gaussian", "fixed_rho", "gap_shuffled", "gap_change_points", "gap_hdbscan", "gap_cotpc")
+SAME_CODE = (
+    "rho_only_gaussian",
+    "fixed_rho",
+    "gap_shuffled",
+    "gap_moved",
+    "gap_gaussian_moved",
+    "gap_change_points",
+    "gap_hdbscan",
+    "gap_cotpc",
+)
 """Methods that differ from a quick one in a setting or in where their ρ comes from alone."""
 
 

@@ -1,5 +1,7 @@
 """What small policies read of a store: their own windows, cameras, statistics and ρ."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,15 @@ def test_rho_of_the_controls_is_the_datasets_permuted_or_its_mean(store):
     assert np.array_equal(found["vp_gap"], own) and np.ptp(found["lambda_matched"]) == 0
     assert sorted(found["gap_shuffled"]) == sorted(own) and not np.array_equal(found["gap_shuffled"], own)
     np.testing.assert_allclose(found["lambda_matched"], own.mean(), rtol=1e-6)
+
+
+def test_moved_rho_is_turned_by_half_of_each_segment_of_an_episode(store):
+    data = store.split("train")
+    [own], [found] = ([rho_of(toy_config(store.directory, m), store)["train"]] for m in ("vp_gap", "gap_moved"))
+    bounds = sorted({*data.offsets.tolist(), *np.flatnonzero(data.fields["change_point"]).tolist()})
+    assert len(bounds) > len(data.offsets)
+    for a, b in itertools.pairwise(bounds):
+        assert found[a:b].tolist() == [float(own[a + (i - (b - a) // 2) % (b - a)]) for i in range(b - a)]
 
 
 def test_labels_that_a_method_makes_are_fitted_on_the_training_split_and_kept(tmp_path, capsys):
