@@ -6,7 +6,7 @@ The maps of every step of an episode store are computed once and kept beside the
 from __future__ import annotations
 
 import functools
-from typing import Any
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -86,7 +86,7 @@ def stored_maps(store: EpisodeStore, split: str, key: str, device: str = "cpu") 
     return np.load(path, mmap_mode="r")
 
 
-def _write_maps(frames: np.ndarray, path: Any, device: str) -> None:
+def _write_maps(frames: np.ndarray, path: Path, device: str) -> None:
     progress = Progress("efficientnet_lite0", len(frames), "picture", after=PATIENCE)
     shape = (len(frames), CHANNELS, PIXELS // STRIDE, PIXELS // STRIDE)
     with replacing(path) as new:
