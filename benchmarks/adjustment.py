@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ class Denoiser(nn.Module):
 
 
 Case = tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Callable[[nn.Module], Adjustment]]
-"""A policy, its loss, and how GAP is attached."""
+"""A policy, its losses, and how GAP is attached."""
 
 
 def submodule_case(batch_size: int) -> tuple[Case, Case]:
@@ -74,8 +76,8 @@ def submodule_case(batch_size: int) -> tuple[Case, Case]:
     assert isinstance(encoder, nn.Module)
     alone = nn.ModuleDict({"proprio_encoder": encoder})
     return (
-        (policy, lambda p: (p(batch) - target).square().mean(), adjust),
-        (alone, lambda p: p["proprio_encoder"](batch["proprio"]).square().mean(), adjust),
+        (policy, lambda p: (p(batch) - target).square(), adjust),
+        (alone, lambda p: p["proprio_encoder"](batch["proprio"]).square(), adjust),
     )
 
 
@@ -91,29 +93,31 @@ def columns_case(batch_size: int) -> tuple[Case, Case]:
     readers = [module for name, module in policy.named_modules() if name.endswith("cond_encoder")]
     alone = nn.ModuleDict({f"{i}": nn.ModuleDict({"cond_encoder": reader}) for i, reader in enumerate(readers)})
     return (
-        (policy, lambda p: p(x, condition).square().mean(), adjust),
-        (alone, lambda p: sum(b["cond_encoder"](condition).square().mean() for b in p.values()), adjust),
+        (policy, lambda p: p(x, condition).square(), adjust),
+        (alone, lambda p: sum(b["cond_encoder"](condition).square() for b in p.values()), adjust),
     )
 
 
 CASES = {"submodule": submodule_case, "columns": columns_case}
 
 
-def seconds_of(case: Case, pairs: int, batch_size: int) -> np.ndarray:
+def seconds_of(case: Case, pairs: int, batch_size: int, kind: Any) -> np.ndarray:
     """Seconds of processor time of every step, f64[pairs, (with GAP, without)]."""
-    policy, loss, adjust = case
+    policy, losses, adjust = case
     policies = [copy.deepcopy(policy).train() for _ in range(2)]
     optimizers = [torch.optim.AdamW(policy.parameters(), lr=1e-4, foreach=True) for policy in policies]
     gap = adjust(policies[0])
     gap.watch(optimizers[0])
-    rho = torch.rand(batch_size, 2)
+    gap.schedule = dataclasses.replace(SCHEDULE, rho=kind)
+    rho = torch.rand(losses(policy.eval()).shape[:2] if kind == "chunk" else (batch_size, 2))
     seconds = np.empty((pairs + 3, 2))
     for pair in range(len(seconds)):
         for which in (0, 1) if pair % 2 else (1, 0):
             start = time.process_time()
             with gap.adjusting(rho, pair) if which == 0 else contextlib.nullcontext():
-                value = loss(policies[which])
-            value.backward()
+                value = losses(policies[which])
+                value = gap.scale_losses(value) if which == 0 else value
+            value.mean().backward()
             optimizers[which].step()
             optimizers[which].zero_grad()
             seconds[pair, which] = time.process_time() - start
@@ -124,12 +128,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
+    parser.add_argument("--rho", choices=["current", "chunk"], default="current", help="whose rho acts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name, case in CASES.items():
         whole, alone = case(options.batch_size)
-        own = float(np.median(-np.diff(seconds_of(alone, 5 * options.pairs, options.batch_size))))
-        seconds = seconds_of(whole, options.pairs, options.batch_size)
+        own = float(np.median(-np.diff(seconds_of(alone, 5 * options.pairs, options.batch_size, options.rho))))
+        seconds = seconds_of(whole, options.pairs, options.batch_size, options.rho)
         step = float(np.median(seconds[:, 1]))
         low, middle, high = np.quantile(100 * (seconds[:, 0] / seconds[:, 1] - 1), (0.25, 0.5, 0.75))
         print(f"{name} (batch {options.batch_size}): a step takes {1e3 * step:.1f} ms without GAP")

@@ -13,7 +13,7 @@ HARDLY = 0.9
 """Of plain training's crossing share: where so much is left, ρ does next to nothing."""
 
 SILENT = 0.01
-"""Mean weight below which the branch learns nothing while GAP acts."""
+"""Mean weight of whole chunks below which the branch learns nothing while GAP acts."""
 
 
 def target_steps(
@@ -49,15 +49,16 @@ def crossing_shares(
         offsets: where its episodes begin, and the end.
 
     Returns:
-        Σ w of the crossing samples / Σ w; the same for plain training, w = 1; the mean of w.
+        Σ w of the crossing samples / Σ w; the same for plain training, w = 1; the mean of w where the chunk ends within
+        its episode.
 
     Example:
         >>> rho, point = np.array([0.0, 1.0, 1.0, 0.0], np.float32), np.array([False, False, True, False])
         >>> for kind in ("current", "chunk", "chunk_max"):
-        ...     print(crossing_shares(AdjustmentSchedule(rho=kind), rho, point, np.array([0, 4]), 2))
-        (0.0, 0.25, 0.5)
-        (0.0, 0.25, 0.5)
-        (0.0, 0.25, 0.25)
+        ...     print(np.round(crossing_shares(AdjustmentSchedule(rho=kind), rho, point, np.array([0, 4]), 2), 2))
+        [0.   0.25 0.33]
+        [0.   0.25 0.33]
+        [0.   0.25 0.  ]
     """
     steps = np.arange(len(rho))
     targets, there = target_steps(steps, np.repeat(offsets[1:], np.diff(offsets)), horizon)
@@ -66,8 +67,9 @@ def crossing_shares(
     given = (rho[targets], there) if schedule.of_targets else (rho, None)
     weight = schedule.factors(given[0], 0, 1, given[1]).sample
     weight = np.average(weight, axis=1, weights=there if schedule.per_action else None)
-    total = float(weight.sum())
-    return float(weight[crosses].sum()) / total if total else 0.0, float(crosses.mean()), float(weight.mean())
+    total, whole = float(weight.sum()), there[:, -1]
+    left = float(weight[crosses].sum()) / total if total else 0.0
+    return left, float(crosses.mean()), float(weight[whole if whole.any() else ...].mean())
 
 
 def account(

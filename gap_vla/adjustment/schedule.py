@@ -124,8 +124,9 @@ class AdjustmentSchedule:
         """
         given = rho = np.asarray(rho, np.float32)
         if self.of_targets and not self.per_action:
-            rho = (rho if mask is None else np.where(mask, rho, 0)).max(-1)
-            mask = None if mask is None else np.asarray(mask).any(-1)
+            if mask is not None:
+                rho, mask = np.where(mask, rho, 0), np.asarray(np.any(mask, -1))
+            rho = rho.max(-1)
         if not self.per_action:
             rho = rho.reshape(len(rho), -1)
         ones, one = np.ones(rho.shape, np.float32), np.float32(1)

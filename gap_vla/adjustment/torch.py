@@ -144,7 +144,9 @@ class Adjustment:
         before = self._inside, self._sample, self._weight, self._differs
         acting = (sample.flatten()[0] if rho is None else sample) if active else None
         per_action = self.schedule.per_action
-        self._inside, self._sample, self._weight = True, *((None, acting) if per_action else (acting, None))
+        self._inside, self._sample, self._weight = True, acting, None
+        if per_action:
+            self._sample, self._weight = None, acting
         self._weighed = self._plain or not per_action
         self._change.clear()
         self._differs = self.schedule.rho != "current" and self.schedule.mode in ("sample", "sample_lambda")

@@ -99,13 +99,14 @@ def head_loss(
 
     With factors of single actions, (B, W, H), no gradient is adjusted, and the metrics hold the `weighted` loss.
     """
-    weight = sample if sample is not None and sample.ndim == 3 else None
+    weight = None
+    if sample is not None and sample.ndim == 3:
+        sample, weight = None, sample
     observation = batch["observation"]
     mask = observation["timestep_pad_mask"]
     bound = module.bind({"params": params}, rngs={"dropout": rng})
     head = bound.heads["action"]
-    plain = sample is None or weight is not None
-    with contextlib.nullcontext() if plain else adjusted_gradients(sample):
+    with contextlib.nullcontext() if sample is None else adjusted_gradients(sample):
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=train, only=[head.readout_key])
     return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train, weight=weight)
 

@@ -53,6 +53,13 @@ def test_current_uses_the_last_step_of_the_window_for_all():
     np.testing.assert_array_equal(factors(rho="current").sample, [[0.75, 0.75], [0.5, 0.5]])
 
 
+def test_chunk_has_a_factor_for_every_action_and_chunk_max_that_of_the_largest_rho_that_is_not_padded():
+    mask = np.array([[True, True], [False, True]])
+    np.testing.assert_array_equal(factors(rho="chunk", mask=mask).sample, 1 - RHO)
+    np.testing.assert_array_equal(factors(rho="chunk_max").sample, [[0.75], [0.0]])
+    np.testing.assert_array_equal(factors(rho="chunk_max", mask=mask).sample, [[0.75], [0.5]])
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_after_the_window_every_factor_is_exactly_one(mode):
     before, after = factors(4, mode=mode, window=0.5), factors(5, mode=mode, window=0.5)
