@@ -155,11 +155,12 @@ def train(cell: Cell, machine: str) -> dict[str, Any]:
 
 
 def _first_half(cell: Cell, steps: int) -> dict[str, float]:
-    """Means over the logged steps 1 to `steps` / 2, GAP's usual window."""
-    rows = read_metrics(run_directory(cell) / "metrics.jsonl")
+    """Of the logged steps 1 to `steps` / 2, GAP's usual window: means, and how far the branch had moved at the end."""
+    rows = [row for row in read_metrics(run_directory(cell) / "metrics.jsonl") if 0 < row["step"] <= steps / 2]
     found = {}
     for name in ("vision_gradient", "vision_loss_transition"):
-        values = [row[f"branch/{name}"] for row in rows if 0 < row["step"] <= steps / 2 and f"branch/{name}" in row]
+        values = [row[f"branch/{name}"] for row in rows if f"branch/{name}" in row]
         if values:
             found[name] = round(sum(values) / len(values), 6)
-    return found
+    moved = [row["train/branch_moved"] for row in rows if "train/branch_moved" in row]
+    return found | ({"branch_moved": round(moved[-1], 6)} if moved else {})

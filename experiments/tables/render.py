@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.tables.results import BlockResult, analyse, pairs_of
 from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.seeds import seed_text
 from experiments.tables.tables import IN, OUT, Block, Table
+from gap_vla.core.errors import ConfigError
 from gap_vla.core.progress import duration
 from gap_vla.drawing.figures import COLORS, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
@@ -43,6 +45,8 @@ def render(table: Table, profile: str, frame: pd.DataFrame, page: Path, seeds: S
     """
     cells = plan(table, profile, seeds=seeds)
     results = [analyse(block, cells, frame) for block in table.blocks]
+    if table.one_machine:
+        require_one_machine([row for result in results for row in result.rows])
     pictures = page.parent / "pictures"
     parts = [f"## {table.title}", f"```\npython scripts/reproduce.py --table {table.name} --profile {profile}\n```"]
     if table.shape == "lines":
@@ -62,6 +66,19 @@ def render(table: Table, profile: str, frame: pd.DataFrame, page: Path, seeds: S
     if missing := [cell.name for result in results for cell in result.missing]:
         parts.append(f"Not run yet: {', '.join(missing)}.")
     replace_between(page, marker(table, profile), "\n\n".join([*parts, HOW_INTERVALS]))
+
+
+def require_one_machine(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ConfigError: cells of one seed were trained on different machines or commits."""
+    first: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        other = first.setdefault(row["seed"], row)
+        made, there = ((one["commit"], re.sub(r", \d+ cells at once", "", one["machine"])) for one in (row, other))
+        if made != there:
+            raise ConfigError(
+                f"{other['cell']} and {row['cell']} are of one seed and were made by {there} and {made}; take the "
+                "older rows of the seed out of the table, so that they are trained again"
+            )
 
 
 def _section(result: BlockResult, picture: Path) -> list[str]:

@@ -40,6 +40,7 @@ COLUMNS = {
     "loss_consistent": "",
     "vision_gradient": "norm at the vision branch, mean over the first half of training",
     "vision_loss_transition": "loss with vision alone in transitions, likewise",
+    "branch_moved": "distance of the proprioceptive branch's parameters from their start, at the end of that half",
     "peg_error_mm": "of a linear probe of the visual features, before transport",
     "ring_error_mm": "likewise",
     "images_swapped": "error with another episode's pictures, times the undisturbed one",

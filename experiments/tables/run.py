@@ -7,7 +7,6 @@ was stopped goes on from its checkpoint.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 from experiments.tables import results
 from experiments.tables.cells import Cell, train
+from gap_vla.core import identity
 from gap_vla.core.processes import one_thread_each
 from gap_vla.core.progress import duration
 
@@ -24,13 +24,16 @@ POLL_SECONDS = 1.0
 
 
 def machine(device: str, jobs: int) -> str:
-    """What decides how long a cell takes."""
+    """What decides how long a cell takes, and what its weights are rounded to."""
+    here = identity.machine()
     name = device
     if device == "cuda":
         import torch
 
         name = torch.cuda.get_device_name(0)
-    return f"{os.cpu_count()} cores, {name}" + (f", {jobs} cells at once" if jobs > 1 else "")
+    versions = ", ".join(f"{package} {here[package]}" for package in ("torch", "jax") if package in here)
+    told = f"{here['cores']} cores, {here['processor']}, {versions}, {name}"
+    return f"{told}, {jobs} cells at once" if jobs > 1 else told
 
 
 def expected_hours(cell: Cell, frame: pd.DataFrame) -> float:

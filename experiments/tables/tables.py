@@ -71,6 +71,7 @@ class Table:
             protocol's rules allow to say, `experiments.tables.confirmation`) or `spread` (sections, and what goes with
             success over seeds, `experiments.tables.seeds`).
         own_demos: whether each seed trains on demonstrations that were collected for it.
+        one_machine: whether cells of one seed count together only if they ran on one machine at one commit.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Table:
     seeds: tuple[int, ...] = SEEDS
     shape: str = "sections"
     own_demos: bool = False
+    one_machine: bool = False
 
 
 _EIGHT = ("assembly", "threading", "disassemble", "pick_place", "push_wall", "bin_picking", "hammer_drawer", "stack")
@@ -123,6 +125,30 @@ _CONFIRMED_PAIRS = (*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffle
 _ON_STOCK = {"regime": "stock", "description": "stock view, five steps of proprioceptive history"}
 _CONFIRMED: dict[str, Any] = {**_ON_STOCK, "changes": {**_STOCK, "eval.variants": (IN, OUT)}}
 """Assembly as the confirmation sees it."""
+
+_CHOICES = (
+    *arms("concat"),
+    *(Arm(f"constant_{lam}", "lambda_only", {"adjustment.lam": lam}) for lam in (0.3, 0.17, 0.05)),
+    Arm("wide", "gap_gaussian"),
+    Arm("wide_moved", "gap_gaussian_moved"),
+    Arm("chunk", "gap", {"adjustment.rho": "chunk"}),
+)
+"""Forms of GAP, constants and a control, of which docs/PROTOCOL_2.md chooses one."""
+
+
+def _far(task: str, history: int, first_layout: int, steps: int, lines: tuple[Arm, ...], **options: Any) -> Block:
+    """A place of docs/PROTOCOL_2.md: 40 rollouts, `steps` of training."""
+    changes = {**_CLEAN, **_seen_through(task, "stock", first_layout), "model.proprio_history": history}
+    described = f"stock view, {'one step' if history == 1 else 'five steps'} of proprioception, {steps} training steps"
+    return Block(
+        task,
+        lines,
+        regime="stock" if steps == 2500 else f"stock_{steps}",
+        description=described,
+        changes=changes | {"eval.episodes": 40, "train.steps": steps},
+        **options,
+    )
+
 
 _CHOSEN = (("disassemble", "stock", 5), ("bin_picking", "stock", 1), ("push_wall", "near", 1))
 """Task, view and steps of state of the other cells, chosen from the map by the rule of docs/PROTOCOL.md."""
@@ -256,6 +282,29 @@ TABLES: dict[str, Table] = {
             changes={**_STOCK, **_seen_through("assembly", "stock", 700_000)},
             against=(("gap_watched", "gap"), ("gap_watched", "gap_gaussian"), ("gap_gaussian", "gap")),
             **_ON_STOCK,
+        ),
+        Table(
+            "choose",
+            "Which form of GAP acts?",
+            tuple(
+                _far(task, 5, 800_000, 2500, _CHOICES, against=(("wide", "wide_moved"), ("chunk", "wide")))
+                for task in ("assembly", "disassemble")
+            ),
+            seeds=(30, 31, 32, 33),
+            own_demos=True,
+            one_machine=True,
+        ),
+        Table(
+            "enter",
+            "Where does proprioception hurt, also after longer training?",
+            tuple(
+                _far(task, history, 800_000, steps, arms("vision", "concat"))
+                for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
+                for steps in (2500, 5000)
+            ),
+            seeds=(34, 35),
+            own_demos=True,
+            one_machine=True,
         ),
         Table(
             "main",

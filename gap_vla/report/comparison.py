@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core import identity
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import replacing, write_json
-from gap_vla.core.identity import flat
+from gap_vla.core.identity import flat, in_words
 from gap_vla.drawing.figures import distinct, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
 from gap_vla.report.runs import Rollouts, Run, by_method, read_runs
@@ -174,13 +175,33 @@ def compare(outcomes: Mapping[str, BySeed], pairs: Sequence[tuple[str, str]] | N
 
 
 def compare_runs(runs: Sequence[Run], pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
-    """The same of runs, with what they differ in besides, and how many rollouts the simulator cut short."""
+    """The same of runs, with what they differ in besides, and how many rollouts the simulator cut short.
+
+    Raises:
+        UserError: runs of one seed were trained on different processors, versions or commits, so that they differ by
+            more than their method.
+    """
+    require_one_machine(runs)
     errors: dict[str, int] = collections.defaultdict(int)
     for run in runs:
         errors[run.method] += sum(found.get("simulator_errors", 0) for found in run.evaluations.values())
     outcomes = {m: {run.seed: run.rollouts for run in of_method} for m, of_method in by_method(runs).items()}
     made_with = [{"origin": run.summary.get("origin", {}), **run.config} for run in runs if run.rollouts]
     return dataclasses.replace(compare(outcomes, pairs), apart=apart(made_with), simulator_errors=errors)
+
+
+def require_one_machine(runs: Sequence[Run]) -> None:
+    """Raises UserError: see `compare_runs`. What an older run did not record is not compared."""
+    first: dict[int, Run] = {}
+    for run in runs:
+        there, made = (one.summary.get("machine", {}) for one in (first.setdefault(run.seed, run), run))
+        known = (there.keys() & made.keys()) - {"cores"}
+        changed = identity.differences({key: there[key] for key in known}, {key: made[key] for key in known})
+        if changed:
+            raise UserError(
+                f"{first[run.seed].path} and {run.path} are of one seed, and differ by more than their method "
+                f"({in_words(changed)}); train both on one machine at one commit"
+            )
 
 
 def shared_seeds(first: Success, second: Success) -> list[int]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-import platform
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.files import read_json, write_json
-from gap_vla.core.identity import commit, digest
+from gap_vla.core.identity import digest, machine
 from gap_vla.core.progress import Agenda, duration
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import Experiment
@@ -147,7 +145,7 @@ class TrainingRun:
                 "train": round(trained - prepared, 1),
                 "evaluate": round(time.monotonic() - trained, 1),
             },
-            "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": commit()},
+            "machine": machine(),
         }
         if is_first_host():
             write_json(run.summary, summary)

@@ -25,6 +25,7 @@ from experiments.tables.confirmation import (
     p_of_seeds,
 )
 from experiments.tables.proprio_map import Place, effect, places_of
+from experiments.tables.render import render
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.rule_of_thumb import PREDICTORS, best_rule, judge, predictors_of
 from experiments.tables.seeds import seed_text
@@ -58,6 +59,13 @@ def test_every_table_can_be_planned_and_names_its_cells_once():
 def test_every_table_can_be_planned_in_every_profile(profile):
     for name in ("evidence", "octo"):
         assert plan(TABLES[name], profile)
+
+
+def test_cells_of_one_seed_from_two_commits_are_not_compared(tmp_path):
+    table = narrowed(TABLES["enter"], ("bin_picking",))
+    rows = [row_of(cell, 30, 40, commit=commit) for cell, commit in zip(plan(table, "cpu", seeds=[34]), ("abc", "def"))]
+    with pytest.raises(ConfigError, match=r"abc.*def"):
+        render(table, "cpu", pd.DataFrame(rows, columns=[*results.COLUMNS]), tmp_path / "TABLES.md")
 
 
 def test_seeds_are_outermost_and_each_of_the_confirmation_has_demonstrations_of_its_own():

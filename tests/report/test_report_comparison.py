@@ -19,6 +19,7 @@ from gap_vla.report.comparison import (
 from gap_vla.report.runs import read_rollouts
 from gap_vla.sim import VARIANT_NAMES
 from tests.helpers.evaluations import evaluation_of
+from tests.helpers.finished_runs import make_run
 
 
 def methods(rates, *, seeds=(0, 1, 2), layouts=60):
@@ -142,6 +143,16 @@ def test_no_run_twins_runs_without_rollouts_and_mixed_tasks_are_refused(tmp_path
     for some, named in (([], "none"), (paths[:1] * 2, "seed 0"), ([*paths, *stack], "assembly, stack"), (paths, "aux")):
         with pytest.raises(UserError, match=named):
             render(some, tmp_path / "out")
+
+
+def test_runs_of_one_seed_from_different_commits_are_refused(tmp_path):
+    # an audit of our tables: the same seed and settings, trained on another day, gave another policy
+    for method, commit in (("concat", "abc123"), ("gap", "def456")):
+        path = make_run(tmp_path, method, 0, [True, False])
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps({**summary, "machine": {"commit": commit, "cores": len(method)}}))
+    with pytest.raises(UserError, match=r"abc123.*def456"):
+        render([tmp_path / "concat-seed0", tmp_path / "gap-seed0"], tmp_path / "out")
 
 
 def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):
