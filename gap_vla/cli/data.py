@@ -109,9 +109,10 @@ def show_episode(argv: list[str] | None = None) -> None:
 def annotate(argv: list[str] | None = None) -> None:
     """Adds ρ and change points to a copy of demonstrations: an RLDS dataset (a new version), HDF5 in robomimic's
     layout, a folder of npz, or any other format that can be read (whose copy is a folder of npz). Pictures, actions and
-    all other arrays stay as they are.
+    all other arrays stay as they are. A LeRobot folder needs no copy: ρ goes beside its data, into gap_rho.parquet.
 
     Examples:
+        gap-vla annotate my_lerobot_dataset                       # my_lerobot_dataset/gap_rho.parquet
         gap-vla annotate data/rlds/threading/1.0.0 --out data/rlds/threading/1.1.0 --report
         gap-vla annotate ~/tensorflow_datasets/bridge_dataset/1.0.0 --layout bridge \\
             --out ~/tensorflow_datasets/bridge_dataset/1.1.0
@@ -121,7 +122,8 @@ def annotate(argv: list[str] | None = None) -> None:
     parser = command_parser(annotate, answers=True)
     add = parser.add_argument
     _add_source(parser, "file or folder of demonstrations, or the folder of a dataset version")
-    add("--out", type=Path, required=True, help="where the annotated copy goes")
+    beside = "LeRobot: a folder, or a .parquet file for ρ alone (default: gap_rho.parquet in SOURCE)"
+    add("--out", type=Path, help=f"where the annotated copy goes; {beside}")
     add("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
     add("--option", type=pair, action="append", default=[], metavar="KEY=VALUE", help="option of the method")
     add("--seed", type=int, default=0, help="of the LSTM (default: 0)")
@@ -136,23 +138,27 @@ def annotate(argv: list[str] | None = None) -> None:
     from gap_vla.phases.measures import describe
     from gap_vla.rlds.annotate import annotate_source, write_report
 
-    page = None if options.report is None else Path(options.report or f"{options.out}.report.html")
-    if page:
-        claim(page, overwrite=options.overwrite or not options.report, sources=[options.source])
     with answering(options) as answer:
+        source = _source(options)
+        page = (
+            None if options.report is None else Path(options.report or f"{options.out or source.sidecar}.report.html")
+        )
+        if page:
+            sources = [source.path] if options.report else []
+            claim(page, overwrite=options.overwrite or not options.report, sources=sources)
         how = ("method", "seed", "annotator", "extra", "workers", "overwrite")
         done = annotate_source(
-            _source(options),
+            source,
             options.out,
             options=dict(options.option),
             **{name: getattr(options, name) for name in how},
         )
         print(*describe(done.annotation.report), sep="\n")
-        print(f"annotated copy: {done.path}\nannotator:      {done.annotator}")
+        print(f"written:   {done.path}\nannotator: {done.annotator}")
         answer |= {"copy": done.path, "annotator": done.annotator, "labels": done.annotation.report}
         if page:
             answer["report"] = write_report(done, page, options.show)
-            print(f"report:        {page}")
+            print(f"report:    {page}")
 
 
 @command

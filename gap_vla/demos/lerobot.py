@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gap_vla.core.columns import Columns
-from gap_vla.core.errors import EpisodeError
+from gap_vla.core.episode import LABELS
+from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import mark, read_json, replacing, write_json
+from gap_vla.demos import lerobot_sidecar
 from gap_vla.demos.arrays import as_text, reading
 from gap_vla.demos.fields import AS_DECLARED, Fields
 from gap_vla.demos.lerobot_names import columns_from, names_of
@@ -197,11 +199,15 @@ class LeRobot(Source):
         columns = _columns(place.file)
         there = [name for name, own in self._features.items() if own["dtype"] == "video" or name in columns]
         names = [name for name in there if name not in BOOKKEEPING]
+        beside = lerobot_sidecar.read(self.sidecar)
+        names += [name for name in LABELS if beside and place.number in beside.rows and name not in names]
         arrays = Arrays(names, functools.partial(self._array, place))
         success = [name for name in SUCCESS if name in arrays]
         yield Recording(arrays, self._instruction_of(place), arrays[success[0]] if success else True)
 
     def _array(self, place: LeRobotPlace, name: str) -> Any:
+        if name in LABELS and (stored := self._stored(place)):
+            return stored[name]
         kind = self._features[name]["dtype"]
         if kind == "video":
             return self.frames(place, name)
@@ -210,6 +216,26 @@ class LeRobot(Source):
             return [row["bytes"] or (self.path / row["path"]).read_bytes() for row in column.to_pylist()]
         values = as_array(column)
         return self.task_names(values) if name == self._said.instruction and values.dtype.kind in "iu" else values
+
+    def _stored(self, place: LeRobotPlace) -> Labels | None:
+        """What the sidecar has of an episode. Raises UserError: the frames are not those that were annotated."""
+        beside = lerobot_sidecar.read(self.sidecar)
+        if not beside or place.number not in beside.rows:
+            return None
+        if self._hash(place, beside.state) != beside.frames[place.number]:
+            what = f"is of another version of the dataset (episode {place.number} differs)"
+            raise UserError(f"{self.sidecar} {what}; annotate again: gap-vla annotate {self.path} --overwrite")
+        rows = slice(*beside.rows[place.number])
+        return {name: getattr(beside, name)[rows] for name in LABELS}
+
+    def _hash(self, place: LeRobotPlace, names: Sequence[str]) -> str:
+        there = [name for name in names if name in _columns(place.file)]
+        return lerobot_sidecar.frames_hash(
+            self._rows_of(place, "frame_index"), [self._rows_of(place, n) for n in there]
+        )
+
+    def _rows_of(self, place: LeRobotPlace, name: str) -> np.ndarray:
+        return as_array(read_column(place.file, name, place.first, place.last))
 
     def _instruction_of(self, place: LeRobotPlace) -> Any:
         """The task of each step by its number; without numbers or a list of tasks, that of the index."""
@@ -232,13 +258,39 @@ class LeRobot(Source):
             print(f"note: {said}; those beside them stand in their places", flush=True)
         return frames
 
+    @property
+    def sidecar(self) -> Path:
+        return self.path / lerobot_sidecar.NAME
+
+    def output_at(self, out: Path) -> str | None:
+        return None if out.suffix == ".parquet" else self.output
+
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
-        """Copies the folder, and adds the columns `rho` and `change_point` to its tables."""
+        """Writes a sidecar if `out` is called *.parquet, else a copy of the folder with the labels in its tables."""
+        if out.suffix == ".parquet":
+            self._write_sidecar(out, labels, annotator)
+        else:
+            self._write_copy(out, labels, annotator)
+
+    def _write_sidecar(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
+        of_tables = [{name: self._rows_of(place, name) for name in ("index", "frame_index")} for place in self.places]
+        numbers = [np.full(len(own["rho"]), place.number) for place, own in zip(self.places, labels)]
+        columns = {
+            "index": np.concatenate([own["index"] for own in of_tables]),
+            "episode_index": np.concatenate(numbers),
+            "frame_index": np.concatenate([own["frame_index"] for own in of_tables]),
+            "rho": np.concatenate([own["rho"] for own in labels]),
+            "change_point": np.concatenate([own["change_point"] for own in labels]),
+        }
+        hashes = {place.number: self._hash(place, self.state) for place in self.places}
+        lerobot_sidecar.write(out, columns, annotator, self.state, hashes)
+
+    def _write_copy(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         with replacing(out) as new:
-            shutil.copytree(self.path, new, ignore=shutil.ignore_patterns(".*"))
+            shutil.copytree(self.path, new, ignore=shutil.ignore_patterns(".*", f"{lerobot_sidecar.NAME}*"))
             for file in {place.file for place in self.places}:
                 table = pq.read_table(file)
                 added = {"rho": np.full(len(table), np.nan, np.float32), "change_point": np.zeros(len(table), bool)}

@@ -176,6 +176,15 @@ class Source(Sequence[Episode], abc.ABC):
         """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
         return {}
 
+    @property
+    def sidecar(self) -> Path | None:
+        """The file beside the demonstrations into which ρ goes where no copy is named; None: the format has none."""
+        return None
+
+    def output_at(self, out: Path) -> str | None:
+        """The mark of the folder that `write_labels` makes at `out`; None: it makes a file."""
+        return self.output
+
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
         """Writes a copy with labels to `out`, whole or not at all; where a format does not say how, a folder of npz.
 
@@ -202,15 +211,15 @@ class Source(Sequence[Episode], abc.ABC):
         wanted = range(len(self))[index]
         return self.read(wanted) if isinstance(wanted, int) else [self.read(i) for i in wanted]
 
-    def read(self, index: int, *, images: bool = True) -> Episode:
-        """Episode `index`, validated; without its pictures if `images` is False."""
+    def read(self, index: int, *, images: bool = True, labels: bool = True) -> Episode:
+        """Episode `index`, validated; without its pictures if `images` is False, without stored ρ if `labels` is."""
         try:
-            episode = self._read(self.places[index], images).validate(f"{self.places[index]}")
+            episode = self._read(self.places[index], images, labels).validate(f"{self.places[index]}")
         except EpisodeError as error:
             raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
         return episode.replace(poses=self.robot.poses(episode.proprio)) if self.robot else episode
 
-    def _read(self, place: Place, images: bool) -> Episode:
+    def _read(self, place: Place, images: bool, stored: bool) -> Episode:
         with reading(place), self.recording(place) as recording:
             state, arrays = joined(recording, self.state, place), recording.arrays
             action = joined(recording, self.action, place) if self.action else state[:, :0]
@@ -220,7 +229,8 @@ class Source(Sequence[Episode], abc.ABC):
                 pictures[camera] = resized(frames, self.fields.image_size)
             if len(state) == len(action) + 1:  # what was observed behind the last action is left out
                 state, pictures = state[:-1], {camera: frames[: len(action)] for camera, frames in pictures.items()}
-            beside = {name: np.asarray(arrays[name]) for name in (*LABELS, "phase") if name in arrays}
+            wanted = (*LABELS, "phase") if stored else ("phase",)
+            beside = {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
             beside = {name: value for name, value in beside.items() if value.shape == (len(state),)}  # others are none
             labels: dict[str, Any] = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
             if labels and np.isnan(labels["rho"]).all():  # an episode that was not annotated with the others

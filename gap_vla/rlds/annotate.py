@@ -42,7 +42,7 @@ class Annotated:
 
 def annotate_source(
     source: Source,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     method: str = "lstm",
     seed: int = 0,
@@ -52,14 +52,16 @@ def annotate_source(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Annotated:
-    """Writes a copy of `source` with ρ and change points; everything else stays as it is.
+    """Writes a copy of `source` with ρ and change points; everything else stays as it is. Of a LeRobot folder also a
+    file of them alone.
 
     Of a dataset with a split `train` the annotator is fitted on that split, else on all episodes. It is saved beside
     the copy: in `OUT/annotator` of a folder, in `OUT.annotator` of a file.
 
     Args:
         source: `gap_vla.demos.open_source(...)`.
-        out: where the copy goes; for RLDS the new version's folder, such as `data/threading/1.1.0`.
+        out: where the copy goes; for RLDS the new version's folder, such as `data/threading/1.1.0`. For LeRobot a
+            file `*.parquet` takes ρ alone; default: `gap_rho.parquet` in its folder, from which our reader has it.
         method, seed, options: of `gap_vla.phases.annotate`.
         annotator: folder of a saved annotator: annotate with it, fit nothing.
         extra: further joints or hand channels whose motion counts too, arrays of the source joined by `+`. Default:
@@ -68,8 +70,11 @@ def annotate_source(
         overwrite: replace an earlier copy once the new one is complete.
     """
     sources = [source.path, *([annotator] if annotator else [])]
-    out = claim(out, overwrite=overwrite, kind=source.output, sources=sources)
-    saved = out / "annotator" if source.output else out.with_name(f"{out.name}.annotator")
+    if not (out := out or source.sidecar):
+        raise UserError(f"{source.path}: name the annotated copy with --out")
+    kind, is_beside = source.output_at(Path(out)), Path(out) == source.sidecar
+    out = claim(out, overwrite=overwrite, kind=kind, sources=[] if is_beside else sources)
+    saved = out / "annotator" if kind else out.with_name(f"{out.name}.annotator")
     annotation = annotation_of(
         source, method=method, seed=seed, options=options, annotator=annotator, extra=extra, workers=workers
     )
@@ -99,7 +104,7 @@ def annotation_of(
 
     fitted = phases.load_annotator(annotator) if annotator else None
     extra = extra or "+".join(fitted.extra if fitted else ())
-    episodes = (source.read(i, images=False) for i in range(len(source)))
+    episodes = (source.read(i, images=False, labels=False) for i in range(len(source)))
     columns = [source.rows(i, extra) for i in range(len(source))] if extra else None
     if fitted:
         return fitted.annotate(episodes, workers=workers, extra=columns)
@@ -117,7 +122,7 @@ def write_report(done: Annotated, path: Path, episodes: int = 3) -> Path:
 
     views = []
     for i in spread(len(done.source), episodes):
-        episode = done.source.read(i)
+        episode = done.source.read(i, labels=False)
         views.append(view_of(episode.replace(**done.annotation.labels(i), images=_small(episode))))
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
     with replacing(path) as new:
@@ -164,8 +169,8 @@ def show_episode(
     claim(out, overwrite=True, sources=[source.path])
     if not 0 <= episode < len(source):
         raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
-    chosen = source.read(episode)
-    if chosen.rho is not None and chosen.change_point is not None and not (method or annotator):
+    chosen = source.read(episode, labels=not (method or annotator))
+    if chosen.rho is not None and chosen.change_point is not None:
         facts = ["ρ as it is stored", told_weak(marked_share([chosen.rho], [np.flatnonzero(chosen.change_point)]))]
     elif method or annotator or chosen.has_pose:
         annotation = annotation_of(source, method=method or "lstm", annotator=annotator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gap_vla.core.errors import EpisodeError
-from gap_vla.demos import Fields, open_source
+from gap_vla.cli.data import annotate, show_episode
+from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.demos import Fields, lerobot, open_source
 from gap_vla.demos.lerobot import LeRobot, film_frames
 from tests.helpers.demonstrations import assert_equal, smooth_frames, write_film, write_lerobot
 
@@ -236,3 +238,55 @@ def test_a_labelled_copy_has_the_labels_in_its_tables(tmp_path: Path, version: s
         assert_equal(found, made.replace(**own))
     features = json.loads((tmp_path / "out/meta/info.json").read_text())["features"]
     assert features["rho"]["dtype"] == "float32" and features["change_point"]["dtype"] == "bool"
+
+
+@pytest.fixture(params=["v30_image"])
+def annotated(request: Any, tmp_path: Path) -> Path:
+    """A folder that LeRobot itself wrote, with ρ beside its data."""
+    root = shutil.copytree(HERE / "lerobot" / request.param, tmp_path / "set")
+    assert not annotate([str(root), "--method", "gaussian"])
+    return root
+
+
+@pytest.mark.parametrize("annotated", ["v21_video", "v30_video", "v30_image"], indirect=True)
+def test_rho_goes_beside_the_data_and_comes_back(annotated: Path, tmp_path: Path, capsys: Any) -> None:
+    table, of_data = pq.read_table(annotated / "gap_rho.parquet"), pq.read_table(annotated / "data")
+    assert table.column_names == ["index", "episode_index", "frame_index", "rho", "change_point"]  # no `observation.*`
+    for name in ("index", "episode_index", "frame_index"):
+        np.testing.assert_array_equal(table[name], of_data[name])
+    source = open_source(annotated)
+    np.testing.assert_array_equal(np.concatenate([e.rho for e in source]), table["rho"])
+    np.testing.assert_array_equal(np.concatenate([e.change_point for e in source]), table["change_point"])
+    assert not show_episode([str(annotated), "--out", str(tmp_path / "page.html")])
+    assert "as it is stored" in capsys.readouterr().out
+
+
+def test_a_sidecar_may_be_elsewhere_and_made_by_a_saved_annotator(annotated: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "rho.parquet"
+    saved = annotated / "gap_rho.parquet.annotator"
+    assert not annotate([str(annotated), "--annotator", str(saved), "--out", str(elsewhere)])
+    assert pq.read_table(elsewhere).equals(pq.read_table(annotated / "gap_rho.parquet"))
+    table = next(annotated.glob("data/**/*.parquet"))
+    assert annotate([str(annotated), "--method", "gaussian", "--out", str(table), "--overwrite"]) == 2
+
+
+def test_episodes_that_are_not_in_the_sidecar_have_no_rho(annotated: Path) -> None:
+    call = [str(annotated), "--method", "gaussian", "--episodes", "1"]
+    assert annotate(call) == 2
+    assert not annotate([*call, "--overwrite"])
+    assert [e.rho is None for e in open_source(annotated)] == [True, False]
+
+
+@pytest.mark.parametrize("annotated", ["v21_video", "v30_image"], indirect=True)
+def test_a_sidecar_of_another_version_of_the_dataset_is_refused(annotated: Path) -> None:
+    file = sorted(annotated.glob("data/**/*.parquet"))[-1]
+    table = pq.read_table(file)
+    at, state = table.schema.get_field_index("observation.state"), np.stack(table["observation.state"].to_pylist())
+    state[-1, 0] += 0.01
+    pq.write_table(table.set_column(at, "observation.state", [state.tolist()]), file)
+    lerobot._column.cache_clear()  # another process
+    assert open_source(annotated)[0].rho is not None
+    with pytest.raises(UserError, match=r"gap_rho\.parquet"):
+        open_source(annotated)[1]
+    assert not annotate([str(annotated), "--method", "gaussian", "--overwrite"])
+    assert open_source(annotated)[1].rho is not None
