@@ -16,19 +16,20 @@ from typing import Any
 
 from gap_vla.core.errors import command
 
-STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "untouched")
+STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "rates", "untouched")
 
+RELEASED = "as released: every sample, no bound on weights, 100 epochs; lookahead 2"
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
     "spread 4, lookahead 2": {"lookahead": 2, "spread": 4.0},
     "spread 2, lookahead 2": {"lookahead": 2, "spread": 2.0},
     "M5, causal": {"lookahead": 0},
     "spread 4, causal": {"lookahead": 0, "spread": 4.0},
-    "M5, lookahead 2, 100 epochs": {"lookahead": 2, "epochs": 100},
+    RELEASED: {"lookahead": 2, "epochs": 100, "greatest_weight": None, "scale": 1},
 }
 DRAWN = (
     "M5, lookahead 2 (default for labels)",
-    "M5, lookahead 2, 100 epochs",
+    RELEASED,
     "spread 2, lookahead 2",
     "spread 4, lookahead 2",
 )
@@ -57,6 +58,10 @@ def measure(stage: str, options: argparse.Namespace, tasks: dict[str, Any]) -> N
     elif stage == "width":
         drawn = {task: found for task, found in tasks.items() if task in DRAWN_TASKS}
         keep(study.widths(drawn, {name: LSTM_VARIANTS[name] for name in DRAWN}))
+    elif stage == "rates":
+        from experiments.phase_benchmark.rates import rates
+
+        rates(options.demos, options.tasks, keep)
     else:
         results = read_json(path)["results"] if options.sets and path.exists() else {}
         for name in options.sets or study.TITLES:

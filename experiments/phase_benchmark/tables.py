@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.phase_benchmark.rates import rates_table
 from experiments.phase_benchmark.study import TITLES
 from gap_vla.core.files import read_json
 from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
@@ -179,6 +180,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "**F1@5 beside rivals, mean over the tasks**": [OVER_THE_TASKS, *over_the_tasks(finders)],
         **untouched_tables(results["untouched"]["results"]),
         "**ρ by task**": [["ρ", "figure", *tasks, "mean"], *of_rho],
+        "**Rates and numbers of demonstrations**": rates_table(results["rates"]["results"]),
     }
     for what, values in curves_of(results).items():
         scores = [f"{score['mean']:.3f}" for score in values.values()]

@@ -29,6 +29,9 @@ _EXTRAS = {
 class UserError(Exception):
     """What the user can put right. The message is one line: what is wrong, where, and what to do."""
 
+    status = USER_ERROR
+    """Exit status of a command that ends with it."""
+
 
 class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; the message names the key, the value and the choices."""
@@ -60,7 +63,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if not (message := _message_for_user(error)):
                 raise
             print(f"error: {message}", file=sys.stderr)
-            return USER_ERROR
+            return getattr(error, "status", USER_ERROR)
 
     return guarded
 

@@ -21,9 +21,9 @@ from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
-from gap_vla.phases.measures import label_report, notes
+from gap_vla.phases.measures import label_report, notes, require_marks
 from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, USED, Options, method_parts, resolved
-from gap_vla.phases.motion import Motion, farthest, motion_of
+from gap_vla.phases.motion import Motion, distinct_rows, farthest, motion_of
 
 LABEL_LOOKAHEAD = 2
 """Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
@@ -40,6 +40,7 @@ def annotate(
     workers: int | None = None,
     extra: Iterable[np.ndarray] | None = None,
     fit: Sequence[int] | None = None,
+    check: bool = True,
     **options: Any,
 ) -> Annotation:
     """Gives every step of every episode its ρ, and finds the change points (M1-M5).
@@ -56,12 +57,14 @@ def annotate(
             `if __name__ == "__main__":`.
         extra: T×E per episode, in their order: further joints or hand channels whose motion counts too (`segment`).
         fit: which episodes everything is fitted on, such as those of the training split; default: all.
+        check: False: a ρ that marks few of its own change points stands in the notes of the report, and is no error.
         **options: fields of `methods.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.
 
     Raises:
         ConfigError: unknown method or option.
         EpisodeError: no episode, columns that hold no position, or bad signals (the episode and step are named).
+        WeakRho: the LSTM's ρ is above one half at fewer than half of the change points.
 
     >>> from gap_vla.core.columns import POSE
     >>> walk = np.zeros((40, 9), np.float32)
@@ -80,15 +83,18 @@ def annotate(
         _require_like(recording, fitted[0].motion.columns, fitted[0].unit)
     motions = [recording.motion for recording in fitted]
     points_by, rho_by = method_parts(method, own)
+    scale = own.scale  # else the LSTM measures the phases that were found
     if points_by != "column":
         own = resolved(own, motions)
     points = _find_points(method, own, recordings, workers)
     estimator = None
     if rho_by == "lstm":
         chosen = points if fit is None else [points[i] for i in fit]
-        estimator = PhaseEstimator(**of_lstm, seed=seed).fit(motions, chosen)
+        estimator = PhaseEstimator(**of_lstm, scale=scale, seed=seed).fit(motions, chosen)
     annotator = Annotator(method, own, seed, estimator, fitted[0].motion.columns, fitted[0].unit)
     annotation = annotator._annotation(recordings, points)
+    if check:
+        require_marks(annotation.report)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(fitted), **annotation.report})
 
 
@@ -121,8 +127,9 @@ def options_of(method: str, options: Mapping[str, Any], seed: int) -> tuple[dict
     return {k: v for k, v in options.items() if k in used}, seed if "seed" in used else 0
 
 
+IDENTITY = ("method", "options", "seed", "version", "estimator", "hash")
 OPTIONS = {field.name for field in dataclasses.fields(Options)}
-OF_LSTM = {field.name for field in dataclasses.fields(EstimatorSettings)} - {"seed"}
+OF_LSTM = {field.name for field in dataclasses.fields(EstimatorSettings)} - {"seed", "scale"}
 
 
 def _used(method: str, own: Options) -> set[str]:
@@ -130,7 +137,7 @@ def _used(method: str, own: Options) -> set[str]:
     parts = method_parts(method, own)
     used = {name for part in parts for name in USED.get(part, ())}
     used |= set() if METHODS[method][1] else {"rho"}
-    used |= {*OF_LSTM, "seed"} if parts[1] == "lstm" else set()
+    used |= {*OF_LSTM, "scale", "seed"} if parts[1] == "lstm" else set()
     return used - ({"penalty", "stroke"} if own.n_change_points is not None else set())  # so many, whatever they cost
 
 
@@ -148,10 +155,14 @@ class Annotator:
     """Of the openings that it was fitted on, "m" or "1" (without unit); empty: not known."""
     extra: tuple[str, ...] = ()
     """What the extra columns that it was fitted on are called, if they are of files; empty: not known, or none."""
+    stored: Mapping[str, Any] | None = None
+    """The identity that stands in its file, if it was loaded."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """JSON-able; equal identities give equal labels. `hash` covers the weights too."""
+        if self.stored is not None:
+            return dict(self.stored)
         record: dict[str, Any] = {
             "method": self.method,
             "options": self.options.record(),
@@ -159,7 +170,7 @@ class Annotator:
             "version": LABELS_NAME,
         }
         if self.estimator is not None:
-            record["estimator"] = self.estimator.settings.record()
+            record["estimator"] = dataclasses.asdict(self.estimator.settings)
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
         if self.estimator is not None:
             for name, value in self.estimator.weights._asdict().items():
@@ -199,6 +210,8 @@ class Annotator:
             rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
         else:
             rho = [RHO[made_by](p, len(motion), self.options) for motion, p in zip(motions, points)]
+        rho = [recording.over_steps(values) for recording, values in zip(recordings, rho)]
+        points = [recording.rows[found] for recording, found in zip(recordings, points)]
         report = label_report(rho, points)
         report["reach"] = max((farthest(motion) for motion in motions), default=0.0)
         if self.estimator is not None:
@@ -295,6 +308,7 @@ def load_annotator(directory: str | Path) -> Annotator:
         record.get("columns", {}),
         record.get("opening_unit", ""),
         tuple(record.get("extra", ())),
+        {key: record[key] for key in IDENTITY if key in record},
     )
 
 
@@ -305,6 +319,12 @@ class Recording(NamedTuple):
     phase: np.ndarray | None
     unit: str  # of the openings: "m" or "1"
     digest: str
+    rows: np.ndarray  # int64[R], the samples of the episode that `motion` and `phase` hold (`distinct_rows`)
+    steps: int  # of the episode
+
+    def over_steps(self, rho: np.ndarray) -> np.ndarray:
+        """f32[T] of f32[R]: a sample that was left out has the ρ of the one before."""
+        return rho[np.searchsorted(self.rows, np.arange(self.steps), side="right") - 1] if self.steps else rho
 
 
 def digest_of(episode: Episode) -> str:
@@ -335,8 +355,15 @@ def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None, moves
             motion = motion_of(named, columns)
         else:
             motion = Motion.of(np.zeros((len(episode), 3)), where=named.name)
-        recordings.append(Recording(motion, episode.phase, opening_unit(episode), digest_of(episode)))
+        rows = distinct_rows(motion) if moves else np.arange(len(episode))
+        phase = episode.phase if len(rows) == len(episode) else _at(episode.phase, rows)
+        unit, digest = opening_unit(episode), digest_of(episode)
+        recordings.append(Recording(motion.at(rows), phase, unit, digest, rows, len(episode)))
     return recordings
+
+
+def _at(phase: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if phase is None else np.asarray(phase)[rows]
 
 
 def _require_like(recording: Recording, columns: Mapping[str, int], unit: str) -> None:

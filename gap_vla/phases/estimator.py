@@ -17,11 +17,14 @@ from gap_vla.core.errors import ConfigError, EpisodeError, message_of
 from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.phases.measures import calibration, weighted_loss
 from gap_vla.phases.motion import Amount, Motion
+from gap_vla.phases.objective import SAMPLES_PER_PHASE, phase_length, time_scale
 from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
+
+LEAST_UNIT = 0.5
 
 LEAST_SCALE = 1e-6
 """A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
@@ -34,40 +37,36 @@ class EstimatorSettings:
     hidden: Annotated[int, Field(ge=1, le=4096)] = 64
     """Width of each of the two LSTM layers."""
     distance_weight: Annotated[float | int, Field(gt=0)] = 0.005
-    """k of w(d) = k d²; the release has 0.005 (Meta-World) and 0.05 (MimicGen)."""
-    greatest_weight: Annotated[float | int, Field(gt=0)] | None = None
-    """Bound on w(d), or None."""
+    """k of w(d) = k d², d in units of `scale`; the release has 0.005 (Meta-World) and 0.05 (MimicGen)."""
+    greatest_weight: Annotated[float | int, Field(gt=0)] | None = 1.0
+    """Bound on w(d); None, as in the release: no bound."""
+    scale: Annotated[int, Field(ge=1)] | None = None
+    """The LSTM looks at every `scale`-th sample, and d counts these; 1 is M5. None: a fourteenth of the median phase,
+    which d counts without rounding."""
     one_sided: bool = False
     """d counts only the steps after a change point (the release, for MimicGen)."""
     spread: Amount = 0.0
-    """Our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and all steps
-    count alike."""
+    """Our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in units of `scale`, and all steps count
+    alike."""
     lookahead: Annotated[int, Field(ge=0)] = 0
-    """ρ_t may depend on samples up to t + lookahead."""
+    """ρ_t may depend on samples up to t + lookahead × scale."""
+    updates: Steps = 200
+    """Updates of the weights."""
     epochs: Steps | None = None
-    """Passes over the recordings that are learnt; None: an epoch for every 50 time steps of them (each recording
-    counted with its `lookahead` steps), at most 100 epochs and at least 100 updates."""
+    """Passes over the recordings that are learnt, in place of `updates`; 100 in the paper."""
     learning_rate: Annotated[float | int, Field(gt=0)] = 1e-2
     """Adam's, decayed to zero along a half cosine."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Recordings per update."""
     held_out: Annotated[float | int, Field(ge=0, le=0.9)] = 0.1
-    """Share of the recordings that are not learnt: they choose the epoch whose weights are kept (least loss), and loss
-    and calibration are measured on them; none of a single recording."""
-    max_steps: Annotated[int, Field(ge=1)] = 2_000_000
-    """Bound on the time steps seen in training; epochs are cut to it, but not below one, and recordings are then learnt
-    in pieces of 100 steps, so that updates do not become few."""
+    """Share of the recordings that are not learnt: they choose which of 40 states of the weights is kept (least loss),
+    and loss and calibration are measured on them; none of a single recording."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Of initialisation, order and split."""
 
     def __post_init__(self) -> None:
-        if self.spread and (self.greatest_weight is not None or self.distance_weight != 0.005):
+        if self.spread and (self.greatest_weight != 1 or self.distance_weight != 0.005):
             raise ConfigError("spread replaces the weights w(d): give spread, or distance_weight and greatest_weight")
-
-    def record(self) -> dict[str, Any]:
-        """JSON-able; `spread` only where it is used, so that labels made before there was one keep their identity."""
-        record = dataclasses.asdict(self)
-        return record if self.spread else {k: v for k, v in record.items() if k != "spread"}
 
 
 class PhaseEstimator:
@@ -90,6 +89,7 @@ class PhaseEstimator:
         self.settings = build(EstimatorSettings, settings)
         self.report: dict[str, Any] = {}
         self.columns: dict[str, int] = {}
+        self.scale = self.settings.scale or 1
         self._weights: Weights | None = None
 
     def fit(self, motions: Iterable[Motion], change_points: Iterable[np.ndarray]) -> PhaseEstimator:
@@ -113,19 +113,25 @@ class PhaseEstimator:
         if (ahead := self.settings.lookahead) >= max(most := max(map(len, motions)), 3):
             raise ConfigError(f"lookahead is {ahead}, the longest recording has {most} steps; lower it")
         self.columns = motions[usable[0]].columns
-        features = {i: self.features(motions[i]) for i in usable}
+        phase = phase_length(map(len, motions), change_points)
+        self.scale = self.settings.scale or time_scale(phase)
+        self.unit = float(self.settings.scale or max(phase / SAMPLES_PER_PHASE, LEAST_UNIT))
         kept, held = held_out_split(usable, self.settings)
-        stacked = np.concatenate([features[i][1:] for i in kept])
-        scale = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
-        scale = np.where(scale > LEAST_SCALE, scale, 1).astype(np.float32)
-        examples = {i: self._example(features[i] / scale, change_points[i]) for i in usable}
-        trained = train([examples[i] for i in kept], [examples[i] for i in held], self.settings)
-        self._weights = Weights(mean=np.zeros(self.width, np.float32), scale=scale, **trained.arrays)
+        seen = {i: [self.features(motions[i], start) for start in self._starts(motions[i])] for i in usable}
+        stacked = np.concatenate([features[1:] for i in kept for features in seen[i]])
+        spread = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
+        spread = np.where(spread > LEAST_SCALE, spread, 1).astype(np.float32)
+        examples = {
+            i: [self._example(one / spread, change_points[i], len(motions[i]), k) for k, one in enumerate(seen[i])]
+            for i in usable
+        }
+        trained = train([examples[i] for i in kept], [examples[i][0] for i in held], self.settings)
+        self._weights = Weights(np.zeros(self.width, np.float32), spread, *trained.parameters)
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
-            "epochs": len(trained.losses),
-            "kept_epoch": trained.kept + 1,
+            "scale": self.scale,
+            "kept": (trained.kept + 1) / len(trained.losses),
             "train_loss": trained.losses[trained.kept],
             **self._measure(motions, change_points, held),
         }
@@ -135,8 +141,8 @@ class PhaseEstimator:
     def width(self) -> int:
         return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
 
-    def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
-        """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero.
+    def features(self, motion: Motion, start: int = 0) -> Float[np.ndarray, "_ F"]:
+        """Unscaled Δs of every `scale`-th sample from `start` on: each less the one before; row 0 is zero.
 
         Raises EpisodeError: other columns than the estimator was trained on.
         """
@@ -144,7 +150,12 @@ class PhaseEstimator:
 
         if motion.columns != self.columns:
             raise EpisodeError(f"{motion.where} has {motion.columns}; ρ was learnt from {self.columns}")
-        return all_features(motion.samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
+        samples = np.ascontiguousarray(motion.samples[start :: self.scale])
+        return all_features(samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
+
+    def _starts(self, motion: Motion) -> range:
+        """Each sample of a recording is seen from one of these."""
+        return range(min(self.scale, len(motion)))
 
     def predict(
         self,
@@ -160,8 +171,12 @@ class PhaseEstimator:
         from gap_vla.phases.lstm import lstm_run
 
         weights, ahead = self.weights, self.settings.lookahead
-        features = self.features(as_motion(position, quaternion, gripper, extra))
-        return lstm_run(np.pad(features, ((0, ahead), (0, 0))), weights)[ahead:]
+        motion = as_motion(position, quaternion, gripper, extra)
+        rho = np.zeros(len(motion), np.float32)
+        for start in self._starts(motion):
+            features = self.features(motion, start)
+            rho[start :: self.scale] = lstm_run(np.pad(features, ((0, ahead), (0, 0)))[:, None], weights)[ahead:, 0]
+        return rho
 
     @property
     def weights(self) -> Weights:
@@ -176,7 +191,8 @@ class PhaseEstimator:
         directory = Path(directory)
         with replacing(directory / "estimator.safetensors") as temporary:
             save_file(self.weights._asdict(), temporary)
-        record = {"settings": self.settings.record(), "columns": self.columns, "report": self.report}
+        record = {"settings": dataclasses.asdict(self.settings), "columns": self.columns, "scale": self.scale}
+        record["report"] = self.report
         write_json(directory / "estimator.json", {"format": 1, **record})
         return directory
 
@@ -190,27 +206,32 @@ class PhaseEstimator:
         path = Path(directory) / "estimator.json"
         record = read_json(path)
         try:
-            estimator = cls(**record["settings"])
+            known = {field.name for field in dataclasses.fields(EstimatorSettings)}  # 0.3 had another plan of training
+            estimator = cls(**{name: value for name, value in record["settings"].items() if name in known})
             estimator._weights = Weights(**load_file(path.with_suffix(".safetensors")))
         except (KeyError, TypeError, ValueError) as problem:
             raise ConfigError(f"{path}: another version wrote it ({message_of(problem)}); make it again") from None
         estimator.columns, estimator.report = record["columns"], record["report"]
+        estimator.scale = record.get("scale", 1)
         return estimator
 
-    def _example(self, scaled: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _example(self, scaled: np.ndarray, points: np.ndarray, length: int, start: int) -> tuple[np.ndarray, ...]:
         """What `train` takes of a recording; ρ of a step is asked for `lookahead` steps later."""
         ahead = self.settings.lookahead
-        targets, weights = self._wanted(points, len(scaled))
+        targets, weights = (array[start :: self.scale] for array in self._wanted(points, length))
         return np.pad(scaled, ((0, ahead), (0, 0))), np.pad(targets, (ahead, 0)), np.pad(weights, (ahead, 0))
 
     def _wanted(self, points: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """What ρ should be at every step, and how much the step counts."""
         s = self.settings
         if s.spread:
-            return soft_targets(points, length, s.spread, one_sided=s.one_sided), np.ones(length, np.float32)
+            width = s.spread * self.scale
+            return soft_targets(points, length, width, one_sided=s.one_sided), np.ones(length, np.float32)
         most = np.inf if s.greatest_weight is None else s.greatest_weight
-        weights = step_weights(points, length, k=s.distance_weight, most=most, one_sided=s.one_sided)
-        return change_targets(points, length), weights
+        weights = step_weights(
+            points, length, k=s.distance_weight / self.unit**2, most=most, one_sided=s.one_sided, scale=self.scale
+        )
+        return change_targets(points, length, scale=self.scale), weights
 
     def _measure(self, motions, change_points, indices: Sequence[int]) -> dict[str, Any]:
         if not indices:
@@ -226,7 +247,7 @@ class PhaseEstimator:
 
 def held_out_split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:
     """The recordings to learn, and those held out; drawn by the seed, both ascending."""
-    count = min(max(round(settings.held_out * len(usable)), 1), len(usable) - 1) if settings.held_out else 0
+    count = int(settings.held_out * len(usable))
     order = np.random.default_rng(settings.seed).permutation(len(usable))
     held = {usable[i] for i in order[:count]}
     return [i for i in usable if i not in held], sorted(held)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import NEGATIVE, EpisodeError
 from gap_vla.phases.targets import distance_to, is_transition
 
 POOR = 0.1
@@ -20,6 +21,9 @@ LITTLE = 0.1
 
 WEAK = 0.5
 """Share of change points with ρ above one half, below which ρ does not mark the transitions."""
+
+BROAD = 0.5
+"""Share of steps with ρ above one half, above which ρ tells little about where the transitions are."""
 
 FAR = 10.0
 """Metres that no arm reaches."""
@@ -79,16 +83,52 @@ def marked_share(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
     return float(marks.mean()) if len(marks) else None
 
 
-def told_weak(share: float | None) -> str:
-    """A sentence if ρ marks so small a share of the change points (`marked_share`) that GAP has little to act on.
+class WeakRho(EpisodeError):
+    """ρ does not mark the change points that it was learnt from."""
 
-    >>> told_weak(0.8), told_weak(None)
-    ('', '')
+    status = NEGATIVE
+
+
+def told_weak(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> str:
+    """A sentence if ρ marks so few of the change points, or so many of the steps, that GAP has little to act on.
+
+    Args:
+        rho: float[T] per episode.
+        change_points: int[K] per episode.
+
+    >>> told_weak([np.array([0.9, 0.1, 0.1, 0.8, 0.2])], [np.array([3])])
+    ''
     """
-    if share is None or share >= WEAK:
+    report = {"rho_marks": marked_share(rho, change_points), "rho_over_half": over_half(rho)}
+    return marks_few(report) or marks_most(report)
+
+
+def marks_few(report: Mapping[str, Any]) -> str:
+    """Of `label_report`: a sentence if ρ marks few of the change points, which GAP then does not see; else ""."""
+    if (marks := report.get("rho_marks")) is None or marks >= WEAK:
         return ""
-    how = "annotate with a longer training of the LSTM (option `epochs`), or with method `gaussian`"
-    return f"ρ is weak: above 0.5 at {share:.0%} of the change points; {how}"
+    what = "try option updates=800, held_out=0 or spread=4, or method gaussian"
+    return f"ρ is weak: above 0.5 at {marks:.0%} of its change points, so GAP has little to act on; {what}"
+
+
+def marks_most(report: Mapping[str, Any]) -> str:
+    """Of `label_report`: a sentence if ρ marks more than half of the steps; else ""."""
+    if (over := report.get("rho_over_half")) is None or over <= BROAD:
+        return ""
+    what = "more demonstrations, or method gaussian with a smaller sigma, give a narrower ρ"
+    return f"ρ is broad: above 0.5 at {over:.0%} of the steps, so GAP acts nearly everywhere; {what}"
+
+
+def require_marks(report: Mapping[str, Any]) -> None:
+    """Raises WeakRho if a ρ of the LSTM marks few of the change points; `report` is that of an `Annotation`."""
+    if report.get("estimator") and (weak := marks_few(report)):
+        raise WeakRho(weak)
+
+
+def over_half(rho: Sequence[np.ndarray]) -> float | None:
+    """The share of steps at which ρ is above one half; None without any."""
+    marks = np.concatenate([np.zeros(0, bool), *map(is_transition, rho)])
+    return float(marks.mean()) if len(marks) else None
 
 
 def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -97,7 +137,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
     Returns:
         episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
         rho_width (steps with ρ above one half per change point or first step of an episode, which is a target of M4),
-        rho_marks (`marked_share`),
+        rho_marks (`marked_share`), rho_over_half (share of the steps with ρ above one half),
         rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
         None where no step is that far from one).
     """
@@ -115,6 +155,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
         "rho_mean": float(everything.mean(dtype=np.float64)) if steps else None,
         "rho_width": float(is_transition(everything).sum() / (points + len(lengths))) if steps else None,
         "rho_marks": marked_share(rho, change_points),
+        "rho_over_half": over_half(rho),
         "rho_by_distance": [float(r.mean(dtype=np.float64)) if len(r) else None for r in profile],
     }
 
@@ -132,9 +173,11 @@ def describe(report: Mapping[str, Any]) -> list[str]:
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
     found = []
-    mean, marks, estimator = report["rho_mean"], report.get("rho_marks"), report.get("estimator")
-    if estimator and (weak := told_weak(marks)):
+    mean, estimator = report["rho_mean"], report.get("estimator")
+    if estimator and (weak := marks_few(report)):
         found.append(weak)
+    if report.get("rho_by") != "fixed" and (broad := marks_most(report)):
+        found.append(broad)
     if asked := beyond_reach(report.get("reach", 0)):
         found.append(f"{asked} ρ weighs rotations against positions as if they were: state these in m")
     if mean is not None and mean < LITTLE:

@@ -15,16 +15,31 @@ from gap_vla.core.config import STRICT, choose
 from gap_vla.core.errors import EpisodeError
 from gap_vla.phases.motion import Amount, DeadBand, Motion, unit_steps
 from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
-from gap_vla.phases.objective import Odd, default_min_size, default_penalty, default_stroke, stroke_starts
+from gap_vla.phases.objective import (
+    SAMPLES_PER_PILOT_SEGMENT,
+    SAMPLES_PER_UNIT,
+    SHORTEST_SEGMENT,
+    Odd,
+    default_min_size,
+    default_penalty,
+    default_stroke,
+    median_length,
+    phase_length,
+    stroke_starts,
+    time_scale,
+)
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.targets import change_targets, label_changes, soft_targets
 
-LABELS_VERSION = 7
+LABELS_VERSION = 8
 """Part of the identity of every dataset that holds ρ. Raise it whenever a change of code gives the same episodes,
 method, seed and options other change points or ρ."""
 
-LABELS_NAME = {7: "0.1.0"}.get(LABELS_VERSION, f"labels {LABELS_VERSION}")
-"""What an annotator's identity says of `LABELS_VERSION`; every annotator so far says "0.1.0"."""
+LABELS_NAME = f"labels {LABELS_VERSION}"
+"""What an annotator's identity says of `LABELS_VERSION`; those of 0.1 to 0.3 say "0.1.0"."""
+
+PILOTS = 16
+"""Recordings of a data set on which the length of a phase is measured before."""
 
 Samples = Annotated[int, Field(ge=1)]
 
@@ -52,6 +67,9 @@ class Options:
     """Odd number of samples over which signals are averaged before."""
     min_size: Samples | None = None
     """Least number of samples of a segment; None follows the data set."""
+    scale: Samples | None = None
+    """So many samples count as one where penalty, min_size and the LSTM follow the data set; None: a fourteenth of the
+    median phase."""
     max_segment: Samples | None = None
     """Greatest number of samples of a segment."""
     jump: Samples = 1
@@ -205,7 +223,7 @@ METHODS: dict[str, tuple[str, str | None]] = {
 
 
 MOTION = ("smooth", "dead_band", "alpha")
-SEARCH = ("penalty", "n_change_points", "min_size", "max_segment", "jump")
+SEARCH = ("penalty", "n_change_points", "min_size", "scale", "max_segment", "jump")
 USED = {
     "segment": (*MOTION, *SEARCH, "beta", "extra_weight", "rest", "reduction", "stroke", "arms"),
     "hdbscan": (*MOTION, "min_size", "cluster_size"),
@@ -223,12 +241,33 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
 
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
-    """The options with what follows the data set (smooth, dead_band, penalty, min_size, stroke) in place of None."""
+    """The options with what follows the data set (smooth, dead_band, stroke, scale, penalty, min_size) for None."""
     smooth = default_window(motions) if options.smooth is None else options.smooth
     band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
+    stroke = default_stroke(motions) if options.stroke is None else options.stroke
+    options = dataclasses.replace(options, smooth=smooth, dead_band=band, stroke=stroke)
+    phase = _pilot_phase(options, [motion for motion in motions if len(motion)])
+    scale = time_scale(phase) if options.scale is None else options.scale
     penalty = options.penalty
     if penalty is None and options.n_change_points is None:
-        penalty = default_penalty(motions)
-    least = default_min_size(motions) if options.min_size is None else options.min_size
-    stroke = default_stroke(motions) if options.stroke is None else options.stroke
-    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least, stroke=stroke)
+        penalty = default_penalty(motions, scale)
+    least = options.min_size
+    if least is None:
+        least = max(min(default_min_size(motions, scale), int(phase / 2)), SHORTEST_SEGMENT)
+    return dataclasses.replace(options, penalty=penalty, min_size=least, scale=scale)
+
+
+def _pilot_phase(options: Options, motions: Sequence[Motion]) -> float:
+    """Samples of the median phase, by rules in which every number follows the recordings' length, so that the same
+    motion at another rate has the same phases."""
+    some = [motions[round(i)] for i in np.linspace(0, len(motions) - 1, min(len(motions), PILOTS))]
+    samples = median_length(some)
+    pilot = dataclasses.replace(
+        options,
+        penalty=samples / SAMPLES_PER_UNIT * max((motion.arms for motion in some), default=1),
+        n_change_points=None,
+        min_size=max(int(samples // SAMPLES_PER_PILOT_SEGMENT), SHORTEST_SEGMENT),
+        max_segment=None,
+        jump=1,
+    )
+    return phase_length(map(len, some), [segment_points(motion, None, pilot) for motion in some])

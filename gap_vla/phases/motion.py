@@ -7,7 +7,7 @@ import math
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 
 from gap_vla.core.episode import Episode
@@ -15,6 +15,9 @@ from gap_vla.core.errors import EpisodeError
 
 UNIT_QUATERNION_TOLERANCE = 1e-2
 """Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
+
+FEW_STATES = 8
+"""A recording of fewer different states says nothing about how often each was logged."""
 
 Amount = Annotated[float | int, Field(ge=0)]
 
@@ -58,6 +61,12 @@ class Motion:
         """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.all_features` reads."""
         parts = [self.position, self.quaternion, self.gripper, self.extra]
         return np.ascontiguousarray(np.concatenate([part for part in parts if part is not None], axis=1))
+
+    def at(self, rows: np.ndarray) -> Motion:
+        """These samples of it."""
+        parts = {name: getattr(self, name) for name in ("position", "quaternion", "gripper", "extra")}
+        chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
+        return dataclasses.replace(self, **chosen)
 
     @property
     def columns(self) -> dict[str, int]:
@@ -176,6 +185,26 @@ def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
         extra,
         where=episode.name,
     )
+
+
+def distinct_rows(motion: Motion) -> Int64[np.ndarray, " R"]:
+    """The samples to look at, ascending: all of them, but where most states were logged several times, as of a slow
+    robot in a fast log, one for each time; a pause keeps its duration.
+
+    >>> held = np.repeat(np.arange(10.0), 3)[:, None] * [[1, 0, 0]]
+    >>> distinct_rows(Motion.of(held)).tolist()
+    [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]
+    """
+    samples = motion.samples
+    starts = np.flatnonzero((samples[1:] != samples[:-1]).any(axis=1)) + 1
+    starts = np.concatenate([[0], starts])
+    runs = np.diff(np.append(starts, len(samples)))
+    usual = float(np.median(runs))
+    if len(runs) < FEW_STATES or usual < 2:
+        return np.arange(len(samples))
+    usual = float(runs[runs <= 2 * usual].mean())
+    kept = [start + (np.arange(max(round(n / usual), 1)) * usual).astype(np.int64) for start, n in zip(starts, runs)]
+    return np.concatenate(kept)
 
 
 def farthest(motion: Motion) -> float:

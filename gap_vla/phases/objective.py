@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_UNIT = 80
 LEAST_PENALTY, MOST_PENALTY = 0.5, 2.0
-SAMPLES_PER_LEAST_SEGMENT = 11
+SAMPLES_PER_LEAST_SEGMENT, SAMPLES_PER_PILOT_SEGMENT = 11, 18
 SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT = 2, 6
+SAMPLES_PER_PHASE = 14
 
 STROKE = 0.25
 """A stroke moves a finger by at least this share of the range that it has in a recording; less is settling."""
@@ -108,7 +109,7 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
     return sums
 
 
-def default_penalty(motions: Iterable[Motion]) -> float:
+def default_penalty(motions: Iterable[Motion], scale: int = 1) -> float:
     """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
 
     The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), which grows with the
@@ -116,6 +117,7 @@ def default_penalty(motions: Iterable[Motion]) -> float:
 
     Args:
         motions: one recording, or a data set.
+        scale: so many samples count as one (`time_scale`).
 
     Returns:
         Penalty in units of one perfectly aligned step.
@@ -125,19 +127,40 @@ def default_penalty(motions: Iterable[Motion]) -> float:
     """
     if not (motions := list(motions)):
         raise EpisodeError("no recordings; a penalty follows their lengths")
-    samples = float(np.median([len(motion) for motion in motions]))
+    samples = median_length(motions) / scale
     arms = max(motion.arms for motion in motions)
-    return float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
+    return scale * float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
 
 
-def default_min_size(motions: Sequence[Motion]) -> int:
-    """T / 11 samples, at least 2 and at most 6, with T the median number of samples.
+def default_min_size(motions: Sequence[Motion], scale: int = 1) -> int:
+    """T / 11 samples, at least 2 and at most 6, with T the median number of samples; `scale` as in `default_penalty`.
 
     >>> [default_min_size([Motion.of(np.zeros((steps, 3)))]) for steps in (20, 40, 100)]
     [2, 3, 6]
     """
-    samples = float(np.median([len(motion) for motion in motions])) if motions else 0.0
-    return int(np.clip(samples // SAMPLES_PER_LEAST_SEGMENT, SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT))
+    least = median_length(motions) / scale // SAMPLES_PER_LEAST_SEGMENT
+    return scale * int(np.clip(least, SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT))
+
+
+def median_length(motions: Sequence[Motion]) -> float:
+    """Samples of a recording; 0 without any."""
+    return float(np.median([len(motion) for motion in motions])) if motions else 0.0
+
+
+def phase_length(lengths: Iterable[int], change_points: Iterable[np.ndarray]) -> float:
+    """Samples of the median phase of some recordings; 1 without any.
+
+    >>> phase_length([60, 300], [np.array([14, 28, 42]), np.array([140])])
+    16.0
+    """
+    phases = [np.diff([0, *points, length]) for length, points in zip(lengths, change_points, strict=True) if length]
+    return float(np.median(np.concatenate(phases))) if phases else 1.0
+
+
+def time_scale(phase: float) -> int:
+    """How many samples the rules count as one: a fourteenth of the median phase, at least 1. At 20 Hz, where rules and
+    LSTM were tuned, it is 1; at 50 Hz, or where each state is logged three times, it is 2 or 3."""
+    return max(round(phase / SAMPLES_PER_PHASE), 1)
 
 
 def stroke_starts(motion: Motion, travel: float | int) -> Int64[np.ndarray, " K"]:

@@ -22,12 +22,13 @@ def is_transition(rho: Any) -> Any:
     return rho > TRANSITION
 
 
-def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
-    """M4: c_t = 1 at the change points and at the first step, else 0."""
-    targets = np.zeros(length, np.float32)
-    targets[:1] = 1
-    targets[change_points] = 1
-    return targets
+def change_targets(change_points: Int64[np.ndarray, " K"], length: int, *, scale: int = 1) -> Float[np.ndarray, " T"]:
+    """M4: c_t = 1 at the change points and at the first step, else 0.
+
+    Args:
+        scale: of those who see every `scale`-th step; for them c_t is 1 at the nearest to a change point.
+    """
+    return (2 * distance_to_change(change_points, length) < scale).astype(np.float32)
 
 
 def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False) -> Float[np.ndarray, " T"]:
@@ -77,14 +78,19 @@ def step_weights(
     k: float | int,
     most: float | int = np.inf,
     one_sided: bool = False,
+    scale: int = 1,
 ) -> Float[np.ndarray, " T"]:
     """M5: 1 at the positives of M4; a negative at distance d from the nearest one counts min(k d², most).
+
+    Args:
+        scale: d counts so many steps as one; see `change_targets`.
 
     >>> step_weights(np.array([4]), 6, k=0.1).round(1)
     array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
     """
     distance = distance_to_change(change_points, length, one_sided=one_sided)
-    return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
+    positive = change_targets(change_points, length, scale=scale) > 0
+    return np.where(positive, 1, np.minimum(k * distance**2, most)).astype(np.float32)
 
 
 def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:

@@ -1,170 +1,134 @@
-"""Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
+"""Training the LSTM of M5 by Adam, in float32.
 
-Where `max_steps` allows fewer epochs than are planned, recordings are learnt in pieces, one update each; the state is
-carried from piece to piece (truncated backpropagation through time).
+Every sum has a fixed order (see `lstm.py`), so the same data and seed give the same bits on every processor.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
 
 from gap_vla.core.progress import PATIENCE, Progress
+from gap_vla.phases.lstm import f32, gradients, layer, length_of, probabilities
+from gap_vla.phases.measures import weighted_loss
 
-State = tuple[torch.Tensor, torch.Tensor]
+LONGEST = 200
+"""Recordings that are longer, in steps of the LSTM, are learnt in pieces of at most this length."""
 
-PIECE = 100
-"""Steps of a piece, where recordings are learnt in pieces."""
+WARM = 10
+"""The first steps of a later piece are not asked for: what came before is missing."""
 
-MOST_EPOCHS, STEPS_PER_EPOCH, LEAST_UPDATES = 100, 50, 100
-"""An epoch for every so many time steps of the examples, and never so few that the weights have hardly moved."""
+CHECKS = 40
+"""So often in a training the loss on the held-out recordings is measured."""
+
+ADAM = 0.9, 0.999, 1e-8
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""
 
 
 class Trained(NamedTuple):
-    arrays: dict[str, np.ndarray]  # parameters in the layout of `lstm.Weights`, without scaling, after the epoch kept
-    losses: list[float]  # of every epoch
-    held_losses: list[float]  # on the held-out recordings after every epoch; empty without any
-    kept: int  # index of the epoch of least held-out loss, else the last
+    parameters: list[np.ndarray]  # in the order of `lstm.Weights`, from `first_in` on
+    losses: list[float]  # between one check and the next
+    held_losses: list[float]  # on the held-out recordings at every check; empty without any
+    kept: int  # index of the check of least held-out loss, else the last
 
 
-class PhaseLSTM(nn.Module):
-    """Two LSTM layers and a linear head; logits of ρ."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(width, hidden, num_layers=2, batch_first=True)
-        self.head = nn.Linear(hidden, 1)
-
-    def forward(self, features: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
-        """Logits for a piece of recordings, and the state after it."""
-        outputs, state = self.lstm(features, state)
-        return self.head(outputs)[..., 0], state
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of summation depends on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
-def train(examples: Sequence[Example], held_out: Sequence[Example], settings: Any) -> Trained:
+def train(examples: Sequence[Sequence[Example]], held_out: Sequence[Example], settings: Any) -> Trained:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
-        examples: recordings to learn.
-        held_out: recordings that choose the epoch and are not learnt; may be none.
+        examples: recordings to learn, each in one or more versions, of which an update takes one.
+        held_out: recordings that choose the weights that are kept, and are not learnt; may be none.
         settings: `EstimatorSettings`.
     """
-    batch_size, epochs = settings.batch_size, settings.epochs
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed seeds the GPUs of a program, too
-        model = PhaseLSTM(examples[0][0].shape[1], settings.hidden)
     rng = np.random.default_rng(settings.seed)
-    lengths = [len(example[0]) for example in examples]
-    updates = -(-len(examples) // batch_size)
-    epochs = planned_epochs(sum(lengths), updates) if epochs is None else epochs
-    affordable = settings.max_steps // max(sum(lengths), 1)
-    piece = PIECE if affordable < epochs else max(lengths)
-    epochs = max(1, min(epochs, affordable))
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * updates)
+    recordings = [list(zip(*map(pieces, versions))) for versions in examples]
+    recordings = [versions for recording in recordings for versions in recording]  # a piece is one more recording
+    lengths = [len(versions[0][0]) for versions in recordings]
+    p = initial(examples[0][0][0].shape[1], settings.hidden, rng)
+    moments = [np.zeros_like(v) for v in p], [np.zeros_like(v) for v in p]
+    rounds = -(-len(recordings) // settings.batch_size)
+    updates = settings.updates if settings.epochs is None else settings.epochs * rounds
+    every = max(updates // CHECKS, 1)
     losses: list[float] = []
     held_losses: list[float] = []
-    kept = 0
-    best: dict[str, np.ndarray] = {}
-    progress = Progress("LSTM of ρ", epochs * sum(lengths), "step", after=PATIENCE)
-    for epoch in range(epochs):
-        # neighbours in length share a batch, so that little is padded
-        order = sorted(range(len(examples)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        rng.shuffle(batches)
-        loss_sum = weight_sum = 0.0
-        for batch in batches:
-            x, y, w = (_padded(arrays) for arrays in zip(*(examples[i] for i in batch)))
-            state = None
-            for part in _pieces(x.shape[1], piece):
-                logits, state = model(x[:, part], state)
-                state = (state[0].detach(), state[1].detach())
-                loss, total = _weighted_loss(logits, y[:, part], w[:, part])
-                if not total:  # the samples ahead, in which nothing is asked
-                    continue
-                optimizer.zero_grad()
-                (loss / total).backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                loss_sum += float(loss.detach())
-                weight_sum += float(total)
-            progress.advance(sum(lengths[i] for i in batch), f"epoch {epoch + 1} of {epochs}")
-            schedule.step()
-        losses.append(loss_sum / weight_sum)
+    kept, best, sums = 0, p, np.zeros(2)
+    batches: list[list[int]] = []
+    progress = Progress("LSTM of ρ", updates, "update", after=PATIENCE)
+    for update in range(1, updates + 1):
+        if not batches:  # neighbours in length share a batch, so that little is padded
+            order = sorted(range(len(lengths)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
+            batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+            rng.shuffle(batches)
+        chosen = [recordings[i] for i in batches.pop()]
+        x, y, w = side_by_side([versions[rng.integers(len(versions))] for versions in chosen])
+        if w.any():  # else these are the samples ahead, at which nothing is asked
+            rho, gradient = gradients(x, y, w, *p)
+            sums += weighted_loss(rho, y, w) * w.sum(dtype=float), w.sum(dtype=float)
+            rate = f32(settings.learning_rate * 0.5 * (1 + np.cos(np.pi * (update - 1) / updates)))
+            p = adam(p, gradient, moments, update, rate)
+        if update % every and update != updates:
+            continue
+        losses.append(float(sums[0] / sums[1]) if sums[1] else 0.0)
+        sums[:] = 0
         if held_out:
-            held_losses.append(_held_out_loss(model, held_out, batch_size))
-        if not best or not held_out or held_losses[-1] <= held_losses[kept]:
-            kept, best = len(losses) - 1, _parameters(model)
+            held_losses.append(held_out_loss(p, held_out, settings.batch_size))
+        if not held_out or 4 * update <= updates or held_losses[-1] <= held_losses[kept]:
+            kept, best = len(losses) - 1, p
+        progress.advance(every, f"{update} of {updates}")
     progress.close()
     return Trained(best, losses, held_losses, kept)
 
 
-def planned_epochs(steps: int, updates: int) -> int:
-    """How many passes over so many time steps, in so many updates each.
-
-    >>> planned_epochs(10_000, 13), planned_epochs(500, 7), planned_epochs(100, 1)
-    (100, 15, 100)
-    """
-    return min(MOST_EPOCHS, max(steps // STEPS_PER_EPOCH, -(-LEAST_UPDATES // max(updates, 1))))
+def pieces(example: Example) -> list[Example]:
+    """A recording in pieces of nearly equal length, at most `LONGEST` steps; the weights of `WARM` steps are 0."""
+    number = -(-len(example[0]) // LONGEST)
+    cut = list(zip(*(np.array_split(array, number) for array in example)))
+    return [cut[0], *((x, y, np.where(np.arange(len(w)) < WARM, f32(0), w)) for x, y, w in cut[1:])]
 
 
-def _weighted_loss(logits: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of the weighted cross-entropies and of the weights."""
-    return nn.functional.binary_cross_entropy_with_logits(logits, y, weight=w, reduction="sum"), w.sum()
+def side_by_side(examples: Sequence[Example]) -> list[np.ndarray]:
+    """Features f32[T, B, F], targets and weights f32[T, B], with zeros after the end of the shorter ones."""
+    most = max(len(example[0]) for example in examples)
+    padded = [[np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in arrays] for arrays in zip(*examples)]
+    return [np.stack(arrays, axis=1) for arrays in padded]
 
 
-@torch.no_grad()
-def _held_out_loss(model: PhaseLSTM, held_out: Sequence[Example], batch_size: int) -> float:
-    loss_sum = weight_sum = 0.0
-    for start in range(0, len(held_out), batch_size):
-        x, y, w = (_padded(arrays) for arrays in zip(*held_out[start : start + batch_size]))
-        loss, total = _weighted_loss(model(x)[0], y, w)
-        loss_sum += float(loss)
-        weight_sum += float(total)
-    return loss_sum / weight_sum
+def initial(width: int, hidden: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Parameters, uniform within ± 1 / √hidden, as torch draws them."""
+    shapes = [(width, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
+    shapes += [(hidden, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,), (hidden,), (1,)]
+    return [rng.uniform(-(hidden**-0.5), hidden**-0.5, shape).astype(f32) for shape in shapes]
 
 
-def _pieces(length: int, most: int) -> list[slice]:
-    """Slices of at most `most` steps and of nearly equal length.
-
-    >>> _pieces(7, 3)
-    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
-    """
-    number = -(-length // most)
-    size = -(-length // number)
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    return nn.utils.rnn.pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
-
-
-def _parameters(model: PhaseLSTM) -> dict[str, np.ndarray]:
-    p = {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
-    out = {}
-    for name, layer in (("first", "l0"), ("second", "l1")):
-        out[f"{name}_in"] = np.ascontiguousarray(p[f"lstm.weight_ih_{layer}"].T)
-        out[f"{name}_hidden"] = np.ascontiguousarray(p[f"lstm.weight_hh_{layer}"].T)
-        out[f"{name}_bias"] = p[f"lstm.bias_ih_{layer}"] + p[f"lstm.bias_hh_{layer}"]
-    out["head"], out["head_bias"] = p["head.weight"][0].copy(), p["head.bias"].copy()
+def adam(
+    p: list[np.ndarray],
+    gradient: Sequence[np.ndarray],
+    moments: tuple[list[np.ndarray], list[np.ndarray]],
+    update: int,
+    rate: np.float32,
+) -> list[np.ndarray]:
+    """The parameters after one update of Adam; the gradient is cut to length 1. Changes the moments in place."""
+    scale = f32(min(1.0, 1.0 / (length_of(*gradient) + 1e-6)))
+    b1, b2, least = (f32(value) for value in ADAM)
+    first, second = f32(1 - ADAM[0] ** update), f32(1 - ADAM[1] ** update)
+    out = []
+    for value, g, m, v in zip(p, gradient, *moments):
+        g = g * scale
+        m[...] = b1 * m + (1 - b1) * g
+        v[...] = b2 * v + (1 - b2) * (g * g)
+        out.append(value - rate * (m / first) / (np.sqrt(v / second) + least))
     return out
+
+
+def held_out_loss(p: Sequence[np.ndarray], held_out: Sequence[Example], batch_size: int) -> float:
+    """Weighted mean cross-entropy."""
+    sums = np.zeros(2)
+    for start in range(0, len(held_out), batch_size):
+        x, y, w = side_by_side(held_out[start : start + batch_size])
+        rho = probabilities(layer(layer(x, *p[:3])[2], *p[3:6])[2], *p[6:])
+        sums += weighted_loss(rho, y, w) * w.sum(dtype=float), w.sum(dtype=float)
+    return float(sums[0] / sums[1])

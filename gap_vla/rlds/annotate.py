@@ -69,6 +69,8 @@ def annotate_source(
         workers: processes; None decides by the amount of work.
         overwrite: replace an earlier copy once the new one is complete.
     """
+    from gap_vla.phases.measures import require_marks
+
     sources = [source.path, *([annotator] if annotator else [])]
     if not (out := out or source.sidecar):
         raise UserError(f"{source.path}: name the annotated copy with --out")
@@ -78,6 +80,7 @@ def annotate_source(
     annotation = annotation_of(
         source, method=method, seed=seed, options=options, annotator=annotator, extra=extra, workers=workers
     )
+    require_marks(annotation.report)
     source.write_labels(out, [annotation.labels(i) for i in range(len(source))], annotation.identity)
     with replacing(saved) as new:
         annotation.annotator.save(new)
@@ -160,7 +163,7 @@ def show_episode(
     it shows the ρ that `annotate_source` would write: the annotator is fitted on the whole source.
     """
     from gap_vla.drawing.episode import episodes_page, write_episode_video, write_picture
-    from gap_vla.phases.measures import marked_share, notes, told_weak
+    from gap_vla.phases.measures import notes, told_weak
     from gap_vla.phases.pages import view_of
 
     out = Path(out)
@@ -171,9 +174,9 @@ def show_episode(
         raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
     chosen = source.read(episode, labels=not (method or annotator))
     if chosen.rho is not None and chosen.change_point is not None:
-        facts = ["ρ as it is stored", told_weak(marked_share([chosen.rho], [np.flatnonzero(chosen.change_point)]))]
+        facts = ["ρ as it is stored", told_weak([chosen.rho], [np.flatnonzero(chosen.change_point)])]
     elif method or annotator or chosen.has_pose:
-        annotation = annotation_of(source, method=method or "lstm", annotator=annotator)
+        annotation = annotation_of(source, method=method or "lstm", annotator=annotator, options={"check": False})
         chosen = chosen.replace(**annotation.labels(episode))
         identity = annotation.identity
         facts = [f"ρ by {identity['method']}, annotator {identity['hash']}", *notes(annotation.report)]

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gap_vla.core.episode import Episode
-from gap_vla.phases.measures import beyond_reach, marked_share, told_weak
+from gap_vla.phases.measures import beyond_reach, told_weak
 from gap_vla.rlds.source import MISSING
 
 SHORTEST = 5
@@ -149,8 +149,8 @@ def is_blank(frames: np.ndarray) -> np.ndarray:
 
 def check_weak(labelled: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Finding]:
     """ρ above one half marks the change points, over all episodes with ρ and change points."""
-    share = marked_share([rho for rho, _ in labelled], [np.flatnonzero(points) for _, points in labelled])
-    if (weak := told_weak(share)) and any(np.ptp(rho) > 0 for rho, _ in labelled):
+    weak = told_weak([rho for rho, _ in labelled], [np.flatnonzero(points) for _, points in labelled])
+    if weak and any(np.ptp(rho) > 0 for rho, _ in labelled):
         yield Finding("warning", "rho", weak)
 
 

@@ -148,7 +148,7 @@ def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
 
 
 def test_rho_is_kept_of_a_recording_for_every_variant():
-    found = widths({"corners": [corners(seed) for seed in range(4)]}, {"M5": {"epochs": 1}})["corners"]
+    found = widths({"corners": [corners(seed) for seed in range(4)]}, {"M5": {"updates": 2}})["corners"]
     assert found["change_points"] == [20, 40, 60]
     assert {name: len(values) for name, values in found["rho"].items()} == {"M5": 80, "bumps, σ 4": 80}
 
