@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Bytecode is kept when a module is first imported; compiling all packages beforehand takes longer.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup finetune debug test test-slow lint docs performance gpu test-lerobot wheel-check clean
+.PHONY: setup finetune debug test test-slow lint docs performance gpu test-lerobot test-trainers wheel-check clean
 
 setup: .venv/ready
 
@@ -62,9 +62,17 @@ test-lerobot: .venv-lerobot/ready
 	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0
 	@touch $@
 
+# What other people's trainers import, on another Python: make test-trainers PYTHON=python3.12
+test-trainers:
+	test -x .venv-$(PYTHON)/bin/python || $(PYTHON) -m venv .venv-$(PYTHON)
+	.venv-$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --editable '.[small]' pytest hypothesis beartype
+	.venv-$(PYTHON)/bin/python -m pytest -q tests/core tests/phases tests/drawing tests/data/test_fields.py \
+		tests/data/test_array_files.py tests/data/test_lerobot.py tests/data/test_robomimic_hdf5.py \
+		tests/method/test_adjusted_torch.py tests/method/test_adjusted_columns.py tests/method/test_schedule.py
+
 # The wheel in an empty environment and an empty folder.
 wheel-check:
 	PYTHON=$(PYTHON) .ci/wheel-check
 
 clean:
-	rm -rf .venv .venv-lerobot site
+	rm -rf .venv .venv-* site
