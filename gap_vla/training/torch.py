@@ -35,8 +35,8 @@ class SmallTrainConfig(TrainConfig):
     """Processor threads; with 1, two runs share two cores without waiting for each other."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the policy is trained."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the image encoder's arithmetic."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the image encoder's arithmetic; auto: bfloat16 where the machine computes in it, else float32."""
 
 
 @dataclass(frozen=True, config=STRICT)
