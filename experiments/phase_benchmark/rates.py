@@ -27,7 +27,7 @@ TOLERANCE = 0.25
 """Seconds; half a sample is added."""
 
 NUMBERS = (5, 20, 200)
-MANY = ("assembly", "pick_place", "threading")
+MANY = ("assembly", "pick_place")
 """Tasks of which there are 200 demonstrations."""
 
 SETS: dict[tuple[str, bool], tuple[str, dict[str, Any]]] = {

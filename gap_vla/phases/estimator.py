@@ -59,8 +59,7 @@ class EstimatorSettings:
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Recordings per update."""
     held_out: Annotated[float | int, Field(ge=0, le=0.9)] = 0.1
-    """Share of the recordings that are not learnt: they choose which of 40 states of the weights is kept (least loss),
-    and loss and calibration are measured on them; none of a single recording."""
+    """Share of the recordings that are not learnt, rounded down: loss and calibration are measured on them."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Of initialisation, order and split."""
 
@@ -117,22 +116,21 @@ class PhaseEstimator:
         self.scale = self.settings.scale or time_scale(phase)
         self.unit = float(self.settings.scale or max(phase / SAMPLES_PER_PHASE, LEAST_UNIT))
         kept, held = held_out_split(usable, self.settings)
-        seen = {i: [self.features(motions[i], start) for start in self._starts(motions[i])] for i in usable}
-        stacked = np.concatenate([features[1:] for i in kept for features in seen[i]])
+        seen = {i: [self.features(motions[i], start) for start in self._starts(motions[i])] for i in kept}
+        stacked = np.concatenate([features[1:] for features_of in seen.values() for features in features_of])
         spread = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
         spread = np.where(spread > LEAST_SCALE, spread, 1).astype(np.float32)
-        examples = {
-            i: [self._example(one / spread, change_points[i], len(motions[i]), k) for k, one in enumerate(seen[i])]
-            for i in usable
-        }
-        trained = train([examples[i] for i in kept], [examples[i][0] for i in held], self.settings)
-        self._weights = Weights(np.zeros(self.width, np.float32), spread, *trained.parameters)
+        examples = [
+            [self._example(one / spread, change_points[i], len(motions[i]), k) for k, one in enumerate(seen[i])]
+            for i in kept
+        ]
+        parameters, loss = train(examples, self.settings)
+        self._weights = Weights(np.zeros(self.width, np.float32), spread, *parameters)
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
             "scale": self.scale,
-            "kept": (trained.kept + 1) / len(trained.losses),
-            "train_loss": trained.losses[trained.kept],
+            "train_loss": loss,
             **self._measure(motions, change_points, held),
         }
         return self

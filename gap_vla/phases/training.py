@@ -6,12 +6,12 @@ Every sum has a fixed order (see `lstm.py`), so the same data and seed give the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gap_vla.core.progress import PATIENCE, Progress
-from gap_vla.phases.lstm import f32, gradients, layer, length_of, probabilities
+from gap_vla.phases.lstm import f32, gradients, length_of
 from gap_vla.phases.measures import weighted_loss
 
 LONGEST = 200
@@ -20,67 +20,51 @@ LONGEST = 200
 WARM = 10
 """The first steps of a later piece are not asked for: what came before is missing."""
 
-CHECKS = 40
-"""So often in a training the loss on the held-out recordings is measured."""
-
 ADAM = 0.9, 0.999, 1e-8
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""
 
 
-class Trained(NamedTuple):
-    parameters: list[np.ndarray]  # in the order of `lstm.Weights`, from `first_in` on
-    losses: list[float]  # between one check and the next
-    held_losses: list[float]  # on the held-out recordings at every check; empty without any
-    kept: int  # index of the check of least held-out loss, else the last
-
-
-def train(examples: Sequence[Sequence[Example]], held_out: Sequence[Example], settings: Any) -> Trained:
+def train(examples: Sequence[Sequence[Example]], settings: Any) -> tuple[list[np.ndarray], float]:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
-        examples: recordings to learn, each in one or more versions, of which an update takes one.
-        held_out: recordings that choose the weights that are kept, and are not learnt; may be none.
+        examples: recordings, each in one or more versions, of which an update takes one.
         settings: `EstimatorSettings`.
+
+    Returns:
+        The parameters, in the order of `lstm.Weights` from `first_in` on, and the mean loss over the last tenth of the
+        updates.
     """
     rng = np.random.default_rng(settings.seed)
-    recordings = [list(zip(*map(pieces, versions))) for versions in examples]
-    recordings = [versions for recording in recordings for versions in recording]  # a piece is one more recording
+    recordings = [versions for recording in examples for versions in zip(*map(pieces, recording))]
     lengths = [len(versions[0][0]) for versions in recordings]
     p = initial(examples[0][0][0].shape[1], settings.hidden, rng)
     moments = [np.zeros_like(v) for v in p], [np.zeros_like(v) for v in p]
     rounds = -(-len(recordings) // settings.batch_size)
     updates = settings.updates if settings.epochs is None else settings.epochs * rounds
-    every = max(updates // CHECKS, 1)
-    losses: list[float] = []
-    held_losses: list[float] = []
-    kept, best, sums = 0, p, np.zeros(2)
     batches: list[list[int]] = []
+    loss, weight = 0.0, 0.0
     progress = Progress("LSTM of ρ", updates, "update", after=PATIENCE)
     for update in range(1, updates + 1):
+        progress.advance(1)
         if not batches:  # neighbours in length share a batch, so that little is padded
             order = sorted(range(len(lengths)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
             batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
             rng.shuffle(batches)
         chosen = [recordings[i] for i in batches.pop()]
         x, y, w = side_by_side([versions[rng.integers(len(versions))] for versions in chosen])
-        if w.any():  # else these are the samples ahead, at which nothing is asked
-            rho, gradient = gradients(x, y, w, *p)
-            sums += weighted_loss(rho, y, w) * w.sum(dtype=float), w.sum(dtype=float)
-            rate = f32(settings.learning_rate * 0.5 * (1 + np.cos(np.pi * (update - 1) / updates)))
-            p = adam(p, gradient, moments, update, rate)
-        if update % every and update != updates:
+        if not w.any():  # the samples ahead, at which nothing is asked
             continue
-        losses.append(float(sums[0] / sums[1]) if sums[1] else 0.0)
-        sums[:] = 0
-        if held_out:
-            held_losses.append(held_out_loss(p, held_out, settings.batch_size))
-        if not held_out or 4 * update <= updates or held_losses[-1] <= held_losses[kept]:
-            kept, best = len(losses) - 1, p
-        progress.advance(every, f"{update} of {updates}")
+        rho, gradient = gradients(x, y, w, *p)
+        if 10 * update > 9 * updates:
+            loss += weighted_loss(rho, y, w) * float(w.sum())
+            weight += float(w.sum())
+        rate = f32(settings.learning_rate * 0.5 * (1 + np.cos(np.pi * (update - 1) / updates)))
+        p = adam(p, gradient, moments, update, rate)
     progress.close()
-    return Trained(best, losses, held_losses, kept)
+    return p, loss / weight if weight else 0.0
 
 
 def pieces(example: Example) -> list[Example]:
@@ -122,13 +106,3 @@ def adam(
         v[...] = b2 * v + (1 - b2) * (g * g)
         out.append(value - rate * (m / first) / (np.sqrt(v / second) + least))
     return out
-
-
-def held_out_loss(p: Sequence[np.ndarray], held_out: Sequence[Example], batch_size: int) -> float:
-    """Weighted mean cross-entropy."""
-    sums = np.zeros(2)
-    for start in range(0, len(held_out), batch_size):
-        x, y, w = side_by_side(held_out[start : start + batch_size])
-        rho = probabilities(layer(layer(x, *p[:3])[2], *p[3:6])[2], *p[6:])
-        sums += weighted_loss(rho, y, w) * w.sum(dtype=float), w.sum(dtype=float)
-    return float(sums[0] / sums[1])
