@@ -213,7 +213,9 @@ class PhaseEstimator:
         estimator.scale = record.get("scale", 1)
         return estimator
 
-    def _example(self, scaled: np.ndarray, points: np.ndarray, length: int, start: int) -> tuple[np.ndarray, ...]:
+    def _example(
+        self, scaled: np.ndarray, points: np.ndarray, length: int, start: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `train` takes of a recording; ρ of a step is asked for `lookahead` steps later."""
         ahead = self.settings.lookahead
         targets, weights = (array[start :: self.scale] for array in self._wanted(points, length))

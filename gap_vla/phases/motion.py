@@ -65,7 +65,7 @@ class Motion:
     def at(self, rows: np.ndarray) -> Motion:
         """These samples of it."""
         parts = {name: getattr(self, name) for name in ("position", "quaternion", "gripper", "extra")}
-        chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
+        chosen: dict[str, Any] = {name: None if part is None else part[rows] for name, part in parts.items()}
         return dataclasses.replace(self, **chosen)
 
     @property
