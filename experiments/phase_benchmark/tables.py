@@ -180,8 +180,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         "**F1@5 beside rivals, mean over the tasks**": [OVER_THE_TASKS, *over_the_tasks(finders)],
         **untouched_tables(results["untouched"]["results"]),
         "**ρ by task**": [["ρ", "figure", *tasks, "mean"], *of_rho],
-        "**Rates and numbers of demonstrations**": rates_table(results["rates"]["results"]),
     }
+    if "rates" in results:
+        tables["**Rates and numbers of demonstrations**"] = rates_table(results["rates"]["results"])
     for what, values in curves_of(results).items():
         scores = [f"{score['mean']:.3f}" for score in values.values()]
         tables[f"**{what}**"] = [["", *map(str, values)], ["AUPRC of ρ" if what == "demos" else "F1", *scores]]

@@ -99,6 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     recorded = results.rows_of(cells, frame)
     waiting = [cell for cell in cells if cell.name not in recorded]
     print(f"table {table.name}, profile {options.profile}: {len(cells)} cells, {len(waiting)} to run")
+    if waiting and (others := results.of_other_versions(cells, recorded)):
+        raise ConfigError(
+            f"{others[0]} and {len(others) - 1} other cells are of other versions of training, pictures or labels, so "
+            f"cells that run now would not compare with them; take their rows out of {options.results} to run them anew"
+        )
     if options.dry_run:
         for cell in waiting:
             print(f"{cell.name:50} {expected_hours(cell, frame):.2f} h")

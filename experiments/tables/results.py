@@ -80,15 +80,22 @@ def add(row: Mapping[str, Any], path: Path = CELLS) -> None:
 
 
 def rows_of(cells: Sequence[Cell], frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Name of each cell that is recorded, with the settings and versions that it has now, to its row."""
+    """Name of each cell that is recorded with the settings that it has now, to its row."""
     found: dict[str, dict[str, Any]] = {}
     of_table = frame[(frame["table"] == cells[0].table) & (frame["profile"] == cells[0].profile)]
     recorded: dict[str, Any] = {row["cell"]: row for row in of_table.to_dict("records")}
     for cell in cells:
         row = recorded.get(cell.name)
-        if row and row["settings"] == cell.settings and all(row[k] == v for k, v in cell.versions.items()):
+        if row and row["settings"] == cell.settings:
             found[cell.name] = {**row}
     return found
+
+
+def of_other_versions(cells: Sequence[Cell], recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Recorded cells that another version of training, pictures or labels made; new ones do not compare with them."""
+    names = (cell.name for cell in cells if cell.name in recorded)
+    versions = {cell.name: cell.versions for cell in cells}
+    return [name for name in names if any(recorded[name][k] != v for k, v in versions[name].items())]
 
 
 def rollouts_of(row: Mapping[str, Any]) -> dict[str, dict[int, bool]]:

@@ -112,7 +112,8 @@ def test_no_published_rival_was_tuned_on_the_edge_of_what_was_tried(file):
 
 def test_the_published_results_give_the_published_tables_and_pictures(tmp_path):
     root = Path(__file__).parents[2] / "results" / "phases"
-    tables, *pictures = write({stage: root / f"{stage}.json" for stage in STAGES}, tmp_path, tmp_path)
+    files = {stage: file for stage in STAGES if (file := root / f"{stage}.json").exists()}
+    tables, *pictures = write(files, tmp_path, tmp_path)
     assert tables.read_text() == (root / "tables.md").read_text()
     assert all(picture.read_bytes()[:4] == b"\x89PNG" for picture in pictures)
 

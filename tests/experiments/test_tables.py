@@ -122,12 +122,16 @@ def test_a_recorded_cell_is_replaced_by_its_own_name_and_not_by_another(tmp_path
     assert min(found["default"]) == 600_000
 
 
-def test_a_cell_of_other_settings_or_code_is_not_there(tmp_path):
-    path, (cell, *_) = tmp_path / "cells.csv", plan(TABLES["disturbed"], "cpu")
+def test_a_cell_of_other_settings_is_not_there_and_one_of_other_code_is_named(tmp_path):
+    path, (cell, other, *_) = tmp_path / "cells.csv", plan(TABLES["disturbed"], "cpu")
+    results.add(row_of(cell, 3) | {"settings": "{}"}, path)
     assert results.rows_of([cell], results.read(path)) == {}
-    for change in ({"settings": "{}"}, {"training_version": 0}):
-        results.add(row_of(cell, 3) | change, path)
-        assert results.rows_of([cell], results.read(path)) == {}
+    for one, change in ((cell, {"training_version": 0}), (other, {})):
+        results.add(row_of(one, 3) | change, path)
+    recorded = results.rows_of([cell, other], results.read(path))
+    assert results.of_other_versions([cell, other], recorded) == [cell.name]
+    with pytest.raises(ConfigError, match=cell.name):
+        main.__wrapped__(["--table", "disturbed", "--results", str(path)])
 
 
 def test_only_cells_that_are_missing_would_be_run(tmp_path, capsys):

