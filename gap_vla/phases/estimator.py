@@ -23,6 +23,7 @@ from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
+    from gap_vla.phases.training import Example
 
 LEAST_UNIT = 0.5
 
@@ -50,8 +51,8 @@ class EstimatorSettings:
     alike."""
     lookahead: Annotated[int, Field(ge=0)] = 0
     """ρ_t may depend on samples up to t + lookahead × scale."""
-    updates: Steps = 200
-    """Updates of the weights."""
+    updates: Steps | None = None
+    """Updates of the weights; None: three for each recording that is learnt, at least 200 and at most 2,000."""
     epochs: Steps | None = None
     """Passes over the recordings that are learnt, in place of `updates`; 100 in the paper."""
     learning_rate: Annotated[float | int, Field(gt=0)] = 1e-2
@@ -213,9 +214,7 @@ class PhaseEstimator:
         estimator.scale = record.get("scale", 1)
         return estimator
 
-    def _example(
-        self, scaled: np.ndarray, points: np.ndarray, length: int, start: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _example(self, scaled: np.ndarray, points: np.ndarray, length: int, start: int) -> Example:
         """What `train` takes of a recording; ρ of a step is asked for `lookahead` steps later."""
         ahead = self.settings.lookahead
         targets, weights = (array[start :: self.scale] for array in self._wanted(points, length))

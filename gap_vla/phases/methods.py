@@ -242,12 +242,11 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
     """The options with what follows the data set (smooth, dead_band, stroke, scale, penalty, min_size) for None."""
-    smooth = default_window(motions) if options.smooth is None else options.smooth
-    band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
     stroke = default_stroke(motions) if options.stroke is None else options.stroke
-    options = dataclasses.replace(options, smooth=smooth, dead_band=band, stroke=stroke)
-    phase = _pilot_phase(options, [motion for motion in motions if len(motion)])
+    options = dataclasses.replace(options, stroke=stroke)
+    phase = _pilot_phase(_with_noise(options, motions), [motion for motion in motions if len(motion)])
     scale = time_scale(phase) if options.scale is None else options.scale
+    options = _with_noise(options, motions, scale)
     penalty = options.penalty
     if penalty is None and options.n_change_points is None:
         penalty = default_penalty(motions, scale)
@@ -255,6 +254,18 @@ def resolved(options: Options, motions: Sequence[Motion]) -> Options:
     if least is None:
         least = max(min(default_min_size(motions, scale), int(phase / 2)), SHORTEST_SEGMENT)
     return dataclasses.replace(options, penalty=penalty, min_size=least, scale=scale)
+
+
+def _with_noise(options: Options, motions: Sequence[Motion], scale: int = 1) -> Options:
+    """smooth and dead_band by the noise of every `scale`-th sample: a fast log may hold interpolated noise."""
+    sparse = [motion.at(np.arange(0, len(motion), scale)) for motion in motions]
+    window = smooth = default_window(sparse)
+    if window > 1:
+        smooth = window * scale // 2 * 2 + 1
+    band = default_dead_band(sparse, smooth=window).over(scale)
+    if options.smooth is not None:
+        smooth, band = options.smooth, default_dead_band(motions, smooth=options.smooth)
+    return dataclasses.replace(options, smooth=smooth, dead_band=options.dead_band or band)
 
 
 def _pilot_phase(options: Options, motions: Sequence[Motion]) -> float:

@@ -30,6 +30,11 @@ class DeadBand(NamedTuple):
     gripper: Amount  # units of the gripper columns
     extra: Amount = 0.0  # units of the extra columns, Euclidean norm over all of them
 
+    def over(self, samples: int) -> DeadBand:
+        """That of a step between neighbours, where this is of the motion over so many; π: nothing moves."""
+        rotation = self.rotation if self.rotation >= math.pi else self.rotation / samples
+        return DeadBand(self.position / samples, rotation, self.gripper / samples, self.extra / samples)
+
 
 @dataclasses.dataclass(frozen=True)
 class Motion:

@@ -6,7 +6,7 @@ Every sum has a fixed order (see `lstm.py`), so the same data and seed give the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +14,16 @@ from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.phases.lstm import f32, gradients, length_of
 from gap_vla.phases.measures import weighted_loss
 
+if TYPE_CHECKING:
+    from gap_vla.phases.estimator import EstimatorSettings
+
 LONGEST = 200
 """Recordings that are longer, in steps of the LSTM, are learnt in pieces of at most this length."""
 
 WARM = 10
 """The first steps of a later piece are not asked for: what came before is missing."""
+
+UPDATES_PER_RECORDING, LEAST_UPDATES, MOST_UPDATES = 3, 200, 2_000
 
 ADAM = 0.9, 0.999, 1e-8
 
@@ -26,7 +31,7 @@ Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""
 
 
-def train(examples: Sequence[Sequence[Example]], settings: Any) -> tuple[list[np.ndarray], float]:
+def train(examples: Sequence[Sequence[Example]], settings: EstimatorSettings) -> tuple[list[np.ndarray], float]:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
@@ -38,12 +43,13 @@ def train(examples: Sequence[Sequence[Example]], settings: Any) -> tuple[list[np
         updates.
     """
     rng = np.random.default_rng(settings.seed)
-    recordings = [versions for recording in examples for versions in zip(*map(pieces, recording))]
+    recordings = [list(versions) for recording in examples for versions in zip(*map(pieces, recording))]
     lengths = [len(versions[0][0]) for versions in recordings]
     p = initial(examples[0][0][0].shape[1], settings.hidden, rng)
     moments = [np.zeros_like(v) for v in p], [np.zeros_like(v) for v in p]
-    rounds = -(-len(recordings) // settings.batch_size)
-    updates = settings.updates if settings.epochs is None else settings.epochs * rounds
+    updates = settings.updates or min(max(UPDATES_PER_RECORDING * len(examples), LEAST_UPDATES), MOST_UPDATES)
+    if settings.epochs is not None:
+        updates = settings.epochs * -(-len(recordings) // settings.batch_size)
     batches: list[list[int]] = []
     loss, weight = 0.0, 0.0
     progress = Progress("LSTM of ρ", updates, "update", after=PATIENCE)

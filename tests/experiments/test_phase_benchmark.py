@@ -12,6 +12,7 @@ import ruptures
 from experiments.phase_benchmark.command import STAGES
 from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise, with_phase
+from experiments.phase_benchmark.rates import repeated, score, with_pauses
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.study import GRIDS, compare, sensitivity, widths
 from experiments.phase_benchmark.tables import against_the_best, mean_difference, over_the_tasks, write
@@ -93,6 +94,14 @@ def test_a_grid_ends_where_its_parameter_does_and_says_so_and_never_grows_foreve
     assert -1 < tune(lambda v: -v, (0.0, 0.5), cosine, refine=False).value < -0.999
     flat = tune(lambda v: min(v, 2.0), (1.0, 2.0, 4.0), ratio(2.0), refine=True)
     assert flat.low < flat.value < flat.high, "of equally good values the middle one"
+
+
+def test_repeats_and_pauses_move_the_switches_with_the_motion():
+    assert repeated(corners(0)).switches.tolist() == [60, 120, 180]
+    paused = with_pauses(corners(0))
+    assert paused.switches.tolist() == [20, 40, 60, 80, 100, 119] and len(paused.motion) == 80 + 3 * 20
+    scores = score([repeated(corners(seed)) for seed in range(4)])
+    assert scores["f1"] == 1.0 and scores["marks"] > 0.9
 
 
 @pytest.mark.parametrize("file", ["finders", "untouched"])
