@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from gap_vla.core.config import STRICT, Steps, build
 from gap_vla.core.errors import ConfigError, EpisodeError, message_of
 from gap_vla.core.files import read_json, replacing, write_json
-from gap_vla.phases.measures import calibration, weighted_loss
+from gap_vla.phases.measures import calibration, marked_share, weighted_loss
 from gap_vla.phases.motion import Amount, Motion
 from gap_vla.phases.objective import SAMPLES_PER_PHASE, phase_length, time_scale
 from gap_vla.phases.segmentation import as_motion
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
     from gap_vla.phases.training import Example
 
+UPDATES_PER_RECORDING, LEAST_UPDATES, MOST_UPDATES = 3, 200, 2_000
+
+ENOUGH = 0.9
+"""Share of the change points that were learnt which ρ should mark; the loss has a plateau at which it marks none."""
+
 LEAST_UNIT = 0.5
+"""Steps. The unit of d is a fourteenth of the median phase, and no less, or ρ of slow logs would be at one step."""
 
 LEAST_SCALE = 1e-6
 """A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
@@ -52,7 +58,8 @@ class EstimatorSettings:
     lookahead: Annotated[int, Field(ge=0)] = 0
     """ρ_t may depend on samples up to t + lookahead × scale."""
     updates: Steps | None = None
-    """Updates of the weights; None: three for each recording that is learnt, at least 200 and at most 2,000."""
+    """Updates of the weights; None: three for each recording that is learnt, at least 200 and at most 2,000, and twice
+    and four times as many if ρ then marks less than nine tenths of the change points that it learnt."""
     epochs: Steps | None = None
     """Passes over the recordings that are learnt, in place of `updates`; 100 in the paper."""
     learning_rate: Annotated[float | int, Field(gt=0)] = 1e-2
@@ -125,12 +132,17 @@ class PhaseEstimator:
             [self._example(one / spread, change_points[i], len(motions[i]), k) for k, one in enumerate(seen[i])]
             for i in kept
         ]
-        parameters, loss = train(examples, self.settings)
-        self._weights = Weights(np.zeros(self.width, np.float32), spread, *parameters)
+        for updates in self._plans(len(examples)):
+            parameters, loss = train(examples, self.settings, updates)
+            self._weights = Weights(np.zeros(self.width, np.float32), spread, *parameters)
+            marks = marked_share([self.predict(motions[i]) for i in kept], [change_points[i] for i in kept])
+            if marks is None or marks >= ENOUGH:
+                break
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
             "scale": self.scale,
+            "updates": updates,
             "train_loss": loss,
             **self._measure(motions, change_points, held),
         }
@@ -151,6 +163,14 @@ class PhaseEstimator:
             raise EpisodeError(f"{motion.where} has {motion.columns}; ρ was learnt from {self.columns}")
         samples = np.ascontiguousarray(motion.samples[start :: self.scale])
         return all_features(samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
+
+    def _plans(self, recordings: int) -> list[int]:
+        """Numbers of updates to try, until ρ marks enough of the change points that it has learnt."""
+        s = self.settings
+        if s.epochs is not None:
+            return [s.epochs * -(-recordings // s.batch_size)]
+        planned = min(max(UPDATES_PER_RECORDING * recordings, LEAST_UPDATES), MOST_UPDATES)
+        return [s.updates] if s.updates else [planned, 2 * planned, 4 * planned]
 
     def _starts(self, motion: Motion) -> range:
         """Each sample of a recording is seen from one of these."""

@@ -107,7 +107,7 @@ def marks_few(report: Mapping[str, Any]) -> str:
     """Of `label_report`: a sentence if ρ marks few of the change points, which GAP then does not see; else ""."""
     if (marks := report.get("rho_marks")) is None or marks >= WEAK:
         return ""
-    what = "try option updates=800, held_out=0 or spread=4, or method gaussian"
+    what = "try option updates=2000, held_out=0 or spread=4, or method gaussian"
     return f"ρ is weak: above 0.5 at {marks:.0%} of its change points, so GAP has little to act on; {what}"
 
 

@@ -23,20 +23,21 @@ LONGEST = 200
 WARM = 10
 """The first steps of a later piece are not asked for: what came before is missing."""
 
-UPDATES_PER_RECORDING, LEAST_UPDATES, MOST_UPDATES = 3, 200, 2_000
-
 ADAM = 0.9, 0.999, 1e-8
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""
 
 
-def train(examples: Sequence[Sequence[Example]], settings: EstimatorSettings) -> tuple[list[np.ndarray], float]:
+def train(
+    examples: Sequence[Sequence[Example]], settings: EstimatorSettings, updates: int
+) -> tuple[list[np.ndarray], float]:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
         examples: recordings, each in one or more versions, of which an update takes one.
         settings: `EstimatorSettings`.
+        updates: so many; each takes `batch_size` recordings.
 
     Returns:
         The parameters, in the order of `lstm.Weights` from `first_in` on, and the mean loss over the last tenth of the
@@ -47,9 +48,6 @@ def train(examples: Sequence[Sequence[Example]], settings: EstimatorSettings) ->
     lengths = [len(versions[0][0]) for versions in recordings]
     p = initial(examples[0][0][0].shape[1], settings.hidden, rng)
     moments = [np.zeros_like(v) for v in p], [np.zeros_like(v) for v in p]
-    updates = settings.updates or min(max(UPDATES_PER_RECORDING * len(examples), LEAST_UPDATES), MOST_UPDATES)
-    if settings.epochs is not None:
-        updates = settings.epochs * -(-len(recordings) // settings.batch_size)
     batches: list[list[int]] = []
     loss, weight = 0.0, 0.0
     progress = Progress("LSTM of ρ", updates, "update", after=PATIENCE)
