@@ -27,7 +27,7 @@ from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, join_frozen, split_frozen
 from gap_vla.octo.parameters import parameter_shapes
 from gap_vla.training.packing import Packing
-from gap_vla.training.step import Adam, TrainState, TrainStep
+from gap_vla.training.step import TrainState, TrainStep
 
 
 class Ours:
@@ -68,9 +68,8 @@ class Ours:
         opt_state = jax.jit(tx.init)(packed)
         self.state = TrainState(packed, opt_state, jnp.zeros([], jnp.int32), jax.random.PRNGKey(0))
         self.batch, self.example = batch, {key: batch[key] for key in ("observation", "task")}
-        adam, adjust = Adam(learning_rate, 1.0), options.get("adjust", True)
-        quick = bool(options.get("quick"))
-        self.train_step = TrainStep(module, tx, packing, adam, fixed, adjust=adjust, quick=quick)
+        adjust, quick = options.get("adjust", True), bool(options.get("quick"))
+        self.train_step = TrainStep(module, tx, packing, learning_rate, fixed, adjust=adjust, quick=quick)
         self.module, self.config = module, config
         self._key = jax.random.PRNGKey(1)
 

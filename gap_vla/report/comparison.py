@@ -17,7 +17,7 @@ from gap_vla.core.files import replacing, write_json
 from gap_vla.core.identity import flat, in_words
 from gap_vla.drawing.figures import distinct, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table, text_table, untagged
-from gap_vla.report.runs import Rollouts, Run, by_method, read_runs
+from gap_vla.report.runs import NO_PART_OF_THE_RESULT, Rollouts, Run, by_method, read_runs
 from gap_vla.rollouts.records import told_cut_short
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference, percent, points
 
@@ -36,11 +36,6 @@ SCENES = {"default": "in distribution", "positions_wide": "wide positions"}
 
 COMPARED = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
 """Settings in which the runs of a comparison may differ."""
-
-NO_PART_OF_THE_RESULT = (
-    *("runs", "data.root", "eval.workers", "eval.videos", "train.log_every", "train.validate_every"),
-    *("train.save_every", "train.threads", "train.device", "train.logger"),
-)
 
 Name = Callable[[str], str]
 

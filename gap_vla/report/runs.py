@@ -30,9 +30,27 @@ METHODS = {
 }
 """What each method is, in a sentence; docs/METHOD.md explains the others."""
 
+NO_PART_OF_THE_RESULT = {
+    "runs",
+    "data.root",
+    "eval.workers",
+    "eval.videos",
+    "train.log_every",
+    "train.validate_every",
+    "train.save_every",
+    "train.threads",
+    "train.device",
+    "train.logger",
+}
+"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 Rollouts = dict[int, bool]
 """Outcomes of one policy on one variant of the scene: layout seed to success."""
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Every whole line of a `metrics.jsonl`, oldest first; a last one that a kill cut off is left out."""
+    return [json.loads(line) for line in Path(path).read_text().split("\n")[:-1]]
 
 
 def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -107,10 +125,9 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last one that a kill cut off is left out."""
+        """The lines of `metrics.jsonl`."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().split("\n") if path.exists() else []
-        return [json.loads(line) for line in lines[:-1]]
+        return read_metrics(path) if path.exists() else []
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one measurement; empty where it was not taken."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 from jaxtyping import Float
 
@@ -118,8 +119,6 @@ class Stages:
         elif (self.store / "store.json").exists():
             print(f"dataset: only its store is here, {self.store}", flush=True)
             return EpisodeStore.open(self.store)
-        import filelock
-
         self.store.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.store.with_name(f".{self.store.name}.making")):  # runs beside this one wait
             if not self.rlds.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -16,14 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from gap_vla.core.files import replacing
-from gap_vla.core.identity import flat
 from gap_vla.core.progress import Progress, duration
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import TrainConfig
-from gap_vla.training.hosts import any_host
 from gap_vla.training.run_directory import DivergedError, MetricsWriter, RunDirectory
 
 Observer = Callable[["Trainer", int, Any], None]
@@ -111,9 +107,8 @@ def train(
         step, the share of its time that batches took and its steps per second, of those that it did not compile in.
 
     Raises:
-        DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
-        KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all. Several
-            hosts stop after the same step, at the latest the next that is logged.
+        DivergedError: loss, gradient or a held-out error is not finite.
+        KeyboardInterrupt: the state of the last whole step is being written, also where it was the last of all.
     """
     first = done = trainer.restore(run.state)
     if done:
@@ -129,28 +124,26 @@ def train(
     progress = Progress("train", trainer.steps, "step", done)
     saved, gathering, started = done, 0.0, time.perf_counter()
     untimed = done  # the last step that the rate leaves out
-    met = True  # whether hosts wait for each other after this step anyway
-    unseen: tuple[Any, Measured, int] | None = None  # a step that may not be finite
+    before: Measured | None = None  # of the last step, which may not be finite
     observe(trainer, done, None)
     with StopRequest() as stop, contextlib.closing(metrics):
-        while done < trainer.steps and not any_host(stop.requested, met):
+        while done < trainer.steps and not stop.requested:
             asked = time.perf_counter()
             batch = trainer.batch(done)
             gathering += time.perf_counter() - asked
             last = done + 1 == trainer.steps
             logged = (done + 1) % rhythm.log_every == 0 or last
             measured = trainer.step(batch, done, measure=logged)
-            if unseen and trainer.looks_back:
-                _require_finite(*unseen, run)
+            if before and trainer.looks_back:
+                _require_finite(before, done)
             done += 1
-            unseen = (batch, measured, done)
+            before = measured
             observe(trainer, done, batch)
             compiled = trainer.compiles and done == first + 1
             saving = done % rhythm.save_every == 0 or last
             validating = done % rhythm.validate_every == 0 or last
-            met = logged or saving or validating
-            if met or compiled:  # what is not finite is never saved
-                _require_finite(*unseen, run)
+            if logged or saving or validating:  # what is not finite is never saved
+                _require_finite(measured, done)
             if compiled:
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
                 progress.close()
@@ -168,9 +161,9 @@ def train(
             if saving:
                 trainer.save(done)
                 saved = done
-    if any_host(done < trainer.steps or stop.requested):
-        if unseen and saved < done:
-            _require_finite(*unseen, run)
+    if done < trainer.steps or stop.requested:
+        if before and saved < done:
+            _require_finite(before, done)
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     progress.close()
@@ -182,24 +175,13 @@ def train(
     return found
 
 
-def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
+def _require_finite(measured: Measured, step: int) -> None:
     loss, gradient = float(measured.loss), float(measured.gradient_norm)
-    if np.isfinite(loss) and np.isfinite(gradient):
-        return
-    arrays: Any = {
-        name: np.asarray(value.cpu() if hasattr(value, "cpu") else value)
-        for name, value in flat(batch, separator="/")
-        if not isinstance(value, Mapping)
-    }
-    place = run.path / "bad_batch.npz"
-    with replacing(place) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
-    raise DivergedError(
-        f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as {place}"
-        f"{f' (not finite: {bad})' if bad else ''}. Look at it for extreme values; if it is ordinary, lower "
-        "optimizer.learning_rate"
-    )
+    if not (math.isfinite(loss) and math.isfinite(gradient)):
+        raise DivergedError(
+            f"the loss is {loss} and the gradient's norm {gradient} at step {step}; look for extreme values in the "
+            "data, or lower optimizer.learning_rate"
+        )
 
 
 class StopRequest:

@@ -29,7 +29,7 @@ from gap_vla.octo.presets import example_batch, published_config, small_config
 from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Packing
-from gap_vla.training.step import Adam, TrainState, model_inputs
+from gap_vla.training.step import TrainState, model_inputs
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -73,6 +73,7 @@ class Built:
 
     Attributes:
         packing: how the optimizer sees the trainable parameters.
+        learning_rate: number of updates done to the rate of the next.
         inputs: a loader's batch to what the compiled step takes (numbers only, instructions as word pieces).
     """
 
@@ -80,7 +81,7 @@ class Built:
     parameters: Parameters
     packing: Packing
     tx: optax.GradientTransformationExtraArgs
-    adam: Adam
+    learning_rate: Callable[[Any], Any]
     state: TrainState
     inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -119,22 +120,22 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         if held is not None and np.shape(held.get(path)) != leaf.shape:
             drawn = f"optimizer.frozen_keys freezes {path}, which model.pretrained does not hold in this shape"
             print(f"note: {drawn}: it stays as it was drawn at random", file=sys.stderr, flush=True)
-    packing, tx, adam = optimizer_of(config, parameters)
+    packing, tx, learning_rate = optimizer_of(config, parameters)
 
     def fresh(tree: Any, rng: jax.Array) -> TrainState:
         packed = packing.pack(tree)
         return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng)
 
     state = jax.jit(fresh)(parameters.trainable, step_rng)
-    return Built(
-        model, parameters, packing, tx, adam, state, functools.partial(model_inputs, text_processor=text_processor)
-    )
+    inputs = functools.partial(model_inputs, text_processor=text_processor)
+    return Built(model, parameters, packing, tx, learning_rate, state, inputs)
 
 
 def optimizer_of(
     config: FinetuneConfig, parameters: Parameters
-) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
-    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates."""
+) -> tuple[Packing, optax.GradientTransformationExtraArgs, Callable[[Any], Any]]:
+    """How the trainable leaves are packed, the optimizer of the packed ones that can scale GAP's updates, and its
+    learning rate."""
     settings = config.optimizer
     packing = Packing.of(parameters.trainable, parameters.group, multiple=config.train.fsdp)
     of_gap = scale_group_updates(packing.group_labels, may_be_empty=True)
@@ -153,7 +154,7 @@ def optimizer_of(
         after_normalization=optax.chain(of_gap),  # a chain: so checkpoints hold it
         mu_dtype=jnp.dtype(settings.moment_dtype),
     )
-    return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
+    return packing, optax.with_extra_args_support(tx), learning_rate
 
 
 def describe(config: FinetuneConfig, parameters: Parameters) -> str:

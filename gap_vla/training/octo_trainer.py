@@ -25,11 +25,10 @@ from gap_vla.rlds.loader import Batch, WindowLoader
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
 from gap_vla.training.data import has_rho
-from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import build, describe, dry_run
-from gap_vla.training.packing import Packing, gather, make_mesh, place_batch, place_state, state_shardings
+from gap_vla.training.packing import Packing, make_mesh, place_batch, state_shardings
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.step import TrainState, TrainStep, counted_entries
 
@@ -57,14 +56,14 @@ class OctoTrainer(Trainer):
         self.built = built = build(config, self.loader.peek(), store.statistics)
         self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
         shardings = state_shardings(self.mesh, built.state)
-        self.state = place_state(built.state, shardings)
+        self.state = jax.device_put(built.state, shardings)
         frozen = built.parameters.frozen
-        self.frozen = place_state(frozen, state_shardings(self.mesh, frozen))
+        self.frozen = jax.device_put(frozen, state_shardings(self.mesh, frozen))
         self.train_step = TrainStep(
             built.model.module,
             built.tx,
             built.packing,
-            built.adam,
+            built.learning_rate,
             self.frozen,
             config.train.accumulate,
             shardings=shardings if self.mesh.size > 1 else None,
@@ -173,15 +172,13 @@ class OctoTrainer(Trainer):
 
     def model(self) -> OctoModel:
         """The model with the parameters of now."""
-        trained = self.built.packing.unpack(gather(self.mesh, self.state.params))
-        return dataclasses.replace(self.built.model, params=join_frozen(trained, gather(self.mesh, self.frozen)))
+        trained = self.built.packing.unpack(jax.device_get(self.state.params))
+        return dataclasses.replace(self.built.model, params=join_frozen(trained, jax.device_get(self.frozen)))
 
     def export(self, run: RunDirectory) -> int:
         """In upstream's layout."""
-        model = self.model()
-        if is_first_host():
-            with replacing(run.checkpoint) as made:
-                model.save_pretrained(step=self.steps, checkpoint_path=str(made))
+        with replacing(run.checkpoint) as made:
+            self.model().save_pretrained(step=self.steps, checkpoint_path=str(made))
         return self.steps
 
 

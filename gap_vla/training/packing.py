@@ -8,8 +8,8 @@ apart; a large one is a vector of its own, because copying its gradient takes lo
 AdamW, clipping and GAP's λ act element by element (clipping through the norm of everything), so the result is that of
 the tree up to the order of summation.
 
-Where several devices, of one or several hosts, train together, vectors and optimizer state are cut along the axis
-`fsdp` of their mesh, and batches along `data` and `fsdp`. The gradient's sum over devices is the compiler's work.
+Where several devices train together, vectors and optimizer state are cut along the axis `fsdp` of their mesh, and
+batches along `data` and `fsdp`. The gradient's sum over devices is the compiler's work.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Packing:
 
 
 def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
-    """All devices of all hosts as (data, fsdp).
+    """All devices of this machine as (data, fsdp).
 
     Raises:
         ConfigError: the number of devices is not a multiple of `fsdp`, or the batch not one of the number of devices.
@@ -132,26 +132,6 @@ def state_shardings(mesh: Mesh, state: Any, smallest: int = SMALLEST_CUT) -> Any
     return jax.tree_util.tree_map(of, state)
 
 
-def place_state(state: Any, shardings: Any) -> Any:
-    """Puts a state that every host holds whole onto the mesh."""
-    return jax.tree_util.tree_map(_place, state, shardings)
-
-
 def place_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts a batch that every host holds whole onto the mesh, each device its samples."""
-    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return jax.tree_util.tree_map(lambda leaf: _place(leaf, split), batch)
-
-
-def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1:
-        return jax.device_put(leaf, sharding)
-    values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-
-
-def gather(mesh: Mesh, tree: Any) -> Any:
-    """The whole tree as numpy arrays on every host."""
-    if jax.process_count() > 1:
-        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.device_get(tree)
+    """Puts a batch onto the mesh, each device its samples."""
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))

@@ -9,17 +9,17 @@ import contextlib
 import importlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from gap_vla.core.files import read_json, write_json
 from gap_vla.core.identity import digest, machine
 from gap_vla.core.progress import Agenda, duration
-from gap_vla.rlds.store import EpisodeStore
 from gap_vla.training.config import Experiment
 from gap_vla.training.data import Stages, describe_store, training_rho, versions
-from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts, require_same_command, together
 from gap_vla.training.loop import Observer, train
 from gap_vla.training.run_directory import RunDirectory, of_training
 
@@ -41,7 +41,7 @@ class TrainingRun:
     """
 
     def __init__(self, config: Experiment, name: str = ""):
-        self.config, self.name = config, name
+        self.config = config
         self.stages = Stages(config)
         made_from = {"config": of_training(config.to_dict()), "dataset": self.stages.made_from()}
         own = f"{config.prefix}{config.method}-seed{config.train.seed}-{digest(made_from)}"
@@ -78,31 +78,23 @@ class TrainingRun:
             DivergedError: the loss is not finite.
         """
         config, path = self.config, self.directory.path
-        join_hosts()  # before any array is made
-        require_same_command(self.name, config.to_dict())
-        started = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            with first_host_first():
-                if is_first_host():
-                    stack.enter_context(_alone_in(self.directory))
-                done = self.directory.complete_with(config.to_dict())
-                if not done:
-                    self.validate()
-                claimed = resume or not is_first_host()
-                run = RunDirectory.claim(path, config.to_dict(), claimed, self.stages.made_from())
-                if done:
-                    print(f"{path} is complete", flush=True)
-                    return dict(read_json(run.summary))
-                stack.enter_context(Agenda(STAGES))
-                store, mixture = self.stages.open(), self.stages.open_mixture()
-            return self._train_and_roll_out(run, store, mixture, started, observe)
+        with _alone_in(self.directory):
+            done = self.directory.complete_with(config.to_dict())
+            if not done:
+                self.validate()
+            run = RunDirectory.claim(path, config.to_dict(), resume, self.stages.made_from())
+            if done:
+                print(f"{path} is complete", flush=True)
+                return dict(read_json(run.summary))
+            with Agenda(STAGES):
+                return self._all_stages(run, observe)
 
-    def _train_and_roll_out(
-        self, run: RunDirectory, store: EpisodeStore, mixture: list[EpisodeStore], started: float, observe: Observer
-    ) -> dict[str, Any]:
+    def _all_stages(self, run: RunDirectory, observe: Observer) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
+        from gap_vla.report.page import write_report
 
-        config = self.config
+        config, started = self.config, time.monotonic()
+        store, mixture = self.stages.open(), self.stages.open_mixture()
         prepared = time.monotonic()
         Agenda.begin("model")
         print(describe_store(store), flush=True)
@@ -111,7 +103,7 @@ class TrainingRun:
         trainer = config.trainer().on(config, store, mixture)
         texts = {text for one in (store, *mixture) for text in one.split("train").languages if text.strip()}
         print(trainer.describe(), *self._notes(len(texts)), sep="\n", flush=True)
-        if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
+        if not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         Agenda.begin("training")
         with contextlib.closing(trainer):  # the last state is written beside the rollouts
@@ -119,8 +111,7 @@ class TrainingRun:
             step = trainer.export(run)
             trained = time.monotonic()
             Agenda.begin("rollouts")
-            with together():  # JAX ends all five minutes after one has left
-                variants = rollouts(config, run, step) if is_first_host() else {}
+            variants = rollouts(config, run, step)
         first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
             "task": config.task,
@@ -147,13 +138,10 @@ class TrainingRun:
             },
             "machine": machine(),
         }
-        if is_first_host():
-            write_json(run.summary, summary)
-            Agenda.begin("page")
-            from gap_vla.report.page import write_report
-
-            command = f"gap-vla report {shlex.quote(str(run.path))}"
-            write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
+        write_json(run.summary, summary)
+        Agenda.begin("page")
+        command = f"gap-vla report {shlex.quote(str(run.path))}"
+        write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
 
     def _notes(self, instructions: int = 0) -> list[str]:
@@ -206,21 +194,16 @@ class TrainingRun:
         return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def _alone_in(run: RunDirectory) -> Iterator[None]:
-    import filelock
-
+def _alone_in(run: RunDirectory) -> filelock.FileLock:
+    """A lock that one process holds; another one says that it waits."""
     run.path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(run.lock)
     try:
-        lock.acquire(timeout=0)
+        with lock.acquire(timeout=0):
+            pass
     except filelock.Timeout:
         print(f"another process is at work in {run.path}: waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock
 
 
 def _there(path: Path) -> str:

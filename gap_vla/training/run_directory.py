@@ -28,21 +28,7 @@ import numpy as np
 from gap_vla.core.errors import ConfigError, UserError, message_of
 from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import differences, flat, in_words
-from gap_vla.training.hosts import is_first_host
-
-NO_PART_OF_THE_RESULT = {
-    "runs",
-    "data.root",
-    "eval.workers",
-    "eval.videos",
-    "train.log_every",
-    "train.validate_every",
-    "train.save_every",
-    "train.threads",
-    "train.device",
-    "train.logger",
-}
-"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
+from gap_vla.report.runs import NO_PART_OF_THE_RESULT, read_metrics
 
 
 def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,17 +118,12 @@ class RunDirectory:
                 print(f"resume: the earlier {path.name} is kept as {kept.name}", flush=True)
 
 
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Every whole line of a `metrics.jsonl`, oldest first; a last one that a kill cut off is left out."""
-    return [json.loads(line) for line in Path(path).read_text().split("\n")[:-1]]
-
-
 class DivergedError(UserError):
     """A measurement is not finite."""
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger; on the first host alone.
+    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger.
 
     Args:
         start_step: training steps done so far; rows after it are dropped, since they will be measured again.
@@ -154,12 +135,9 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
-        self.kept: list[dict[str, Any]] = []
-        self._active = is_first_host()
-        if not self._active:
-            return
         from tensorboardX import SummaryWriter
 
+        self.kept: list[dict[str, Any]] = []
         if start_step and run.metrics.exists():
             self.kept = [row for row in read_metrics(run.metrics) if row["step"] <= start_step]
         with replacing(run.metrics) as temporary:
@@ -182,8 +160,6 @@ class MetricsWriter:
                 f"{odd[0]} is {found[odd[0]]} after step {step}; look for extreme values in the data, or lower "
                 "optimizer.learning_rate"
             )
-        if not self._active:
-            return
         self._lines.write(json.dumps({"step": step, **found}) + "\n")
         self._lines.flush()
         for name, value in found.items():
@@ -191,10 +167,9 @@ class MetricsWriter:
         self._tell("log", found, step=step)
 
     def close(self) -> None:
-        if self._active:
-            self._lines.close()
-            self._board.close()
-            self._tell("finish")
+        self._lines.close()
+        self._board.close()
+        self._tell("finish")
 
     def _tell(self, what: str, *values: Any, **how: Any) -> None:
         """Training goes on without a logger that fails."""

@@ -7,7 +7,6 @@ the same program: with ρ = 0 and λ = 1 the numbers are those of plain training
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,22 +49,6 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     rng: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Adam:
-    """What `split_measurements` must know of the optimizer, as in `gap_vla.octo.create_optimizer`.
-
-    Attributes:
-        learning_rate: number of updates done to the rate of the next.
-        clip: global norm that gradients are clipped to before, or None.
-    """
-
-    learning_rate: Callable[[Any], Any]
-    clip: float | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
 
 
 def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
@@ -115,12 +98,13 @@ class TrainStep:
     """`step(state, batch, factors, split=False) -> (state, metrics)`; `state` is donated.
 
     Two compiled programs: the gradient of the loss in the packed trainable parameters, and the optimizer. With `split`
-    the gradient is taken once more over the window steps with ρ > 0.5 alone, for the metrics (`split_measurements`).
+    the gradient is taken once more over the window steps with ρ > 0.5 alone, for the metrics (`split_norms`).
 
     Args:
         module: `OctoModule`.
         tx: optimizer of the packed trainable parameters, with `scale_group_updates(packing.group_labels)`.
         packing: of the trainable parameters.
+        learning_rate: number of updates done to the rate of the next, for the metrics.
         frozen: tree of the parameters that have neither gradient nor optimizer state.
         accumulate: number of parts that a batch is computed in.
         adjust: False leaves GAP out of the program, for measuring what it costs.
@@ -133,7 +117,7 @@ class TrainStep:
         module: Any,
         tx: optax.GradientTransformationExtraArgs,
         packing: Packing,
-        adam: Adam,
+        learning_rate: Callable[[Any], Any],
         frozen: Any = None,
         accumulate: int = 1,
         adjust: bool = True,
@@ -166,7 +150,7 @@ class TrainStep:
             rng, _ = jax.random.split(state.rng)
             gradients = scale_group_gradients(gradients, group, factors.gradient, may_be_empty=True)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
-            measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": adam.learning_rate(state.step)}
+            measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": learning_rate(state.step)}
             measured |= branch_measurements(gradients, updates, state.params)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.step + 1, rng), measured
@@ -176,12 +160,14 @@ class TrainStep:
             part = {**batch, "action_pad_mask": chosen}
             return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
 
+        def split(gradients: Any, transition: Any, share: jax.Array, factor: jax.Array) -> Any:
+            adjusted = (scale_group_gradients(one, group, factor, may_be_empty=True) for one in (gradients, transition))
+            return split_norms(*adjusted, share)
+
         whole = None if shardings is None else (shardings, None)
         self.gradient: Any = jax.jit(gradient, compiler_options=compilation(quick))
         self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole, compiler_options=compilation())
-        self._split = jax.jit(functools.partial(split_measurements, adam=adam))
-        self._adjusted = jax.jit(functools.partial(scale_group_gradients, group=group, may_be_empty=True))
-        self._transitions = jax.jit(transitions)
+        self._transitions, self._split = jax.jit(transitions), jax.jit(split)
 
     def __call__(
         self, state: TrainState, batch: Any, factors: Factors, split: bool = False
@@ -190,8 +176,7 @@ class TrainStep:
         if split:
             part, share = self._transitions(batch)
             transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
-            adjusted = (self._adjusted(part_of, factor=factors.gradient) for part_of in (gradients, transition))
-            measured |= self._split(*adjusted, share, state.opt_state, state.params, factors.update)
+            measured |= self._split(gradients, transition, share, factors.gradient)
         state, more = self.update(state, gradients, factors)
         return state, measured | more
 
@@ -254,56 +239,26 @@ def branch_measurements(gradients: Any, updates: Any, params: Any) -> dict[str, 
     return found | {f"update_ratio/{b}": changes[b] / jnp.maximum(size, 1e-12) for b, size in sizes.items()}
 
 
-def split_measurements(
-    gradients: Mapping[str, jax.Array],
-    transition: Mapping[str, jax.Array],
-    share: jax.Array,
-    opt_state: Any,
-    params: Mapping[str, jax.Array],
-    update_factor: jax.Array,
-    adam: Adam,
+def split_norms(
+    gradients: Mapping[str, jax.Array], transition: Mapping[str, jax.Array], share: jax.Array
 ) -> dict[str, jax.Array]:
-    """The parts of `grad_norm/<branch>` and `update_ratio/<branch>` due to transitions and to the other window steps.
+    """The parts of `grad_norm/<branch>` that are due to transitions and to the other window steps.
 
     The loss is a mean over action entries, so its gradient is a sum of two: `share` times the mean gradient over the
-    transitions' entries, and the rest. Adam's update is linear in the newest gradient once its second moment v is
-    given; a part g therefore adds η (1 - b1) / (1 - b1^t) · g / (sqrt(v / (1 - b2^t)) + eps) to the update, times GAP's
-    λ on the proprioceptive branch. `update_ratio/<branch>/<part>` is the norm of that relative to the parameters';
-    unlike `update_ratio/<branch>` it leaves out what momentum remembers, and weight decay.
+    transitions' entries, and the rest.
 
     Args:
         transition: mean gradient over entries with high ρ.
         share: of these entries among all.
-        opt_state: before this update.
-        update_factor: λ.
 
     Returns:
-        `grad_norm/<branch>/<part>`, `update_ratio/<branch>/<part>` for the parts `transition` and `consistent`, and
-        `rho/transition_share`.
+        `grad_norm/<branch>/<part>` for the parts `transition` and `consistent`, and `rho/transition_share`.
     """
     high = {label: share * vector for label, vector in transition.items()}
     low = {label: gradients[label] - vector for label, vector in high.items()}
-    sizes = branch_norms(params)
-    clipped = jnp.ones([])
-    if adam.clip is not None:
-        clipped = jnp.minimum(1.0, adam.clip / jnp.maximum(optax.global_norm(gradients), 1e-12))
-    second = optax.tree_utils.tree_get(opt_state, "nu")
-    done = optax.tree_utils.tree_get(
-        opt_state, "count", filtering=lambda path, _: "ScaleByAdamState" in [getattr(k, "tuple_name", "") for k in path]
-    )
-    rate = adam.learning_rate(done) * (1 - adam.b1) / (1 - adam.b1 ** (done + 1.0))
     found = {"rho/transition_share": share}
     for part, vectors in (("transition", high), ("consistent", low)):
-        directions = {}
-        for label, gradient in vectors.items():
-            newest = jnp.square(clipped * gradients[label])
-            v = (adam.b2 * second[label] + (1 - adam.b2) * newest) / (1 - adam.b2 ** (done + 1.0))
-            scale = update_factor if label.startswith("proprio/") else 1.0
-            directions[label] = scale * rate * clipped * gradient / (jnp.sqrt(v) + adam.eps)
-        changes = branch_norms(directions)
-        for branch, norm in branch_norms(vectors).items():
-            found[f"grad_norm/{branch}/{part}"] = norm
-            found[f"update_ratio/{branch}/{part}"] = changes[branch] / jnp.maximum(sizes[branch], 1e-12)
+        found |= {f"grad_norm/{branch}/{part}": norm for branch, norm in branch_norms(vectors).items()}
     return found
 
 

@@ -11,7 +11,7 @@ from gap_vla.adjustment.jax import scale_group_updates
 from gap_vla.adjustment.schedule import Factors
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.training.packing import Packing
-from gap_vla.training.step import Adam, TrainState, TrainStep
+from gap_vla.training.step import TrainState, TrainStep
 
 GROUP = {"octo_transformer/obs_proprio_projection/kernel": (5, 6)}
 
@@ -85,7 +85,7 @@ def linear_training(multiple=1, clip=1.0, weight_decay=0.1, **options):
     )
     packed = packing.pack(parameters())
     state = TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), jax.random.PRNGKey(0))
-    step = TrainStep(LinearPolicy(), tx, packing, Adam(rate, clip), adjust=False, **options)
+    step = TrainStep(LinearPolicy(), tx, packing, rate, adjust=False, **options)
     return state, step, packing
 
 

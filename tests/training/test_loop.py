@@ -59,12 +59,11 @@ def test_an_observer_sees_the_beginning_and_every_step_with_its_batch(tmp_path):
     assert seen == [(2, True), (3, False), (4, False), (5, False)]
 
 
-def test_a_nan_in_a_batch_stops_training_is_named_and_is_never_saved(tmp_path):
+@pytest.mark.parametrize("log_every", [1, 99])
+def test_a_loss_that_is_not_finite_stops_training_and_is_never_saved(log_every, tmp_path):
     trainer = Counting(bad=2)
-    with pytest.raises(DivergedError, match=r"step 3; .*bad_batch\.npz \(not finite: state\)"):
-        run(trainer, tmp_path)
-    with np.load(tmp_path / "bad_batch.npz") as saved:
-        assert np.isnan(saved["state"]).all()
+    with pytest.raises(DivergedError, match="step 3"):
+        run(trainer, tmp_path, log_every=log_every)
     assert trainer.saved == [2]
 
 

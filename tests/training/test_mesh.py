@@ -1,7 +1,6 @@
-"""Four devices, or two hosts, train what one device trains."""
+"""Four devices train what one device trains."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,29 +35,6 @@ def test_four_devices_train_what_one_trains(on_four_devices, mesh):
     assert len(one) == 5
     for key, expected in one.items():
         np.testing.assert_allclose(on_four_devices[f"{mesh}{key}"], expected, rtol=2e-4, atol=1e-5)
-
-
-def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "mesh_training.py", tmp_path / "hosts.npz"],
-            env=environment(1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number)),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    for host in processes:
-        _, errors = host.communicate(timeout=900)
-        assert host.returncode == 0, errors
-    found = np.load(tmp_path / "hosts.npz")
-    for key, expected in on_four_devices.items():
-        if key.startswith("one"):
-            for mesh in ("data", "fsdp"):
-                np.testing.assert_allclose(found[f"{mesh}{key.removeprefix('one')}"], expected, rtol=2e-4, atol=1e-5)
 
 
 def test_meshes_that_do_not_divide_are_refused():

@@ -15,7 +15,7 @@ from gap_vla.training import packing as packing_module
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Parameters, optimizer_of
 from gap_vla.training.packing import Packing, branch_of
-from gap_vla.training.step import Adam, accumulated, branch_measurements, branch_norms, split_measurements
+from gap_vla.training.step import accumulated, branch_norms
 from tests.helpers.linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
 
 
@@ -126,26 +126,6 @@ def test_the_parts_by_rho_are_the_gradients_of_their_own_entries():
     for part, norms in expected.items():
         for branch in ("vision", "proprio", "shared"):
             np.testing.assert_allclose(measured[f"grad_norm/{branch}/{part}"], norms[branch], rtol=1e-4)
-
-
-def test_the_first_update_by_rho_adds_up_to_the_update():
-    packing = Packing.of(parameters(), GROUP)
-    params = packing.pack(parameters())
-    tx, rate, _ = create_optimizer(params, 0.01, weight_decay=0.0, clip_gradient=0.5, mu_dtype=jnp.float32)
-    gradients = packing.pack(parameters(5))
-    state = tx.init(params)
-    updates, _ = tx.update(gradients, state, params)
-    everything = split_measurements(gradients, gradients, 1.0, state, params, 1.0, Adam(rate, 0.5))
-    whole = branch_measurements(gradients, updates, params)
-    for branch in ("vision", "proprio"):
-        np.testing.assert_allclose(
-            everything[f"update_ratio/{branch}/transition"], whole[f"update_ratio/{branch}"], rtol=1e-4
-        )
-        assert everything[f"update_ratio/{branch}/consistent"] == 0
-    scaled = split_measurements(gradients, gradients, 1.0, state, params, 0.3, Adam(rate, 0.5))
-    key = "update_ratio/proprio/transition"
-    np.testing.assert_allclose(scaled[key], 0.3 * everything[key], rtol=1e-5)
-    assert scaled["update_ratio/vision/transition"] == everything["update_ratio/vision/transition"]
 
 
 def without_language():
