@@ -117,6 +117,8 @@ class Adjustment:
                 `scale_losses` (a step that is to leave it out says so: `with gap.adjusting(rho, step), gap.plain():`).
             EpisodeError: ρ is outside [0, 1].
         """
+        for place in self._places:
+            place.parameters()  # refuses those that were sharded since
         active = self.schedule.active(step, self.total_steps)
         if step >= self.total_steps:
             warnings.warn(
@@ -295,7 +297,8 @@ def attach(
     """Attaches GAP to the part of a policy that encodes proprioception.
 
     Args:
-        module: the policy, before it is wrapped for several processes (or its wrapped module).
+        module: the policy, before it is wrapped for several processes (or its wrapped module). Parameters that
+            `fully_shard` (FSDP2) divides are refused.
         submodule_name: its proprioceptive encoder, or several, as in `module.named_modules()`: `"model.state_proj"`.
             The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
             adjusted, nothing else: what it reads must have no gradient of its own. What reaches its parameters

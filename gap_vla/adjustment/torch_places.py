@@ -38,6 +38,8 @@ class Place:
         """The adjusted parameters by their full name."""
         named = dict(self.module.named_parameters())
         names = ["weight"] if self.columns is not None else list(named)
+        if sharded := [n for n in names if hasattr(named[n], "device_mesh")]:
+            raise ConfigError(f"{self.name}.{sharded[0]} is a DTensor: GAP does not work with fully_shard (FSDP2)")
         return {f"{self.name}.{n}": named[n] for n in names if named[n].requires_grad}
 
     def scaled(self, sample: torch.Tensor, differs: bool, inputs: Any, keywords: Any, output: Any) -> Any:

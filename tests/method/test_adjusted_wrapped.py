@@ -1,4 +1,7 @@
-"""GAP inside what people wrap around a policy: a compiler, and several processes."""
+"""GAP inside what people wrap around a policy: a compiler, several processes, half precision, other people's trainers.
+
+There the weights move as in a plain loop of one process; by how much is in trained_policy.py.
+"""
 
 import os
 import shutil
@@ -7,8 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.fsdp
 
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import attach, attach_columns
+from gap_vla.core.errors import ConfigError
+from tests.helpers.torch_policy import IMAGE, PROPRIO, RHO, TARGET, Policy
 from tests.method.distributed_policy import train_with_another
+from tests.method.trained_policy import GAP, TOTAL, loss_of, moved, start, train
 
 HERE = Path(__file__).parent
 ALONE = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -34,3 +44,83 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=ALONE) as other:
         train_with_another(0, tmp_path / "rendezvous")
         assert other.wait() == 0, other.stderr.read()
+
+
+HALF = 2 * torch.finfo(torch.bfloat16).eps
+"""Of the largest movement of a parameter: what rounding to bfloat16 on the way may make of it."""
+
+
+def compare(found, expected, rounding):
+    without = train(schedule=AdjustmentSchedule(mode="none"))
+    for name, value in expected.items():
+        atol = rounding * float(value.abs().max())
+        torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
+        if name.startswith("state"):
+            assert not torch.allclose(without[name], value, rtol=0, atol=10 * atol)
+
+
+def test_gradients_that_are_gathered_move_the_weights_as_the_whole_batch_does():
+    compare(train(parts=2), train(), 1e-5)
+
+
+def test_under_autocast_the_weights_move_as_in_full_precision_to_its_rounding():
+    compare(train(context=lambda: torch.autocast("cpu", torch.bfloat16)), train(), HALF)
+
+
+@pytest.mark.slow
+def test_a_compiled_policys_weights_move_as_without_the_compiler():
+    call = [sys.executable, "-m", "tests.method.trained_policy"]
+    done = subprocess.run(call, capture_output=True, text=True, env=ALONE, check=False)
+    assert "compiled: the same updates" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("first", ["attach", "prepare"])
+def test_accelerate_moves_the_weights_as_a_plain_loop_does(first, precision):
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=2)
+    policy, optimizer = start()
+    if first == "attach":
+        gap = attach(policy, "state", GAP, total_steps=TOTAL)
+    data = torch.utils.data.TensorDataset(IMAGE, PROPRIO, TARGET, RHO)
+    loader = torch.utils.data.DataLoader(data, batch_size=2)
+    module, optimizer, loader = accelerator.prepare(policy, optimizer, loader)
+    if first == "prepare":
+        gap = attach(accelerator.unwrap_model(module), "state", GAP, total_steps=TOTAL)
+    gap.watch(optimizer)
+    for step in range(TOTAL - 1):  # each an epoch of two batches, whose gradients are gathered
+        for image, proprio, target, rho in loader:
+            with accelerator.accumulate(module):
+                with gap.adjusting(rho, step):
+                    loss = (module(image, proprio) - target).square().mean()
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+    accelerate.state.AcceleratorState._reset_state(True)
+    compare(moved(policy), train(), 1e-5 if precision == "no" else HALF)
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    where = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=where)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(attach, "state"), (attach_columns, {"head": slice(4, 8)})], ids=["module", "columns"]
+)
+def test_parameters_that_fully_shard_divided_are_refused_by_name(make, part, mesh):
+    policy = torch.distributed.fsdp.fully_shard(Policy(), mesh=mesh)
+    with pytest.raises(ConfigError, match=r"(state\.0|head)\.weight .*fully_shard"):
+        make(policy, part, GAP, total_steps=TOTAL)
+
+
+def test_parameters_that_fully_shard_divides_later_are_refused_in_the_first_step(mesh):
+    policy = Policy()
+    gap = attach(policy, "state", GAP, total_steps=TOTAL)
+    torch.distributed.fsdp.fully_shard(policy, mesh=mesh)
+    with pytest.raises(ConfigError, match=r"state\.0\.weight .*fully_shard"), gap.adjusting(RHO, 0):
+        loss_of(policy)
