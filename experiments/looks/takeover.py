@@ -104,8 +104,8 @@ def take_over_runs(
         with its interval and McNemar's probability.
     """
     first, second = load_checkpoint(main.path), load_checkpoint(other.path, task=main.task)
-    scene: dict[str, Any] = {"image_size": first.image_size, "cameras": first.cameras, "camera": first.view()}
-    if (second.image_size, second.view()) != (first.image_size, first.view()):
+    scene: dict[str, Any] = {"image_size": first.image_size, "cameras": first.cameras, "camera": first.view}
+    if (second.image_size, second.view) != (first.image_size, first.view):
         raise UserError(f"{main.path} and {other.path} see other pictures; name runs that see the same ones")
     task = sim_task(main.task, variant=variant, **scene)
     watched = WatchedTask(**vars(task))

@@ -79,7 +79,6 @@ def _load_policy(options: Any, *, seed: int = 0, execute: int | None = None, **o
             keys=options.keys,
             execute=execute,
             patience=options.patience,
-            limit=getattr(options, "policy_limit", 600.0),
         )
     return dataclasses.replace(loaded, task=task or loaded.task)
 
@@ -126,11 +125,9 @@ def evaluate(argv: list[str] | None = None) -> None:
     add("--out", type=Path, help=f"folder for the results (default: {place})")
     _add_chunks(parser)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
-    add("--other-view", action="store_true", help="let --camera or --image-size be others than in training")
     add("--horizon", type=whole(1), help="control steps per episode, at most and by default the task's")
     add("--slots", type=whole(1), default=4, help="environments per process; a batch is workers * slots (default 4)")
     add("--videos", type=whole(0), default=4, help="rollouts to film, failures first (default 4)")
-    add("--policy-limit", type=real(0), default=600.0, help="seconds that a server has for an answer (default 600)")
     options = parser.parse_args(argv)
     with answering(options) as answer:
         answer |= _held_out_error(options) if options.rlds else _rollouts(options)
@@ -138,14 +135,13 @@ def evaluate(argv: list[str] | None = None) -> None:
 
 def _rollouts(options: Any) -> dict[str, Any]:
     """Prints what was measured on each variant; returns it with the pages."""
-    from gap_vla.report.evaluations import variants_table, write_page, write_variants
-    from gap_vla.rollouts.evaluation import evaluate_variants
+    from gap_vla.report.evaluations import variants_table, write_page
+    from gap_vla.rollouts import evaluation
     from gap_vla.rollouts.records import describe
     from gap_vla.sim.rendering import require_rendering
-    from gap_vla.sim.variants import VARIANT_NAMES
+    from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
 
-    batch_size = options.workers * options.slots
-    how = {"ensemble": options.ensemble, "batch_size": batch_size}
+    how = {"ensemble": options.ensemble, "batch_size": options.workers * options.slots}
     loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, **how)
     if loaded.task is None:
         raise UserError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
@@ -156,33 +152,36 @@ def _rollouts(options: Any) -> dict[str, Any]:
     suffix = "" if options.variant == "default" else f"_{options.variant}"
     inside, outside = f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}"
     out = options.out or _default_out(options, inside, outside)
-    scene = {
-        "image_size": options.image_size or loaded.image_size,
-        "cameras": cameras,
-        "camera": loaded.view(options.camera, options.image_size, other=options.other_view),
-        "horizon": options.horizon,
-    }
+    recorded = getattr(loaded.policy, "variant", None)
+    if recorded is not None and variants != (recorded,):
+        raise UserError(f"{loaded.policy.name} is of variant {recorded}; pass --variant {recorded}")
     found: dict[str, Any] = {}
-    for folder, summary in evaluate_variants(
-        loaded.policy,
-        loaded.task,
-        variants,
-        out,
-        seed=options.seed,
-        scene=scene,
-        episodes=options.episodes,
-        workers=options.workers,
-        slots_per_worker=options.slots,
-        videos=options.videos,
-        progress=not options.quiet,
-    ):
+    for variant in variants:
+        spec, folder = variant_spec(variant), out / variant if len(variants) > 1 else out
+        if spec.only_looks and not cameras:
+            print(f"note: {variant} is left out, as it differs in pictures alone", file=sys.stderr)
+            continue
+        summary = evaluation.evaluate(
+            loaded.policy,
+            loaded.task,
+            episodes=options.episodes,
+            seed=spec.first_seed if options.seed is None else options.seed,
+            out_dir=folder,
+            workers=options.workers,
+            slots_per_worker=options.slots,
+            videos=options.videos,
+            progress=not options.quiet,
+            image_size=options.image_size or loaded.image_size,
+            cameras=cameras,
+            camera=options.camera or loaded.view,
+            variant=variant,
+            horizon=options.horizon,
+        )
         page = write_page(folder, summary)
-        found[summary["task"]["variant"]] = {**summary, "page": page}
-        if len(variants) > 1:
-            write_variants(out, found)
+        found[variant] = {**summary, "page": page}
         print(f"{describe(summary)}\n→ {folder / 'summary.json'}, {page}", flush=True)
     if len(found) > 1:
-        print(f"{variants_table(found)}\n→ {out / 'index.html'}")
+        print(variants_table(found))
     return {"variants": found}
 
 
@@ -201,7 +200,7 @@ def _held_out_error(options: Any) -> dict[str, Any]:
     source = open_source(options.rlds, Fields(episodes=options.split))
     require_task(source, loaded.task, loaded.camera)
     shown = map(from_episode, source)
-    found = held_out(loaded.policy, shown, checkpoint=options.checkpoint, progress=not options.quiet)
+    found = held_out(loaded.policy, shown, progress=not options.quiet)
     print(found.describe())
     content = {**dataclasses.asdict(found), **of}
     if options.out:
@@ -250,7 +249,6 @@ def _diagnosis(options: Any) -> dict[str, Any]:
     from gap_vla.report.evaluations import report, verdict
     from gap_vla.rollouts.diagnose import closed_loop, open_loop
     from gap_vla.rollouts.policy import identity
-    from gap_vla.rollouts.recordings import count_learnt
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim.rendering import require_rendering
@@ -260,17 +258,11 @@ def _diagnosis(options: Any) -> dict[str, Any]:
     if loaded.task and (options.closed_loop or not data):
         require_rendering()
         size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
-        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
+        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view)
     told = {"path": str(data.resolve())} if data else {"seed": options.seed, **(task.identity() if task else {})}
     of = {"policy": identity(loaded.policy), "recordings": told}
     require_same(out / "diagnosis.json", of)
     shown = _recordings(options, loaded, task)
-    learnt = count_learnt(options.checkpoint, shown) if options.checkpoint and data else None
-    if learnt:
-        print(
-            f"note: the policy was trained on {learnt} of these {len(shown)} recordings, where its undisturbed error "
-            "is smaller as a rule, and multiples of it larger"
-        )
     opened = open_loop(loaded.policy, shown, progress=not options.quiet)
     closed: tuple[Any, ...] = ()
     if options.closed_loop:
@@ -292,7 +284,6 @@ def _diagnosis(options: Any) -> dict[str, Any]:
     content = {
         **of,
         "episodes": len(shown),
-        "learnt": learnt,
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),

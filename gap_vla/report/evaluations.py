@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.files import write_json
 from gap_vla.drawing.markup import plain, save_page, text_table
 from gap_vla.rollouts.diagnose import DESCRIPTIONS, ClosedLoop, Effect, OpenLoop
-from gap_vla.rollouts.records import describe, title, told_cut_short
+from gap_vla.rollouts.records import describe, title
 from gap_vla.rollouts.statistics import percent, points, with_interval
-from gap_vla.sim.variants import variant_spec
 
-PAGE_FILE, VARIANTS_FILE = "index.html", "variants.json"
+PAGE_FILE = "index.html"
 
 Summaries = Mapping[str, Mapping[str, Any]]
 """Variant to its evaluation's `summary.json`."""
@@ -43,8 +41,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
 
 def _film(name: str, summary: Mapping[str, Any]) -> dict[str, str]:
     _, number, outcome = Path(name).stem.split("_")
-    place = summary["episode_numbers"].index(int(number))
-    phase, steps = summary["last_phases"][place], summary["steps"][place]
+    phase, steps = summary["last_phases"][int(number)], summary["steps"][int(number)]
     where = f" in {phase}" if outcome == "failure" and phase else ""
     return {"source": name, "caption": f"episode {int(number)}", "outcome": outcome, "after": f"{where}, {steps} steps"}
 
@@ -52,47 +49,12 @@ def _film(name: str, summary: Mapping[str, Any]) -> dict[str, str]:
 def variants_table(found: Summaries) -> str:
     """Success on each variant. Their layouts differ (unless a seed was given), so the rates are to be compared by their
     intervals."""
-    rows = [(row["name"], row["won"], row["rate"], row["interval"]) for row in _rows(found)]
-    return "\n".join([text_table([("variant", "episodes", "success", "95 % interval"), *rows]), *_cut_short(found)])
-
-
-def write_variants(folder: Path, found: Summaries) -> Path:
-    """Writes `folder/variants.json` and `folder/index.html`, which links to the page of each variant.
-
-    Returns:
-        The page.
-    """
-    kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
-    figures = {name: {key: one[key] for key in (*kept, "simulator_errors")} for name, one in found.items()}
-    write_json(folder / VARIANTS_FILE, figures)
-    elsewhere = any(name != "default" and not variant_spec(name).only_looks for name in found)
-    apart = elsewhere or len({tuple(one["layout_seeds"]) for one in found.values()}) > 1
-    first = next(iter(found.values()))
-    return save_page(
-        folder / PAGE_FILE,
-        "report/templates/variants.html",
-        title=f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
-        rows=_rows(found),
-        notes=["Layouts differ between variants: compare the rates by their intervals."] * apart + _cut_short(found),
-    )
-
-
-def _cut_short(found: Summaries) -> list[str]:
-    told = told_cut_short({name: one["simulator_errors"] for name, one in found.items()})
-    return [told] if told else []
-
-
-def _rows(found: Summaries) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "won": f"{one['successes']}/{one['episodes']}",
-            "share": one["success_rate"],
-            "rate": f"{percent(one['success_rate']):>3} %",
-            "interval": " to ".join(map(percent, one["interval"])) + " %",
-        }
-        for name, one in found.items()
-    ]
+    rows: list[Sequence[str]] = [("variant", "episodes", "success", "95 % interval")]
+    for name, one in found.items():
+        low, high = map(percent, one["interval"])
+        won, rate = f"{one['successes']}/{one['episodes']}", f"{percent(one['success_rate']):>3} %"
+        rows.append((name, won, rate, f"{low} to {high} %"))
+    return text_table(rows)
 
 
 # ---- does it look?
@@ -125,7 +87,7 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     return (
         f"{text_table(rows)}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
         f"{transitions}; with everything swapped the actions move by "
-        f"{opened.between:.3f}{opened.left_out and f'; {opened.left_out}'}\n{legend}\n\n{verdict(opened, closed)}"
+        f"{opened.between:.3f}\n{legend}\n\n{verdict(opened, closed)}"
     )
 
 
@@ -164,8 +126,7 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
             f"It succeeds in {before.successes} of {before.episodes} layouts, with another episode's pictures in "
             f"{after.successes}."
         )
-    sentences.append(told_cut_short({entry.intervention: entry.simulator_errors for entry in closed}))
-    return " ".join(filter(None, sentences))
+    return " ".join(sentences)
 
 
 def _figure(value: float | None) -> str:

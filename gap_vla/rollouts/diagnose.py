@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from gap_vla.rollouts.recordings import (
     RecordedEpisode,
     donors_of,
     in_deviations,
-    left_out,
     mean_where,
     played,
     transitions_of,
@@ -79,21 +76,12 @@ class IntervenedPolicy:
         self.name = f"{policy.name}, {intervention}"
         self.identity = {key: value for key, value in identity(policy).items() if key != "name"}
         self.identity["intervention"] = intervention
-        if intervention.endswith("_swapped"):  # two libraries swap other moments in
-            shown = [{**one.images, "proprio": one.proprio} for one in library]
-            content = b"".join(one[key].tobytes() for one in shown for key in sorted(one))
-            self.identity["recordings"] = hashlib.sha256(content).hexdigest()[:16]
         self._policy, self._alter, self._library = policy, INTERVENTIONS[intervention], library
         for optional in ("warm_up", "layout_seeds", "privileged"):
             if hasattr(policy, optional):
                 setattr(self, optional, getattr(policy, optional))
         self._first: dict[int, Observation] = {}
         self._step: dict[int, int] = {}
-
-    @property
-    def forgotten(self) -> Collection[int]:
-        """Episodes of which a server has lost what it kept."""
-        return getattr(self._policy, "forgotten", ())
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         self._policy.reset(episode_ids)
@@ -121,9 +109,6 @@ class IntervenedPolicy:
 
 EXACT = 1e-6
 """Standard deviations: an error that is no more is rounding, and nothing is a multiple of it."""
-
-VISIBLE = 1e-3
-"""Standard deviations: what a policy's answers to the same observations may differ by without a word; its rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +145,6 @@ class OpenLoop:
         between: mean distance between its undisturbed actions and those where everything is swapped: it is shown the
             same steps of the episode that the swaps take from.
         steps, transition_steps: how many moments were asked; 0 transitions also where nobody knows them.
-        left_out: which columns of the actions vary, but so little that they count for nothing; mostly "".
     """
 
     effects: tuple[Effect, ...]
@@ -168,15 +152,13 @@ class OpenLoop:
     between: float
     steps: int
     transition_steps: int
-    left_out: str = ""
 
 
 def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
     It should execute one action per prediction (`execute=1`), otherwise a change shows only where it predicts anew, and
-    answer the same observations alike, otherwise a change holds that chance too: a warning says so, for which it is
-    asked twice about the first `AT_ONCE` recordings.
+    answer the same observations alike, otherwise a change holds that chance too.
 
     Args:
         recordings: two or more.
@@ -188,7 +170,6 @@ def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress
     names = ["none", EVERYTHING, *altering, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     bar = Progress(f"open loop, {policy.name}", len(names) * len(recordings), "episode", quiet=not progress)
     actions: dict[str, np.ndarray] = {}
-    twice: list[np.ndarray] = []
     for name in names:
         seen = [(one, functools.partial(_moment, one, other, name)) for one, other in zip(recordings, others)]
         found: list[np.ndarray] = []
@@ -196,15 +177,9 @@ def open_loop(policy: Policy, recordings: Sequence[RecordedEpisode], *, progress
             found += played(policy, seen[start : start + AT_ONCE], first_id=start)
             bar.advance(len(found) - start)
         actions[name] = np.concatenate(found)
-        twice = twice or played(policy, seen[:AT_ONCE])
     bar.close()
     recorded = np.concatenate([recording.action for recording in recordings])
-    squared = in_deviations(recorded)
-    again = np.concatenate(twice)
-    if (chance := float(np.sqrt(squared(again, actions["none"][: len(again)])).mean())) > VISIBLE:
-        what = f"{policy.name} answers the same observations otherwise when asked again, by {chance:.3f} on average"
-        warnings.warn(f"{what}; a `change` of that size says nothing", stacklevel=2)
-    return _measure(recordings, actions, recorded, squared)
+    return _measure(recordings, actions, recorded)
 
 
 def _moment(recording: RecordedEpisode, source: RecordedEpisode, name: str, step: int) -> dict[str, Any]:
@@ -224,9 +199,9 @@ def _measure(
     recordings: Sequence[RecordedEpisode],
     actions: dict[str, np.ndarray],
     recorded: Float[np.ndarray, "T A"],
-    squared: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> OpenLoop:
     """Of the actions along all recordings, by intervention."""
+    squared = in_deviations(recorded)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt(squared(a, b))
@@ -258,7 +233,6 @@ def _measure(
         between=float(distance(actions["none"], actions[EVERYTHING]).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
-        left_out=left_out(recorded),
     )
 
 
@@ -282,15 +256,12 @@ def _ratio_interval(
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Success under one intervention, its difference to the undisturbed policy on the same layouts, and how many of its
-    failures are the simulator's.
-    """
+    """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
 
     intervention: str
     successes: int
     episodes: int
     difference: PairedDifference | None
-    simulator_errors: int = 0
 
 
 def closed_loop(
@@ -325,6 +296,5 @@ def closed_loop(
         outcomes = np.array(summary["outcomes"])
         baseline = outcomes if name == "none" else baseline
         difference = None if name == "none" else paired_difference(outcomes, baseline)
-        counts = summary["successes"], summary["episodes"]
-        found.append(ClosedLoop(name, *counts, difference, summary["simulator_errors"]))
+        found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
     return tuple(found)

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget, identity
 from gap_vla.rollouts.records import PARTS, SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.task import SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Crash, Frame, WorkerPool
-from gap_vla.sim.variants import variant_spec
 
 SLOTS = 4
 """Environments of a worker process, unless more or fewer are asked for."""
@@ -69,7 +68,6 @@ def evaluate(
         UserError: `out_dir` holds something else or another process works there, the policy does not fit the task or
             has gone, the simulator fails again and again, or not one episode was played to its end.
     """
-    started = time.monotonic()
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     out = Path(out_dir).absolute()
     scene_of = {"task": chosen.name, **chosen.identity(), "horizon": chosen.horizon}
@@ -112,46 +110,10 @@ def evaluate(
             "seed": what["seed"] if layouts is None else None,
             "source": None if source is None else str(source),
             **summarize(records, chosen.phases),
-            "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
             "videos": [str(film.relative_to(out)) for film in films if film.exists()],
         }
         write_json(out / SUMMARY_FILE, summary)
     return summary
-
-
-def evaluate_variants(
-    policy: Policy, task: str, variants: Sequence[str], out: Path, *, seed: int | None, scene: Mapping[str, Any],
-    **options: Any,
-) -> Iterator[tuple[Path, dict[str, Any]]]:  # fmt: skip
-    """Evaluates a policy on variants of a task; yields the folder and the summary of each.
-
-    Several variants go into folders of their own below `out`; those that differ in
-    pictures alone are left out where there are none.
-
-    Args:
-        seed: first layout seed; default: where the variant's own seeds begin.
-        scene: `image_size`, `cameras`, `camera` and `horizon`, as in `sim_task`.
-        options: of `evaluate`.
-
-    Raises:
-        UserError: the policy replays recordings of another variant.
-    """
-    recorded = getattr(policy, "variant", None)
-    if recorded is not None and tuple(variants) != (recorded,):
-        raise UserError(f"{policy.name} is of variant {recorded}; pass --variant {recorded}")
-    for variant in variants:
-        spec = variant_spec(variant)
-        if spec.only_looks and not scene["cameras"]:
-            print(f"note: {variant} is left out, as it differs in pictures alone", file=sys.stderr)
-            continue
-        folder = out / variant if len(variants) > 1 else out
-        first = spec.first_seed if seed is None else seed
-        summary = evaluate(policy, task, seed=first, out_dir=folder, variant=variant, **scene, **options)
-        lost = sum(then and not now for then, now in zip(getattr(policy, "succeeded", ()), summary["outcomes"]))
-        if lost:
-            why = "their seeds, actions or horizon are not those with which they were recorded"
-            print(f"note: {lost} recordings of a success ended without it here: {why}", file=sys.stderr)
-        yield folder, summary
 
 
 # ---- the loop
@@ -163,7 +125,7 @@ class _Live:
 
     number: int
     seed: int
-    again: bool = False  # its simulator or the policy's server failed once, and it is played a second time
+    again: bool = False  # its simulator failed once, and it is played a second time
     observation: dict[str, Any] = dataclasses.field(default_factory=dict)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
@@ -254,18 +216,13 @@ class Rollout:
             self.policy, self.policy.act(self._batch(episodes), numbers), (len(slots), self.task.action_dim)
         )
         share = (time.perf_counter() - started) / len(slots)
-        forgotten = getattr(self.policy, "forgotten", ())
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
             episode.seconds["policy"] += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
-            elif episode.number not in forgotten:
+            else:
                 episode.actions.append(actions[row])
                 self.pool.send(slot, "step", actions[row])
-            elif episode.again:
-                raise UserError(f"the policy's server lost the connection of episode {episode.number} again")
-            else:
-                self._play_again(slot)
 
     def _batch(self, episodes: Sequence[_Live]) -> dict[str, np.ndarray]:
         privileged = getattr(self.policy, "privileged", False)

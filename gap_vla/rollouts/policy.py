@@ -28,7 +28,6 @@ class Policy(Protocol):
         source: where it was loaded from, for the reader.
         warm_up(): called once, before the first answer is asked for, while the simulators start.
         forget(episode_ids): these episodes are over; nothing needs to be remembered about them.
-        forgotten: a set of episodes that its server does not remember any more; they are played anew.
     """
 
     name: str
@@ -99,7 +98,6 @@ class ReplayPolicy:
     def __init__(self, actions: Sequence[np.ndarray], layout_seeds: Sequence[int], held: Sequence[int] = ()) -> None:
         self.source: str | None = None
         self.variant: str | None = None  # of the scene, as far as its recordings say
-        self.succeeded: Sequence[bool | None] = ()  # of each, when it was recorded
         self._actions, self._held = [np.array(one, np.float32) for one in actions], list(held)
         self.layout_seeds = dict(enumerate(map(int, layout_seeds)))
         played = hashlib.sha256(b"".join(one.tobytes() for one in self._actions))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +13,10 @@ from jaxtyping import Bool, Float
 from gap_vla.core.columns import DELTA
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
-from gap_vla.core.files import read_json
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import Progress
 from gap_vla.demos.source import Source
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
-from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rollouts.policy import Policy, forget
 from gap_vla.rollouts.task import SimTask
 from gap_vla.sim.specs import task_spec
@@ -156,14 +151,7 @@ def record_expert(task: SimTask, seed: int) -> RecordedEpisode:
 
 def donors_of(recordings: Sequence[RecordedEpisode]) -> list[RecordedEpisode]:
     """Of each recording, the one that a swap takes from: `donor_of` those after it and, once round, before it."""
-    found = [donor_of(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
-    if alone := [one.name for one, donor in zip(recordings, found) if one.instruction != donor.instruction]:
-        told = f"{len(alone)} of {len(recordings)} recordings, as {alone[0]}"
-        warnings.warn(f"{told}, have no other of their instruction to swap with, but another task's", stacklevel=2)
-    if short := [one.name for one, donor in zip(recordings, found) if len(donor) < LONG_ENOUGH * len(one)]:
-        told = f"{len(short)} of {len(recordings)} recordings, as {short[0]}"
-        warnings.warn(f"{told}, are longer than all others: at their end a swap shows a last moment", stacklevel=2)
-    return found
+    return [donor_of(one, [*recordings[n + 1 :], *recordings[:n]]) for n, one in enumerate(recordings)]
 
 
 def donor_of(one: RecordedEpisode, others: Sequence[RecordedEpisode]) -> RecordedEpisode:
@@ -189,8 +177,6 @@ class HeldOut:
         error_transition, error_consistent: over steps of high ρ (motion transitions), and over the others; None where
             the data do not tell them apart, or have none.
         steps, transition_steps, episodes: how much was asked.
-        left_out: which columns of the actions vary, but so little (`LEAST_STD`) that they count for nothing; mostly "".
-        learnt: how many of the episodes the policy was trained on; None if nobody knows.
     """
 
     error: float
@@ -199,37 +185,24 @@ class HeldOut:
     steps: int
     transition_steps: int
     episodes: int
-    left_out: str = ""
-    learnt: int | None = None
 
     def describe(self) -> str:
         """The lines that a command prints."""
         parts = {"transition": self.error_transition, "consistent": self.error_consistent}
         split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts.items() if value is not None)
-        lines = [
-            f"{'action error' if self.learnt else 'held-out action error'} {self.error:.3f}"
-            f"{f' ({split})' if split else ''}, {self.steps} steps of {self.episodes} episodes; over all steps, 1 is "
-            "what predicting the mean action gives"
-        ]
-        if self.learnt:
-            lines.append(f"note: the policy was trained on {self.learnt} of these {self.episodes} episodes")
-        if not split:
-            lines.append("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
-        return "\n".join(lines)
+        line = (
+            f"held-out action error {self.error:.3f}{f' ({split})' if split else ''}, {self.steps} steps of "
+            f"{self.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
+        )
+        without = "the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it"
+        return line if split else f"{line}\n{without}"
 
 
-def held_out(
-    policy: Policy,
-    recordings: Iterable[RecordedEpisode],
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool = False,
-) -> HeldOut:
+def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress: bool = False) -> HeldOut:
     """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
 
     Args:
         recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
-        checkpoint: of the policy, by which it is found out which recordings it was trained on.
 
     Raises:
         UserError: no recordings, or actions of another width.
@@ -255,36 +228,7 @@ def held_out(
         steps=len(errors),
         transition_steps=0 if transition is None else int(transition.sum()),
         episodes=len(shown),
-        left_out=left_out(recorded),
-        learnt=count_learnt(checkpoint, shown) if checkpoint else None,
     )
-
-
-def count_learnt(checkpoint: str | Path, recordings: Iterable[RecordedEpisode]) -> int | None:
-    """How many recordings are among the episodes that the run which made a checkpoint was trained on (but for those of
-    `data.mixture`); None where its data are not here."""
-
-    def motion(proprio: Float[np.ndarray, "T P"], action: Float[np.ndarray, "T A"]) -> bytes:
-        return hashlib.sha256(proprio.tobytes() + action.tobytes()).digest()
-
-    place = Path(checkpoint)
-    summary = (place.parent if place.name == "checkpoint" else place) / "summary.json"
-    if not summary.is_file() or (store := trained_on(read_json(summary))) is None:
-        return None
-    train = store.split("train")
-    ends = itertools.pairwise(train.offsets)
-    learnt = {motion(train.fields["proprio"][a:b], train.fields["action"][a:b]) for a, b in ends}
-    return sum(motion(one.proprio, one.action) in learnt for one in recordings)
-
-
-def trained_on(summary: Mapping[str, Any]) -> EpisodeStore | None:
-    """The store that a run, by its `summary.json`, was trained on; None where it is not here, or of other data."""
-    dataset = summary.get("dataset", {})
-    directory = Path(dataset.get("store", ""))
-    if not (directory / "store.json").is_file():
-        return None
-    store = EpisodeStore.open(directory)
-    return store if dataset.get("hash", store.source_hash) == store.source_hash else None
 
 
 def played(
@@ -325,19 +269,6 @@ def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, n
     scale = recorded.std(0, dtype=np.float64)  # summed up in float32, what stands still varies by its rounding
     varies = scale > LEAST_STD
     return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
-
-
-def left_out(recorded: Float[np.ndarray, "T A"]) -> str:
-    """Which columns vary, by more than rounding, and still count for nothing; "" where there are none.
-
-    >>> left_out(np.array([[0.0, 0.00002, 0.5], [1.0, 0.00006, 0.5]]))
-    'left out, as they vary by no more than 0.0001: action columns 1 (2e-05)'
-    """
-    wide = recorded.astype(np.float64)
-    spread, rounding = wide.std(0), 1e-6 * np.maximum(np.abs(wide).max(0), 1)  # also of differences about 0
-    columns = np.flatnonzero((spread <= LEAST_STD) & (np.ptp(wide, 0) > rounding))
-    named = ", ".join(f"{column} ({spread[column]:.2g})" for column in columns)
-    return f"left out, as they vary by no more than {LEAST_STD:g}: action columns {named}" if named else ""
 
 
 def transitions_of(recordings: Sequence[RecordedEpisode]) -> Bool[np.ndarray, " T"] | None:

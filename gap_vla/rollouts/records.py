@@ -15,7 +15,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json, write_json
 from gap_vla.core.identity import differences, in_words
-from gap_vla.rollouts.statistics import clopper_pearson, percent, wilson, with_interval
+from gap_vla.rollouts.statistics import percent, wilson, with_interval
 from gap_vla.rollouts.workers import SIMULATOR
 
 IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE = "evaluation.json", "episodes.jsonl", "summary.json"
@@ -99,14 +99,13 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     """The figures of finished episodes.
 
     Returns:
-        JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %), `interval_clopper_pearson`,
-        `mean_steps`, `mean_steps_success`, `outcomes` (0/1 in the order of the episodes), `layout_seeds`, `steps`,
-        `last_phases` (where each ended), `errors` (episode and reason), `simulator_errors` (how many of these the
-        simulator is to blame for), `phases` (see `phase_progress`), `seconds_per_step` (simulation, rendering, policy).
+        JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %), `mean_steps`, `outcomes` (0/1 in
+        the order of the episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and
+        reason), `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`),
+        `seconds_per_step` (simulation, rendering, policy).
     """
     records = sorted(records, key=lambda record: record.episode)
     successes = sum(record.success for record in records)
-    won = [record.steps for record in records if record.success]
     steps = sum(record.steps for record in records)
     seconds = {part: sum(getattr(record, f"{part}_seconds") for record in records) for part in PARTS}
     return {
@@ -114,19 +113,14 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "successes": successes,
         "success_rate": successes / len(records),
         "interval": list(wilson(successes, len(records))),
-        "interval_method": "wilson 95 %",
-        "interval_clopper_pearson": list(clopper_pearson(successes, len(records))),
         "mean_steps": float(np.mean([record.steps for record in records])),
-        "mean_steps_success": float(np.mean(won)) if won else None,
         "outcomes": [int(record.success) for record in records],
-        "episode_numbers": [record.episode for record in records],
         "layout_seeds": [record.layout_seed for record in records],
         "steps": [record.steps for record in records],
         "last_phases": [record.phase for record in records],
         "errors": [{"episode": record.episode, "error": record.error} for record in records if record.error],
         "simulator_errors": sum(is_simulators(record) for record in records),
         "phases": phase_progress(records, phases),
-        "seconds": seconds,
         "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
     }
 

@@ -25,6 +25,9 @@ PAUSE = 0.5
 GREETING = 10.0
 """Seconds for a server's greeting at least; a server that loads its model for it may take all of `patience`."""
 
+LIMIT = 600.0
+"""Seconds that a server has for an answer, which may include compiling."""
+
 MAX_ANSWER = 64 * 2**20
 """Bytes of a server's answer; a chunk of actions has some thousand."""
 
@@ -36,7 +39,6 @@ class _Link:
         self.connection = connection
         self.left: deque[np.ndarray] = deque()
         self.instruction: Any = None  # that they are for
-        self.answered = False
 
 
 class RemotePolicy:
@@ -48,12 +50,9 @@ class RemotePolicy:
     Args:
         address: `ws://host:port`; what a user, a password or a query in it says is sent, and shown nowhere.
         keys: how the server names things.
-        patience: seconds to wait for a server that cannot be reached or has gone.
-        limit: seconds for an answer, which may include compiling.
+        patience: seconds to wait for a server that cannot be reached.
 
     Attributes:
-        forgotten: episodes whose connection was lost after an answer: the server does not remember them. They are to be
-            reset and played anew, as `evaluate` does.
         server_metadata: what the server greets with.
         cameras, image_size: of the policy's training, where the server tells.
 
@@ -61,15 +60,12 @@ class RemotePolicy:
         UserError: nobody answers at `address` within `patience`, or not in this protocol.
     """
 
-    def __init__(
-        self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = 600.0
-    ) -> None:
+    def __init__(self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0) -> None:
         self.name = "remote"
         self.address, self._url, self.keys = public(address), address, keys or KeyMapping()
-        self._patience, self._limit = patience, limit
+        self._patience = patience
         self._links: dict[int, _Link] = {}
-        self.forgotten: set[int] = set()
-        connection, self.server_metadata = self._connect(time.monotonic() + patience)
+        connection, self.server_metadata = self._connect()
         connection.close()
         self.cameras: tuple[str, ...] = tuple(self.server_metadata.get("cameras", ()))
         self.image_size: int | None = self.server_metadata.get("image_size")
@@ -81,8 +77,8 @@ class RemotePolicy:
     def forget(self, episode_ids: Sequence[int]) -> None:
         """Ends the connections of episodes that are over."""
         for episode in episode_ids:
-            self.forgotten.discard(episode)
-            self._drop(episode)
+            if (link := self._links.pop(episode, None)) is not None:
+                link.connection.close()
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises UserError: the server has gone, answers with an error, or with no actions."""
@@ -101,38 +97,26 @@ class RemotePolicy:
         """Ends all connections."""
         self.forget(list(self._links))
 
-    def _drop(self, episode: int) -> None:
-        if (link := self._links.pop(episode, None)) is not None:
-            link.connection.close()
-
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         """The episode's link, with the actions that answer an observation."""
-        message, deadline = pack(self.keys.to_wire(observation)), time.monotonic() + self._patience
-        while True:
-            if (link := self._links.get(episode)) is None:
-                link = self._links[episode] = _Link(self._connect(deadline)[0])
-            try:
-                link.connection.send(message)
-                answer = link.connection.recv(timeout=self._limit)
-                break
-            except (ConnectionClosed, OSError) as error:
-                if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-                    raise UserError(f"{self.address} does not answer any more ({message_of(error)})") from error
-                if link.answered:
-                    self.forgotten.add(episode)
-                self._drop(episode)
-                time.sleep(PAUSE)
+        if (link := self._links.get(episode)) is None:
+            link = self._links[episode] = _Link(self._connect()[0])
+        try:
+            link.connection.send(pack(self.keys.to_wire(observation)))
+            answer = link.connection.recv(timeout=LIMIT)
+        except (ConnectionClosed, OSError) as error:
+            raise UserError(f"{self.address} does not answer any more ({message_of(error)})") from error
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise UserError(f"{self.address} answered with an error: {answer[-300:]}")
-        link.answered = True
         try:
             link.left = deque(self.keys.from_wire(unpack(answer))[: self.keys.execute])
         except (UserError, ValueError, IndexError) as error:
             raise UserError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
         return link
 
-    def _connect(self, deadline: float) -> tuple[ClientConnection, dict[str, Any]]:
+    def _connect(self) -> tuple[ClientConnection, dict[str, Any]]:
         """A new connection, and the server's greeting."""
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 with contextlib.ExitStack() as stack:

@@ -29,16 +29,10 @@ class LoadedPolicy:
     cameras: tuple[str, ...] = ("primary",)
     camera: str | None = None
 
-    def view(self, asked: str | None = None, size: int | None = None, *, other: bool = False) -> str:
-        """The view for the primary camera: the one of training, unless `asked` names one.
-
-        Raises UserError: `asked`, or `size` (pixels), is another one than in training, and not with `other`.
-        """
-        trained = {"camera": (asked, self.camera), "image-size": (size, getattr(self.policy, "image_size", None))}
-        for option, (given, known) in trained.items():
-            if not other and None not in (given, known) and given != known:
-                raise UserError(f"the policy was trained with --{option} {known}; to show it {given}, add --other-view")
-        return asked or self.camera or "near"
+    @property
+    def view(self) -> str:
+        """For the primary camera."""
+        return self.camera or "near"
 
 
 def load_checkpoint(
@@ -113,7 +107,6 @@ def load_policy(
     keys: str | Path | None = None,
     execute: int | None = None,
     patience: float = 60.0,
-    limit: float = 600.0,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 
@@ -124,7 +117,6 @@ def load_policy(
         keys: for a server, a JSON file that maps our observations to its inputs; see `KeyMapping`.
         execute: of each answer of a server; default: as the key file says.
         patience: seconds to wait for a server that is away.
-        limit: seconds that a server has for an answer.
     """
     if name.startswith("replay:"):
         return LoadedPolicy(replay(Path(name.removeprefix("replay:")), task))
@@ -137,7 +129,7 @@ def load_policy(
     mapping = read_keys(Path(keys) if keys else None)
     if execute is not None:
         mapping = dataclasses.replace(mapping, execute=execute)
-    policy = RemotePolicy(name, mapping, patience=patience, limit=limit)
+    policy = RemotePolicy(name, mapping, patience=patience)
     told = policy.server_metadata  # a server of ours says what its policy was trained for
     _require_task(policy.address, told.get("task") or None, task)
     size = policy.image_size or mapping.image_size or 64
@@ -168,5 +160,4 @@ def replay(path: Path, task: str | None = None) -> ReplayPolicy:
     held = columns.of("gripper") if columns else ()
     policy = ReplayPolicy(actions, [one.metadata["seed"] for one in episodes], held)
     policy.source, policy.variant = str(path), source.about.get("variant")
-    policy.succeeded = [one.success for one in episodes]
     return policy

@@ -14,18 +14,19 @@ import http
 import itertools
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import CloseCode
-from websockets.typing import Origin
 
 from gap_vla.rollouts.policy import Policy, forget, identity
 from gap_vla.serving.wire import KeyMapping, pack, unpack
+
+MAX_MESSAGE = 16 * 2**20
+"""Bytes of an observation; a larger message closes its connection."""
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
@@ -40,10 +41,6 @@ class PolicyServer:
             one action, and the policy keeps its own chunks and history.
         metadata: entries of the greeting, beside the policy's `identity`.
         keys: how clients name things; our own names are understood as well.
-        max_message: MiB; a larger message closes its connection.
-        idle: seconds without a message after which a connection is closed.
-        origins: web pages that may connect, such as `http://127.0.0.1:3000`. Browsers name the page that asks; programs
-            name none, and may always connect.
     """
 
     def __init__(
@@ -53,13 +50,8 @@ class PolicyServer:
         whole_chunks: bool,
         metadata: Mapping[str, Any] | None = None,
         keys: KeyMapping | None = None,
-        max_message: int = 16,
-        idle: float = 600.0,
-        origins: Sequence[str] = (),
     ) -> None:
         self._policy, self._keys = policy, keys or KeyMapping()
-        self._max_message, self._idle = max_message * 2**20, idle
-        self._origins = [None, *map(Origin, origins)]
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         client_executes = {"name", "execute"} if whole_chunks else {"name"}
         greeting = {
@@ -79,9 +71,9 @@ class PolicyServer:
             host,
             port,
             compression=None,
-            max_size=self._max_message,
+            max_size=MAX_MESSAGE,
             ping_timeout=None,  # a client that stands still, as at a breakpoint, answers no ping
-            origins=self._origins,
+            origins=[None],  # programs name no origin; web pages do, and may not connect
             process_request=lambda connection, request: (
                 connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
             ),
@@ -93,18 +85,14 @@ class PolicyServer:
         await run(self._policy.reset, [episode])
         try:
             await connection.send(self._greeting)
-            while True:
-                async with asyncio.timeout(self._idle):
-                    message = await connection.recv(decode=False)
+            async for message in connection:
                 await connection.send(await run(self._answer, message, episode))
         except ConnectionClosed:
             pass  # clients come and go
-        except TimeoutError:
-            await connection.close(CloseCode.POLICY_VIOLATION, f"idle for {self._idle:g} s")
         finally:
             await run(forget, self._policy, [episode])
 
-    def _answer(self, message: bytes, episode: int) -> bytes | str:
+    def _answer(self, message: bytes | str, episode: int) -> bytes | str:
         started = time.perf_counter()
         try:
             observation = self._observation(unpack(message))

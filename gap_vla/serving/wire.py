@@ -36,7 +36,7 @@ def pack(content: Any) -> bytes:
     return msgpack.packb(content, default=_encode)
 
 
-def unpack(message: bytes) -> Any:
+def unpack(message: bytes | str) -> Any:
     """The content of a message; arrays are read-only views of it. Raises ValueError: it is none of this format."""
     try:
         return msgpack.unpackb(message, object_hook=_decode)

@@ -22,7 +22,6 @@ from gap_vla.demos.fields import explicit
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.methods import LABELS_VERSION
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
-from gap_vla.rollouts.recordings import trained_on
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 from gap_vla.training.config import DemosConfig, Experiment
 from gap_vla.training.octo import FinetuneConfig
@@ -272,7 +271,10 @@ def training_rho(run: Any) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
     if not config.schedule.needs_rho or not run.summary:
         return None
-    if (store := trained_on(run.summary)) is None:
+    dataset = run.summary.get("dataset", {})
+    here = Path(dataset.get("store", "")) / "store.json"
+    store = EpisodeStore.open(here.parent) if here.is_file() else None
+    if store is None or dataset.get("hash", store.source_hash) != store.source_hash:
         print(f"note: the data of {run.path} are not here as it was trained on them", file=sys.stderr)
         return None
     split = store.split("train")

@@ -32,10 +32,7 @@ class Misbehaving(ExpertPolicy):
     name = "misbehaving"
 
     def __init__(self, fault):
-        self.fault, self.steps, self.forgotten = fault, {}, set()
-
-    def reset(self, episode_ids):
-        self.forgotten.difference_update(episode_ids)
+        self.fault, self.steps = fault, {}
 
     def act(self, observations, episode_ids):
         actions = np.array(super().act(observations, episode_ids))
@@ -50,8 +47,6 @@ class Misbehaving(ExpertPolicy):
                     return actions[:, :6]
                 elif self.fault == "gone":
                     raise UserError("no answer from ws://localhost:1")
-                elif self.fault == "forgetful":
-                    self.forgotten.add(episode)
         return actions
 
 
@@ -189,13 +184,6 @@ def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_p
     assert "2 of 6 episodes are finished" in capsys.readouterr().err
     assert not (tmp_path / "summary.json").exists()
     assert evaluate(Misbehaving("none"), tmp_path)["success_rate"] == 1.0
-
-
-def test_an_episode_that_its_server_has_forgotten_is_played_anew(tmp_path):
-    policy = Misbehaving("forgetful")
-    summary = evaluate(policy, tmp_path, episodes=3, slots_per_worker=1)
-    assert summary["outcomes"] == [1, 1, 1]
-    assert policy.steps[2] == 3 + summary["steps"][2]
 
 
 KILLED = """

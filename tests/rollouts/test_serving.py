@@ -149,22 +149,15 @@ def test_pictures_are_taken_as_openpi_takes_them(sent):
     assert as_picture(sent, "image").dtype == np.uint8
 
 
-def test_a_message_that_is_too_large_and_a_client_that_is_silent_lose_their_connection():
-    with serving(Counting(), whole_chunks=True, max_message=1, idle=0.2) as port:
-        with talking(port) as (connection, _), pytest.raises(ConnectionClosed) as closed:
-            ask(connection, {"observation/image": np.zeros((1000, 1000, 3), np.uint8)})
-        assert closed.value.rcvd.code == 1009
-        with talking(port) as (connection, _), pytest.raises(ConnectionClosed):
-            connection.recv(timeout=30)
+def test_a_message_that_is_too_large_loses_its_connection(port):
+    with talking(port) as (connection, _), pytest.raises(ConnectionClosed) as closed:
+        ask(connection, {"observation/image": np.zeros((2400, 2400, 3), np.uint8)})
+    assert closed.value.rcvd.code == 1009
 
 
-def test_web_pages_may_connect_only_if_they_are_named():
-    page = "http://127.0.0.1:3000"
-    for origins, may in (((), False), ((page,), True)):
-        with serving(Counting(), whole_chunks=True, origins=origins) as port:
-            expected = contextlib.nullcontext() if may else pytest.raises(Exception, match="403")
-            with expected, connect(f"ws://127.0.0.1:{port}", origin=page) as connection:
-                assert unpack(connection.recv())["policy"] == "counting"
+def test_web_pages_may_not_connect(port):
+    with pytest.raises(Exception, match="403"), connect(f"ws://127.0.0.1:{port}", origin="http://127.0.0.1:3000"):
+        pass
 
 
 # ---- what a key file does
@@ -303,26 +296,7 @@ def test_a_server_of_another_protocol_is_named():
         RemotePolicy(address, patience=60)
 
 
-def test_an_episode_whose_connection_was_lost_is_played_anew(tmp_path):
-    """Of the second connection of an evaluation, the third answer does not come."""
-    connections = []
-
-    def handle(connection):
-        connection.send(pack({"name": "theirs"}))
-        connections.append(connection)
-        number = len(connections)
-        for step, _ in enumerate(connection):
-            if number == 3 and step == 2:  # the first connection is the client's look at the greeting
-                return
-            connection.send(pack({"actions": np.zeros(7)}))
-
-    options = {"episodes": 2, "seed": 0, "workers": 1, "slots_per_worker": 1, "videos": 0, "progress": False}
-    with answering(handle) as address:
-        summary = evaluate(RemotePolicy(address, patience=5), PointTask(horizon=4), out_dir=tmp_path, **options)
-    assert summary["steps"] == [4, 4] and not summary["errors"] and len(connections) == 5
-
-
-def test_a_server_that_goes_for_good_stops_the_evaluation(tmp_path):
+def test_a_server_that_goes_away_stops_the_evaluation(tmp_path):
     def handle(connection):
         connection.send(pack({}))
         for step, _ in enumerate(connection):
@@ -331,8 +305,8 @@ def test_a_server_that_goes_for_good_stops_the_evaluation(tmp_path):
             connection.send(pack({"actions": np.zeros(7)}))
 
     options = {"episodes": 2, "seed": 0, "workers": 1, "slots_per_worker": 1, "videos": 0, "progress": False}
-    with answering(handle) as address, pytest.raises(UserError, match="again"):
-        evaluate(RemotePolicy(address, patience=0.3), PointTask(horizon=9), out_dir=tmp_path, **options)
+    with answering(handle) as address, pytest.raises(UserError, match=address):
+        evaluate(RemotePolicy(address), PointTask(horizon=9), out_dir=tmp_path, **options)
 
 
 def test_a_server_says_what_its_policy_was_trained_for():
@@ -343,9 +317,6 @@ def test_a_server_says_what_its_policy_was_trained_for():
         assert (loaded.task, loaded.cameras, loaded.camera, loaded.image_size) == ("stack", ("wrist",), "frontview", 32)
         with pytest.raises(UserError, match="trained for stack"):
             load_policy(address, action_dim=7, task="threading")
-        with pytest.raises(UserError, match="--other-view"):
-            loaded.view("near")
-        assert loaded.view("near", other=True) == "near" and loaded.view() == "frontview"
 
 
 def test_policies_by_name():

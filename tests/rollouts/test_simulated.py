@@ -92,9 +92,9 @@ def test_several_variants_go_into_folders_of_their_own(tmp_path, capsys):
     arguments = ["--policy", "random", "--task", "assembly", "--episodes", "1", "--cameras", "none", "--horizon", "3"]
     assert evaluate([*arguments, *ONE, "--variant", "all", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    found = json.loads((tmp_path / "variants.json").read_text())
-    assert {"default", "positions_wide"} <= found.keys() and "light" not in found and "left out" in said.err
-    assert all((tmp_path / name / "summary.json").exists() for name in found) and (tmp_path / "index.html").exists()
+    found = {file.parent.name for file in tmp_path.glob("*/summary.json")}
+    assert {"default", "positions_wide"} <= found and "light" not in found and "left out" in said.err
+    assert all(f"\n{name} " in said.out for name in found)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(
     arguments = ["--policy", f"replay:{demonstrations}", "--task", "assembly", "--episodes", "2", "--cameras", "none"]
     assert evaluate([*arguments, *ONE, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["successes"] == 2 and summary["seed"] is None and "ended without" not in capsys.readouterr().err
+    assert summary["successes"] == 2 and summary["seed"] is None
     with pytest.raises(UserError, match="assembly"):
         replay(demonstrations, "stack")
     policy = replay(demonstrations, "assembly")

@@ -8,9 +8,8 @@ import torch
 
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rollouts.recordings import count_learnt, from_episode
 from tests.helpers.made_up_demos import made_up_episodes
-from tests.training.conftest import configured, place_store
+from tests.training.conftest import configured
 
 
 @pytest.fixture
@@ -99,17 +98,3 @@ def test_a_dataset_without_held_out_episodes_trains(tmp_path):
         config = configured(backend)
         with contextlib.closing(config.trainer().on(config, EpisodeStore.open(tmp_path / "store"))) as made:
             assert made.validate() == {}
-
-
-def test_episodes_that_a_policy_has_learnt_are_counted(tmp_path):
-    store = place_store(tmp_path / "store")
-    run = tmp_path / "run"
-    run.mkdir()
-    opened = EpisodeStore.open(store)
-    recordings = [*map(from_episode, map(opened.split("train").episode, (0, 3)))]
-    recordings.append(from_episode(opened.split("val").episode(0)))
-    assert count_learnt(run, recordings) is None
-    (run / "summary.json").write_text(f'{{"dataset": {{"store": "{store}", "hash": "{opened.source_hash}"}}}}')
-    assert count_learnt(run / "checkpoint", recordings) == 2
-    (run / "summary.json").write_text(f'{{"dataset": {{"store": "{store}", "hash": "of other data"}}}}')
-    assert count_learnt(run, recordings) is None
