@@ -25,8 +25,9 @@ debug: setup
 
 # Three processes keep two cores busy. tests/sim draws pictures, which without a GPU needs processes without TensorFlow.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist loadfile
+DOCTESTS = $(shell grep -rl --include=*.py '>>> ' gap_vla experiments)
 test: setup
-	$(PYTEST) --doctest-modules --ignore=tests/sim tests gap_vla experiments
+	$(PYTEST) --doctest-modules --ignore=tests/sim tests $(DOCTESTS)
 	$(PYTEST) tests/sim
 
 test-slow: setup

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.cli.arguments import Cameras, Parser, answering, command_parser, pair, real, seed, whole
-from gap_vla.core.errors import EpisodeError, command
+from gap_vla.core.errors import command
 from gap_vla.core.files import claim
 from gap_vla.demos.fields import add_options, fields_from
 
@@ -86,7 +86,6 @@ def show_episode(argv: list[str] | None = None) -> None:
     _add_source(parser, "file or folder of demonstrations, or the folder of a dataset version")
     add("--episode", type=int, default=0, help="its number (default: 0)")
     add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
-    add("--split", help="RLDS: number the episodes of this split alone")
     add("--camera", help="image to show, such as image_wrist (default: the first)")
     add("--fps", type=float, default=20, help="of a video (default: 20)")
     add("--method", help="find ρ by this method, fitted on all episodes, instead of what is stored")
@@ -95,14 +94,8 @@ def show_episode(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     from gap_vla.rlds import annotate
 
-    source, number = _source(options), options.episode
-    if options.split:
-        numbers = [i for i, split in enumerate(getattr(source, "splits", ())) if split == options.split]
-        if not 0 <= number < len(numbers):
-            raise EpisodeError(f"{options.source}: split {options.split} has {len(numbers)} episodes; no {number}")
-        number = numbers[number]
-    how = {name: getattr(options, name) for name in ("camera", "fps", "method", "annotator")}
-    print(annotate.show_episode(source, options.out, episode=number, **how))
+    how = {name: getattr(options, name) for name in ("episode", "camera", "fps", "method", "annotator")}
+    print(annotate.show_episode(_source(options), options.out, **how))
 
 
 @command
@@ -131,7 +124,7 @@ def annotate(argv: list[str] | None = None) -> None:
     add("--extra", default="", help="further joints or hand channels that count: arrays joined by +")
     add("--workers", type=int, help="processes (default: by the amount of work)")
     add("--overwrite", action="store_true", help="replace OUT once the new one is complete")
-    add("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
+    add("--report", action="store_true", help="write a page, OUT.report.html")
     add("--show", type=int, default=3, help="episodes on the page (default: 3)")
     add_options(parser)
     options = parser.parse_args(argv)
@@ -140,23 +133,14 @@ def annotate(argv: list[str] | None = None) -> None:
 
     with answering(options) as answer:
         source = _source(options)
-        page = (
-            None if options.report is None else Path(options.report or f"{options.out or source.sidecar}.report.html")
-        )
-        if page:
-            sources = [source.path] if options.report else []
-            claim(page, overwrite=options.overwrite or not options.report, sources=sources)
-        how = ("method", "seed", "annotator", "extra", "workers", "overwrite")
-        done = annotate_source(
-            source,
-            options.out,
-            options=dict(options.option),
-            **{name: getattr(options, name) for name in how},
-        )
+        names = ("method", "seed", "annotator", "extra", "workers", "overwrite")
+        how = {name: getattr(options, name) for name in names}
+        done = annotate_source(source, options.out, options=dict(options.option), **how)
         print(*describe(done.annotation.report), sep="\n")
         print(f"written:   {done.path}\nannotator: {done.annotator}")
         answer |= {"copy": done.path, "annotator": done.annotator, "labels": done.annotation.report}
-        if page:
+        if options.report:
+            page = Path(f"{options.out or source.sidecar}.report.html")
             answer["report"] = write_report(done, page, options.show)
             print(f"report:    {page}")
 

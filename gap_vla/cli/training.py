@@ -99,7 +99,7 @@ def compare(argv: list[str] | None = None) -> int:
         answer |= {"folder": comparison_directory(config), "failed": failed, **table}
         print(f"{text}\ntable.md and table.png lie in {answer['folder']}" if text else "no run has finished")
         if failed:
-            print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
+            print(f"failed: {'; '.join(failed)} (reasons above)")
     return NEGATIVE if failed else 0
 
 

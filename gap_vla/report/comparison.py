@@ -54,15 +54,14 @@ def words(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Success:
-    """Success of one method on one variant: training seed to rate and to number of layouts, and the 95 % interval over
-    training seeds (`gap_vla.rollouts.statistics.mean_rate`).
+    """Success of one method on one variant: training seed to rate, and the 95 % interval over training seeds
+    (`gap_vla.rollouts.statistics.mean_rate`).
     """
 
     per_seed: Mapping[int, float]
     successes: int
     episodes: int
     interval: tuple[float, float]
-    layouts: Mapping[int, int]
 
     @property
     def mean(self) -> float:
@@ -107,16 +106,6 @@ class Comparison:
             if len({*seeds.values()}) > 1:
                 listing = ", ".join(f"{method}: {given}" for method, given in seeds.items())
                 notes.append(f"Training seeds differ so far ({listing}); differences use those that both methods have.")
-        for (first, second), differences in self.differences.items():
-            pair = f"{name(first)} − {name(second)}"
-            both = {v: (of[first], of[second]) for v, of in self.by_variant.items() if {first, second} <= of.keys()}
-            unpaired = [words(variant) for variant in both if variant not in differences]
-            if unpaired or not both:
-                where = f" on {', '.join(unpaired)}" if unpaired and len(self.variants) > 1 else ""
-                notes.append(f"{pair}{where}: no layouts of the same seeds are shared, so nothing is paired.")
-            for variant, one in differences.items():
-                if max(of.layouts[seed] for of in both[variant] for seed in shared_seeds(*both[variant])) > one.layouts:
-                    notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
         notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes.append(told_cut_short({name(method): count for method, count in self.simulator_errors.items()}))
         notes.append(told_apart(self.apart))
@@ -199,11 +188,6 @@ def require_one_machine(runs: Sequence[Run]) -> None:
             )
 
 
-def shared_seeds(first: Success, second: Success) -> list[int]:
-    """The training seeds of which both were rolled out."""
-    return [seed for seed in first.per_seed if seed in second.per_seed]
-
-
 def _success(by_seed: BySeed) -> dict[str, Success]:
     found = {}
     for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
@@ -211,8 +195,7 @@ def _success(by_seed: BySeed) -> dict[str, Success]:
         counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
         per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
         wins, episodes = map(sum, zip(*counts))
-        layouts = {seed: len(one) for seed, one in rollouts.items()}
-        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts), layouts)
+        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts))
     return found
 
 
@@ -370,13 +353,7 @@ def render(runs: Sequence[Path], out_dir: str | Path, failed: Sequence[str] = ()
             for variant, one in of_method.items()
         ],
         "pairs": [
-            {
-                "first": a,
-                "second": b,
-                "scene": variant,
-                "of_seeds": shared_seeds(success[a][variant], success[b][variant]),
-                "found": dataclasses.asdict(one),
-            }
+            {"first": a, "second": b, "scene": variant, "found": dataclasses.asdict(one)}
             for (a, b), differences in comparison.differences.items()
             for variant, one in differences.items()
         ],

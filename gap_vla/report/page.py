@@ -20,7 +20,6 @@ from gap_vla.report.charts import branch_chart, curve_chart
 from gap_vla.report.comparison import WITH_P, compare_runs, draw_comparison, tables, words
 from gap_vla.report.runs import METHODS, Run, by_method, read_runs
 from gap_vla.rollouts.statistics import mean_rate, percent, with_interval
-from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
 """The training split of a run's store and ρ of its steps; None where there is nothing to show."""
@@ -126,18 +125,12 @@ def phases_section(runs: Sequence[Run]) -> Markup:
     scenes = [(run, variant, found) for run in runs for variant, found in run.evaluations.items()]
     for run, variant, found in scenes:
         phases = found.get("phases") or {"reached": {}, "failed_in": {}}
-        for name, share in in_order(phases["reached"], run.task):
+        for name, share in phases["reached"].items():
             failed = str(phases["failed_in"].get(name, ""))
             rows.append([run.label, words(variant), words(name), percent(share), failed])
     if len(rows) == 1:
         return Markup()
     return html_table([row[2:] for row in rows] if len(scenes) == 1 else rows)
-
-
-def in_order(reached: Mapping[str, float], task: str) -> list[tuple[str, float]]:
-    """Phases as the expert goes through them, however a file's keys were sorted; those of other experts as given."""
-    own = task_spec(task).phases if task in TASK_NAMES else ()
-    return sorted(reached.items(), key=lambda one: own.index(one[0])) if {*reached} <= {*own} else [*reached.items()]
 
 
 def branches_section(runs: Sequence[Run]) -> Markup:

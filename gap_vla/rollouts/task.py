@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from gap_vla.core.errors import UserError
 from gap_vla.sim.specs import task_spec
 
@@ -15,27 +13,11 @@ FILM_SIZE = 256
 """Height and width (pixels) of films, whatever the policy sees."""
 
 
-class ActingExpert(Protocol):
-    """A scripted expert looking at the environment's present state."""
-
-    @property
-    def phase(self) -> str: ...
-
-    def act(self) -> np.ndarray: ...
-
-
-class Watcher(Protocol):
-    """Tells which phase an episode has reached, whoever acts."""
-
-    def look(self) -> str:
-        """Called once per step."""
-
-
 class Task(Protocol):
     """A task as the rollouts see it. It is sent to worker processes, so it must pickle.
 
-    Optional: `make_watcher(env) -> Watcher`, for the episode that `env` has just been reset to; `filmed() -> Task`,
-    the same task with the pictures that films are made of.
+    Optional: `make_watcher(env)`, whose `look() -> str` is called once per step and tells which phase the episode has
+    reached, whoever acts; `filmed() -> Task`, the same task with the pictures that films are made of.
     """
 
     @property
@@ -56,8 +38,8 @@ class Task(Protocol):
     def make(self) -> Any:
         """A gymnasium environment, made and used inside one worker; `info["success"]` of its steps is 0 or 1."""
 
-    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
-        """An expert for the episode that `env` has just been reset to."""
+    def make_expert(self, env: Any, *, seed: int) -> Any:
+        """A scripted expert for the episode that `env` has just been reset to: `act() -> action`, and its `phase`."""
 
     def identity(self) -> dict[str, Any]:
         """JSON-able: what must be equal for two evaluations to be of the same thing."""
@@ -91,12 +73,12 @@ class SimTask:
 
         return ObjectMover(RenderTimer(simulator)) if self.disturbance else RenderTimer(simulator)
 
-    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
+    def make_expert(self, env: Any, *, seed: int) -> Any:
         from gap_vla.sim.expert import make_expert
 
         return make_expert(env, seed=seed)
 
-    def make_watcher(self, env: Any) -> Watcher:
+    def make_watcher(self, env: Any) -> Any:
         from gap_vla.sim.expert import PhaseWatcher
 
         return PhaseWatcher(env.unwrapped.world)

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from gap_vla.core.processes import spawned
 from gap_vla.rollouts.policy import EXPERT_ACTION
-from gap_vla.rollouts.task import ActingExpert, Task, Watcher
+from gap_vla.rollouts.task import Task
 
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
@@ -64,8 +64,8 @@ class Slot:
     def __init__(self, task: Task, privilege: Privilege | None) -> None:
         self._task, self._privilege = task, privilege
         self._env: Any = None
-        self._expert: ActingExpert | None = None
-        self._watcher: Watcher | None = None
+        self._expert: Any = None
+        self._watcher: Any = None
         self._phase: str | None = None
         self._studio: Slot | None = None
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import ConfigError, UserError, message_of
-from gap_vla.core.files import write_json
 from gap_vla.core.identity import digest
 from gap_vla.training.config import Experiment
 from gap_vla.training.run import TrainingRun
@@ -37,12 +36,12 @@ def compare_methods(
 ) -> tuple[str, list[str], dict[str, Any]]:
     """Runs the missing cells and renders the table after each.
 
-    A cell that fails is recorded as failed with its reason, and the others go on.
+    Of a cell that fails the reason is printed, and the others go on.
 
     Returns:
         The final table of these cells as text, the names of those that failed, and the table as numbers (empty while
-        none has finished); `cells.json`, and `table.md`, `table.json` and `table.png` once a cell has finished, lie in
-        `comparison_directory`, where another call, with other methods or seeds, may write its own.
+        none has finished). `table.md`, `table.json` and `table.png` lie in `comparison_directory`, where another call,
+        with other methods or seeds, may write its own.
     """
     from gap_vla.report.comparison import render
 
@@ -51,23 +50,20 @@ def compare_methods(
     runs = {
         f"{method}, seed {seed}": TrainingRun(cell_config(config, method, seed)) for seed in seeds for method in methods
     }
-    out = comparison_directory(config)
     for run in runs.values():  # before the first of them begins
         if not complete(run):
             run.validate()
-    failures: dict[str, dict[str, str]] = {}
+    failed: list[str] = []
     text, content = "", dict[str, Any]()
     for number, (name, run) in enumerate(runs.items(), 1):
         state = "finished before" if complete(run) else "running"
         print(f"cell {number}/{len(runs)}: {name}: {state} ({run.directory.path})", flush=True)
         if not complete(run) and (error := _run_in_a_process(run.config)):
-            failures[name] = {"cell": name, "run": str(run.directory.path), "error": error}
+            failed.append(name)
             print(f"cell {number}/{len(runs)} failed: {error}", flush=True)
-        finished = [run.directory.path for run in runs.values() if complete(run)]
-        write_json(out / "cells.json", {"finished": [*map(str, finished)], "failed": [*failures.values()]})
-        if finished:
-            text, content = render(finished, out, [*failures])
-    return text, [*failures], content
+        if finished := [run.directory.path for run in runs.values() if complete(run)]:
+            text, content = render(finished, comparison_directory(config), failed)
+    return text, failed, content
 
 
 def complete(run: TrainingRun) -> bool:

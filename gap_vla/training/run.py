@@ -151,8 +151,6 @@ class TrainingRun:
             notes.append(f"note: the data have {instructions} instructions, and this policy reads none; {other}")
         if config.eval.episodes and not config.rollouts:
             notes.append(f"note: {config.task} is none of the simulated tasks, so the policy is not rolled out")
-        if config.train.steps < config.optimizer.warmup_steps and not getattr(config.train, "epochs", 0):
-            notes.append("note: optimizer.warmup_steps is more than train.steps; its learning_rate is never reached")
         return notes
 
     def dry_run(self) -> str:

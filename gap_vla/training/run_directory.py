@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.errors import ConfigError, UserError, message_of
+from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.core.identity import differences, flat, in_words
 from gap_vla.report.runs import NO_PART_OF_THE_RESULT, read_metrics
@@ -164,19 +163,11 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in found.items():
             self._board.add_scalar(name, value, step)
-        self._tell("log", found, step=step)
+        if self._logger:
+            self._logger.log(found, step=step)
 
     def close(self) -> None:
         self._lines.close()
         self._board.close()
-        self._tell("finish")
-
-    def _tell(self, what: str, *values: Any, **how: Any) -> None:
-        """Training goes on without a logger that fails."""
-        if self._logger is None:
-            return
-        try:
-            getattr(self._logger, what)(*values, **how)
-        except Exception as error:
-            print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
-            self._logger = None
+        if self._logger:
+            self._logger.finish()

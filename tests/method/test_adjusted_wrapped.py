@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.fsdp
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach, attach_columns
@@ -103,6 +102,8 @@ def test_accelerate_moves_the_weights_as_a_plain_loop_does(first, precision):
 
 @pytest.fixture
 def mesh(tmp_path):
+    import torch.distributed.fsdp  # takes longer than all else that this folder imports
+
     where = f"file://{tmp_path / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=where)
     yield torch.distributed.init_device_mesh("cpu", (1,))

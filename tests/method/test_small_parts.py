@@ -16,12 +16,37 @@ from gap_vla.policies.encoders import SpatialSoftmax, Trunk, load_imagenet
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.registry import FUSIONS, HEADS, METHODS, TEMPORALS
 from gap_vla.policies.saving import load_saved_policy, parameter_digest, save_policy
-from tests.helpers.resnet18_names import PARAMETERS, TENSORS
 from tests.helpers.toy_store import SIZE, write_store
 
 TINY = dict(encoder_width=8, feature_dim=16, head_dim=16, action_horizon=3, proprio_history=4)
 STEPWISE = dict(temporal="transformer", image_history=4, temporal_layers=1, temporal_heads=2, temporal_head_dim=8)
 SHAPES = (SIZE, SIZE, 3), 9, 7
+
+
+def _norm(name, width):
+    shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,))
+    return {f"{name}.{part}": shape for part, shape in {**shapes, "num_batches_tracked": ()}.items()}
+
+
+def _block(name, into, width):
+    convolutions = {f"{name}.conv1.weight": (width, into, 3, 3), **_norm(f"{name}.bn1", width)}
+    convolutions |= {f"{name}.conv2.weight": (width, width, 3, 3), **_norm(f"{name}.bn2", width)}
+    if into == width:
+        return convolutions
+    return convolutions | {f"{name}.downsample.0.weight": (width, into, 1, 1), **_norm(f"{name}.downsample.1", width)}
+
+
+def resnet18_tensors():
+    """Names and shapes of torchvision's published ResNet-18 weights, in their order, written from the architecture."""
+    found = {"conv1.weight": (64, 3, 7, 7), **_norm("bn1", 64)}
+    for number, (into, width) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), 1):
+        found |= {**_block(f"layer{number}.0", into, width), **_block(f"layer{number}.1", width, width)}
+    return {**found, "fc.weight": (1000, 512), "fc.bias": (1000,)}
+
+
+TENSORS = resnet18_tensors()
+PARAMETERS = 11_689_512
+"""As published, with the classifier and without the running statistics."""
 
 
 def a_batch(config, batch=2, cameras=("primary",)):

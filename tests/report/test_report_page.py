@@ -12,9 +12,8 @@ from gap_vla.cli.training import report as command
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.report.charts import branch_chart, curve_chart, mean_curve
-from gap_vla.report.page import in_order, rho_section, write_report
+from gap_vla.report.page import rho_section, write_report
 from gap_vla.report.runs import Run, read_runs
-from gap_vla.sim.specs import task_spec
 from tests.helpers.finished_runs import make_run
 
 OF_0_1 = sorted((Path(__file__).parents[1] / "data" / "runs_made_by_0.1.0").glob("*/*"))
@@ -108,11 +107,6 @@ def test_a_curve_is_the_mean_over_seeds_however_often_and_how_long_each_measured
 
 def _curve(rows):
     return np.array([row["step"] for row in rows]), np.array([row["x"] for row in rows])
-
-
-def test_phases_stand_in_the_experts_order_however_a_file_was_sorted():
-    phases = task_spec("assembly").phases
-    assert [name for name, _ in in_order(dict.fromkeys(sorted(phases), 0.5), "assembly")] == list(phases)
 
 
 def test_a_method_of_other_demonstrations_is_left_out_of_the_drawing_of_rho(runs):

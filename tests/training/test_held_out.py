@@ -77,13 +77,6 @@ def test_batch_norm_does_not_learn_from_held_out_episodes_and_trains_afterwards(
     assert shown == [True] and not torch.equal(before, made.policy.norm.running_mean)
 
 
-def test_a_step_of_torch_draws_its_noise_from_seed_and_step(trainer):
-    made, other = trainer("torch"), trainer("torch", train={"seed": 1})
-    draws = [torch.rand(3, generator=one.generator(step)).tolist() for one, step in ((made, 0), (made, 1), (other, 0))]
-    assert len({*map(tuple, draws)}) == 3
-    assert torch.rand(3, generator=made.generator(1)).tolist() == draws[1]
-
-
 def test_a_step_of_octo_draws_other_noise_than_the_one_before(store, trainer):
     made = trainer("octo", model={"head": "diffusion"}, optimizer={"learning_rate": 1e-12})
     batch = made.batch(0)

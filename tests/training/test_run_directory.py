@@ -11,7 +11,7 @@ from gap_vla.core.identity import flat
 from gap_vla.training.config import experiment
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import TrainingRun
-from gap_vla.training.run_directory import NO_PART_OF_THE_RESULT, RunDirectory, of_training, read_metrics
+from gap_vla.training.run_directory import NO_PART_OF_THE_RESULT, RunDirectory, of_training
 from gap_vla.training.torch import SmallConfig
 
 CONFIG = {"task": "threading", "runs": "runs", "train": {"steps": 3, "log_every": 1}, "eval": {"seed": 5, "workers": 1}}
@@ -76,12 +76,6 @@ def test_a_configuration_with_the_notes_of_0_2_is_read(tmp_path):
     run = finished_run(tmp_path / "run")
     run.config.write_text(json.dumps({**CONFIG, "earlier": [{"train.log_every": 2}]}))
     assert run.read_config() == CONFIG
-
-
-def test_a_last_line_of_metrics_that_a_kill_cut_off_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0, "val/loss": 1.5}\n{"step": 1, "train/lo')
-    assert read_metrics(path) == [{"step": 0, "val/loss": 1.5}]
 
 
 @pytest.mark.parametrize("kind", [FinetuneConfig, SmallConfig])
