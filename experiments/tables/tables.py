@@ -137,8 +137,9 @@ _CHOICES = (
 
 
 def _far(task: str, history: int, first_layout: int, steps: int, lines: tuple[Arm, ...], **options: Any) -> Block:
-    """A place of docs/PROTOCOL_2.md: 40 rollouts, `steps` of training."""
+    """A place of docs/PROTOCOL_2.md: half the first protocol's width and batch, 40 rollouts, `steps` of training."""
     changes = {**_CLEAN, **_seen_through(task, "stock", first_layout), "model.proprio_history": history}
+    changes |= {"model.encoder_width": 8, "train.batch_size": 32}
     described = f"stock view, {'one step' if history == 1 else 'five steps'} of proprioception, {steps} training steps"
     return Block(
         task,
