@@ -219,7 +219,7 @@ def diagnose(argv: list[str] | None = None) -> None:
         gap-vla diagnose --checkpoint DIR --closed-loop 20    # success under each intervention too
         gap-vla diagnose --policy ws://localhost:8000 --task stack --keys k.json   # somebody else's VLA
 
-    Prints a table and a sentence; --out receives diagnosis.json and the rollouts.
+    Prints first whether the policy looks, then a table; --out receives diagnosis.json and the rollouts.
     """
     from gap_vla.demos.fields import add_options
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS

@@ -85,9 +85,10 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     known = any(e.change_transition is not None or e.change_consistent is not None for e in opened.effects)
     transitions = f"{opened.transition_steps} of them transitions" if known else "not known which are transitions"
     return (
-        f"{text_table(rows)}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
+        f"{verdict(opened, closed)}\n\n{text_table(rows)}\n\n"
+        f"change, error: in standard deviations of the recorded actions; {opened.steps} steps, "
         f"{transitions}; with everything swapped the actions move by "
-        f"{opened.between:.3f}\n{legend}\n\n{verdict(opened, closed)}"
+        f"{opened.between:.3f}\n{legend}"
     )
 
 
