@@ -16,7 +16,7 @@ from typing import Any
 
 from gap_vla.core.errors import command
 
-STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "rates", "untouched")
+STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "rates", "joints", "untouched")
 
 RELEASED = "as released: every sample, no bound on weights, 100 epochs; lookahead 2"
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,6 +62,10 @@ def measure(stage: str, options: argparse.Namespace, tasks: dict[str, Any]) -> N
         from experiments.phase_benchmark.rates import rates
 
         rates(options.demos, options.tasks, keep)
+    elif stage == "joints":
+        from experiments.phase_benchmark.joints import study as by_joints
+
+        keep(by_joints(options.demos, tasks))
     else:
         results = read_json(path)["results"] if options.sets and path.exists() else {}
         for name in options.sets or study.TITLES:

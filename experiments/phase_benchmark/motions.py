@@ -93,7 +93,7 @@ def at_rate(recording: ExpertMotion, hz: float) -> ExpertMotion:
         quaternion = (q / np.linalg.norm(q, axis=-1, keepdims=True)).reshape(len(times), -1)
     others = [None if rows is None else sample(rows) for rows in (motion.gripper, motion.extra)]
     switches = np.unique(np.round(recording.switches / ratio).astype(np.int64))
-    moved = Motion.of(sample(motion.position), quaternion, *others, where=motion.where)
+    moved = Motion.of(sample(motion.position), quaternion, *others, where=motion.where, joints=motion.joints)
     return ExpertMotion(moved, switches[(switches > 0) & (switches < len(times))], hz)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.phase_benchmark.joints import joints_table
 from experiments.phase_benchmark.rates import rates_table
 from experiments.phase_benchmark.study import TITLES
 from gap_vla.core.files import read_json
@@ -183,6 +184,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     }
     if "rates" in results:
         tables["**Rates and numbers of demonstrations**"] = rates_table(results["rates"]["results"])
+    if "joints" in results:
+        tables["**F1@5 from joints**"] = joints_table(results["joints"]["results"])
     for what, values in curves_of(results).items():
         scores = [f"{score['mean']:.3f}" for score in values.values()]
         tables[f"**{what}**"] = [["", *map(str, values)], ["AUPRC of ρ" if what == "demos" else "F1", *scores]]

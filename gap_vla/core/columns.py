@@ -92,26 +92,38 @@ class Columns:
         """Whether each arm has a position, so that ρ can be found (M1)."""
         return all(any(block.kind == "position" for block in arm) for arm in self.arms)
 
+    @property
+    def has_joints(self) -> bool:
+        """Whether each arm has joints, in which ρ can be found where there is no pose."""
+        return all(any(block.kind == "joints" for block in arm) for arm in self.arms)
+
     def times(self, arms: int) -> Columns:
         """The same columns for so many arms."""
         return Columns(self.arms * arms)
 
     def of(self, kind: str) -> list[int]:
         """The indices of the columns of a kind."""
-        indices: list[int] = []
+        return [index for arm in self.by_arm(kind) for index in arm]
+
+    def by_arm(self, kind: str) -> list[list[int]]:
+        """The indices of the columns of a kind, of each arm."""
+        found: list[list[int]] = []
         start = 0
-        for block in (block for arm in self.arms for block in arm):
-            indices += range(start, start + block.width) if block.kind == kind else ()
-            start += block.width
-        return indices
+        for arm in self.arms:
+            found.append([])
+            for block in arm:
+                found[-1] += range(start, start + block.width) if block.kind == kind else ()
+                start += block.width
+        return found
 
     def split(self, rows: Float[np.ndarray, "T P"]) -> tuple[Arm, ...]:
         """The arms' poses, rotations as quaternions wxyz. Raises EpisodeError: another width, or no position."""
         if rows.shape[1] != self.width or not self.has_pose:
             raise EpisodeError(
-                f"the state has {rows.shape[1]} columns, described as '{self}'; ρ is found in the pose of the end "
-                "effector: name arrays with a position by --state, or by --robot the robot whose joints these are, or "
-                "go without ρ (build-dataset --method none, in a training phases.method=none)"
+                f"the state has {rows.shape[1]} columns, described as '{self}'; ρ is found in the pose of each end "
+                "effector, or in the joints of each arm: name arrays that hold one by --state, or by --robot the robot "
+                "whose joints these are, or go without ρ (build-dataset --method none, in a training "
+                "phases.method=none)"
             )
         arms, start = [], 0
         for blocks in self.arms:

@@ -74,6 +74,11 @@ class Episode:
         return self.poses is not None or (self.columns is not None and self.columns.has_pose)
 
     @property
+    def moves_by_joints(self) -> bool:
+        """Whether no pose is known, but the joints of each arm are: phases are found in them."""
+        return not self.has_pose and self.columns is not None and self.columns.has_joints
+
+    @property
     def arms(self) -> tuple[Arm, ...]:
         """The poses of the arms. Raises EpisodeError: the columns are not described, or hold no position."""
         if self.poses is not None:

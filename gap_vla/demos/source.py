@@ -307,12 +307,13 @@ class Source(Sequence[Episode], abc.ABC):
         try:
             robot = robot_for(self.columns, proposed, *how)
         except EpisodeError as error:
-            self.notes.append(f"no poses: {error}")
+            self.notes.append(f"phases are found in joints, not in poses: {error}")
             return None
         if said.robot or is_confirmed(robot, names):
             return robot
         self.notes.append(
-            f"no poses: its joints are not called as those of {proposed}; if they are, --robot {proposed}"
+            f"phases are found in joints, not in poses: they are not called as those of {proposed}; if they are, "
+            f"--robot {proposed}"
         )
         return None
 

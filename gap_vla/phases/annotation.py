@@ -49,8 +49,8 @@ def annotate(
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
 
     Args:
-        episodes: demonstrations whose columns hold a position (`Episode.columns`), which "fixed" and "column" do
-            not need; each is read once.
+        episodes: demonstrations whose columns hold a position or joints (`Episode.columns`), which "fixed" and
+            "column" do not need; each is read once.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
         seed: of the LSTM; labels without one do not depend on it.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
@@ -63,7 +63,7 @@ def annotate(
 
     Raises:
         ConfigError: unknown method or option.
-        EpisodeError: no episode, columns that hold no position, or bad signals (the episode and step are named).
+        EpisodeError: no episode, columns without position and joints, or bad signals (the episode and step are named).
         WeakRho: the LSTM's ρ is above one half at fewer than half of the change points.
 
     >>> from gap_vla.core.columns import POSE
@@ -152,7 +152,7 @@ class Annotator:
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
     unit: str = ""
-    """Of the openings that it was fitted on, "m" or "1" (without unit); empty: not known."""
+    """Of what it was fitted on, as `opening_unit` says it; empty: not known."""
     extra: tuple[str, ...] = ()
     """What the extra columns that it was fitted on are called, if they are of files; empty: not known, or none."""
     stored: Mapping[str, Any] | None = None
@@ -317,7 +317,7 @@ class Recording(NamedTuple):
 
     motion: Motion
     phase: np.ndarray | None
-    unit: str  # of the openings: "m" or "1"
+    unit: str  # `opening_unit`
     digest: str
     rows: np.ndarray  # int64[R], the samples of the episode that `motion` and `phase` hold (`distinct_rows`)
     steps: int  # of the episode
@@ -333,9 +333,10 @@ def digest_of(episode: Episode) -> str:
 
 
 def opening_unit(episode: Episode) -> str:
-    """ "m", or "1" for openings without unit."""
-    blocks = () if episode.columns is None else itertools.chain(*episode.columns.arms)
-    return "1" if any(block.word == "gripper_01" for block in blocks) else "m"
+    """ "m", or "1" for openings without unit; where phases are found in joints, the words of these before it."""
+    words = [block.word for arm in episode.columns.arms for block in arm] if episode.columns else []
+    of_joints = sorted({word for word in words if word.startswith("joints")}) if episode.moves_by_joints else []
+    return ", ".join([*of_joints, "1" if "gripper_01" in words else "m"])
 
 
 def looks_at_motion(method: str, options: Options) -> bool:
@@ -351,7 +352,7 @@ def _read(episodes: Iterable[Episode], extra: Iterable[np.ndarray] | None, moves
     recordings = []
     for index, (episode, columns) in enumerate(zip(episodes, given, strict=True)):
         named = episode.replace(metadata={"episode_id": index, **episode.metadata})
-        if moves or episode.has_pose:
+        if moves or episode.has_pose or episode.moves_by_joints:
             motion = motion_of(named, columns)
         else:
             motion = Motion.of(np.zeros((len(episode), 3)), where=named.name)
@@ -368,7 +369,7 @@ def _at(phase: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
 
 def _require_like(recording: Recording, columns: Mapping[str, int], unit: str) -> None:
     found, fitted = {**recording.motion.columns, "unit": recording.unit}, {**columns, "unit": unit}
-    if any(fitted[key] not in (found[key], "") for key in fitted):
+    if any(fitted[key] not in (found.get(key), "") for key in fitted):
         raise EpisodeError(
             f"{recording.motion.where} has {found}; the annotator was fitted on {fitted}: fit another one, or give "
             "data of the same robot, with the same extra columns"

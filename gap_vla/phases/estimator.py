@@ -150,7 +150,8 @@ class PhaseEstimator:
 
     @property
     def width(self) -> int:
-        return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
+        each = self.columns.get("joints", 3)
+        return self.columns["arms"] * each * (2 if self.columns["rotations"] else 1) + self.columns["others"]
 
     def features(self, motion: Motion, start: int = 0) -> Float[np.ndarray, "_ F"]:
         """Unscaled Δs of every `scale`-th sample from `start` on: each less the one before; row 0 is zero.
@@ -162,7 +163,8 @@ class PhaseEstimator:
         if motion.columns != self.columns:
             raise EpisodeError(f"{motion.where} has {motion.columns}; ρ was learnt from {self.columns}")
         samples = np.ascontiguousarray(motion.samples[start :: self.scale])
-        return all_features(samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
+        poses = 0 if motion.joints else motion.arms
+        return all_features(samples, poses, bool(self.columns["rotations"]), self.width)
 
     def _plans(self, recordings: int) -> list[int]:
         """Numbers of updates to try, until ρ marks enough of the change points that it has learnt."""

@@ -35,7 +35,8 @@ def all_features(samples, arms, rotations, width):
     """f32[T, F]: row t is Δs of M5 between samples t - 1 and t, that is displacement (m), rotation vector (rad) and
     other differences; row 0 is zero.
 
-    A sample is [position 3·arms, quaternion wxyz 4·arms (if `rotations`), any other columns].
+    A sample is [position 3·arms, quaternion wxyz 4·arms (if `rotations`), any other columns]; of joints it is other
+    columns only, and `arms` is 0.
     """
     features = np.zeros((samples.shape[0], width), np.float32)
     for t in range(1, samples.shape[0]):

@@ -25,6 +25,7 @@ from gap_vla.phases.objective import (
     default_stroke,
     median_length,
     phase_length,
+    price_factor,
     stroke_starts,
     time_scale,
 )
@@ -135,7 +136,9 @@ def split_arms(motion: Motion) -> list[Motion]:
         return [np.ascontiguousarray(part) for part in np.split(value, motion.arms, axis=1)]
 
     arms = enumerate(zip(parts(motion.position), parts(motion.quaternion), parts(motion.gripper)))
-    return [Motion(*own, None if arm else motion.extra, f"{motion.where}, arm {arm}") for arm, own in arms]
+    return [
+        Motion(*own, None if arm else motion.extra, f"{motion.where}, arm {arm}", motion.joints) for arm, own in arms
+    ]
 
 
 def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -275,7 +278,7 @@ def _pilot_phase(options: Options, motions: Sequence[Motion]) -> float:
     samples = median_length(some)
     pilot = dataclasses.replace(
         options,
-        penalty=samples / SAMPLES_PER_UNIT * max((motion.arms for motion in some), default=1),
+        penalty=samples / SAMPLES_PER_UNIT * price_factor(some),
         n_change_points=None,
         min_size=max(int(samples // SAMPLES_PER_PILOT_SEGMENT), SHORTEST_SEGMENT),
         max_segment=None,

@@ -41,11 +41,13 @@ class Motion:
     """The moving signals of one recording of `T` samples, float64.
 
     Attributes:
-        position: f64[T, 3 * arms], end effector positions, m, any fixed frame.
+        position: f64[T, 3 * arms], end effector positions, m, any fixed frame; or joint positions, see `joints`.
         quaternion: f64[T, 4 * arms], unit, wxyz, or None.
         gripper: f64[T, G], finger positions or openings; G is a multiple of the number of arms; or None.
         extra: f64[T, E], further joints or hand channels, or None.
         where: how errors call the recording, such as "demo.hdf5, episode 3".
+        joints: 0, or the number of joints of each arm: `position` is then f64[T, joints * arms], rad, degrees or
+            percent, and there is no quaternion.
     """
 
     position: np.ndarray
@@ -53,13 +55,19 @@ class Motion:
     gripper: np.ndarray | None = None
     extra: np.ndarray | None = None
     where: str = "recording"
+    joints: int = 0
 
     def __len__(self) -> int:
         return len(self.position)
 
     @property
     def arms(self) -> int:
-        return self.position.shape[1] // 3
+        return self.position.shape[1] // self.width
+
+    @property
+    def width(self) -> int:
+        """Columns of `position` for each arm."""
+        return self.joints or 3
 
     @property
     def samples(self) -> np.ndarray:
@@ -77,7 +85,8 @@ class Motion:
     def columns(self) -> dict[str, int]:
         """How many there are of what."""
         others = sum(0 if part is None else part.shape[1] for part in (self.gripper, self.extra))
-        return {"arms": self.arms, "rotations": int(self.quaternion is not None), "others": others}
+        joints = {"joints": self.joints} if self.joints else {}
+        return {"arms": self.arms, "rotations": int(self.quaternion is not None), "others": others, **joints}
 
     @classmethod
     def of(
@@ -88,15 +97,17 @@ class Motion:
         extra: np.ndarray | None = None,
         *,
         where: str = "recording",
+        joints: int = 0,
     ) -> Motion:
         """Checks widths, lengths, finiteness and unit quaternions once.
 
         Args:
-            position: T×3 for one arm, T×3A for A arms side by side, in m.
+            position: T×3 for one arm, T×3A for A arms side by side, in m; with `joints` T×(joints · A), any unit.
             quaternion: T×4 (T×4A), wxyz.
             gripper: T×G or T, G columns divided evenly among the arms; None or no columns: there is none.
             extra: T×E or T, any other columns whose direction of motion counts.
             where: name of the recording for error messages.
+            joints: how many joints each arm has, if `position` holds joint positions.
 
         Raises:
             EpisodeError: naming the recording, the field and the step.
@@ -108,9 +119,10 @@ class Motion:
         fields = {name: _columns(value, name, where) for name, value in given.items() if value is not None}
         fields = {name: value for name, value in fields.items() if value.shape[1] or name == "position"}
         steps, width = fields["position"].shape
-        arms = width // 3
-        if not width or width % 3:
-            raise EpisodeError(f"{where}: position is {width} wide; give 3 columns (m) per arm")
+        arms = width // (joints or 3)
+        if not width or width % (joints or 3):
+            each = f"{joints} joints" if joints else "3 columns (m)"
+            raise EpisodeError(f"{where}: position is {width} wide; give {each} per arm")
         for name, value in fields.items():
             if len(value) != steps:
                 raise EpisodeError(f"{where}: {name} has {len(value)} steps, position {steps}")
@@ -123,7 +135,7 @@ class Motion:
             fields["quaternion"] = _normalised(fields["quaternion"], where)
         if "gripper" in fields and (found := fields["gripper"].shape[1]) % arms:
             raise EpisodeError(f"{where}: gripper is {found} wide, which does not divide among {arms} arms")
-        return cls(**fields, where=where)
+        return cls(**fields, where=where, joints=joints)
 
 
 def _columns(value: Any, name: str, where: str) -> np.ndarray:
@@ -172,24 +184,36 @@ def relative_rotation_vector(
 
 
 def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
-    """The proprioception of an episode as a checked `Motion`, of any number of arms.
+    """The proprioception of an episode as a checked `Motion`, of any number of arms: poses, and where there are none,
+    joints.
 
     Args:
         extra: T×E further columns.
 
     Raises:
-        EpisodeError: nobody described the columns, or they hold no position.
+        EpisodeError: nobody described the columns, or they hold neither a position nor joints.
     """
+    if episode.moves_by_joints:
+        assert episode.columns is not None
+        joints, fingers = (
+            [episode.proprio[:, own] for own in episode.columns.by_arm(kind)] for kind in ("joints", "gripper")
+        )
+        most = max(own.shape[1] for own in joints)
+        return Motion.of(_side_by_side(joints), None, _side_by_side(fingers), extra, where=episode.name, joints=most)
     arms = episode.arms
-    fingers = max(arm.gripper.shape[1] for arm in arms)
-    gripper = [np.pad(arm.gripper, ((0, 0), (0, fingers - arm.gripper.shape[1]))) for arm in arms]
     return Motion.of(
         np.concatenate([arm.position for arm in arms], axis=1),
         np.concatenate([arm.quaternion for arm in arms], axis=1),
-        np.concatenate(gripper, axis=1),
+        _side_by_side([arm.gripper for arm in arms]),
         extra,
         where=episode.name,
     )
+
+
+def _side_by_side(arms: list[np.ndarray]) -> np.ndarray:
+    """The columns of all arms; zeros make up for what an arm has less than another."""
+    most = max(columns.shape[1] for columns in arms)
+    return np.concatenate([np.pad(columns, ((0, 0), (0, most - columns.shape[1]))) for columns in arms], axis=1)
 
 
 def distinct_rows(motion: Motion) -> Int64[np.ndarray, " R"]:
@@ -213,14 +237,16 @@ def distinct_rows(motion: Motion) -> Int64[np.ndarray, " R"]:
 
 
 def farthest(motion: Motion) -> float:
-    """How far from the origin an end effector comes, m; 0 in an empty recording."""
+    """How far from the origin an end effector comes, m; 0 in an empty recording, and of joints."""
+    if motion.joints:
+        return 0.0
     return float(np.linalg.norm(motion.position.reshape(-1, 3), axis=1).max(initial=0))
 
 
 class Steps(NamedTuple):
     """Raw steps between neighbouring samples; N = T - 1."""
 
-    position: np.ndarray  # f64[N, arms, 3], m
+    position: np.ndarray  # f64[N, arms, 3], m, or f64[N, arms, joints]
     rotation: np.ndarray | None  # f64[N, arms, 3], rad
     gripper: np.ndarray | None  # f64[N, G]
     extra: np.ndarray | None  # f64[N, 1, E]
@@ -234,7 +260,7 @@ def steps_of(motion: Motion) -> Steps:
         q = motion.quaternion.reshape(len(motion), motion.arms, 4)
         rotation = relative_rotation_vector(q[:-1], q[1:]) if n else np.zeros((0, motion.arms, 3))
     return Steps(
-        np.diff(motion.position, axis=0).reshape(n, motion.arms, 3),
+        np.diff(motion.position, axis=0).reshape(n, motion.arms, motion.width),
         rotation,
         None if motion.gripper is None else np.diff(motion.gripper, axis=0),
         None if motion.extra is None else np.diff(motion.extra, axis=0)[:, None, :],
@@ -249,7 +275,7 @@ def flat_rows(rows: np.ndarray) -> np.ndarray:
 class UnitSteps(NamedTuple):
     """Directions of the steps; zero where a step is within the dead-band."""
 
-    vectors: np.ndarray  # f64[N, V]: position (3 per arm), then extra
+    vectors: np.ndarray  # f64[N, V]: position, arm by arm, then extra
     rotation: np.ndarray  # f64[N, 3 * arms], or N×0
     sign: np.ndarray  # int8[N, G]
 

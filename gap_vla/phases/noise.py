@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,12 @@ WINDOWS = (1, 3, 5, 7, 9, 11)
 
 SAMPLES_PER_WINDOW = 15
 """A window may not take more than one in so many samples, or it would wipe out phases of short recordings."""
+
+JOINT_WINDOW = 7
+"""Joints are always smoothed: the speed of each changes all the time, and so would the direction of their steps."""
+
+SAMPLES_PER_JOINT_WINDOW = 9
+"""As `SAMPLES_PER_WINDOW`, of joints."""
 
 FLOOR = DeadBand(position=1e-6, rotation=1e-5, gripper=1e-6, extra=1e-6)
 """Rounding of float32 recordings: less than this is never motion, however quiet the recording is."""
@@ -102,12 +109,11 @@ def smooth_motion(motion: Motion, window: int) -> Motion:
         q = q * np.concatenate([np.ones((1, *flips.shape[1:])), np.cumprod(flips, axis=0)])
         q = moving_average(q.reshape(len(motion), -1), window).reshape(q.shape)
         quaternion = (q / np.linalg.norm(q, axis=-1, keepdims=True)).reshape(len(motion), -1)
-    return Motion(
-        moving_average(motion.position, window),
-        quaternion,
-        motion.gripper,
-        None if motion.extra is None else moving_average(motion.extra, window),
-        motion.where,
+    return dataclasses.replace(
+        motion,
+        position=moving_average(motion.position, window),
+        quaternion=quaternion,
+        extra=None if motion.extra is None else moving_average(motion.extra, window),
     )
 
 
@@ -122,10 +128,14 @@ def moving_average(values: Float[np.ndarray, "T c"], window: int) -> Float[np.nd
 
 def default_window(motions: Sequence[Motion]) -> int:
     """The least odd window, up to 11, whose smoothed resting steps are below 20 % of the smoothed fast steps; 1 for
-    recordings of fewer than 45 samples. Position decides, and rotation where it is not held."""
+    recordings of fewer than 45 samples. Position decides, and rotation where it is not held. Of joints: `JOINT_WINDOW`,
+    where recordings are long enough."""
     motions = [motion for motion in motions if len(motion) > 3]
     if not motions:
         return 1
+    if motions[0].joints:
+        longest = float(np.median([len(motion) for motion in motions])) / SAMPLES_PER_JOINT_WINDOW
+        return max(window for window in WINDOWS if window == 1 or window <= min(longest, JOINT_WINDOW))
     raw = [steps_of(motion) for motion in motions]
     names = ["position"] if rotation_is_held(motions) else ["position", "rotation"]
     longest = float(np.median([len(motion) for motion in motions])) / SAMPLES_PER_WINDOW

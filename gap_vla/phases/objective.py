@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_UNIT = 80
 LEAST_PENALTY, MOST_PENALTY = 0.5, 2.0
+JOINT_PRICE = 0.75
 SAMPLES_PER_LEAST_SEGMENT, SAMPLES_PER_PILOT_SEGMENT = 11, 18
 SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT = 2, 6
 SAMPLES_PER_PHASE = 14
@@ -74,19 +75,21 @@ class Objective:
         motion = smooth_motion(motion, self.smooth)
         steps = unit_steps(motion, band)
         arms = motion.arms
-        vectors, offsets = motion.position, list(range(0, 3 * arms + 1, 3))
+        vectors, offsets = motion.position, list(range(0, motion.width * arms + 1, motion.width))
         weights, dead = [1.0] * arms, [band.position] * arms
         if motion.extra is not None and motion.extra.shape[1]:
             vectors = np.concatenate([vectors, motion.extra], axis=1)
             offsets.append(vectors.shape[1])
             weights.append(self.extra_weight)
             dead.append(band.extra)
+        timed = motion.position.shape[1] if motion.joints else 0
         n, columns = len(motion), steps.sign.shape[1]
         resting = [~steps.vectors[:, a:b].any(axis=1) for a, b in itertools.pairwise(offsets)]
         is_sign = steps.sign[:, :, None] == np.array([-1, 0, 1], np.int8)
         return Tables(
             vectors=np.ascontiguousarray(vectors),
             vector_sums=_prefix(steps.vectors, np.float64),
+            timed_sums=_prefix(np.arange(len(steps.vectors))[:, None] * steps.vectors[:, :timed], np.float64),
             offsets=np.array(offsets, np.int64),
             weights=np.array(weights, np.float64),
             vector_dead=np.array(dead, np.float64),
@@ -110,7 +113,7 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def default_penalty(motions: Iterable[Motion], scale: int = 1) -> float:
-    """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
+    """T / 80, at least 0.5 and at most 2, times `price_factor`; T is the median number of samples.
 
     The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), which grows with the
     sampling rate and the number of arms; length stands for the rate. Measured in docs/PHASE_BENCHMARK.md.
@@ -128,8 +131,12 @@ def default_penalty(motions: Iterable[Motion], scale: int = 1) -> float:
     if not (motions := list(motions)):
         raise EpisodeError("no recordings; a penalty follows their lengths")
     samples = median_length(motions) / scale
-    arms = max(motion.arms for motion in motions)
-    return scale * float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
+    return scale * float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * price_factor(motions)
+
+
+def price_factor(motions: Iterable[Motion]) -> float | int:
+    """The number of arms; of joints three quarters of it, since a direction that may turn leaves less to gain."""
+    return max((motion.arms * (JOINT_PRICE if motion.joints else 1) for motion in motions), default=1)
 
 
 def default_min_size(motions: Sequence[Motion], scale: int = 1) -> int:

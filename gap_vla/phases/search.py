@@ -19,6 +19,7 @@ class Tables(NamedTuple):
 
     vectors: np.ndarray  # f64[T, V], samples of all vector channels
     vector_sums: np.ndarray  # f64[T, V], sum of the unit steps before each sample
+    timed_sums: np.ndarray  # f64[T, J], sum of i times unit step i; J columns are joints, the first ones or none
     offsets: np.ndarray  # i64[C + 1], columns of the channels
     weights: np.ndarray  # f64[C]
     vector_dead: np.ndarray  # f64[C], channel units
@@ -32,6 +33,24 @@ class Tables(NamedTuple):
     sign_counts: np.ndarray  # i32[T, 3 * G], steps with sign -1, 0, +1 before each sample, per column
     sign_weight: float | int  # β per column
     gripper_dead: float | int
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def turning_gain(a, e, first, last, t):
+    """Σ v_i · (unit step i) over the n steps from sample a to e, in the columns [first, last) of an arm's joints, with
+    the v_i, linear in i and of Σ |v_i|² = n, for which it is largest: √(|Σ u|² + |Σ (i - ī) u|² · 12 / (n² - 1))."""
+    n = e - a
+    middle = (a + e - 1) / 2
+    level = 0.0
+    slope = 0.0
+    for k in range(first, last):
+        total = t.vector_sums[e, k] - t.vector_sums[a, k]
+        turned = t.timed_sums[e, k] - t.timed_sums[a, k] - middle * total
+        level += total * total
+        slope += turned * turned
+    if n > 1:
+        level += slope * 12 / (n * n - 1)
+    return np.sqrt(level)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -51,7 +70,9 @@ def segment_distance(a, b, t):
             along += d * (t.vector_sums[e, k] - t.vector_sums[a, k])
         length = np.sqrt(square)
         gain = 0.0
-        if length > t.vector_dead[c]:
+        if t.offsets[c] < t.timed_sums.shape[1]:
+            gain = turning_gain(a, e, t.offsets[c], t.offsets[c + 1], t)
+        elif length > t.vector_dead[c]:
             gain = along / length
         if t.rest > 0 and length <= t.vector_dead[c] * (e - a):
             gain = max(gain, t.rest * (t.rest_sums[e, c] - t.rest_sums[a, c]))

@@ -175,13 +175,13 @@ def show_episode(
     chosen = source.read(episode, labels=not (method or annotator))
     if chosen.rho is not None and chosen.change_point is not None:
         facts = ["ρ as it is stored", told_weak([chosen.rho], [np.flatnonzero(chosen.change_point)])]
-    elif method or annotator or chosen.has_pose:
+    elif method or annotator or chosen.has_pose or chosen.moves_by_joints:
         annotation = annotation_of(source, method=method or "lstm", annotator=annotator, options={"check": False})
         chosen = chosen.replace(**annotation.labels(episode))
         identity = annotation.identity
         facts = [f"ρ by {identity['method']}, annotator {identity['hash']}", *notes(annotation.report)]
     else:
-        facts = ["no ρ: the columns of the state hold no position of the hand, or nobody described them (--columns)"]
+        facts = ["no ρ: the state holds no position of the hand and no joints, or nobody described it (--columns)"]
     facts = list(filter(None, facts))
     print(*facts, sep="\n", flush=True)
     view = view_of(chosen, camera=camera, facts=tuple(facts))

@@ -151,7 +151,7 @@ def test_a_public_layout_with_a_pose_is_checked_and_gets_its_rho(
 
 
 @pytest.mark.parametrize(("write", "fields", "columns"), JOINTS)
-def test_joints_train_and_are_checked_without_a_rho(
+def test_joints_are_checked_and_get_their_rho_once_they_are_described(
     tmp_path: Path, capsys: Any, write: Callable[[Path], Path], fields: dict[str, Any], columns: str | None
 ) -> None:
     path = write(tmp_path)
@@ -161,9 +161,12 @@ def test_joints_train_and_are_checked_without_a_rho(
     assert not show_episode([str(path), "--out", str(tmp_path / "episode.html"), *as_options(fields)])
     call = [str(path), "--name", "joints", "--data-dir", str(tmp_path / "rlds"), *as_options(fields)]
     capsys.readouterr()
-    assert build_dataset(call) == 2
-    refusal = capsys.readouterr().err
-    assert "joints" in refusal and "pose" in refusal
+    if columns is None:
+        assert build_dataset(call) == 2
+        assert "--columns" in capsys.readouterr().err
+    else:
+        assert not build_dataset([*call, "--method", "gaussian"])
+        require_switches_found(open_source(tmp_path / "rlds/joints/1.0.0"), others=" | " in columns)
     for method in ("none", "fixed"):
         assert not build_dataset([*call, "--method", method, "--overwrite"])
         written = open_source(tmp_path / "rlds/joints/1.0.0")

@@ -11,12 +11,14 @@ import ruptures
 
 from experiments.phase_benchmark.command import STAGES
 from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
+from experiments.phase_benchmark.joints import WAYS
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise, with_phase
 from experiments.phase_benchmark.rates import repeated, score, with_pauses
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.study import GRIDS, compare, sensitivity, widths
 from experiments.phase_benchmark.tables import against_the_best, mean_difference, over_the_tasks, write
 from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
+from gap_vla.demos.kinematics import Chain
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import steps_of
 from gap_vla.phases.noise import noise_level
@@ -102,6 +104,15 @@ def test_repeats_and_pauses_move_the_switches_with_the_motion():
     assert paused.switches.tolist() == [20, 40, 60, 80, 100, 119] and len(paused.motion) == 80 + 3 * 20
     scores = score([repeated(corners(seed)) for seed in range(4)])
     assert scores["f1"] == 1.0 and scores["marks"] > 0.9
+
+
+def test_joints_are_read_as_poses_by_kinematics_or_as_they_are():
+    joints = [np.random.default_rng(0).uniform(-1, 1, (9, 7)) for _ in range(2)]
+    recorded = Motion.of(np.zeros((9, 6)), gripper=np.zeros((9, 2)))
+    made = {way: make(recorded, joints, "panda") for way, make in WAYS.items()}
+    assert {(motion.arms, motion.joints) for motion in made.values()} == {(2, 0), (2, 7)}
+    placed, _ = Chain.named("panda").pose(joints[1])
+    np.testing.assert_array_equal(made["joints, by the robot's kinematics"].position[:, 3:], placed)
 
 
 @pytest.mark.parametrize("file", ["finders", "untouched"])

@@ -227,11 +227,12 @@ def test_states_of_any_described_columns_get_rho(method, text, of, tmp_path):
         annotator.annotate(demo(0, arms=3) for _ in range(1))
 
 
-def test_a_state_without_a_position_is_shown_but_not_annotated():
-    joints = DEMOS[0].replace(columns=Columns.parse("joints:9"))
+def test_a_state_without_position_and_joints_is_shown_but_not_annotated():
+    others = DEMOS[0].replace(columns=Columns.parse("other:8 gripper"))
     with pytest.raises(EpisodeError, match="position"):
-        annotate([joints], method="gaussian")
-    assert view_of(joints).signals[0].name == "joints (°)"
+        annotate([others], method="gaussian")
+    assert view_of(others).signals[0].name == "fingers (mm)"
+    assert view_of(DEMOS[0].replace(columns=Columns.parse("joints:9"))).signals[0].name == "joints (°)"
 
 
 def test_an_annotator_fitted_on_metres_refuses_openings_without_unit():
