@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Bytecode is kept when a module is first imported; compiling all packages beforehand takes longer.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup finetune debug test test-slow lint docs performance gpu test-lerobot test-trainers wheel-check clean
+.PHONY: setup finetune debug test test-slow lint docs performance gpu test-lerobot test-lerobot-061 test-trainers wheel-check clean
 
 setup: .venv/ready
 
@@ -52,15 +52,27 @@ performance: setup
 gpu: setup
 	$(BIN)/python benchmarks/octo.py --device gpu
 
-# LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
-# without its dependencies, which would replace torch.
+# The plugin of LeRobot with LeRobot's real policy classes and training command, in environments of their own: LeRobot's
+# version ranges are not this project's. For 0.4.4 torch is this project's own, so torchvision and LeRobot come without
+# their dependencies. LeRobot 0.6.1 needs Python 3.12 and brings its own torch (5 GB).
 test-lerobot: .venv-lerobot/ready
-	.venv-lerobot/bin/python -m pytest -q tests/method/test_lerobot.py
+	.venv-lerobot/bin/python -m pytest -q tests/lerobot
 
-.venv-lerobot/ready: tests/method/lerobot_requirements.txt
+.venv-lerobot/ready: tests/lerobot/requirements.txt lerobot_policy_gap/pyproject.toml
 	test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
-	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r $<
-	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r $< --editable '.[phases]'
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0 \
+		--editable lerobot_policy_gap
+	@touch $@
+
+PYTHON_061 ?= python3.12
+test-lerobot-061: .venv-lerobot-061/ready
+	.venv-lerobot-061/bin/python -m pytest -q tests/lerobot
+
+.venv-lerobot-061/ready: lerobot_policy_gap/pyproject.toml
+	test -x .venv-lerobot-061/bin/python || $(PYTHON_061) -m venv .venv-lerobot-061
+	.venv-lerobot-061/bin/pip install --quiet --disable-pip-version-check 'lerobot[training]==0.6.1' \
+		--editable '.[phases]' --editable lerobot_policy_gap pytest beartype num2words
 	@touch $@
 
 # What other people's trainers import, on another Python: make test-trainers PYTHON=python3.12

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,12 +31,19 @@ def features(state: int, action: int):
     return {"input_features": inputs, "output_features": {"action": PolicyFeature(FeatureType.ACTION, (action,))}}
 
 
-def make_act(folder: Path):
-    from lerobot.policies.act.configuration_act import ACTConfig
-    from lerobot.policies.act.modeling_act import ACTPolicy
+def make_policy(kind: str, dataset: Any, **options: Any):
+    """A policy as LeRobot's factory makes it; `dataset` is what it tells the policy of its training data."""
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class
 
-    config = ACTConfig(
-        **features(6, 4), chunk_size=4, n_action_steps=4, dim_model=16, n_heads=2, dim_feedforward=16, latent_dim=4,
+    config = PreTrainedConfig.get_choice_class(kind)(**options)
+    return get_policy_class(kind)(config, dataset_meta=dataset)
+
+
+def make_act(folder: Path, kind: str = "act", dataset: Any = None, **options: Any):
+    policy = make_policy(
+        kind, dataset, **features(6, 4), **options,
+        chunk_size=4, n_action_steps=4, dim_model=16, n_heads=2, dim_feedforward=16, latent_dim=4,
         n_encoder_layers=1, n_vae_encoder_layers=1, dropout=0.0, pretrained_backbone_weights=None, device="cpu",
     )  # fmt: skip
     batch = {
@@ -44,15 +52,13 @@ def make_act(folder: Path):
         "action": torch.randn(4, 4, 4),
         "action_is_pad": torch.zeros(4, 4, dtype=torch.bool),
     }
-    return ACTPolicy(config), batch
+    return policy, batch
 
 
-def make_diffusion(folder: Path):
-    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
-
-    config = DiffusionConfig(
-        **features(6, 4), n_obs_steps=2, horizon=8, n_action_steps=4, down_dims=(16, 32), kernel_size=3, n_groups=4,
+def make_diffusion(folder: Path, kind: str = "diffusion", dataset: Any = None, **options: Any):
+    policy = make_policy(
+        kind, dataset, **features(6, 4), **options,
+        n_obs_steps=2, horizon=8, n_action_steps=4, down_dims=(16, 32), kernel_size=3, n_groups=4,
         diffusion_step_embed_dim=8, spatial_softmax_num_keypoints=4, device="cpu",
     )  # fmt: skip
     batch = {
@@ -61,16 +67,14 @@ def make_diffusion(folder: Path):
         "action": torch.randn(4, 8, 4),
         "action_is_pad": torch.zeros(4, 8, dtype=torch.bool),
     }
-    return DiffusionPolicy(config), batch
+    return policy, batch
 
 
-def make_smolvla(folder: Path):
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
+def make_smolvla(folder: Path, kind: str = "smolvla", dataset: Any = None, **options: Any):
     write_tiny_smolvlm(folder)
-    config = SmolVLAConfig(
-        **features(6, 4), chunk_size=4, n_action_steps=4, max_state_dim=8, max_action_dim=8, num_vlm_layers=2,
+    policy = make_policy(
+        kind, dataset, **features(6, 4), **options,
+        chunk_size=4, n_action_steps=4, max_state_dim=8, max_action_dim=8, num_vlm_layers=2,
         resize_imgs_with_padding=(32, 32), vlm_model_name=str(folder), load_vlm_weights=False,
         expert_width_multiplier=0.5, tokenizer_max_length=4, device="cpu",
     )  # fmt: skip
@@ -81,7 +85,7 @@ def make_smolvla(folder: Path):
         "observation.language.tokens": torch.randint(6, 9, (4, 4)),
         "observation.language.attention_mask": torch.ones(4, 4, dtype=torch.bool),
     }
-    return SmolVLAPolicy(config), batch
+    return policy, batch
 
 
 def write_tiny_smolvlm(folder: Path) -> None:
