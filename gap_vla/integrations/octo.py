@@ -108,7 +108,8 @@ def packed(dataset_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         "kwargs": {"inner": dataset_kwargs.get("standardize_fn")},
     }
     mask = [*dataset_kwargs["action_normalization_mask"], False]
-    return {**dataset_kwargs, "standardize_fn": spec, "action_normalization_mask": mask}
+    own = {key: value for key, value in dataset_kwargs.items() if key != "dataset_statistics"}  # not of these actions
+    return {**own, "standardize_fn": spec, "action_normalization_mask": mask}
 
 
 def unpacked(traj_transform_kwargs: Mapping[str, Any]) -> dict[str, Any]:

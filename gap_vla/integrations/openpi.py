@@ -55,7 +55,7 @@ def _with_gap(model_config: Any) -> Any:
     class Config(type(model_config)):  # type: ignore[misc]
         def create(self, rng: Any) -> Any:
             model = super().create(rng)
-            object.__setattr__(model, "__class__", gap_class(type(model)))
+            object.__setattr__(model, "__class__", gap_class(type(model)))  # type: ignore[arg-type]
             return model
 
     fields = dataclasses.fields(model_config)
