@@ -15,6 +15,7 @@ GROUPS = {
         "show-episode": "one episode with its pictures, ρ and motion signals, as a page, video or picture",
         "annotate": "add ρ and change points to a copy of demonstrations or of a dataset",
         "build-dataset": "demonstrations become an RLDS dataset with ρ",
+        "convert": "demonstrations or a dataset become a LeRobot dataset or robomimic's HDF5",
         "check-dataset": "is an RLDS dataset usable? a page with pictures, and what is wrong",
     },
     "training": {

@@ -203,6 +203,33 @@ def build_dataset(argv: list[str] | None = None) -> None:
 
 
 @command
+def convert(argv: list[str] | None = None) -> None:
+    """Writes demonstrations of any known format as a LeRobot dataset or as robomimic's HDF5, with their ρ if they have
+    one. LeRobot's own writer decides the format: 0.3.3 writes v2.1, 0.4 and later v3.
+
+    Examples:
+        gap-vla convert data/rlds/threading/1.0.0 --out threading_lerobot --fps 20
+        gap-vla convert demos.hdf5 --out demos_lerobot --tables       # pictures as PNG, not as films
+        gap-vla convert lerobot/pusht --out pusht.hdf5
+
+    RLDS is written by build-dataset; its --method none keeps the ρ that is stored.
+    """
+    parser = command_parser(convert)
+    add = parser.add_argument
+    _add_source(parser, "file or folder of demonstrations, the folder of a dataset version, or a name on the hub")
+    add("--out", type=Path, required=True, help="folder of a LeRobot dataset, or a file .hdf5")
+    add("--fps", type=float, help="steps a second (default: as the source says, else 20)")
+    add("--tables", action="store_true", help="LeRobot's pictures as PNG in its tables, not as films")
+    add("--overwrite", action="store_true", help="replace OUT once the new one is complete")
+    add_options(parser)
+    options = parser.parse_args(argv)
+    from gap_vla.demos import export
+
+    how = {"fps": options.fps, "films": not options.tables, "overwrite": options.overwrite}
+    print(f"written: {export.convert(_source(options), options.out, **how)}")
+
+
+@command
 def check_dataset(argv: list[str] | None = None) -> int:
     """Checks demonstrations or a dataset, of whatever origin, and writes a page with pictures.
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from gap_vla.core.columns import Columns
+from gap_vla.core.columns import Columns, joined
 from gap_vla.core.episode import LABELS
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import mark, read_json, replacing, write_json
@@ -32,6 +32,8 @@ SUCCESS = ("next.success", "is_episode_successful", "success")
 """Columns whose last step says whether an episode succeeded; the first one that is there counts."""
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done")
+DESCRIPTION = "gap_columns.json"
+"""File of a dataset that `gap-vla convert` wrote: feature to the description of its columns."""
 _ON_HAND = ("wrist", "hand", "gripper")
 
 MOST_MISSING = 1.0
@@ -173,6 +175,8 @@ class LeRobot(Source):
     # What is declared
 
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        if (file := self.path / DESCRIPTION).exists() and {*names} <= {*(said := read_json(file))}:
+            return joined([Columns.parse(said[name]) for name in names])
         percent = self.robot_type.startswith("koch") or str(self._info["codebase_version"]).startswith("v2")
         return columns_from(self.column_names(names, widths), percent)
 
@@ -257,6 +261,10 @@ class LeRobot(Source):
             said = f"{film.file} lacks the pictures of {missing} steps of episode {place.name}"
             print(f"note: {said}; those beside them stand in their places", flush=True)
         return frames
+
+    @property
+    def fps(self) -> float:
+        return self._fps
 
     @property
     def sidecar(self) -> Path:

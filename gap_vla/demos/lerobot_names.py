@@ -39,6 +39,8 @@ DEGREES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_r
 writes format v3, and in percent of their range before, as `shoulder_pan.pos`; a Koch always in percent."""
 RADIANS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")  # ALOHA
 SIDES = ("left_", "right_")
+NAMES = {word: names for names, word in reversed(BLOCKS.items()) if len({*names}) == len(names)}
+"""What the columns of a block are called, where the block's word has names of its own."""
 ENDS = ("main_", "ee.", "ee_", "eef.", "eef_", "tcp.", "tcp_", "delta_")
 """What may stand before the name of a column, beside the arm's side."""
 
@@ -53,6 +55,25 @@ def names_of(said: Any, width: int) -> list[str]:
         said = [f"{key}_{name}" for key, part in said.items() for name in part]
     known = isinstance(said, list) and len(said) == width and all(isinstance(name, str) for name in said)
     return said if known else []
+
+
+def names_for(columns: Columns | None, width: int) -> list[str]:
+    """Names of so many columns that say what these are; those of undescribed columns are numbers.
+
+    >>> names_for(Columns.parse("position joints:2 gripper_01"), 6)
+    ['x', 'y', 'z', 'joint_1', 'joint_2', 'gripper']
+    """
+    if columns is None:
+        return [f"column_{i}" for i in range(width)]
+    arms = len(columns.arms)
+    starts = {1: ("",), 2: SIDES}.get(arms) or [f"arm{i}_" for i in range(arms)]
+    names = []
+    for start, blocks in zip(starts, columns.arms):
+        for block in blocks:
+            word = "joint" if block.word == "joints" else block.word
+            known = NAMES.get(str(block)) or [f"{word}_{i + 1}" for i in range(block.width)]
+            names += [start + name for name in known]
+    return names
 
 
 def columns_from(names: Sequence[str], percent: bool = False) -> Columns | None:

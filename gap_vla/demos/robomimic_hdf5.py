@@ -120,6 +120,9 @@ class RobomimicHDF5(Source):
         return self._first(self.STATES)
 
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
+        stated = "columns" if names == ["obs/state"] else "action_columns" if names == self.action else ""
+        if (text := self._attributes.get(stated)) and Columns.parse(text).width == sum(widths):
+            return Columns.parse(text)
         if names == self.action:
             return self._columns_of_actions(sum(widths))
         if not any(robot_and_part(name)[1] in WORDS for name in names):
@@ -161,6 +164,12 @@ class RobomimicHDF5(Source):
         said = self._attributes
         found = {**(_json(said.get("env_args")).get("env_kwargs") or {}), **said}
         return {key: found[key] for key in ("task", "variant", "camera") if isinstance(found.get(key), str)}
+
+    @property
+    def fps(self) -> float | None:
+        said = self._attributes
+        rate = said.get("control_hz") or (_json(said.get("env_args")).get("env_kwargs") or {}).get("control_freq")
+        return float(rate) if rate else None
 
     def identity(self) -> dict[str, Any]:
         told = {key: value for key, value in self.about.items() if key in ("task", "camera") and value != "near"}

@@ -9,6 +9,7 @@ import abc
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from gap_vla.core.config import choose
 from gap_vla.core.episode import HOW_TO_DESCRIBE, LABELS, Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing
+from gap_vla.core.hub import dataset_directory
 from gap_vla.demos.arrays import as_frames, as_instruction, as_names, as_rows, as_truth, reading, resized
 from gap_vla.demos.fields import AS_DECLARED, Fields, explicit
 from gap_vla.demos.kinematics import Robot, is_confirmed, robot_called, robot_for
@@ -175,6 +177,11 @@ class Source(Sequence[Episode], abc.ABC):
     def about(self) -> dict[str, Any]:
         """How all of it was recorded, as far as the files say: `task`, `variant`, `camera` (the primary one's view)."""
         return {}
+
+    @property
+    def fps(self) -> float | None:
+        """Steps a second, as far as the files say."""
+        return None
 
     @property
     def sidecar(self) -> Path | None:
@@ -396,16 +403,28 @@ def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None
     """Opens demonstrations.
 
     Args:
-        path: file or folder.
+        path: file or folder; or a LeRobot dataset of the Hugging Face hub, as "lerobot/pusht", which is downloaded if
+            no such folder is here.
         fields: what is taken for what; default: what the files declare.
         kind: a name in `READERS`; default: what the path looks like.
 
     Raises:
         EpisodeError: nothing is there, or nothing that is known.
     """
-    kind = choose(kind, list(READERS), "kind") if kind else kind_of(path)
+    kind = choose(kind, list(READERS), "kind") if kind else ""
+    if kind in ("", "lerobot") and is_hub_name(path):
+        path = dataset_directory(str(path))
+    kind = kind or kind_of(path)
     source: Source = pkgutil.resolve_name(READERS[kind])(Path(path), fields)
     return source
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Whether a path is no file or folder here, and may be the name of a dataset of the hub, `OWNER/NAME`."""
+    known = itertools.chain(*SUFFIXES.values())
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))) and not (
+        Path(path).exists() or Path(path).suffix.lower() in known or str(path)[0] == "."
+    )
 
 
 def kind_of(path: str | Path) -> str:

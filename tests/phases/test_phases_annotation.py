@@ -229,7 +229,7 @@ def test_states_of_any_described_columns_get_rho(method, text, of, tmp_path):
 
 def test_a_state_without_position_and_joints_is_shown_but_not_annotated():
     others = DEMOS[0].replace(columns=Columns.parse("other:8 gripper"))
-    with pytest.raises(EpisodeError, match="position"):
+    with pytest.raises(EpisodeError, match="other:8"):
         annotate([others], method="gaussian")
     assert view_of(others).signals[0].name == "fingers (mm)"
     assert view_of(DEMOS[0].replace(columns=Columns.parse("joints:9"))).signals[0].name == "joints (°)"
