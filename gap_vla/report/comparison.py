@@ -77,14 +77,14 @@ class Comparison:
         success: method to variant to success; methods without rollouts are missing.
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
-        apart: what the runs differ in besides, see `apart`.
+        apart: a note on what the runs differ in besides, see `apart`.
         simulator_errors: method to how many of its rollouts the simulator cut short.
         failed: names of runs that were asked for and failed, and are in no figure.
     """
 
     success: Mapping[str, Mapping[str, Success]]
     differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
-    apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    apart: str = ""
     simulator_errors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     failed: Sequence[str] = ()
 
@@ -108,36 +108,25 @@ class Comparison:
                 notes.append(f"Training seeds differ so far ({listing}); differences use those that both methods have.")
         notes += [f"Failed, and in no figure: {'; '.join(self.failed)}."] if self.failed else []
         notes.append(told_cut_short({name(method): count for method, count in self.simulator_errors.items()}))
-        notes.append(told_apart(self.apart))
+        notes.append(self.apart)
         if any(max(len(one.per_seed) for one in found.values()) < 3 for found in self.by_variant.values()):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return [*dict.fromkeys(filter(None, notes))]
 
 
-NOT_GIVEN = "not given"
-"""The value of a setting which a run does not have, such as one that an earlier version did not know."""
-
-
-def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """By dotted key, the values that runs have of settings which are no part of a comparison of methods over seeds.
-    Those that some runs do not have stand last.
+def apart(configs: Iterable[Mapping[str, Any]], most: int = 8) -> str:
+    """A note on the settings in which runs differ and which are no part of a comparison of methods over seeds; "" where
+    there are none.
 
     >>> apart([{"method": "v", "optimizer": {"learning_rate": rate}} for rate in (1e-3, 3e-4)])
-    {'optimizer.learning_rate': [0.001, 0.0003]}
+    'Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003).'
     """
-    left_out = {*COMPARED, *NO_PART_OF_THE_RESULT}
     runs = [{key: value for key, value in flat(one) if value != {}} for one in configs]
-    found: dict[str, list[Any]] = {key: [] for settings in runs for key in settings if key not in left_out}
-    for settings, (key, values) in itertools.product(runs, found.items()):
-        if (value := settings.get(key, NOT_GIVEN)) not in values:
-            values.append(value)
-    differing = [(key, values) for key, values in found.items() if len(values) > 1]
-    return dict(sorted(differing, key=lambda one: NOT_GIVEN in one[1]))
-
-
-def told_apart(found: Mapping[str, Sequence[Any]], most: int = 8) -> str:
-    """What `apart` found as a note; "" where it found nothing."""
-    told = [f"{key} {', '.join(map(str, values))}" for key, values in found.items()]
+    told = []
+    for key in dict.fromkeys(key for settings in runs for key in settings):
+        values = dict.fromkeys(str(settings.get(key, "not given")) for settings in runs)
+        if len(values) > 1 and key not in {*COMPARED, *NO_PART_OF_THE_RESULT}:
+            told.append(f"{key} {', '.join(values)}")
     differing = "; ".join(told[:most] + [f"and {len(told) - most} more"] * (len(told) > most))
     return f"Not method and seed alone: the runs also differ in settings ({differing})." if told else ""
 

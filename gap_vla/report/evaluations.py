@@ -97,27 +97,18 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     by them a little, at random), how far they move the actions, and what they cost in success.
     """
     effects = {effect.intervention: effect for effect in opened.effects}
-    state = effects["proprio_swapped"]
-    exact = state.cost is None  # nothing is a multiple of its error
-    felt = _figure(state.error) if exact else _cost(state)
+    felt = _cost(effects["proprio_swapped"])
     if pictures := effects.get("images_swapped"):
-        moved = (pictures.change or 0.0) >= SAME
-        cost = pictures.cost if pictures.cost is not None else LOOKS if moved else 0.0
+        cost = pictures.cost or 0.0
         looks = "It looks" if cost >= LOOKS else "It hardly looks" if cost < HARDLY else "It looks a little"
-        seen, also = (
-            (f"give it an error of {_figure(pictures.error)}", "one of")
-            if exact
-            else (f"multiply its error by {_cost(pictures)}", "by")
-        )
         share = f"{(pictures.change or 0.0) / opened.between:.0%} as far as" if opened.between else "no more than"
         sentences = [
-            f"{looks}: another episode's pictures {seen}, another episode's proprioception {also} {felt}; the pictures "
-            f"move its actions {share} swapping everything does."
+            f"{looks}: another episode's pictures multiply its error by {_cost(pictures)}, another episode's "
+            f"proprioception by {felt}; the pictures move its actions {share} swapping everything does."
         ]
     else:
         unknown = "Whether it looks is unknown, as the recordings have no pictures"
-        does = "gives it an error of" if exact else "multiplies its error by"
-        sentences = [f"{unknown}: another episode's proprioception {does} {felt}."]
+        sentences = [f"{unknown}: another episode's proprioception multiplies its error by {felt}."]
     if opened.between < SAME:
         sentences.append("But it does nearly the same with all swapped: it may not have learned enough to be judged.")
     success = {entry.intervention: entry for entry in closed}
@@ -136,7 +127,7 @@ def _figure(value: float | None) -> str:
 
 def _cost(effect: Effect) -> str:
     if effect.cost is None or effect.cost_interval is None:
-        return "" if effect.cost is None else f"{effect.cost:.2f}"
+        return ""
     low, high = effect.cost_interval
     return f"{effect.cost:.2f} ({low:.2f} to {high:.2f})"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.files import file_lock, write_json
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget, identity
-from gap_vla.rollouts.records import PARTS, SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
+from gap_vla.rollouts.records import SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.task import SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Crash, Frame, WorkerPool
 
@@ -130,17 +129,13 @@ class _Live:
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
     phase: str | None = None
-    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
     def see(self, frame: Frame) -> None:
         self.observation, self.phase = frame.observation, frame.phase
         self.steps += 1
-        self.seconds["simulation"] += frame.simulation_seconds
-        self.seconds["rendering"] += frame.rendering_seconds
 
     def record(self, success: bool, error: str | None) -> EpisodeRecord:
-        seconds = {f"{part}_seconds": round(spent, 4) for part, spent in self.seconds.items()}
-        return EpisodeRecord(self.number, self.seed, success, max(self.steps, 0), self.phase, error, **seconds)
+        return EpisodeRecord(self.number, self.seed, success, max(self.steps, 0), self.phase, error)
 
 
 @dataclasses.dataclass
@@ -211,13 +206,9 @@ class Rollout:
         slots = sorted(self._live)
         episodes = [self._live[slot] for slot in slots]
         numbers = [episode.number for episode in episodes]
-        started = time.perf_counter()
-        actions, faults = usable_actions(
-            self.policy, self.policy.act(self._batch(episodes), numbers), (len(slots), self.task.action_dim)
-        )
-        share = (time.perf_counter() - started) / len(slots)
+        answer = self.policy.act(self._batch(episodes), numbers)
+        actions, faults = usable_actions(self.policy, answer, (len(slots), self.task.action_dim))
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
-            episode.seconds["policy"] += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
             else:

@@ -71,9 +71,9 @@ class RecordedEpisode:
         return {**images, "proprio": self.proprio[step], "language_instruction": text}
 
 
-def from_episode(episode: Episode, name: str = "") -> RecordedEpisode:
+def from_episode(episode: Episode) -> RecordedEpisode:
     """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ."""
-    episode.validate(name)
+    episode.validate()
     transition = None
     if episode.rho is not None:
         transition = is_transition(np.asarray(episode.rho))
@@ -86,7 +86,7 @@ def from_episode(episode: Episode, name: str = "") -> RecordedEpisode:
         action=np.asarray(episode.action, np.float32),
         transition=transition,
         instruction=episode.language_instruction,
-        name=name or episode.name,
+        name=episode.name,
         layout=None if seed is None else int(seed),
     )
 

@@ -20,9 +20,6 @@ from gap_vla.rollouts.workers import SIMULATOR
 
 IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE = "evaluation.json", "episodes.jsonl", "summary.json"
 
-PARTS = ("simulation", "rendering", "policy")
-"""Of an episode, whose seconds are measured."""
-
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeRecord:
@@ -35,8 +32,6 @@ class EpisodeRecord:
         steps: control steps taken.
         phase: the last phase the watching expert got to, or None if nobody watched.
         error: why the episode was cut short and counted as failed, or None.
-        simulation_seconds, rendering_seconds, policy_seconds: where the time went (a batch's policy time is divided
-            equally among its episodes; building an environment is in none).
     """
 
     episode: int
@@ -45,9 +40,6 @@ class EpisodeRecord:
     steps: int
     phase: str | None = None
     error: str | None = None
-    simulation_seconds: float = 0.0
-    rendering_seconds: float = 0.0
-    policy_seconds: float = 0.0
 
 
 def read_episodes(path: Path) -> dict[int, EpisodeRecord]:
@@ -101,13 +93,10 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     Returns:
         JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %), `mean_steps`, `outcomes` (0/1 in
         the order of the episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and
-        reason), `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`),
-        `seconds_per_step` (simulation, rendering, policy).
+        reason), `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`).
     """
     records = sorted(records, key=lambda record: record.episode)
     successes = sum(record.success for record in records)
-    steps = sum(record.steps for record in records)
-    seconds = {part: sum(getattr(record, f"{part}_seconds") for record in records) for part in PARTS}
     return {
         "episodes": len(records),
         "successes": successes,
@@ -121,7 +110,6 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "errors": [{"episode": record.episode, "error": record.error} for record in records if record.error],
         "simulator_errors": sum(is_simulators(record) for record in records),
         "phases": phase_progress(records, phases),
-        "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
     }
 
 
@@ -173,9 +161,6 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"{title(summary)}: {summary['successes']} of {summary['episodes']} succeeded, {success}, "
         f"{summary['mean_steps']:.0f} steps on average"
     ]
-    per_step = summary["seconds_per_step"]
-    if per_step["simulation"]:
-        lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
     if summary["phases"]:
         reached = ", ".join(f"{name} {percent(share)} %" for name, share in summary["phases"]["reached"].items())
         watched = sum(phase is not None for phase in summary["last_phases"])

@@ -69,9 +69,11 @@ class SimTask:
         simulator = make(
             self.name, image_size=self.image_size, cameras=self.cameras, variant=self.variant, camera=self.camera
         )
-        from gap_vla.sim.wrappers import ObjectMover, RenderTimer  # after `make`, which settles what MuJoCo draws with
+        if self.disturbance is None:
+            return simulator
+        from gap_vla.sim.wrappers import ObjectMover  # after `make`, which settles what MuJoCo draws with
 
-        return ObjectMover(RenderTimer(simulator)) if self.disturbance else RenderTimer(simulator)
+        return ObjectMover(simulator)
 
     def make_expert(self, env: Any, *, seed: int) -> Any:
         from gap_vla.sim.expert import make_expert

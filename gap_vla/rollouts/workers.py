@@ -47,8 +47,6 @@ class Frame:
     done: bool  # the episode has ended, by success or by the environment's own horizon
     success: bool
     phase: str | None
-    simulation_seconds: float
-    rendering_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +70,17 @@ class Slot:
     def reset(self, layout_seed: int) -> Frame:
         if self._env is None:
             self._env = self._task.make()
-        started = time.perf_counter()
-        observation, info = self._env.reset(seed=layout_seed)
+        observation, _ = self._env.reset(seed=layout_seed)
         self._phase = self._expert = self._watcher = None
         if self._privilege == "actions":
             self._expert = self._task.make_expert(self._env, seed=layout_seed)
         elif self._privilege == "phases":
             self._watcher = self._task.make_watcher(self._env)  # type: ignore[attr-defined]
-        return self._frame(observation, {**info, "success": False}, False, started)
+        return self._frame(observation, success=False, ended=False)
 
     def step(self, action: Float[np.ndarray, " A"]) -> Frame:
-        started = time.perf_counter()
         observation, _, terminated, truncated, info = self._env.step(action)
-        return self._frame(observation, info, bool(terminated or truncated), started)
+        return self._frame(observation, bool(info["success"]), bool(terminated or truncated))
 
     def film(self, layout_seed: int, actions: Float[np.ndarray, "T A"], path: Path) -> bool:
         """Plays an episode again with pictures for people; whether it succeeds. The simulator does as before."""
@@ -115,8 +111,7 @@ class Slot:
             self._studio.close()
         self._env = self._expert = self._watcher = self._studio = None
 
-    def _frame(self, observation: dict, info: dict, ended: bool, started: float) -> Frame:
-        success = bool(info["success"])
+    def _frame(self, observation: dict[str, Any], success: bool, ended: bool) -> Frame:
         observation = {key: value for key, value in observation.items() if value is not None}
         if self._expert is not None:
             try:
@@ -130,9 +125,7 @@ class Slot:
                 self._phase = self._watcher.look()
             except Exception:
                 self._watcher = None
-        rendering = float(info.get("render_seconds", 0.0))
-        simulation = max(time.perf_counter() - started - rendering, 0.0)
-        return Frame(observation, ended or success, success, self._phase, simulation, rendering)
+        return Frame(observation, ended or success, success, self._phase)
 
 
 def _picture(observation: dict[str, Any]) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import string
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,6 @@ class SimEnv(gymnasium.Env):
         world: the simulator behind it (privileged: experts and tests only).
         cameras: those whose pictures are part of the observation.
         image_size: height and width of these pictures.
-        render_seconds: what drawing the last observation took.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
@@ -144,9 +142,7 @@ class SimEnv(gymnasium.Env):
         self.world.close()
 
     def _observe(self) -> dict[str, Any]:
-        started = time.perf_counter()
         images = {f"image_{camera}": self.picture(camera) for camera in self.cameras}
-        self.render_seconds = time.perf_counter() - started
         proprio = self._continuous(self.world.proprio())
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 

@@ -1,4 +1,4 @@
-"""What rollouts add to an environment: objects that are shifted under the robot, and how long drawing takes."""
+"""What rollouts add to an environment: objects that are shifted under the robot."""
 
 from __future__ import annotations
 
@@ -62,18 +62,3 @@ def shift_objects(world: Any, offset: Float[np.ndarray, " 2"]) -> None:
     for address in model.jnt_qposadr[free]:
         data.qpos[address : address + 2] += offset
     mujoco.mj_forward(model, data)
-
-
-class RenderTimer(gymnasium.Wrapper):
-    """Reports the seconds that drawing took as `info["render_seconds"]`, for environments of `gap_vla.sim`."""
-
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = super().reset(**options)
-        return observation, self._timed(info)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        return observation, reward, terminated, truncated, self._timed(info)
-
-    def _timed(self, info: dict[str, Any]) -> dict[str, Any]:
-        return {**info, "render_seconds": self.env.unwrapped.render_seconds}  # type: ignore[attr-defined]

@@ -103,8 +103,7 @@ def train(
     """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
 
     Returns:
-        The last held-out measurements; after how many steps this process took them up, if it did; and, if it trained a
-        step, the share of its time that batches took and its steps per second, of those that it did not compile in.
+        The last held-out measurements; and after how many steps this process took the training up, if it did.
 
     Raises:
         DivergedError: loss, gradient or a held-out error is not finite.
@@ -122,15 +121,13 @@ def train(
         held_out = trainer.validate()
         metrics.write(0, held_out)
     progress = Progress("train", trainer.steps, "step", done)
-    saved, gathering, started = done, 0.0, time.perf_counter()
+    saved, started = done, time.perf_counter()
     untimed = done  # the last step that the rate leaves out
     before: Measured | None = None  # of the last step, which may not be finite
     observe(trainer, done, None)
     with StopRequest() as stop, contextlib.closing(metrics):
         while done < trainer.steps and not stop.requested:
-            asked = time.perf_counter()
             batch = trainer.batch(done)
-            gathering += time.perf_counter() - asked
             last = done + 1 == trainer.steps
             logged = (done + 1) % rhythm.log_every == 0 or last
             measured = trainer.step(batch, done, measure=logged)
@@ -167,12 +164,7 @@ def train(
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     progress.close()
-    found = {**held_out, "resumed_after": first} if first else dict(held_out)
-    if done > first:
-        found["data_share"] = gathering / (time.perf_counter() - started)
-    if done > untimed:
-        found["steps_per_second"] = progress.rate(done)
-    return found
+    return {**held_out, "resumed_after": first} if first else held_out
 
 
 def _require_finite(measured: Measured, step: int) -> None:

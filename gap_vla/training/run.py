@@ -20,7 +20,7 @@ from gap_vla.core.identity import digest, machine
 from gap_vla.core.progress import Agenda, duration
 from gap_vla.training.config import Experiment
 from gap_vla.training.data import Stages, describe_store, training_rho, versions
-from gap_vla.training.loop import Observer, train
+from gap_vla.training.loop import train
 from gap_vla.training.run_directory import RunDirectory, of_training
 
 STAGES = ("demonstrations", "phases and dataset", "model", "training", "rollouts", "page")
@@ -65,13 +65,10 @@ class TrainingRun:
         self.stages.require_fitting(shapes)
         return shapes
 
-    def to_the_end(self, resume: bool = False, observe: Observer = lambda *_: None) -> dict[str, Any]:
+    def to_the_end(self, resume: bool = False) -> dict[str, Any]:
         """Runs every stage and returns the run's summary (also in `summary.json`).
 
         Another process that is at work in the directory is waited for; what that has done is not done again.
-
-        Args:
-            observe: is shown every training step, see `gap_vla.training.loop`.
 
         Raises:
             UserError: what cannot work is said before anything runs; or the directory exists and `resume` is False.
@@ -87,9 +84,9 @@ class TrainingRun:
                 print(f"{path} is complete", flush=True)
                 return dict(read_json(run.summary))
             with Agenda(STAGES):
-                return self._all_stages(run, observe)
+                return self._all_stages(run)
 
-    def _all_stages(self, run: RunDirectory, observe: Observer) -> dict[str, Any]:
+    def _all_stages(self, run: RunDirectory) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
 
@@ -107,22 +104,18 @@ class TrainingRun:
             save_batch_picture(picture, run.first_batch)
         Agenda.begin("training")
         with contextlib.closing(trainer):  # the last state is written beside the rollouts
-            measured = train(trainer, config.train, run, observe)
+            measured = train(trainer, config.train, run)
             step = trainer.export(run)
             trained = time.monotonic()
             Agenda.begin("rollouts")
             variants = rollouts(config, run, step)
-        first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
             "task": config.task,
             "method": config.method,
             "seed": config.train.seed,
             "steps": trainer.steps,
-            "success": first.get("success_rate"),
-            "interval": first.get("interval"),
             "validation": {name: value for name, value in measured.items() if name.startswith("val/")},
             "training": {k: v for k, v in measured.items() if not k.startswith("val/")},
-            "rollouts": dict(first),
             "variants": variants,
             "dataset": {
                 "path": str(self.stages.rlds),
@@ -168,7 +161,7 @@ class TrainingRun:
 
     def report(self, summary: Mapping[str, Any]) -> str:
         """The last lines of the command: what was measured and where it lies."""
-        from gap_vla.rollouts.statistics import percent
+        from gap_vla.rollouts.records import describe
 
         validation = summary["validation"]
         took = duration(sum(summary["seconds"].values()))
@@ -182,12 +175,7 @@ class TrainingRun:
                 f"  held-out action error {validation['val/action_mse']:.3f} "
                 f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})"
             )
-        for variant, found in summary["variants"].items():
-            low, high = found["interval"]
-            lines.append(
-                f"  {f'{variant}: ' if len(summary['variants']) > 1 else ''}success {found['successes']}/"
-                f"{found['episodes']} = {percent(found['success_rate'])}% (95% interval {low:.0%} to {high:.0%})"
-            )
+        lines += [f"  {line}" for found in summary["variants"].values() for line in describe(found).splitlines()]
         lines.append(f"  all of it lies in {self.directory.path}; to look at: {self.directory.page}")
         return "\n".join(lines)
 

@@ -161,8 +161,8 @@ class TrainStep:
             return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
 
         def split(gradients: Any, transition: Any, share: jax.Array, factor: jax.Array) -> Any:
-            adjusted = (scale_group_gradients(one, group, factor, may_be_empty=True) for one in (gradients, transition))
-            return split_norms(*adjusted, share)
+            whole, part = (scale_group_gradients(g, group, factor, may_be_empty=True) for g in (gradients, transition))
+            return split_norms(whole, part, share)
 
         whole = None if shardings is None else (shardings, None)
         self.gradient: Any = jax.jit(gradient, compiler_options=compilation(quick))

@@ -55,7 +55,7 @@ class PointMass(gymnasium.Env):
         near = float(np.abs(self.position - self.target).max()) < 0.05
         success = near and action[6] > 0
         over = not success and self.steps >= (self._limit or 10**9)
-        return self._observe(), 0.0, success, over, {"success": success, "render_seconds": 0.0}
+        return self._observe(), 0.0, success, over, {"success": success}
 
     def _observe(self) -> dict[str, np.ndarray]:
         picture = np.zeros((self._size, self._size, 3), np.uint8)

@@ -7,8 +7,8 @@ from gap_vla.rollouts.records import EpisodeRecord, summarize
 
 def summary(error=None):
     records = [
-        EpisodeRecord(0, 100, True, 40, "grip", None, 1.0, 2.0, 0.5),
-        EpisodeRecord(1, 101, False, 60, "move", error, 1.0, 2.0, 0.5),
+        EpisodeRecord(0, 100, True, 40, "grip"),
+        EpisodeRecord(1, 101, False, 60, "move", error),
     ]
     what = {"task": {"task": "stack", "variant": "default"}, "seed": 100, "policy": {"name": "a <b>"}}
     return {**what, **summarize(records, ("move", "grip")), "videos": ["videos/episode_0001_failure.mp4"]}

@@ -95,12 +95,6 @@ def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
     assert held_out(Playback(recordings), recordings).error == 0
 
 
-def test_no_error_is_a_multiple_of_none(recordings):
-    opened, found = effects(Playback(recordings), recordings)
-    assert opened.error == 0 and {(one.cost, one.cost_interval) for one in found.values()} == {(None, None)}
-    assert "give it an error of 0.000" in verdict(opened)
-
-
 def test_a_policy_that_always_does_the_same_is_said_to_be_none_to_judge(recordings):
     assert "may not have learned enough" in verdict(open_loop(Mean(recordings), recordings))
     assert "may not have learned enough" not in verdict(open_loop(Blind(), recordings))

@@ -70,7 +70,6 @@ def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path, proces
     assert "expert on assembly: 1 of 1 succeeded" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["layout_seeds"] == [100_000] and summary["steps"] == [105]  # as version 0.2
-    assert all(summary["seconds_per_step"][part] > 0 for part in ("simulation", "rendering"))
     assert summary["phases"]["reached"]["insert"] == 1.0
     assert (tmp_path / "out" / "index.html").stat().st_size > 0
     with av.open(str(tmp_path / "out" / summary["videos"][0])) as film:

@@ -49,8 +49,7 @@ def test_figures_over_seeds_are_those_of_version_0_2():
 def test_the_figures_of_an_evaluation_are_those_of_version_0_2():
     errors = {4: "step 14: the simulator failed: x"}
     records = [
-        EpisodeRecord(n, 100 + n, n % 3 == 0, 10 + n, ["reach", "grasp"][n % 2], errors.get(n), 0.1 * n, 0.2, 0.3)
-        for n in range(7)
+        EpisodeRecord(n, 100 + n, n % 3 == 0, 10 + n, ["reach", "grasp"][n % 2], errors.get(n)) for n in range(7)
     ]
     found = summarize(records, ("reach", "grasp", "lift"))
     assert alike(found, {key: GOLDEN["summary"][key] for key in found})

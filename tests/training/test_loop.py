@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_is_never_saved(log_every, 
 
 @pytest.mark.parametrize("done", [0, 4])
 def test_the_rate_leaves_out_the_step_that_compiled(done, tmp_path):
-    found = run(Counting(steps=done + 4, done=done, compiles=True), tmp_path, save_every=99)
+    run(Counting(steps=done + 4, done=done, compiles=True), tmp_path, save_every=99)
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in row]
-    assert "train/steps_per_second" not in rows[0] and found["steps_per_second"] > 3 / 0.3
+    assert "train/steps_per_second" not in rows[0]
     assert all(row["train/steps_per_second"] > 3 / 0.3 for row in rows[1:])
