@@ -411,20 +411,20 @@ def open_source(path: str | Path, fields: Fields = AS_DECLARED, kind: str | None
     Raises:
         EpisodeError: nothing is there, or nothing that is known.
     """
-    kind = choose(kind, list(READERS), "kind") if kind else ""
-    if kind in ("", "lerobot") and is_hub_name(path):
-        path = dataset_directory(str(path))
+    path = local_path(path, choose(kind, list(READERS), "kind") if kind else None)
     kind = kind or kind_of(path)
     source: Source = pkgutil.resolve_name(READERS[kind])(Path(path), fields)
     return source
 
 
-def is_hub_name(path: str | Path) -> bool:
-    """Whether a path is no file or folder here, and may be the name of a dataset of the hub, `OWNER/NAME`."""
+def local_path(path: str | Path, kind: str | None = None) -> Path:
+    """The path itself; where nothing is there and it may be the name of a LeRobot dataset on the hub, `OWNER/NAME`, the
+    folder into which that is downloaded."""
     known = itertools.chain(*SUFFIXES.values())
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))) and not (
-        Path(path).exists() or Path(path).suffix.lower() in known or str(path)[0] == "."
-    )
+    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and Path(path).suffix.lower() not in known
+    if kind in (None, "lerobot") and is_name and not Path(path).exists():
+        return dataset_directory(str(path))
+    return Path(path)
 
 
 def kind_of(path: str | Path) -> str:

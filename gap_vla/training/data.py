@@ -19,7 +19,7 @@ from gap_vla.core.errors import ConfigError
 from gap_vla.core.identity import digest
 from gap_vla.core.progress import Agenda
 from gap_vla.demos.fields import explicit
-from gap_vla.demos.source import Source, open_source
+from gap_vla.demos.source import Source, local_path, open_source
 from gap_vla.phases.methods import LABELS_VERSION
 from gap_vla.rlds.store import EpisodeStore, StoreSplit
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -53,7 +53,7 @@ class Stages:
 
     def __init__(self, config: Experiment):
         self.config = config
-        self.given = config.data.rlds or config.demos.path
+        self.given = config.data.rlds or (config.demos.path and str(local_path(config.demos.path)))
         self.root = Path(config.data.root)
         said = explicit(config.data.fields)
         self._fields = {"fields": said} if said else {}  # they decide what is read of the same files
@@ -84,7 +84,7 @@ class Stages:
         """Where demonstrations lie, and what identifies them."""
         task, own = self.config.task, self.config.demos
         if own.path:
-            path = Path(own.path)
+            path = Path(self.given)
             return path, {"path": str(path.absolute()), "files": _files_of(path), **self._fields}
         pictures = task_spec(task).pictures_version
         identity = {
