@@ -71,8 +71,8 @@ test-lerobot-061: .venv-lerobot-061/ready
 
 .venv-lerobot-061/ready: lerobot_policy_gap/pyproject.toml
 	test -x .venv-lerobot-061/bin/python || $(PYTHON_061) -m venv .venv-lerobot-061
-	.venv-lerobot-061/bin/pip install --quiet --disable-pip-version-check 'lerobot[training]==0.6.1' \
-		--editable '.[phases]' --editable lerobot_policy_gap pytest beartype num2words
+	.venv-lerobot-061/bin/pip install --quiet --disable-pip-version-check 'lerobot[training,diffusion,smolvla,pi]==0.6.1' \
+		--editable '.[phases]' --editable lerobot_policy_gap pytest beartype
 	@touch $@
 
 # What other people's trainers import, on another Python: make test-trainers PYTHON=python3.12

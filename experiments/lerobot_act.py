@@ -73,6 +73,9 @@ class LeRobotPolicy:
     def reset(self, episode_ids: Sequence[int]) -> None:
         pass
 
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        return self.predict(observations, episode_ids)[:, 0]
+
     def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
         import torch
 

@@ -59,7 +59,8 @@ def make_diffusion(folder: Path, kind: str = "diffusion", dataset: Any = None, *
     policy = make_policy(
         kind, dataset, **features(6, 4), **options,
         n_obs_steps=2, horizon=8, n_action_steps=4, down_dims=(16, 32), kernel_size=3, n_groups=4,
-        diffusion_step_embed_dim=8, spatial_softmax_num_keypoints=4, device="cpu",
+        diffusion_step_embed_dim=8, spatial_softmax_num_keypoints=4, use_group_norm=True,
+        pretrained_backbone_weights=None, device="cpu",
     )  # fmt: skip
     batch = {
         "observation.state": torch.randn(4, 2, 6),

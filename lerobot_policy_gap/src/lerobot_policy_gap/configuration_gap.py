@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.optim.schedulers import LRSchedulerConfig
@@ -68,15 +68,12 @@ class GapOptions:
     """Another method: the share of training samples whose state is replaced by its mean. It goes with
     `gap_window=0`, without ρ, or with GAP."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]
-        _ = self.gap_schedule
-
     @property
     def gap_schedule(self) -> AdjustmentSchedule:
         return AdjustmentSchedule(lam=self.gap_lambda, window=self.gap_window, rho=self.gap_rho_form)  # type: ignore[arg-type]
 
     def get_scheduler_preset(self) -> LRSchedulerConfig:
+        _ = self.gap_schedule  # a wrong option is an error before the dataset is read
         preset = super().get_scheduler_preset()  # type: ignore[misc]
         return GapSchedulerConfig(preset={"type": preset.type, **asdict(preset)} if preset else None)
 
@@ -111,8 +108,8 @@ class GapGrootConfig(GapOptions, GrootConfig):
     pass
 
 
-def _refuse(policy: str) -> None:
-    raise ConfigError(
+def _refusal(policy: str) -> ConfigError:
+    return ConfigError(
         f"{policy} reads the state as words of its prompt, and shares these words' embeddings with every other text: "
         "no parameter is the state's alone, so GAP cannot act. State dropout is another method for it: let a step of "
         "its preprocessor, before the prompt is made, replace the state of some training samples by its mean"
@@ -122,12 +119,12 @@ def _refuse(policy: str) -> None:
 @PreTrainedConfig.register_subclass("gap_pi05")
 @dataclass
 class GapPI05Config(PI05Config):
-    def __post_init__(self) -> None:
-        _refuse("π0.5")
+    def get_optimizer_preset(self) -> NoReturn:  # what lerobot-train asks for first
+        raise _refusal("π0.5")
 
 
 @PreTrainedConfig.register_subclass("gap_pi0_fast")
 @dataclass
 class GapPI0FastConfig(PI0FastConfig):
-    def __post_init__(self) -> None:
-        _refuse("π0-FAST")
+    def get_optimizer_preset(self) -> NoReturn:  # what lerobot-train asks for first
+        raise _refusal("π0-FAST")
