@@ -36,13 +36,15 @@ def _add_policy(parser: Parser, others: str) -> None:
     Args:
         others: policies that are no checkpoint, for `--help`.
     """
+    from gap_vla.rollouts.worlds import world_names
     from gap_vla.sim.specs import TASK_NAMES
 
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True).add_argument
     _add_checkpoint(what)
     what("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
-    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+    tasks = f"{', '.join(TASK_NAMES)}; {', '.join(world_names())}; or a JSON file that names a gymnasium environment"
+    add("--task", metavar="TASK|FILE", help=f"one of {tasks} (default: as trained)")
     add("--step", type=whole(0), help="which step (default: where its run ended, else the latest)")
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
@@ -64,7 +66,8 @@ def _load_policy(options: Any, *, seed: int = 0, execute: int | None = None, **o
     from gap_vla.serving import loading
     from gap_vla.sim.specs import task_spec
 
-    task = options.task
+    world = _world(options.task)
+    task = world.name if world else options.task
     if options.checkpoint:
         how = {"step": options.step, "dataset": options.dataset, "execute": execute, **of_checkpoint}
         loaded = loading.load_checkpoint(options.checkpoint, task=task, **how)
@@ -73,7 +76,8 @@ def _load_policy(options: Any, *, seed: int = 0, execute: int | None = None, **o
     else:
         loaded = loading.load_policy(
             options.policy,
-            action_dim=task_spec(task).action_dim,
+            action_dim=world.action_dim if world else task_spec(task).action_dim,
+            action_range=world.action_range if world else (-1.0, 1.0),
             task=task,
             seed=seed,
             keys=options.keys,
@@ -81,6 +85,19 @@ def _load_policy(options: Any, *, seed: int = 0, execute: int | None = None, **o
             patience=options.patience,
         )
     return dataclasses.replace(loaded, task=task or loaded.task)
+
+
+def _world(task: str | None, policy: Any = None, size: int | None = None, horizon: int | None = None) -> Any:
+    """The `GymnasiumTask` of what `--task` says, in the size of the policy's pictures; None: one of our own tasks."""
+    from gap_vla.core.config import choose
+    from gap_vla.rollouts.worlds import gymnasium_task, world_names
+    from gap_vla.sim.specs import TASK_NAMES
+
+    if task is None or task in TASK_NAMES:
+        return None
+    if not task.endswith(".json"):
+        choose(task, (*TASK_NAMES, *world_names()), "task")
+    return gymnasium_task(task, image_size=size or getattr(policy, "image_size", None), horizon=horizon)
 
 
 def _default_out(options: Any, inside: str, outside: str) -> Path:
@@ -104,6 +121,7 @@ def evaluate(argv: list[str] | None = None) -> None:
         gap-vla evaluate --policy replay:demos.hdf5 --task threading --episodes 50
         gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
         gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
+        gap-vla evaluate --policy random --task gym_aloha_transfer_cube             # other packages' environments
         gap-vla evaluate --checkpoint DIR --rlds data/rlds/NAME/1.0.0               # no simulator: held-out error
 
     The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes),
@@ -145,8 +163,11 @@ def _rollouts(options: Any) -> dict[str, Any]:
     loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, **how)
     if loaded.task is None:
         raise UserError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
+    world = _world(options.task or loaded.task, loaded.policy, options.image_size, options.horizon)
     cameras = loaded.cameras if options.cameras is None else options.cameras
-    if cameras:
+    if world and (options.variant != "default" or options.camera or options.cameras is not None):
+        raise UserError(f"{world.name} is a gymnasium environment, without our --variant, --camera and --cameras")
+    if cameras and not world:
         require_rendering()
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
     suffix = "" if options.variant == "default" else f"_{options.variant}"
@@ -163,7 +184,7 @@ def _rollouts(options: Any) -> dict[str, Any]:
             continue
         summary = evaluation.evaluate(
             loaded.policy,
-            loaded.task,
+            world or loaded.task,
             episodes=options.episodes,
             seed=spec.first_seed if options.seed is None else options.seed,
             out_dir=folder,
@@ -247,7 +268,7 @@ def diagnose(argv: list[str] | None = None) -> None:
 
 def _diagnosis(options: Any) -> dict[str, Any]:
     from gap_vla.report.evaluations import report, verdict
-    from gap_vla.rollouts.diagnose import closed_loop, open_loop
+    from gap_vla.rollouts.diagnose import OBJECTS_MOVED, closed_loop, open_loop
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
@@ -255,10 +276,14 @@ def _diagnosis(options: Any) -> dict[str, Any]:
 
     loaded, data, task = _load_policy(options, execute=1), options.demos or options.rlds, None
     out = options.out or _default_out(options, "diagnosis", "diagnosis/{}")
+    interventions = options.interventions
     if loaded.task and (options.closed_loop or not data):
-        require_rendering()
-        size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
-        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view)
+        if task := _world(options.task or loaded.task, loaded.policy, options.image_size):
+            interventions = [name for name in interventions if name != OBJECTS_MOVED]
+        else:
+            require_rendering()
+            size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
+            task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view)
     told = {"path": str(data.resolve())} if data else {"seed": options.seed, **(task.identity() if task else {})}
     of = {"policy": identity(loaded.policy), "recordings": told}
     require_same(out / "diagnosis.json", of)
@@ -276,7 +301,7 @@ def _diagnosis(options: Any) -> dict[str, Any]:
             episodes=options.closed_loop,
             seed=options.seed,
             out_dir=out,
-            interventions=options.interventions,
+            interventions=interventions,
             workers=options.workers,
             progress=not options.quiet,
         )
@@ -298,6 +323,7 @@ def _recordings(options: Any, loaded: Any, task: Any) -> list[Any]:
     from gap_vla.demos.fields import fields_from
     from gap_vla.demos.source import open_source
     from gap_vla.rollouts.recordings import from_episode, from_simulator, require_task
+    from gap_vla.rollouts.task import SimTask
 
     number = int(options.episodes) if options.episodes.isdigit() else None
     if data := options.demos or options.rlds:
@@ -309,6 +335,8 @@ def _recordings(options: Any, loaded: Any, task: Any) -> list[Any]:
         return [from_episode(episode) for episode in itertools.islice(source, number)]
     if task is None or number is None:
         raise UserError("without recordings, give --task and a number of --episodes")
+    if not isinstance(task, SimTask):
+        raise UserError(f"{task.name} has no scripted expert; give --demos")
     print(f"recording the expert in {number} layouts …", file=sys.stderr, flush=True)
     return from_simulator(task, [options.seed + LIBRARY + n for n in range(number)], workers=options.workers)
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ from gap_vla.rollouts.recordings import (
     transitions_of,
 )
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
-from gap_vla.rollouts.task import SimTask
+from gap_vla.rollouts.task import Task
 
 # ---- what is done to the senses
 
@@ -258,7 +258,7 @@ class ClosedLoop:
 
 def closed_loop(
     policy: Policy,
-    task: SimTask,
+    task: Task,
     library: Sequence[RecordedEpisode],
     *,
     episodes: int,
@@ -283,7 +283,7 @@ def closed_loop(
     baseline = np.empty(0)
     for name in ["none", *interventions]:
         shown_to = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
-        where = dataclasses.replace(task, disturbance=OBJECTS_MOVED) if name == OBJECTS_MOVED else task
+        where: Any = dataclasses.replace(cast(Any, task), disturbance=name) if name == OBJECTS_MOVED else task
         summary = evaluate(shown_to, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
         outcomes = np.array(summary["outcomes"])
         baseline = outcomes if name == "none" else baseline

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import file_lock, write_json
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.policy import EXPERT_ACTION, Policy, forget, identity
+from gap_vla.rollouts.policy import EXPERT_ACTION, Bounds, Policy, forget, identity
 from gap_vla.rollouts.records import SUMMARY_FILE, EpisodeLog, EpisodeRecord, is_simulators, summarize, title
 from gap_vla.rollouts.task import SimTask, Task, sim_task
 from gap_vla.rollouts.workers import Crash, Frame, WorkerPool
@@ -27,7 +27,8 @@ SLOTS = 4
 """Environments of a worker process, unless more or fewer are asked for."""
 
 MOST_ACTION = 100.0
-"""Entries of actions, which lie in -1 to 1, may be so far off and are clipped; beyond it they are no actions."""
+"""Entries of actions may be so many half ranges off the middle of the task's range, and are clipped to it; beyond that
+they are no actions."""
 
 MAX_CRASHES_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
@@ -157,6 +158,7 @@ class Rollout:
         self._live: dict[int, _Live] = {}
         self._waiting: deque[_Live] = deque()
         self._crashes_in_a_row = 0
+        self._range: tuple[Bounds, Bounds] = getattr(self.task, "action_range", (-1.0, 1.0))
 
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
         """Plays these episodes, given by number and layout seed."""
@@ -207,7 +209,7 @@ class Rollout:
         episodes = [self._live[slot] for slot in slots]
         numbers = [episode.number for episode in episodes]
         answer = self.policy.act(self._batch(episodes), numbers)
-        actions, faults = usable_actions(self.policy, answer, (len(slots), self.task.action_dim))
+        actions, faults = usable_actions(self.policy, answer, (len(slots), self.task.action_dim), *self._range)
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
@@ -238,9 +240,9 @@ class Rollout:
 
 
 def usable_actions(
-    policy: Policy, answer: Any, shape: tuple[int, int]
+    policy: Policy, answer: Any, shape: tuple[int, int], low: Bounds = -1.0, high: Bounds = 1.0
 ) -> tuple[Float[np.ndarray, "B A"], dict[int, str]]:
-    """What a policy returned, clipped to [-1, 1] as networks overshoot a little, and by row why it is unusable.
+    """What a policy returned, clipped to the task's range as networks overshoot, and by row why it is unusable.
 
     Raises UserError: it has another shape.
     """
@@ -249,12 +251,13 @@ def usable_actions(
         raise UserError(
             f"{policy.name} returned actions of shape {actions.shape}, the task takes {shape}: was it trained for it?"
         )
-    usable = np.abs(actions) <= MOST_ACTION  # not NaN
+    least, most = np.float32(low), np.float32(high)
+    usable = np.abs(actions - (least + most) / 2) <= MOST_ACTION * (most - least) / 2  # not NaN
     faults = {
         row: f"the policy returned {actions[row][~usable[row]]} in action entries {np.flatnonzero(~usable[row])}"
         for row in np.flatnonzero(~usable.all(1)).tolist()
     }
-    return np.clip(np.where(usable, actions, 0), -1, 1), faults
+    return np.clip(np.where(usable, actions, 0), least, most), faults
 
 
 # ---- films

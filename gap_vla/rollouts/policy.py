@@ -13,6 +13,9 @@ from jaxtyping import Float
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
 
+Bounds = float | tuple[float, ...]
+"""Of actions: one number, or one a column."""
+
 
 @runtime_checkable
 class Policy(Protocol):
@@ -36,7 +39,7 @@ class Policy(Protocol):
         """These episodes start now: forget whatever was remembered under their numbers."""
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
-        """Actions in the simulator's units: per arm `DELTA` in [-1, 1], where a gripper of +1 closes."""
+        """Actions in the task's units; in `gap_vla.sim` per arm `DELTA` in [-1, 1], where a gripper of +1 closes."""
 
 
 def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
@@ -52,12 +55,13 @@ def identity(policy: Policy) -> dict[str, Any]:
 
 
 class RandomPolicy:
-    """Uniform actions; the same (seed, episode) draws the same ones, whatever else runs beside it."""
+    """Uniform actions from `low` to `high`; the same (seed, episode) draws the same ones, whatever else runs."""
 
     name = "random"
 
-    def __init__(self, action_dim: int, seed: int = 0) -> None:
+    def __init__(self, action_dim: int, seed: int = 0, *, low: Bounds = -1.0, high: Bounds = 1.0) -> None:
         self.action_dim, self.seed = action_dim, seed
+        self._range = (low, high)
         self.identity = {"seed": seed}
         self._generators: dict[int, np.random.Generator] = {}
 
@@ -66,7 +70,7 @@ class RandomPolicy:
             self._generators[episode] = np.random.default_rng([self.seed, episode])
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
-        draws = [self._generators[episode].uniform(-1, 1, self.action_dim) for episode in episode_ids]
+        draws = [self._generators[episode].uniform(*self._range, self.action_dim) for episode in episode_ids]
         return np.asarray(draws, np.float32)
 
 

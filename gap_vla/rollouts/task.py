@@ -17,7 +17,8 @@ class Task(Protocol):
     """A task as the rollouts see it. It is sent to worker processes, so it must pickle.
 
     Optional: `make_watcher(env)`, whose `look() -> str` is called once per step and tells which phase the episode has
-    reached, whoever acts; `filmed() -> Task`, the same task with the pictures that films are made of.
+    reached, whoever acts; `filmed() -> Task`, the same task with the pictures that films are made of; `action_range`,
+    the least and the greatest action, each a number or one a column (default: -1 and 1).
     """
 
     @property

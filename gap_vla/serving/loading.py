@@ -11,7 +11,7 @@ from gap_vla.core.config import choose
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.core.files import read_json
 from gap_vla.core.hub import local_directory
-from gap_vla.rollouts.policy import ExpertPolicy, Policy, RandomPolicy, ReplayPolicy
+from gap_vla.rollouts.policy import Bounds, ExpertPolicy, Policy, RandomPolicy, ReplayPolicy
 
 if TYPE_CHECKING:
     from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -102,6 +102,7 @@ def load_policy(
     name: str,
     *,
     action_dim: int,
+    action_range: tuple[Bounds, Bounds] = (-1.0, 1.0),
     task: str | None = None,
     seed: int = 0,
     keys: str | Path | None = None,
@@ -113,6 +114,7 @@ def load_policy(
     Args:
         name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
             speaks openpi's protocol).
+        action_range: the least and the greatest action, for `random`.
         task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its inputs; see `KeyMapping`.
         execute: of each answer of a server; default: as the key file says.
@@ -122,7 +124,8 @@ def load_policy(
         return LoadedPolicy(replay(Path(name.removeprefix("replay:")), task))
     if not name.startswith(SERVERS):
         choose(name, ("expert", "random", "replay:FILE", "ws://HOST:PORT"), "policy")
-        return LoadedPolicy(ExpertPolicy() if name == "expert" else RandomPolicy(action_dim, seed))
+        low, high = action_range
+        return LoadedPolicy(ExpertPolicy() if name == "expert" else RandomPolicy(action_dim, seed, low=low, high=high))
     from gap_vla.serving.client import RemotePolicy
     from gap_vla.serving.wire import read_keys
 

