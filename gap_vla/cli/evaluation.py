@@ -77,7 +77,7 @@ def _load_policy(options: Any, *, seed: int = 0, execute: int | None = None, **o
         loaded = loading.load_policy(
             options.policy,
             action_dim=world.action_dim if world else task_spec(task).action_dim,
-            action_range=world.action_range if world else (-1.0, 1.0),
+            random_range=world.random_range if world else (-1.0, 1.0),
             task=task,
             seed=seed,
             keys=options.keys,

@@ -54,6 +54,8 @@ class World:
     """The least action, one number or one a column; a policy's actions are clipped to it."""
     action_high: Bounds = 1.0
     """The greatest action."""
+    random: tuple[float, float] | None = None
+    """What the policy `random` draws from, in every column; not given: from the least to the greatest action."""
     source: str = ""
     """Where the environment comes from."""
 
@@ -90,6 +92,11 @@ class GymnasiumTask:
         return self.world.action_low, self.world.action_high
 
     @property
+    def random_range(self) -> tuple[Bounds, Bounds]:
+        """What the policy `random` draws from."""
+        return self.world.random or self.action_range
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         return tuple(key.removeprefix("image_") for key in self.world.observation if key.startswith("image_"))
 
@@ -113,7 +120,7 @@ class GymnasiumTask:
         return dataclasses.replace(self, image_size=None)
 
     def identity(self) -> dict[str, Any]:
-        world = {key: value for key, value in to_dict(self.world).items() if key not in ("columns", "source")}
+        world = {key: value for key, value in to_dict(self.world).items() if key not in ("columns", "source", "random")}
         return {"task": self.name, **world, "image_size": self.image_size}
 
 

@@ -102,7 +102,7 @@ def load_policy(
     name: str,
     *,
     action_dim: int,
-    action_range: tuple[Bounds, Bounds] = (-1.0, 1.0),
+    random_range: tuple[Bounds, Bounds] = (-1.0, 1.0),
     task: str | None = None,
     seed: int = 0,
     keys: str | Path | None = None,
@@ -114,7 +114,7 @@ def load_policy(
     Args:
         name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
             speaks openpi's protocol).
-        action_range: the least and the greatest action, for `random`.
+        random_range: the least and the greatest action that `random` draws.
         task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its inputs; see `KeyMapping`.
         execute: of each answer of a server; default: as the key file says.
@@ -124,7 +124,7 @@ def load_policy(
         return LoadedPolicy(replay(Path(name.removeprefix("replay:")), task))
     if not name.startswith(SERVERS):
         choose(name, ("expert", "random", "replay:FILE", "ws://HOST:PORT"), "policy")
-        low, high = action_range
+        low, high = random_range
         return LoadedPolicy(ExpertPolicy() if name == "expert" else RandomPolicy(action_dim, seed, low=low, high=high))
     from gap_vla.serving.client import RemotePolicy
     from gap_vla.serving.wire import read_keys

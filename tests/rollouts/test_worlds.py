@@ -50,6 +50,8 @@ class Corner(RandomPolicy):
 def test_a_json_file_maps_an_environment(dot):
     task = gymnasium_task(dot(), image_size=8)
     assert (task.name, task.action_dim, task.cameras, task.horizon) == ("dot", 2, ("primary",), 5)
+    assert task.random_range == task.action_range == ((0, 0), 10)
+    assert gymnasium_task(dot(random=[4, 5])).random_range == (4, 5)
     env = task.make()
     observation, info = env.reset(seed=3)
     assert observation["image_primary"].shape == (8, 8, 3) and observation["image_primary"].dtype == np.uint8
