@@ -10,7 +10,6 @@ pytest.importorskip("lerobot", reason="LeRobot lives in an environment of its ow
 
 from gap_vla.cli.data import convert
 from gap_vla.demos.source import open_source
-from tests.helpers.lerobot_policies import load_torchvision
 
 COLUMNS = "joints_deg:5 gripper_01 | position quat_xyzw gripper"
 
@@ -39,7 +38,6 @@ def demos(tmp_path):
 
 @pytest.mark.parametrize("how", [["--tables"], []])
 def test_what_lerobot_writes_is_read_back_by_it_and_by_us(demos, tmp_path, how):
-    load_torchvision()
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     out = tmp_path / "out"

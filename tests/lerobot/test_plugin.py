@@ -23,9 +23,8 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from gap_vla.adjustment.torch import Adjustment
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.demos.lerobot import LeRobot
-from tests.helpers.lerobot_policies import load_torchvision, make_act, make_diffusion, make_policy, make_smolvla
+from tests.helpers.lerobot_policies import make_act, make_diffusion, make_policy, make_smolvla
 
-load_torchvision()
 register_third_party_plugins()  # nothing else here imports the plugin before it is used
 
 MAKE = {"act": make_act, "diffusion": make_diffusion, "smolvla": make_smolvla}
