@@ -26,7 +26,9 @@ def record(task: GymnasiumTask, seed: int) -> dict[str, Any]:
 
     observation, _ = env.reset(seed=seed)
     simulator, act = env.env.unwrapped, PickAndTransferPolicy()
-    moments, actions, over, info = [], [], False, {"success": False}
+    moments: list[dict[str, Any]] = []
+    actions: list[np.ndarray] = []
+    over, info = False, {"success": False}
     while not over:
         # the policy asks for the poses of hands and cube, which no policy of ours is shown
         privileged = simulator._env.task.get_observation(simulator._env.physics) if not actions else {}

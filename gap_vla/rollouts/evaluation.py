@@ -251,7 +251,7 @@ def usable_actions(
         raise UserError(
             f"{policy.name} returned actions of shape {actions.shape}, the task takes {shape}: was it trained for it?"
         )
-    least, most = np.float32(low), np.float32(high)
+    least, most = np.asarray(low, np.float32), np.asarray(high, np.float32)
     usable = np.abs(actions - (least + most) / 2) <= MOST_ACTION * (most - least) / 2  # not NaN
     faults = {
         row: f"the policy returned {actions[row][~usable[row]]} in action entries {np.flatnonzero(~usable[row])}"
