@@ -165,8 +165,6 @@ def _rollouts(options: Any) -> dict[str, Any]:
         raise UserError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
     world = _world(options.task or loaded.task, loaded.policy, options.image_size, options.horizon)
     cameras = loaded.cameras if options.cameras is None else options.cameras
-    if world and (options.variant != "default" or options.camera or options.cameras is not None):
-        raise UserError(f"{world.name} is a gymnasium environment, without our --variant, --camera and --cameras")
     if cameras and not world:
         require_rendering()
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)

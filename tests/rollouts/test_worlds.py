@@ -83,8 +83,6 @@ def test_evaluate_takes_a_file_and_films_it(dot, tmp_path, capsys):
     assert evaluate_command([*words, "--videos", "1", "--out", str(tmp_path / "out")]) == 0
     assert "random on dot: 0 of 2 succeeded" in capsys.readouterr().out
     assert (tmp_path / "out" / "index.html").exists() and list((tmp_path / "out" / "videos").glob("*.mp4"))
-    assert evaluate_command([*words, "--variant", "light", "--out", str(tmp_path / "light")]) == 2
-    assert "--variant" in capsys.readouterr().err
 
 
 def test_a_world_has_no_expert_to_diagnose_with(dot, capsys):
