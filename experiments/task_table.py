@@ -147,22 +147,23 @@ def update(path: Path, tasks: Sequence[str], variants: Sequence[str], n: int, n_
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """The tables: one of tasks, one of variants, and the phases."""
-    heading = ["task", "Hz", "horizon", "success (interval, %)", "steps", "reset ms", "step ms"]
+    """A table of tasks, and the successes under each variant over all tasks."""
+    heading = ["task", "Hz", "horizon", "steps", "reset ms", "step ms"]
     rows = [[*heading, "picture ms (64 px)", "(84 px)"]]
-    under = [["task", *VARIANT_NAMES[1:]]]
-    phases = []
     for task in (name for name in TASK_NAMES if "default" in results.get(name, {})):
         spec, cells = task_spec(task), results[task]
         cell = cells["default"]
         steps = f"{cell['steps']:.0f}" if cell["successes"] else "–"
         times = [cell["reset_ms"], cell["step_ms"], cells["render_ms_64"], cells["render_ms_84"]]
-        rows.append([f"`{task}`", *map(str, (spec.control_hz, spec.horizon, _success(cell), steps, *times))])
-        under.append([f"`{task}`", *(_success(cells[v]) if v in cells else "–" for v in VARIANT_NAMES[1:])])
-        phases.append(f"- `{task}`: " + ", ".join(f"{name} {length:.0f}" for name, length in cell["phases"].items()))
-    variants = "Expert success under each variant, on the variant's own seeds (interval in %):"
-    lengths = "Phases of the expert and their mean length in steps:"
-    return "\n\n".join([markdown_table(rows), variants, markdown_table(under), lengths, "\n".join(phases)])
+        rows.append([f"`{task}`", *map(str, (spec.control_hz, spec.horizon, steps, *times))])
+    succeeded = []
+    for variant in VARIANT_NAMES:
+        seen = {task: cells[variant] for task, cells in results.items() if variant in cells}
+        failing = [f"`{task}` {_success(c)}" for task, c in seen.items() if c["successes"] < c["n"]]
+        total = f"{sum(c['successes'] for c in seen.values())} of {sum(c['n'] for c in seen.values())}"
+        succeeded.append(f"`{variant}` {total}" + (f" ({', '.join(failing)})" if failing else ""))
+    successes = "Successes of the experts over all tasks: " + ", ".join(succeeded) + "."
+    return "\n\n".join([markdown_table(rows), successes])
 
 
 def _success(cell: dict[str, Any]) -> str:
