@@ -54,25 +54,27 @@ gpu: setup
 
 # The plugin of LeRobot with LeRobot's real policy classes and training command, in environments of their own: LeRobot's
 # version ranges are not this project's. For 0.4.4 torch is this project's own, so torchvision and LeRobot come without
-# their dependencies. LeRobot 0.6.1 needs Python 3.12 and brings its own torch (5 GB).
-test-lerobot: .venv-lerobot/ready
+# their dependencies. LeRobot 0.6.1 needs Python 3.12 and brings its own torch (5 GB). Rollouts are in this project's own.
+test-lerobot: setup .venv-lerobot/ready
 	.venv-lerobot/bin/python -m pytest -q tests/lerobot
 
 .venv-lerobot/ready: tests/lerobot/requirements.txt lerobot_policy_gap/pyproject.toml
 	test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
-	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r $< --editable '.[phases]'
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r $< --editable '.[phases,serve]'
 	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0 \
 		--editable lerobot_policy_gap
+	cp tests/lerobot/torchvision_of_another_torch.py .venv-lerobot/lib/python3.*/site-packages
+	echo import torchvision_of_another_torch > $$(ls -d .venv-lerobot/lib/python3.*/site-packages)/torchvision.pth
 	@touch $@
 
 PYTHON_061 ?= python3.12
-test-lerobot-061: .venv-lerobot-061/ready
+test-lerobot-061: setup .venv-lerobot-061/ready
 	.venv-lerobot-061/bin/python -m pytest -q tests/lerobot
 
 .venv-lerobot-061/ready: lerobot_policy_gap/pyproject.toml
 	test -x .venv-lerobot-061/bin/python || $(PYTHON_061) -m venv .venv-lerobot-061
 	.venv-lerobot-061/bin/pip install --quiet --disable-pip-version-check 'lerobot[training,diffusion,smolvla,pi]==0.6.1' \
-		--editable '.[phases]' --editable lerobot_policy_gap pytest beartype
+		--editable '.[phases,serve]' --editable lerobot_policy_gap pytest beartype
 	@touch $@
 
 # What other people's trainers import, on another Python: make test-trainers PYTHON=python3.12

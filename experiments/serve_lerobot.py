@@ -1,18 +1,9 @@
 """A policy of LeRobot behind a server of openpi's protocol, so that `gap-vla evaluate` rolls it out in our tasks.
 
-    gap-vla collect-demos --task assembly --episodes 60 --action-noise 0.1 --image-size 32 --out assembly.hdf5
-    gap-vla convert assembly.hdf5 --out assembly_lerobot --tables      # in LeRobot's environment
-    gap-vla annotate assembly_lerobot
-    lerobot-train --policy.type=gap_act --dataset.repo_id=local/assembly --dataset.root=assembly_lerobot --seed=1 \\
-      --steps=2000 --batch_size=16 --policy.chunk_size=8 --policy.n_action_steps=8 --policy.dim_model=128 \\
-      --policy.n_heads=4 --policy.dim_feedforward=512 --policy.n_encoder_layers=2 --policy.n_vae_encoder_layers=1 \\
-      --policy.latent_dim=8 --policy.pretrained_backbone_weights=null --policy.optimizer_lr=3e-4 \\
-      --policy.optimizer_lr_backbone=3e-4 --save_freq=1000 --policy.push_to_hub=false --output_dir=outputs/gap
-    python experiments/serve_lerobot.py outputs/gap/checkpoints/002000/pretrained_model &   # in LeRobot's environment
-    gap-vla evaluate --policy ws://localhost:8000 --task assembly --keys keys.json --episodes 40 --seed 500 \\
-      --image-size 32 --cameras primary
+    python experiments/serve_lerobot.py outputs/gap/checkpoints/last/pretrained_model      # in LeRobot's environment
 
-`keys.json` is `{"execute": 8, "image_size": 32}`. The extras `phases` and `serve` are needed beside LeRobot.
+docs/ANY_POLICY.md has the commands from demonstrations to rollouts. The extras `phases` and `serve` are needed beside
+LeRobot.
 """
 
 from __future__ import annotations

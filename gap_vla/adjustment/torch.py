@@ -57,6 +57,7 @@ class Adjustment:
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._places = places
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
+        self._start = {name: self._read(name).clone() for name in self.parameters}
         self._steps: list[ScaledSteps] = []
         self._inside = self._plain = False  # a context of `adjusting`, of `plain`
         self._sample: torch.Tensor | None = None  # the factors there, [B, W] or one number; None: gradients stay
@@ -80,12 +81,18 @@ class Adjustment:
         for name, parameter in self.parameters.items():
             columns = ", ".join(f"{c.start}:{c.stop}" for c in self._columns.get(name, ()))
             lines.append(f"\n  {name} {tuple(parameter.shape)}" + (f" columns {columns}" if columns else ""))
-        count = sum(self._count(name, parameter) for name, parameter in self.parameters.items())
+        count = sum(values.numel() for values in self._start.values())
         return f"GAP ({self.schedule.mode}, lam {self.schedule.lam}) on {count:,} values:{''.join(lines)}"
 
-    def _count(self, name: str, parameter: nn.Parameter) -> int:
-        read = self._columns.get(name)
-        return parameter.numel() if read is None else len(parameter) * sum(c.stop - c.start for c in read)
+    def _read(self, name: str) -> torch.Tensor:
+        """The values of a parameter that are adjusted."""
+        values, columns = self.parameters[name].detach(), self._columns.get(name)
+        return values if columns is None else torch.cat([values[:, part] for part in columns], 1)
+
+    def moved(self) -> float:
+        """Distance of the adjusted values from where they were at `attach`; `window=0` gives that of plain training."""
+        ways = [self._read(name) - start.to(self.parameters[name].device) for name, start in self._start.items()]
+        return float(torch.stack([way.norm() for way in ways]).norm())
 
     def __reduce__(self) -> Any:  # a copy of what holds this, and a file of it, have None in its place
         return type(None), ()

@@ -1,24 +1,9 @@
 """LeRobot's real ACT, Diffusion and SmolVLA classes, tiny and untrained, without network: policy and batch by name."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def load_torchvision() -> None:
-    """Imports torchvision, whose compiled part may be built for another torch; LeRobot's policies use none of it."""
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):  # its import describes these operators, so they must have a name
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        load_torchvision.library = library  # type: ignore[attr-defined]
-        for name in [n for n in sys.modules if n.startswith("torchvision")]:
-            del sys.modules[name]
-        import torchvision  # noqa: F401
 
 
 def features(state: int, action: int):

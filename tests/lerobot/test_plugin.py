@@ -1,10 +1,14 @@
 """GAP in LeRobot's own policies and training command. `make test-lerobot` and `make test-lerobot-061` run it."""
 
+import functools
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -30,7 +34,8 @@ register_third_party_plugins()  # nothing else here imports the plugin before it
 MAKE = {"act": make_act, "diffusion": make_diffusion, "smolvla": make_smolvla}
 INDEX = torch.tensor([3, 10, 30, 38])  # of the samples of a batch; all their actions are within the episode
 LENGTH = 24
-PAGE = (Path(__file__).parents[2] / "docs/ANY_POLICY.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/ANY_POLICY.md").read_text()
 SMALL = (
     "--policy.device=cpu --policy.pretrained_backbone_weights=null --policy.chunk_size=4 --policy.n_action_steps=4 "
     "--policy.dim_model=16 --policy.n_heads=2 --policy.dim_feedforward=16 --policy.n_encoder_layers=1 "
@@ -224,9 +229,13 @@ def test_pi0s_state_projection_is_found(folder, monkeypatch):
 # The commands of docs/ANY_POLICY.md, as they stand there
 
 
-def fences(language):
-    section = PAGE.split("## lerobot-train\n")[1].split("\n## ")[0]
+def fences(language, section="lerobot-train"):
+    section = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.S)
+
+
+def commands(text):
+    return text.replace("\\\n", " ").splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +257,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Adjustment, "adjusting", recorded)
         patch.chdir(top)
-        for line in "".join(fences("sh")).replace("\\\n", " ").splitlines():
+        for line in commands("".join(fences("sh"))):
             program, *words = shlex.split(line, comments=True)
             if program == "gap-vla":
                 assert not gap_vla_main(words)
@@ -285,3 +294,39 @@ def test_a_checkpoint_is_one_of_lerobot_once_its_type_is(trained):
     assert type(plain).__module__.startswith("lerobot.") and plain.config.type == "act"
     batch = {"observation.state": torch.rand(2, 9), "observation.images.top": torch.rand(2, 3, 32, 32)}
     assert torch.equal(plain.predict_action_chunk(batch), own.predict_action_chunk(batch))
+
+
+def test_from_our_task_through_annotate_and_lerobot_train_to_rollouts(tmp_path):
+    """With two demonstrations, eight steps and two rollouts."""
+    collected, trained, rolled_out = fences("sh", "From a task of ours through lerobot-train and back")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    changes = {
+        "--episodes 60": "--episodes 2",
+        "--steps=2000": "--steps=8",
+        "--episodes 40": "--episodes 2 --workers 1",
+    }
+    changes |= {"8000": port, "experiments/": f"{ROOT}/experiments/"}
+    ours, theirs = ROOT / ".venv/bin", Path(sys.executable).parent
+    said, servers = "", []
+    try:
+        for place, text in ((ours, collected), (theirs, trained), (ours, rolled_out)):
+            path = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+            run = functools.partial(subprocess.Popen, shell=True, cwd=tmp_path, env=path, text=True)
+            for line in commands(text):
+                line = functools.reduce(lambda line, change: line.replace(*change), changes.items(), line)
+                if line.endswith("&"):
+                    servers.append(run("exec " + line.removesuffix("&")))
+                else:
+                    command = run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                    said += (output := command.communicate()[0])
+                    assert not command.returncode, output
+    finally:
+        for server in servers:
+            server.terminate()
+            server.wait()
+    moved = re.findall(r"step (\d) of 8: the state's branch has moved by (\S+)", said)
+    assert [int(step) for step, _ in moved] == list(range(8))
+    assert float(moved[0][1]) == 0 < float(moved[1][1])
+    summary = json.loads((tmp_path / "outputs/rollouts/summary.json").read_text())
+    assert summary["episodes"] == 2 and not summary["errors"] and summary["policy"]["server"]["policy"] == "gap_act"

@@ -421,3 +421,14 @@ def test_the_adjusted_parameters_are_printed(policy):
     printed = repr(attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=2))
     assert printed.splitlines()[0] == "GAP (sample, lam 0.3) on 39 values:"
     assert "state.0.weight (5, 3)" in printed and "state.0.bias" not in printed
+
+
+def test_how_far_the_adjusted_values_moved(policy):
+    plain = copy.deepcopy(policy)
+    gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
+    assert gap.moved() == 0
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += torch.rand(parameter.shape)
+    moved = [(new - old).flatten() for new, old in zip(policy.state.parameters(), plain.state.parameters())]
+    assert gap.moved() == pytest.approx(float(torch.cat(moved).norm()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class GapPolicy:
     dataset: Any = None
     """The metadata of the dataset that is trained on."""
     _gap: Adjustment | None = None
-    _rho: RhoOfFrames
+    _rho: RhoOfFrames | None = None
     _scheduler: LRScheduler
 
     def __init__(self, config: Any, *inputs: Any, **keywords: Any) -> None:
@@ -52,11 +53,10 @@ class GapPolicy:
         return policy
 
     def begin_gap(self, optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:
-        """Attaches GAP for a training run; the scheduler counts its steps."""
-        if not self.config.gap_window:
-            return
+        """Attaches GAP for a training run; the scheduler counts its steps. Without a window it is only watched."""
         file = Path(self.config.gap_rho) if self.config.gap_rho else None
-        self._rho, self._scheduler = RhoOfFrames(Path(self.dataset.root), file), scheduler
+        self._rho = RhoOfFrames(Path(self.dataset.root), file) if self.config.gap_window else None
+        self._scheduler = scheduler
         if self.name == "gap_diffusion":
             self._gap = attach_columns(self, self._columns(), self.config.gap_schedule, total_steps=total_steps)  # type: ignore[arg-type]
         else:
@@ -64,8 +64,8 @@ class GapPolicy:
             names = [name for name in BRANCHES[self.name] if name in there] or BRANCHES[self.name]
             self._gap = attach(self, names, self.config.gap_schedule, total_steps=total_steps)  # type: ignore[arg-type]
         self._gap.watch(optimizer)
-        steps = self.config.gap_schedule.active_steps(total_steps)
-        logging.info("%r\nin %d of %d steps, with ρ from %s", self._gap, steps, total_steps, self._rho.file)
+        steps, file = self.config.gap_schedule.active_steps(total_steps), self._rho and self._rho.file
+        logging.info("%r\nin %d of %d steps, with ρ from %s", self._gap, steps, total_steps, file)
 
     def _columns(self) -> dict[str, list[slice]]:
         """Of every layer of Diffusion that reads the condition, where each observation's state lies in its input."""
@@ -84,16 +84,16 @@ class GapPolicy:
             batch = _drop_states(batch, self.config.gap_state_dropout)
         if self._gap is None:
             return plain(batch, *inputs, **keywords)
-        form = self.config.gap_rho_form
-        steps = [0] if form == "current" else self.config.action_delta_indices
-        rho = self._rho.of(batch["index"].cpu(), steps)
-        with self._gap.adjusting(rho, self._scheduler.last_epoch):
-            if form == "chunk":
-                with _ScaledLosses(self._gap, rho.shape):
-                    loss, outputs = plain(batch, *inputs, **keywords)
-            else:
-                loss, outputs = plain(batch, *inputs, **keywords)
-        return loss, {**(outputs or {}), "gap_rho": float(rho.mean())}
+        step, total, rho = self._scheduler.last_epoch, self._gap.total_steps, None
+        if self._rho:
+            form = self.config.gap_rho_form
+            rho = self._rho.of(batch["index"].cpu(), [0] if form == "current" else self.config.action_delta_indices)
+        if step % max(total // 10, 1) == 0 or step == total - 1:
+            logging.info("step %d of %d: the state's branch has moved by %.4g", step, total, self._gap.moved())
+        per_action = rho is not None and self._gap.schedule.per_action
+        with self._gap.adjusting(rho, step), _ScaledLosses(self._gap, rho.shape) if per_action else nullcontext():
+            loss, outputs = plain(batch, *inputs, **keywords)
+        return loss, {**(outputs or {}), "gap_rho": 0.0 if rho is None else float(rho.mean())}
 
 
 class _ScaledLosses(TorchFunctionMode):
