@@ -1,4 +1,4 @@
-"""What `test_rlds_real_upstream.py` runs in upstream's environment: real `dlimp`, real `octo.data`; arrays come back.
+"""What `test_rlds_real_upstream.py` runs in upstream's environment: real `octo.data`; arrays come back.
 
 PYTHONPATH=. UPSTREAM/bin/python tests/data/real_upstream.py DATA_DIR NAME OUT.npz
 """
@@ -7,42 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 
-import dlimp as dl
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from octo.data.dataset import apply_frame_transforms, apply_trajectory_transforms, make_dataset_from_rlds
 from octo.utils.spec import ModuleSpec
 
-from gap_vla.rlds import transforms as tr
-from gap_vla.rlds.statistics import load_statistics
 from gap_vla.rlds.transforms import mask_with_rho
 
 WINDOW, HORIZON = 2, 4
-
-
-def our_transforms_in_dlimp(builder: tfds.core.DatasetBuilder) -> dict[str, np.ndarray]:
-    """A `DLataset` of our trajectory transforms, frames decoded by dlimp's `frame_map`."""
-    from pathlib import Path
-
-    statistics = load_statistics(Path(builder.data_dir) / "dataset_statistics.json")
-    dataset = dl.DLataset.from_rlds(builder, split="train", shuffle=False)
-    dataset = dataset.traj_map(partial(tr.restructure, image_keys={"image_primary": "image_primary"}, name="toy"))
-    dataset = dataset.traj_map(partial(tr.normalize_trajectory, statistics=statistics))
-    dataset = dataset.traj_map(tr.add_pad_mask_dict)
-    dataset = dataset.traj_map(tr.relabel_goals)
-    dataset = dataset.traj_map(partial(tr.chunk, window_size=WINDOW, action_horizon=HORIZON))
-    assert isinstance(dataset, dl.DLataset)
-    frames = dataset.flatten().frame_map(decode)
-    return gathered(frames.as_numpy_iterator())
-
-
-def decode(frame: dict) -> dict:
-    picture = partial(tf.io.decode_image, channels=3, expand_animations=False)
-    frames = tf.map_fn(picture, frame["observation"]["image_primary"], fn_output_signature=tf.uint8)
-    return {**frame, "observation": {**frame["observation"], "image_primary": frames}}
 
 
 def rho_through_upstream(data_dir: str, name: str, kind: str) -> dict[str, np.ndarray]:
@@ -82,9 +56,7 @@ def gathered(rows: object) -> dict[str, np.ndarray]:
 
 
 def main(data_dir: str, name: str, out: str) -> None:
-    builder = tfds.builder(name, data_dir=data_dir)
-    results = {"dlimp": our_transforms_in_dlimp(builder)}
-    results |= {kind: rho_through_upstream(data_dir, name, kind) for kind in ("normal", "bounds")}
+    results = {kind: rho_through_upstream(data_dir, name, kind) for kind in ("normal", "bounds")}
     np.savez(out, **{f"{part}/{key}": value for part, arrays in results.items() for key, value in arrays.items()})
     print(json.dumps({"tensorflow": tf.__version__, "tensorflow_datasets": tfds.__version__}))
 
