@@ -2,13 +2,12 @@
 
 The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`). The order of windows is
 shuffled globally, without a buffer, and resumed exactly. Augmentations are drawn for a window, whoever reads it: a
-number is a hash of (seed, purpose, epoch, episode, step), so that any batch size and any number of hosts draw the same.
+number is a hash of (seed, purpose, epoch, episode, step), so that any batch size draws the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError, EpisodeError
-from gap_vla.core.identity import differences, digest, in_words
+from gap_vla.core.identity import digest
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, limits, mask_of, normalize
 from gap_vla.rlds.store import EpisodeStore
@@ -142,12 +141,6 @@ class Windows:
     def __len__(self) -> int:
         return self.data.steps
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of what is delivered of one step."""
-        keys = [*self.image_keys, *(["proprio"] if self.proprio else []), "action"]
-        return {key: self.data.fields[key].shape[1:] for key in keys}
-
     def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
         """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
         windows = np.asarray(windows, np.int64)
@@ -220,14 +213,11 @@ class WindowLoader:
     only. With `train=False` it is one ordered pass, the last batch possibly smaller.
 
     Args:
-        store: an `EpisodeStore`, or several with weights `[(store, 0.7), (other, 0.3)]`: windows are drawn in these
-            proportions, each normalised with its own dataset's statistics. Picture sizes and widths must agree.
+        store: where windows are gathered from.
         split: `"train"` or `"val"`.
-        batch_size: B, of this process.
+        batch_size: B.
         seed: of the shuffling, and of what is drawn for a window.
         train: endless and shuffled, or one ordered pass.
-        process_index: this host …
-        process_count: … of so many; each sees its own share of the windows.
         augment: as of `Windows`; used if `train`.
         change: the number of a batch, and the batch, to what is delivered in its place.
         threads: threads that gather ahead; 0 gathers when asked.
@@ -236,14 +226,12 @@ class WindowLoader:
 
     def __init__(
         self,
-        store: EpisodeStore | Sequence[tuple[EpisodeStore, float]],
+        store: EpisodeStore,
         *,
         split: str,
         batch_size: int,
         seed: int,
         train: bool = True,
-        process_index: int = 0,
-        process_count: int = 1,
         augment: Mapping[str, Augmentation] | None = None,
         change: Callable[[int, Batch], Batch] | None = None,
         threads: int = 0,
@@ -251,37 +239,23 @@ class WindowLoader:
     ) -> None:
         import grain
 
-        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
-        parts = [Windows(one, **windows) for one, _ in stores]
-        for part in parts:
-            if changed := differences(parts[0].shapes, part.shapes):
-                where = f"{part.store.directory} is unlike {parts[0].store.directory}"
-                raise ConfigError(f"{where} ({in_words(changed)})")
-        self._identity = digest(
+        own = Windows(store, **windows)
+        self._identity = digest(  # the same as of states that were saved while several datasets could be mixed
             {
-                "stores": [[one.source_hash, weight] for one, weight in stores],
+                "stores": [[store.source_hash, 1.0]],
                 "split": split,
                 "batch_size": batch_size,
                 "seed": seed,
                 "train": train,
-                "process": [process_index, process_count],
+                "process": [0, 1],
             }
         )
-        orders = []
-        for number, part in enumerate(parts):
-            order = grain.MapDataset.range(process_index, len(part), process_count)
-            epoch = len(order)
-            order = order.seed(seed).shuffle().repeat() if train else order
-            orders.append(order.map_with_index(lambda at, window, n=number, epoch=epoch: (n, at // epoch, window)))
-        if len(orders) == 1:
-            order = orders[0]
-        elif train:
-            order = grain.MapDataset.mix(orders, [weight for _, weight in stores])
-        else:
-            order = grain.MapDataset.concatenate(orders)
+        order = grain.MapDataset.range(len(own))
+        order = order.seed(seed).shuffle().repeat() if train else order
+        order = order.map_with_index(lambda at, window: (at // len(own), window))
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
-        batches = batches.map(functools.partial(gathered, parts))
+        batches = batches.map(lambda rows: own.gather(rows[:, 1], rows[:, 0]))
         batches = batches if change is None else batches.map_with_index(change)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         self._batches = batches.to_iter_dataset(options)
@@ -310,28 +284,8 @@ class WindowLoader:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues exactly behind `state`. Raises ConfigError: it is of other data, another seed or batch size."""
         if state.get("loader") != self._identity:
-            raise ConfigError("the data position is of other data, another seed, batch size or number of processes")
+            raise ConfigError("the data position is of other data, another seed or another batch size")
         self._iterator.set_state(state["position"])
-
-
-def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
-    """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
-    if len(parts) == 1:
-        return parts[0].gather(addresses[:, 2], addresses[:, 1])
-    batches, rows = [], []
-    for number, part in enumerate(parts):
-        mine = np.flatnonzero(addresses[:, 0] == number)
-        if len(mine):
-            batches.append(part.gather(addresses[mine, 2], addresses[mine, 1]))
-            rows.append(mine)
-    order = np.argsort(np.concatenate(rows), kind="stable")
-    return _concatenate(batches, order)
-
-
-def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
-    if isinstance(batches[0], dict):
-        return {key: _concatenate([b[key] for b in batches], order) for key in batches[0]}
-    return np.concatenate(batches)[order]
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

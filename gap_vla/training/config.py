@@ -99,8 +99,6 @@ class DataConfig:
     """An RLDS dataset (.../NAME/VERSION) to train on; empty: it is made from the demonstrations."""
     fields: Fields = Fields()
     """What is where in `data.rlds` or `demos.path`."""
-    mixture: tuple[tuple[str, Positive], ...] = ()
-    """Octo only: further RLDS datasets, as pairs of path and weight; the main dataset has weight 1."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the episodes that is held out, if the dataset has no split `val`."""
     normalization: Literal["normal", "bounds"] = "normal"
@@ -109,10 +107,6 @@ class DataConfig:
     """A control that cannot see: every window is shown the pictures of a random episode."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of training pictures."""
-
-    def __post_init__(self) -> None:
-        if self.mixture and self.shuffle_images:
-            raise ConfigError("data.shuffle_images draws pictures of one dataset; leave data.mixture empty")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -192,7 +186,7 @@ class Experiment(abc.ABC):
     trained_by: ClassVar[str]
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
-    unrecorded: ClassVar[tuple[str, ...]] = ("data.mixture", "data.fields", "train.logger")
+    unrecorded: ClassVar[tuple[str, ...]] = ("data.fields", "train.logger")
 
     task: str
     """Name of the task; one of our simulated tasks, or any other name without rollouts."""

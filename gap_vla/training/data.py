@@ -45,7 +45,6 @@ class Stages:
         rlds: the RLDS dataset, …/name/version.
         store: its decoded, memory-mapped episodes.
         identity: what the dataset is made from.
-        mixture: further RLDS datasets and their stores, in pairs.
 
     Raises:
         OSError: a named demonstration file or dataset does not exist.
@@ -71,10 +70,6 @@ class Stages:
         made = self.root / "rlds" / name / dataset_name(config.task) / "1.0.0"
         self.rlds = Path(config.data.rlds) if config.data.rlds else made
         self.store = self.root / "store" / name
-        self.mixture: list[tuple[Path, Path]] = []
-        for path in (Path(path) for path, _ in config.data.mixture):
-            own = digest(self._identity_of_rlds(path))
-            self.mixture.append((path, self.root / "store" / f"{config.task}-{own}"))
 
     def _identity_of_rlds(self, path: Path) -> dict[str, Any]:
         (path / "dataset_info.json").stat()
@@ -97,8 +92,7 @@ class Stages:
 
     def made_from(self) -> dict[str, Any]:
         """What the data are made from, and the version of the code that trains on them."""
-        mixture = {"mixture": [str(path.absolute()) for path, _ in self.mixture]} if self.mixture else {}
-        return {**self.identity, **mixture, "training_version": TRAINING_VERSION[self.config.backend]}
+        return {**self.identity, "training_version": TRAINING_VERSION[self.config.backend]}
 
     def source(self) -> Source:
         """The user's data."""
@@ -122,11 +116,8 @@ class Stages:
         with filelock.FileLock(self.store.with_name(f".{self.store.name}.making")):  # runs beside this one wait
             if not self.rlds.exists():
                 self._convert()
-            return self._build(self.rlds, self.store, self.config.data.val_fraction)
-
-    def open_mixture(self) -> list[EpisodeStore]:
-        """The episode stores of `data.mixture` in its order, made if they are missing."""
-        return [self._build(path, store, val_fraction=0.0) for path, store in self.mixture]
+            fields = self.config.data.fields if self.config.data.rlds else None  # else they are names in `demos.path`
+            return EpisodeStore.build(self.rlds, self.store, fields=fields, val_fraction=self.config.data.val_fraction)
 
     def _collect(self) -> None:
         if self.demos.exists():
@@ -167,10 +158,6 @@ class Stages:
             val_fraction=self.config.data.val_fraction,
             identity=dict(self.identity),
         )
-
-    def _build(self, version: Path, store: Path, val_fraction: float) -> EpisodeStore:
-        fields = self.config.data.fields if self.config.data.rlds else None  # otherwise they are names in `demos.path`
-        return EpisodeStore.build(version, store, fields=fields, val_fraction=val_fraction)
 
     # ---- whether the data fit
 

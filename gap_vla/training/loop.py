@@ -53,8 +53,8 @@ class Trainer(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def on(cls, config: Any, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> Trainer:
-        """Of a configuration of its backend, on the episodes of a store, and of those of `data.mixture`."""
+    def on(cls, config: Any, store: EpisodeStore) -> Trainer:
+        """Of a configuration of its backend, on the episodes of a store."""
 
     @classmethod
     @abc.abstractmethod

@@ -50,9 +50,9 @@ class OctoTrainer(Trainer):
 
     compiles = True
 
-    def __init__(self, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()):
+    def __init__(self, config: FinetuneConfig, store: EpisodeStore):
         self.config, self.schedule, self.steps = config, config.schedule, config.train.steps
-        self.loader = make_loader(config, store, "train", train=True, mixture=mixture)
+        self.loader = make_loader(config, store, "train", train=True)
         self.built = built = build(config, self.loader.peek(), store.statistics)
         self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
         shardings = state_shardings(self.mesh, built.state)
@@ -73,20 +73,20 @@ class OctoTrainer(Trainer):
         mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
         self._validation_step = make_validation_step(built.model.module, built.packing, mean)
         self._held_out = make_loader(config, store, "val", train=False) if "val" in store.splits else ()
-        names = [config.data.rlds or "the main dataset", *(path for path, _ in config.data.mixture)]
-        self._without_rho = [name for name, one in zip(names, (store, *mixture)) if not has_rho(one)]
+        self._has_rho = has_rho(store)
         self._start = {name: jnp.copy(self.state.params[name]) for name in built.packing.group_labels}
         self._moved = jax.jit(lambda now, start: optax.global_norm(jax.tree.map(jnp.subtract, now, start)))
         self._account: list[str] = []
-        for data in (one.split("train") for one in (store, *mixture) if has_rho(one)):
-            points, horizon = data.fields.get("change_point"), config.model.action_horizon
-            self._account += account(self.schedule, data.fields["rho"], points, data.offsets, horizon)
+        if self._has_rho:
+            data, horizon = store.split("train"), config.model.action_horizon
+            points = data.fields.get("change_point")
+            self._account = account(self.schedule, data.fields["rho"], points, data.offsets, horizon)
         self._states: ocp.CheckpointManager | None = None
         self._batches: Iterator[Any] | None = None
 
     @classmethod
-    def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
-        return cls(config, store, mixture)
+    def on(cls, config: FinetuneConfig, store: EpisodeStore) -> OctoTrainer:
+        return cls(config, store)
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig, shapes: Mapping[str, Sequence[int]]) -> str:
@@ -94,10 +94,8 @@ class OctoTrainer(Trainer):
 
     def describe(self) -> str:
         said = "\n".join([describe(self.config, self.built.parameters), *self._account])
-        if not self._without_rho:
-            return said
-        without = f"note: no rho in {', '.join(self._without_rho)}"
-        return f"{said}\n{without}; steps of training are not split by it in what is measured"
+        without = "note: the dataset has no rho; steps of training are not split by it in what is measured"
+        return said if self._has_rho else f"{said}\n{without}"
 
     def picture(self) -> Mapping[str, Any]:
         return self.loader.peek()
@@ -134,7 +132,7 @@ class OctoTrainer(Trainer):
         factors = self.schedule.factors(rho, step, self.steps, mask)
         on_device = dataclasses.replace(factors, sample=place_batch(self.mesh, factors.sample))
         placed = place_batch(self.mesh, {key: value for key, value in batch.items() if key != "target_rho"})
-        self.state, measured = self.train_step(self.state, placed, on_device, split=measure and not self._without_rho)
+        self.state, measured = self.train_step(self.state, placed, on_device, split=measure and self._has_rho)
         if measure and self._start:
             measured["branch_moved"] = self._moved({name: self.state.params[name] for name in self._start}, self._start)
 
@@ -182,22 +180,15 @@ class OctoTrainer(Trainer):
         return self.steps
 
 
-def make_loader(
-    config: FinetuneConfig, store: EpisodeStore, split: str, train: bool, mixture: Sequence[EpisodeStore] = ()
-) -> WindowLoader:
-    """Windows of one split as this configuration wants them; pictures are changed in training only.
-
-    Args:
-        mixture: the stores of `data.mixture`.
-    """
+def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: bool) -> WindowLoader:
+    """Windows of one split as this configuration wants them; pictures are changed in training only."""
     images = tuple(f"image_{camera}" for camera in config.demos.cameras)
     augment, change = {key: one for key, one in config.data.augment.of_images.items() if key in images}, None
     if config.data.shuffle_images and train:
         change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
         augment = {}
-    stores, weights = [store, *mixture], [1.0, *(weight for _, weight in config.data.mixture)]
     return WindowLoader(
-        list(zip(stores, weights, strict=train)),
+        store,
         split=split,
         window_size=config.model.window_size,
         action_horizon=config.model.action_horizon,
@@ -207,7 +198,7 @@ def make_loader(
         proprio=config.uses_proprio,
         proprio_history=config.model.proprio_history,
         normalization=config.data.normalization,
-        rho=all(map(has_rho, stores)),
+        rho=has_rho(store),
         target_rho=config.schedule.of_targets and train,
         language=bool(config.model.pretrained),
         train=train,

@@ -91,14 +91,12 @@ class TrainingRun:
         from gap_vla.report.page import write_report
 
         config, started = self.config, time.monotonic()
-        store, mixture = self.stages.open(), self.stages.open_mixture()
+        store = self.stages.open()
         prepared = time.monotonic()
         Agenda.begin("model")
         print(describe_store(store), flush=True)
-        for (path, weight), other in zip(config.data.mixture, mixture):
-            print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
-        trainer = config.trainer().on(config, store, mixture)
-        texts = {text for one in (store, *mixture) for text in one.split("train").languages if text.strip()}
+        trainer = config.trainer().on(config, store)
+        texts = {text for text in store.split("train").languages if text.strip()}
         print(trainer.describe(), *self._notes(len(texts)), sep="\n", flush=True)
         if not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
@@ -155,7 +153,6 @@ class TrainingRun:
         else:
             lines = [f"demonstrations: {stages.demos} ({_there(stages.demos)})"]
         lines.append(f"RLDS dataset: {stages.rlds} ({_there(stages.rlds)})")
-        lines += [f"RLDS dataset: {path} (with weight {weight:g})" for path, weight in config.data.mixture]
         lines.append(f"run: {self.directory.path}{' (exists)' if self.directory.config.exists() else ''}")
         return "\n".join([*lines, config.trainer().dry_run(config, shapes), *self._notes()])
 

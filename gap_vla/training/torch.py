@@ -92,8 +92,6 @@ class SmallConfig(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "method", registry.RECORDED.get(self.method, self.method))
-        if self.data.mixture:
-            raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
 
     @property
     def how(self) -> Method:

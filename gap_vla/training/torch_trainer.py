@@ -92,7 +92,7 @@ class SmallTrainer(Trainer):
             self.adjustment.watch(self.optimizer)
 
     @classmethod
-    def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
+    def on(cls, config: SmallConfig, store: EpisodeStore) -> SmallTrainer:
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.train.seed)
         if "phase" in config.needed_labels and (known := len(phase_names(store))) > config.model.phases:

@@ -72,7 +72,6 @@ def test_help_shows_every_key_with_type_choices_sentence_and_the_files_value(cap
         ("--config.optimizer.frozen_keys=()", "optimizer", "frozen_keys", ()),
         ("--config.model.stem_features=32,64,32", "model", "stem_features", (32, 64, 32)),
         ("--config.phases.options.sigma=3", "phases", "options", {"sigma": 3}),
-        ("--config.data.mixture=(('there', 0.5),)", "data", "mixture", (("there", 0.5),)),
         ("--config.demos.path=12", "demos", "path", "12"),
     ],
 )

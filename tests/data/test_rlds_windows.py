@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import subprocess
@@ -19,7 +18,7 @@ from gap_vla.rlds.convert import write_rlds
 from gap_vla.rlds.source import MISSING
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rlds.loader import WindowLoader, Windows, gathered, window_indices
+from gap_vla.rlds.loader import WindowLoader, window_indices
 
 GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 
@@ -140,12 +139,6 @@ def test_peek_does_not_move(store: EpisodeStore) -> None:
     assert _identify(batches.peek()) == _identify(next(batches))
 
 
-def test_processes_share_an_epoch_without_overlap(store: EpisodeStore) -> None:
-    parts = [loader(store, train=False, batch_size=5, process_index=i, process_count=3) for i in range(3)]
-    seen = [name for part in parts for batch in part for name in _identify(batch)]
-    assert len(seen) == len(set(seen)) == store.split("train").steps
-
-
 def test_evaluation_is_one_repeatable_ordered_pass(store: EpisodeStore) -> None:
     batches = loader(store, split="val", train=False)
     first, second = [_identify(b) for b in batches], [_identify(b) for b in batches]
@@ -221,30 +214,6 @@ def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: 
     )
     with pytest.raises(ConfigError, match="image_third"):
         loader(store, batch_size=16, augment={"image_third": Augmentation()})
-
-
-def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
-    batch = next(loader([(store, 0.75), (store, 0.25)], batch_size=200))
-    assert batch["action"].shape == (200, 2, 3, 7) and len(batch["task"]["language_instruction"]) == 200
-    addresses = np.array([[1, 0, 3], [0, 0, 5], [1, 0, 0]])
-    windows = Windows(store, split="train", window_size=2, action_horizon=3)
-    mixed, single = gathered([windows, windows], addresses), windows.gather(np.array([3, 5, 0]))
-    for key in ("action", "rho"):
-        np.testing.assert_array_equal(mixed[key], single[key])
-    np.testing.assert_array_equal(mixed["observation"]["proprio"], single["observation"]["proprio"])
-    ordered = loader([(store, 1.0), (store, 1.0)], train=False)
-    assert sum(len(b["rho"]) for b in ordered) == 2 * store.split("train").steps
-
-
-def test_datasets_of_a_mixture_are_alike_in_what_is_shown(store: EpisodeStore, tmp_path: Path) -> None:
-    other, split = copy.copy(store), copy.copy(store.split("train"))
-    split.fields = {**split.fields, "proprio": split.fields["proprio"][:, :3]}
-    other.directory, other.splits = tmp_path, {"train": split}
-    other.statistics = {**store.statistics, "proprio": {k: v[:3] for k, v in store.statistics["proprio"].items()}}
-    mixture = [(store, 1.0), (other, 1.0)]
-    assert "proprio" not in next(loader(mixture, proprio=False))["observation"]
-    with pytest.raises(ConfigError, match=f"{tmp_path}.*proprio"):
-        loader(mixture)
 
 
 def test_a_change_is_told_the_number_of_the_batch(store: EpisodeStore) -> None:

@@ -62,7 +62,7 @@ def test_a_replaced_demonstration_file_and_other_names_of_fields_are_other_datas
 
 @pytest.mark.parametrize(
     "sections",
-    [{"demos": {"path": "nowhere"}}, {"data": {"rlds": "nowhere"}}, {"data": {"mixture": [["nowhere", 1.0]]}}],
+    [{"demos": {"path": "nowhere"}}, {"data": {"rlds": "nowhere"}}],
 )
 def test_missing_inputs_are_named(sections, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
