@@ -122,7 +122,6 @@ def evaluate(argv: list[str] | None = None) -> None:
         gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
         gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
         gap-vla evaluate --policy random --task gym_aloha_transfer_cube             # other packages' environments
-        gap-vla evaluate --checkpoint DIR --rlds data/rlds/NAME/1.0.0               # no simulator: held-out error
 
     The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes),
     videos/ (failures first) and index.html. A killed evaluation continues when the same command is given again.
@@ -137,10 +136,7 @@ def evaluate(argv: list[str] | None = None) -> None:
     add("--seed", type=seed, help=layouts)
     variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
     add("--variant", default="default", metavar="NAME|all", help=variants)
-    add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
-    add("--split", default="val", help="which episodes of --rlds (default val)")
-    place = "inside the checkpoint's folder, or runs/eval; with --rlds: none, they are printed"
-    add("--out", type=Path, help=f"folder for the results (default: {place})")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
     _add_chunks(parser)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--horizon", type=whole(1), help="control steps per episode, at most and by default the task's")
@@ -148,7 +144,7 @@ def evaluate(argv: list[str] | None = None) -> None:
     add("--videos", type=whole(0), default=4, help="rollouts to film, failures first (default 4)")
     options = parser.parse_args(argv)
     with answering(options) as answer:
-        answer |= _held_out_error(options) if options.rlds else _rollouts(options)
+        answer |= _rollouts(options)
 
 
 def _rollouts(options: Any) -> dict[str, Any]:
@@ -204,29 +200,6 @@ def _rollouts(options: Any) -> dict[str, Any]:
     return {"variants": found}
 
 
-def _held_out_error(options: Any) -> dict[str, Any]:
-    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it and what it is of."""
-    from gap_vla.demos.fields import Fields
-    from gap_vla.demos.source import open_source
-    from gap_vla.rollouts.policy import identity
-    from gap_vla.rollouts.recordings import from_episode, held_out, require_task
-    from gap_vla.rollouts.records import require_same
-
-    loaded = _load_policy(options, execute=1)
-    of = {"dataset": str(options.rlds.resolve()), "split": options.split, "policy": identity(loaded.policy)}
-    if options.out:
-        require_same(options.out / "held_out.json", of)
-    source = open_source(options.rlds, Fields(episodes=options.split))
-    require_task(source, loaded.task, loaded.camera)
-    shown = map(from_episode, source)
-    found = held_out(loaded.policy, shown, progress=not options.quiet)
-    print(found.describe())
-    content = {**dataclasses.asdict(found), **of}
-    if options.out:
-        write_json(options.out / "held_out.json", content)
-    return content
-
-
 @command
 def diagnose(argv: list[str] | None = None) -> None:
     """Does the policy look? Tamper with its pictures and its proprioception, and see how far actions and success
@@ -234,7 +207,7 @@ def diagnose(argv: list[str] | None = None) -> None:
 
         gap-vla diagnose --checkpoint runs/assembly/NAME    # the expert's episodes, in simulation
         gap-vla diagnose --checkpoint DIR --demos demos.hdf5    # recorded demonstrations, no simulator
-        gap-vla diagnose --checkpoint DIR --rlds data/rlds/NAME/1.0.0    # a dataset with ρ
+        gap-vla diagnose --checkpoint DIR --demos data/rlds/NAME/1.0.0 --episodes val
         gap-vla diagnose --checkpoint DIR --closed-loop 20    # success under each intervention too
         gap-vla diagnose --policy ws://localhost:8000 --task stack --keys k.json   # somebody else's VLA
 
@@ -248,9 +221,7 @@ def diagnose(argv: list[str] | None = None) -> None:
     add_options(parser)
     _add_policy(parser, "random")
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group().add_argument
-    source("--demos", type=Path, help="demonstrations to show, of any kind (default: the expert in the simulator)")
-    source("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
+    add("--demos", type=Path, help="demonstrations to show, of any kind (default: the expert in the simulator)")
     shown = 'recorded episodes to show (default 10), or which of --demos, as "0:10,12"'
     add("--episodes", default="10", metavar="N|SELECTION", help=shown)
     closed = "rollouts per intervention (default 0: open loop only)"
@@ -272,7 +243,7 @@ def _diagnosis(options: Any) -> dict[str, Any]:
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim.rendering import require_rendering
 
-    loaded, data, task = _load_policy(options, execute=1), options.demos or options.rlds, None
+    loaded, data, task = _load_policy(options, execute=1), options.demos, None
     out = options.out or _default_out(options, "diagnosis", "diagnosis/{}")
     interventions = options.interventions
     if loaded.task and (options.closed_loop or not data):
@@ -324,10 +295,9 @@ def _recordings(options: Any, loaded: Any, task: Any) -> list[Any]:
     from gap_vla.rollouts.task import SimTask
 
     number = int(options.episodes) if options.episodes.isdigit() else None
-    if data := options.demos or options.rlds:
-        selection = "val" if options.rlds else "" if number else options.episodes
-        said = {**vars(options), "image_size": None, "episodes": selection}
-        source = open_source(data, fields_from(argparse.Namespace(**said)))
+    if options.demos:
+        said = {**vars(options), "image_size": None, "episodes": "" if number else options.episodes}
+        source = open_source(options.demos, fields_from(argparse.Namespace(**said)))
         print(source.account())
         require_task(source, loaded.task, loaded.camera)
         return [from_episode(episode) for episode in itertools.islice(source, number)]

@@ -1,10 +1,10 @@
-"""Recorded episodes that a policy is asked about, and its held-out action error on them, split by ρ."""
+"""Recorded episodes that a policy is shown, and what it does at each of their steps."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from gap_vla.core.columns import DELTA
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.processes import worker_pool
-from gap_vla.core.progress import Progress
 from gap_vla.demos.source import Source
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, forget
@@ -164,71 +163,6 @@ def donor_of(one: RecordedEpisode, others: Sequence[RecordedEpisode]) -> Recorde
 
 
 # ---- a policy is shown them
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Mean squared error of the action to execute now, in units of the recorded actions' variance.
-
-    1 is what predicting the mean action gives over all steps; columns that do not vary (`LEAST_STD`) are left out.
-
-    Attributes:
-        error: over all steps.
-        error_transition, error_consistent: over steps of high ρ (motion transitions), and over the others; None where
-            the data do not tell them apart, or have none.
-        steps, transition_steps, episodes: how much was asked.
-    """
-
-    error: float
-    error_transition: float | None
-    error_consistent: float | None
-    steps: int
-    transition_steps: int
-    episodes: int
-
-    def describe(self) -> str:
-        """The lines that a command prints."""
-        parts = {"transition": self.error_transition, "consistent": self.error_consistent}
-        split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts.items() if value is not None)
-        line = (
-            f"held-out action error {self.error:.3f}{f' ({split})' if split else ''}, {self.steps} steps of "
-            f"{self.episodes} episodes; over all steps, 1 is what predicting the mean action gives"
-        )
-        without = "the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it"
-        return line if split else f"{line}\n{without}"
-
-
-def held_out(policy: Policy, recordings: Iterable[RecordedEpisode], *, progress: bool = False) -> HeldOut:
-    """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
-
-    Args:
-        recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
-
-    Raises:
-        UserError: no recordings, or actions of another width.
-    """
-    predicted: list[np.ndarray] = []
-    shown: list[RecordedEpisode] = []
-    bar = Progress(f"recorded episodes, {policy.name}", None, "episode", quiet=not progress)
-    waiting = iter(recordings)
-    while some := list(itertools.islice(waiting, AT_ONCE)):
-        predicted += played(policy, [(one, one.observation) for one in some], len(shown))
-        shown += [dataclasses.replace(one, images={}) for one in some]
-        bar.advance(len(some))
-    bar.close()
-    if not shown:
-        raise UserError("no held-out episodes; name a split that has some")
-    recorded = np.concatenate([one.action for one in shown])
-    errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
-    transition = transitions_of(shown)
-    return HeldOut(
-        error=float(errors.mean()),
-        error_transition=mean_where(errors, transition),
-        error_consistent=mean_where(errors, None if transition is None else ~transition),
-        steps=len(errors),
-        transition_steps=0 if transition is None else int(transition.sum()),
-        episodes=len(shown),
-    )
 
 
 def played(

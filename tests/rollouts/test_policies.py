@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gap_vla.cli.evaluation import evaluate, serve_policy
+from gap_vla.cli.evaluation import serve_policy
 from gap_vla.core.errors import UserError
 from gap_vla.octo.model import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
@@ -24,7 +24,7 @@ from gap_vla.serving.loading import load_checkpoint
 from gap_vla.serving.wire import KeyMapping
 
 DATA = Path(__file__).parents[1] / "data"
-GOLDEN, TOY = DATA / "evaluation" / "octo_wrappers.npz", DATA / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
+GOLDEN = DATA / "evaluation" / "octo_wrappers.npz"
 SIZES = {"image_size": 32, "action_horizon": 4, "window_size": 2}
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "num_attention_heads": 2, "stem_features": (32, 32)}
 
@@ -378,19 +378,6 @@ def test_a_folder_without_a_policy_and_no_folder_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises((UserError, OSError), match=path.name):
             load_checkpoint(path)
-
-
-def test_the_held_out_error_of_a_dataset_is_measured_and_kept(tmp_path, capsys):
-    save_policy(small("proprio"), tmp_path / "checkpoint", statistics(), "normal")
-    out = ["--quiet", "--out", str(tmp_path / "out")]
-    arguments = ["--checkpoint", str(tmp_path / "checkpoint"), "--rlds", str(TOY), *out]
-    assert evaluate([*arguments, "--split", "train"]) == 0
-    found = json.loads((tmp_path / "out" / "held_out.json").read_text())
-    assert (found["episodes"], found["steps"], found["transition_steps"]) == (3, 42, 0)
-    assert found["error"] == found["error_consistent"] > 0
-    assert "held-out action error" in capsys.readouterr().out
-    assert evaluate([*arguments, "--split", "val"]) == 2
-    assert "split" in capsys.readouterr().err, "another measurement is there"
 
 
 @pytest.mark.parametrize("chunks", [[], ["--whole-chunks"]])
