@@ -118,7 +118,6 @@ def evaluate(argv: list[str] | None = None) -> None:
 
         gap-vla evaluate --checkpoint runs/threading/NAME --episodes 100
         gap-vla evaluate --policy expert --task stack
-        gap-vla evaluate --policy replay:demos.hdf5 --task threading --episodes 50
         gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
         gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
         gap-vla evaluate --policy random --task gym_aloha_transfer_cube             # other packages' environments
@@ -129,7 +128,7 @@ def evaluate(argv: list[str] | None = None) -> None:
     from gap_vla.sim.variants import VARIANT_NAMES
 
     parser = command_parser(evaluate, answers=True)
-    _add_policy(parser, "expert, random, replay:FILE")
+    _add_policy(parser, "expert, random")
     add = parser.add_argument
     add("--episodes", type=whole(1), default=20, help="rollouts (default 20; take 100 for results)")
     layouts = "first layout seed (default: where the variant's own seeds begin); given, `random` also draws by it"
@@ -167,9 +166,6 @@ def _rollouts(options: Any) -> dict[str, Any]:
     suffix = "" if options.variant == "default" else f"_{options.variant}"
     inside, outside = f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}"
     out = options.out or _default_out(options, inside, outside)
-    recorded = getattr(loaded.policy, "variant", None)
-    if recorded is not None and variants != (recorded,):
-        raise UserError(f"{loaded.policy.name} is of variant {recorded}; pass --variant {recorded}")
     found: dict[str, Any] = {}
     for variant in variants:
         spec, folder = variant_spec(variant), out / variant if len(variants) > 1 else out

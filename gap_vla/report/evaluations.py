@@ -21,8 +21,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     """Writes `folder/index.html`: the result, films (failures first), phases, errors. It links to the films beside it
     and needs nothing from elsewhere.
     """
-    seed = "of each layout as the policy names it" if summary["seed"] is None else summary["seed"]
-    facts = {**summary["task"], "seed": seed, "source": summary.get("source")}
+    facts = {**summary["task"], "seed": summary["seed"], "source": summary.get("source")}
     return save_page(
         folder / PAGE_FILE,
         "report/templates/evaluation.html",

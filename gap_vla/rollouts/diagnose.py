@@ -77,7 +77,7 @@ class IntervenedPolicy:
         self.identity = {key: value for key, value in identity(policy).items() if key != "name"}
         self.identity["intervention"] = intervention
         self._policy, self._alter, self._library = policy, INTERVENTIONS[intervention], library
-        for optional in ("warm_up", "layout_seeds", "privileged"):
+        for optional in ("warm_up", "privileged"):
             if hasattr(policy, optional):
                 setattr(self, optional, getattr(policy, optional))
         self._first: dict[int, Observation] = {}

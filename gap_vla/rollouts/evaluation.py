@@ -72,13 +72,9 @@ def evaluate(
     out = Path(out_dir).absolute()
     scene_of = {"task": chosen.name, **chosen.identity(), "horizon": chosen.horizon}
     what = {"task": scene_of, "seed": int(seed), "policy": identity(policy)}
-    layouts: Mapping[int, int] | None = getattr(policy, "layout_seeds", None)
-    seeds = {e: seed + e for e in range(episodes)} if layouts is None else layouts
-    if missing := [e for e in range(episodes) if e not in seeds]:
-        raise UserError(f"{policy.name} knows {missing[0]} layouts, {episodes} episodes are asked for")
     with file_lock(out / ".lock", str(out)):
         log = EpisodeLog(out, what)
-        todo = [(e, seeds[e]) for e in range(episodes) if e not in log.records]
+        todo = [(e, seed + e) for e in range(episodes) if e not in log.records]
         workers = min(workers, len(todo))
         slots = min(slots_per_worker, -(-len(todo) // max(workers, 1)))
         watched = watch and bool(chosen.phases) and hasattr(chosen, "make_watcher")
@@ -107,7 +103,6 @@ def evaluate(
         films = [_film(out, record) for record in in_order_of_films(records)]
         summary = {
             **what,
-            "seed": what["seed"] if layouts is None else None,
             "source": None if source is None else str(source),
             **summarize(records, chosen.phases),
             "videos": [str(film.relative_to(out)) for film in films if film.exists()],

@@ -1,8 +1,7 @@
-"""What every policy looks like to the rollouts, and the policies that need no model: random, expert, replay."""
+"""What every policy looks like to the rollouts, and the policies that need no model: random, expert."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -26,7 +25,6 @@ class Policy(Protocol):
 
     Optional attributes:
         privileged: bool; the policy also receives `expert_action`.
-        layout_seeds: episode number to simulator seed, for policies that only make sense on certain layouts.
         identity: JSON-able dict that says which policy this is; a resumed evaluation compares it.
         source: where it was loaded from, for the reader.
         warm_up(): called once, before the first answer is asked for, while the simulators start.
@@ -85,41 +83,3 @@ class ExpertPolicy:
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         return observations[EXPERT_ACTION]
-
-
-class ReplayPolicy:
-    """Plays recorded actions back, on the layouts on which they were recorded.
-
-    Args:
-        actions: one float32[T, A] per episode, in order. After the last action the episode gets zeros, and the columns
-            in `held` keep their last value.
-        layout_seeds: the simulator seed of each recording.
-        held: columns of grippers.
-    """
-
-    name = "replay"
-
-    def __init__(self, actions: Sequence[np.ndarray], layout_seeds: Sequence[int], held: Sequence[int] = ()) -> None:
-        self.source: str | None = None
-        self.variant: str | None = None  # of the scene, as far as its recordings say
-        self._actions, self._held = [np.array(one, np.float32) for one in actions], list(held)
-        self.layout_seeds = dict(enumerate(map(int, layout_seeds)))
-        played = hashlib.sha256(b"".join(one.tobytes() for one in self._actions))
-        self.identity = {"recordings": len(actions), "actions": played.hexdigest()[:16]}
-        self._step: dict[int, int] = {}
-
-    def reset(self, episode_ids: Sequence[int]) -> None:
-        self._step.update(dict.fromkeys(episode_ids, 0))
-
-    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
-        rows = []
-        for episode in episode_ids:
-            recording, step = self._actions[episode], self._step[episode]
-            self._step[episode] += 1
-            if step < len(recording):
-                rows.append(recording[step])
-            else:
-                rest = np.zeros(recording.shape[1], np.float32)
-                rest[self._held] = recording[-1, self._held]
-                rows.append(rest)
-        return np.stack(rows)

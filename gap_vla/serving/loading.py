@@ -1,17 +1,16 @@
-"""Policies by what a user types: a checkpoint or run directory, `expert`, `random`, `replay:FILE`, `ws://…`."""
+"""Policies by what a user types: a checkpoint or run directory, `expert`, `random`, `ws://…`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.config import choose
-from gap_vla.core.errors import EpisodeError, UserError
+from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json
 from gap_vla.core.hub import local_directory
-from gap_vla.rollouts.policy import Bounds, ExpertPolicy, Policy, RandomPolicy, ReplayPolicy
+from gap_vla.rollouts.policy import Bounds, ExpertPolicy, Policy, RandomPolicy
 
 if TYPE_CHECKING:
     from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -112,18 +111,15 @@ def load_policy(
     """A policy that is no checkpoint.
 
     Args:
-        name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
-            speaks openpi's protocol).
+        name: `expert`, `random`, or `ws://host:port` (a policy server that speaks openpi's protocol).
         random_range: the least and the greatest action that `random` draws.
-        task: where it will act; recordings of another one are refused.
+        task: where it will act; a server that says it was trained for another one is refused.
         keys: for a server, a JSON file that maps our observations to its inputs; see `KeyMapping`.
         execute: of each answer of a server; default: as the key file says.
         patience: seconds to wait for a server that is away.
     """
-    if name.startswith("replay:"):
-        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), task))
     if not name.startswith(SERVERS):
-        choose(name, ("expert", "random", "replay:FILE", "ws://HOST:PORT"), "policy")
+        choose(name, ("expert", "random", "ws://HOST:PORT"), "policy")
         low, high = random_range
         return LoadedPolicy(ExpertPolicy() if name == "expert" else RandomPolicy(action_dim, seed, low=low, high=high))
     from gap_vla.serving.client import RemotePolicy
@@ -139,28 +135,3 @@ def load_policy(
     return LoadedPolicy(
         policy, told.get("task") or None, size, policy.cameras or ("primary",), told.get("camera") or None
     )
-
-
-def replay(path: Path, task: str | None = None) -> ReplayPolicy:
-    """Recorded actions, each on the layout (metadata `seed`) on which they were recorded.
-
-    Where the file tells what was executed (`executed_actions`) from what is to be imitated, the former is played.
-    """
-    from gap_vla.demos.source import open_source
-    from gap_vla.rollouts.recordings import require_task
-
-    source = open_source(path)
-    require_task(source, task, None)
-    actions = []
-    episodes = [source.read(index, images=False) for index in range(len(source))]
-    for index, episode in enumerate(episodes):
-        actions.append(episode.action)
-        with contextlib.suppress(EpisodeError):
-            actions[index] = source.rows(index, "executed_actions")
-        if "seed" not in episode.metadata:
-            raise UserError(f"{episode.name} does not say on which layout it was made, by the attribute 'seed'")
-    columns = episodes[0].action_columns
-    held = columns.of("gripper") if columns else ()
-    policy = ReplayPolicy(actions, [one.metadata["seed"] for one in episodes], held)
-    policy.source, policy.variant = str(path), source.about.get("variant")
-    return policy

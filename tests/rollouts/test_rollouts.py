@@ -16,7 +16,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.rollouts import workers
 from gap_vla.rollouts.evaluation import chosen_for_films
 from gap_vla.rollouts.evaluation import evaluate as evaluate_noisily
-from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy, ReplayPolicy
+from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy
 from gap_vla.rollouts.records import EpisodeRecord, describe, read_episodes
 from tests.helpers.pointmass import PointExpert, PointTask, ToldTask
 
@@ -75,31 +75,6 @@ def test_the_result_does_not_depend_on_workers_or_batches(tmp_path):
     evaluate(RandomPolicy(7, seed=3), tmp_path / "a", workers=1, slots_per_worker=1)
     evaluate(RandomPolicy(7, seed=3), tmp_path / "b", workers=2, slots_per_worker=3)
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
-
-
-def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
-    task = PointTask()
-    env, recordings, seeds = task.make(), [], [5, 6]
-    for seed in seeds:
-        env.reset(seed=seed)
-        expert, actions, success = task.make_expert(env, seed=seed), [], False
-        while not success:
-            actions.append(expert.act())
-            *_, info = env.step(actions[-1])
-            success = info["success"]
-        recordings.append(np.array(actions))
-    summary = evaluate(ReplayPolicy(recordings, seeds), tmp_path, episodes=2)
-    assert summary["success_rate"] == 1.0 and summary["layout_seeds"] == seeds
-    assert summary["mean_steps"] == np.mean([len(actions) for actions in recordings])
-    with pytest.raises(UserError, match="2 layouts"):
-        evaluate(ReplayPolicy(recordings, seeds), tmp_path / "more", episodes=3)
-
-
-def test_a_replay_rests_after_its_end_with_its_gripper_as_it_was():
-    policy = ReplayPolicy([np.full((1, 8), 0.5)], [0], held=[6])
-    policy.reset([0])
-    first, rest = (policy.act({}, [0])[0] for _ in range(2))
-    assert first.tolist() == [0.5] * 8 and rest.tolist() == [0] * 6 + [0.5, 0]
 
 
 @pytest.mark.parametrize("fault", ["nan", "far"])

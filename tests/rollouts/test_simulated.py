@@ -13,7 +13,6 @@ from gap_vla.core.errors import UserError
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
 from gap_vla.rollouts.recordings import from_simulator, record_expert
 from gap_vla.rollouts.task import FILM_SIZE, sim_task
-from gap_vla.serving.loading import replay
 from gap_vla.sim.expert import PhaseWatcher
 from gap_vla.sim.wrappers import MOVE_AT_STEP, MOVE_BY
 
@@ -103,17 +102,6 @@ def demonstrations(tmp_path_factory):
     how = {"action_noise": 0.05, "image_size": 32, "workers": 1, "progress": False}
     sim.collect_demos("assembly", 2, file, **how)
     return file
-
-
-def test_recorded_actions_are_played_on_their_own_layouts_as_they_were_executed(demonstrations, tmp_path, capsys):
-    arguments = ["--policy", f"replay:{demonstrations}", "--task", "assembly", "--episodes", "2", "--cameras", "none"]
-    assert evaluate([*arguments, *ONE, "--out", str(tmp_path)]) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["successes"] == 2 and summary["seed"] is None
-    with pytest.raises(UserError, match="assembly"):
-        replay(demonstrations, "stack")
-    policy = replay(demonstrations, "assembly")
-    assert policy._held == [6] and policy.variant == "default"
 
 
 def test_a_policy_is_diagnosed_on_demonstrations(demonstrations, tmp_path, capsys):
