@@ -100,13 +100,12 @@ def features_of(policy: Any, images: Mapping[str, np.ndarray]) -> Float[np.ndarr
 
 
 def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]:
-    """Object to part (`before transport`, `all steps`) to `probe_positions`, for objects that move between episodes."""
-    parts = {"before transport": data.waiting, "all steps": np.ones(len(data.episodes), bool)}
+    """Object to `probe_positions` before it is transported, for objects that move between episodes."""
+    rows = data.waiting
     found: dict[str, Any] = {}
     for name, where in data.positions.items():
-        for part, rows in parts.items():
-            if rows.any() and where[rows].std(0, dtype=np.float64).max() > STILL:
-                found.setdefault(name, {})[part] = probe_positions(features[rows], where[rows], data.episodes[rows])
+        if rows.any() and where[rows].std(0, dtype=np.float64).max() > STILL:
+            found[name] = probe_positions(features[rows], where[rows], data.episodes[rows])
     return found
 
 
@@ -134,15 +133,3 @@ def fresh_policy(*architecture: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_policy(*architecture).eval()
-
-
-def probe_runs(runs: Sequence[Run], episodes: int, workers: int) -> dict[str, Any]:
-    """Label of each small policy that sees, and `untrained`, to what `probe` finds of its features."""
-    models = {run.label: model_of(run) for run in runs if run.small}
-    models = {label: model for label, model in models.items() if model.uses_vision}
-    first = next(run for run in runs if run.label in models)
-    data = read_probe_data(collect_probe_demos(first, episodes, workers=workers))
-    one = models[first.label]
-    sizes = one.image_shape, one.proprio_dim, one.action_dim, one.cameras
-    models["untrained"] = fresh_policy(one.config, one.method, *sizes)
-    return {label: probe(features_of(model, data.images), data) for label, model in models.items()}

@@ -38,6 +38,6 @@ def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> Non
                 data = read_probe_data(demos)
                 found = probe(features_of(model, data.images), data)
                 for name in {"peg", "ring"} & {*found}:
-                    measured[f"{name}_error_mm"] = 1000 * found[name]["before transport"]["error"]
+                    measured[f"{name}_error_mm"] = 1000 * found[name]["error"]
         print(f"{cell.name}: {measured}", flush=True)
         results.add({**recorded[cell.name], **measured}, path)

@@ -109,8 +109,7 @@ def report(argv: list[str] | None = None) -> None:
 
         gap-vla report runs/assembly/small-* --out report.html
 
-    The page needs no network and no files beside it. What policies see and need is found out by scripts/look.py of the
-    repository, which writes the same page with the answers.
+    The page needs no network and no files beside it.
     """
     parser = command_parser(report)
     add = parser.add_argument

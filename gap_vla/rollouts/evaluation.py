@@ -45,7 +45,6 @@ def evaluate(
     slots_per_worker: int = SLOTS,
     videos: int = 4,
     progress: bool = True,
-    watch: bool = True,
     **scene: Any,
 ) -> dict[str, Any]:
     """Success rate of a policy, on layouts that count from `seed` on: every policy gets the same ones.
@@ -58,7 +57,6 @@ def evaluate(
         policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
         task: a name of `gap_vla.sim.specs.TASK_NAMES`, or any `Task`.
         videos: how many episodes to film.
-        watch: tell which phase of the scripted expert's plan each episode reached.
         scene: of a task given by name: `image_size`, `cameras`, `variant`, `camera`, `horizon`, as in `sim_task`.
 
     Returns:
@@ -77,7 +75,7 @@ def evaluate(
         todo = [(e, seed + e) for e in range(episodes) if e not in log.records]
         workers = min(workers, len(todo))
         slots = min(slots_per_worker, -(-len(todo) // max(workers, 1)))
-        watched = watch and bool(chosen.phases) and hasattr(chosen, "make_watcher")
+        watched = bool(chosen.phases) and hasattr(chosen, "make_watcher")
         privilege: Any = "actions" if getattr(policy, "privileged", False) else "phases" if watched else None
         bar = Progress(title(what), episodes, "episode", episodes - len(todo), quiet=not progress)
         pool = WorkerPool(chosen, workers, slots, privilege)
