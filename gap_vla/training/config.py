@@ -179,7 +179,7 @@ class Experiment(abc.ABC):
 
     Class attributes: `backend`, its name; `trained_by`, module and name of its `gap_vla.training.loop.Trainer`;
     `methods` that it trains; `prefix` of its run directories; `unrecorded`, dotted keys that `to_dict` leaves out at
-    their default.
+    their default; `gone`, those that there are no more, with the value at which records still have them.
     """
 
     backend: ClassVar[str]
@@ -187,6 +187,7 @@ class Experiment(abc.ABC):
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
     unrecorded: ClassVar[tuple[str, ...]] = ("data.fields", "train.logger")
+    gone: ClassVar[Mapping[str, Any]] = {}
 
     task: str
     """Name of the task; one of our simulated tasks, or any other name without rollouts."""
@@ -227,7 +228,13 @@ class Experiment(abc.ABC):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From nested dictionaries, as `to_dict` gives them. Raises ConfigError: an unknown key or impossible value."""
-        return build(cls, values)
+        kept: dict[str, Any] = {key: {**part} if isinstance(part, Mapping) else part for key, part in values.items()}
+        for key, value in cls.gone.items():
+            section, _, name = key.rpartition(".")
+            part = kept.get(section, {}) if section else kept
+            if part.get(name) == value:
+                del part[name]
+        return build(cls, kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, ready for JSON; names of run directories are a hash of them."""
@@ -237,6 +244,9 @@ class Experiment(abc.ABC):
             section, name = key.split(".")
             if values[section][name] == usual[section][name]:
                 del values[section][name]
+        for key, value in self.gone.items():
+            section, _, name = key.rpartition(".")
+            (values[section] if section else values)[name] = value
         return values
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -17,7 +17,6 @@ from gap_vla.core.config import STRICT, Episodes, Horizon, LayoutSeed, Workers, 
 from gap_vla.core.errors import ConfigError
 from gap_vla.sim.variants import VARIANT_NAMES
 from gap_vla.training.config import (
-    Batch,
     EvalConfig,
     Experiment,
     Layouts,
@@ -86,18 +85,12 @@ class OctoOptimizerConfig(OptimizerConfig):
 class OctoTrainConfig(TrainConfig):
     """The training, and how it is spread over memory and devices."""
 
-    accumulate: Batch = 1
-    """Parts that a batch is computed in, one after the other, to save memory."""
     fsdp: Annotated[int, Field(ge=1, le=4096)] = 1
     """Devices that share one copy of parameters and optimizer; the others repeat it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic, not of the parameters; bfloat16 is faster on accelerators only."""
     remat: bool = False
     """Compute a layer's activations again in the backward pass: less memory, a third more time."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.accumulate:
-            raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -130,6 +123,7 @@ class FinetuneConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
     methods: ClassVar[tuple[str, ...]] = ("v", "vp", "vp_gap")
     unrecorded: ClassVar[tuple[str, ...]] = (*Experiment.unrecorded, "model.proprio_history", "model.proprio_tokens")
+    gone: ClassVar[Mapping[str, Any]] = {"rival": {}, "train.accumulate": 1}
 
     method: str = "vp_gap"
     """v sees pictures alone, vp pictures and state, vp_gap trains vp with gradient adjustment."""
@@ -150,14 +144,6 @@ class FinetuneConfig(Experiment):
                 f"demos.image_size is {self.demos.image_size}; it must be a multiple of {token}, the pixels of a token "
                 "(model.stem_features, model.stem_patch)"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return super().from_dict({key: value for key, value in values.items() if value or key != "rival"})
-
-    def to_dict(self) -> dict[str, Any]:
-        """As of every experiment; with the empty `rival` that recorded configurations have."""
-        return {**super().to_dict(), "rival": {}}
 
     @property
     def uses_proprio(self) -> bool:

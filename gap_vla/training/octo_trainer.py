@@ -54,7 +54,7 @@ class OctoTrainer(Trainer):
         self.config, self.schedule, self.steps = config, config.schedule, config.train.steps
         self.loader = make_loader(config, store, "train", train=True)
         self.built = built = build(config, self.loader.peek(), store.statistics)
-        self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
+        self.mesh = make_mesh(config.train.fsdp, config.train.batch_size)
         shardings = state_shardings(self.mesh, built.state)
         self.state = jax.device_put(built.state, shardings)
         frozen = built.parameters.frozen
@@ -65,7 +65,6 @@ class OctoTrainer(Trainer):
             built.packing,
             built.learning_rate,
             self.frozen,
-            config.train.accumulate,
             shardings=shardings if self.mesh.size > 1 else None,
             quick=config.train.steps <= SHORT_RUN,
         )

@@ -113,7 +113,7 @@ def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
     if count % fsdp or (batch_size or 0) % count:
         raise ConfigError(
             f"there are {count} devices: train.fsdp ({fsdp}) must divide their number, and their number must divide "
-            f"train.batch_size / train.accumulate ({batch_size})"
+            f"train.batch_size ({batch_size})"
         )
     return Mesh(np.array(jax.devices()).reshape(-1, fsdp), ("data", "fsdp"))
 

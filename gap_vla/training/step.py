@@ -106,7 +106,6 @@ class TrainStep:
         packing: of the trainable parameters.
         learning_rate: number of updates done to the rate of the next, for the metrics.
         frozen: tree of the parameters that have neither gradient nor optimizer state.
-        accumulate: number of parts that a batch is computed in.
         adjust: False leaves GAP out of the program, for measuring what it costs.
         shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
         quick: on a CPU, compile the gradient quickly, for a short run.
@@ -119,7 +118,6 @@ class TrainStep:
         packing: Packing,
         learning_rate: Callable[[Any], Any],
         frozen: Any = None,
-        accumulate: int = 1,
         adjust: bool = True,
         shardings: TrainState | None = None,
         quick: bool = False,
@@ -143,7 +141,7 @@ class TrainStep:
                 return {"loss": loss, "mse": metrics["mse"]}, packing.pack(gradients)
 
             step_rng = jax.random.split(rng)[1]
-            measured, gradients = accumulated(packed, packing.unpack(params), batch, sample, step_rng, accumulate)
+            measured, gradients = packed(packing.unpack(params), batch, sample, step_rng)
             return gradients, measured
 
         def update(state: TrainState, gradients: Any, factors: Factors) -> Any:
@@ -185,42 +183,6 @@ def counted_entries(batch: Mapping[str, Any]) -> jax.Array:
     """How many action entries a batch's loss is a mean over: neither padded in the window nor in the chunk."""
     mask = jnp.asarray(batch["observation"]["timestep_pad_mask"])[:, :, None, None]
     return jnp.sum((batch["action_pad_mask"] & mask).astype(jnp.float32))
-
-
-def accumulated(
-    function: Callable[..., Any], params: Any, batch: Mapping[str, Any], sample: jax.Array, rng: jax.Array, parts: int
-) -> Any:
-    """What `function(params, batch, sample, rng)` gives for a mean over the whole batch, computed in `parts`.
-
-    A part holds every `parts`-th sample, so that each device keeps its share of every part, and has the weight of the
-    action entries that it counts. Random draws (dropout, a diffusion head's noise) are others than the whole batch's.
-
-    Args:
-        function: gives a tree of floating-point numbers, means over counted entries.
-        sample: float32[B, W], GAP's factor.
-        parts: a divisor of B.
-    """
-    if parts == 1:
-        return function(params, batch, sample, rng)
-    size = len(sample)
-
-    def cut(leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        return jnp.moveaxis(leaf.reshape(size // parts, parts, *leaf.shape[1:]), 1, 0)
-
-    pieces, factors = jax.tree_util.tree_map(cut, dict(batch)), cut(sample)
-    entries = jax.vmap(counted_entries)(pieces)
-    weights = entries / jnp.maximum(jnp.sum(entries), 1)
-
-    def add(total: Any, inputs: Any) -> tuple[Any, None]:
-        index, piece, factor, weight = inputs
-        found = function(params, piece, factor, jax.random.fold_in(rng, index))
-        return jax.tree_util.tree_map(lambda a, b: a + weight * b, total, found), None
-
-    first = jax.tree_util.tree_map(lambda leaf: leaf[0], (pieces, factors))
-    shapes = jax.eval_shape(function, params, *first, rng)
-    zeros = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, (jnp.arange(parts), pieces, factors, weights))[0]
 
 
 def branch_norms(packed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -11,16 +11,15 @@ from tests.helpers.linear_policy import linear_training, trained
 
 def main(out):
     found = {}
-    meshes = {"one": (None, 1), "data": (1, 1), "fsdp": (4, 1), "both": (2, 2)}  # fsdp axis, parts of a batch
-    for name, (fsdp, accumulate) in meshes.items():
+    for name, fsdp in {"one": None, "data": 1, "fsdp": 4, "both": 2}.items():
         if fsdp is None:
-            state, step, packing = linear_training(accumulate=accumulate)
+            state, step, packing = linear_training()
             params, measured = trained(state, step)
         else:
             mesh = make_mesh(fsdp, batch_size=8)
             state, _, _ = linear_training(multiple=fsdp)
             shardings = state_shardings(mesh, state, smallest=1)
-            _, step, packing = linear_training(multiple=fsdp, accumulate=accumulate, shardings=shardings)
+            _, step, packing = linear_training(multiple=fsdp, shardings=shardings)
             params, measured = trained(
                 jax.device_put(state, shardings), step, place=lambda batch, mesh=mesh: place_batch(mesh, batch)
             )

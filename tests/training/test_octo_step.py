@@ -1,7 +1,6 @@
-"""Packing, accumulation, and measurements by branch and by ρ, on a policy that can be computed by hand."""
+"""Packing, and measurements by branch and by ρ, on a policy that can be computed by hand."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,8 +14,8 @@ from gap_vla.training import packing as packing_module
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Parameters, optimizer_of
 from gap_vla.training.packing import Packing, branch_of
-from gap_vla.training.step import accumulated, branch_norms
-from tests.helpers.linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
+from gap_vla.training.step import branch_norms
+from tests.helpers.linear_policy import GROUP, batch_of, linear_training, neutral, parameters
 
 
 def flat(tree):
@@ -80,24 +79,6 @@ def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does(monkeypat
         results.append(flat(unpack(params)))
     for path in results[0]:
         np.testing.assert_allclose(results[0][path], results[1][path], rtol=1e-6)
-
-
-def test_a_batch_in_parts_gives_the_step_of_the_whole():
-    whole, _ = trained(*linear_training()[:2])
-    found, _ = trained(*linear_training(accumulate=4)[:2])
-    for label in whole:
-        np.testing.assert_allclose(found[label], whole[label], rtol=2e-5, atol=1e-6)
-
-
-def test_in_parts_every_sample_keeps_its_own_factor_of_gap():
-    batch, rng = batch_of(), jax.random.PRNGKey(0)
-
-    def function(params, part, sample, rng):
-        counted = part["action_pad_mask"] & part["observation"]["timestep_pad_mask"][:, :, None, None]
-        return jnp.sum(jnp.asarray(sample)[:, :, None, None] * part["action"] * counted) / jnp.sum(counted)
-
-    whole = accumulated(function, {}, batch, batch["rho"], rng, 1)
-    np.testing.assert_allclose(accumulated(function, {}, batch, batch["rho"], rng, 4), whole, rtol=1e-5)
 
 
 def test_measuring_by_rho_does_not_change_the_step():
