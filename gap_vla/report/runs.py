@@ -40,9 +40,9 @@ NO_PART_OF_THE_RESULT = {
     "train.save_every",
     "train.threads",
     "train.device",
-    "train.logger",
+    "train.logger",  # in records only
 }
-"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
+"""Folders, workers, rhythm, device. (With other threads or on another device, sums are rounded otherwise.)"""
 
 Rollouts = dict[int, bool]
 """Outcomes of one policy on one variant of the scene: layout seed to success."""

@@ -139,8 +139,6 @@ class TrainConfig:
     """Steps from one held-out measurement to the next."""
     save_every: Steps = 500
     """Steps from one saved state to the next."""
-    logger: Literal["none", "wandb", "trackio"] = "none"
-    """Where measurements go besides metrics.jsonl and TensorBoard."""
 
 
 class Layouts(NamedTuple):
@@ -186,7 +184,7 @@ class Experiment(abc.ABC):
     trained_by: ClassVar[str]
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
-    unrecorded: ClassVar[tuple[str, ...]] = ("data.fields", "train.logger")
+    unrecorded: ClassVar[tuple[str, ...]] = ("data.fields",)
     gone: ClassVar[Mapping[str, Any]] = {}
 
     task: str

@@ -112,7 +112,7 @@ def train(
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    metrics = MetricsWriter(run, done, rhythm.logger)
+    metrics = MetricsWriter(run, done)
     held_out: dict[str, float] = {}
     if done == trainer.steps:
         rows = [row for row in metrics.kept if any(name.startswith("val/") for name in row)]

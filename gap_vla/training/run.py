@@ -6,7 +6,6 @@ Every stage is found if it is there and made if it is not.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import shlex
 import time
 from collections.abc import Mapping
@@ -55,8 +54,6 @@ class TrainingRun:
         """
         config = self.config
         config.check_model()
-        if config.train.logger != "none":
-            importlib.import_module(config.train.logger)
         if config.rollouts or not self.stages.given:
             from gap_vla.sim.rendering import require_rendering
 

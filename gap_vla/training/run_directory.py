@@ -9,14 +9,13 @@ report.html        one page: success, videos, curves, ρ over a demonstration, h
 
 | settings | part of | changed with `--resume` |
 |---|---|---|
-| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device, logger | nothing | the run goes on |
+| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device | nothing | the run goes on |
 | the other `eval.*` | what is measured | training goes on; rollouts that are there are set aside and made again |
 | everything else | what is trained | refused: that is another run, in another directory |
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,18 +121,16 @@ class DivergedError(UserError):
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger.
+    """Appends rows to `metrics.jsonl` and to TensorBoard.
 
     Args:
         start_step: training steps done so far; rows after it are dropped, since they will be measured again.
-        logger: `train.logger`; a run of the same name is begun there, or taken up again. Hosts, keys and working
-            without a network are settings of that package.
 
     Attributes:
         kept: rows of the steps done so far.
     """
 
-    def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
+    def __init__(self, run: RunDirectory, start_step: int = 0):
         from tensorboardX import SummaryWriter
 
         self.kept: list[dict[str, Any]] = []
@@ -143,13 +140,6 @@ class MetricsWriter:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")
         self._board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else None)
-        self._logger = None if logger == "none" else importlib.import_module(logger)
-        if self._logger:
-            config = run.read_config()
-            how = {"id": run.path.name} if logger == "wandb" else {}  # trackio knows a run by its name
-            self._logger.init(
-                project=f"gap_vla-{config['task']}", name=run.path.name, config=config, resume="allow", **how
-            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""
@@ -163,11 +153,7 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in found.items():
             self._board.add_scalar(name, value, step)
-        if self._logger:
-            self._logger.log(found, step=step)
 
     def close(self) -> None:
         self._lines.close()
         self._board.close()
-        if self._logger:
-            self._logger.finish()

@@ -1,17 +1,13 @@
-"""What was measured is kept once, in metrics.jsonl, TensorBoard and the logger."""
-
-import sys
+"""What was measured is kept once, in metrics.jsonl and TensorBoard."""
 
 import numpy as np
 import pytest
 
 from gap_vla.training.run_directory import DivergedError, MetricsWriter, RunDirectory, read_metrics
 
-CONFIG = {"task": "threading", "train": {"steps": 3}}
 
-
-def write(run, start, rows, logger="none"):
-    metrics = MetricsWriter(run, start, logger)
+def write(run, start, rows):
+    metrics = MetricsWriter(run, start)
     for step, values in rows.items():
         metrics.write(step, values)
     metrics.close()
@@ -50,26 +46,3 @@ def test_tensorboard_reads_what_was_measured_and_that_later_steps_were_measured_
     assert [event.step for event in purged] == [4]
     values = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
     assert values == [(4, "train/loss", 0.5)]
-
-
-STAND_IN = """
-calls = []
-def init(**how): calls.append(("init", how))
-def log(values, step): calls.append(("log", step, values))
-def finish(): calls.append(("finish",))
-"""
-
-
-@pytest.mark.parametrize("logger", ["wandb", "trackio"])
-def test_a_logger_gets_every_measurement_and_a_resumed_run_goes_on_in_its_own(logger, tmp_path, monkeypatch):
-    (tmp_path / f"{logger}.py").write_text(STAND_IN)
-    monkeypatch.syspath_prepend(tmp_path)
-    run = RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
-    for step in (0, 3):
-        write(run, step, {step: {"train/loss": np.float32(0.5)}}, logger)
-    calls = sys.modules.pop(logger).calls
-    assert [call[0] for call in calls] == ["init", "log", "finish"] * 2
-    assert calls[0] == calls[3] and calls[4] == ("log", 3, {"train/loss": 0.5})
-    how = calls[0][1]
-    assert (how["project"], how["name"], how["resume"]) == ("gap_vla-threading", "run", "allow")
-    assert how["config"] == CONFIG
