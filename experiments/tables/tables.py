@@ -348,24 +348,22 @@ TABLES: dict[str, Table] = {
         _on_assembly(
             "fusion",
             "GAP under other fusions",
-            _both("model.fusion", "concat", "sum", "film", "attention"),
+            _both("model.fusion", "concat", "sum", "film"),
             reference="concat-concat",
-            against=tuple((f"{f}-gap", f"{f}-concat") for f in ("sum", "film", "attention")),
+            against=tuple((f"{f}-gap", f"{f}-concat") for f in ("sum", "film")),
         ),
         _on_assembly(
             "head",
             "GAP under other heads",
-            _both("model.head", "mlp", "diffusion", "gmm"),
+            _both("model.head", "mlp", "diffusion"),
             reference="mlp-concat",
-            against=tuple((f"{h}-gap", f"{h}-concat") for h in ("diffusion", "gmm")),
+            against=(("diffusion-gap", "diffusion-concat"),),
         ),
         _on_assembly(
             "rivals",
             "GAP and other ways to balance modalities",
-            arms("concat", "gap", "gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask", "proprio"),
-            against=tuple(
-                ("gap", m) for m in ("gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask")
-            ),
+            arms("concat", "gap", "gradnorm", "ogm_ge", "keyframe", "msbot", "aux", "mask", "proprio"),
+            against=tuple(("gap", m) for m in ("gradnorm", "ogm_ge", "keyframe", "msbot", "aux", "mask")),
         ),
     )
 }

@@ -90,7 +90,7 @@ def test_a_training_there_follows_one_on_the_processor(tmp_path):
     assert there == pytest.approx(here, rel=1e-3)
 
 
-PARTS = [{"head": "diffusion"}, {"head": "gmm"}, {"fusion": "attention"}, {"encoder": "resnet18"}]
+PARTS = [{"head": "diffusion"}, {"fusion": "film"}, {"encoder": "resnet18"}]
 PARTS += [{"temporal": "transformer", "image_history": 3, "proprio_history": 3}]
 
 

@@ -38,7 +38,6 @@ def action_loss(trainer):
 
 
 SAME_CODE = (
-    "rho_only_gaussian",
     "fixed_rho",
     "gap_shuffled",
     "gap_moved",
@@ -67,7 +66,7 @@ def test_a_method_has_one_name_and_is_known_by_the_one_that_records_use(name):
         toy_config("runs", f"{name}_")
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": dict(fusion="attention")}, {"model": dict(head="diffusion")}])
+@pytest.mark.parametrize("changes", [{}, {"model": dict(fusion="film")}, {"model": dict(head="diffusion")}])
 def test_gap_with_rho_zero_and_lambda_one_is_vp_to_the_bit(changes, store):
     vp = weights(store, "vp", **changes)
     gap = weights(store, "lambda_only", adjustment=dict(lam=1.0, rho="current"), **changes)
@@ -122,10 +121,3 @@ def test_a_batch_of_keyframes_alone_that_weigh_nothing_teaches_nothing(distance,
     found = Keyframe(RivalsConfig(keyframe_weight=0.0, keyframe_radius=5)).loss(out, torch.Generator())
     found.backward()
     assert found == wanted and torch.isfinite(loss.grad).all()
-
-
-@pytest.mark.parametrize("method", ["gradnorm", "ogm_ge", "gap_watched"])
-def test_a_method_that_compares_losses_as_ratios_refuses_one_that_can_be_negative(method):
-    config = toy_config("runs", method, model=dict(head="gmm"))
-    with pytest.raises(ConfigError, match=rf"{method}.*gmm"):
-        config.how.check(method, config.model)
