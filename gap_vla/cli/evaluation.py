@@ -19,11 +19,8 @@ LIBRARY = 5_000
 """Recordings of a diagnosis are of layouts this far behind `--seed`, so that no rollout is shown its own."""
 
 
-def _add_chunks(parser: Parser) -> Any:
-    chunks = parser.add_mutually_exclusive_group().add_argument
-    chunks("--execute", type=whole(1), help="actions executed of each predicted chunk (default: as trained)")
-    chunks("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
-    return chunks
+def _add_execute(add: Any) -> None:
+    add("--execute", type=whole(1), help="actions executed of each predicted chunk (default: as trained)")
 
 
 def _add_checkpoint(add: Any, **how: Any) -> None:
@@ -136,7 +133,7 @@ def evaluate(argv: list[str] | None = None) -> None:
     variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
     add("--variant", default="default", metavar="NAME|all", help=variants)
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
-    _add_chunks(parser)
+    _add_execute(add)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--horizon", type=whole(1), help="control steps per episode, at most and by default the task's")
     add("--slots", type=whole(1), default=4, help="environments per process; a batch is workers * slots (default 4)")
@@ -154,8 +151,8 @@ def _rollouts(options: Any) -> dict[str, Any]:
     from gap_vla.sim.rendering import require_rendering
     from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
 
-    how = {"ensemble": options.ensemble, "batch_size": options.workers * options.slots}
-    loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, **how)
+    at_once = options.workers * options.slots
+    loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, batch_size=at_once)
     if loaded.task is None:
         raise UserError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
     world = _world(options.task or loaded.task, loaded.policy, options.image_size, options.horizon)
@@ -324,7 +321,9 @@ def serve_policy(argv: list[str] | None = None) -> None:
     add("--port", type=whole(0, 65_535), default=8000, help="default 8000; 0 takes a free one")
     add("--step", type=whole(0), help="which step (default: where its run ended, else the latest)")
     answer = "answer with whole chunks; default: one action per observation"
-    _add_chunks(parser)("--whole-chunks", action="store_true", help=answer)
+    chunks = parser.add_mutually_exclusive_group().add_argument
+    _add_execute(chunks)
+    chunks("--whole-chunks", action="store_true", help=answer)
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
     options = parser.parse_args(argv)
@@ -337,7 +336,6 @@ def serve_policy(argv: list[str] | None = None) -> None:
         options.checkpoint,
         step=options.step,
         execute=1 if options.whole_chunks else options.execute,
-        ensemble=options.ensemble,
         dataset=options.dataset,
         batch_size=1,
     )

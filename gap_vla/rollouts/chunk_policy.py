@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,32 +39,13 @@ class RecedingHorizon:
         return self._left.popleft()
 
 
-class TemporalEnsemble:
-    """The same for predictions at every step: the mean of what the last chunks say about the present one (T. Zhao et
-    al., 2023, without their weights).
-    """
-
-    wants_chunk = True
-
-    def __init__(self, horizon: int) -> None:
-        self._chunks: deque[np.ndarray] = deque(maxlen=horizon)
-
-    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
-        self._chunks.append(chunk)
-
-    def next(self) -> Float[np.ndarray, " A"]:
-        newest = len(self._chunks) - 1
-        opinions = np.stack([chunk[newest - age] for age, chunk in enumerate(self._chunks)])
-        return (opinions * np.float64(1 / len(opinions))).sum(0)
-
-
 class EpisodeHistory:
     """What one episode remembers: the last W observations, and its chunks.
 
     The first observation fills the window, marked as padding, as in training.
     """
 
-    def __init__(self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble) -> None:
+    def __init__(self, number: int, window: int, chunks: RecedingHorizon) -> None:
         self.number, self.steps, self.instruction = number, 0, ""
         self.chunks = chunks
         self.kept: dict[int, Any] = {}  # step to what a policy has computed of it
@@ -98,7 +79,6 @@ class ChunkPolicy(abc.ABC):
         window: observations that the network looks back on, the present one included.
         horizon: actions in a predicted chunk.
         execute: actions executed of each predicted chunk.
-        ensemble: predict at every step and average the chunks instead, see `TemporalEnsemble`.
         action_dim: dimensions that the network predicts; those beyond the statistics' are dropped.
         samples: whether the head draws its actions.
         details: entries for `identity`.
@@ -124,7 +104,6 @@ class ChunkPolicy(abc.ABC):
         samples: bool,
         normalization: str = "normal",
         execute: int = 1,
-        ensemble: bool = False,
         batch_size: int = 8,
         seed: int = 0,
         name: str = "",
@@ -149,15 +128,13 @@ class ChunkPolicy(abc.ABC):
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._samples, self._seed = samples, seed
         self._sizes = sorted({-(-batch_size // 4), batch_size})
-        self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
-            (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
-        )
+        self._execute = execute
         widths = {"action": self.action_dim, **({"proprio": self.proprio_dim} if self.proprio_dim else {})}
         scales = {
             key: unnormalize(np.eye(2)[:, :1] * np.ones(n), statistics[key], normalization) for key, n in widths.items()
         }
         self.identity: dict[str, Any] = {
-            "execute": "ensemble" if ensemble else execute,
+            "execute": execute,
             "normalization": normalization,
             "statistics": digest({key: scale.tobytes().hex() for key, scale in scales.items()}, 16),  # by what they do
             **({"sampling_seed": seed} if samples else {}),
@@ -186,7 +163,7 @@ class ChunkPolicy(abc.ABC):
         """These episodes begin."""
         self.forget(episode_ids)
         for episode in episode_ids:
-            self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
+            self._episodes[episode] = EpisodeHistory(episode, self.window_size, RecedingHorizon(self._execute))
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.
@@ -224,7 +201,7 @@ class ChunkPolicy(abc.ABC):
             now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
             text = str(texts[row])
             if self.reads_instructions and episode.steps and episode.instruction != text:
-                episode.chunks = self._new_chunks()  # those of another instruction are not what is asked for
+                episode.chunks = RecedingHorizon(self._execute)  # the others are of another instruction
             episode.see(now, text)
         return episodes
 

@@ -40,7 +40,6 @@ def load_checkpoint(
     task: str | None = None,
     step: int | None = None,
     execute: int | None = None,
-    ensemble: bool | None = None,
     dataset: str | None = None,
     batch_size: int = 8,
     device: str = "cpu",
@@ -63,9 +62,8 @@ def load_checkpoint(
     run = _run_of(directory)
     _require_task(str(path), run.get("task"), task)
     acting = run.get("eval", {})
-    averaged = (acting.get("ensemble", False) and execute is None) if ensemble is None else ensemble
-    executed = 1 if averaged else acting.get("execute", 1) if execute is None else execute
-    how: dict[str, Any] = {"execute": executed, "ensemble": averaged, "batch_size": batch_size}
+    executed = acting.get("execute", 1) if execute is None else execute
+    how: dict[str, Any] = {"execute": executed, "batch_size": batch_size}
     policy: ChunkPolicy
     if (directory / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy

@@ -161,8 +161,6 @@ class EvalConfig:
     """Processes that collect demonstrations, and that roll out."""
     execute: Horizon = 1
     """Actions that are executed of each predicted chunk."""
-    ensemble: bool = False
-    """Average overlapping chunks instead (temporal ensembling)."""
     videos: Episodes = 2
     """Rollouts that are filmed."""
 
@@ -185,7 +183,7 @@ class Experiment(abc.ABC):
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
     unrecorded: ClassVar[tuple[str, ...]] = ("data.fields",)
-    gone: ClassVar[Mapping[str, Any]] = {}
+    gone: ClassVar[Mapping[str, Any]] = {"eval.ensemble": False}
 
     task: str
     """Name of the task; one of our simulated tasks, or any other name without rollouts."""
@@ -220,7 +218,7 @@ class Experiment(abc.ABC):
                 f"task {self.task!r} is none of the simulated ones{hint}: {', '.join(TASK_NAMES)}; for any other, name "
                 "data with demos.path or data.rlds"
             )
-        if not self.eval.ensemble and self.eval.execute > (most := self.model.action_horizon):
+        if self.eval.execute > (most := self.model.action_horizon):
             raise ConfigError(f"eval.execute is {self.eval.execute}; model.action_horizon is only {most}")
 
     @classmethod

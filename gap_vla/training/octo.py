@@ -123,7 +123,7 @@ class FinetuneConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
     methods: ClassVar[tuple[str, ...]] = ("v", "vp", "vp_gap")
     unrecorded: ClassVar[tuple[str, ...]] = (*Experiment.unrecorded, "model.proprio_history", "model.proprio_tokens")
-    gone: ClassVar[Mapping[str, Any]] = {"rival": {}, "train.accumulate": 1}
+    gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rival": {}, "train.accumulate": 1}
 
     method: str = "vp_gap"
     """v sees pictures alone, vp pictures and state, vp_gap trains vp with gradient adjustment."""

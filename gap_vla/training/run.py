@@ -201,8 +201,7 @@ def rollouts(config: Experiment, run: RunDirectory, step: int | None = None) -> 
     loaded = load_checkpoint(
         run.path,
         step=step,
-        execute=None if config.eval.ensemble else config.eval.execute,
-        ensemble=config.eval.ensemble,
+        execute=config.eval.execute,
         device=getattr(config.train, "device", "cpu"),
     )
     found = {}

@@ -76,7 +76,7 @@ class SmallConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.torch_trainer:SmallTrainer"
     methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
     prefix: ClassVar[str] = "small-"
-    gone: ClassVar[Mapping[str, Any]] = {"rivals.dropout": 0.2, "rivals.noise": 0.1}
+    gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rivals.dropout": 0.2, "rivals.noise": 0.1}
 
     method: str = "gap"
     """Training method: v, vp, vp_gap, or one of the rivals and controls of docs/POLICIES.md."""

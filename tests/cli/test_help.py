@@ -64,8 +64,8 @@ def test_help_shows_every_key_with_type_choices_sentence_and_the_files_value(cap
     [
         ("--config.train.steps=7", "train", "steps", 7),
         ("--config.optimizer.learning_rate=1e-3", "optimizer", "learning_rate", 1e-3),
-        ("--config.eval.ensemble", "eval", "ensemble", True),
-        ("--config.eval.ensemble=false", "eval", "ensemble", False),
+        ("--config.data.shuffle_images", "data", "shuffle_images", True),
+        ("--config.data.shuffle_images=false", "data", "shuffle_images", False),
         ("--config.demos.cameras=primary", "demos", "cameras", ("primary",)),
         ("--config.demos.cameras=wrist,primary", "demos", "cameras", ("wrist", "primary")),
         ('--config.demos.cameras=("wrist",)', "demos", "cameras", ("wrist",)),

@@ -16,7 +16,7 @@ from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
-from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory, RecedingHorizon, TemporalEnsemble
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory, RecedingHorizon
 from gap_vla.rollouts.octo_policy import OctoPolicy, parameter_digest
 from gap_vla.rollouts.small_policy import SmallTorchPolicy
 from gap_vla.serving.client import RemotePolicy
@@ -79,7 +79,7 @@ def rows(batch, chosen):
 # ---- history and chunks
 
 
-def test_history_receding_horizon_and_ensemble_are_upstreams():
+def test_history_and_receding_horizon_are_upstreams():
     golden = np.load(GOLDEN)
     episode = EpisodeHistory(0, 3, RecedingHorizon(1))
     for step, window in enumerate(golden["history3/proprio"]):
@@ -87,10 +87,6 @@ def test_history_receding_horizon_and_ensemble_are_upstreams():
         inputs = episode.inputs()
         np.testing.assert_array_equal(inputs["proprio"], window)
         np.testing.assert_array_equal(inputs["timestep_pad_mask"], golden["history3/timestep_pad_mask"][step])
-    ensemble = TemporalEnsemble(4)
-    for chunk, executed in zip(golden["ensemble/chunks"], golden["ensemble/executed_exp0"]):
-        ensemble.add(chunk)
-        np.testing.assert_allclose(ensemble.next(), executed, rtol=1e-12)
     receding, asked = RecedingHorizon(3), iter(golden["ensemble/chunks"])
     for executed in golden["rhc3/executed"]:
         if receding.wants_chunk:
@@ -113,9 +109,8 @@ class Told(ChunkPolicy):
         return np.tile(np.reshape(seen, (-1, 1, 1)), (1, 8, 1))
 
 
-@pytest.mark.parametrize("how", [{"execute": 8}, {"ensemble": True}])
-def test_an_instruction_that_changes_within_an_episode_is_acted_on_at_once(how):
-    policy, shown = Told(**how), {"proprio": np.zeros((2, 2))}
+def test_an_instruction_that_changes_within_an_episode_is_acted_on_at_once():
+    policy, shown = Told(execute=8), {"proprio": np.zeros((2, 2))}
     policy.reads_instructions = True
     policy.reset([0, 1])
     told = [["left", "left"], ["left", "left"], ["right", "left"], ["right", "right"], ["left", "right"]]
@@ -355,7 +350,6 @@ def test_a_run_and_its_checkpoint_are_found_and_say_how_they_act(model, tmp_path
         direct.reset([0])
         np.testing.assert_allclose(loaded.policy.act(batch, [0]), direct.act(batch, [0]), atol=1e-6)
         assert loaded.policy.identity["parameters"] == direct.identity["parameters"]
-    assert load_checkpoint(run, ensemble=True).policy.identity["execute"] == "ensemble"
     assert load_checkpoint(run, execute=3).policy.identity["execute"] == 3
     with pytest.raises(UserError, match="stack"):
         load_checkpoint(run, task="threading")
