@@ -194,7 +194,7 @@ def _over_all(kept: dict[str, Episode], splits: list[str]) -> Iterator[Finding]:
         yield Finding("note", "convention", "no action is given, so actions are not checked")
         return
     yield from _actions(episodes)
-    arms = arms_of(kept)
+    arms = arms_of(episodes)
     for arm in arms:
         yield from check_motion(arm)
     if not arms:

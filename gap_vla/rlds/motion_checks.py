@@ -7,7 +7,7 @@ Conventions (absolute targets, a gripper that 1 opens) are told as notes; what n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -23,8 +23,8 @@ MOST_LAG = 8
 """Steps that a gripper, or an arm that is led by another one, may take to follow."""
 LAGS = range(-10, 11)
 """Steps by which motion is sought behind its actions."""
-FEWEST_STEPS, FEWEST = 30, 3
-"""Steps in all from which on commands and motion are compared, and episodes from which on an odd one is told."""
+FEWEST_STEPS = 30
+"""Steps in all from which on commands and motion are compared."""
 EXPLAINED = 0.3
 """Of the square of an axis' motion, what actions explain at least where their sign and frame are judged by it."""
 APART = 0.15
@@ -33,8 +33,6 @@ LARGEST_ANGLE = {"euler_xyz": 7.0, "rotvec": 7.0, "joints": 14.0}
 """Rad that no angle described so reaches; a joint may turn twice."""
 HELD_WITHIN, HELD_UNDER = 0.005, 0.02
 """An axis is held if it stays within so many metres, or radians, of its start, and its actions are below the second."""
-OFF_SCALE = 1.6
-"""A distance per unit of action that differs from the usual one by more than this factor is odd."""
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
 """A step is a jump if it is this many times as large as a fast one (`_jump`), and at least this large."""
 
@@ -48,7 +46,6 @@ class Arm:
 
     name: str
     axes: tuple[str, ...]
-    episodes: list[str]
     state: Rows  # position (m) or joints
     action: Rows  # the commands for these
     quaternion: Rows
@@ -61,22 +58,14 @@ class Arm:
     def moved(self) -> Rows:
         return [np.diff(state, axis=0) for state in self.state]
 
-    def warnings(
-        self, check: str, text: str, odd: Sequence[bool] | np.ndarray, details: Sequence[str] = ()
-    ) -> Iterator[Finding]:
-        """A warning for each episode that is odd."""
-        for index in np.flatnonzero(odd).tolist():
-            detail = details[index] if details else ""
-            yield Finding("warning", check, f"{self.name}: {text}", detail, (self.episodes[index],))
 
-
-def arms_of(kept: Mapping[str, Episode]) -> list[Arm]:
-    """The arms whose state and action are described in the same terms, from episodes of equal columns by name."""
-    episodes = {name: episode for name, episode in kept.items() if len(episode) >= 3}
-    first = next(iter(episodes.values()), None)
+def arms_of(kept: Sequence[Episode]) -> list[Arm]:
+    """The arms whose state and action are described in the same terms, from episodes of equal columns."""
+    episodes = [episode for episode in kept if len(episode) >= 3]
+    first = next(iter(episodes), None)
     if first is None or first.columns is None or first.action_columns is None:
         return []
-    poses = [episode.arms for episode in episodes.values()] if first.columns.has_pose else []
+    poses = [episode.arms for episode in episodes] if first.columns.has_pose else []
     arms = []
     for number, (own, asked) in enumerate(zip(_places(first.columns), _places(first.action_columns))):
         kind = next((kind for kind in ("position", "joints") if kind in own and kind in asked), None)
@@ -84,12 +73,11 @@ def arms_of(kept: Mapping[str, Episode]) -> list[Arm]:
             continue
         turns = kind == "position" and "rotation" in own and "rotvec" in asked
         grips = "gripper" in own and "gripper" in asked
-        states = [episode.proprio.astype(np.float64) for episode in episodes.values()]
-        actions = [episode.action.astype(np.float64) for episode in episodes.values()]
+        states = [episode.proprio.astype(np.float64) for episode in episodes]
+        actions = [episode.action.astype(np.float64) for episode in episodes]
         arm = Arm(
             name=f"arm {number}",
             axes=("x", "y", "z") if kind == "position" else tuple(f"joint {i}" for i in range(len(own[kind]))),
-            episodes=list(episodes),
             state=[state[:, own[kind]] for state in states],
             action=[action[:, asked[kind]] for action in actions],
             quaternion=[np.asarray(pose[number].quaternion, np.float64) for pose in poses] if turns else [],
@@ -131,8 +119,6 @@ def check_motion(arm: Arm) -> Iterator[Finding]:
     yield from _frame(arm.name, arm.axes, followed(arm.action, arm.moved), arm.moved)
     if arm.turn:
         yield from _rotation(arm)
-    if arm.axes == ("x", "y", "z"):
-        yield from _scale(arm)
 
 
 def are_targets(states: Sequence[np.ndarray], actions: Sequence[np.ndarray]) -> bool:
@@ -150,7 +136,7 @@ def are_targets(states: Sequence[np.ndarray], actions: Sequence[np.ndarray]) -> 
 
 
 def _time(arm: Arm) -> Iterator[Finding]:
-    """Motion follows the actions by a few steps, the same in every episode; an error if it comes before them."""
+    """Motion follows the actions by a few steps; an error if it comes before them."""
     fits = [explained(arm.action, arm.moved, lag) for lag in LAGS]
     usual = LAGS[int(np.argmax(fits))]
     if max(fits) < EXPLAINED:
@@ -160,12 +146,6 @@ def _time(arm: Arm) -> Iterator[Finding]:
         yield Finding("error", "time", text)
     elif usual > USUAL_LAG:
         yield Finding("warning", "time", f"{arm.name}: motion follows the actions by {usual} steps; recorded early?")
-    if len(arm.episodes) >= FEWEST:
-        own = np.array([[explained([a], [m], lag) for lag in LAGS] for a, m in zip(arm.action, arm.moved)])
-        best, most, at_usual = np.array(LAGS)[own.argmax(1)], own.max(1), own[:, LAGS.index(usual)]
-        odd = (most > EXPLAINED) & (abs(best - usual) > 1) & (most > at_usual + 0.2)
-        text = "motion follows the actions by another number of steps than in most episodes; shifted in time?"
-        yield from arm.warnings("time", text, odd, [f"{lag}, usually {usual}" for lag in best])
 
 
 def _frame(what: str, axes: Sequence[str], command: Rows, moved: Rows) -> Iterator[Finding]:
@@ -214,27 +194,15 @@ def _rotation(arm: Arm) -> Iterator[Finding]:
 
 
 def _gripper(arm: Arm) -> Iterator[Finding]:
-    """Which way and in which range grippers are commanded, and episodes that differ in it from most."""
+    """Which way and in which range the gripper is commanded: a convention."""
     if not arm.grip or np.ptp(every := np.concatenate(arm.grip)) < 1e-6:
         return
-    wide, lows = np.array([np.ptp(one) for one in arm.grip]), np.array([one.min() for one in arm.grip])
-    if len(arm.grip) >= FEWEST and np.median(lows) < -0.5:
-        text = "gripper actions lie in [0, 1], in most other episodes in [-1, 1]; rescale them with 2x - 1"
-        yield from arm.warnings("gripper", text, (wide > 1e-6) & (lows >= 0))
-    follows = _follows(arm.grip, arm.opening)
-    usual = float(np.median(follows))
+    usual = float(np.median(_follows(arm.grip, arm.opening)))
     if abs(usual) > 0.3:
-        ways = ("closes", "opens") if arm.in_metres else ("lowers", "raises")
+        closes, opens = ("closes", "opens") if arm.in_metres else ("lowers", "raises")
         what = "the gripper" if arm.in_metres else "the gripper's column of the state"
-        way, other = ways if usual < 0 else ways[::-1]
-        text = f"{arm.name}: a high gripper action {way} {what}"
+        text = f"{arm.name}: a high gripper action {closes if usual < 0 else opens} {what}"
         yield Finding("note", "convention", text, f"{every.min():.3g} to {every.max():.3g}")
-        if len(arm.grip) >= FEWEST:
-            text = f"a high gripper action {other} {what}, unlike in most other episodes"
-            yield from arm.warnings("gripper", text, follows * np.sign(usual) < -0.3)
-    still = np.array([np.ptp(one) == 0 for one in arm.opening])
-    text = "the gripper is commanded and its state never changes; was it recorded?"
-    yield from arm.warnings("gripper", text, (wide > 0.5) & still)
 
 
 def _follows(command: Rows, opening: Rows) -> Float[np.ndarray, " E"]:
@@ -247,24 +215,6 @@ def _follows(command: Rows, opening: Rows) -> Float[np.ndarray, " E"]:
             own = [_correlation(c - c.mean(), o - o.mean()) if len(c) > 2 else 0.0 for c, o in pairs]
             found = max(found, np.array(own), key=lambda one: abs(one.mean()))
     return found
-
-
-def _scale(arm: Arm) -> Iterator[Finding]:
-    """One unit of action moves every episode, and every axis, by about the same distance, and the same way."""
-    command = followed(arm.action, arm.moved)
-    gains = np.array([_gain(*pair) for pair in zip(command, arm.moved)])
-    if len(gains) >= FEWEST and np.isfinite(gains).any():
-        usual = np.nanquantile(gains, 0.5, method="higher")
-        odd = (gains / usual > OFF_SCALE) | (gains / usual < 1 / OFF_SCALE)
-        if 2 * odd.sum() < np.isfinite(gains).sum():
-            text = "one unit of action moves another distance than in most episodes; other units or frame?"
-            yield from arm.warnings("scale", text, odd, [f"{gain:.2g} m, usually {usual:.2g} m" for gain in gains])
-    a, m = np.concatenate(command), np.concatenate(arm.moved)
-    by_axis = abs(np.array([_gain(a[:, axis], m[:, axis]) for axis in range(3)]))
-    if np.isfinite(by_axis).sum() > 1 and np.nanmax(by_axis) > 4 * np.nanmin(by_axis):
-        shown = ", ".join(f"{name} {gain:.2g}" for name, gain in zip("xyz", by_axis))
-        text = f"{arm.name}: one unit of action moves the axes by different distances; one is in other units"
-        yield Finding("warning", "scale", text, f"{shown} m")
 
 
 # One episode
@@ -367,12 +317,6 @@ def scaled(command: Sequence[np.ndarray], moved: Sequence[np.ndarray]) -> tuple[
         np.where(size_a > 1e-6, a / np.maximum(size_a, 1e-6), 0),
         np.where((size_b > 1e-9) & ~held, b / np.maximum(size_b, 1e-9), 0),
     )
-
-
-def _gain(command: np.ndarray, moved: np.ndarray) -> float:
-    """Distance per unit of action; NaN where the action does not explain the motion."""
-    explains = abs(_correlation(command, moved)) >= 0.5
-    return float((command * moved).sum() / (command**2).sum()) if explains else float("nan")
 
 
 def _correlation(command: np.ndarray, moved: np.ndarray) -> float:
