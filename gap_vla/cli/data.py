@@ -40,7 +40,7 @@ def collect_demos(argv: list[str] | None = None) -> None:
     add("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
     add("--episodes", type=whole(1), default=100, help="number of successful episodes to keep (default: 100)")
     add("--out", type=Path, required=True, help="HDF5 file to write")
-    add("--overwrite", action="store_true", help="replace the file, its contact sheet and its video")
+    add("--overwrite", action="store_true", help="replace the file")
     add("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
     add("--image-size", type=whole(16), default=64, help="height and width in pixels (default: 64)")
     recorded = "pictures to record: primary, wrist, `primary wrist`, or none (default: primary)"
@@ -53,48 +53,38 @@ def collect_demos(argv: list[str] | None = None) -> None:
     add("--action-noise", type=real(0, 1), default=0.0, help=noise)
     add("--variant", default="default", help=f"one of: {', '.join(VARIANT_NAMES)} (default: default)")
     add("--workers", type=whole(1), default=2, help="parallel processes (default: 2)")
-    add("--show", type=whole(0), default=4, help="episodes in the contact sheet and the video beside the file; 0: none")
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     from gap_vla.sim import collection
 
-    sheet, film = options.out.with_suffix(".png"), options.out.with_suffix(".mp4")
-    draw = bool(options.show and options.cameras)
-    for path in (sheet, film) if draw else ():
-        claim(path, overwrite=options.overwrite)
-    asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
+    asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "quiet")}
     print(collection.collect_demos(**asked, n=options.episodes, progress=not options.quiet))
-    if draw:
-        print(collection.contact_sheet(options.out, sheet, options.show))
-        print(collection.video(options.out, film, options.show))
 
 
 @command
 def show_episode(argv: list[str] | None = None) -> None:
     """Shows one episode: camera images with a slider, ρ, change points, motion signals and the expert's true switches,
-    in one HTML page that needs no network; or as a video or a picture.
+    in one HTML page that needs no network; or as a picture.
 
     Examples:
         gap-vla show-episode data/rlds/threading/1.0.0 --episode 3 --out episode.html
         gap-vla show-episode demos.hdf5 --out episode.html        # finds ρ as `annotate` does, if none is stored
         gap-vla show-episode demos.hdf5 --method gaussian         # by another method than the stored one
-        gap-vla show-episode demos_rho.hdf5 --out episode.mp4 --fps 20
         gap-vla show-episode demos_rho.hdf5 --out episode.png
     """
     parser = command_parser(show_episode)
     add = parser.add_argument
     _add_source(parser, "file or folder of demonstrations, or the folder of a dataset version")
     add("--episode", type=int, default=0, help="its number (default: 0)")
-    add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
+    add("--out", type=Path, default=Path("episode.html"), help=".html (default) or .png")
     add("--camera", help="image to show, such as image_wrist (default: the first)")
-    add("--fps", type=float, default=20, help="of a video (default: 20)")
     add("--method", help="find ρ by this method, fitted on all episodes, instead of what is stored")
     add("--annotator", type=Path, help="find ρ by this saved annotator")
     add_options(parser)
     options = parser.parse_args(argv)
     from gap_vla.rlds import annotate
 
-    how = {name: getattr(options, name) for name in ("episode", "camera", "fps", "method", "annotator")}
+    how = {name: getattr(options, name) for name in ("episode", "camera", "method", "annotator")}
     print(annotate.show_episode(_source(options), options.out, **how))
 
 

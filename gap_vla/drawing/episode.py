@@ -1,4 +1,4 @@
-"""An episode as a picture, a video or a page: frames at its change points over ρ and its signals."""
+"""An episode as a picture or a page: frames at its change points over ρ and its signals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,9 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.files import replacing
 from gap_vla.drawing.figures import COLORS, saved, svg_text
 from gap_vla.drawing.markup import render
-from gap_vla.drawing.video import write_video
 
 CHANGE, SWITCH, BELOW_RHO, BAND = "#cc2222", "#333333", "#c7dbfa", "#f2f4f7"
 MOST_FRAMES = 9
-SIDE, STRIP, LABEL = 384, 96, 16
-"""Pixels of a video: its square of camera images, what is below them, and the line of text in that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +38,7 @@ class EpisodeView:
     """What is shown of one episode.
 
     Attributes:
-        frames: camera to uint8[T, h, w, 3]; pages and videos show the first one.
+        frames: camera to uint8[T, h, w, 3]; pages show the first one.
         phases: name per step, or None; its switches are the true change points.
         signals: further plots, in order.
         facts: lines under the heading.
@@ -90,15 +87,6 @@ class EpisodeView:
         return next(iter(self.frames.values()), None)
 
 
-def film_strip(frames: UInt8[Any, "T h w 3"], count: int) -> UInt8[np.ndarray, "h w2 3"]:
-    """Frames, also of a file, from the first to the last one, at equal distances, side by side."""
-    return np.concatenate([frames[step] for step in _spread(len(frames), count)], axis=1)
-
-
-def _spread(steps: int, count: int) -> np.ndarray:
-    return np.linspace(0, steps - 1, count).round().astype(int)
-
-
 def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
     """A matplotlib figure: a row of frames for each camera, at the start and at change points or, where there are none,
     at equal distances; below them the plots.
@@ -109,7 +97,8 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
     figure = Figure(figsize=(11, 0.4 + 1.5 * len(cameras) + 1.6 * len(plots)), layout="constrained")
     grid = figure.add_gridspec(max(len(cameras) + len(plots), 1), 1)
     steps = np.unique([0, *view.change_points]) if len(view.change_points) else np.arange(len(view))
-    steps = steps[_spread(len(steps), min(len(steps), MOST_FRAMES))]
+    shown = np.linspace(0, len(steps) - 1, min(len(steps), MOST_FRAMES))
+    steps = steps[shown.round().astype(int)]
     for row, (camera, frames) in enumerate(cameras):
         places = grid[row].subgridspec(1, MOST_FRAMES)
         for place, step in enumerate(steps):
@@ -176,47 +165,6 @@ def write_picture(view: EpisodeView, path: Path) -> Path:
     with replacing(path) as temporary:
         temporary.write_bytes(episode_png(view))
     return path
-
-
-def write_episode_video(view: EpisodeView, path: Path, *, fps: float = 20) -> Path:
-    """Writes an mp4: camera images over ρ, and a line that moves over it; at the recording's own `fps` it plays in real
-    time. Raises UserError: the episode has no camera images.
-    """
-    return write_video(path, video_frames(view), fps=fps)
-
-
-def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
-    """uint8[SIDE + STRIP, SIDE, 3] per step; camera images are fitted into a square."""
-    from PIL import Image, ImageDraw
-
-    strip = Image.fromarray(_rho_strip(view))
-    for step, frame in enumerate([] if view.shown_frames is None else view.shown_frames):
-        canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
-        scale = SIDE / max(frame.shape[:2])
-        size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
-        canvas.paste(Image.fromarray(frame).resize(size), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
-        canvas.paste(strip, (0, SIDE))
-        draw = ImageDraw.Draw(canvas)
-        x = round(4 + (SIDE - 8) * step / max(len(view) - 1, 1))
-        draw.line([(x, SIDE + LABEL), (x, SIDE + STRIP)], fill="black", width=2)
-        rho = "" if view.rho is None else f"   rho {view.rho[step]:.2f}"
-        phase = "" if view.phases is None else f"   {str(view.phases[step])[:60]}"
-        draw.text((4, SIDE + 1), f"step {step}{rho}{phase}", fill="black")
-        yield np.asarray(canvas)
-
-
-def _rho_strip(view: EpisodeView) -> np.ndarray:
-    """uint8[STRIP, SIDE, 3]: ρ over all steps, four pixels from either side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(SIDE / 100, STRIP / 100), dpi=100)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((4 / SIDE, 0, 1 - 8 / SIDE, 1 - LABEL / STRIP))
-    draw_plot(axes, next(iter(view.plots[:1] if view.rho is not None else []), Plot("ρ", {})), view)
-    axes.set_axis_off()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def episodes_page(title: str, views: Sequence[EpisodeView], *before: Markup) -> str:

@@ -153,22 +153,21 @@ def show_episode(
     *,
     episode: int = 0,
     camera: str | None = None,
-    fps: float = 20,
     method: str | None = None,
     annotator: str | Path | None = None,
 ) -> Path:
-    """Writes one episode as a page (.html), a video (.mp4, at `fps`) or a picture (.png).
+    """Writes one episode as a page (.html) or a picture (.png).
 
     It shows the ρ that is stored in the file. Where none is stored, or a method or the folder of an annotator is given,
     it shows the ρ that `annotate_source` would write: the annotator is fitted on the whole source.
     """
-    from gap_vla.drawing.episode import episodes_page, write_episode_video, write_picture
+    from gap_vla.drawing.episode import episodes_page, write_picture
     from gap_vla.phases.measures import notes, told_weak
     from gap_vla.phases.pages import view_of
 
     out = Path(out)
-    if out.suffix not in (".html", ".mp4", ".png"):
-        raise UserError(f"{out}: name a page (.html), a video (.mp4) or a picture (.png)")
+    if out.suffix not in (".html", ".png"):
+        raise UserError(f"{out}: name a page (.html) or a picture (.png)")
     claim(out, overwrite=True, sources=[source.path])
     if not 0 <= episode < len(source):
         raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
@@ -185,8 +184,6 @@ def show_episode(
     facts = list(filter(None, facts))
     print(*facts, sep="\n", flush=True)
     view = view_of(chosen, camera=camera, facts=tuple(facts))
-    if out.suffix == ".mp4":
-        return write_episode_video(view, out, fps=fps)
     if out.suffix == ".png":
         return write_picture(view, out)
     with replacing(out) as new:

@@ -30,8 +30,6 @@ from gap_vla.sim.variants import variant_spec
 
 LAYOUT_VERSION = 2
 """Of what a demonstration holds. 2: `obs/object`, the objects' positions, which policies are never given."""
-LARGE = 256
-"""Pixels of a picture in a sheet, at most. Small ones are enlarged."""
 
 
 def collect_demos(
@@ -282,35 +280,3 @@ def _assemble(parts: Sequence[Path], out: Path, spec: TaskSpec, attributes: Mapp
                 data.attrs[key] = value
         data.attrs["columns"] = str(spec.columns)
         data.attrs["action_columns"] = str(spec.action_columns)
-
-
-def contact_sheet(demos: Path, out: Path, episodes: int) -> Path:
-    """Writes a PNG with a row of pictures per camera for the first episodes of a collection; returns `out`."""
-    from PIL import Image
-
-    from gap_vla.drawing.episode import film_strip
-
-    with h5py.File(demos) as file:
-        films = [film for cameras in _films(file, episodes) for film in cameras]
-        size = films[0].shape[1]
-        thin, factor = -(-size // LARGE), 2 if 2 * size <= LARGE else 1
-        rows = [film_strip(film, 8)[::thin, ::thin] for film in films]
-    sheet = Image.fromarray(np.concatenate(rows, axis=0))
-    sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST).save(out)
-    return out
-
-
-def video(demos: Path, out: Path, episodes: int) -> Path:
-    """Writes the first episodes of a collection one after the other, in real time, cameras side by side."""
-    from gap_vla.drawing.video import write_video
-
-    with h5py.File(demos) as file:
-        rate, films = int(file["data"].attrs["control_hz"]), _films(file, episodes)
-        frames = (np.concatenate(cameras, axis=1) for one in films for cameras in zip(*(film[:] for film in one)))
-        return write_video(out, frames, fps=rate, scale=max(1, LARGE // films[0][0].shape[1]))
-
-
-def _films(file: h5py.File, episodes: int) -> list[list[h5py.Dataset]]:
-    """uint8[T, h, w, 3] of each camera, of the first episodes."""
-    demos = [file[f"data/demo_{i}/obs"] for i in range(min(episodes, len(file["data"])))]
-    return [[obs[camera] for camera in sorted(obs) if camera.startswith("image_")] for obs in demos]

@@ -1,4 +1,4 @@
-"""Drawings of an episode, as a figure, on a page and below a video; videos, tables and the first batch."""
+"""Drawings of an episode, as a figure and on a page; videos, tables and the first batch."""
 
 import dataclasses
 import re
@@ -11,15 +11,11 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.drawing.batch import batch_picture
 from gap_vla.drawing.episode import (
-    LABEL,
-    SIDE,
     EpisodeView,
     Plot,
     episode_figure,
     episode_png,
     episodes_page,
-    video_frames,
-    write_episode_video,
 )
 from gap_vla.drawing.markup import html_table, note
 from gap_vla.drawing.video import write_video
@@ -87,16 +83,6 @@ def test_rho_and_signals_carry_the_same_marks(view):
     assert [text.get_text() for text in plots[0].texts] == ["reach", "grasp", "lift"]
 
 
-def test_the_line_over_a_video_is_black_at_its_step_and_change_points_are_red(view):
-    frames = list(video_frames(view))
-    assert len(frames) == STEPS
-    x = [round(4 + (SIDE - 8) * step / (STEPS - 1)) for step in (10, 20)]
-    below = frames[20][SIDE + LABEL + 8, :, :].astype(int)
-    assert below[x[1]].max() == 0
-    near = below[x[0] - 1 : x[0] + 2]
-    assert (near[:, 0] - near[:, 1]).max() > 60
-
-
 def test_the_page_places_its_cursor_over_the_plots_and_escapes_what_it_is_given(view):
     text = episodes_page(view.title, [view, dataclasses.replace(view, title="</script>", facts=("a & b",))])
     left, right = (float(re.search(rf'data-{side}="([\d.]+)"', text)[1]) for side in ("left", "right"))
@@ -126,11 +112,9 @@ def test_a_video_holds_every_picture_at_its_rate_and_size(scale, tmp_path):
     assert np.allclose([frame.mean() for frame in decoded], [0, 100, 200, 250, 50], atol=4)
 
 
-def test_a_video_of_nothing_is_refused_and_leaves_nothing(view, tmp_path):
+def test_a_video_of_nothing_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no pictures"):
         write_video(tmp_path / "x.mp4", [])
-    with pytest.raises(UserError, match="no pictures"):
-        write_episode_video(dataclasses.replace(view, frames={}), tmp_path / "x.mp4")
     assert not list(tmp_path.iterdir())
 
 

@@ -8,7 +8,6 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
 
 import gap_vla.sim as sim
 from gap_vla.cli.data import collect_demos as command
@@ -122,12 +121,9 @@ def test_an_expert_that_always_fails_ends_the_collection(tmp_path, monkeypatch):
         collect_demos("assembly", 30, tmp_path / "x.hdf5", workers=1, **SETTINGS)
 
 
-def test_the_command_shows_what_it_collected(finished, tmp_path, capsys):
+def test_the_command_says_what_it_collected(finished, tmp_path, capsys):
     out = tmp_path / "d.hdf5"
     shutil.copytree(finished[1], tmp_path / "d.hdf5.parts")
-    options = "--task assembly --episodes 3 --image-size 32 --seed 3 --action-noise 0.1 --show 2 --quiet".split()
+    options = "--task assembly --episodes 3 --image-size 32 --seed 3 --action-noise 0.1 --quiet".split()
     assert command([*options, "--out", str(out)]) == 0
-    assert capsys.readouterr().out.split() == [str(out.with_suffix(suffix)) for suffix in (".hdf5", ".png", ".mp4")]
-    assert out.read_bytes() == finished[0].read_bytes()
-    assert Image.open(out.with_suffix(".png")).size == (8 * 64, 2 * 64)
-    assert out.with_suffix(".mp4").stat().st_size > 1000
+    assert capsys.readouterr().out.split() == [str(out)] and out.read_bytes() == finished[0].read_bytes()
