@@ -116,7 +116,7 @@ def evaluate(argv: list[str] | None = None) -> None:
         gap-vla evaluate --checkpoint runs/threading/NAME --episodes 100
         gap-vla evaluate --policy expert --task stack
         gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
-        gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
+        gap-vla evaluate --checkpoint DIR --variant positions_wide                  # out of distribution
         gap-vla evaluate --policy random --task gym_aloha_transfer_cube             # other packages' environments
 
     The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes),
@@ -130,8 +130,7 @@ def evaluate(argv: list[str] | None = None) -> None:
     add("--episodes", type=whole(1), default=20, help="rollouts (default 20; take 100 for results)")
     layouts = "first layout seed (default: where the variant's own seeds begin); given, `random` also draws by it"
     add("--seed", type=seed, help=layouts)
-    variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
-    add("--variant", default="default", metavar="NAME|all", help=variants)
+    add("--variant", default="default", metavar="NAME", help=f"variant of the scene: {', '.join(VARIANT_NAMES)}")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
     _add_execute(add)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
@@ -144,12 +143,12 @@ def evaluate(argv: list[str] | None = None) -> None:
 
 
 def _rollouts(options: Any) -> dict[str, Any]:
-    """Prints what was measured on each variant; returns it with the pages."""
-    from gap_vla.report.evaluations import variants_table, write_page
+    """Prints what was measured; returns it with its page, by the variant of the scene."""
+    from gap_vla.report.evaluations import write_page
     from gap_vla.rollouts import evaluation
     from gap_vla.rollouts.records import describe
     from gap_vla.sim.rendering import require_rendering
-    from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
+    from gap_vla.sim.variants import variant_spec
 
     at_once = options.workers * options.slots
     loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, batch_size=at_once)
@@ -159,38 +158,28 @@ def _rollouts(options: Any) -> dict[str, Any]:
     cameras = loaded.cameras if options.cameras is None else options.cameras
     if cameras and not world:
         require_rendering()
-    variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
-    suffix = "" if options.variant == "default" else f"_{options.variant}"
-    inside, outside = f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}"
-    out = options.out or _default_out(options, inside, outside)
-    found: dict[str, Any] = {}
-    for variant in variants:
-        spec, folder = variant_spec(variant), out / variant if len(variants) > 1 else out
-        if spec.only_looks and not cameras:
-            print(f"note: {variant} is left out, as it differs in pictures alone", file=sys.stderr)
-            continue
-        summary = evaluation.evaluate(
-            loaded.policy,
-            world or loaded.task,
-            episodes=options.episodes,
-            seed=spec.first_seed if options.seed is None else options.seed,
-            out_dir=folder,
-            workers=options.workers,
-            slots_per_worker=options.slots,
-            videos=options.videos,
-            progress=not options.quiet,
-            image_size=options.image_size or loaded.image_size,
-            cameras=cameras,
-            camera=options.camera or loaded.view,
-            variant=variant,
-            horizon=options.horizon,
-        )
-        page = write_page(folder, summary)
-        found[variant] = {**summary, "page": page}
-        print(f"{describe(summary)}\n→ {folder / 'summary.json'}, {page}", flush=True)
-    if len(found) > 1:
-        print(variants_table(found))
-    return {"variants": found}
+    variant = options.variant
+    suffix = "" if variant == "default" else f"_{variant}"
+    out = options.out or _default_out(options, f"evaluation_{loaded.task}{suffix}", f"eval/{loaded.task}_{{}}{suffix}")
+    summary = evaluation.evaluate(
+        loaded.policy,
+        world or loaded.task,
+        episodes=options.episodes,
+        seed=variant_spec(variant).first_seed if options.seed is None else options.seed,
+        out_dir=out,
+        workers=options.workers,
+        slots_per_worker=options.slots,
+        videos=options.videos,
+        progress=not options.quiet,
+        image_size=options.image_size or loaded.image_size,
+        cameras=cameras,
+        camera=options.camera or loaded.view,
+        variant=variant,
+        horizon=options.horizon,
+    )
+    page = write_page(out, summary)
+    print(f"{describe(summary)}\n→ {out / 'summary.json'}, {page}", flush=True)
+    return {"variants": {variant: {**summary, "page": page}}}
 
 
 @command

@@ -13,9 +13,6 @@ from gap_vla.rollouts.statistics import percent, points, with_interval
 
 PAGE_FILE = "index.html"
 
-Summaries = Mapping[str, Mapping[str, Any]]
-"""Variant to its evaluation's `summary.json`."""
-
 
 def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     """Writes `folder/index.html`: the result, films (failures first), phases, errors. It links to the films beside it
@@ -43,17 +40,6 @@ def _film(name: str, summary: Mapping[str, Any]) -> dict[str, str]:
     phase, steps = summary["last_phases"][int(number)], summary["steps"][int(number)]
     where = f" in {phase}" if outcome == "failure" and phase else ""
     return {"source": name, "caption": f"episode {int(number)}", "outcome": outcome, "after": f"{where}, {steps} steps"}
-
-
-def variants_table(found: Summaries) -> str:
-    """Success on each variant. Their layouts differ (unless a seed was given), so the rates are to be compared by their
-    intervals."""
-    rows: list[Sequence[str]] = [("variant", "episodes", "success", "95 % interval")]
-    for name, one in found.items():
-        low, high = map(percent, one["interval"])
-        won, rate = f"{one['successes']}/{one['episodes']}", f"{percent(one['success_rate']):>3} %"
-        rows.append((name, won, rate, f"{low} to {high} %"))
-    return text_table(rows)
 
 
 # ---- does it look?

@@ -1,7 +1,7 @@
 """The page of an evaluation, and the table of all variants of a scene."""
 
 from gap_vla.report.comparison import compare, tables
-from gap_vla.report.evaluations import variants_table, write_page
+from gap_vla.report.evaluations import write_page
 from gap_vla.rollouts.records import EpisodeRecord, summarize
 
 
@@ -24,12 +24,6 @@ def test_the_page_begins_with_the_result_and_shows_videos_phases_and_errors(tmp_
 def test_a_rate_says_0_or_100_only_where_it_is(tmp_path):
     ends = [EpisodeRecord(number, number, number > 0, 9) for number in range(200)]
     found = {**summary(), **summarize(ends)}
-    assert "199/200   99.5 %" in variants_table({"": found})
     assert "99.5 % (95 %" in write_page(tmp_path, {**found, "videos": []}).read_text()
     compared = compare({"v": {0: {"default": dict(enumerate(found["outcomes"]))}}})
     assert ["v", "in distribution", "99.5"] == tables(compared)[0][1][:3]
-
-
-def test_all_variants_make_one_table():
-    table = variants_table({"default": summary(), "light": summary()})
-    assert len(table.splitlines()) == 3 and "light    1/2        50 %    9 to 91 %" in table

@@ -86,15 +86,6 @@ def test_an_episode_that_ends_at_its_horizon_has_failed(tmp_path, capsys, horizo
     assert sum(summary["phases"]["failed_in"].values()) == 2
 
 
-def test_several_variants_go_into_folders_of_their_own(tmp_path, capsys):
-    arguments = ["--policy", "random", "--task", "assembly", "--episodes", "1", "--cameras", "none", "--horizon", "3"]
-    assert evaluate([*arguments, *ONE, "--variant", "all", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    found = {file.parent.name for file in tmp_path.glob("*/summary.json")}
-    assert {"default", "positions_wide"} <= found and "light" not in found and "left out" in said.err
-    assert all(f"\n{name} " in said.out for name in found)
-
-
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory):
     """Of `assembly`, disturbed: what was executed is not what is to be imitated."""
