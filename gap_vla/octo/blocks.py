@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,19 +29,9 @@ class Compute:
 
     Attributes:
         dtype: arithmetic of encoders and transformers; parameters stay float32. bfloat16 pays on accelerators only.
-        scan_layers: trace and compile one transformer layer and loop over it, which copies the layers' parameters and
-            gradients at every step. None means from 24 layers on, and with `remat`: with 12 layers it saves only a
-            second or two of compilation, but without a loop XLA does little of what `remat` asks for on a CPU.
-        remat: recompute each layer's activations in the backward pass: less memory, about a third more time.
     """
 
     dtype: Any = jnp.float32
-    scan_layers: bool | None = None
-    remat: bool = False
-
-    def scans(self, num_layers: int) -> bool:
-        """Whether a stack of `num_layers` is looped over."""
-        return (self.remat or num_layers >= 24) if self.scan_layers is None else self.scan_layers
 
 
 @jax.custom_vjp
@@ -136,58 +126,20 @@ class Transformer(nn.Module):
         if self.add_position_embedding:
             raise ConfigError("add_position_embedding must be False: Octo adds its own embeddings per token group")
 
-        def block(name: str | None) -> Encoder1DBlock:
-            return Encoder1DBlock(
+        x = x.astype(self.compute.dtype)
+        for layer in range(self.num_layers):
+            block = Encoder1DBlock(
                 mlp_dim=self.mlp_dim,
                 num_heads=self.num_attention_heads,
                 dropout_rate=self.dropout_rate,
                 attention_dropout_rate=self.attention_dropout_rate,
                 compute=self.compute,
                 spans=spans,
-                name=name,
+                name=f"encoderblock_{layer}",
             )
-
-        x = x.astype(self.compute.dtype)
-        names = [f"encoderblock_{layer}" for layer in range(self.num_layers)]
-        scan = self.compute.scans(len(names)) and len(names) > 1
-        last: dict[str, Any] = {} if rows is None else {"rows": rows}
-        if self.is_initializing() or self.is_mutable_collection("intermediates") or not (scan or self.compute.remat):
-            for name in names:
-                x = block(name)(x, mask, not train, **(last if name == names[-1] else {}))
-        else:
-            x = self._as_functions(block(None).clone(parent=None), names, x, mask, scan, train, last)
+            last: dict[str, Any] = {} if rows is None or layer < self.num_layers - 1 else {"rows": rows}
+            x = block(x, mask, not train, **last)
         return nn.LayerNorm(dtype=self.compute.dtype, name="encoder_norm")(x)
-
-    def _as_functions(
-        self, block: nn.Module, names: Sequence[str], x: jax.Array, mask: Any, scan: bool, train: bool, last: Any
-    ) -> jax.Array:
-        """The blocks as functions of their parameters, looped over or recomputed; dropout draws other bits then.
-
-        Args:
-            last: what the last block is given beside the others' arguments; with it, it stays outside of the loop.
-        """
-        params = [self.variables["params"][name] for name in names]
-        keys = None
-        if train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0):
-            keys = jax.random.split(self.make_rng("dropout"), len(names))
-
-        def runs(options: dict[str, Any]) -> Callable[[jax.Array, Any, jax.Array | None], Any]:
-            def run(x: jax.Array, weights: Any, key: jax.Array | None) -> Any:
-                rngs = {} if key is None else {"dropout": key}
-                return block.apply({"params": weights}, x, mask, not train, rngs=rngs, **options)
-
-            return jax.checkpoint(run, prevent_cse=not scan) if self.compute.remat else run
-
-        looped = len(names) - bool(last) if scan else 0
-        if scan:
-            run = runs({})
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:looped])
-            inputs = stacked, None if keys is None else keys[:looped]
-            x = jax.lax.scan(lambda carry, xs: (run(carry, *xs), None), x, inputs)[0]
-        for index in range(looped, len(names)):
-            key = None if keys is None else keys[index]
-            x = runs(last if index == len(names) - 1 else {})(x, params[index], key)
-        return x
 
 
 class MAPHead(nn.Module):

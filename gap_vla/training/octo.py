@@ -89,8 +89,6 @@ class OctoTrainConfig(TrainConfig):
     """Devices that share one copy of parameters and optimizer; the others repeat it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the arithmetic, not of the parameters; bfloat16 is faster on accelerators only."""
-    remat: bool = False
-    """Compute a layer's activations again in the backward pass: less memory, a third more time."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -123,7 +121,7 @@ class FinetuneConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
     methods: ClassVar[tuple[str, ...]] = ("v", "vp", "vp_gap")
     unrecorded: ClassVar[tuple[str, ...]] = (*Experiment.unrecorded, "model.proprio_history", "model.proprio_tokens")
-    gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rival": {}, "train.accumulate": 1}
+    gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rival": {}, "train.accumulate": 1, "train.remat": False}
 
     method: str = "vp_gap"
     """v sees pictures alone, vp pictures and state, vp_gap trains vp with gradient adjustment."""

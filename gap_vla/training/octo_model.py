@@ -112,7 +112,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         rng=init_rng,
         dataset_statistics=statistics,
         pretrained=source.params if source else None,
-        compute=Compute(jnp.dtype(config.train.precision), remat=config.train.remat),
+        compute=Compute(jnp.dtype(config.train.precision)),
     )
     parameters = Parameters.of(config, model.params, model.module)
     held = traverse_util.flatten_dict(dict(source.params), sep="/") if source else None

@@ -12,7 +12,7 @@ import pytest
 from gap_vla.octo import attention as module
 from gap_vla.octo import blocks
 from gap_vla.octo.attention import attend, attention, key_spans
-from gap_vla.octo.blocks import BlockTransformer, Compute, Transformer
+from gap_vla.octo.blocks import BlockTransformer, Transformer
 from gap_vla.octo.token_groups import AttentionRule, TimestepGroup
 from tests.helpers import octo_golden as golden
 
@@ -123,18 +123,9 @@ def test_only_the_input_of_gelu_is_kept_for_its_gradient(monkeypatch: pytest.Mon
     assert hidden_a_layer() > 1.8
 
 
-@pytest.mark.parametrize(
-    "compute",
-    [
-        Compute(),
-        Compute(remat=True),
-    ],
-)
-def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch, compute: Compute
-) -> None:
+def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MANY", 1)
-    transformer = Transformer(num_layers=2, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0, compute=compute)
+    transformer = Transformer(num_layers=2, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0)
     rng = np.random.default_rng(0)
     x, mask = jnp.asarray(rng.normal(size=(2, TOKENS, WIDTH)), jnp.float32), jnp.asarray(CAUSAL[None, None])
     shapes = jax.eval_shape(lambda key: transformer.init(key, x, mask, train=False), jax.random.PRNGKey(0))

@@ -17,7 +17,7 @@ import pytest
 from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.core.errors import ConfigError
 from gap_vla.octo import language, presets
-from gap_vla.octo.blocks import Compute, Transformer
+from gap_vla.octo.blocks import Compute
 from gap_vla.octo.encoders import convolve
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import OctoModel
@@ -152,54 +152,6 @@ def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
     assert embed_language(module, params, without) == without
 
 
-def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, Any]:
-    rate = 0.9 if train else 0.0
-    transformer = Transformer(
-        num_layers=3,
-        mlp_dim=16,
-        num_attention_heads=2,
-        dropout_rate=rate,
-        attention_dropout_rate=rate,
-        compute=compute,
-    )
-    rng = np.random.default_rng(0)
-    x, mask = rng.standard_normal((2, 5, 8), np.float32), np.tril(np.ones((5, 5), bool))[None, None]
-    shapes = jax.eval_shape(lambda key: transformer.init(key, x, mask, train=False), jax.random.PRNGKey(0))
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-
-    def loss(params: Any, x: Any) -> Any:
-        rngs = {"dropout": jax.random.PRNGKey(1)}
-        return jnp.square(transformer.apply(params, x, mask, train=train, rngs=rngs)).mean()
-
-    return golden.quick(jax.grad(loss, argnums=(0, 1)), params, x)(params, x)
-
-
-@functools.cache
-def _plain_gradients() -> tuple[Any, Any]:
-    return _transformer_gradients(Compute(scan_layers=False))
-
-
-OPTIONS = [
-    Compute(scan_layers=True),
-    Compute(scan_layers=False, remat=True),
-    Compute(remat=True),  # both
-]
-
-
-@pytest.mark.parametrize("compute", OPTIONS)
-def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None:
-    ours, plain = _transformer_gradients(compute), _plain_gradients()
-    assert jax.tree.structure(ours) == jax.tree.structure(plain)
-    for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_looped_layers_drop_out_different_units() -> None:
-    grads, _ = _transformer_gradients(Compute(scan_layers=True), train=True)
-    first, second = (grads["params"][f"encoderblock_{layer}"]["MlpBlock_0"]["Dense_1"]["bias"] == 0 for layer in (0, 2))
-    assert first.any() and not np.array_equal(first, second)
-
-
 def test_bfloat16_arithmetic_keeps_float32_parameters_and_nearly_the_loss() -> None:
     case = golden.load("c")
     module = OctoModule.create(**case.model.config["model"], compute=Compute(dtype=jnp.bfloat16))
@@ -323,17 +275,13 @@ def test_specs_name_upstreams_classes() -> None:
             ModuleSpec.instantiate({**spec, **other})
 
 
-@pytest.mark.parametrize(
-    "compute",
-    [Compute(scan_layers=False), Compute(scan_layers=True, remat=True)],
-)
-def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: Compute) -> None:
+def test_gap_reaches_the_proprio_tokens() -> None:
     options: dict[str, Any] = {"image_size": 8, "proprio_dim": 3, "window_size": 1}
     sizes = {"stem_features": (32,), "token_embedding_size": 8, "num_attention_heads": 2, "mlp_dim": 8}
     config = presets.small_config(**options, **sizes)
     config["model"]["heads"]["action"]["kwargs"]["use_map"] = False
     batch = presets.example_batch(**options, batch_size=2)
-    module = OctoModule.create(**config["model"], compute=compute)
+    module = OctoModule.create(**config["model"])
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), parameter_shapes(module, batch))
 
