@@ -102,13 +102,12 @@ def test_cells_and_notes_are_escaped_and_pieces_of_a_page_are_not():
     assert '<td>&lt;i&gt;</td><td><p class="note">&lt;p&gt;</p></td>' in table
 
 
-@pytest.mark.parametrize("scale", [1, 3])
-def test_a_video_holds_every_picture_at_its_rate_and_size(scale, tmp_path):
+def test_a_video_holds_every_picture_at_its_rate_and_size(tmp_path):
     frames = [np.full((16, 15, 3), value, np.uint8) for value in (0, 100, 200, 250, 50)]
-    with av.open(str(write_video(tmp_path / "x.mp4", iter(frames), fps=12.5, scale=scale))) as file:
+    with av.open(str(write_video(tmp_path / "x.mp4", iter(frames), fps=12.5))) as file:
         decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         assert float(file.streams.video[0].average_rate) == 12.5
-    assert [frame.shape for frame in decoded] == [(16 * scale, 15 * scale // 2 * 2, 3)] * 5
+    assert [frame.shape for frame in decoded] == [(16, 14, 3)] * 5
     assert np.allclose([frame.mean() for frame in decoded], [0, 100, 200, 250, 50], atol=4)
 
 
