@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -127,12 +126,6 @@ class Adjustment:
         for place in self._places:
             place.parameters()  # refuses those that were sharded since
         active = self.schedule.active(step, self.total_steps)
-        if step >= self.total_steps:
-            warnings.warn(
-                f"training step {step} of {self.total_steps}: GAP's window is a share of total_steps; was that counted "
-                "in epochs?",
-                stacklevel=3,
-            )
         if rho is None and active and self.schedule.needs_rho:
             raise ConfigError(
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "

@@ -69,11 +69,6 @@ def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
     labels = {
         path: "frozen" if any(fnmatch(path, pattern) for pattern in frozen_keys) else "trainable" for path in flat
     }
-    if frozen_keys and "trainable" not in labels.values():
-        raise ConfigError(
-            f"optimizer.frozen_keys is {tuple(frozen_keys)}, which freezes every parameter, so that nothing would be "
-            "trained; leave out the pattern of what is to be trained"
-        )
     return traverse_util.unflatten_dict(labels, sep=".")
 
 

@@ -69,10 +69,6 @@ def main() -> None:
             assert graphs == 1, f"{graphs} graphs for three values of rho"
             with gap.adjusting(rho, 1):  # the window ended
                 close(gradients(compiled, policy, image, proprio), plain)
-            if name == "submodule":
-                with torch.no_grad():
-                    close([compiled.eval()(image, proprio)], [policy.eval()(image, proprio)])
-                policy.train()
         close(gradients(compiled, policy, image, proprio), plain)
         print(f"{name}: whole graph, one compilation for every rho, plain after the window and after detaching")
     torch._dynamo.reset()

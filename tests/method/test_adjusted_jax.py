@@ -64,28 +64,16 @@ def one_sample(index):
     return BATCH_OF_THREE | {"action_pad_mask": BATCH_OF_THREE["action_pad_mask"] & counted}
 
 
-def test_forward_is_identical_with_gap(model):
-    plain, _ = gradient(model, None)
-    adjusted, _ = gradient(model, jnp.full((BATCH, WINDOW), 0.3))
-    assert plain == adjusted
-
-
-def test_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(model):
+def test_forward_is_identical_and_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(model):
     rho = np.array([0.0, 0.4, 1.0], np.float32)
-    factor = jnp.repeat(jnp.asarray(1 - rho)[:, None], WINDOW, 1)
-    _, adjusted = gradient(model, factor)
+    value, plain = gradient(model, None)
+    same, adjusted = gradient(model, jnp.repeat(jnp.asarray(1 - rho)[:, None], WINDOW, 1))
+    assert value == same
     singles = [gradient(model, None, one_sample(b))[1] for b in range(BATCH)]
-    for path in OWN:
-        expected = sum((1 - rho[b]) * singles[b][path] for b in range(BATCH)) / BATCH  # the loss is a mean over samples
-        np.testing.assert_allclose(adjusted[path], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-
-
-def test_every_other_gradient_is_unchanged(model):
-    _, plain = gradient(model, None)
-    _, adjusted = gradient(model, jnp.full((BATCH, WINDOW), 0.3))
     for path in plain:
         if path in OWN:
-            np.testing.assert_allclose(adjusted[path], 0.3 * plain[path], rtol=1e-4, atol=1e-7)
+            expected = sum((1 - rho[b]) * singles[b][path] for b in range(BATCH)) / BATCH  # the loss is a mean
+            np.testing.assert_allclose(adjusted[path], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
         else:
             np.testing.assert_allclose(adjusted[path], plain[path], rtol=1e-5, atol=1e-8)
 
@@ -98,56 +86,39 @@ def test_factors_act_on_their_own_window_step(model):
     np.testing.assert_allclose(adjusted[path][:, 1], plain[path][:, 1], rtol=1e-5, atol=1e-8)
 
 
-def test_match_group_names_exactly_the_leaves_before_the_transformer(model):
+def test_the_group_is_exactly_the_leaves_before_the_transformer_and_an_encoder_is_none(model):
     assert set(match_group(model.params)) == OWN
-
-
-def test_no_match_is_an_error_that_lists_the_groups(model):
     with pytest.raises(ConfigError, match="the model's groups are obs_primary, obs_proprio"):
         match_group(model.params, "obs_state")
-    with (
-        pytest.raises(ConfigError, match="no token group 'obs_state'"),
-        adjusted_gradients(jnp.ones((1, 1)), "obs_state"),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("shape", [(1, WINDOW), (BATCH, 1), (BATCH,)])
-def test_factors_of_other_samples_or_window_steps_are_refused(model, shape):
-    observation, task = BATCH_OF_THREE["observation"], BATCH_OF_THREE["task"]
-    with pytest.raises(ConfigError, match="obs_proprio"), adjusted_gradients(jnp.ones(shape)):
-        model.run_transformer(observation, task, observation["timestep_pad_mask"])
-
-
-def test_an_encoder_is_not_a_proprioceptive_branch(model):
     with pytest.raises(ConfigError, match="it is an encoder"):
         match_group(model.params, "obs_primary")
 
 
-def test_scale_gradient_keeps_the_value_and_scales_the_cotangent():
-    x, factor = jnp.arange(3.0), jnp.array([0.0, 0.5, 1.0])
+def test_tokens_that_are_not_there_and_factors_of_other_samples_are_refused(model):
+    with pytest.raises(ConfigError, match="obs_state"), adjusted_gradients(jnp.ones((1, 1)), "obs_state"):
+        pass
+    observation, task = BATCH_OF_THREE["observation"], BATCH_OF_THREE["task"]
+    with pytest.raises(ConfigError, match="obs_proprio"), adjusted_gradients(jnp.ones((1, WINDOW))):
+        model.run_transformer(observation, task, observation["timestep_pad_mask"])
+
+
+@pytest.mark.parametrize("factor", [np.array([0.0, 0.5]), np.array([[0, 1], [1, 0]]), 0.5])
+def test_factors_lie_along_the_first_axes_whatever_the_sizes_and_the_value_stays(factor):
+    x = jnp.ones((2, 2, 2))
+    expected = np.broadcast_to(np.reshape(factor, np.shape(factor) + (1,) * (3 - np.ndim(factor))), x.shape)
     value, back = jax.vjp(lambda x: scale_gradient(x, factor), x)
     np.testing.assert_array_equal(value, x)
-    np.testing.assert_array_equal(back(jnp.ones(3))[0], factor)
+    np.testing.assert_array_equal(back(x)[0], expected)
 
 
-@pytest.mark.parametrize("factor", [np.array([0.0, 0.5]), np.array([[0.0], [0.5]]), np.array([[0, 1], [1, 0]]), 0.5])
-def test_factors_lie_along_the_first_axes_whatever_the_sizes(factor):
-    x = jnp.ones((2, 2, 2)) if np.shape(factor) == (2, 2) else jnp.ones((2, 2))
-    expected = np.broadcast_to(np.reshape(factor, np.shape(factor) + (1,) * (x.ndim - np.ndim(factor))), x.shape)
-    np.testing.assert_array_equal(jax.grad(lambda x: scale_gradient(x, factor).sum())(x), expected)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_half_precision_is_rounded_once_after_the_product(dtype):
-    cotangent = jnp.linspace(1, 2, 101).astype(dtype)
+def test_half_precision_is_rounded_once_after_the_product():
+    cotangent = jnp.linspace(1, 2, 101).astype(jnp.bfloat16)
     factor = 1 - jnp.linspace(0, 1, 101, dtype=jnp.float32)
-    (found,) = jax.vjp(lambda x: scale_gradient(x, factor), jnp.ones(101, dtype))[1](cotangent)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, (cotangent.astype(jnp.float32) * factor).astype(dtype))
+    (found,) = jax.vjp(lambda x: scale_gradient(x, factor), jnp.ones(101, jnp.bfloat16))[1](cotangent)
+    np.testing.assert_array_equal(found, (cotangent.astype(jnp.float32) * factor).astype(jnp.bfloat16))
     tx = scale_group_updates({"own": ()}, lambda count: 0.3)
     scaled, _ = tx.update({"own": cotangent}, tx.init({"own": cotangent}))
-    np.testing.assert_array_equal(scaled["own"], (cotangent.astype(jnp.float32) * 0.3).astype(dtype))
+    np.testing.assert_array_equal(scaled["own"], (cotangent.astype(jnp.float32) * 0.3).astype(jnp.bfloat16))
 
 
 PARAMS = {"own": jnp.ones(2), "other": jnp.ones(2)}
@@ -164,19 +135,12 @@ def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
     return tx.update(gradients, tx.init(PARAMS), PARAMS, update_factor=update_factor)[0]
 
 
-@pytest.mark.parametrize(("group", "said"), [({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")])
-def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, said):
-    for schedule in (None, lambda count: 0.3):
+def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made_and_an_empty_one_must_be_meant():
+    for group, said in (({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")):
         with pytest.raises(ConfigError, match=said):
-            optax.chain(optax.scale_by_adam(), scale_group_updates(group, schedule)).init(PARAMS)
-    with pytest.raises(ConfigError, match=said):
-        scale_group_gradients(GRADIENTS, group, 0.3)
-
-
-def test_a_policy_without_proprioception_says_that_its_group_is_empty():
+            scale_group_updates(group, lambda count: 0.3).init(PARAMS)
     tx = scale_group_updates({}, may_be_empty=True)
-    found, _ = tx.update(GRADIENTS, tx.init(PARAMS), update_factor=0.3)
-    assert found == GRADIENTS == scale_group_gradients(GRADIENTS, {}, 0.3, may_be_empty=True)
+    assert tx.update(GRADIENTS, tx.init(PARAMS), update_factor=0.3)[0] == GRADIENTS
 
 
 def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
@@ -187,8 +151,6 @@ def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
 
 def test_under_adam_a_constant_factor_on_the_gradient_hardly_changes_the_update_but_lambda_does():
     halved = scale_group_gradients(GRADIENTS, {"own": (2,)}, 0.5)
-    rounded = scale_group_gradients({"own": jnp.ones(2, jnp.bfloat16)}, {"own": (2,)}, jnp.float32(0.5))
-    assert rounded["own"].dtype == jnp.bfloat16
     np.testing.assert_allclose(adam_update(1.0, halved)["own"], adam_update(1.0)["own"], rtol=1e-6)
     assert np.abs(adam_update(0.5)["own"] - adam_update(1.0)["own"]).min() > 0.1
 
@@ -200,5 +162,3 @@ def test_a_schedule_takes_the_place_of_the_passed_factor():
     second, _ = tx.update(GRADIENTS, state)
     np.testing.assert_allclose(first["own"], 0.3 * GRADIENTS["own"], rtol=1e-6)
     np.testing.assert_array_equal(second["own"], GRADIENTS["own"])
-    with pytest.raises(ValueError, match="update_factor"):
-        scale_group_updates({"own": (2,)}).update(GRADIENTS, state)

@@ -38,24 +38,13 @@ def test_forward_is_identical_and_only_the_proprio_gradient_changes(policy):
 
 
 def test_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(policy):
-    found = adjusted(policy)
+    found, of_array = adjusted(policy), adjusted(policy, RHO.numpy())
     singles = [gradients(policy, IMAGE[b : b + 1], PROPRIO[b : b + 1], TARGET[b : b + 1]) for b in range(4)]
     for name in found:
+        assert torch.equal(found[name], of_array[name])
         if name.startswith("state"):
             expected = sum((1 - RHO[b]) * singles[b][name] for b in range(4)) / 4
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.double, torch.Tensor.clone])
-def test_rho_may_be_a_tensor_an_array_or_a_list(policy, kind):
-    from jaxtyping import config
-
-    config.update("jaxtyping_disable", True)  # as users call it
-    try:
-        found, expected = adjusted(policy, kind(RHO)), adjusted(policy)
-    finally:
-        config.update("jaxtyping_disable", False)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_after_the_window_and_in_plain_gradients_are_those_of_the_policy(policy):
@@ -71,15 +60,12 @@ def test_after_the_window_and_in_plain_gradients_are_those_of_the_policy(policy)
     [
         (AdjustmentSchedule(mode="fixed", fixed_rho=0.25, lam=1.0), 0.75),
         (AdjustmentSchedule(mode="batch", lam=0.3), 0.7),  # M7, before clipping
-        (AdjustmentSchedule(mode="none"), 1.0),
     ],
 )
 def test_modes_with_one_number_for_all_samples_scale_the_summed_gradient(policy, schedule, factor):
-    plain, found = gradients(policy), adjusted(policy, RHO, schedule=schedule)
+    plain, found = gradients(policy), adjusted(policy, RHO if schedule.needs_rho else None, schedule=schedule)
     for name in plain:
         torch.testing.assert_close(found[name], plain[name] * (factor if name.startswith("state") else 1.0))
-    if not schedule.needs_rho:
-        assert all(torch.equal(found[n], g) for n, g in adjusted(policy, None, schedule=schedule).items())
 
 
 def test_what_follows_the_submodule_may_work_in_place():
@@ -92,13 +78,6 @@ def test_what_follows_the_submodule_may_work_in_place():
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
-def picture(policy, optimizer):
-    hooks = [(n, k, v) for n, m in policy.named_modules() for k, v in vars(m).items() if "hook" in k]
-    weights = [value.clone() for value in policy.state_dict().values()]
-    own = {key: value for key, value in vars(optimizer).items() if key not in ("state", "param_groups")}
-    return repr((hooks, vars(policy).keys(), own)), weights
-
-
 def train(policy, optimizer, steps=3):
     for _ in range(steps):
         gradients(policy)
@@ -106,16 +85,13 @@ def train(policy, optimizer, steps=3):
     return [value.clone() for value in policy.state_dict().values()]
 
 
-def test_detaching_leaves_no_trace_in_policy_or_optimizer_and_training_goes_on_bit_for_bit(policy):
+def test_detaching_leaves_no_hook_and_training_goes_on_bit_for_bit(policy):
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
-    before, weights = picture(policy, optimizer)
     with attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=10) as gap:
         gap.watch(optimizer)
         assert policy.state._forward_hooks and optimizer._optimizer_step_pre_hooks
         with gap.adjusting(RHO, 0):
             policy(IMAGE, PROPRIO)
-    after, same = picture(policy, optimizer)
-    assert after == before and all(map(torch.equal, weights, same))
     assert not any(hooks for m in policy.modules() for key, hooks in vars(m).items() if "hook" in key)
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
     untouched = Policy()
@@ -146,19 +122,14 @@ def test_attaching_changes_nothing_of_torch_as_a_whole(policy):
         hooks = [len(vars(p)[name] or ()) for p in places for name in vars(p) if name.startswith("_global")]
         return hooks, sys.meta_path[:], torch._dynamo.config.get_config_copy()
 
-    optimizer = torch.optim.AdamW(policy.parameters())
     before = state()
     gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
-    gap.watch(optimizer)
-    with gap.adjusting(RHO, 0):
-        assert state() == before
-        policy(IMAGE, PROPRIO)
+    gap.watch(torch.optim.AdamW(policy.parameters()))
     assert state() == before
 
 
 def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
-    gap = attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=2)
-    gap.watch(torch.optim.SGD(policy.parameters(), lr=1.0))
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
     policy.gap = gap  # as an attribute of what is copied
     saved = io.BytesIO()
     torch.save(policy, saved)
@@ -168,8 +139,6 @@ def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
         copied(IMAGE, PROPRIO).sum().backward()  # in training mode, without rho
         assert copied.gap is None
         attach(copied, "state", ONLY_RHO, total_steps=2).detach()
-    with pytest.raises(ConfigError, match="without rho"):
-        policy(IMAGE, PROPRIO)
 
 
 def test_a_window_of_rho_reaches_tokens_of_their_own_step():
@@ -187,11 +156,12 @@ def test_a_window_of_rho_reaches_tokens_of_their_own_step():
         module["state"](x[:, 0])
 
 
-def test_the_current_rho_reaches_all_tokens_of_its_window():
+def test_the_current_rho_reaches_all_tokens_of_its_window_from_the_step_on_at_which_it_is_chosen():
     module = nn.ModuleDict({"state": nn.Linear(3, 4, bias=False)})
     x, rho = torch.randn(2, 3, 3), torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 0.25]])
-    gap = attach(module, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=2)
-    for given in (rho, rho[:, -1]):
+    gap = attach(module, "state", ONLY_RHO, total_steps=2)
+    gap.schedule = AdjustmentSchedule(lam=1.0, rho="current")
+    for given in (rho, rho[:, -1:], rho[:, -1]):
         module.zero_grad()
         with gap.adjusting(given, 0):
             module["state"](x).sum().backward()
@@ -236,19 +206,16 @@ def test_several_submodules_are_adjusted_together(policy):
     plain = gradients(policy)
     with attach(policy, ["state.0", "vision"], ONLY_RHO, total_steps=2) as gap, gap.adjusting(torch.ones(4), 0):
         found = gradients(policy)
-    for name in plain:
-        if name.startswith(("state.0", "vision")):
-            assert not found[name].any()
-        else:
-            assert torch.equal(found[name], plain[name])
+    for name, gradient in found.items():
+        zero = name.startswith(("state.0", "vision"))
+        assert not gradient.any() if zero else torch.equal(gradient, plain[name])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_a_gradient_is_rounded_once_after_the_product(dtype):
-    x = torch.randn(4, 8, dtype=dtype, requires_grad=True)
-    factor, cotangent = torch.tensor([1.0, 0.999, 0.3, 0.0]), torch.randn(4, 8).to(dtype)
+def test_in_half_precision_a_gradient_is_rounded_once_after_the_product():
+    x = torch.randn(4, 8, dtype=torch.bfloat16, requires_grad=True)
+    factor, cotangent = torch.tensor([1.0, 0.999, 0.3, 0.0]), torch.randn(4, 8).bfloat16()
     scale_gradient(x, factor).backward(cotangent)
-    assert torch.equal(x.grad, (cotangent.float() * factor[:, None]).to(dtype))
+    assert torch.equal(x.grad, (cotangent.float() * factor[:, None]).bfloat16())
 
 
 def test_a_slice_of_a_tensor_can_be_scaled_where_parameters_lie_before_it():
@@ -257,31 +224,6 @@ def test_a_slice_of_a_tensor_can_be_scaled_where_parameters_lie_before_it():
     expected = torch.ones(4, 2, 5)
     expected[..., 3:] = (1 - RHO)[:, None, None]
     assert torch.equal(x.grad, expected)
-
-
-@pytest.mark.parametrize("at_once", [False, True])
-def test_gradients_are_gathered_over_passes_each_with_its_own_rho(policy, at_once):
-    whole = adjusted(policy)
-    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap:
-        policy.zero_grad()
-        losses = []
-        for half in (slice(0, 2), slice(2, 4)):
-            with gap.adjusting(RHO[half], 0):
-                losses.append(((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
-            if not at_once:
-                losses.pop().backward()
-        if losses:
-            sum(losses).backward()  # a later backward pass uses the ρ of its own forward pass
-    for name, parameter in policy.named_parameters():
-        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
-
-
-def test_under_autocast_the_gradient_is_that_of_full_precision_to_its_rounding(policy):
-    whole = adjusted(policy)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = adjusted(policy)
-    for name in whole:
-        torch.testing.assert_close(found[name], whole[name], rtol=0.1, atol=0.02)
 
 
 class Checkpointed(Policy):
@@ -293,9 +235,9 @@ class Checkpointed(Policy):
         return checkpoint(super().forward, image, proprio, use_reentrant=self.reentrant)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, training):
-    plain, whole, again = gradients(policy), adjusted(policy), Checkpointed().train(training)
+@pytest.mark.parametrize("kind", [Policy, Checkpointed])
+def test_a_backward_pass_uses_the_rho_of_its_own_forward_pass_also_where_that_is_computed_again(policy, kind):
+    plain, whole, again = gradients(policy), adjusted(policy), kind()
     with attach(again, "state", ONLY_RHO, total_steps=10) as gap:
         losses = []
         for half in (slice(0, 2), slice(2, 4)):
@@ -317,38 +259,26 @@ def test_reentrant_checkpointing_would_not_be_adjusted_and_is_refused(policy):
         again(IMAGE.clone().requires_grad_(), PROPRIO)
 
 
-@pytest.mark.parametrize("wrong", ["state_0", "xyz", "", "policy.state"])
-def test_a_name_that_the_policy_does_not_have_is_answered_with_those_it_has(policy, wrong):
-    with pytest.raises(ConfigError, match=r"near that: .*state"):
-        attach(policy, wrong, ONLY_RHO, total_steps=2)
-
-
 def test_what_would_touch_nothing_or_a_wrong_parameter_is_refused_before_the_first_step(policy):
-    with pytest.raises(ConfigError, match=r"state\.1.*no trainable parameter"):
-        attach(policy, "state.1", ONLY_RHO, total_steps=2)
-    with pytest.raises(ConfigError):
-        attach(policy, [], ONLY_RHO, total_steps=2)
-    for names in (["state", "state"], ["state", "state.0"], ["state.2", "state"]):
-        with pytest.raises(ConfigError, match=r"twice on state\.[02]"):
+    twice = ["state", "state.0"]
+    for names, said in (("policy.state", "near that: state"), ("state.1", r"state\.1"), (twice, "twice")):
+        with pytest.raises(ConfigError, match=said):
             attach(policy, names, ONLY_RHO, total_steps=2)
     policy.head2 = policy.state[2]
     with pytest.raises(ConfigError, match=r"head2\.weight is shared"):
         attach(policy, "state", ONLY_RHO, total_steps=2)
     del policy.head2
     policy.alias = policy.state  # the same module under two names is one part
-    attach(policy, "state", ONLY_RHO, total_steps=2).detach()
-
-
-def test_gap_does_not_act_twice(policy):
     gap = attach(policy, "state", ONLY_RHO, total_steps=2)
-    for name in ("state", "state.0"):
+    for again in (lambda: attach(policy, "state.0", ONLY_RHO, total_steps=2), lambda: columns_of(policy)):
         with pytest.raises(ConfigError, match=r"twice on state\.0\.weight"):
-            attach(policy, name, ONLY_RHO, total_steps=2)
-    with pytest.raises(ConfigError, match="twice"):
-        attach_columns(policy, {"state.0": slice(0, 2)}, ONLY_RHO, total_steps=2)
-    attach(policy, "vision", ONLY_RHO, total_steps=2).detach()
+            again()
     gap.detach()
-    attach(policy, "state", ONLY_RHO, total_steps=2).detach()
+    columns_of(policy).detach()
+
+
+def columns_of(policy):
+    return attach_columns(policy, {"state.0": slice(0, 2)}, ONLY_RHO, total_steps=2)
 
 
 def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(policy):
@@ -372,55 +302,29 @@ def test_in_each_step_of_the_window_a_pass_with_rho_is_needed_or_a_word_that_it_
         policy(IMAGE, PROPRIO)
     with gap.adjusting(RHO, 2):  # after the window
         policy(IMAGE, PROPRIO)
-    gap.detach()
-    with pytest.raises(ConfigError, match="was GAP detached"), gap.adjusting(RHO, 1):
-        policy(IMAGE, PROPRIO)
 
 
-def test_an_output_without_a_tensor_is_refused():
+def test_a_submodule_that_reads_what_is_learned_or_gives_no_tensor_is_refused():
     class Distribution(nn.Linear):
         def forward(self, x):
             return torch.distributions.Normal(super().forward(x), 1.0)
 
-    policy = nn.ModuleDict({"state": Distribution(3, 4)})
+    policy = nn.ModuleDict({"vision": nn.Linear(6, 3), "fuse": nn.Linear(6, 2), "state": Distribution(3, 4)})
+    joined = torch.cat([policy["vision"](IMAGE), PROPRIO], -1)
+    gap = attach(policy, "fuse", ONLY_RHO, total_steps=2)
+    with pytest.raises(ConfigError, match="'fuse' reads a tensor"), gap.adjusting(RHO, 0):
+        policy["fuse"](input=joined)
+    with gap.adjusting(RHO, 0):
+        policy["fuse"](joined.detach().requires_grad_())  # as for a map of what it looks at
     gap = attach(policy, "state", ONLY_RHO, total_steps=2)
     with pytest.raises(ConfigError, match="'state' gives Normal"), gap.adjusting(RHO, 0):
         policy["state"](PROPRIO)
 
 
-def test_a_submodule_that_reads_what_is_learned_is_refused():
-    policy = nn.ModuleDict({"vision": nn.Linear(6, 3), "fuse": nn.Linear(6, 2)})
-    gap = attach(policy, "fuse", ONLY_RHO, total_steps=2)
-    joined = torch.cat([policy["vision"](IMAGE), PROPRIO], -1)
-    for learned in (joined, nn.Parameter(joined.detach())):  # the latter: a learned embedding
-        with pytest.raises(ConfigError, match="'fuse' reads a tensor"), gap.adjusting(RHO, 0):
-            policy["fuse"](input=learned)
-    with gap.adjusting(RHO, 0):
-        policy["fuse"](joined.detach().requires_grad_())  # as for a map of what it looks at
-
-
-def test_another_schedule_takes_effect_from_the_next_step_on(policy):
-    two_steps = torch.stack([RHO, RHO], 1)
-    with attach(policy, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=2) as gap:
-        with gap.adjusting(two_steps, 0):
-            gap.schedule = AdjustmentSchedule(lam=1.0, rho="step")
-            policy(IMAGE, PROPRIO)
-        with pytest.raises(ConfigError, match="rho='current'"), gap.adjusting(two_steps, 0):
-            policy(IMAGE, PROPRIO)
-
-
-def test_steps_that_were_counted_in_epochs_are_warned_of_at_the_line_that_counts(policy):
-    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
-        with pytest.warns(UserWarning, match="step 2 of 2") as caught, gap.adjusting(RHO, 2):
-            policy(IMAGE, PROPRIO)
-    assert [warning.filename for warning in caught] == [__file__]
-
-
 def test_the_adjusted_parameters_are_printed(policy):
     policy.state[0].bias.requires_grad_(False)
     printed = repr(attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=2))
-    assert printed.splitlines()[0] == "GAP (sample, lam 0.3) on 39 values:"
-    assert "state.0.weight (5, 3)" in printed and "state.0.bias" not in printed
+    assert "39 values" in printed and "state.0.weight (5, 3)" in printed and "state.0.bias" not in printed
 
 
 def test_how_far_the_adjusted_values_moved(policy):
@@ -431,4 +335,4 @@ def test_how_far_the_adjusted_values_moved(policy):
         for parameter in policy.parameters():
             parameter += torch.rand(parameter.shape)
     moved = [(new - old).flatten() for new, old in zip(policy.state.parameters(), plain.state.parameters())]
-    assert gap.moved() == pytest.approx(float(torch.cat(moved).norm()))
+    assert gap.moved() == pytest.approx(torch.cat(moved).norm().item())

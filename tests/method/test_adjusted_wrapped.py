@@ -1,8 +1,9 @@
-"""GAP inside what people wrap around a policy: a compiler, several processes, half precision, other people's trainers.
+"""GAP inside what people wrap around a policy: a compiler, several processes, half precision, accelerate.
 
-There the weights move as in a plain loop of one process; by how much is in trained_policy.py.
+There the weights move in three steps as in a plain loop of one process.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,11 +14,10 @@ import pytest
 import torch
 
 from gap_vla.adjustment import AdjustmentSchedule
-from gap_vla.adjustment.torch import attach, attach_columns
+from gap_vla.adjustment.torch import attach
 from gap_vla.core.errors import ConfigError
 from tests.helpers.torch_policy import IMAGE, PROPRIO, RHO, TARGET, Policy
 from tests.method.distributed_policy import train_with_another
-from tests.method.trained_policy import GAP, TOTAL, loss_of, moved, start, train
 
 HERE = Path(__file__).parent
 ALONE = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -29,12 +29,7 @@ BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the former needs
 def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend):
     call = [sys.executable, str(HERE / "compiled_policy.py"), backend]
     done = subprocess.run(call, capture_output=True, text=True, env=ALONE, check=False)
-    for claim in (
-        "submodule: whole graph",
-        "columns: whole graph",
-        "chunk: as without",
-        "compiled before it was attached",
-    ):
+    for claim in ("submodule: whole", "columns: whole", "chunk: as without", "compiled before it was attached"):
         assert claim in done.stdout, done.stderr
 
 
@@ -45,12 +40,39 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
         assert other.wait() == 0, other.stderr.read()
 
 
+GAP = AdjustmentSchedule(lam=0.25, rho="current")
+TOTAL = 4
+"""Steps of the whole run: GAP acts in its first two, and three are taken."""
 HALF = 2 * torch.finfo(torch.bfloat16).eps
 """Of the largest movement of a parameter: what rounding to bfloat16 on the way may make of it."""
 
 
-def compare(found, expected, rounding):
-    without = train(schedule=AdjustmentSchedule(mode="none"))
+def start():
+    policy = Policy()
+    return policy, torch.optim.AdamW(policy.parameters(), lr=0.05, weight_decay=0.1)
+
+
+def train(context=contextlib.nullcontext, parts=1, schedule=GAP):
+    """How far each parameter moved, by name; `parts` of the batch come one after the other."""
+    policy, optimizer = start()
+    gap = attach(policy, "state", schedule, total_steps=TOTAL)
+    gap.watch(optimizer)
+    for step in range(TOTAL - 1):
+        optimizer.zero_grad()
+        for rows in torch.arange(4).chunk(parts):
+            with gap.adjusting(RHO[rows], step), context():
+                loss = (policy(IMAGE[rows], PROPRIO[rows]) - TARGET[rows]).square().mean() / parts
+            loss.backward()
+        optimizer.step()
+    return moved(policy)
+
+
+def moved(policy):
+    return {name: value - Policy().state_dict()[name] for name, value in policy.state_dict().items()}
+
+
+def compare(found, rounding):
+    expected, without = train(), train(schedule=AdjustmentSchedule(mode="none"))
     for name, value in expected.items():
         atol = rounding * float(value.abs().max())
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
@@ -58,23 +80,12 @@ def compare(found, expected, rounding):
             assert not torch.allclose(without[name], value, rtol=0, atol=10 * atol)
 
 
-def test_gradients_that_are_gathered_move_the_weights_as_the_whole_batch_does():
-    compare(train(parts=2), train(), 1e-5)
+def test_gathered_gradients_and_autocast_move_the_weights_as_the_whole_batch_in_full_precision_does():
+    compare(train(parts=2), 1e-5)
+    compare(train(context=lambda: torch.autocast("cpu", torch.bfloat16)), HALF)
 
 
-def test_under_autocast_the_weights_move_as_in_full_precision_to_its_rounding():
-    compare(train(context=lambda: torch.autocast("cpu", torch.bfloat16)), train(), HALF)
-
-
-@pytest.mark.slow
-def test_a_compiled_policys_weights_move_as_without_the_compiler():
-    call = [sys.executable, "-m", "tests.method.trained_policy"]
-    done = subprocess.run(call, capture_output=True, text=True, env=ALONE, check=False)
-    assert "compiled: the same updates" in done.stdout, done.stderr
-
-
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("first", ["attach", "prepare"])
+@pytest.mark.parametrize(("first", "precision"), [("attach", "no"), ("prepare", "bf16")])
 def test_accelerate_moves_the_weights_as_a_plain_loop_does(first, precision):
     accelerate = pytest.importorskip("accelerate")
     accelerate.state.AcceleratorState._reset_state(True)
@@ -97,31 +108,21 @@ def test_accelerate_moves_the_weights_as_a_plain_loop_does(first, precision):
                 optimizer.step()
                 optimizer.zero_grad()
     accelerate.state.AcceleratorState._reset_state(True)
-    compare(moved(policy), train(), 1e-5 if precision == "no" else HALF)
+    compare(moved(policy), 1e-5 if precision == "no" else HALF)
 
 
-@pytest.fixture
-def mesh(tmp_path):
+def test_parameters_that_fully_shard_divides_are_refused_at_attach_or_in_the_first_step(tmp_path):
     import torch.distributed.fsdp  # takes longer than all else that this folder imports
 
     where = f"file://{tmp_path / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=where)
-    yield torch.distributed.init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(
-    ("make", "part"), [(attach, "state"), (attach_columns, {"head": slice(4, 8)})], ids=["module", "columns"]
-)
-def test_parameters_that_fully_shard_divided_are_refused_by_name(make, part, mesh):
-    policy = torch.distributed.fsdp.fully_shard(Policy(), mesh=mesh)
-    with pytest.raises(ConfigError, match=r"(state\.0|head)\.weight .*fully_shard"):
-        make(policy, part, GAP, total_steps=TOTAL)
-
-
-def test_parameters_that_fully_shard_divides_later_are_refused_in_the_first_step(mesh):
-    policy = Policy()
-    gap = attach(policy, "state", GAP, total_steps=TOTAL)
-    torch.distributed.fsdp.fully_shard(policy, mesh=mesh)
-    with pytest.raises(ConfigError, match=r"state\.0\.weight .*fully_shard"), gap.adjusting(RHO, 0):
-        loss_of(policy)
+    try:
+        policy, mesh = Policy(), torch.distributed.init_device_mesh("cpu", (1,))
+        gap = attach(policy, "state", GAP, total_steps=TOTAL)
+        torch.distributed.fsdp.fully_shard(policy, mesh=mesh)
+        with pytest.raises(ConfigError, match=r"state\.0\.weight .*fully_shard"), gap.adjusting(RHO, 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(ConfigError, match=r"state\.0\.weight .*fully_shard"):
+            attach(policy, "state", GAP, total_steps=TOTAL)
+    finally:
+        torch.distributed.destroy_process_group()

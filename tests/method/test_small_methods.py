@@ -37,19 +37,13 @@ def action_loss(trainer):
         return float(trainer.policy.head.loss(feature, batch["action"], trainer.generator(0)).mean())
 
 
-SAME_CODE = (
-    "fixed_rho",
-    "gap_shuffled",
-    "gap_moved",
-    "gap_gaussian_moved",
-    "gap_change_points",
-    "gap_hdbscan",
-    "gap_cotpc",
+OWN_CODE = {code: method for method, code in reversed(METHODS.items())}
+"""One method of each class; the others differ in a setting or in where their ρ comes from alone."""
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(n, marks=[pytest.mark.slow] * (n not in OWN_CODE.values())) for n in METHODS]
 )
-"""Methods that differ from a quick one in a setting or in where their ρ comes from alone."""
-
-
-@pytest.mark.parametrize("method", [pytest.param(n, marks=[pytest.mark.slow] * (n in SAME_CODE)) for n in METHODS])
 def test_every_method_learns_on_a_toy_set(method, store):
     before, trainer = action_loss(trained(store, method, 0)), trained(store, method, 25, train=dict(steps=40))
     assert action_loss(trainer) < 0.95 * before
@@ -66,7 +60,7 @@ def test_a_method_has_one_name_and_is_known_by_the_one_that_records_use(name):
         toy_config("runs", f"{name}_")
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": dict(fusion="film")}, {"model": dict(head="diffusion")}])
+@pytest.mark.parametrize("changes", [{"model": dict(fusion="film")}, {"model": dict(head="diffusion")}])
 def test_gap_with_rho_zero_and_lambda_one_is_vp_to_the_bit(changes, store):
     vp = weights(store, "vp", **changes)
     gap = weights(store, "lambda_only", adjustment=dict(lam=1.0, rho="current"), **changes)
@@ -89,7 +83,6 @@ def test_measuring_the_branches_does_not_change_the_step(store):
     for step in range(6):
         measured = trainer.step(trainer.batch(step), step, measure=True).values()
     assert all(torch.equal(plain[name], value) for name, value in trainer.policy.state_dict().items())
-    assert {"branch/vision_gradient", "branch/proprio_gradient", "branch/vision_loss_consistent"} <= measured.keys()
     assert measured["branch/proprio_signal_transition"] > 0
 
 

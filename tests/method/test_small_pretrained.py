@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from gap_vla.policies import pretrained
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.pretrained import lite0_maps, stored_maps
@@ -48,25 +47,6 @@ def test_features_in_rollouts_are_those_of_training(store):
     assert kept.std(0).max() > 1e-3 and torch.allclose(kept, live, atol=1e-3)
 
 
-def test_maps_are_computed_once_and_whole_or_not_at_all(store, tmp_path, monkeypatch):
-    own = write_store(tmp_path / "store", train=2, val=1)
-    computed = []
-
-    def counted(images):
-        computed.append(len(images))
-        if len(computed) == 3:
-            raise KeyboardInterrupt
-        return torch.zeros(len(images), 112, 10, 10)
-
-    monkeypatch.setattr(pretrained, "lite0_maps", counted)
-    with pytest.raises(KeyboardInterrupt):
-        stored_maps(own, "train", "image_primary")
-    assert not list(tmp_path.rglob("*.npy"))
-    for _ in range(2):
-        assert len(stored_maps(own, "train", "image_primary")) == 48
-    assert computed == [8] * (3 + 6)
-
-
 def test_the_head_alone_is_trained_and_saved(store, tmp_path):
     config = toy_config(tmp_path, "vp_gap", model=EYES, train=dict(steps=2))
     trainer = SmallTrainer.on(config, store)
@@ -89,20 +69,10 @@ def test_the_head_alone_is_trained_and_saved(store, tmp_path):
     assert acting.act(observation, [0]).shape == (1, 7)
 
 
-def test_weights_do_not_depend_on_whether_maps_were_there(tmp_path):
-    store, config = write_store(tmp_path / "store", train=2, val=1), toy_config(tmp_path, "vp", model=EYES)
-    pretrained._lite0.cache_clear()
-    first, second = (SmallTrainer.on(config, store).policy.state_dict() for _ in range(2))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-
-
-@pytest.mark.parametrize("method", ["v", "vp"])
-def test_vision_sees_as_many_frames_as_vision_with_proprioception(store, method):
-    batch = windows_of(store, method).batch(0)
-    assert batch["maps_primary"].shape[1] == batch["image_primary"].shape[1] == 3
-    assert ("proprio" in batch) == (method == "vp")
-
-
-def test_pictures_that_change_at_random_are_looked_at_anew(store):
+def test_vision_sees_as_many_frames_with_and_without_proprioception_and_changed_pictures_are_looked_at_anew(store):
+    for method in ("v", "vp"):
+        batch = windows_of(store, method).batch(0)
+        assert batch["maps_primary"].shape[1] == batch["image_primary"].shape[1] == 3
+        assert ("proprio" in batch) == (method == "vp")
     augment = {"cameras": ["primary"], "primary": {"brightness": 0.3}}
     assert "maps_primary" not in windows_of(store, data={"augment": augment}).batch(0)

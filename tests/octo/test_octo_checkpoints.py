@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,6 @@ def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) 
         assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
 
 
-def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
-    import orbax.checkpoint as orbax
-
-    case = golden.load("a")
-    case.model.save_pretrained(7, tmp_path)
-    target = jax.tree.map(np.zeros_like, case.model.params)
-    restored = orbax.CheckpointManager(tmp_path, orbax.PyTreeCheckpointer()).restore(7, items=target)
-    for ours, theirs in zip(jax.tree.leaves(case.model.params), jax.tree.leaves(restored)):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_the_latest_whole_step_is_loaded_and_other_directories_are_ignored(tmp_path: Path) -> None:
     root = shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
     for name in ("state", "12", "13.orbax-checkpoint-tmp-1700000000"):
@@ -59,23 +47,17 @@ def test_the_latest_whole_step_is_loaded_and_other_directories_are_ignored(tmp_p
         OctoModel.load_pretrained(root, step=12)
 
 
-def test_a_checkpoint_of_version_0_2_loads(tmp_path: Path) -> None:
-    root = shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
-    (root / "checksums.json").write_text('{"5": "of the file"}')
-    OctoModel.load_pretrained(root).save_pretrained(10, root)
-    assert checkpoint.available_steps(root) == [5, 9, 10]
-
-
 def test_a_step_is_never_overwritten_and_a_folder_holds_one_model(tmp_path: Path) -> None:
     model = golden.load("a").model
     model.save_pretrained(1, tmp_path)
+    (tmp_path / "checksums.json").write_text('{"1": "of the file"}')  # as version 0.2 wrote
     before = (tmp_path / "1" / "default" / "checkpoint").read_bytes()
     with pytest.raises(UserError, match="exists"):
         model.replace(params=jax.tree.map(np.zeros_like, model.params)).save_pretrained(1, tmp_path)
     assert (tmp_path / "1" / "default" / "checkpoint").read_bytes() == before
     with pytest.raises(UserError, match="another model"):
         golden.load("b").model.save_pretrained(2, tmp_path)
-    model.save_pretrained(2, tmp_path)
+    OctoModel.load_pretrained(tmp_path).save_pretrained(2, tmp_path)
     assert checkpoint.available_steps(tmp_path) == [1, 2]
 
 
@@ -84,10 +66,7 @@ def copied(tmp_path: Path) -> Path:
     return shutil.copytree(golden.DATA / "b" / "checkpoint", tmp_path / "copy")
 
 
-FILES = ["config.json", "dataset_statistics.json", "example_batch.msgpack", "5/default/checkpoint"]
-
-
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ["config.json", "5/default/checkpoint"])
 def test_a_missing_or_truncated_file_is_named(copied: Path, file: str) -> None:
     content = (copied / file).read_bytes()
     (copied / file).write_bytes(content[: len(content) // 2])
@@ -161,12 +140,3 @@ def test_the_tokenizer_that_a_checkpoint_carries_goes_along(tmp_path: Path, monk
     for folder, piece in (("a", 7), ("b", 8)):  # that of its own folder, wherever the program stands
         monkeypatch.chdir(tmp_path / folder)
         assert HFTokenizer("t5-base", directory=".").encode(["cup"])["input_ids"][0, 0] == piece
-
-
-def test_an_instruction_of_more_word_pieces_than_the_model_reads_is_said(tmp_path: Path) -> None:
-    write_words(tmp_path, go=3)
-    processor = HFTokenizer(str(tmp_path), {"max_length": 4})
-    with pytest.warns(UserWarning, match="5 word pieces"):
-        assert processor.encode(["go", "go go go go go"])["input_ids"].tolist() == [[3, 1, 0, 0], [3, 3, 3, 1]]
-    with warnings.catch_warnings(action="error"):
-        processor.encode(["go go go", ""])

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
-from gap_vla.report.comparison import (
-    apart,
-    as_markdown,
-    as_text,
-    compare,
-    draw_comparison,
-    label,
-    render,
-)
-from gap_vla.report.runs import read_rollouts
-from gap_vla.sim import VARIANT_NAMES
+from gap_vla.report.comparison import as_text, compare, label, render
 from tests.helpers.evaluations import evaluation_of
 from tests.helpers.finished_runs import make_run
 
@@ -35,12 +25,6 @@ def methods(rates, *, seeds=(0, 1, 2), layouts=60):
 
 def one(outcomes):
     return {0: {"default": outcomes}}
-
-
-def test_outcomes_are_read_from_a_summary():
-    outcomes = {7: True, 9: False}
-    for key, found in (("rollouts", evaluation_of(outcomes)), ("variants", {"default": evaluation_of(outcomes)})):
-        assert read_rollouts({key: found}) == {"default": outcomes}
 
 
 def test_every_method_is_subtracted_from_every_later_one_unless_pairs_are_given():
@@ -68,15 +52,6 @@ def test_only_shared_seeds_and_layouts_are_paired_and_the_rest_is_noted():
     assert any("(V: 0 1 2, VP: 0 1)" in note for note in found.notes(label))
 
 
-def test_rollouts_that_the_simulator_cut_short_are_counted_of_each_method(tmp_path):
-    paths = runs(tmp_path, methods({"v": 0.5, "vp": 0.6}))
-    assert "cut short" not in render(paths, tmp_path / "out")[0]
-    for path, count in zip(paths[3:], (1, 2)):
-        change(path / "summary.json", lambda found, count=count: found["rollouts"].update(simulator_errors=count))
-    said = "Rollouts that were cut short by the simulator, not by the policy, count as failed: VP 3."
-    assert said in render(paths, tmp_path / "out")[0]
-
-
 def test_methods_that_share_no_layouts_are_not_paired():
     first, second = ({"default": {layout: True for layout in range(10 * n, 10 * n + 10)}} for n in (0, 1))
     for other in ({1: first}, {0: second}):
@@ -90,20 +65,6 @@ def test_variants_are_compared_each_with_itself():
     found = compare(some)
     assert found.variants == ("default", "positions_wide")
     assert list(found.differences["vp", "v"]) == ["default"] and "wide positions" in as_text(found)
-
-
-@pytest.mark.parametrize("variants", [1, 3, 4, 6, 9])
-def test_however_many_variants_are_drawn_none_lies_outside_or_looks_like_another(variants):
-    some = methods({"v": 0.4, "vp": 0.5})
-    for of_seed in (of for by_seed in some.values() for of in by_seed.values()):
-        of_seed.update({name: of_seed["default"] for name in VARIANT_NAMES[:variants]})
-    figure = draw_comparison(compare(some))
-    low, high = figure.axes[0].get_ylim()
-    means = [line for line in figure.axes[0].lines if line.get_marker() != "o" and len(line.get_ydata())]
-    heights = sorted(line.get_ydata()[0] for line in means)
-    assert len(means) == 2 * variants and low < heights[0] and heights[-1] < high
-    assert (np.diff(heights) > 0.08).all()
-    assert len({(line.get_color(), line.get_marker()) for line in means}) == variants
 
 
 def runs(folder, table, task="assembly"):
@@ -144,26 +105,18 @@ def test_runs_of_one_seed_from_different_commits_are_refused(tmp_path):
         render([tmp_path / "concat-seed0", tmp_path / "gap-seed0"], tmp_path / "out")
 
 
-def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):
-    text, _ = render(runs(tmp_path, methods({"aux": 0.3, "vp_gap": 0.7, "v": 0.4})), tmp_path)
-    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["V", "VP+GAP", "aux"]
-
-
-def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_path):
-    table = methods({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
-    text, returned = render(paths := runs(tmp_path, table), tmp_path / "out")
+def test_text_markdown_and_json_say_the_same_in_the_papers_order(tmp_path):
+    paths = runs(tmp_path, methods({"aux": 0.3, "vp_gap": 0.7, "v": 0.4}))
+    change(paths[0] / "summary.json", lambda found: found["rollouts"].update(simulator_errors=3))
+    text, returned = render(paths, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert content == json.loads(json.dumps(returned))
-    markdown = (tmp_path / "out" / "table.md").read_text()
-    told = as_markdown(compare(table), "assembly: V, VP, VP+GAP")
-    assert markdown == told
+    assert content == json.loads(json.dumps(returned)) and (tmp_path / "out" / "table.png").stat().st_size
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["V", "VP+GAP", "aux"]
     assert all(len(pair["found"]["per_seed"]) == 3 for pair in content["pairs"])
     for row in content["methods"]:
         shown = f"{100 * row['mean']:.0f}"
-        assert shown in text and f"| {shown} |" in markdown
-    first = (tmp_path / "out" / "table.png").read_bytes()
-    render(paths, tmp_path / "out")
-    assert (tmp_path / "out" / "table.png").read_bytes() == first
+        assert shown in text and f"| {shown} |" in (tmp_path / "out" / "table.md").read_text()
+    assert "cut short by the simulator" in text and "aux 3" in text
 
 
 def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
@@ -171,14 +124,4 @@ def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path)
     assert "differ in settings" not in render(paths, tmp_path / "out")[0]
     for path, rate in zip(paths, (1e-3, 3e-4)):
         change(path / "config.json", lambda found, rate=rate: found.update(optimizer={"learning_rate": rate}))
-    said = "Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003)."
-    assert said in render(paths, tmp_path / "out")[0]
-    assert said in json.loads((tmp_path / "out" / "table.json").read_text())["notes"]
-
-
-def test_what_one_run_alone_has_set_is_noted_and_not_a_page_of_it():
-    one = {"optimizer": {"rate": 0.1}, "data": {"augment": {}}}
-    assert "(optimizer.rate 0.1, not given)" in apart([one, {"optimizer": {}}])
-    later = {"optimizer": {"rate": 0.2}, "new": {f"setting{number}": number for number in range(20)}}
-    note = apart([one, later])
-    assert "(optimizer.rate 0.1, 0.2; new.setting0 not given, 0; " in note and note.endswith("; and 13 more).")
+    assert "optimizer.learning_rate 0.001, 0.0003" in render(paths, tmp_path / "out")[0]
