@@ -81,7 +81,7 @@ def test_a_damaged_npz_is_named(folder: Path) -> None:
         source.read(1)
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [0, 5])
 def test_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int) -> None:
     path = dump(tmp_path / "all.pkl", [arrays(i, "state") for i in range(3)], protocol)
     for i, found in enumerate(open_source(path, GAP)):
@@ -147,17 +147,6 @@ def test_encoded_pictures_are_decoded(tmp_path: Path) -> None:
     demo = {"state": e.proprio, "action": e.action, "camera": [png(frame) for frame in e.images["image_primary"]]}
     source = open_source(dump(tmp_path / "a.pkl", demo), Fields(images={"image_primary": "camera"}))
     np.testing.assert_array_equal(source[0].images["image_primary"], e.images["image_primary"])
-
-
-def test_a_picture_that_cannot_be_decoded_is_named_by_camera_and_step(tmp_path: Path) -> None:
-    e = make_episode(0)
-    for odd in (b"no picture", png(e.images["image_primary"][0, :5])):
-        frames = [png(frame) for frame in e.images["image_primary"]]
-        frames[4] = odd
-        path = dump(tmp_path / f"{len(odd)}.pkl", {"state": e.proprio, "action": e.action, "camera": frames})
-        source = open_source(path, Fields(images={"image_wrist": "camera"}))
-        with pytest.raises(EpisodeError, match=r"image_wrist.*step 4"):
-            source.read(0)
 
 
 def test_files_are_read_in_numeric_order(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ def dataset(path):
         state = rng.normal(size=(steps, 8)).astype(np.float32)
         columns = {"observation.state": state, "action": state[:, :7], "next.success": np.full((steps, 1), number)}
         pictures = rng.integers(0, 255, (steps, 16, 24, 3), np.uint8)
-        episodes.append({"task": f"task {number}", "columns": columns, "images": {"observation.images.front": pictures}})
+        episodes.append(
+            {"task": f"task {number}", "columns": columns, "images": {"observation.images.front": pictures}}
+        )
     root = write_lerobot(path, episodes, {"observation.state": STATE, "action": None}, pictures="image")
     source = open_source(root)
     labels = [
@@ -61,12 +63,6 @@ def test_lerobot_becomes_rlds_and_that_robomimic_with_the_rho_that_is_stored(tmp
     built = build_dataset(source, tmp_path, "made", method="none", val_fraction=0, workers=1)
     assert not convert([str(built), "--out", str(tmp_path / "back.hdf5")])
     require_same(source, open_source(tmp_path / "back.hdf5"))
-
-
-def test_lerobot_is_named_where_it_is_not_installed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "lerobot", None)
-    assert convert([str(dataset(tmp_path / "set")), "--out", str(tmp_path / "copy")]) == 2
-    assert "pip install lerobot==" in capsys.readouterr().err
 
 
 def test_a_dataset_of_the_hub_is_read_by_its_name(tmp_path, monkeypatch):

@@ -114,7 +114,9 @@ def test_lerobot_proposes_a_robot_that_the_names_of_the_joints_confirm(tmp_path)
     def opened(path, names, robot_type, version="v3.0", **fields):
         named = {"observation.state": names}
         made = [{"task": "", "columns": columns}]
-        return open_source(write_lerobot(tmp_path / path, made, named, version=version, robot_type=robot_type), Fields(**fields))
+        return open_source(
+            write_lerobot(tmp_path / path, made, named, version=version, robot_type=robot_type), Fields(**fields)
+        )
 
     arm = opened("known", names, "so101_follower")[0].arms[0]
     np.testing.assert_allclose(arm.position, Chain.named("so101").pose(np.deg2rad(np.ones((9, 5))))[0])

@@ -176,7 +176,9 @@ def test_joints_are_checked_and_get_their_rho_once_they_are_described(
 
 ROBOTS = [
     pytest.param(
-        layouts.lerobot(layouts.so101_joints, {"observation.state": layouts.SO101}, [FRONT], robot_type="so101_follower"),
+        layouts.lerobot(
+            layouts.so101_joints, {"observation.state": layouts.SO101}, [FRONT], robot_type="so101_follower"
+        ),
         {},
         "joints of so101 (5 joints, degrees), tool gripper_frame",
         id="lerobot#1462",

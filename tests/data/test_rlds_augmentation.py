@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,27 +65,3 @@ def test_draws_are_uniform_independent_and_repeatable() -> None:
         assert abs(np.corrcoef(draw.ravel(), other.ravel())[0, 1]) < 0.03
     assert np.abs(np.corrcoef(draw.T) - np.eye(4)).max() < 0.05
     np.testing.assert_array_equal(draw[10:20], uniform(1, "augment", epoch[10:20], episode[10:20], step[10:20], 4))
-
-
-CHANGE = """
-import hashlib
-import os
-import subprocess
-import sys
-
-import numpy as np
-from gap_vla.rlds.pixels import change_frames
-rng = np.random.default_rng(0)
-frames = rng.integers(0, 256, (1500, 1, 8, 8, 3)).repeat(8, 2).repeat(8, 3).astype(np.uint8)
-low, high = [0, 0, 0.9, 0.9, -0.1, 0.8, 0.8, -0.05], [0.1, 0.1, 1, 1, 0.1, 1.2, 1.2, 0.05]
-change_frames(frames, np.ones((1500, 1), bool), rng.uniform(low, high, (1500, 8)).astype(np.float32))
-print(hashlib.sha256(frames.tobytes()).hexdigest())
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_compiles_and_one_that_finds_it_compiled_make_the_same_pictures(tmp_path):
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", CHANGE]
-    made = [subprocess.run(command, env=environment, capture_output=True, check=True).stdout for _ in range(2)]
-    assert made[0] == made[1] and list(tmp_path.rglob("*.nbc"))

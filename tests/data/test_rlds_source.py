@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.source import MISSING, RLDS, dataset_metadata
 from gap_vla.rlds.store import EpisodeStore
 from tests.helpers import layouts
-from tests.helpers.demonstrations import make_episode, write_robomimic
 
 HAS = {"has_image_0": True, "has_image_1": lambda index: bool(index % 2)}
 
@@ -34,16 +32,6 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fractal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return layouts.rlds("fractal_data", layouts.fractal, success=True)(tmp_path_factory.mktemp("tfds"))
-
-
-def test_bridge_is_read_by_the_name_of_its_layout(bridge: Path) -> None:
-    source = open_source(bridge, Fields(layout="bridge"))
-    assert len(source) == 4 and {*source.splits} == {"train"}
-    episode = source.read(0)
-    assert str(episode.columns) == "position euler_xyz gripper_01"
-    assert episode.images["image_primary"].shape[1:] == (16, 16, 3)
-    assert {e.language_instruction for e in source} == {"put the spoon on the towel", ""}
-    assert not source.read(0, images=False).images
 
 
 def test_cameras_that_an_episode_is_said_to_lack_are_known(bridge: Path) -> None:
@@ -104,16 +92,13 @@ def records(version: Path) -> list[Any]:
     return [tf.train.Example.FromString(one.numpy()) for one in tf.data.TFRecordDataset(files)]
 
 
-@pytest.mark.parametrize("layout", ["bridge", "fractal"])
-def test_a_copy_has_labels_and_is_otherwise_the_same(
-    layout: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_a_copy_has_labels_and_is_otherwise_the_same(fractal: Path, tmp_path: Path) -> None:
     import tensorflow_datasets as tfds
 
-    original = request.getfixturevalue(layout)
-    done = annotate_source(open_source(original, Fields(layout=layout)), tmp_path / "1.1.0", method="gaussian")
+    source = open_source(fractal, Fields(layout="fractal"))
+    done = annotate_source(source, tmp_path / "1.1.0", method="gaussian")
     assert (done.path / "annotator" / "annotator.json").is_file()
-    for before, after in zip(records(original), records(done.path), strict=True):
+    for before, after in zip(records(fractal), records(done.path), strict=True):
         added = {key for key in after.features.feature if key not in before.features.feature}
         assert added == {"steps/rho", "steps/change_point"}
         for key in added:
@@ -124,7 +109,7 @@ def test_a_copy_has_labels_and_is_otherwise_the_same(
         np.testing.assert_array_equal(rho, done.annotation.rho[index])
     assert dataset_metadata(done.path)["annotator"]["hash"] == done.annotation.identity["hash"]
     for episode in open_source(done.path):  # which needs no fields
-        assert episode.columns == open_source(original, Fields(layout=layout)).columns
+        assert episode.columns == source.columns
         assert episode.rho is not None and episode.change_point.dtype == bool
     page = write_report(done, tmp_path / "report.html", episodes=2).read_text()
     assert page.count("<video") + page.count("<svg") >= 2 and done.annotation.identity["hash"] in page
@@ -137,15 +122,6 @@ def test_what_is_fitted_for_a_copy_sees_the_split_train_alone(version_dir: Path,
     train = [RLDS(version_dir, Fields(episodes="train")).read(i, images=False) for i in range(8)]
     assert done.annotation.identity["hash"] == annotate(train, method="gaussian").identity["hash"]
     assert [e.metadata for e in open_source(done.path)] == [e.metadata for e in open_source(version_dir)]
-
-
-def test_a_saved_annotator_labels_a_file_of_another_format(version_dir: Path, tmp_path: Path) -> None:
-    first = annotate_source(open_source(version_dir), tmp_path / "1.1.0", method="gaussian")
-    file = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i, annotated=False) for i in range(2)])
-    done = annotate_source(open_source(file), tmp_path / "demos_rho.hdf5", annotator=first.annotator)
-    assert done.annotator == tmp_path / "demos_rho.hdf5.annotator"
-    assert all(episode.rho is not None for episode in open_source(done.path))
-    assert done.annotation.identity["hash"] == first.annotation.identity["hash"]
 
 
 def test_joints_beside_the_pose_count_if_they_are_named(fractal: Path, tmp_path: Path) -> None:
@@ -166,19 +142,6 @@ def test_an_existing_copy_is_kept_unless_it_may_be_replaced(version_dir: Path, t
     assert dataset_metadata(out)["annotator"]["method"] == "fixed"
     with pytest.raises(UserError, match=f"{version_dir}"):
         annotate_source(source, version_dir, overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "begins"), [("e.html", b"<!doctype"), ("e.png", b"\x89PNG")]
-)
-def test_an_episode_is_shown_as_a_page_or_a_picture(
-    bridge: Path, tmp_path: Path, name: str, begins: bytes
-) -> None:
-    source = open_source(bridge, Fields(layout="bridge"))
-    path = show_episode(source, tmp_path / name, episode=1, method="gaussian")
-    assert path.read_bytes().lower().startswith(begins.lower())
-    with pytest.raises(EpisodeError, match="99"):
-        show_episode(source, tmp_path / name, episode=99)
 
 
 def test_the_page_of_an_episode_shows_the_rho_that_annotate_writes(bridge: Path, tmp_path: Path) -> None:
@@ -204,18 +167,12 @@ def test_datasets_of_0_1_are_poses_and_deltas() -> None:
         assert episode.rho is not None
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda file: file.write_bytes(file.read_bytes()[:-9]),
-        lambda file: file.write_bytes(file.read_bytes()[:500] + b"??" + file.read_bytes()[502:]),
-        lambda file: file.write_bytes(b""),
-    ],
-)
-def test_a_damaged_shard_is_named(version_dir: Path, tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_damaged_shard_is_named(version_dir: Path, tmp_path: Path, cut: bool) -> None:
     copy = shutil.copytree(version_dir, tmp_path / "1.0.0")
     (shard,) = copy.glob("*train*")
-    damage(shard)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-9] if cut else content[:500] + b"??" + content[502:])
     with pytest.raises(EpisodeError, match=shard.name):
         list(RLDS(copy))
 
@@ -227,8 +184,3 @@ def test_features_of_other_libraries_are_not_imported(version_dir: Path, tmp_pat
     (copy / "features.json").write_text(json.dumps(features))
     with pytest.raises(EpisodeError, match=r"os\.path"):
         RLDS(copy)
-
-
-def test_a_folder_that_is_no_version_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"dataset_info\.json"):
-        RLDS(tmp_path)

@@ -10,11 +10,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gap_vla.core.errors import ConfigError
 from gap_vla.rlds import transforms as tr
+from gap_vla.rlds.loader import WindowLoader, window_indices
 from gap_vla.rlds.statistics import normalize
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.loader import WindowLoader, window_indices
 
 
 def upstreams_contract(trajectory: dict[str, Any]) -> dict[str, Any]:
@@ -69,10 +68,3 @@ def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store:
     masks = np.concatenate([t["action_pad_mask"] for t in found])
     np.testing.assert_array_equal(masks, expected["action_pad_mask"])
     assert tr.without_rho(statistics)["action"]["mean"].shape == (7,)
-
-
-def test_packing_without_rho_and_unpacking_before_the_chunks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="steps/rho"):
-        tr.pack_rho({"action": tf.zeros((3, 7))})
-    with pytest.raises(ConfigError, match="chunking"):
-        tr.unpack_rho({"action": tf.zeros([5, 8])})

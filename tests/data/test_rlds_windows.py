@@ -13,12 +13,11 @@ import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
-from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.convert import write_rlds
+from gap_vla.rlds.loader import WindowLoader, window_indices
 from gap_vla.rlds.source import MISSING
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rlds.store import EpisodeStore, write_store
-from gap_vla.rlds.loader import WindowLoader, window_indices
 
 GOLDEN = np.load(Path(__file__).parent / "rlds" / "octo_transforms.npz")
 
@@ -134,11 +133,6 @@ def test_a_state_of_other_data_is_refused(store: EpisodeStore) -> None:
         loader(store, seed=1).restore(loader(store, seed=0).state())
 
 
-def test_peek_does_not_move(store: EpisodeStore) -> None:
-    batches = loader(store)
-    assert _identify(batches.peek()) == _identify(next(batches))
-
-
 def test_evaluation_is_one_repeatable_ordered_pass(store: EpisodeStore) -> None:
     batches = loader(store, split="val", train=False)
     first, second = [_identify(b) for b in batches], [_identify(b) for b in batches]
@@ -197,28 +191,6 @@ def test_a_column_that_rests_in_nearly_all_steps_is_stretched_to_no_bounds(
     with pytest.raises(ConfigError, match=r"action: dimension 4"):
         loader(store, image_keys=(), rho=False, normalization="bounds")
     next(loader(store, image_keys=(), rho=False, normalization="min_max"))
-
-
-def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: EpisodeStore) -> None:
-    augment = {"image_primary": Augmentation(brightness=0.2)}
-    plain, changed = next(loader(store, batch_size=16)), next(loader(store, batch_size=16, augment=augment))
-    before, after = (b["observation"]["image_primary"].astype(float) for b in (plain, changed))
-    real = plain["observation"]["timestep_pad_mask"]
-    assert (before != after)[real].any()
-    np.testing.assert_array_equal(before[~real], after[~real])
-    middle = (before > 60) & (before < 195)
-    shift = np.where(middle, after - before, np.nan)
-    both = real.all(1)
-    np.testing.assert_allclose(
-        np.nanmean(shift[both, 0], axis=(1, 2, 3)), np.nanmean(shift[both, 1], axis=(1, 2, 3)), atol=1
-    )
-    with pytest.raises(ConfigError, match="image_third"):
-        loader(store, batch_size=16, augment={"image_third": Augmentation()})
-
-
-def test_a_change_is_told_the_number_of_the_batch(store: EpisodeStore) -> None:
-    batches = loader(store, batch_size=16, change=lambda number, batch: {**batch, "number": number})
-    assert [next(batches)["number"] for _ in range(3)] == [0, 1, 2]
 
 
 def test_importing_the_rooms_is_light_and_training_needs_no_tensorflow(store: EpisodeStore) -> None:

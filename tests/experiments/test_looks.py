@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.looks import predictors, probe
+from experiments.looks import predictors
 from experiments.looks.predictors import action_errors
 from experiments.looks.ridge import probe_positions
 from gap_vla.core.errors import UserError
-from gap_vla.policies.config import SmallModelConfig
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
 
@@ -36,15 +35,6 @@ def test_an_episodes_number_in_the_features_helps_nobody():
     assert found["error"] > 0.9 * found["mean_error"]
     with pytest.raises(UserError, match="4 episode"):
         probe_positions(position[:80], position[:80], episodes[:80])
-
-
-def test_what_moves_between_episodes_is_probed_before_it_is_carried():
-    rng = np.random.default_rng(4)
-    episodes, images = np.repeat(np.arange(6), 5), {"image_primary": rng.integers(0, 256, (30, 16, 16, 3), np.uint8)}
-    positions = {"ring": rng.normal(size=(30, 3)), "table": np.zeros((30, 3))}
-    data = probe.ProbeData(images, positions, np.arange(30) % 5 < 3, episodes)
-    policy = probe.fresh_policy(SmallModelConfig(feature_dim=8), "vp", (16, 16, 3), 9, 7, ("primary",))
-    assert list(probe.probe(probe.features_of(policy, data.images), data)) == ["ring"]
 
 
 def test_the_error_is_small_for_the_input_that_the_actions_follow_from(monkeypatch):

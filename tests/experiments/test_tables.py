@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from experiments.pages import replace_between
 from experiments.tables import results
 from experiments.tables.cells import DEMOS_OF_A_SEED, plan
-from experiments.tables.command import main, seconds
+from experiments.tables.command import main
 from experiments.tables.confirmation import (
     CONTROLS,
     HURTS,
@@ -25,11 +23,10 @@ from experiments.tables.confirmation import (
     p_of_seeds,
 )
 from experiments.tables.proprio_map import Place, effect, places_of
-from experiments.tables.render import render
 from experiments.tables.results import BlockResult, analyse
-from experiments.tables.rule_of_thumb import PREDICTORS, best_rule, judge, predictors_of
+from experiments.tables.rule_of_thumb import judge
 from experiments.tables.seeds import seed_text
-from experiments.tables.tables import IN, TABLES, narrowed
+from experiments.tables.tables import IN, TABLES
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.report.comparison import Comparison
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
@@ -55,19 +52,6 @@ def test_every_table_can_be_planned_and_names_its_cells_once():
         assert names and len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("profile", ["paper", "debug"])
-def test_every_table_can_be_planned_in_every_profile(profile):
-    for name in ("evidence", "octo"):
-        assert plan(TABLES[name], profile)
-
-
-def test_cells_of_one_seed_from_two_commits_are_not_compared(tmp_path):
-    table = narrowed(TABLES["enter"], ("bin_picking",))
-    rows = [row_of(cell, 30, 40, commit=commit) for cell, commit in zip(plan(table, "cpu", seeds=[34]), ("abc", "def"))]
-    with pytest.raises(ConfigError, match=r"abc.*def"):
-        render(table, "cpu", pd.DataFrame(rows, columns=[*results.COLUMNS]), tmp_path / "TABLES.md")
-
-
 def test_seeds_are_outermost_and_each_of_the_confirmation_has_demonstrations_of_its_own():
     cells = plan(TABLES["confirmation"], "cpu")
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
@@ -87,19 +71,6 @@ def test_the_spread_and_the_longer_trainings_differ_from_the_confirmation_in_see
         there = dict(confirmed[cell.arm.method, cell.seed])
         there.pop("train.steps", None)
         assert found == there
-
-
-def test_tasks_and_methods_narrow_a_table():
-    table = narrowed(TABLES["evidence"], ("threading",), ("gap",))
-    assert [(block.task, [arm.name for arm in block.arms]) for block in table.blocks] == [("threading", ["gap"])]
-    with pytest.raises(ConfigError, match="lift"):
-        narrowed(TABLES["evidence"], ("lift",))
-
-
-def test_budgets():
-    assert seconds("1h30m") == 5400.0
-    with pytest.raises(SystemExit):
-        main(["--table", "evidence", "--budget", "soon"])
 
 
 # ---- the table on disk
@@ -263,12 +234,6 @@ def test_the_published_map_has_all_its_places():
     assert found["push_wall", "near", 1] == 32
 
 
-ERRORS = {
-    name: {"transitions": float(number), "between": number / 2}
-    for number, name in enumerate(("time", "state", "history", "pictures", "state+pictures", "history+pictures"))
-}
-
-
 def errors_with(pictures):
     """Of which only the pictures' predictor differs between places."""
     nothing = {"transitions": 0.0, "between": 0.0}
@@ -283,35 +248,6 @@ GAINS = {"a": -0.2, "b": -0.3, "c": 0.1, "d": 0.2, "e": -0.1}
 def test_a_rule_that_holds_everywhere_is_right_about_every_task_left_out():
     found = judge([place(task, gain, errors=errors_with(gain)) for task, gain in GAINS.items()])
     assert (found.asked, found.right) == (5, 5) and {rule.sign for rule in found.rules.values()} == {-1}
-
-
-def test_what_holds_by_chance_is_not_right_about_the_task_left_out():
-    signs = {task: gain if task == "c" else -abs(gain) for task, gain in GAINS.items()}
-    found = judge([place(task, gain, errors=errors_with(0.0)) for task, gain in signs.items()])
-    assert found.right == found.right_by_frequency == 4
-
-
-def test_small_differences_places_that_say_nothing_and_few_tasks_are_not_asked_about():
-    places = [place("a", -0.2), place("b", 0.3), place("c", 0.04), place("d", 0.2), place("e", -0.06, v=0.04)]
-    places = [dataclasses.replace(one, errors=errors_with(one.difference.difference)) for one in places]
-    assert judge(places).asked == 3 and set(judge(places).rules) == {"a", "b", "d"}
-    assert judge(places[:2]) is None
-
-
-def test_the_best_rule_is_right_most_often_and_the_first_of_equals():
-    def values(number, other):
-        return dict.fromkeys(PREDICTORS, other) | {"pictures, transitions": number}
-
-    rule = best_rule([values(0.1, 1.0), values(0.2, 2.0), values(0.3, 0.5)], [True, True, False])
-    assert (rule.predictor, rule.sign, rule.threshold, rule.right) == ("time, transitions", 1, 0.75, 3)
-    assert rule.says_hurts(0.8) and not rule.says_hurts(0.7)
-
-
-def test_vp_with_history_is_asked_with_the_errors_of_history():
-    one, five = (predictors_of(place("a", 0.1, history=history, errors=ERRORS)) for history in (1, 5))
-    assert (one["state, transitions"], five["state, transitions"]) == (1, 2)
-    assert one["pictures beyond state, transitions"] == five["pictures beyond state, transitions"] == -3
-    assert one["state beyond pictures, transitions"] == -1 and five["state, between"] == 1
 
 
 # ---- what goes with success over seeds
@@ -336,13 +272,3 @@ def test_a_measure_that_goes_with_success_has_a_rank_correlation_of_one():
     (table, *_), _ = spread(costs)
     row = next(line for line in table.splitlines() if line.startswith("| error with another episode's pictures"))
     assert row.endswith("|  | +1.00 (0.00) | +1.00 (0.00) |"), "concat's success never varies: nothing goes with it"
-
-
-def test_few_seeds_say_nothing():
-    assert spread([1.0] * 7, seeds=4)[0] == []
-
-
-def test_the_published_spread_measures_ten_seeds():
-    rows = PUBLISHED[(PUBLISHED["table"] == "spread") & (PUBLISHED["arm"] == "concat")]
-    assert len(rows) == 10 and (rows["images_swapped"] < 1.05).sum() == 8  # docs/WHEN_PROPRIOCEPTION_HURTS.md
-    assert isinstance(rows, pd.DataFrame)

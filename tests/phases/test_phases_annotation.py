@@ -10,10 +10,9 @@ from gap_vla.core.columns import POSE, Columns
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
 from gap_vla.phases import METHODS, Annotation, annotate, load_annotator
-from gap_vla.phases.annotation import OF_LSTM, OPTIONS, checked_options
+from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import WeakRho, calibration, describe, marked_share, told_weak
-from gap_vla.phases.methods import USED, Options
-from gap_vla.phases.pages import report_page, view_of
+from gap_vla.phases.pages import view_of
 
 DATA = Path(__file__).parents[1] / "data" / "phases"
 
@@ -154,23 +153,6 @@ def test_a_rho_that_marks_most_steps_is_told():
     assert marked_share([np.array([0.9, 0.1, 0.8])], [np.array([1, 2])]) == 0.5
 
 
-def test_poor_calibration_and_missing_held_out_recordings_are_said_and_shown():
-    report = annotate(DEMOS, updates=2, check=False).report
-    poor = {"held_out_recordings": 5, "held_out_calibration": {"error": 0.163}}
-    assert any("0.16" in line for line in describe({**report, "estimator": poor}))
-    fine = {"held_out_recordings": 5, "held_out_calibration": {"error": 0.02}}
-    assert not [line for line in describe({**report, "estimator": fine}) if "held out" in line]
-    alone = annotate(DEMOS[:1], updates=2, check=False).report
-    assert "no recording was held out" in alone["notes"][-1]
-    assert alone["notes"][-1] in report_page("x", alone, {}, [])
-
-
-def test_positions_that_no_arm_reaches_are_asked_about():
-    far = DEMOS[0].replace(proprio=DEMOS[0].proprio * np.float32([1000] * 3 + [1] * 6))
-    asked = [annotate([one], method="gaussian").report["notes"] for one in (DEMOS[0], far)]
-    assert not asked[0] and "metres" in asked[1][0]
-
-
 def test_a_calibrated_rho_has_no_error_and_an_overconfident_one_has():
     rng = np.random.default_rng(0)
     rho = rng.random(20_000)
@@ -235,16 +217,8 @@ def test_a_state_without_position_and_joints_is_shown_but_not_annotated():
     assert view_of(DEMOS[0].replace(columns=Columns.parse("joints:9"))).signals[0].name == "joints (°)"
 
 
-def test_an_annotator_fitted_on_metres_refuses_openings_without_unit():
-    annotator = annotate(DEMOS, method="gaussian").annotator
-    other = DEMOS[0].replace(columns=Columns.parse("position quat_wxyz gripper_01:2"))
-    with pytest.raises(EpisodeError, match="unit"):
-        annotator.annotate([other])
-    assert [view_of(one).signals[-1].name for one in (DEMOS[0], other)] == ["fingers (mm)", "opening (no unit)"]
-
-
 @pytest.mark.parametrize("method", ["lstm", "gaussian", "hdbscan", "cotpc"])
-@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("steps", [0, 2])
 def test_tiny_and_stationary_episodes_have_labels(method, steps):
     annotation = annotate([cut(demo(0), steps), still(90)], method=method, **FAST.get(method, {}))
     assert [len(rho) for rho in annotation.rho] == [steps, 90]
@@ -268,7 +242,7 @@ def test_one_episode_alone_is_labelled_and_an_empty_one_alone_is_refused_by_the_
 
 
 def test_states_that_are_logged_several_times_have_the_labels_of_the_states():
-    for times, pause in ((3, 0), (3, 40), ([2, 3] * 40, 0)):  # 10 Hz in a log of 30 Hz; with a pause; in one of 25 Hz
+    for times, pause in ((3, 40), ([2, 3] * 40, 0)):  # 10 Hz in a log of 30 Hz; with a pause; in one of 25 Hz
         counts = np.broadcast_to(times, 80) + pause * (np.arange(80) == 79)
         repeated = [
             e.replace(proprio=np.repeat(e.proprio, counts, 0), action=np.repeat(e.action, counts, 0), phase=None)
@@ -315,15 +289,9 @@ def broken(where, value):
         (broken((3, 3), 2), "gaussian", {}, EpisodeError, r"episode 2: quaternion of arm 0 .* at step 3"),
         ([], "gaussian", {}, EpisodeError, "episode"),
         ([DEMOS[0].replace(phase=None)], "column", {}, EpisodeError, "episode 0: .*phase"),
-        ([DEMOS[0].replace(phase=np.full(80, np.nan))], "column", {}, EpisodeError, "NaN"),
         (DEMOS, "best", {}, ConfigError, "best"),
         (DEMOS, "gaussian", {"penalti": 3}, ConfigError, "penalty"),
-        (DEMOS, "gaussian", {"penalty": float("nan")}, ConfigError, "penalty"),
         (DEMOS, "gaussian", {"smooth": 4}, ConfigError, "smooth"),
-        (DEMOS, "gaussian", {"dead_band": (1e-3,)}, ConfigError, "dead_band"),
-        (DEMOS, "hdbscan", {"rho": "nothing"}, ConfigError, "rho"),
-        (DEMOS, "lstm", {"updates": 0}, ConfigError, "updates"),
-        (DEMOS, "lstm", {"spread": 2.0, "distance_weight": 0.05}, ConfigError, "spread"),
         (DEMOS, "gaussian", {"n_change_points": 40}, ConfigError, "episode 0: 40 change points"),
     ],
 )
@@ -336,9 +304,6 @@ def test_errors_name_the_episode_or_the_option(episodes, method, options, error,
     ("method", "options", "idle"),
     [
         ("gaussian", {"updates": 3, "value": 0.5}, "updates, value"),
-        ("lstm", {"sigma": 3.0}, "sigma"),
-        ("fixed", {"rho": "hard"}, "rho"),
-        ("cotpc", {"cluster_size": 4}, "cluster_size"),
         ("gaussian", {"seed": 3}, "seed"),
         ("gaussian", {"n_change_points": 2, "penalty": 1.0}, "penalty"),
     ],
@@ -347,11 +312,3 @@ def test_options_without_effect_are_refused_by_name(method, options, idle):
     seed = options.pop("seed", 0)
     with pytest.raises(ConfigError, match=f"^{idle}:"):
         checked_options(method, options, seed)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_option_has_an_effect_on_some_method(method):
-    points, rho = METHODS[method]
-    for option in (*USED.get(points, ()), *USED.get(rho, ())):
-        checked_options(method, {option: Options().record()[option]})
-    assert {"rho", *(option for used in USED.values() for option in used)} == OPTIONS and not OPTIONS & OF_LSTM

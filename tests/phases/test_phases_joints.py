@@ -156,19 +156,3 @@ def test_an_annotator_of_joints_labels_later_episodes_alike_and_refuses_another_
         np.testing.assert_array_equal(a, b)
     with pytest.raises(EpisodeError, match="joints_percent"):
         later.annotator.annotate([of_joints(rows[0], "joints_percent:5 gripper_01")])
-
-
-def test_two_arms_have_one_segmentation_or_one_each():
-    rows = [so101(150, seed)[0][:, :5] for seed in range(2)]
-    both = [of_joints(np.concatenate([own, own], axis=1), "joints:5 | joints:5") for own in rows]
-    how = {"method": "change_points", "scale": 2, "min_size": 6, "dead_band": (0.4, 1.0, 1.0, 1.0)}
-    one = annotate([of_joints(own, "joints:5") for own in rows], **how)
-    joint = annotate(both, **how)
-    each = annotate(both, arms="each", penalty=one.annotator.options.penalty, **how)
-    for points in zip(one.change_points, joint.change_points, each.change_points):
-        assert len(points[0]) and len({tuple(found) for found in points}) == 1
-
-
-def test_columns_without_position_and_joints_have_no_phases():
-    with pytest.raises(EpisodeError, match="joints of each arm"):
-        annotate([of_joints(np.zeros((30, 3)), "joints:2 | other:1")], method="gaussian")

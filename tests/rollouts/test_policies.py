@@ -209,14 +209,9 @@ def test_statistics_are_those_of_one_dataset(model):
     np.testing.assert_array_equal(acted[0], acted[1])
     np.testing.assert_array_equal(acted[0], acted[2])
     several = {"bridge": statistics(), "fractal": statistics()}
-    for found, dataset, name in (
-        (None, None, "action"),
-        ({"action": statistics()["action"]}, None, "proprio"),
-        (several, None, "bridge, fractal"),
-        (several, "droid", "droid"),
-    ):
+    for dataset, name in ((None, "bridge, fractal"), ("droid", "droid")):
         with pytest.raises(UserError, match=name):
-            OctoPolicy(model.replace(dataset_statistics=found), dataset=dataset)
+            OctoPolicy(model.replace(dataset_statistics=several), dataset=dataset)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +238,6 @@ def test_pictures_of_another_size_are_resized_and_inputs_of_another_task_refused
     for change, name in (
         ({"image_primary": None}, "image_primary"),
         ({"image_primary": batch["image_primary"] / 255}, "uint8"),
-        ({"image_primary": batch["image_primary"][:, :16]}, r"\[16, 32, 3\]"),
-        ({"proprio": np.zeros((1, 18), np.float32)}, r"\[18\]"),
     ):
         seen = {key: value for key, value in {**batch, **change}.items() if value is not None}
         with pytest.raises(UserError, match=name):
@@ -294,9 +287,8 @@ def test_every_camera_is_seen_as_itself():
     assert np.abs(swapped - found).max() > 1e-4
 
 
-@pytest.mark.parametrize("head", ["mlp", "diffusion"])
-def test_a_small_policys_episode_does_not_depend_on_its_neighbours(head):
-    alone, among = (SmallTorchPolicy(small(head=head), statistics(), execute=2) for _ in range(2))
+def test_a_small_policys_episode_does_not_depend_on_its_neighbours():
+    alone, among = (SmallTorchPolicy(small(head="diffusion"), statistics(), execute=2) for _ in range(2))
     alone.reset([3])
     among.reset([2, 3, 4])
     for step in range(3):

@@ -18,7 +18,7 @@ from gap_vla.rollouts.evaluation import chosen_for_films
 from gap_vla.rollouts.evaluation import evaluate as evaluate_noisily
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy
 from gap_vla.rollouts.records import EpisodeRecord, describe, read_episodes
-from tests.helpers.pointmass import PointExpert, PointTask, ToldTask
+from tests.helpers.pointmass import PointTask, ToldTask
 
 
 def evaluate(policy, out_dir, *, task=None, episodes=6, **options):
@@ -107,28 +107,6 @@ def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again(tmp_pat
     summary = evaluate(ExpertPolicy(), tmp_path / "out", task=task, episodes=3)
     assert summary["outcomes"] == [1] * 3 and not summary["errors"] and (tmp_path / "hung").exists()
     assert summary["steps"] == [8, 8, 6]  # as where nothing hangs
-
-
-class Brittle(PointExpert):
-    """Knows nothing to do behind the end."""
-
-    def act(self):
-        near = np.abs(self._env.position - self._env.target).max() < 0.05
-        if near and self.phase == "gripped":
-            raise IndexError("pop from empty list")
-        action = super().act()
-        self.phase = "gripped" if action[6] > 0 else "move"
-        return action
-
-
-class BrittleTask(PointTask):
-    def make_expert(self, env, *, seed):
-        return Brittle(env)
-
-
-def test_an_expert_that_knows_no_action_behind_the_end_has_succeeded(tmp_path):
-    summary = evaluate(ExpertPolicy(), tmp_path, task=BrittleTask(phases=("move", "gripped")))
-    assert summary["outcomes"] == [1] * 6 and not summary["errors"]
 
 
 def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path):

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -67,29 +64,19 @@ def test_messages_are_byte_for_byte_those_of_openpi_client():
     assert pack(content) == message
 
 
-def array(**changes):
-    return {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [1]} | changes
-
-
 @pytest.mark.parametrize(
     "message",
     [
         b"\xc1 no msgpack",
-        pack(array(**{"__": 0}) | {b"shape": [2]}),
-        pack(array() | {b"dtype": "|O"}),
-        pack({b"__ndarray__": True}),
-        pack({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}),
+        pack({b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [2]}),
+        pack({b"__ndarray__": True, b"data": b"12345678", b"dtype": "|O", b"shape": [1]}),
     ],
 )
 def test_what_is_no_message_is_a_value_error(message):
     with pytest.raises(ValueError):
         unpack(message)
-
-
-@pytest.mark.parametrize("value", [np.array([object()]), np.array([1j]), object()])
-def test_objects_do_not_travel(value):
-    with pytest.raises((ValueError, TypeError)):
-        pack({"state": value})
+    with pytest.raises(ValueError):
+        pack({"state": np.array([object()])})
 
 
 # ---- the server
@@ -111,10 +98,8 @@ def test_a_client_gets_metadata_then_chunks(port):
     ("message", "name"),
     [
         (b"\xc1", "ValueError"),
-        ([1, 2], "list"),
         ({"prompt": "go"}, "observation/state"),
         ({"observation/state": np.full(9, np.nan)}, "observation/state"),
-        ({"observation/image": np.full((4, 4, 3), -1.0)}, "observation/image"),
         ({"observation/image": PICTURE}, "KeyError"),  # the policy itself cannot do without a state
     ],
 )
@@ -137,12 +122,11 @@ def test_no_message_ends_the_server(port, content):
     "sent",
     [
         PICTURE,
-        PICTURE / 255,
         (PICTURE / 255).astype(np.float32),
         PICTURE.astype(np.float32),
         PICTURE.transpose(2, 0, 1),
     ],
-    ids=["bytes", "floats to 1", "float32", "floats to 255", "colours first"],
+    ids=["bytes", "floats to 1", "floats to 255", "colours first"],
 )
 def test_pictures_are_taken_as_openpi_takes_them(sent):
     np.testing.assert_allclose(as_picture(sent, "image"), PICTURE, atol=1)
@@ -211,9 +195,6 @@ def test_the_state_can_be_sent_in_liberos_columns():
     ("content", "name"),
     [
         ({"obsrvation": {}}, "obsrvation"),
-        ({"observation": {"state": "x"}}, "state"),
-        ({"execute": 0}, "execute"),
-        ({"action_signs": "none"}, "action_signs"),
         ({"state_columns": "pose"}, "pose"),
     ],
 )
@@ -223,24 +204,10 @@ def test_a_key_file_that_means_nothing_is_refused_by_name(tmp_path, content, nam
         read_keys(tmp_path / "keys.json")
 
 
-@pytest.mark.parametrize(
-    ("answer", "name"),
-    [
-        ({"action": [0]}, "actions"),
-        ([1], "actions"),
-        ({"actions": np.zeros((1, 1, 7))}, "shape"),
-        ({"actions": []}, "shape"),
-    ],
-)
-def test_an_answer_without_actions_is_refused(answer, name):
-    with pytest.raises(UserError, match=name):
-        KeyMapping().from_wire(answer)
-
-
-@pytest.mark.parametrize("keys", [{"action_signs": (1, 1)}, {"action_columns": (7,)}])
-def test_an_answer_of_other_columns_than_the_key_file_says_is_refused(port, keys):
-    with pytest.raises(UserError, match="--keys"):
-        RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(**keys)).act(shown(0), [0])
+def test_an_answer_without_actions_is_refused():
+    for answer in ({"action": [0]}, {"actions": np.zeros((1, 1, 7))}):
+        with pytest.raises(UserError, match=r"actions|shape"):
+            KeyMapping().from_wire(answer)
 
 
 # ---- the client
@@ -270,13 +237,6 @@ def test_chunks_are_executed_as_the_key_file_says(port):
     policy.close()
 
 
-def test_an_error_of_the_server_is_told_and_the_next_question_answered(port):
-    policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(observation={"language_instruction": "prompt"}))
-    policy.reset([0])
-    with pytest.raises(UserError, match="known: observation/image"):
-        policy.act(shown(0), [0])
-
-
 def test_nobody_at_an_address_and_no_address(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -284,16 +244,9 @@ def test_nobody_at_an_address_and_no_address(monkeypatch):
     with pytest.raises(UserError, match="ws://127"):
         RemotePolicy("ws://127.0.0.1:9", patience=0.3)
     assert 0.3 <= time.monotonic() - started < 20
-    with pytest.raises(UserError, match="ws://HOST:PORT"):
-        RemotePolicy("ws://", patience=60)
     with pytest.raises(UserError) as caught:
         RemotePolicy("ws://me:secret@127.0.0.1:9/?token=abc", patience=0)
     assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
-
-
-def test_a_server_of_another_protocol_is_named():
-    with answering(lambda connection: connection.send("hello")) as address, pytest.raises(UserError, match=address):
-        RemotePolicy(address, patience=60)
 
 
 def test_a_server_that_goes_away_stops_the_evaluation(tmp_path):
@@ -317,51 +270,3 @@ def test_a_server_says_what_its_policy_was_trained_for():
         assert (loaded.task, loaded.cameras, loaded.camera, loaded.image_size) == ("stack", ("wrist",), "frontview", 32)
         with pytest.raises(UserError, match="trained for stack"):
             load_policy(address, action_dim=7, task="threading")
-
-
-def test_policies_by_name():
-    assert load_policy("expert", action_dim=7).policy.privileged
-    assert load_policy("random", action_dim=7, seed=3).policy.identity == {"seed": 3}
-    with pytest.raises(UserError, match="export"):
-        load_policy("export", action_dim=7)
-
-
-OPENPI = """
-import sys, numpy as np
-from openpi_client.websocket_client_policy import WebsocketClientPolicy
-client = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
-data = np.load(sys.argv[2])
-answers = [client.infer({"observation/image": image, "observation/state": state, "prompt": "go"})["actions"]
-           for image, state in zip(data["image"], data["state"])]
-try:
-    client.infer({"observation/state": "nonsense"})
-except RuntimeError as error:
-    assert "observation/state" in str(error)
-else:
-    raise SystemExit("no error came back")
-np.save(sys.argv[3], np.stack(answers))
-"""
-
-
-@pytest.mark.slow
-def test_openpis_own_client_gets_the_actions_that_a_policy_gives_in_process(tmp_path):
-    """OPENPI_CLIENT_PYTHON names an interpreter with openpi-client 0.1.2; it needs an environment of its own."""
-    if not (python := os.environ.get("OPENPI_CLIENT_PYTHON")):
-        place = Path(__file__).parents[2] / ".cache" / "openpi-client"
-        python = str(place / "bin" / "python")
-        if not place.exists():
-            subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-            packages = ["openpi-client==0.1.2", "typing_extensions"]  # which it forgets to ask for
-            if subprocess.run([python, "-m", "pip", "install", "-q", *packages]).returncode:
-                pytest.skip("openpi-client cannot be installed here")
-    rng = np.random.default_rng(0)
-    states = rng.standard_normal((4, 9)).astype(np.float32)
-    np.savez(tmp_path / "observations.npz", image=np.zeros((4, 4, 4, 3), np.uint8), state=states)
-    (tmp_path / "client.py").write_text(OPENPI)
-    with serving(Counting(), whole_chunks=False) as port:
-        arguments = ["client.py", str(port), "observations.npz", "actions.npy"]
-        subprocess.run([python, *arguments], check=True, timeout=120, cwd=tmp_path)
-    own = Counting()
-    own.reset([0])
-    expected = [own.act({"proprio": state[None]}, [0]) for state in states]
-    np.testing.assert_array_equal(np.load(tmp_path / "actions.npy"), expected)

@@ -130,14 +130,6 @@ def test_other_seeds_give_other_episodes_and_reset_without_seed_goes_on(assembly
     assert seeds == [assembly.reset()[1]["episode_seed"] for _ in range(2)]
 
 
-def test_a_seed_leaves_numpys_global_generator_alone(threading_env):
-    np.random.seed(0)  # noqa: NPY002
-    wanted = np.random.rand()  # noqa: NPY002
-    np.random.seed(0)  # noqa: NPY002
-    threading_env.reset(seed=4)
-    assert np.random.rand() == wanted  # noqa: NPY002
-
-
 @pytest.mark.parametrize("action", [np.zeros(4), np.array([0, 0, np.nan, 0, 0, 0, 0])])
 def test_an_action_of_another_width_or_nan_is_refused(assembly, action):
     assembly.reset(seed=0)
@@ -155,11 +147,7 @@ def test_gymnasiums_own_checker_finds_nothing_to_complain_about(name):
 
 @pytest.mark.parametrize(
     "variant",
-    ["light", "object_color", "object_size", "positions_disjoint"]
-    + [
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("positions_wide", "distractors", "table_texture", "camera_shift")
-    ],
+    ["light", "object_size", "positions_disjoint", "camera_shift"],
 )
 def test_a_variant_changes_the_first_picture(assembly, variant):
     env = sim.make("assembly", image_size=64, variant=variant)

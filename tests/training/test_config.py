@@ -17,17 +17,11 @@ KINDS = {"octo": FinetuneConfig, "torch": SmallConfig}
 WRONG = [
     ("octo", {"train": {"stps": 3}}, "train.stps.*train.steps"),
     ("octo", {"train": {"steps": 2.5}}, "train.steps"),
-    ("octo", {"demos": {"cameras": ["front"]}}, "demos.cameras"),
     ("octo", {"demos": {"camera": "frontvie"}}, "demos.camera.*frontview"),
-    ("octo", {"demos": {"kind": "rosbag"}}, "demos.kind"),
-    ("octo", {"demos": {"image_size": 65}}, "demos.image_size"),
     ("octo", {"phases": {"method": "lstmm"}}, "phases.method.*'lstm'"),
     ("octo", {"model": {"num_heads": 3}}, "model.num_heads"),
     ("octo", {"model": {"action_horizon": 2}, "eval": {"execute": 4}}, "eval.execute"),
     ("octo", {"adjustment": {"lam": 1.5}}, "adjustment.lam"),
-    ("octo", {"eval": {"variant": "dark"}}, "eval.variant"),
-    ("torch", {"eval": {"variants": ["dark"]}}, "eval.variants"),
-    ("torch", {"model": {"encoder": "vit"}}, "model.encoder"),
     ("torch", {"model": {"fusion": "concatenate"}}, "model.fusion"),
 ]
 
@@ -91,32 +85,24 @@ PROFILES = [
 
 
 @pytest.mark.parametrize("file", PROFILES)
-def test_every_profile_can_be_dry_run(file, tmp_path, monkeypatch):
+def test_every_profile_is_a_configuration(file):
+    assert load_config(f"finetune_configs/{file}").task in file
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["assembly.py:debug", "threading.py:paper", "handover.py", "small_assembly.py:cpu", "small_threading.py:paper"],
+)
+def test_a_profile_can_be_dry_run(file, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # the paper's recipe is for a GPU
-    config = experiment_of(file, tmp_path)
+    config = load_config(f"finetune_configs/{file}")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
     lines = TrainingRun(config).dry_run()
     assert f"demonstrations: {tmp_path}" in lines and "GAP" in lines.replace("mode sample", "GAP")
     assert not [*tmp_path.iterdir()]
 
 
-def experiment_of(file, root):
-    config = load_config(f"finetune_configs/{file}")
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("def get_config(profile=''):\n    return {'task': 'stack', 'train': {'steps': 3}}\n", ""),
-        ("x = 1\n", "get_config"),
-        ("def get_config():\n    return {'task': 'stack', 'train': {'stps': 3}}\n", "train.stps"),
-    ],
-)
-def test_a_file_may_return_a_plain_dictionary(text, words, tmp_path):
-    (tmp_path / "c.py").write_text(text)
-    if words:
-        with pytest.raises(ConfigError, match=words):
-            load_config(f"{tmp_path}/c.py")
-    else:
-        config = load_config(f"{tmp_path}/c.py")
-        assert (config.task, config.train.steps, config.train.batch_size) == ("stack", 3, 64)
+def test_a_file_may_return_a_plain_dictionary(tmp_path):
+    (tmp_path / "c.py").write_text("def get_config(profile=''):\n    return {'task': 'stack', 'train': {'steps': 3}}\n")
+    config = load_config(f"{tmp_path}/c.py")
+    assert (config.task, config.train.steps, config.train.batch_size) == ("stack", 3, 64)

@@ -60,10 +60,7 @@ def test_a_replaced_demonstration_file_and_other_names_of_fields_are_other_datas
     assert first.demos == path and len({one.rlds for one in (first, second, third)}) == 3
 
 
-@pytest.mark.parametrize(
-    "sections",
-    [{"demos": {"path": "nowhere"}}, {"data": {"rlds": "nowhere"}}],
-)
+@pytest.mark.parametrize("sections", [{"demos": {"path": "nowhere"}}, {"data": {"rlds": "nowhere"}}])
 def test_missing_inputs_are_named(sections, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         TrainingRun(changed(runs=str(tmp_path / "runs"), **sections)).to_the_end()
@@ -80,13 +77,11 @@ LACKING = [
     ({}, {}, ""),
     ({"rho": None}, {}, "rho"),
     ({"rho": None}, {"method": "vp"}, ""),
-    ({"change_point": None}, {"kind": SmallConfig, "method": "keyframe"}, "change_point"),
     ({}, {"kind": SmallConfig, "method": "msbot"}, "phase"),
     ({}, {"demos": {"cameras": ["primary", "wrist"]}}, "image_wrist.*image_primary"),
     ({"image_primary": (128, 128, 3)}, {}, "image_primary.*128"),
     ({"image_primary": (128, 128, 3)}, {"demos": {"image_size": 128}}, ""),
     ({"image_primary": (128, 128, 3)}, {"eval": {"episodes": 0}}, ""),
-    ({"proprio": (6,)}, {}, "proprio"),
     ({"action": (14,)}, {}, "action"),
     ({"proprio": (6,), "action": (6,)}, {"eval": {"episodes": 0}}, ""),
     ({"proprio": (6,), "action": (6,)}, {"task": "bowl", "demos": {"path": "README.md"}}, ""),

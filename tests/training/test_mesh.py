@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_vla.core.errors import ConfigError
-from gap_vla.training.packing import make_mesh
-
 HERE = Path(__file__).parent
 
 
@@ -35,8 +32,3 @@ def test_four_devices_train_what_one_trains(on_four_devices, mesh):
     assert len(one) == 5
     for key, expected in one.items():
         np.testing.assert_allclose(on_four_devices[f"{mesh}{key}"], expected, rtol=2e-4, atol=1e-5)
-
-
-def test_meshes_that_do_not_divide_are_refused():
-    with pytest.raises(ConfigError, match=r"train\.fsdp"):
-        make_mesh(3)

@@ -1,6 +1,5 @@
 """Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -62,13 +61,6 @@ def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-def test_what_is_frozen_as_it_was_drawn_is_named(vision_checkpoint, capsys):
-    build(config_for(vision_checkpoint, "vp", optimizer={"frozen_keys": ["octo_transformer.*"]}), batch_with(), {})
-    noted = re.findall("freezes (.*), which .* stays as it was drawn", capsys.readouterr().err)
-    own = ("projection/kernel", "projection/bias", "pos_embedding")
-    assert sorted(noted) == sorted(f"octo_transformer/obs_proprio_{leaf}" for leaf in own)
-
-
 def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint, tmp_path):
     build(config_for(vision_checkpoint), batch_with(), {}).model.save_pretrained(0, tmp_path / "vp")
     vision = build(config_for(tmp_path / "vp", method="v"), batch_with(proprio=None), {})
@@ -123,11 +115,6 @@ def test_a_tokenizer_of_patterns_sees_every_camera_that_they_match(patterns):
     assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
 
 
-def test_a_checkpoint_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        config_for("nowhere").check_model()
-
-
 class Words:
     """A text processor that counts letters."""
 
@@ -142,10 +129,3 @@ def test_instructions_become_word_pieces_or_are_left_out():
     encoded = model_inputs(batch, Words())["task"]
     np.testing.assert_array_equal(encoded["language_instruction"]["input_ids"], [[3], [5]])
     assert model_inputs(batch)["task"] == {"pad_mask_dict": {}}
-
-
-def test_data_without_rho_train_vp():
-    batch = batch_with()
-    del batch["rho"]
-    assert not model_inputs(batch)["rho"].any()
-    assert dataclasses.replace(config_for(""), method="vp").needed_labels == ()

@@ -50,16 +50,6 @@ def test_a_step_shows_its_last_states_side_by_side_and_the_first_one_before_the_
     np.testing.assert_array_equal(three[:, :, -width:], one)
 
 
-def test_every_number_of_every_state_is_a_token_and_gap_adjusts_the_same_three_leaves(checkpoint, store):
-    model = OctoModel.load_pretrained(checkpoint)
-    leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]
-    proprio = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
-    proprio = {name: shape for name, shape in proprio.items() if "obs_proprio" in name}
-    width = EpisodeStore.open(store).split("train").fields["proprio"].shape[1]
-    (embedding,) = (shape for name, shape in proprio.items() if "pos_embedding" in name)
-    assert len(proprio) == 3 and embedding[2] == STATES * width and model.config["proprio_history"] == STATES
-
-
 @pytest.fixture(scope="module")
 def tokens_of_an_mlp(store, tmp_path_factory):
     return exported(store, tmp_path_factory.mktemp("mlp"), proprio_tokens=2)
@@ -83,14 +73,6 @@ def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(tokens_of
     for path, found in adjusted.items():
         np.testing.assert_allclose(found, plain[path] * (0.25 if path in group else 1), rtol=1e-4, atol=1e-7)
         assert path not in group or np.abs(plain[path]).max() > 0
-
-
-def test_a_policy_with_tokens_of_an_mlp_acts(tokens_of_an_mlp, store):
-    policy = OctoPolicy.load(tokens_of_an_mlp, batch_size=1)
-    policy.reset([0])
-    episode = EpisodeStore.open(store).split("val").episode(0)
-    shown = {"image_primary": episode.images["image_primary"][0][None], "proprio": episode.proprio[0][None]}
-    assert np.isfinite(policy.act(shown, [0])).all() and policy.proprio_dim == episode.proprio.shape[1]
 
 
 def gradients_of(model, store, factors):
