@@ -27,7 +27,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}" for flag in QUICKLY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 collect_ignore_glob = ["*conftest.py"]
-collect_ignore = ["octo/upstream_interceptor.py", "data/real_upstream.py"]
+collect_ignore = ["octo/upstream_interceptor.py"]
 """--doctest-modules would import scripts for an environment in which upstream's packages are installed."""
 
 LONGEST_FIRST = ("octo/test_octo_parity.py", "method/test_small_methods.py", "training/test_mesh.py")

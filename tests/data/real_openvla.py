@@ -1,4 +1,4 @@
-"""What `test_rlds_real_upstream.py` runs for OpenVLA and OpenVLA-OFT: their own data pipeline on a dataset of ours.
+"""What `test_openvla.py` runs for OpenVLA and OpenVLA-OFT: their own data pipeline on a dataset of ours.
 
     PYTHONPATH=. UPSTREAM/bin/python tests/data/real_openvla.py CHECKOUT STEPS_AHEAD DATA_DIR NAME OUT.npz
 

@@ -88,7 +88,7 @@ def test_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int) -> No
         assert_equal(found, make_episode(i, annotated=False))
 
 
-@pytest.mark.parametrize("form", ["folder", "dictionary", "objects", "nested", "lists"])
+@pytest.mark.parametrize("form", ["folder", "dictionary", "nested", "lists"])
 def test_pickles_of_every_form_are_read(tmp_path: Path, form: str) -> None:
     demos = [arrays(i, "state") for i in range(2)]
     if form == "folder":
@@ -96,8 +96,6 @@ def test_pickles_of_every_form_are_read(tmp_path: Path, form: str) -> None:
             dump(tmp_path / f"{i}.pkl", demo)
     elif form == "dictionary":
         dump(tmp_path / "a.pkl", {"b": demos[0], "c": demos[1], "task": "lift", "count": 2})
-    elif form == "objects":
-        dump(tmp_path / "a.pkl", np.array(demos, dtype=object))
     elif form == "nested":
         nested = [{"observations": demo, "action": demo.pop("action"), "phase": demo.pop("phase")} for demo in demos]
         dump(tmp_path / "a.pkl", nested)
@@ -126,7 +124,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["numpy load", "builtins eval", "numpy.f2py compile", "os.path join"])
+@pytest.mark.parametrize("name", ["numpy load", "builtins eval"])
 def test_a_pickle_names_nothing_but_arrays(tmp_path: Path, name: str) -> None:
     module, function = name.split()
     (tmp_path / "a.pkl").write_bytes(b"c" + f"{module}\n{function}\n".encode() + b"(S'1'\ntR.")

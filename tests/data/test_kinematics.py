@@ -91,8 +91,6 @@ def test_the_tool_point_of_a_file_is_named(tmp_path):
     (path := tmp_path / "robot.urdf").write_text(URDF)
     with pytest.raises(ConfigError, match="camera"):
         chain_of(str(path))
-    with pytest.raises(ConfigError, match="so101"):
-        chain_of("so10")
 
 
 def test_so_arms_and_viperx_are_as_they_are_built():
@@ -154,7 +152,6 @@ def test_columns_are_joints_by_name_or_in_order_and_in_their_unit():
         (None, "so101", "--columns"),
         ("joints_percent:5 gripper_01", "so101", "percent"),
         ("joints:6 gripper_01", "so101", "wrist_roll"),
-        ("joints:6 gripper_01", "so101,so101", "2 arms"),
     ],
 )
 def test_a_robot_that_is_not_that_of_the_data_is_refused(columns, robot, said):

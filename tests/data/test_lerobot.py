@@ -15,7 +15,6 @@ import pytest
 from gap_vla.cli.data import annotate, show_episode
 from gap_vla.core.errors import EpisodeError, UserError
 from gap_vla.demos import Fields, lerobot, open_source
-from gap_vla.demos.lerobot import LeRobot, film_frames
 from tests.helpers.demonstrations import assert_equal, smooth_frames, write_film, write_lerobot
 
 HERE = Path(__file__).parent
@@ -173,15 +172,6 @@ def test_a_film_may_be_a_little_longer_shorter_or_later(tmp_path: Path, more: in
     assert ("note" in capsys.readouterr().out) == (more < 0)
 
 
-def test_a_frame_is_found_by_its_time(tmp_path: Path) -> None:
-    write_film(tmp_path / "a.mp4", smooth_frames(40), 10)
-    found, missing = film_frames(tmp_path / "a.mp4", 9, 10, starts=[2.1])
-    np.testing.assert_allclose(found, smooth_frames(40)[21:30], atol=4)
-    assert not missing
-    slower, _ = film_frames(tmp_path / "a.mp4", 10, 5, starts=[1.0])  # every second frame
-    np.testing.assert_allclose(slower, smooth_frames(40)[10:30:2], atol=4)
-
-
 def test_states_of_several_features_are_joined_with_their_names(tmp_path: Path) -> None:
     columns = {"action": np.ones((9, 3)), "observation.ee": np.ones((9, 3)), "observation.hand": np.zeros(9)}
     names = {"observation.ee": ["x", "y", "z"], "observation.hand": ["gripper"]}
@@ -198,23 +188,16 @@ def test_success_is_that_of_the_last_step(tmp_path: Path) -> None:
     assert [e.success for e in open_source(write_lerobot(tmp_path / "set", made, NAMES))] == [True, False]
 
 
-@pytest.mark.parametrize(
-    "path", ["data/chunk-000/episode_000001.parquet", f"videos/chunk-000/{FRONT}/episode_000001.mp4"]
-)
-def test_damage_is_named_where_it_is_read(tmp_path: Path, path: str) -> None:
+def test_damage_is_named_where_it_is_read(tmp_path: Path) -> None:
     root = dataset(tmp_path, version="v2.1")
-    (root / path).write_bytes((root / path).read_bytes()[:700])
+    table, film = root / "data/chunk-000/episode_000001.parquet", root / f"videos/chunk-000/{FRONT}/episode_000003.mp4"
+    table.write_bytes(table.read_bytes()[:700])
+    write_film(film, smooth_frames(2), 10)  # of another episode
     source = open_source(root)
     assert len(source[2].images) == 1
-    with pytest.raises(EpisodeError, match=Path(path).name):
-        source.read(1)
-
-
-def test_a_film_of_another_episode_is_no_little_shorter(tmp_path: Path) -> None:
-    root = dataset(tmp_path, version="v2.1")
-    write_film(root / f"videos/chunk-000/{FRONT}/episode_000001.mp4", smooth_frames(2), 10)
-    with pytest.raises(EpisodeError, match=r"episode_000001\.mp4"):
-        open_source(root)[1]
+    for number, file in ((1, table), (3, film)):
+        with pytest.raises(EpisodeError, match=file.name):
+            source.read(number)
 
 
 def test_other_versions_are_refused(tmp_path: Path) -> None:
@@ -233,7 +216,6 @@ def test_a_labelled_copy_has_the_labels_in_its_tables(tmp_path: Path, version: s
     ]
     source.write_labels(tmp_path / "out", labels, {"method": "lstm"})
     copy = open_source(tmp_path / "out")
-    assert isinstance(copy, LeRobot)
     for found, made, own in zip(copy, source, labels):
         assert_equal(found, made.replace(**own))
     features = json.loads((tmp_path / "out/meta/info.json").read_text())["features"]
@@ -248,7 +230,7 @@ def annotated(request: Any, tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("annotated", ["v21_video", "v30_video", "v30_image"], indirect=True)
+@pytest.mark.parametrize("annotated", ["v21_video", "v30_image"], indirect=True)
 def test_rho_goes_beside_the_data_and_comes_back(annotated: Path, tmp_path: Path, capsys: Any) -> None:
     table, of_data = pq.read_table(annotated / "gap_rho.parquet"), pq.read_table(annotated / "data")
     assert table.column_names == ["index", "episode_index", "frame_index", "rho", "change_point"]  # no `observation.*`
@@ -266,8 +248,6 @@ def test_a_sidecar_may_be_elsewhere_and_made_by_a_saved_annotator(annotated: Pat
     saved = annotated / "gap_rho.parquet.annotator"
     assert not annotate([str(annotated), "--annotator", str(saved), "--out", str(elsewhere)])
     assert pq.read_table(elsewhere).equals(pq.read_table(annotated / "gap_rho.parquet"))
-    table = next(annotated.glob("data/**/*.parquet"))
-    assert annotate([str(annotated), "--method", "gaussian", "--out", str(table), "--overwrite"]) == 2
 
 
 def test_episodes_that_are_not_in_the_sidecar_have_no_rho(annotated: Path) -> None:

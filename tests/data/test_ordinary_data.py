@@ -18,109 +18,87 @@ from tests.helpers import layouts
 from tests.helpers.demonstrations import write_arrays
 from tests.helpers.layouts import EVERY, SWITCHES
 
-FRONT, HAND = "observation.images.front", "observation.images.wrist"
+FRONT = "observation.images.front"
+ARMS = "joints:6 gripper_01 | joints:6 gripper_01"
+
+
+def case(name: str, write: Callable[[Path], Path], expected: Any, **fields: Any) -> Any:
+    """Somebody's data, how they are named, and what is expected of them."""
+    return pytest.param(write, fields, expected, id=name)
+
+
+square = {"env_name": "Square", "type": 1, "env_kwargs": {}}
+has_image = {"has_image_0": True, "has_image_1": lambda index: bool(index % 2)}
+liberos = layouts.hdf5(layouts.libero, **layouts.LIBERO_SAYS)
+position_alone = layouts.lerobot(lambda one: {"observation.state": one.position, "action": one.position}, {})
+end_effector = layouts.lerobot(layouts.end_effector, layouts.EE, [FRONT], files=[0, 0, 1, 1])
+liberos_columns = layouts.lerobot(layouts.libero_columns, layouts.LIBERO_NAMES, version="v2.1")
+droids_columns = layouts.lerobot(layouts.droid_columns, layouts.DROID_NAMES, version="v2.1")
+bridge = layouts.rlds("bridge_dataset", layouts.bridge, **has_image)
+so101_names = {"observation.state": layouts.SO101, "action": layouts.SO101}
+aloha_names = {"observation.state": layouts.ALOHA, "action": layouts.ALOHA}
+
 POSES = [
-    pytest.param(
-        layouts.hdf5(layouts.robosuite, env_args={"env_name": "Square", "type": 1, "env_kwargs": {}}),
-        {},
-        "position quat_wxyz gripper:2",
-        id="robomimic#116",
-    ),
-    pytest.param(
-        layouts.hdf5(layouts.robosuite),
-        {"action": "actions_abs"},
-        "position quat_wxyz gripper:2",
-        id="diffusion_policy#70",
-    ),
-    pytest.param(layouts.hdf5(layouts.wipe), {}, "position quat_wxyz", id="robosuite#441"),
-    pytest.param(layouts.hdf5(layouts.libero, **layouts.LIBERO_SAYS), {}, "position rotvec gripper:2", id="LIBERO#26"),
-    pytest.param(
-        layouts.hdf5(layouts.libero, **layouts.LIBERO_SAYS),
-        {"state": "robot_states", "columns": "gripper:2 position quat_xyzw"},
+    case("robomimic#116", layouts.hdf5(layouts.robosuite, env_args=square), "position quat_wxyz gripper:2"),
+    case("diffusion_policy#70", layouts.hdf5(layouts.robosuite), "position quat_wxyz gripper:2", action="actions_abs"),
+    case("robosuite#441", layouts.hdf5(layouts.wipe), "position quat_wxyz"),
+    case("LIBERO#26", liberos, "position rotvec gripper:2"),
+    case(
+        "X-VLA#25",
+        liberos,
         "gripper:2 position quat_xyzw",
-        id="X-VLA#25",
+        state="robot_states",
+        columns="gripper:2 position quat_xyzw",
     ),
-    pytest.param(layouts.hdf5(layouts.isaac_lab), {}, "position quat_wxyz gripper:2", id="IsaacLab#2739"),
-    pytest.param(
-        layouts.hdf5(layouts.isaac_lab_suction), {"layout": "isaac_lab"}, "position quat_wxyz", id="IsaacLab#4644"
-    ),
-    pytest.param(
-        layouts.lerobot(layouts.end_effector, layouts.EE, [FRONT], files=[0, 0, 1, 1]),
-        {},
-        "position rotvec gripper_01",
-        id="lerobot#2751",
-    ),
-    pytest.param(
-        layouts.lerobot(lambda one: {"observation.state": one.position, "action": one.position}, {}),
-        {"columns": "position"},
-        "position",
-        id="lerobot#2364",
-    ),
-    pytest.param(
-        layouts.lerobot(layouts.libero_columns, layouts.LIBERO_NAMES, version="v2.1"),
-        {"layout": "libero"},
-        "position rotvec gripper:2",
-        id="InternVLA-M1#10",
-    ),
-    pytest.param(
-        layouts.lerobot(layouts.droid_columns, layouts.DROID_NAMES, version="v2.1"),
-        {"layout": "droid"},
-        "position euler_xyz gripper_01",
-        id="openpi#775",
-    ),
-    pytest.param(
-        layouts.rlds("bridge_dataset", layouts.bridge, has_image_0=True, has_image_1=lambda index: bool(index % 2)),
-        {"layout": "bridge"},
-        "position euler_xyz gripper_01",
-        id="octo#12",
-    ),
-    pytest.param(
+    case("IsaacLab#2739", layouts.hdf5(layouts.isaac_lab), "position quat_wxyz gripper:2"),
+    case("IsaacLab#4644", layouts.hdf5(layouts.isaac_lab_suction), "position quat_wxyz", layout="isaac_lab"),
+    case("lerobot#2751", end_effector, "position rotvec gripper_01"),
+    case("lerobot#2364", position_alone, "position", columns="position"),
+    case("InternVLA-M1#10", liberos_columns, "position rotvec gripper:2", layout="libero"),
+    case("openpi#775", droids_columns, "position euler_xyz gripper_01", layout="droid"),
+    case("octo#12", bridge, "position euler_xyz gripper_01", layout="bridge"),
+    case(
+        "rlds_dataset_builder#6",
         layouts.rlds("fractal", layouts.fractal),
-        {"layout": "fractal"},
         "position quat_xyzw gripper_01",
-        id="rlds_dataset_builder#6",
+        layout="fractal",
     ),
-    pytest.param(
-        layouts.rlds("droid", layouts.droid), {"layout": "droid"}, "position euler_xyz gripper_01", id="droid#12"
-    ),
-    pytest.param(
+    case("droid#12", layouts.rlds("droid", layouts.droid), "position euler_xyz gripper_01", layout="droid"),
+    case(
+        "arrays",
         layouts.named_arrays,
-        {
-            "state": "tcp_pose+jaw",
-            "action": "cmd",
-            "images": {"image_primary": "rgb"},
-            "columns": "position quat_xyzw gripper_01",
-            "action_columns": "position rotvec gripper_01",
-            "instruction": "text=pick up the bowl",
-        },
         "position quat_xyzw gripper_01",
-        id="arrays",
+        state="tcp_pose+jaw",
+        action="cmd",
+        images={"image_primary": "rgb"},
+        columns="position quat_xyzw gripper_01",
+        action_columns="position rotvec gripper_01",
+        instruction="text=pick up the bowl",
     ),
 ]
 JOINTS = [
-    pytest.param(
-        layouts.lerobot(layouts.so101_joints, {"observation.state": layouts.SO101, "action": layouts.SO101}, [FRONT]),
-        {},
-        "joints_deg:5 gripper_01",
-        id="lerobot#1462",
+    case("lerobot#1462", layouts.lerobot(layouts.so101_joints, so101_names, [FRONT]), "joints_deg:5 gripper_01"),
+    case("octo#42", layouts.lerobot(layouts.aloha_joints, aloha_names), ARMS),
+    case("mobile-aloha#10", layouts.aloha_hdf5, ARMS, layout="aloha", robot="none"),
+    case("lerobot#390", layouts.lerobot(layouts.droid_columns, layouts.DROID_NAMES), "joints:7 gripper_01"),
+    case("ManiSkill#1174", layouts.lerobot(layouts.franka_joints, {}), None),
+    case("open_x_embodiment#98", layouts.proprio_arrays, None),
+]
+ROBOTS = [
+    case(
+        "lerobot#1462",
+        layouts.lerobot(layouts.so101_joints, so101_names, [FRONT], robot_type="so101_follower"),
+        "joints of so101 (5 joints, degrees), tool gripper_frame",
     ),
-    pytest.param(
-        layouts.lerobot(layouts.aloha_joints, {"observation.state": layouts.ALOHA, "action": layouts.ALOHA}),
-        {},
-        "joints:6 gripper_01 | joints:6 gripper_01",
-        id="octo#42",
+    case(
+        "ManiSkill#1174",
+        layouts.lerobot(layouts.franka_joints, {}),
+        "joints of panda (7 joints, rad), tool flange",
+        columns="joints:7 gripper:2",
+        robot="panda",
+        tool="flange",
     ),
-    pytest.param(
-        layouts.aloha_hdf5,
-        {"layout": "aloha", "robot": "none"},
-        "joints:6 gripper_01 | joints:6 gripper_01",
-        id="mobile-aloha#10",
-    ),
-    pytest.param(
-        layouts.lerobot(layouts.droid_columns, layouts.DROID_NAMES), {}, "joints:7 gripper_01", id="lerobot#390"
-    ),
-    pytest.param(layouts.lerobot(layouts.franka_joints, {}), {}, None, id="ManiSkill#1174"),
-    pytest.param(layouts.proprio_arrays, {}, None, id="open_x_embodiment#98"),
+    case("mobile-aloha#10", layouts.aloha_hdf5, "joints of viperx (6 joints, rad)", layout="aloha"),
 ]
 
 
@@ -167,30 +145,9 @@ def test_joints_are_checked_and_get_their_rho_once_they_are_described(
     else:
         assert not build_dataset([*call, "--method", "gaussian"])
         require_switches_found(open_source(tmp_path / "rlds/joints/1.0.0"), others=" | " in columns)
-    for method in ("none", "fixed"):
-        assert not build_dataset([*call, "--method", method, "--overwrite"])
-        written = open_source(tmp_path / "rlds/joints/1.0.0")
-        assert len(written) == len(EVERY) and written.columns == source.columns
-        assert (written[0].rho is None) == (method == "none")
-
-
-ROBOTS = [
-    pytest.param(
-        layouts.lerobot(
-            layouts.so101_joints, {"observation.state": layouts.SO101}, [FRONT], robot_type="so101_follower"
-        ),
-        {},
-        "joints of so101 (5 joints, degrees), tool gripper_frame",
-        id="lerobot#1462",
-    ),
-    pytest.param(
-        layouts.lerobot(layouts.franka_joints, {}),
-        {"columns": "joints:7 gripper:2", "robot": "panda", "tool": "flange"},
-        "joints of panda (7 joints, rad), tool flange",
-        id="ManiSkill#1174",
-    ),
-    pytest.param(layouts.aloha_hdf5, {"layout": "aloha"}, "joints of viperx (6 joints, rad)", id="mobile-aloha#10"),
-]
+    assert not build_dataset([*call, "--method", "none", "--overwrite"])
+    written = open_source(tmp_path / "rlds/joints/1.0.0")
+    assert len(written) == len(EVERY) and written.columns == source.columns and written[0].rho is None
 
 
 @pytest.mark.parametrize(("write", "fields", "said"), ROBOTS)
@@ -211,7 +168,7 @@ def test_joints_of_a_known_robot_get_their_rho(
     ("write", "said"),
     [
         pytest.param(JOINTS[0].values[0], ["demos.path={}", "phases.method=none"], id="openvla-oft#152"),
-        pytest.param(POSES[11].values[0], ["data.rlds={}", "data.fields.layout=bridge"], id="openvla-oft#148"),
+        pytest.param(bridge, ["data.rlds={}", "data.fields.layout=bridge"], id="openvla-oft#148"),
     ],
 )
 def test_data_of_others_train_in_one_command(tmp_path: Path, write: Callable[[Path], Path], said: list[str]) -> None:
@@ -257,8 +214,7 @@ def test_episodes_that_were_not_annotated_have_no_rho(tmp_path: Path) -> None:
     assert [one.rho is None for one in open_source(tmp_path / "out")] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("change", ["stale", "anew"])
-def test_stale_numbers_of_an_old_lerobot_dataset_are_not_looked_at(tmp_path: Path, change: str) -> None:
+def test_stale_numbers_of_an_old_lerobot_dataset_are_not_looked_at(tmp_path: Path) -> None:
     """lerobot#933, #1875: v2.1 tables whose episode, index and times are those of another dataset."""
     import pyarrow.parquet as pq
 
@@ -266,8 +222,7 @@ def test_stale_numbers_of_an_old_lerobot_dataset_are_not_looked_at(tmp_path: Pat
     for file in path.glob("data/**/*.parquet"):
         table = pq.read_table(file)
         for name in ("index", "episode_index", "timestamp", "frame_index"):
-            column = table[name].to_numpy() * 0 if change == "stale" else table[name].to_numpy() + 300
-            table = table.set_column(table.schema.get_field_index(name), name, [column])
+            table = table.set_column(table.schema.get_field_index(name), name, [table[name].to_numpy() + 300])
         pq.write_table(table, file)
     for found, one in zip(open_source(path), EVERY):
         np.testing.assert_allclose(found.arms[0].position, one.position, atol=1e-6)
@@ -277,13 +232,8 @@ def test_stale_numbers_of_an_old_lerobot_dataset_are_not_looked_at(tmp_path: Pat
 def test_the_account_says_a_line_a_field_and_counts_the_others(tmp_path: Path) -> None:
     """LIBERO#26: of thirteen arrays, those that are read are named, and the others counted."""
     lines = open_source(layouts.hdf5(layouts.libero, **layouts.LIBERO_SAYS)(tmp_path)).account().splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == [
-        "image_primary",
-        "image_wrist",
-        "proprio",
-        "action",
-        "language_instruction",
-    ]
+    named = ["image_primary", "image_wrist", "proprio", "action", "language_instruction"]
+    assert [line.split()[0] for line in lines[1:-1]] == named
     assert lines[-1].split()[0] == "4"
 
 

@@ -18,7 +18,7 @@ from gap_vla.demos.source import open_source
 from gap_vla.phases import load_annotator
 from gap_vla.rlds import shards
 from gap_vla.rlds.annotate import with_rho
-from gap_vla.rlds.convert import build_dataset, dry_run, write_rlds
+from gap_vla.rlds.convert import build_dataset, write_rlds
 from gap_vla.rlds.shards import ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.source import RLDS, dataset_metadata
 from tests.helpers.demonstrations import assert_equal, make_episode, write_robomimic
@@ -200,13 +200,6 @@ def test_an_annotator_may_be_fitted_on_a_few_episodes(demos: Path, tmp_path: Pat
     few = phases.annotate([source.read(train[i], images=False) for i in (0, len(train) - 1)], method="gaussian")
     assert load_annotator(path / "annotator").identity["hash"] == few.identity["hash"]
     assert all(episode.rho is not None for episode in RLDS(path))
-
-
-def test_a_dry_run_says_what_would_be_written_and_writes_a_picture(demos: Path, tmp_path: Path) -> None:
-    text = dry_run(open_source(demos), tmp_path / "dry.png", method="gaussian")
-    for named in ("obs/agentview_image", "proprio <- ", "6 episodes"):
-        assert named in text
-    assert [path.name for path in tmp_path.iterdir()] == ["dry.png"]
 
 
 def test_tfds_builds_a_builder_of_ours(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

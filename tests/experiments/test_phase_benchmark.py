@@ -13,7 +13,6 @@ from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_swit
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.study import compare
 from experiments.phase_benchmark.tables import mean_difference, over_the_tasks, write
-from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
 from gap_vla.phases import Motion
 
 
@@ -30,9 +29,8 @@ def test_short_phases_belong_to_the_one_before():
     assert true_switches(np.array(list("aaaaabbcccccddddd"))).tolist() == [5, 12]
 
 
-@pytest.mark.parametrize("hz", [5.0, 10.0, 40.0])
-def test_other_rates_move_the_switches_with_the_motion(hz):
-    slow = at_rate(corners(0), hz)
+def test_other_rates_move_the_switches_with_the_motion():
+    slow = at_rate(corners(0), hz := 10.0)
     assert slow.hz == hz
     np.testing.assert_array_equal(slow.switches, (np.array([20, 40, 60]) * hz / 20).astype(int))
     np.testing.assert_allclose(slow.motion.position[int(hz)], corners(0).motion.position[20], atol=1e-9)
@@ -64,15 +62,6 @@ def test_every_finder_is_tuned_on_one_half_and_scored_on_the_other():
     scores = compare({"corners": recordings}, {"chosen": Finder(find, (1.0, 2.0, 3.0))})["chosen"]["tasks"]["corners"]
     assert {1.0, 2.0, 3.0} <= set(asked)
     assert scores["value"] == 2.0 and scores["f1@5"] == 0.0 and scores["counts@5"] == "0/1/3 0/1/3 0/1/3"
-
-
-def test_a_grid_ends_where_its_parameter_does_and_says_so_and_never_grows_forever():
-    assert tune(lambda v: -v, (3.0, 4.0), whole(1, lambda v: 1), refine=False) == (1.0, -1.0, 1.0, 4.0, True)
-    endless = tune(lambda v: v, (1.0, 2.0), ratio(2.0), refine=True)
-    assert endless.value == 2.0 ** (1 + EXTENSIONS) == endless.high and not endless.range_ends
-    assert -1 < tune(lambda v: -v, (0.0, 0.5), cosine, refine=False).value < -0.999
-    flat = tune(lambda v: min(v, 2.0), (1.0, 2.0, 4.0), ratio(2.0), refine=True)
-    assert flat.low < flat.value < flat.high, "of equally good values the middle one"
 
 
 def test_the_published_results_give_the_published_tables_and_pictures(tmp_path):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from experiments.pages import replace_between
 from experiments.tables import results
-from experiments.tables.cells import DEMOS_OF_A_SEED, plan
+from experiments.tables.cells import plan
 from experiments.tables.command import main
 from experiments.tables.confirmation import (
     CONTROLS,
@@ -50,27 +48,6 @@ def test_every_table_can_be_planned_and_names_its_cells_once():
     for table in TABLES.values():
         names = [cell.name for cell in plan(table, "cpu")]
         assert names and len(names) == len(set(names))
-
-
-def test_seeds_are_outermost_and_each_of_the_confirmation_has_demonstrations_of_its_own():
-    cells = plan(TABLES["confirmation"], "cpu")
-    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
-    assert all(cell.config.demos.seed == DEMOS_OF_A_SEED * cell.seed for cell in cells)
-    assert {layouts.first_seed for cell in cells for layouts in cell.config.eval.layouts()} == {600_000, 700_000}
-
-
-def test_the_spread_and_the_longer_trainings_differ_from_the_confirmation_in_seeds_and_steps_alone():
-    cells = [cell for cell in plan(TABLES["confirmation"], "cpu") if cell.block.name == "assembly-stock"]
-    confirmed = {(cell.arm.name, cell.seed): json.loads(cell.settings) for cell in cells}
-    for cell in plan(TABLES["spread"], "cpu"):
-        if cell.seed < 15:
-            assert json.loads(cell.settings) == confirmed[cell.arm.name, cell.seed]
-    for cell in plan(TABLES["longer"], "cpu"):
-        found = json.loads(cell.settings)
-        assert found.pop("train.steps") in (5_000, 10_000)
-        there = dict(confirmed[cell.arm.method, cell.seed])
-        there.pop("train.steps", None)
-        assert found == there
 
 
 # ---- the table on disk

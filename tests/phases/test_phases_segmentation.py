@@ -148,20 +148,6 @@ def test_ruptures_dynp_reaches_the_same_optimum(seed, steps, k, jump, reduction)
     )
 
 
-@pytest.mark.parametrize("search", [ruptures.Pelt, ruptures.BottomUp])
-def test_every_ruptures_search_takes_the_cost_and_none_beats_ours(search):
-    signals = recording(4, 120)
-    cost = MotionCost(Motion.of(*signals), dead_band=BAND)
-    searcher = search(custom_cost=cost, min_size=3, jump=1).fit(cost.signal)
-    theirs = searcher.predict(pen=2.0)[:-1]
-    ours = segment(*signals, penalty=2.0, min_size=3, dead_band=BAND)
-
-    def objective(points):
-        return segment_cost(*signals, points, dead_band=BAND) + 2.0 * len(points)
-
-    assert objective(ours) <= objective(theirs) + 1e-9
-
-
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
 def test_more_penalty_never_gives_more_change_points(seed):

@@ -16,8 +16,6 @@ from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_lo
 from gap_vla.rollouts.policy import ExpertPolicy, identity
 from gap_vla.rollouts.recordings import (
     LEAST_STD,
-    donor_of,
-    donors_of,
     from_episode,
     in_deviations,
     require_task,
@@ -77,18 +75,6 @@ def test_a_policy_of_another_width_is_refused(recordings):
         open_loop(Narrow(), recordings)
     with pytest.raises(UserError, match="1 recording"):
         open_loop(Seeing(), recordings[:1])
-
-
-def test_a_swap_takes_from_a_recording_of_the_same_instruction_that_is_long_enough(recordings):
-    def cut(one, steps, **changes):
-        return dataclasses.replace(one, proprio=np.zeros((steps, 9), np.float32), **changes)
-
-    one, short, long = (cut(recordings[0], steps, name=f"{steps}") for steps in (20, 10, 19))
-    other_task = cut(one, 30, instruction="something else")
-    assert donor_of(one, [short, other_task, long]) is long
-    assert donor_of(one, [cut(one, 5), short, other_task]) is short
-    assert donor_of(one, [other_task]) is other_task
-    assert donors_of([one, short]) == [short, one]
 
 
 @pytest.mark.parametrize("name", [*INTERVENTIONS])

@@ -122,15 +122,6 @@ def test_a_layout_that_no_simulator_can_begin_fails_alone(tmp_path):
     assert "(of the 5 episodes that were watched)" in describe(summary)
 
 
-def test_an_evaluation_in_which_nothing_was_played_to_its_end_measures_nothing(tmp_path):
-    class Broken(RandomPolicy):
-        def act(self, observations, episode_ids):
-            return super().act(observations, episode_ids) * np.nan
-
-    with pytest.raises(UserError, match="nothing was measured"):
-        evaluate(Broken(7), tmp_path, episodes=2)
-
-
 def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_path, capsys):
     with pytest.raises(UserError, match="no answer"):
         evaluate(Misbehaving("gone"), tmp_path, slots_per_worker=1)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
-from gap_vla.cli.data import collect_demos as command
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.sim import collection as collecting
 from gap_vla.sim.collection import collect_demos
@@ -111,11 +110,3 @@ def test_an_expert_that_always_fails_ends_the_collection(tmp_path, monkeypatch):
         (parts / f"attempt_{attempt:06d}.failed").touch()
     with pytest.raises(UserError, match="assembly"):
         collect_demos("assembly", 30, tmp_path / "x.hdf5", workers=1, **SETTINGS)
-
-
-def test_the_command_says_what_it_collected(finished, tmp_path, capsys):
-    out = tmp_path / "d.hdf5"
-    shutil.copytree(finished[1], tmp_path / "d.hdf5.parts")
-    options = "--task assembly --episodes 3 --image-size 32 --seed 3 --action-noise 0.1 --quiet".split()
-    assert command([*options, "--out", str(out)]) == 0
-    assert capsys.readouterr().out.split() == [str(out)] and out.read_bytes() == finished[0].read_bytes()

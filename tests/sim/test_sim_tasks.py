@@ -78,11 +78,3 @@ def test_the_label_is_clean_and_the_executed_action_disturbed():
     assert 0.07 < difference[:, :3][inside].std() < 0.13
     again = demonstrate(env, 7, action_noise=0.1)
     np.testing.assert_array_equal(demo.executed_actions, again.executed_actions)
-
-
-def test_an_expert_plays_no_other_episode(assembly):
-    assembly.reset(seed=0)
-    expert = sim.make_expert(assembly, seed=0)
-    assembly.reset(seed=1)
-    with pytest.raises(RuntimeError):
-        expert.act()

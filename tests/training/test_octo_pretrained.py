@@ -1,6 +1,5 @@
 """Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
 
-import re
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ from gap_vla.octo.model import OctoModel, parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import Parameters, adapted_config, build, dry_run, planned
+from gap_vla.training.octo_model import Parameters, adapted_config, build, planned
 from gap_vla.training.step import model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
@@ -72,13 +71,6 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
     batch, layout = planned(config, SHAPES)
     assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
     assert batch["task"]["language_instruction"]["input_ids"].shape == (64, 16)
-
-
-def test_a_dry_run_shows_the_inputs_and_the_new_leaves_of_a_published_model():
-    account = dry_run(config_for("octo-small-1.5", demos={"image_size": 256}, train={"batch_size": 2}), SHAPES)
-    assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
-    assert re.search(r"model: Octo, 13\d,\d{3},\d{3} parameters .*, 109,\d{3},\d{3} frozen\n", account)  # its T5
-    assert "task/language_instruction/input_ids int64[2, 16]" in account
 
 
 def test_a_language_encoder_that_no_gradient_is_let_into_is_not_decayed_either(monkeypatch):

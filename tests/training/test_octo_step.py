@@ -47,22 +47,6 @@ def test_branches_are_told_by_the_owner_of_a_leaf_not_by_a_substring():
     assert {path: branch_of(path, group) for path in expected} == expected
 
 
-def test_large_leaves_are_vectors_of_their_own(monkeypatch):
-    monkeypatch.setattr(packing_module, "LARGE", 30)
-    packing = Packing.of(parameters(), GROUP, 4)
-    large = {path for path, leaf in flat(parameters()).items() if leaf.size >= 30}
-    assert large and {label.split("/", 2)[2] for label in packing.paths if label.count("/") > 1} == large
-    assert list(packing.group_labels) == ["proprio/kernel/octo_transformer/obs_proprio_projection/kernel"]
-    found, expected = flat(packing.unpack(packing.pack(parameters()))), flat(parameters())
-    for path in expected:
-        np.testing.assert_array_equal(found[path], expected[path])
-    norms = branch_norms(packing.pack(parameters()))
-    monkeypatch.setattr(packing_module, "LARGE", 10**9)
-    together = Packing.of(parameters(), GROUP, 4)
-    for branch, norm in branch_norms(together.pack(parameters())).items():
-        np.testing.assert_allclose(norms[branch], norm, rtol=1e-6)
-
-
 @pytest.mark.parametrize("large", [30, 10**9])
 def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does(monkeypatch, large):
     monkeypatch.setattr(packing_module, "LARGE", large)
