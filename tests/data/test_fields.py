@@ -6,12 +6,10 @@ import argparse
 
 import pytest
 
-from gap_vla.core.columns import Columns
 from gap_vla.core.config import build, to_dict
 from gap_vla.core.errors import ConfigError
-from gap_vla.demos.fields import PRESETS, Fields, add_options, fields_from
+from gap_vla.demos.fields import Fields, add_options, fields_from
 from gap_vla.demos.lerobot_names import columns_from, names_of
-from gap_vla.demos.source import READERS
 
 
 def fields_of(*words: str) -> Fields:
@@ -43,15 +41,6 @@ def test_what_is_said_wins_over_the_preset() -> None:
 def test_a_misspelt_field_is_named(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=str(value) if isinstance(value, str) else "top"):
         build(Fields, {field: value})
-
-
-def test_presets_are_of_known_kinds_and_columns() -> None:
-    for kinds in PRESETS.values():
-        assert {*kinds} <= {"", *READERS}
-        for said in kinds.values():
-            assert Fields(**said).of("npz") == Fields(**said)
-            for key in {"columns", "action_columns"} & {*said}:
-                assert str(Columns.parse(said[key])) == said[key]
 
 
 SO_101 = "shoulder_pan.pos shoulder_lift.pos elbow_flex.pos wrist_flex.pos wrist_roll.pos gripper.pos"

@@ -45,12 +45,6 @@ def test_pictures_change_as_tensorflow_changes_them(size: tuple[int, int]) -> No
             assert off.max() <= 1 and (off > 0).mean() < 0.02, (b, t)
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
-    windows = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8, 3), dtype=np.uint8)
-    unchanged = Augmentation()(windows, np.ones((3, 1), bool), np.random.default_rng(1).random((3, DRAWS)))
-    np.testing.assert_array_equal(unchanged, windows)
-
-
 def test_draws_are_uniform_independent_and_repeatable() -> None:
     step = np.arange(4000)
     epoch, episode = np.zeros(4000, int), step // 50

@@ -23,7 +23,6 @@ from experiments.tables.confirmation import (
 from experiments.tables.proprio_map import Place, effect, places_of
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.rule_of_thumb import judge
-from experiments.tables.seeds import seed_text
 from experiments.tables.tables import IN, TABLES
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.report.comparison import Comparison
@@ -225,27 +224,3 @@ GAINS = {"a": -0.2, "b": -0.3, "c": 0.1, "d": 0.2, "e": -0.1}
 def test_a_rule_that_holds_everywhere_is_right_about_every_task_left_out():
     found = judge([place(task, gain, errors=errors_with(gain)) for task, gain in GAINS.items()])
     assert (found.asked, found.right) == (5, 5) and {rule.sign for rule in found.rules.values()} == {-1}
-
-
-# ---- what goes with success over seeds
-
-
-def spread(costs, seeds=7):
-    successes = (2, 9, 4, 7, 1, 8, 5)
-    block, cells = TABLES["spread"].blocks[0], plan(TABLES["spread"], "cpu", seeds=tuple(range(seeds)))
-    rows = []
-    for cell in cells:
-        of_gap = cell.arm.name == "gap"
-        more = dict.fromkeys(("peg_error_mm", "ring_error_mm", "proprio_swapped"), None)
-        more |= {"vision_loss_transition": None, "vision_gradient": None}
-        more["images_swapped"] = costs[cell.seed] if of_gap else 1.0
-        rows.append(row_of(cell, successes[cell.seed] if of_gap else 3, of=10, **more))
-    text = seed_text(BlockResult(block, Comparison({}, {}), tuple(rows), ()))
-    return text, [1 + won / 10 for won in successes]
-
-
-def test_a_measure_that_goes_with_success_has_a_rank_correlation_of_one():
-    _, costs = spread([1.0] * 7)
-    (table, *_), _ = spread(costs)
-    row = next(line for line in table.splitlines() if line.startswith("| error with another episode's pictures"))
-    assert row.endswith("|  | +1.00 (0.00) | +1.00 (0.00) |"), "concat's success never varies: nothing goes with it"
