@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.core.errors import ConfigError
-
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
-    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`).
-
-    Raises ConfigError: the dataset has no ρ.
-    """
-    if "rho" not in trajectory:
-        raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
+    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`)."""
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 
@@ -29,12 +22,9 @@ def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
 def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
 
-    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ. Raises ConfigError: the
-    actions are not chunked yet.
+    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ.
     """
     packed = trajectory["action"]
-    if len(packed.shape) != 4:
-        raise ConfigError(f"action is {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking")
     changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
     if "action_pad_mask" in trajectory:
         changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
