@@ -182,6 +182,7 @@ def probe():
     return hashlib.sha256(b"".join(left)).hexdigest()
 
 
+@pytest.mark.slow
 def test_labels_are_equal_on_old_and_new_processors(tmp_path):
     """What this processor and this number of threads offer, against SSE2 and one thread."""
     plain = {

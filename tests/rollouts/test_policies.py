@@ -131,11 +131,11 @@ def test_the_network_is_asked_once_per_executed_chunk():
 
 
 def test_a_robot_may_fill_the_same_arrays_at_every_step():
-    policy, filled = Told(), {"proprio": np.zeros((1, 2))}
+    policy, filled = Told(), {"proprio": np.zeros((1, 2), np.float32)}
     policy.reset([0, 1])
     for step in range(4):
         filled["proprio"][:] = step
-        found, expected = policy.act(filled, [0]), policy.act({"proprio": np.full((1, 2), step)}, [1])
+        found, expected = policy.act(filled, [0]), policy.act({"proprio": np.full((1, 2), step, np.float32)}, [1])
         np.testing.assert_array_equal(found, expected)
 
 
