@@ -125,6 +125,9 @@ def test_sampling_encodes_an_instruction_once(monkeypatch: pytest.MonkeyPatch) -
     weights = jax.tree.map(lambda leaf: leaf * 1.5, case.model.params)
     fresh = sample(case.model.replace(params=weights), case.batch["task"])
     assert len(runs) == 3 and not np.allclose(fresh, first)
+    monkeypatch.setattr(language, "id", lambda leaf: 0, raising=False)  # as if new weights lay where old ones were
+    np.testing.assert_array_equal(sample(case.model, case.batch["task"]), first)
+    assert not np.allclose(sample(case.model.replace(params=weights), case.batch["task"]), first)
 
 
 def test_bfloat16_arithmetic_keeps_float32_parameters_and_nearly_the_loss() -> None:
