@@ -64,7 +64,7 @@ def test_every_finder_is_tuned_on_one_half_and_scored_on_the_other():
     assert scores["value"] == 2.0 and scores["f1@5"] == 0.0 and scores["counts@5"] == "0/1/3 0/1/3 0/1/3"
 
 
-def test_the_published_results_give_the_published_tables_and_pictures(tmp_path):
+def test_the_published_results_give_the_published_tables_and_pictures(tmp_path, blank_charts):
     root = Path(__file__).parents[2] / "results" / "phases"
     files = {stage: file for stage in STAGES if (file := root / f"{stage}.json").exists()}
     tables, *pictures = write(files, tmp_path, tmp_path)
