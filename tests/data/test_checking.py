@@ -56,8 +56,8 @@ def physical(index: int, steps: int = 60) -> Episode:
     action = np.concatenate([smooth, np.where(np.arange(steps) < steps // 2, -1, 1)[:, None]], 1)
     position = np.concatenate([np.zeros((1, 3)), np.cumsum(0.02 * action[:-1, :3], 0)])
     turns = [Rotation.identity()]
-    for command in action[:-1, 3:6]:
-        turns.append(Rotation.from_rotvec(0.2 * command) * turns[-1])
+    for rotvec in action[:-1, 3:6]:
+        turns.append(Rotation.from_rotvec(0.2 * rotvec) * turns[-1])
     quaternion = np.array([np.roll(turn.as_quat(), 1) for turn in turns])
     for before, after in itertools.pairwise(quaternion):
         after *= np.sign(before @ after)  # one hemisphere

@@ -82,7 +82,7 @@ def test_a_dataset_of_the_hub_is_read_by_its_name(tmp_path, monkeypatch):
     assert len(open_source("lerobot/pusht", Fields(episodes="1"), kind="lerobot")) == 1
     assert asked == [("lerobot/pusht", "dataset")] * 2
     assert len(open_source("hub/files")) == 2  # a folder that is here
-    with pytest.raises(UserError, match="lerobot/push_t.*offline"):
+    with pytest.raises(UserError, match=r"lerobot/push_t.*offline"):
         open_source("lerobot/push_t")
     with pytest.raises(UserError, match="no such"):
         open_source("data/threading.hdf5")
