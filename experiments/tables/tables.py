@@ -348,22 +348,24 @@ TABLES: dict[str, Table] = {
         _on_assembly(
             "fusion",
             "GAP under other fusions",
-            _both("model.fusion", "concat", "sum", "film"),
+            _both("model.fusion", "concat", "sum", "film", "attention"),
             reference="concat-concat",
-            against=tuple((f"{f}-gap", f"{f}-concat") for f in ("sum", "film")),
+            against=tuple((f"{f}-gap", f"{f}-concat") for f in ("sum", "film", "attention")),
         ),
         _on_assembly(
             "head",
             "GAP under other heads",
-            _both("model.head", "mlp", "diffusion"),
+            _both("model.head", "mlp", "diffusion", "gmm"),
             reference="mlp-concat",
-            against=(("diffusion-gap", "diffusion-concat"),),
+            against=tuple((f"{h}-gap", f"{h}-concat") for h in ("diffusion", "gmm")),
         ),
         _on_assembly(
             "rivals",
             "GAP and other ways to balance modalities",
-            arms("concat", "gap", "gradnorm", "ogm_ge", "keyframe", "msbot", "aux", "mask", "proprio"),
-            against=tuple(("gap", m) for m in ("gradnorm", "ogm_ge", "keyframe", "msbot", "aux", "mask")),
+            arms("concat", "gap", "gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask", "proprio"),
+            against=tuple(
+                ("gap", m) for m in ("gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask")
+            ),
         ),
     )
 }

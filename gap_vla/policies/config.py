@@ -66,6 +66,8 @@ class SmallModelConfig:
                 f"model.image_history is {self.image_history} and model.proprio_history {self.proprio_history}; "
                 "the temporal transformer fuses them step by step, so they must be equal"
             )
+        if self.fusion == "attention" and self.feature_dim % 4:
+            raise ConfigError(f"model.feature_dim is {self.feature_dim}; fusion attention has 4 heads, which divide it")
 
     @property
     def window_size(self) -> int:
@@ -83,6 +85,10 @@ class RivalsConfig:
     """Weight of the vision head's loss in method `aux`."""
     mask_probability: Probability = 0.5
     """Probability that method `mask` hides a sample's proprioception."""
+    dropout: Probability = 0.2
+    """Probability that method `dropout_noise` drops an entry of proprioception."""
+    noise: NotNegative = 0.1
+    """Standard deviation of method `dropout_noise`, in those of the state."""
     keyframe_weight: NotNegative = 4.0
     """Weight of samples near a change point in method `keyframe`."""
     keyframe_radius: Annotated[int, Field(ge=0)] = 5

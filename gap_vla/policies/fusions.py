@@ -56,6 +56,25 @@ class FiLM(nn.Module):
         return (1 + scale) * vision + shift
 
 
+class Attention(nn.Module):
+    """One pre-norm transformer layer over the step's two tokens, whose outputs stand side by side."""
+
+    def __init__(self, config: SmallModelConfig, vision_dim: int, proprio_dim: int):
+        super().__init__()
+        width = config.feature_dim
+        self.output_dim = 2 * width
+        self.vision = nn.Linear(vision_dim, width)
+        self.proprio = nn.Linear(proprio_dim, width)
+        self.kinds = nn.Parameter(torch.zeros(2, width))
+        nn.init.normal_(self.kinds, std=0.02)
+        self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
+        batch, window = vision.shape[:2]
+        tokens = torch.stack([self.vision(vision), self.proprio(proprio)], 2) + self.kinds
+        return self.layer(tokens.flatten(0, 1)).reshape(batch, window, self.output_dim)
+
+
 class PhaseGate(nn.Module):
     """MS-Bot's fusion (Feng et al., 2024), for two modalities.
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import nn
+from torch.nn import functional
 
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import mlp
@@ -24,6 +25,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 STEPS = 20
 TIME_FEATURES = 32
 LARGEST_ACTION = 5.0  # predictions of the clean, normalised chunk are clipped to this, as in Octo
+MODES = 5
+LEAST_STD = 0.01  # of normalised actions; without a floor, dimensions that never vary would take over the loss
 
 
 class MLPHead(nn.Module):
@@ -98,6 +101,37 @@ class DiffusionHead(nn.Module):
         angle = step[:, None] * rates
         inputs = torch.cat([feature, chunk.flatten(1), angle.sin(), angle.cos()], -1)
         return self.layers(inputs).unflatten(-1, self.shape)
+
+
+class GMMHead(nn.Module):
+    """robomimic's BC-GMM: per predicted step `MODES` diagonal Gaussians and their weights.
+
+    The loss is the negative log-likelihood; the likeliest mode's mean is executed.
+    """
+
+    samples = False
+
+    def __init__(self, config: SmallModelConfig, input_dim: int, action_dim: int):
+        super().__init__()
+        self.horizon, self.action_dim = config.action_horizon, action_dim
+        outputs = config.action_horizon * MODES * (2 * action_dim + 1)
+        self.layers = mlp(input_dim, config.head_dim, config.head_layers, outputs)
+
+    def _mixture(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        raw = self.layers(feature).unflatten(-1, (self.horizon, MODES, 2 * self.action_dim + 1))
+        mean, spread = raw[..., : self.action_dim], raw[..., self.action_dim : -1]
+        return raw[..., -1], mean, functional.softplus(spread) + LEAST_STD
+
+    def predict(self, feature: Feature, generator: object = None) -> Chunk:
+        logits, mean, _ = self._mixture(feature)
+        mode = logits.argmax(-1)[..., None, None].expand(*mean.shape[:2], 1, self.action_dim)
+        return mean.gather(2, mode).squeeze(2)
+
+    def loss(self, feature: Feature, action: Chunk, generator: object = None) -> Float[torch.Tensor, "b h"]:
+        logits, mean, std = self._mixture(feature)
+        distance = ((action[:, :, None] - mean) / std).square()
+        density = -0.5 * (distance + math.log(2 * math.pi)) - std.log()
+        return -torch.logsumexp(logits.log_softmax(-1) + density.sum(-1), -1)
 
 
 def normal(shape: tuple[int, ...], like: torch.Tensor, generators: Generators) -> torch.Tensor:

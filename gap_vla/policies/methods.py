@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.errors import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy
@@ -34,6 +35,7 @@ class Method:
     Attributes:
         vision, proprio: which branches the policy has.
         fusion: name of a fusion of the method's own, or empty for the configured one.
+        heads: the action heads it works with; empty: all.
         needs_change_points, needs_phase: what it trains with, so the dataset must carry it.
         rho_source: one of `registry.OF_THE_DATASET`, or a method of `gap_vla.phases`.
         moves_rho: whether ρ is moved from the change points to the middle of the segments.
@@ -43,6 +45,7 @@ class Method:
     vision = True
     proprio = True
     fusion = ""
+    heads: tuple[str, ...] = ()
     needs_change_points = False
     needs_phase = False
     rho_source = "dataset"
@@ -51,6 +54,14 @@ class Method:
 
     def __init__(self, options: RivalsConfig | None = None) -> None:
         self.options = options or RivalsConfig()
+
+    def check(self, name: str, model: SmallModelConfig) -> None:
+        """Raises ConfigError if the method of that name and the head do not fit together."""
+        if self.heads and model.head not in self.heads:
+            raise ConfigError(
+                f"method {name} compares losses as ratios, which head {model.head!r} does not allow "
+                f"(its loss can be negative); choose model.head {' or '.join(self.heads)}"
+            )
 
     def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
         """Modules that only training needs; they become `policy.extras` and are saved with it."""

@@ -32,10 +32,11 @@ FUSIONS: Mapping[str, str] = {
     "concat": "fusions:Concat",
     "sum": "fusions:Sum",
     "film": "fusions:FiLM",
+    "attention": "fusions:Attention",
     "phase_gate": "fusions:PhaseGate",
 }
 
-HEADS: Mapping[str, str] = {"mlp": "heads:MLPHead", "diffusion": "heads:DiffusionHead"}
+HEADS: Mapping[str, str] = {"mlp": "heads:MLPHead", "diffusion": "heads:DiffusionHead", "gmm": "heads:GMMHead"}
 
 METHODS: Mapping[str, str] = {
     "v": "methods:Vision",
@@ -48,9 +49,11 @@ METHODS: Mapping[str, str] = {
     "gap_watched": "watching:GapWatched",
     "gradnorm": "rivals:GradNorm",
     "ogm_ge": "rivals:OgmGe",
+    "dropout_noise": "rivals:DropoutNoise",
     "keyframe": "rivals:Keyframe",
     "lambda_only": "methods:Gap",
     "rho_only": "methods:Gap",
+    "rho_only_gaussian": "methods:Gap",
     "fixed_rho": "methods:Gap",
     "lambda_matched": "methods:Gap",
     "gap_shuffled": "methods:Gap",
@@ -69,11 +72,13 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = {
     "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # a slower proprioceptive branch, blind to phases
     "lambda_matched": {"mode": "update"},  # as much slower as GAP on average, blind to phases
     "rho_only": {"mode": "sample", "lam": 1.0},  # phases alone
+    "rho_only_gaussian": {"mode": "sample", "lam": 1.0},
     "fixed_rho": {"mode": "fixed"},  # `adjustment.fixed_rho` at every step, with λ
 }
 """What these methods change of GAP's adjustment."""
 
 RHO_SOURCES: Mapping[str, str] = {
+    "rho_only_gaussian": "gaussian",
     "gap_gaussian": "gaussian",
     "gap_gaussian_moved": "gaussian",
     "gap_change_points": "change_points",

@@ -54,6 +54,20 @@ class Mask(Method):
         return {**batch, "proprio": proprio * shown.to(proprio)[:, None, None]}
 
 
+class DropoutNoise(Method):
+    """Single entries of proprioception are dropped and all of them disturbed in training.
+
+    Noise is in units of the normalised signal, in a column that never moves in its own (see `Mask`); a dropped entry
+    is zero, the mean (or the middle), at all steps of the history.
+    """
+
+    def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        proprio = batch["proprio"]
+        noise = torch.randn(proprio.shape, generator=generator).to(proprio)
+        kept = torch.rand((len(proprio), 1, proprio.shape[-1]), generator=generator) >= self.options.dropout
+        return {**batch, "proprio": (proprio + self.options.noise * noise) * kept.to(proprio)}
+
+
 class Keyframe(Method):
     """Samples whose present step lies within `keyframe_radius` steps of a change point weigh `keyframe_weight`."""
 
@@ -89,6 +103,8 @@ class GradNorm(Method):
     first layer is the shared one of the paper.
     """
 
+    heads = ("mlp", "diffusion")
+
     def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
         kept = nn.Module()  # of buffers, so that a resumed run goes on with them
         kept.register_buffer("weight", torch.ones(TASKS))
@@ -122,6 +138,8 @@ class OgmGe(Method):
     place. Under AdamW a factor that stays the same cancels: what acts is how it changes from step to step, and the
     noise.
     """
+
+    heads = ("mlp", "diffusion")
 
     @torch.no_grad()
     def after_backward(self, out: Forward, generator: torch.Generator) -> None:

@@ -35,6 +35,8 @@ class GapWatched(Gap):
     `adjustment.lam` and `adjustment.window` have no effect; `adjustment.mode` is `sample`.
     """
 
+    heads = ("mlp", "diffusion")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self.share, self.recovered = 0.0, 0

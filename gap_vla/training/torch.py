@@ -5,9 +5,8 @@ Importing it loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -76,7 +75,6 @@ class SmallConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.torch_trainer:SmallTrainer"
     methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
     prefix: ClassVar[str] = "small-"
-    gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rivals.dropout": 0.2, "rivals.noise": 0.1}
 
     method: str = "gap"
     """Training method: v, vp, vp_gap, or one of the rivals and controls of docs/POLICIES.md."""
@@ -120,6 +118,7 @@ class SmallConfig(Experiment):
         if self.model.encoder_weights:
             Path(self.model.encoder_weights).stat()
         registry.find(registry.ENCODERS, self.model.encoder)  # whose packages may be missing
+        self.how.check(self.method, self.model)
         per_step = self.schedule.mode in ("sample", "sample_lambda") and self.schedule.rho == "step"
         if per_step and self.model.temporal == "none" and self.model.proprio_history > 1:
             raise ConfigError(

@@ -61,7 +61,7 @@ def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> 
 
 
 def toy_config(root: Path | str, method: str = "vp", **changes) -> SmallConfig:
-    """A tiny experiment whose runs and data lie below `root`; `changes` by section, `model=dict(fusion="film")`."""
+    """A tiny experiment whose runs and data lie below `root`; `changes` by section, e.g. `model=dict(head="gmm")`."""
     sections = {
         "demos": dict(image_size=SIZE),
         "data": dict(root=f"{root}/data"),

@@ -114,3 +114,10 @@ def test_a_batch_of_keyframes_alone_that_weigh_nothing_teaches_nothing(distance,
     found = Keyframe(RivalsConfig(keyframe_weight=0.0, keyframe_radius=5)).loss(out, torch.Generator())
     found.backward()
     assert found == wanted and torch.isfinite(loss.grad).all()
+
+
+@pytest.mark.parametrize("method", ["gradnorm", "ogm_ge", "gap_watched"])
+def test_a_method_that_compares_losses_as_ratios_refuses_one_that_can_be_negative(method):
+    config = toy_config("runs", method, model=dict(head="gmm"))
+    with pytest.raises(ConfigError, match=rf"{method}.*gmm"):
+        config.how.check(method, config.model)

@@ -119,6 +119,19 @@ def test_the_diffusion_head_learns_where_the_answer_depends_on_the_feature():
     assert torch.allclose(found, torch.tensor([-0.7, 0.7])[:, None, None].expand(-1, 2, -1), atol=0.15)
 
 
+def test_the_mixture_keeps_two_answers_apart():
+    torch.manual_seed(0)
+    head = registry.find(HEADS, "gmm")(SmallModelConfig(**TINY | dict(action_horizon=1), head="gmm"), 1, 1)
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(200):
+        answer = torch.full((8, 1, 1), 1.0)
+        answer[:3] = -1.0
+        head.loss(torch.ones(8, 1), answer).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert head.predict(torch.ones(1, 1)).item() == pytest.approx(1.0, abs=0.1)  # not their mean, 0.25
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_published_weights_load(suffix, tmp_path):
     weights = {

@@ -37,6 +37,7 @@ def test_what_cannot_be_is_refused_with_its_key(backend, changes, words):
     [
         ({"adjustment": {"rho": "step"}}, "adjustment.rho"),
         ({"method": "gap_watched", "adjustment": {"mode": "fixed"}}, "adjustment.mode"),
+        ({"method": "gradnorm", "model": {"head": "gmm"}}, "model.head"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_work(changes, words):
