@@ -27,7 +27,7 @@ debug: setup
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist loadfile
 DOCTESTS = $(shell grep -rl --include=*.py '>>> ' gap_vla experiments)
 test: setup
-	$(PYTEST) --doctest-modules --ignore=tests/sim tests $(DOCTESTS)
+	$(PYTEST) --doctest-modules --ignore=tests/sim --ignore=tests/lerobot tests $(DOCTESTS)
 	$(PYTEST) tests/sim
 
 test-slow: setup
