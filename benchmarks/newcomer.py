@@ -66,6 +66,8 @@ def main() -> None:
                 if found.returncode:
                     raise UserError(f"{line} ended with status {found.returncode}: {found.stdout[-2000:]}")
             print(f"{what:24} {time.monotonic() - started:6.0f} s   bound {60 * BOUNDS[what]} s", flush=True)
+            if what == "a trained policy":
+                print(*found.stdout.splitlines()[-5:], sep="\n", flush=True)  # how often it succeeds
 
 
 if __name__ == "__main__":
