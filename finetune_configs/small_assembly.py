@@ -1,7 +1,7 @@
 """Assembly with a small torch policy: few, clean demonstrations and five steps of proprioceptive history.
 
-gap-vla train-small --config finetune_configs/small_assembly.py                          # gap
-gap-vla train-small --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
+gap-vla train-small --config finetune_configs/small_assembly.py                          # vp_slow
+gap-vla train-small --config finetune_configs/small_assembly.py --config.method=vp_gap   # or v, vp, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).

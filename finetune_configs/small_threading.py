@@ -1,7 +1,7 @@
 """Threading with a small torch policy: a hundred disturbed demonstrations.
 
-gap-vla train-small --config finetune_configs/small_threading.py                         # gap
-gap-vla train-small --config finetune_configs/small_threading.py --config.method=vision  # or concat, …
+gap-vla train-small --config finetune_configs/small_threading.py                         # vp_slow
+gap-vla train-small --config finetune_configs/small_threading.py --config.method=vp_gap  # or v, vp, …
 
 cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet).

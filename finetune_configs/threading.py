@@ -1,7 +1,7 @@
 """Threading: a needle through the ring of a tripod (robosuite, Panda), Octo with two cameras and proprioception.
 
-gap-vla finetune --config finetune_configs/threading.py            # VP+GAP
-gap-vla finetune --config finetune_configs/threading.py --config.method=vp
+gap-vla finetune --config finetune_configs/threading.py            # VP, its branch slowed
+gap-vla finetune --config finetune_configs/threading.py --config.method=vp_gap
 
 default: 2 CPU cores, 8 to 9 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
 VP 95 and V 82 (seed 0); `python scripts/reproduce.py --table octo --tasks threading`.
@@ -18,6 +18,7 @@ PROFILES = {
     "one_camera": {**ONE_CAMERA, "train": dict(steps=3000)},
     "debug": DEBUG,
     "paper": dict(
+        method="vp_gap",
         demos=dict(episodes=500, image_size=256, cameras=("primary",), action_noise=0.0),
         data=dict(augment=dict(cameras=("primary",), primary=dict(crop_ratio=(0.9, 1.1), brightness=0.1, hue=0.05))),
         model=dict(pretrained="hf://rail-berkeley/octo-small-1.5", window_size=2, action_horizon=4, head="diffusion"),

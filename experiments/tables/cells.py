@@ -66,7 +66,8 @@ class Cell:
 
 @functools.cache
 def _defaults(kind: Any) -> Mapping[str, Any]:
-    return of_result(kind("assembly").to_dict())
+    """Those of the recorded cells, which name every method but GAP."""
+    return of_result(kind("assembly", method="vp_gap").to_dict())
 
 
 def plan(table: Table, profile: str, *, seeds: Sequence[int] | None = None, device: str = "cpu") -> list[Cell]:

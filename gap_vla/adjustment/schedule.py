@@ -11,6 +11,7 @@ Every mode is three numbers that a training step takes as inputs, so that one co
 | `sample`        | 1 - rho[b, w]      | 1                | lam    | M6, the paper                              |
 | `sample_lambda` | 1 - lam * rho[b,w] | 1                | 1      | M6 with lam as the depth of the adjustment |
 | `batch`         | 1                  | 1 - lam*max(rho) | 1      | M7, the release; under Adam nearly a no-op |
+| `constant`      | 1                  | 1                | constant | a slower branch, blind to phases         |
 | `fixed`         | 1 - fixed_rho      | 1                | lam    | control; fixed_rho = 0 is "lam alone"      |
 | `update`        | 1                  | 1                | *      | control; * lam * (1 - mean(rho))           |
 | `none`          | 1                  | 1                | 1      | plain training                             |
@@ -48,7 +49,7 @@ class Factors:
 
 @dataclass(frozen=True, config=STRICT)
 class AdjustmentSchedule:
-    """When and how strongly GAP acts.
+    """When and how strongly the branch is slowed; by default as GAP does (M6).
 
     Example:
         >>> import numpy as np
@@ -60,10 +61,12 @@ class AdjustmentSchedule:
         [[1.0, 1.0]]
     """
 
-    mode: Literal["sample", "sample_lambda", "batch", "fixed", "update", "none"] = "sample"
-    """How ρ and λ act: the paper's `sample`, the release's `batch`, a variant or a control."""
+    mode: Literal["sample", "sample_lambda", "batch", "constant", "fixed", "update", "none"] = "sample"
+    """How ρ and λ act: the paper's `sample`, the release's `batch`, λ alone (`constant`), a variant or a control."""
     lam: Share = 0.3
     """λ of M6, a factor on the branch's update; 0.2 to 0.4 is stable in the paper."""
+    constant: Share = 0.05
+    """λ of mode `constant`."""
     window: Share = 0.5
     """Share of the training steps during which GAP acts, from the first step on (paper: 50 of 100 epochs)."""
     rho: Literal["step", "current", "chunk", "chunk_max"] = "step"
@@ -74,6 +77,11 @@ class AdjustmentSchedule:
     """The constant ρ of mode `fixed`."""
 
     @property
+    def factor(self) -> float:
+        """λ of the mode."""
+        return self.constant if self.mode == "constant" else self.lam
+
+    @property
     def needs_rho(self) -> bool:
         """Whether a dataset without ρ cannot be trained with this mode."""
         return self.mode in ("sample", "sample_lambda", "batch", "update")
@@ -81,12 +89,12 @@ class AdjustmentSchedule:
     @property
     def of_targets(self) -> bool:
         """Whether ρ is that of the steps which the predicted actions are about, float[B, H] or [B, W, H]."""
-        return self.mode != "none" and self.rho in ("chunk", "chunk_max")
+        return self.mode not in ("none", "constant") and self.rho in ("chunk", "chunk_max")
 
     @property
     def per_action(self) -> bool:
         """Whether the loss of every action has a factor of its own."""
-        return self.mode != "none" and self.rho == "chunk"
+        return self.of_targets and self.rho == "chunk"
 
     def active(self, step: int, total_steps: int) -> bool:
         """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
@@ -113,8 +121,8 @@ class AdjustmentSchedule:
         """The three factors of one step.
 
         Args:
-            rho: transition probability of every sample and window step, [B, W], or of every sample, [B], which is a
-                window of one step; in [0, 1]. If it is `of_targets`: of every predicted action, [B, H] or [B, W, H].
+            rho: transition probability of every sample and window step, [B, W], or of every sample, [B], a window of
+                one step; in [0, 1]. If it is `of_targets`: of every predicted action, [B, H] or [B, W, H].
             step: 0-based training step.
             total_steps: length of the training run.
             mask: of ρ's shape; False at padded window steps or actions, which count in no maximum and no mean.
@@ -139,14 +147,20 @@ class AdjustmentSchedule:
             )
         if self.rho == "current":
             rho = np.broadcast_to(rho[:, -1:], rho.shape)
-        lam = np.float32(self.lam)
+        lam = np.float32(self.factor)
         counted = rho if mask is None else rho[np.asarray(mask).reshape(rho.shape)]
         if self.mode == "sample":  # M6
             return Factors(1 - rho, one, lam)
         if self.mode == "sample_lambda":
             return Factors(1 - lam * rho, one, one)
+        if self.mode == "constant":
+            return Factors(ones, one, lam)
         if self.mode == "fixed":
             return Factors(ones * np.float32(1 - self.fixed_rho), one, lam)
         if self.mode == "update":
             return Factors(ones, one, np.float32(lam * (1 - counted.mean())))
         return Factors(ones, np.float32(1 - lam * counted.max()), one)  # M7
+
+
+SLOWER = AdjustmentSchedule(mode="constant")
+"""The default of `attach` and of trainings: chosen by the rule of docs/PROTOCOL_2.md."""

@@ -1,6 +1,6 @@
 """GAP for any PyTorch policy (M6 to M8): hooks on the proprioceptive submodule, and λ on the steps of its parameters.
 
-    gap = attach(policy, "model.state_proj", AdjustmentSchedule(lam=0.3, rho="current"), total_steps=10_000)
+    gap = attach(policy, "model.state_proj", AdjustmentSchedule(rho="current"), total_steps=10_000)
     optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=3e-4))
     for step, batch in enumerate(batches):
         with gap.adjusting(batch["rho"], step):      # float[B] or float[B, W], from the dataset's rho column
@@ -10,14 +10,10 @@
         optimizer.step()
     gap.detach()                                     # policy and optimizer are as they were
 
-With `rho="chunk"` ρ is of the steps that the predicted actions are about, float[B, H], and the losses of the single
-actions pass through `gap.scale_losses` before their mean is taken:
-
-        with gap.adjusting(rho_of_actions, step):
-            loss = gap.scale_losses(losses_of(policy, batch)).mean()
-
-The forward pass, the parameters, their names and the optimizer's groups stay as they are, and nothing beside this
-policy and this optimizer changes. docs/ANY_POLICY.md names the submodule of common policies.
+Without a schedule the branch is slower by a constant, and `gap.adjusting(None, step)` needs no ρ. With `rho="chunk"` ρ
+is of the steps that the predicted actions are about, float[B, H], and the losses of the single actions pass through
+`gap.scale_losses` before their mean is taken. The forward pass, the parameters, their names and the optimizer's groups
+stay as they are; nothing beside this policy and this optimizer changes. docs/ANY_POLICY.md names common submodules.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.adjustment.schedule import SLOWER, AdjustmentSchedule
 from gap_vla.adjustment.torch_gradients import in_backward, scale_gradient, scale_losses
 from gap_vla.adjustment.torch_optimizer import ScaledSteps
 from gap_vla.adjustment.torch_places import Hook, Place, find_columns, find_places
@@ -81,7 +77,7 @@ class Adjustment:
             columns = ", ".join(f"{c.start}:{c.stop}" for c in self._columns.get(name, ()))
             lines.append(f"\n  {name} {tuple(parameter.shape)}" + (f" columns {columns}" if columns else ""))
         count = sum(values.numel() for values in self._start.values())
-        return f"GAP ({self.schedule.mode}, lam {self.schedule.lam}) on {count:,} values:{''.join(lines)}"
+        return f"GAP ({self.schedule.mode}, lam {self.schedule.factor}) on {count:,} values:{''.join(lines)}"
 
     def _read(self, name: str) -> torch.Tensor:
         """The values of a parameter that are adjusted."""
@@ -114,7 +110,7 @@ class Adjustment:
         Args:
             rho: transition probability of each sample, or of each sample and window step; with `rho="chunk"` or
                 `"chunk_max"` of each predicted action, [B, H] or [B, W, H] (of one beyond the episode's end: 0). None
-                where none is needed: mode `fixed` or `none`, or after the schedule's window.
+                where none is needed: mode `constant`, `fixed` or `none`, or after the schedule's window.
             step: 0-based training step, which decides whether GAP acts.
 
         Raises:
@@ -254,7 +250,7 @@ class Adjustment:
         watched = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
         if missing := [name for name, p in self.parameters.items() if id(p) not in watched]:
             raise ConfigError(
-                f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
+                f"lam = {self.schedule.factor} acts on the optimizer's steps, and none that trains {missing[0]} is "
                 "watched: call gap.watch(optimizer) first and keep the optimizer, or choose lam=1"
             )
 
@@ -292,7 +288,7 @@ class Adjustment:
 
 
 def attach(
-    module: nn.Module, submodule_name: str | Sequence[str], schedule: AdjustmentSchedule, *, total_steps: int
+    module: nn.Module, submodule_name: str | Sequence[str], schedule: AdjustmentSchedule = SLOWER, *, total_steps: int
 ) -> Adjustment:
     """Attaches GAP to the part of a policy that encodes proprioception.
 
@@ -303,7 +299,7 @@ def attach(
             The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
             adjusted, nothing else: what it reads must have no gradient of its own. What reaches its parameters
             otherwise than through its output, as a loss that it keeps in an attribute, is not adjusted.
-        schedule: when and how strongly. With one loss per window use `rho="current"`.
+        schedule: by default λ = 0.05 alone, without ρ; GAP with one loss a window: `AdjustmentSchedule(rho="current")`.
         total_steps: length of the training run; the window of the schedule is a fraction of it.
 
     Raises:
@@ -317,7 +313,7 @@ def attach(
 def attach_columns(
     module: nn.Module,
     columns: Mapping[str, slice | Sequence[slice]],
-    schedule: AdjustmentSchedule,
+    schedule: AdjustmentSchedule = SLOWER,
     *,
     total_steps: int,
 ) -> Adjustment:

@@ -21,7 +21,7 @@ def finetune(argv: list[str] | None = None) -> None:
 
         gap-vla finetune --config finetune_configs/threading.py                      # everything, default profile
         gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in a minute
-        gap-vla finetune --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap
+        gap-vla finetune --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_slow | vp_gap
         gap-vla finetune --config finetune_configs/threading.py:paper --dry-run      # build, describe, stop
         gap-vla finetune --config FILE --config.task=bowl --config.demos.path=DATA   # your demonstrations
 
@@ -73,7 +73,7 @@ def _train(command: Callable[..., Any], kind: type[Experiment], argv: list[str] 
 
 @command
 def compare(argv: list[str] | None = None) -> int:
-    """Compare V, VP and VP+GAP over seeds on the same data and the same evaluation layouts.
+    """Compare V, VP, VP with a slower branch and VP+GAP over seeds on the same data and the same evaluation layouts.
 
         gap-vla compare --config finetune_configs/assembly.py --seeds 0,1,2
         gap-vla compare --config finetune_configs/assembly.py --seeds 0 --methods vp,vp_gap
@@ -89,10 +89,11 @@ def compare(argv: list[str] | None = None) -> int:
     from gap_vla.training.comparison import compare_methods, comparison_directory
     from gap_vla.training.octo import FinetuneConfig
 
+    methods = FinetuneConfig.methods
     parser = command_parser(compare, answers=True)
     add = parser.add_argument
     add("--seeds", type=numbers, default=[0, 1, 2], metavar="N,N", help="training seeds (default: 0,1,2)")
-    add("--methods", type=names, default=["v", "vp", "vp_gap"], metavar="NAME,NAME", help="default: v,vp,vp_gap")
+    add("--methods", type=names, default=list(methods), metavar="NAME,NAME", help=f"default: {','.join(methods)}")
     config, options = parse_configured(parser, FinetuneConfig, argv)
     with answering(options) as answer:
         text, failed, table = compare_methods(config, options.methods, options.seeds)

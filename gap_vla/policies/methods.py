@@ -73,9 +73,9 @@ class Method:
 
     def says(self, schedule: AdjustmentSchedule, length: str) -> str:
         """How gradients are adjusted in a run of that length, in words for the top of its output."""
-        what = f"rho {self.rho_source}" if schedule.needs_rho else f"rho = {schedule.fixed_rho}"
-        acting = f"mode {schedule.mode}, lam {schedule.lam}, {what} ({schedule.rho})"
-        return f"{acting}, first {100 * schedule.window:.6g}% of {length}"
+        what = f", rho {self.rho_source} ({schedule.rho})" if schedule.needs_rho else ""
+        what += f", rho = {schedule.fixed_rho}" if schedule.mode == "fixed" else ""
+        return f"mode {schedule.mode}, lam {schedule.factor}{what}, first {100 * schedule.window:.6g}% of {length}"
 
     def check_held_out(self, held_out: Any, where: Any) -> None:
         """Raises ConfigError if the held-out windows (`SmallWindows`) of the store lack what the method measures."""

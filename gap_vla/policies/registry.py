@@ -42,6 +42,7 @@ METHODS: Mapping[str, str] = {
     "v": "methods:Vision",
     "vp": "methods:Concat",
     "vp_gap": "methods:Gap",
+    "vp_slow": "methods:Gap",
     "proprio": "methods:Proprio",
     "msbot": "rivals:MSBot",
     "aux": "rivals:Aux",
@@ -69,7 +70,8 @@ RECORDED: Mapping[str, str] = {"v": "vision", "vp": "concat", "vp_gap": "gap"}
 """What the records of small policies call these methods, as they always did; both names are understood everywhere."""
 
 CONTROLS: Mapping[str, Mapping[str, Any]] = {
-    "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # a slower proprioceptive branch, blind to phases
+    "vp_slow": {"mode": "constant"},  # a slower proprioceptive branch
+    "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # the same with GAP's λ
     "lambda_matched": {"mode": "update"},  # as much slower as GAP on average, blind to phases
     "rho_only": {"mode": "sample", "lam": 1.0},  # phases alone
     "rho_only_gaussian": {"mode": "sample", "lam": 1.0},

@@ -29,7 +29,7 @@ HOW_INTERVALS = (
 )
 WITH_P = f"{HOW_INTERVALS} McNemar's test counts all pairs as independent."
 
-LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
+LABELS = {"v": "V", "vp": "VP", "vp_slow": "VP, slower branch", "vp_gap": "VP+GAP"}
 """How the paper calls Octo's methods; others go by their own names."""
 
 SCENES = {"default": "in distribution", "positions_wide": "wide positions"}

@@ -23,6 +23,7 @@ METHODS = {
     "v": "a small Octo that sees pictures and the instruction, and no proprioception",
     "vp": "a small Octo that sees pictures, the instruction and proprioception",
     "vp_gap": f"a small Octo that sees pictures, the instruction and proprioception, {_GAP}",
+    "vp_slow": "a policy that sees pictures and proprioception, whose branch learns more slowly at first",
     "vision": "a small policy that sees pictures alone",
     "proprio": "a small policy that sees proprioception alone",
     "concat": "a small policy that sees pictures and proprioception",

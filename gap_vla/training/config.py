@@ -182,7 +182,7 @@ class Experiment(abc.ABC):
     trained_by: ClassVar[str]
     methods: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str] = ""
-    unrecorded: ClassVar[tuple[str, ...]] = ("data.fields",)
+    unrecorded: ClassVar[tuple[str, ...]] = ("data.fields", "adjustment.constant")
     gone: ClassVar[Mapping[str, Any]] = {"eval.ensemble": False}
 
     task: str

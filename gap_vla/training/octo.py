@@ -5,6 +5,7 @@ Importing it loads no JAX.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -119,12 +120,12 @@ class FinetuneConfig(Experiment):
 
     backend: ClassVar[str] = "octo"
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
-    methods: ClassVar[tuple[str, ...]] = ("v", "vp", "vp_gap")
+    methods: ClassVar[tuple[str, ...]] = ("v", "vp", "vp_slow", "vp_gap")
     unrecorded: ClassVar[tuple[str, ...]] = (*Experiment.unrecorded, "model.proprio_history", "model.proprio_tokens")
     gone: ClassVar[Mapping[str, Any]] = {**Experiment.gone, "rival": {}, "train.accumulate": 1, "train.remat": False}
 
-    method: str = "vp_gap"
-    """v sees pictures alone, vp pictures and state, vp_gap trains vp with gradient adjustment."""
+    method: str = "vp_slow"
+    """v sees pictures alone, vp the state too; vp_slow trains vp with a slower branch of the state, vp_gap with GAP."""
     model: ModelConfig = ModelConfig()
     """The policy."""
     optimizer: OctoOptimizerConfig = OctoOptimizerConfig()
@@ -149,8 +150,9 @@ class FinetuneConfig(Experiment):
 
     @property
     def schedule(self) -> AdjustmentSchedule:
-        """The configured one for vp_gap, none for v and vp."""
-        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
+        """The configured one for vp_gap, λ alone for vp_slow, none for v and vp."""
+        mode = {"vp_gap": self.adjustment.mode, "vp_slow": "constant"}.get(self.method, "none")
+        return dataclasses.replace(self.adjustment, mode=mode)
 
     def check_model(self) -> None:
         weights = self.model.pretrained

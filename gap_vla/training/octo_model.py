@@ -167,8 +167,9 @@ def describe(config: FinetuneConfig, parameters: Parameters) -> str:
     if schedule.mode == "none":
         return f"{line}\nmethod {config.method}: no gradient is adjusted"
     until = schedule.active_steps(config.train.steps)
+    what = f", ρ {schedule.rho}" if schedule.needs_rho else ""
     gap = (
-        f"method {config.method}: mode {schedule.mode}, ρ {schedule.rho}, λ = {schedule.lam}, during the first {until} "
+        f"method {config.method}: mode {schedule.mode}{what}, λ = {schedule.factor}, during the first {until} "
         f"of {config.train.steps} steps; adjusted leaves:"
     )
     return "\n".join([line, gap, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])

@@ -76,8 +76,8 @@ class SmallConfig(Experiment):
     methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
     prefix: ClassVar[str] = "small-"
 
-    method: str = "gap"
-    """Training method: v, vp, vp_gap, or one of the rivals and controls of docs/POLICIES.md."""
+    method: str = "vp_slow"
+    """Training method: v, vp, vp_slow, vp_gap, or one of the rivals and controls of docs/POLICIES.md."""
     model: SmallModelConfig = SmallModelConfig()
     """The policy."""
     adjustment: SmallAdjustment = SmallAdjustment()
@@ -130,6 +130,7 @@ class SmallConfig(Experiment):
 
 
 PAPER = dict(
+    method="vp_gap",
     model=dict(encoder="resnet18", feature_dim=512, image_history=5, proprio_history=5, temporal="transformer"),
     optimizer=dict(learning_rate=3e-4, warmup_steps=0, weight_decay=1e-4),
     train=dict(epochs=100, batch_size=128, device="cuda", threads=4, log_every=100, validate_every=1000),

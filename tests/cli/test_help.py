@@ -55,7 +55,7 @@ def test_help_shows_every_key_with_type_choices_sentence_and_the_files_value(cap
     said = " ".join(capsys.readouterr().out.split())
     assert "--config.train.steps int Training steps. (default: 6)" in said
     assert "--config.model.head l1 | mse | diffusion Action head. (default: l1)" in said
-    assert "--config.method v | vp | vp_gap" in said and "--config.data.fields.state" in said
+    assert "--config.method v | vp | vp_slow | vp_gap" in said and "--config.data.fields.state" in said
 
 
 @pytest.mark.parametrize(

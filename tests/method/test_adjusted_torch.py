@@ -93,6 +93,19 @@ def test_detaching_leaves_no_hook_and_training_goes_on_bit_for_bit(policy):
     assert all(map(torch.equal, train(policy, optimizer), expected))
 
 
+def test_by_default_the_branch_is_slower_and_needs_no_rho():
+    def moved(**schedule):
+        policy = Policy()
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+        with attach(policy, "state", **schedule, total_steps=10) as gap:
+            gap.watch(optimizer)
+            with gap.adjusting(None, 0):
+                train(policy, optimizer, steps=1)
+            return gap.moved()
+
+    assert moved() == pytest.approx(0.05 * moved(schedule=AdjustmentSchedule(mode="none")), rel=1e-3)
+
+
 def test_attach_loads_torch_and_few_lines_of_this_package():
     program = """
 import sys

@@ -54,6 +54,7 @@ ADJUSTED = {
         {"mode": "fixed", "fixed_rho": 0.0, "lam": 1.0},
         lambda rho, real: (np.ones_like(rho), 1.0, 1.0),
     ),
+    "slow": ("vp_slow", {"constant": 0.2}, lambda rho, real: (np.ones_like(rho), 1.0, 0.2)),
     "vp": ("vp", {}, lambda rho, real: (np.ones_like(rho), 1.0, 1.0)),
 }
 

@@ -42,6 +42,14 @@ def test_fixed_with_rho_zero_is_lambda_alone():
     assert f.update == np.float32(0.3)
 
 
+def test_constant_slows_the_update_alone_and_needs_no_rho():
+    f = factors(mode="constant", constant=0.2, rho="chunk")
+    np.testing.assert_array_equal(f.sample, 1)
+    assert (f.gradient, f.update) == (1, np.float32(0.2))
+    schedule = AdjustmentSchedule(mode="constant", rho="chunk")
+    assert not schedule.needs_rho and not schedule.of_targets
+
+
 def test_padded_steps_count_neither_in_the_maximum_nor_in_the_mean():
     mask = np.array([[True, True], [False, True]])
     assert factors(mode="batch", lam=0.3, mask=mask).gradient == pytest.approx(1 - 0.3 * 0.5)

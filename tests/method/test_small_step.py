@@ -15,7 +15,7 @@ from gap_vla.training.torch_trainer import SmallTrainer
 from tests.helpers.toy_store import toy_config, write_store
 
 STEPS, LAST = 9, 4  # λ and ρ act during the first half: steps 0 to 4
-LAM, FIXED, CLIP, DECAY = 0.3, 0.6, 0.05, 0.1
+LAM, SLOW, FIXED, CLIP, DECAY = 0.3, 0.2, 0.6, 0.05, 0.1
 TOLERANCE = 2e-3  # of what a branch moves; any other factor changes that by several per cent
 
 ADJUSTED = {
@@ -24,6 +24,7 @@ ADJUSTED = {
     ("vp_gap", "batch"): lambda rho: (np.ones_like(rho), 1 - LAM * rho.max(), 1.0),
     ("vp_gap", "update"): lambda rho: (np.ones_like(rho), 1.0, LAM * (1 - rho.mean())),
     ("rho_only", "sample"): lambda rho: (1 - rho, 1.0, 1.0),
+    ("vp_slow", "sample"): lambda rho: (np.ones_like(rho), 1.0, SLOW),
     ("lambda_only", "sample"): lambda rho: (np.ones_like(rho), 1.0, LAM),
     ("fixed_rho", "sample"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
     ("vp", "sample"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
@@ -41,7 +42,7 @@ def configured(root, method, mode, kind):
         root,
         method,
         model=PER_STEP if kind == "step" else {},
-        adjustment=dict(mode=mode, lam=LAM, window=0.5, fixed_rho=FIXED, rho=kind),
+        adjustment=dict(mode=mode, lam=LAM, constant=SLOW, window=0.5, fixed_rho=FIXED, rho=kind),
         optimizer=dict(clip_gradient=CLIP, weight_decay=DECAY),
         train=dict(steps=STEPS),
     )

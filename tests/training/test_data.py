@@ -75,8 +75,8 @@ def test_two_arms_have_eighteen_numbers_of_state_and_fourteen_of_action():
 SHAPES = {"proprio": (9,), "action": (7,), "image_primary": (64, 64, 3), "rho": (), "change_point": ()}
 LACKING = [
     ({}, {}, ""),
-    ({"rho": None}, {}, "rho"),
-    ({"rho": None}, {"method": "vp"}, ""),
+    ({"rho": None}, {"method": "vp_gap"}, "rho"),
+    ({"rho": None}, {}, ""),
     ({}, {"kind": SmallConfig, "method": "msbot"}, "phase"),
     ({}, {"demos": {"cameras": ["primary", "wrist"]}}, "image_wrist.*image_primary"),
     ({"image_primary": (128, 128, 3)}, {}, "image_primary.*128"),

@@ -57,8 +57,10 @@ class GapOptions:
 
     gap_rho: str | None = None
     """The file of ρ; None: `gap_rho.parquet` in the dataset's folder, where `gap-vla annotate` writes it."""
+    gap_mode: str = "sample"
+    """`sample`: GAP (M6); `constant`: λ alone, which needs no ρ."""
     gap_lambda: float = 0.3
-    """λ of M6, the factor on the updates of the state's branch."""
+    """λ, the factor on the updates of the state's branch."""
     gap_window: float = 0.5
     """Share of the training steps during which GAP acts, from the first one on."""
     gap_rho_form: str = "current"
@@ -70,7 +72,8 @@ class GapOptions:
 
     @property
     def gap_schedule(self) -> AdjustmentSchedule:
-        return AdjustmentSchedule(lam=self.gap_lambda, window=self.gap_window, rho=self.gap_rho_form)  # type: ignore[arg-type]
+        factors = {"lam": self.gap_lambda, "constant": self.gap_lambda}
+        return AdjustmentSchedule(mode=self.gap_mode, window=self.gap_window, rho=self.gap_rho_form, **factors)  # type: ignore[arg-type]
 
     def get_scheduler_preset(self) -> LRSchedulerConfig:
         _ = self.gap_schedule  # a wrong option is an error before the dataset is read

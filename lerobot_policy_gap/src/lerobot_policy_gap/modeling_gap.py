@@ -55,16 +55,18 @@ class GapPolicy:
     def begin_gap(self, optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:
         """Attaches GAP for a training run; the scheduler counts its steps. Without a window it is only watched."""
         file = Path(self.config.gap_rho) if self.config.gap_rho else None
-        self._rho = RhoOfFrames(Path(self.dataset.root), file) if self.config.gap_window else None
+        schedule = self.config.gap_schedule
+        needed = schedule.needs_rho and schedule.window
+        self._rho = RhoOfFrames(Path(self.dataset.root), file) if needed else None
         self._scheduler = scheduler
         if self.name == "gap_diffusion":
-            self._gap = attach_columns(self, self._columns(), self.config.gap_schedule, total_steps=total_steps)  # type: ignore[arg-type]
+            self._gap = attach_columns(self, self._columns(), schedule, total_steps=total_steps)  # type: ignore[arg-type]
         else:
             there = dict(self.named_modules())  # type: ignore[attr-defined]
             names = [name for name in BRANCHES[self.name] if name in there] or BRANCHES[self.name]
-            self._gap = attach(self, names, self.config.gap_schedule, total_steps=total_steps)  # type: ignore[arg-type]
+            self._gap = attach(self, names, schedule, total_steps=total_steps)  # type: ignore[arg-type]
         self._gap.watch(optimizer)
-        steps, file = self.config.gap_schedule.active_steps(total_steps), self._rho and self._rho.file
+        steps, file = schedule.active_steps(total_steps), self._rho and self._rho.file
         logging.info("%r\nin %d of %d steps, with ρ from %s", self._gap, steps, total_steps, file)
 
     def _columns(self) -> dict[str, list[slice]]:
