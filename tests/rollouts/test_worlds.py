@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments.arm_demos import record
 from gap_vla.cli.evaluation import evaluate as evaluate_command
 from gap_vla.core.errors import ConfigError, UserError
 from gap_vla.rollouts.evaluation import evaluate
@@ -107,6 +108,16 @@ def test_an_episode_of_a_known_world_begins_alike_each_time(name):
     assert first[0]["image_primary"].shape == SHOWN[name][0] and first[0]["image_primary"].std() > 5
     assert first[0]["proprio"].shape == (SHOWN[name][1],) and first[1]["success"] is False
     np.testing.assert_array_equal(first[0]["image_primary"], second[0]["image_primary"])
+
+
+@pytest.mark.slow
+def test_the_scripted_expert_of_gym_aloha_hands_the_cube_over(monkeypatch):
+    pytest.importorskip("gym_aloha")
+    picture = np.zeros((480, 640, 3), np.uint8)  # drawing 1,200 pictures takes minutes
+    monkeypatch.setattr("dm_control.mujoco.Physics.render", lambda *_, **__: picture)
+    episode = record(gymnasium_task("gym_aloha_transfer_cube", image_size=32), seed=0)
+    assert episode["success"] and episode["action"].shape == episode["proprio"].shape == (400, 14)
+    assert episode["image_primary"].shape == (400, 32, 32, 3)
 
 
 def test_every_known_world_can_be_read(monkeypatch):
