@@ -300,8 +300,8 @@ TABLES: dict[str, Table] = {
             "Where does proprioception hurt, also after longer training?",
             tuple(
                 _far(task, history, 800_000, steps, arms("vision", "concat"))
-                for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
                 for steps in (2500, 5000)
+                for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
             ),
             seeds=(34, 35),
             own_demos=True,
