@@ -3,8 +3,9 @@
 gap-vla finetune --config finetune_configs/threading.py            # VP, its branch slowed
 gap-vla finetune --config finetune_configs/threading.py --config.method=vp_gap
 
-default: 2 CPU cores, 8 to 9 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
-VP 95 and V 82 (seed 0); `python scripts/reproduce.py --table octo --tasks threading`.
+default: 2 CPU cores, 8 to 18 minutes with 20 rollouts, of which 16 succeed (vp_slow, seed 0).
+Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2), VP 95 and V 82 (seed 0);
+`python scripts/reproduce.py --table octo --tasks threading`.
 VP+GAP from 100 demonstrations, 2,400 steps: 45 of 50 rollouts succeed (seed 0);
 `python scripts/reproduce.py --table tasks --tasks threading`.
 one_camera: 3,000 steps without the wrist camera and without augmentation. debug: the same path in a minute.

@@ -47,7 +47,7 @@ BRANCH_PANELS = (
 
 def curve_chart(runs: Sequence[Run]) -> Any:
     """A figure of one panel per measurement of `CURVES`, one line per run, one colour per method; None without any.
-    A dotted line marks the step where GAP stops."""
+    A dotted line marks the step until which the branch is adjusted."""
     methods = by_method(runs)
     shown = {name: title for name, title in CURVES.items() if any(len(run.curve(name)[0]) for run in runs)}
     if not shown:
@@ -72,12 +72,12 @@ def curve_chart(runs: Sequence[Run]) -> Any:
 
 
 def _mark_stops(panels: Any, runs: Sequence[Run]) -> None:
-    """A dotted line where GAP stops, named in the first panel."""
+    """A dotted line where the adjustment ends, named in the first panel."""
     for stop in sorted({run.gap_stops for run in runs if run.gap_stops is not None}):
         for axes in panels:
             axes.axvline(stop, color="#555555", linewidth=1, linestyle=":")
         panels[0].annotate(
-            "GAP stops",
+            "adjusted until here",
             (stop, 1),
             xycoords=("data", "axes fraction"),
             xytext=(3, -9),

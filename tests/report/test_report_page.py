@@ -60,7 +60,7 @@ def test_the_step_where_gap_stops_is_marked_on_the_curves(runs):
     plain, gap = Run.read(runs[0]), Run.read(runs[1])
     assert (plain.gap_stops, gap.gap_stops) == (None, 10)
     for figure in (curve_chart([plain, gap]), branch_chart([gap])[0]):
-        assert [text.get_text() for text in figure.axes[0].texts] == ["GAP stops"]
+        assert [text.get_text() for text in figure.axes[0].texts] == ["adjusted until here"]
     assert not curve_chart([plain]).axes[0].texts
 
 
