@@ -23,7 +23,7 @@ from gap_vla.core.progress import duration
 from gap_vla.drawing.figures import COLORS, figure_with, save_picture
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison import HOW_INTERVALS, draw_comparison, in_points, percents, words
-from gap_vla.rollouts.statistics import percent, wilson
+from gap_vla.rollouts.statistics import over_seeds, percent, points, wilson
 
 PAGE = Path("results/TABLES.md")
 FRONT_PICTURE = Path("docs/pictures/evidence.png")
@@ -63,6 +63,7 @@ def render(table: Table, profile: str, frame: pd.DataFrame, page: Path, seeds: S
         for result in results:
             parts += _section(result, pictures / f"reproduce_{table.name}_{profile}_{result.block.name}.png")
             parts += seed_text(result) if table.shape == "spread" else []
+        parts += _over_places(results) if table.shape == "places" else []
     if missing := [cell.name for result in results for cell in result.missing]:
         parts.append(f"Not run yet: {', '.join(missing)}.")
     replace_between(page, marker(table, profile), "\n\n".join([*parts, HOW_INTERVALS]))
@@ -101,6 +102,29 @@ def _section(result: BlockResult, picture: Path) -> list[str]:
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(figure, path)
+
+
+def _over_places(results: Sequence[BlockResult]) -> list[str]:
+    """The measure of docs/PROTOCOL_2.md: for each seed with all places the mean success over them; then over seeds."""
+    frame = pd.DataFrame([row for result in results for row in result.rows])
+    if frame.empty:
+        return []
+    frame["success"] = frame["successes_default"] / frame["outcomes_default"].str.len()
+    seeds = frame.pivot_table(index="seed", columns="arm", values="success", aggfunc=["mean", "count"])
+    success = seeds["mean"].where(seeds["count"] == len(results))
+    moved = frame.groupby("arm")["branch_moved"].mean()
+    names = [arm.name for arm in results[0].block.arms if arm.name in success]
+    rows = [["mean over the places", "%", *(f"seed {seed}" for seed in success.index), "branch moved"]]
+    for name in names:
+        each = [f"{rate:.1%}".rstrip("%") for rate in (success[name].mean(), *success[name])]
+        rows.append([name, *each, f"{moved[name]:.2f}"])
+    differences = [["difference", "points", "95 % interval"]]
+    for first, second in pairs_of(results[0].block):
+        if first in names and second in names:
+            gain = (success[first] - success[second]).dropna()
+            low, high = over_seeds([*gain], (gain.mean(), gain.mean()))
+            differences.append([f"{first} − {second}", points(gain.mean()), f"{points(low)} to {points(high)}"])
+    return ["### All places", markdown_table(rows), markdown_table(differences), "Here: Student's t alone."]
 
 
 def _lines(results: Sequence[BlockResult]) -> list[str]:

@@ -68,8 +68,8 @@ class Table:
     Attributes:
         shape: how results are shown: `sections` (each block with its picture), `lines` (a line of one table each),
             `map` (VP − V of all blocks, `experiments.tables.proprio_map`), `confirmation` (sections after what the
-            protocol's rules allow to say, `experiments.tables.confirmation`) or `spread` (sections, and what goes with
-            success over seeds, `experiments.tables.seeds`).
+            protocol's rules allow to say, `experiments.tables.confirmation`), `spread` (sections, and what goes with
+            success over seeds, `experiments.tables.seeds`) or `places` (sections, and the mean over the blocks).
         own_demos: whether each seed trains on demonstrations that were collected for it.
         one_machine: whether cells of one seed count together only if they ran on one machine at one commit.
     """
@@ -292,6 +292,7 @@ TABLES: dict[str, Table] = {
                 for task in ("assembly", "disassemble")
             ),
             seeds=(30, 31, 32, 33),
+            shape="places",
             own_demos=True,
             one_machine=True,
         ),

@@ -128,6 +128,22 @@ def test_a_table_is_rendered_with_pictures_and_what_is_missing(tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 1
 
 
+def test_the_measure_of_an_arm_is_the_mean_over_places_of_each_seed(tmp_path):
+    path, page = tmp_path / "cells.csv", tmp_path / "page.md"
+    won = {("concat", "assembly"): 10, ("concat", "disassemble"): 20, ("wide", "assembly"): 20}
+    for cell in plan(TABLES["choose"], "cpu"):
+        extra = 4 * (cell.seed - 30) if cell.arm.name == "wide" else 0  # 0 to 12 of 40 more
+        if cell.arm.name in ("concat", "wide"):
+            row = row_of(cell, won.get((cell.arm.name, cell.block.task), 24) + extra, of=40, branch_moved=cell.seed)
+            results.add(row, path)
+    assert main(["--render", "--table", "choose", "--results", str(path), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "| concat | 37.5 | 37.5 | 37.5 | 37.5 | 37.5 | 31.50 |" in text
+    assert "| wide | 70.0 | 55.0 | 65.0 | 75.0 | 85.0 | 31.50 |" in text
+    low, high = stats.t.interval(0.95, 3, 32.5, stats.sem([17.5, 27.5, 37.5, 47.5]))
+    assert f"| wide − concat | +32 | +{low:.0f} to +{high:.0f} |" in text
+
+
 # ---- what may be said
 
 

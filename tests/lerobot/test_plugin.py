@@ -166,11 +166,13 @@ def test_rho_of_the_chunk_acts_in_each_policys_loss(kind, form, folder, tmp_path
     check_gradients(policy, found, expected, {name: 0.6 * gradient for name, gradient in expected.items()})
 
 
+@pytest.mark.parametrize("mode", ["sample", "constant"])
 @every_kind
-def test_lambda_is_the_factor_of_the_branchs_updates(kind, folder, tmp_path):
+def test_lambda_is_the_factor_of_the_branchs_updates(kind, mode, folder, tmp_path):
     moved = []
+    data = folder if mode == "sample" else tmp_path / "without_rho"
     for lam in (1.0, 0.25):
-        policy, _, batch, optimizer = made(kind, folder, tmp_path, gap_lambda=lam)
+        policy, _, batch, optimizer = made(kind, data, tmp_path, gap_lambda=lam, gap_mode=mode)
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = 1e-2, 0.0
         before = {n: p.detach().clone() for n, p in policy.named_parameters()}
