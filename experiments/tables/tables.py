@@ -135,16 +135,20 @@ _CHOICES = (
 )
 """Forms of GAP, constants and a control, of which docs/PROTOCOL_2.md chooses one."""
 
+_HARM = (*arms("concat"), Arm("constant_0.05", "lambda_only", {"adjustment.lam": 0.05}))
 
-def _far(task: str, history: int, first_layout: int, steps: int, lines: tuple[Arm, ...], **options: Any) -> Block:
+
+def _place(
+    task: str, view: str, history: int, first_layout: int, lines: tuple[Arm, ...], steps: int = 2500, **options: Any
+) -> Block:
     """A place of docs/PROTOCOL_2.md: half the first protocol's width and batch, 40 rollouts, `steps` of training."""
-    changes = {**_CLEAN, **_seen_through(task, "stock", first_layout), "model.proprio_history": history}
+    changes = {**_CLEAN, **_seen_through(task, view, first_layout), "model.proprio_history": history}
     changes |= {"model.encoder_width": 8, "train.batch_size": 32}
-    described = f"stock view, {'one step' if history == 1 else 'five steps'} of proprioception, {steps} training steps"
+    described = f"{view} view, {'one step' if history == 1 else 'five steps'} of proprioception, {steps} training steps"
     return Block(
         task,
         lines,
-        regime="stock" if steps == 2500 else f"stock_{steps}",
+        regime=view if steps == 2500 else f"{view}_{steps}",
         description=described,
         changes=changes | {"eval.episodes": 40, "train.steps": steps},
         **options,
@@ -288,7 +292,7 @@ TABLES: dict[str, Table] = {
             "choose",
             "Which form of GAP acts?",
             tuple(
-                _far(task, 5, 800_000, 2500, _CHOICES, against=(("wide", "wide_moved"), ("chunk", "wide")))
+                _place(task, "stock", 5, 800_000, _CHOICES, against=(("wide", "wide_moved"), ("chunk", "wide")))
                 for task in ("assembly", "disassemble")
             ),
             seeds=(30, 31, 32, 33),
@@ -300,11 +304,20 @@ TABLES: dict[str, Table] = {
             "enter",
             "Where does proprioception hurt, also after longer training?",
             tuple(
-                _far(task, history, 800_000, steps, arms("vision", "concat"))
+                _place(task, "stock", history, 800_000, arms("vision", "concat"), steps)
                 for steps in (2500, 5000)
                 for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
             ),
             seeds=(34, 35),
+            own_demos=True,
+            one_machine=True,
+        ),
+        Table(
+            "harm",
+            "Does the slower branch harm where proprioception does not?",
+            tuple(_place(task, "near", 1, 900_000, _HARM) for task in ("push_wall", "threading")),
+            seeds=tuple(range(40, 48)),
+            shape="places",
             own_demos=True,
             one_machine=True,
         ),
