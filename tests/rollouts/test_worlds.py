@@ -111,11 +111,12 @@ def test_an_episode_of_a_known_world_begins_alike_each_time(name):
 
 
 @pytest.mark.slow
-def test_the_scripted_expert_of_gym_aloha_hands_the_cube_over(monkeypatch):
+@pytest.mark.parametrize("name", ["gym_aloha_transfer_cube", "gym_aloha_insertion"])
+def test_the_scripted_experts_of_gym_aloha_succeed(name, monkeypatch):
     pytest.importorskip("gym_aloha")
     picture = np.zeros((480, 640, 3), np.uint8)  # drawing 1,200 pictures takes minutes
     monkeypatch.setattr("dm_control.mujoco.Physics.render", lambda *_, **__: picture)
-    episode = record(gymnasium_task("gym_aloha_transfer_cube", image_size=32), seed=0)
+    episode = record(gymnasium_task(name, image_size=32), seed=0)
     assert episode["success"] and episode["action"].shape == episode["proprio"].shape == (400, 14)
     assert episode["image_primary"].shape == (400, 32, 32, 3)
 
