@@ -52,7 +52,7 @@ def _dataset(folder: str) -> dict[str, tuple[str, ...]]:
 def _labels() -> Part:
     methods, folder = ("lstm", "gaussian", "change_points"), "runs/labels"
     annotate = f"scripts/annotate.py {folder}/demos.hdf5 --method {{0}} --out {folder}/{{0}}.hdf5 --overwrite"
-    collect = "scripts/collect_demos.py --task threading --episodes 4 --image-size 32 --show 0 --quiet --out"
+    collect = "scripts/collect_demos.py --task threading --episodes 4 --image-size 32 --quiet --out"
     build = f"scripts/build_dataset.py {folder}/demos.hdf5 --name threading --data-dir {folder}"
     found = {
         f"ρ and change points, {method}": (f"{folder}/{method}.hdf5", f"{folder}/{method}.hdf5.annotator/*.safetensors")

@@ -3,7 +3,7 @@
 gap-vla train-small --config finetune_configs/small_assembly.py                          # vp_slow
 gap-vla train-small --config finetune_configs/small_assembly.py --config.method=vp_gap   # or v, vp, …
 
-cpu (default): one core, minutes; success is in docs/RESULTS.md.
+cpu (default): one core, minutes; success of v, vp and vp_gap is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (one policy was trained with it: docs/POLICIES.md).
 eyes: a pretrained, frozen image encoder (docs/POLICIES.md). debug: the same path, tiny.
 """

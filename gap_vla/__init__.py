@@ -1,7 +1,7 @@
 """GAP for Octo and other VLAs: phases in demonstrations, RLDS with ρ, proprioceptive gradients scaled by (1 - ρ).
 
 from gap_vla import Episode, annotate   # ρ of demonstrations
-from gap_vla import attach              # GAP on a torch policy
+from gap_vla import attach              # a slower state branch, or GAP, on a torch policy
 """
 
 import importlib

@@ -129,7 +129,7 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
         groups = sorted({found for path in shapes for found in re.findall(r"(?:^|/)([^/]+)_projection(?:/|$)", path)})
         raise ConfigError(
             f"no parameter belongs to the token group {token_group!r}; the model's groups are "
-            f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (method vp or vp_gap)"
+            f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (any method but v)"
         )
     inside = [path for path in shapes if tokenizer in path.split("/") and path not in matched]
     if inside:

@@ -49,7 +49,7 @@ class Factors:
 
 @dataclass(frozen=True, config=STRICT)
 class AdjustmentSchedule:
-    """When and how strongly the branch is slowed; by default as GAP does (M6).
+    """When and how strongly the branch is slowed: as GAP does (M6). Method vp_slow takes `constant`, `window` alone.
 
     Example:
         >>> import numpy as np
@@ -68,7 +68,7 @@ class AdjustmentSchedule:
     constant: Share = 0.05
     """λ of mode `constant`."""
     window: Share = 0.5
-    """Share of the training steps during which GAP acts, from the first step on (paper: 50 of 100 epochs)."""
+    """Share of the training steps during which the branch is slowed, from the first on (paper: 50 of 100 epochs)."""
     rho: Literal["step", "current", "chunk", "chunk_max"] = "step"
     """`step`: each proprioceptive token has its own step's ρ (Octo); `current`: all have the window's last ρ, for a
     policy with one loss per window; `chunk`: each predicted action has the ρ of its own step; `chunk_max`: the largest

@@ -77,7 +77,7 @@ class Adjustment:
             columns = ", ".join(f"{c.start}:{c.stop}" for c in self._columns.get(name, ()))
             lines.append(f"\n  {name} {tuple(parameter.shape)}" + (f" columns {columns}" if columns else ""))
         count = sum(values.numel() for values in self._start.values())
-        return f"GAP ({self.schedule.mode}, lam {self.schedule.factor}) on {count:,} values:{''.join(lines)}"
+        return f"Adjustment ({self.schedule.mode}, lam {self.schedule.factor}) on {count:,} values:{''.join(lines)}"
 
     def _read(self, name: str) -> torch.Tensor:
         """The values of a parameter that are adjusted."""
@@ -335,7 +335,7 @@ def attach_columns(
     Example:
         >>> policy = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 1))  # of 3 image features and 2 states
         >>> attach_columns(policy, {"0": slice(3, 5)}, AdjustmentSchedule(lam=0.3), total_steps=100)
-        GAP (sample, lam 0.3) on 4 values:
+        Adjustment (sample, lam 0.3) on 4 values:
           0.weight (2, 5) columns 3:5
     """
     return Adjustment(find_columns(module, columns), schedule, total_steps)

@@ -12,16 +12,16 @@ from gap_vla.core.errors import USER_ERROR, command
 GROUPS = {
     "data": {
         "collect-demos": "demonstrations of a scripted expert in simulation",
-        "show-episode": "one episode with its pictures, ρ and motion signals, as a page, video or picture",
+        "show-episode": "one episode with its pictures, ρ and motion signals, as a page or picture",
         "annotate": "add ρ and change points to a copy of demonstrations or of a dataset",
         "build-dataset": "demonstrations become an RLDS dataset with ρ",
         "convert": "demonstrations or a dataset become a LeRobot dataset or robomimic's HDF5",
-        "check-dataset": "is an RLDS dataset usable? a page with pictures, and what is wrong",
+        "check-dataset": "are demonstrations or a dataset usable? a page with pictures, and what is wrong",
     },
     "training": {
-        "finetune": "fine-tune Octo with GAP: data, training, rollouts, report",
+        "finetune": "fine-tune Octo: data, training, rollouts, report",
         "train-small": "the same for a small torch policy, with any of the methods",
-        "compare": "V, VP and VP+GAP over seeds, with one table",
+        "compare": "V, VP, VP with a slower branch and VP+GAP over seeds, with one table",
         "report": "one page about some runs",
     },
     "evaluation": {

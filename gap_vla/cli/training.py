@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def finetune(argv: list[str] | None = None) -> None:
-    """Fine-tune Octo with GAP: demonstrations, phases, RLDS, training, rollouts, summary.
+    """Fine-tune Octo: demonstrations, phases, RLDS, training, rollouts, summary.
 
         gap-vla finetune --config finetune_configs/threading.py                      # everything, default profile
         gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in a minute

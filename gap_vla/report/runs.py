@@ -29,7 +29,7 @@ METHODS = {
     "concat": "a small policy that sees pictures and proprioception",
     "gap": f"a small policy that sees pictures and proprioception, {_GAP}",
 }
-"""What each method is, in a sentence; docs/METHOD.md explains the others."""
+"""What each method is, in a sentence; docs/POLICIES.md explains the others."""
 
 NO_PART_OF_THE_RESULT = {
     "runs",

@@ -1,4 +1,4 @@
-"""The comparison of METHOD §3: every method with every seed on the same data, then one table.
+"""The comparison of docs/EVALUATION.md: every method with every seed on the same data, then one table.
 
 A cell (method, seed) is an ordinary run in its own directory. Finished cells are skipped, started ones go on, so the
 comparison can be stopped at any moment and continued.

@@ -200,7 +200,7 @@ class Experiment(abc.ABC):
     model: Any = None
     """The policy."""
     adjustment: AdjustmentSchedule = AdjustmentSchedule()
-    """GAP's gradient adjustment."""
+    """How the branch is slowed."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer."""
     train: TrainConfig = TrainConfig()

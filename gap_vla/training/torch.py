@@ -60,7 +60,7 @@ class SmallEvalConfig(EvalConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class SmallAdjustment(AdjustmentSchedule):
-    """GAP's gradient adjustment of a policy with one loss per window."""
+    """How the branch is slowed; method vp_slow takes `constant` and `window` alone."""
 
     rho: Literal["step", "current", "chunk", "chunk_max"] = "current"
     """Which ρ acts: each step's on its tokens; the present step's on all (`current`); that of each predicted action's
@@ -81,7 +81,7 @@ class SmallConfig(Experiment):
     model: SmallModelConfig = SmallModelConfig()
     """The policy."""
     adjustment: SmallAdjustment = SmallAdjustment()
-    """GAP's gradient adjustment."""
+    """How the branch is slowed."""
     train: SmallTrainConfig = SmallTrainConfig()
     """The training."""
     eval: SmallEvalConfig = SmallEvalConfig()

@@ -262,7 +262,7 @@ class SmallTrainer(Trainer):
         if self.adjustment is not None:
             epochs = self.config.train.epochs
             says = self.method.says(self.schedule, f"{epochs} epochs" if epochs else f"{self.steps} steps")
-            lines.append(f"GAP: {says}, on {', '.join(self.adjustment.parameters)}")
+            lines.append(f"adjusted: {says}, on {', '.join(self.adjustment.parameters)}")
             if self.windows is not None:
                 data = self.windows.data
                 points, horizon = data.fields.get("change_point"), self.config.model.action_horizon
