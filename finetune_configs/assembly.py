@@ -3,7 +3,7 @@
 gap-vla finetune --config finetune_configs/assembly.py             # VP, its branch slowed
 gap-vla compare --config finetune_configs/assembly.py:one_camera --seeds 0,1,2
 
-default, method vp_gap: from 40 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 8 minutes
+Method vp_gap, from 40 demonstrations, 2,400 steps: 50 of 50 rollouts succeed (seed 0), 8 minutes
 on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks assembly`).
 one_camera: 1,000 steps without the wrist camera and without augmentation.
 gaussian_rho: the same with GAP and wide phases. debug: the same path in a minute.

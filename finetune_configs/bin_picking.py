@@ -2,7 +2,7 @@
 
 gap-vla finetune --config finetune_configs/bin_picking.py
 
-default, method vp_gap: from 100 demonstrations, 2,400 steps: 49 of 50 rollouts succeed (seed 0), 15 minutes
+Method vp_gap, from 100 demonstrations, 2,400 steps: 49 of 50 rollouts succeed (seed 0), 15 minutes
 on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks bin_picking`).
 debug: the same path in a minute.
 """

@@ -2,7 +2,7 @@
 
 gap-vla finetune --config finetune_configs/hammer_drawer.py
 
-default, method vp_gap: from 100 demonstrations, 4,000 steps: 50 of 50 rollouts succeed (seed 0), 14 minutes
+Method vp_gap, from 100 demonstrations, 4,000 steps: 50 of 50 rollouts succeed (seed 0), 14 minutes
 on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks hammer_drawer`).
 debug: the same path in a minute.
 """

@@ -2,7 +2,7 @@
 
 gap-vla finetune --config finetune_configs/pick_place.py
 
-default, method vp_gap: from 100 demonstrations, 2,400 steps: 44 of 50 rollouts succeed (seed 0), 11 minutes
+Method vp_gap, from 100 demonstrations, 2,400 steps: 44 of 50 rollouts succeed (seed 0), 11 minutes
 on 2 CPU cores beside other work (`python scripts/reproduce.py --table tasks --tasks pick_place`).
 debug: the same path in a minute.
 """
