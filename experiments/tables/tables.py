@@ -136,6 +136,13 @@ _CHOICES = (
 """Forms of GAP, constants and a control, of which docs/PROTOCOL_2.md chooses one."""
 
 _HARM = (*arms("concat"), Arm("constant_0.05", "lambda_only", {"adjustment.lam": 0.05}))
+_AGAIN = (
+    *arms("vision"),
+    *_HARM,
+    Arm("wide", "gap_gaussian"),
+    Arm("matched", "lambda_only", {"adjustment.lam": 0.41}),
+    Arm("wide_moved", "gap_gaussian_moved"),
+)
 
 
 def _place(
@@ -309,6 +316,18 @@ TABLES: dict[str, Table] = {
                 for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
             ),
             seeds=(34, 35),
+            own_demos=True,
+            one_machine=True,
+        ),
+        Table(
+            "again",
+            "Does the slower branch repair on fresh seeds, and do the phases matter?",
+            tuple(
+                _place(task, "stock", 5, 900_000, _AGAIN, against=(("wide", "matched"), ("wide", "wide_moved")))
+                for task in ("assembly", "disassemble")
+            ),
+            seeds=tuple(range(40, 48)),
+            shape="places",
             own_demos=True,
             one_machine=True,
         ),
