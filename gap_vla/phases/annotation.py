@@ -17,13 +17,13 @@ import numpy as np
 from gap_vla.core.config import build, choose
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
-from gap_vla.core.files import read_json, replacing, write_json
+from gap_vla.core.files import read_json, write_json
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes, require_marks
 from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, USED, Options, method_parts, resolved
-from gap_vla.phases.motion import Motion, distinct_rows, farthest, motion_of
+from gap_vla.phases.motion import Motion, distinct_rows, motion_of
 
 LABEL_LOOKAHEAD = 2
 """Labels are made after the fact, so the LSTM may see this many samples more than a robot could."""
@@ -213,7 +213,6 @@ class Annotator:
         rho = [recording.over_steps(values) for recording, values in zip(recordings, rho)]
         points = [recording.rows[found] for recording, found in zip(recordings, points)]
         report = label_report(rho, points)
-        report["reach"] = max((farthest(motion) for motion in motions), default=0.0)
         if self.estimator is not None:
             report["estimator"] = self.estimator.report
         report["rho_by"] = made_by
@@ -252,37 +251,9 @@ class Annotation:
             raise EpisodeError("the episodes differ in number, order or proprioception from those that were annotated")
         return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
 
-    def save(self, directory: str | Path) -> Path:
-        """Writes the annotator, labels.safetensors and labels.json into the directory."""
-        from safetensors.numpy import save_file
-
-        directory = self.annotator.save(directory)
-        arrays = {
-            "rho": np.concatenate([np.zeros(0, np.float32), *self.rho]),
-            "lengths": np.array([len(r) for r in self.rho], np.int64),
-            "change_points": np.concatenate([np.zeros(0, np.int64), *self.change_points]),
-            "counts": np.array([len(p) for p in self.change_points], np.int64),
-        }
-        with replacing(directory / "labels.safetensors") as temporary:
-            save_file(arrays, temporary)
-        record = {"report": self.report, "identity": self.identity, "labelled": list(self.labelled)}
-        write_json(directory / "labels.json", record)
-        return directory
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Annotation:
-        """Reads what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        arrays, record = load_file(Path(directory) / "labels.safetensors"), read_json(Path(directory) / "labels.json")
-        rho = np.split(arrays["rho"], np.cumsum(arrays["lengths"]))[:-1]
-        points = np.split(arrays["change_points"], np.cumsum(arrays["counts"]))[:-1]
-        annotator = load_annotator(directory)
-        return cls(rho, points, record["report"], record["identity"], annotator, tuple(record["labelled"]))
-
 
 def load_annotator(directory: str | Path) -> Annotator:
-    """The annotator that `Annotator.save` or `Annotation.save` wrote.
+    """The annotator that `Annotator.save` wrote.
 
     Raises FileNotFoundError: there is none in the directory. ConfigError: another version wrote it.
 
@@ -292,7 +263,7 @@ def load_annotator(directory: str | Path) -> Annotator:
     >>> demo = Episode({}, rows, np.zeros((9, 7), np.float32), columns=POSE)
     >>> annotation = annotate([demo], method="fixed", value=0.25)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     later = load_annotator(annotation.save(folder)).annotate([demo])
+    ...     later = load_annotator(annotation.annotator.save(folder)).annotate([demo])
     >>> later.rho[0][:2], later.identity == annotation.identity
     (array([0.25, 0.25], dtype=float32), True)
     """

@@ -18,7 +18,6 @@ from gap_vla.core.files import read_json, replacing, write_json
 from gap_vla.phases.measures import calibration, marked_share, weighted_loss
 from gap_vla.phases.motion import Amount, Motion
 from gap_vla.phases.objective import SAMPLES_PER_PHASE, phase_length, time_scale
-from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
@@ -178,21 +177,14 @@ class PhaseEstimator:
         """Each sample of a recording is seen from one of these."""
         return range(min(self.scale, len(motion)))
 
-    def predict(
-        self,
-        position: np.ndarray | Motion,
-        quaternion: np.ndarray | None = None,
-        gripper: np.ndarray | None = None,
-        extra: np.ndarray | None = None,
-    ) -> Float[np.ndarray, " T"]:
-        """ρ of a whole recording, float32 in [0, 1]; arguments as for `segment`.
+    def predict(self, motion: Motion) -> Float[np.ndarray, " T"]:
+        """ρ of a whole recording, float32 in [0, 1].
 
-        Raises EpisodeError: bad signals, or other columns than the estimator was trained on.
+        Raises EpisodeError: other columns than the estimator was trained on.
         """
         from gap_vla.phases.lstm import lstm_run
 
         weights, ahead = self.weights, self.settings.lookahead
-        motion = as_motion(position, quaternion, gripper, extra)
         rho = np.zeros(len(motion), np.float32)
         for start in self._starts(motion):
             features = self.features(motion, start)

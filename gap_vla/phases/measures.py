@@ -25,9 +25,6 @@ WEAK = 0.5
 BROAD = 0.5
 """Share of steps with ρ above one half, above which ρ tells little about where the transitions are."""
 
-FAR = 10.0
-"""Metres that no arm reaches."""
-
 WIDER = {"gaussian": "a larger `sigma`", "fixed": "a larger `value`"}
 """What gives a wider ρ where it is made so; elsewhere another method does."""
 
@@ -60,11 +57,6 @@ def calibration(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray, bins:
         rows.append({"rho": mean, "observed": observed, "weight": float(w.sum()) / total})
         error += abs(mean - observed) * float(w.sum()) / total
     return {"error": error, "bins": rows}
-
-
-def beyond_reach(distance: float) -> str:
-    """Asks about the position that is farthest away from the origin; empty if an arm may reach it."""
-    return f"a position {distance:.4g} m away from the origin; are these metres?" if distance > FAR else ""
 
 
 def marked_share(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> float | None:
@@ -178,8 +170,6 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         found.append(weak)
     if report.get("rho_by") != "fixed" and (broad := marks_most(report)):
         found.append(broad)
-    if asked := beyond_reach(report.get("reach", 0)):
-        found.append(f"{asked} ρ weighs rotations against positions as if they were: state these in m")
     if mean is not None and mean < LITTLE:
         wider = WIDER.get(report.get("rho_by", ""), "method `gaussian`, or the option `spread` of the LSTM,")
         found.append(

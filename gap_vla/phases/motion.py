@@ -236,13 +236,6 @@ def distinct_rows(motion: Motion) -> Int64[np.ndarray, " R"]:
     return np.concatenate(kept)
 
 
-def farthest(motion: Motion) -> float:
-    """How far from the origin an end effector comes, m; 0 in an empty recording, and of joints."""
-    if motion.joints:
-        return 0.0
-    return float(np.linalg.norm(motion.position.reshape(-1, 3), axis=1).max(initial=0))
-
-
 class Steps(NamedTuple):
     """Raw steps between neighbouring samples; N = T - 1."""
 

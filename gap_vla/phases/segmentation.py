@@ -76,7 +76,8 @@ def segment(
     >>> segment(corner, penalty=1.0)
     array([10])
     """
-    motion, goal = as_motion(position, quaternion, gripper, extra), Objective(**objective)
+    motion = position if isinstance(position, Motion) else Motion.of(position, quaternion, gripper, extra)
+    goal = Objective(**objective)
     steps = len(motion)
     if max_segment is None:
         max_segment = max(steps, 1) if steps <= EXACT_UP_TO else LONG_SEGMENT
@@ -104,16 +105,6 @@ def segment(
     while (end := int(start[end])) > 0:
         points.append(end)
     return np.array(points[::-1], np.int64)
-
-
-def as_motion(
-    position: np.ndarray | Motion,
-    quaternion: np.ndarray | None = None,
-    gripper: np.ndarray | None = None,
-    extra: np.ndarray | None = None,
-) -> Motion:
-    """A `Motion` as it is, or one made of arrays."""
-    return position if isinstance(position, Motion) else Motion.of(position, quaternion, gripper, extra)
 
 
 def _with_number(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from gap_vla.adjustment.account import target_steps
 from gap_vla.core.errors import ConfigError
+from gap_vla.core.files import replacing
 from gap_vla.core.identity import digest
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
@@ -252,23 +253,24 @@ def _rho_at_changes(config: Any, store: EpisodeStore, keep: bool) -> dict[str, n
 
 def _labelled(config: Any, store: EpisodeStore, source: str, keep: bool) -> dict[str, np.ndarray]:
     """ρ of a method of `gap_vla.phases` that is fitted on the training split."""
-    from gap_vla.phases.annotation import Annotation, annotate, options_of
+    from gap_vla.phases.annotation import annotate, options_of
     from gap_vla.phases.methods import LABELS_VERSION
 
     options, seed = options_of(source, config.phases.options, config.phases.seed)
     identity = {"store": store.source_hash, "method": source, "seed": seed, "options": options, "fit": "train"}
-    identity |= {"labels_version": LABELS_VERSION} if LABELS_VERSION > 7 else {}  # those of 7 are kept without
-    kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
-    if (kept / "labels.json").exists():
-        annotation = Annotation.load(kept)
+    identity["labels_version"] = LABELS_VERSION
+    kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}.npy"
+    if kept.exists():
+        flat = np.load(kept)
     else:
         places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
         print(f"rho: labelling {len(places)} episodes with {source}{f' → {kept}' if keep else ''}", flush=True)
         episodes = [store.split(split).episode(index) for split, index in places]
         train = [place for place, (split, _) in enumerate(places) if split == "train"]
         annotation = annotate(episodes, method=source, seed=seed, workers=1, fit=train, **options)
+        flat = np.concatenate(annotation.rho).astype(np.float32)
         if keep:
-            annotation.save(kept)
-    flat = np.concatenate(annotation.rho).astype(np.float32)
+            with replacing(kept) as temporary, open(temporary, "wb") as file:
+                np.save(file, flat)
     ends = np.cumsum([split.steps for split in store.splits.values()])
     return dict(zip(store.splits, np.split(flat, ends[:-1])))

@@ -10,12 +10,14 @@ from typing import Literal
 import numpy as np
 
 from gap_vla.core.episode import Episode
-from gap_vla.phases.measures import beyond_reach, told_weak
+from gap_vla.phases.measures import told_weak
 from gap_vla.rlds.source import MISSING
 
 SHORTEST = 5
 SHARED = 20
 """Steps in a row that two episodes do not have in common by chance."""
+FAR = 10.0
+"""Metres that no arm reaches."""
 DARK = 8
 """Of 256 grey levels: a film that has no more was made of numbers from 0 to 1, or shows nothing."""
 STILL_SHARE = 0.2
@@ -89,7 +91,7 @@ def check_recorded(episode: Episode) -> Iterator[Finding]:
             yield Finding("warning", "repeated", text, f"{again.sum()} of {len(episode)} steps")
     if episode.columns is not None and episode.columns.has_pose:
         reach = max(float(np.linalg.norm(arm.position, axis=1).max()) for arm in episode.arms)
-        if beyond_reach(reach):
+        if reach > FAR:
             text = "a position is farther away from the origin than an arm reaches; are these metres?"
             yield Finding("warning", "reach", text, f"{reach:.4g} m")
     told = episode.language_instruction

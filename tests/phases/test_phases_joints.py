@@ -151,7 +151,7 @@ def test_an_annotator_of_joints_labels_later_episodes_alike_and_refuses_another_
     rows = [so101(150, seed)[0] for seed in range(4)]
     episodes = [of_joints(own, "joints_deg:5 gripper_01") for own in rows]
     fitted = annotate(episodes, updates=5, check=False)
-    later = load_annotator(fitted.save(tmp_path)).annotate(episodes)
+    later = load_annotator(fitted.annotator.save(tmp_path)).annotate(episodes)
     for a, b in zip([*fitted.rho, *fitted.change_points], [*later.rho, *later.change_points]):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(EpisodeError, match="joints_percent"):
