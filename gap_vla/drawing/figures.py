@@ -77,39 +77,30 @@ def svg_text(figure: Any, fonts: str = "path") -> str:
         return saved(figure, format="svg", metadata={"Date": None}).decode()
 
 
-def svg(figure: Any) -> str:
-    """The figure as a data URI."""
-    return data_uri(svg_text(figure).encode(), "image/svg+xml")
-
-
 def chart(figure: Any, alt: str) -> Markup:
     """The figure as an image of a page."""
-    return Markup('<img class="chart" alt="{}" src="{}">').format(alt, svg(figure))
+    return Markup('<img class="chart" alt="{}" src="{}">').format(
+        alt, data_uri(svg_text(figure).encode(), "image/svg+xml")
+    )
 
 
 def value_axis(axes: Any) -> None:
-    """A logarithmic axis for what is plotted; linear below the least positive value if there are zeros, and linear
-    throughout if there are negative values."""
+    """A logarithmic axis for what is plotted, labelled at 1, 2 and 5 times the powers of ten; linear below the least
+    positive value if there are zeros, and linear throughout if there are negative values."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
+
+    axes.grid(color="#f0f0f0")
     values = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), float) for line in axes.lines)])
     values = values[np.isfinite(values)]
     positive = values[values > 0]
     if (values < 0).any() or (len(values) and not len(positive)):
-        axes.grid(color="#f0f0f0")
-    else:
-        log_axis(axes, least=0.0 if len(positive) == len(values) else positive.min())
-
-
-def log_axis(axes: Any, least: float = 0.0) -> None:
-    """Logarithmic with a grid, labelled at 1, 2 and 5 times the powers of ten; linear below `least`, if given."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
-
-    if least:
-        axes.set_yscale("symlog", linthresh=least)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least))
+        return
+    if len(positive) < len(values):
+        axes.set_yscale("symlog", linthresh=positive.min())
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=positive.min()))
         axes.set_ylim(bottom=0)
     else:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(color="#f0f0f0")

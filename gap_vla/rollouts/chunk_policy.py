@@ -16,38 +16,15 @@ from gap_vla.demos.arrays import resized
 from gap_vla.rlds.statistics import normalize, unnormalize
 
 
-class RecedingHorizon:
-    """One episode's memory of what has been predicted: executes the first `execute` actions of a chunk, then asks for
-    the next chunk.
-    """
-
-    def __init__(self, execute: int) -> None:
-        self._execute = execute
-        self._left: deque[np.ndarray] = deque()
-
-    @property
-    def wants_chunk(self) -> bool:
-        """Whether a prediction for the present step is needed before `next`."""
-        return not self._left
-
-    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
-        """The prediction made at the present step, for it and the H - 1 steps after it."""
-        self._left = deque(chunk[: self._execute])
-
-    def next(self) -> Float[np.ndarray, " A"]:
-        """The action to execute now; moves on by one step."""
-        return self._left.popleft()
-
-
 class EpisodeHistory:
-    """What one episode remembers: the last W observations, and its chunks.
+    """What one episode remembers: the last W observations, and what is left to execute of its chunk.
 
     The first observation fills the window, marked as padding, as in training.
     """
 
-    def __init__(self, number: int, window: int, chunks: RecedingHorizon) -> None:
+    def __init__(self, number: int, window: int) -> None:
         self.number, self.steps, self.instruction = number, 0, ""
-        self.chunks = chunks
+        self.actions: deque[np.ndarray] = deque()  # to execute before the next prediction
         self.kept: dict[int, Any] = {}  # step to what a policy has computed of it
         self._window = window
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
@@ -163,7 +140,7 @@ class ChunkPolicy(abc.ABC):
         """These episodes begin."""
         self.forget(episode_ids)
         for episode in episode_ids:
-            self._episodes[episode] = EpisodeHistory(episode, self.window_size, RecedingHorizon(self._execute))
+            self._episodes[episode] = EpisodeHistory(episode, self.window_size)
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.
@@ -172,10 +149,10 @@ class ChunkPolicy(abc.ABC):
         resized).
         """
         episodes = self._see(observations, episode_ids)
-        asking = [episode for episode in episodes if episode.chunks.wants_chunk]
+        asking = [episode for episode in episodes if not episode.actions]
         for episode, chunk in zip(asking, self._predict(asking)):
-            episode.chunks.add(chunk)
-        return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
+            episode.actions.extend(chunk[: self._execute])
+        return np.stack([episode.actions.popleft() for episode in episodes]).astype(np.float32)
 
     def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
         """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
@@ -201,7 +178,7 @@ class ChunkPolicy(abc.ABC):
             now = {key: value[row].copy() for key, value in prepared.items()}  # a robot may fill one array again
             text = str(texts[row])
             if self.reads_instructions and episode.steps and episode.instruction != text:
-                episode.chunks = RecedingHorizon(self._execute)  # the others are of another instruction
+                episode.actions.clear()  # they are of another instruction
             episode.see(now, text)
         return episodes
 

@@ -16,7 +16,7 @@ from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
-from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory, RecedingHorizon
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.octo_policy import OctoPolicy, parameter_digest
 from gap_vla.rollouts.small_policy import SmallTorchPolicy
 from gap_vla.serving.client import RemotePolicy
@@ -81,26 +81,26 @@ def rows(batch, chosen):
 
 def test_history_and_receding_horizon_are_upstreams():
     golden = np.load(GOLDEN)
-    episode = EpisodeHistory(0, 3, RecedingHorizon(1))
+    episode = EpisodeHistory(0, 3)
     for step, window in enumerate(golden["history3/proprio"]):
         episode.see({"proprio": window[-1]})
         inputs = episode.inputs()
         np.testing.assert_array_equal(inputs["proprio"], window)
         np.testing.assert_array_equal(inputs["timestep_pad_mask"], golden["history3/timestep_pad_mask"][step])
-    receding, asked = RecedingHorizon(3), iter(golden["ensemble/chunks"])
+    policy, asked = Told(execute=3, action_dim=3), iter(golden["ensemble/chunks"])
+    policy._normalized_chunks = lambda episodes: np.stack([next(asked)] * len(episodes))
+    policy.reset([0])
     for executed in golden["rhc3/executed"]:
-        if receding.wants_chunk:
-            receding.add(next(asked))
-        np.testing.assert_array_equal(receding.next(), executed)
+        np.testing.assert_allclose(policy.act({"proprio": np.zeros((1, 2))}, [0])[0], executed, rtol=1e-6)
 
 
 class Told(ChunkPolicy):
     """Acts by the instruction, and adds up what it remembers."""
 
-    def __init__(self, **how):
-        found = {"action": {"mean": np.zeros(1), "std": np.ones(1) - 1e-8}}
+    def __init__(self, action_dim=1, **how):
+        found = {"action": {"mean": np.zeros(action_dim), "std": np.ones(action_dim) - 1e-8}}
         found["proprio"] = {"mean": np.zeros(2), "std": np.ones(2)}
-        super().__init__({"proprio": (2,)}, found, window=3, horizon=8, action_dim=1, samples=False, **how)
+        super().__init__({"proprio": (2,)}, found, window=3, horizon=8, action_dim=action_dim, samples=False, **how)
         self.asked = 0
 
     def _normalized_chunks(self, episodes):
