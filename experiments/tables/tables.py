@@ -135,6 +135,7 @@ _CHOICES = (
 )
 """Forms of GAP, constants and a control, of which docs/PROTOCOL_2.md chooses one."""
 
+_PRETRAINED = {"model.encoder": "efficientnet_lite0", "model.image_history": 5}
 _HARM = (*arms("concat"), Arm("constant_0.05", "lambda_only", {"adjustment.lam": 0.05}))
 _AGAIN = (
     *arms("vision"),
@@ -143,10 +144,26 @@ _AGAIN = (
     Arm("matched", "lambda_only", {"adjustment.lam": 0.41}),
     Arm("wide_moved", "gap_gaussian_moved"),
 )
+_EYES = (
+    *arms("vision", "concat"),
+    *(Arm(f"constant_{lam}", "lambda_only", {"adjustment.lam": lam}) for lam in (0.3, 0.05)),
+    Arm("wide", "gap_gaussian"),
+)
+_OCTO_SLOW = (
+    *arms("v", "vp", "vp_slow"),
+    *(Arm(f"{method}_mlp", method, {"model.proprio_tokens": 1}) for method in ("vp", "vp_slow")),
+)
 
 
 def _place(
-    task: str, view: str, history: int, first_layout: int, lines: tuple[Arm, ...], steps: int = 2500, **options: Any
+    task: str,
+    view: str,
+    history: int,
+    first_layout: int,
+    lines: tuple[Arm, ...],
+    steps: int = 2500,
+    model: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Block:
     """A place of docs/PROTOCOL_2.md: half the first protocol's width and batch, 40 rollouts, `steps` of training."""
     changes = {**_CLEAN, **_seen_through(task, view, first_layout), "model.proprio_history": history}
@@ -157,7 +174,7 @@ def _place(
         lines,
         regime=view if steps == 2500 else f"{view}_{steps}",
         description=described,
-        changes=changes | {"eval.episodes": 40, "train.steps": steps},
+        changes=changes | {"eval.episodes": 40, "train.steps": steps} | (model or {}),
         **options,
     )
 
@@ -328,6 +345,45 @@ TABLES: dict[str, Table] = {
             ),
             seeds=tuple(range(40, 48)),
             shape="places",
+            own_demos=True,
+            one_machine=True,
+        ),
+        Table(
+            "eyes",
+            "Does the state harm a policy whose eyes are pretrained?",
+            tuple(
+                _place(task, "stock", 5, 900_000, _EYES, model=_PRETRAINED, against=(("constant_0.05", "vision"),))
+                for task in ("assembly", "disassemble")
+            ),
+            seeds=tuple(range(50, 60)),
+            shape="places",
+            own_demos=True,
+            one_machine=True,
+        ),
+        Table(
+            "octo_slow",
+            "Does the slower branch repair an Octo?",
+            tuple(
+                Block(
+                    task,
+                    _OCTO_SLOW,
+                    regime=regime,
+                    description=description,
+                    changes={"eval.seed": 900_000, "eval.episodes": 40, **changes},
+                    **(_OCTO | {"against": (("vp_slow_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
+                )
+                for task, regime, description, changes in (
+                    (
+                        "assembly",
+                        "stock",
+                        "stock view, five steps of state",
+                        {"demos.camera": "corner2", "model.proprio_history": 5},
+                    ),
+                    ("threading", "", "near view, one step of state", {}),
+                )
+            ),
+            kind="octo",
+            seeds=tuple(range(40, 45)),
             own_demos=True,
             one_machine=True,
         ),
