@@ -174,7 +174,7 @@ def _place(
         lines,
         regime=view if steps == 2500 else f"{view}_{steps}",
         description=described,
-        changes=changes | {"eval.episodes": 40, "train.steps": steps} | (model or {}),
+        changes=changes | {"eval.episodes": 40, "train.steps": steps, **(model or {})},
         **options,
     )
 

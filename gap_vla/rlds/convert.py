@@ -37,7 +37,7 @@ from gap_vla.rlds.source import dataset_metadata
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, save_statistics
 
 if TYPE_CHECKING:
-    from gap_vla.phases import Annotation, Annotator
+    from gap_vla.phases import Annotator
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 
@@ -98,18 +98,18 @@ def build_dataset(
         return path
     print(source.account(), flush=True)
     labels: Sequence[Labels] | Annotator | None = fitted
-    made: Annotation | Annotator | None = fitted
     if fitted is None and method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
         few = 1 if workers == 1 else None  # otherwise the annotator decides: processes cost more than a small dataset
         how: dict[str, Any] = {"method": method, "seed": seed, "workers": few}
         if fit_episodes is None:
-            made = annotation = annotation_of(source, options=options, fit=train, **how)
+            annotation = annotation_of(source, options=options, fit=train, **how)
             labels = [annotation.labels(i) for i in range(len(source))]
         else:
             some = (source.read(train[i], images=False) for i in spread(len(train), fit_episodes))
             annotation = phases.annotate(some, **how, **(options or {}))
-            made = labels = annotation.annotator
+            labels = annotation.annotator
+        fitted = annotation.annotator
         print(*describe(annotation.report), sep="\n", flush=True)
     return write_rlds(
         source,
@@ -117,7 +117,7 @@ def build_dataset(
         name,
         version=version,
         val_fraction=val_fraction,
-        annotator=made,
+        annotator=fitted,
         identity=data,
         labels=labels,
         workers=workers,
@@ -133,7 +133,7 @@ def write_rlds(
     *,
     version: str = "1.0.0",
     val_fraction: float = 0.1,
-    annotator: Annotation | Annotator | None = None,
+    annotator: Annotator | None = None,
     identity: Mapping[str, Any] | None = None,
     labels: Sequence[Labels] | Annotator | None = None,
     workers: int = 1,
