@@ -55,8 +55,7 @@ class Ours:
         except ConfigError:  # a case without proprioception
             group = {}
         packing = Packing.of(trainable, group)
-        tx, learning_rate, _ = create_optimizer(
-            jax.eval_shape(packing.pack, trainable),
+        tx, learning_rate = create_optimizer(
             **config["optimizer"],
             after_normalization=scale_group_updates(packing.group_labels, may_be_empty=True),
         )

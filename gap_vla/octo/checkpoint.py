@@ -17,11 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
+from flax import serialization, traverse_util
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json, replacing
-from gap_vla.octo.batches import flatten
 from gap_vla.octo.normalization import stated_normalization
 
 CONFIG = "config.json"
@@ -61,6 +60,11 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
     if odd:
         more = f", and {len(odd) - 5} more" if len(odd) > 5 else ""
         raise UserError(f"{path} is not of the model in {CONFIG}: {', '.join(odd[:5])}{more}")
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by their '/'-joined path."""
+    return traverse_util.flatten_dict(dict(tree), sep="/")
 
 
 def read_config(root: str | Path) -> dict[str, Any]:

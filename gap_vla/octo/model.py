@@ -19,14 +19,13 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.errors import ConfigError
 from gap_vla.core.hub import local_directory
-from gap_vla.octo import batches, checkpoint
+from gap_vla.octo import checkpoint
 from gap_vla.octo.blocks import Compute
 from gap_vla.octo.language import HFTokenizer, recall_language
 from gap_vla.octo.module import OctoModule
-from gap_vla.octo.normalization import NormalizationType, needed_statistics, stated_normalization, unnormalize
+from gap_vla.octo.normalization import needed_statistics, stated_normalization, unnormalize
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
-from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import without_input
 
 
@@ -162,26 +161,15 @@ class OctoModel:
                 task["language_instruction"] = self.text_processor.encode(said)
             masks["language_instruction"] = np.full(batch, texts is not None)
         task["pad_mask_dict"] = masks
-        batches.check_batch("task", task, example, leading=1)
+        check_batch("task", task, example, leading=1)
         return task
-
-    def run_transformer(
-        self,
-        observations: Mapping[str, Any],
-        tasks: Mapping[str, Any],
-        timestep_pad_mask: Bool[Array, "B W"],
-        train: bool = False,
-    ) -> dict[str, TokenGroup]:
-        """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
-        batches.check_inputs(observations, tasks, self.example_batch)
-        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
 
     def sample_actions(
         self,
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
         unnormalization_statistics: Mapping[str, Any] | None = None,
-        normalization_type: NormalizationType | str | None = None,
+        normalization_type: str | None = None,
         timestep_pad_mask: Bool[Array, "B W"] | None = None,
         train: bool = False,
         argmax: bool = False,
@@ -204,7 +192,8 @@ class OctoModel:
                 the statistics by default.
             rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
         """
-        batches.check_inputs(observations, tasks, self.example_batch)
+        check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        check_batch("task", tasks, self.example_batch["task"], leading=1)
         mask = observations["timestep_pad_mask"] if timestep_pad_mask is None else timestep_pad_mask
         statistics, dims = unnormalization_statistics, embodiment_action_dim
         kind = normalization_type or stated_normalization(self.config) or "normal"
@@ -235,6 +224,34 @@ class OctoModel:
         return "\n".join(lines)
 
 
+def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
+    """Compares shapes with the example the model was built for, apart from the first `leading` axes.
+
+    Missing and additional keys are allowed (a missing camera is padding) and warned about, but for a missing
+    instruction; an instruction may be word pieces in one and an embedding in the other.
+
+    Raises:
+        ConfigError: an entry has another shape, or a picture is not uint8.
+    """
+    found, expected = checkpoint.flatten(data), checkpoint.flatten(example)
+    # pad_mask_dict may lack entries, and say of an instruction that there is none.
+    extra, missing = (
+        sorted(key for key in keys if not key.startswith(("pad_mask_dict/", "language_instruction")))
+        for keys in (set(found) - set(expected), set(expected) - set(found))
+    )
+    if extra:
+        warnings.warn(f"{kind}: ignored or unknown to the model: {extra}", stacklevel=3)
+    if missing:
+        warnings.warn(f"{kind}: the model was built with {missing}, which are missing here", stacklevel=3)
+    for key in sorted(set(found) & set(expected)):
+        shape, wanted = np.shape(found[key]), np.shape(expected[key])
+        if len(shape) != len(wanted) or shape[leading:] != wanted[leading:]:
+            axes = ", ".join([*"BW"[:leading], *map(str, wanted[leading:])])
+            raise ConfigError(f"{kind}/{key} is {shape}, the model was built for ({axes})")
+        if key.startswith("image_") and found[key].dtype != np.uint8:
+            raise ConfigError(f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8")
+
+
 def _warn_of_missing_inputs(module: OctoModule, example: Mapping[str, Any]) -> None:
     transformer = module.octo_transformer
     for kind, tokenizers in (("obs", transformer.observation_tokenizers), ("task", transformer.task_tokenizers)):
@@ -246,17 +263,8 @@ def _warn_of_missing_inputs(module: OctoModule, example: Mapping[str, Any]) -> N
 def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
     return [
         f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
-        for key, leaf in sorted(batches.flatten(tree).items())
+        for key, leaf in sorted(checkpoint.flatten(tree).items())
     ]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run_transformer(
-    module: OctoModule, train: bool, params: Any, observations: Any, tasks: Any, timestep_pad_mask: jax.Array
-) -> dict[str, TokenGroup]:
-    return module.apply(
-        {"params": params}, observations, tasks, timestep_pad_mask, train=train, method="octo_transformer"
-    )  # type: ignore[return-value]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool
 
-from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError
 from gap_vla.octo.blocks import BlockTransformer, Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
@@ -68,7 +67,6 @@ class OctoTransformer(nn.Module):
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
         timestep_pad_mask: Bool[Array, "B W"],
-        readouts: Sequence[str] | None = None,
         train: bool = False,
         only: Collection[str] | None = None,
     ) -> dict[str, TokenGroup]:
@@ -79,16 +77,12 @@ class OctoTransformer(nn.Module):
                 `pad_mask_dict` of bool[B, W]; other entries are ignored.
             tasks: leading axis (B,): goal images `image_*`, `language_instruction`, `pad_mask_dict` of bool[B].
             timestep_pad_mask: bool[B, W], False for steps before the episode.
-            readouts: names of the readouts to compute, None for all.
             only: names of timestep groups, such as the head's `readout_key`; if they all are, nothing else is
                 returned and most of the last layer is not computed.
         """
         batch, horizon = timestep_pad_mask.shape
         if horizon > self.max_horizon:
             raise ConfigError(f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}")
-        names = (
-            list(self.readouts) if readouts is None else [choose(n, list(self.readouts), "readout") for n in readouts]
-        )
 
         prefix, steps = [], []
         for name, tokenizer in self.task_tokenizers.items():
@@ -120,8 +114,8 @@ class OctoTransformer(nn.Module):
                         attention_rules=_OBSERVATION_RULES,
                     )
                 )
-        for name in names:
-            shape = (batch, horizon, self.readouts[name], self.token_embedding_size)
+        for name, number in self.readouts.items():
+            shape = (batch, horizon, number, self.token_embedding_size)
             tokens = self._embed_position(f"readout_{name}", jnp.zeros(shape), per_timestep=True)
             rules: FrozenDict[str, AttentionRule] = FrozenDict(
                 {**_OBSERVATION_RULES, f"readout_{name}": AttentionRule.CAUSAL}

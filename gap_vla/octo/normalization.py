@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,22 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gap_vla.core.config import choose
 from gap_vla.core.errors import ConfigError
-
-
-class NormalizationType(enum.StrEnum):
-    """How actions were normalised: to zero mean and unit deviation, or the 1st and 99th percentile to -1 and 1."""
-
-    NORMAL = "normal"
-    BOUNDS = "bounds"
 
 
 def unnormalize(
     actions: Float[Array, "*batch A"],
     statistics: Mapping[str, Any],
-    normalization_type: NormalizationType | str = "normal",
+    normalization_type: str = "normal",
 ) -> jax.Array:
-    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`.
+    """Actions in the units of the data, where `mask`: a * std + mean ("normal": zero mean and unit deviation), or
+    (a + 1) * (p99 - p01) / 2 + p01 ("bounds": the 1st and 99th percentile are -1 and 1).
 
     Args:
         statistics: of one data set's actions, vectors as wide as they are: mean and std, or p01 and p99 (OpenVLA: q01
@@ -42,13 +36,13 @@ def unnormalize(
     return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
 
 
-def needed_statistics(statistics: Mapping[str, Any], kind: NormalizationType | str) -> dict[str, np.ndarray]:
+def needed_statistics(statistics: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     """std and mean, or p99 and p01. Raises ConfigError: they are not there."""
     named = {"p01": statistics.get("q01"), "p99": statistics.get("q99"), **statistics}
-    needed = ("std", "mean") if NormalizationType(kind) is NormalizationType.NORMAL else ("p99", "p01")
+    needed = ("std", "mean") if choose(kind, ("normal", "bounds"), "normalization") == "normal" else ("p99", "p01")
     if any(named.get(key) is None for key in needed):
         raise ConfigError(
-            f"normalization {kind!s} needs the statistics {' and '.join(needed)}; found {', '.join(statistics)}: give "
+            f"normalization {kind} needs the statistics {' and '.join(needed)}; found {', '.join(statistics)}: give "
             "those of one data set's actions, such as model.dataset_statistics['action']"
         )
     return {key: np.asarray(named[key]) for key in needed}

@@ -52,56 +52,30 @@ def create_schedule(name: str, init_value: float, peak_value: float, warmup_step
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
-    """`"frozen"` or `"trainable"` for every leaf; a pattern is matched by `fnmatch` against the whole dotted path.
-
-    Raises:
-        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen, or all of them
-            together match everything, which would train nothing.
-    """
-    flat = traverse_util.flatten_dict(dict(params), sep=".")
-    for pattern in frozen_keys:
-        if not any(fnmatch(path, pattern) for path in flat):
-            raise ConfigError(
-                f"optimizer.frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
-                "'octo_transformer.*' or '*hf_model*'"
-            )
-    labels = {
-        path: "frozen" if any(fnmatch(path, pattern) for pattern in frozen_keys) else "trainable" for path in flat
-    }
-    return traverse_util.unflatten_dict(labels, sep=".")
-
-
 def decay_mask(params: Any) -> Any:
     """True where weight decay applies: leaves with "kernel" in their path, so no biases, norms or embeddings."""
     return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
 
 
 def create_optimizer(
-    params: Any,
     learning_rate: Mapping[str, Any] | Schedule | float,
     weight_decay: float = 0.01,
     clip_gradient: float | None = None,
-    frozen_keys: Sequence[str] | None = None,
     grad_accumulation_steps: int | None = None,
     after_normalization: optax.GradientTransformation | None = None,
     **adam_options: Any,
-) -> tuple[optax.GradientTransformation, Schedule, Callable[[Any], jax.Array]]:
-    """The optimizer of the published models.
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimizer of the published models, of the trainable parameters (`split_frozen`), and its schedule.
 
-    In order: clip every micro-gradient by its global norm over trainable leaves, accumulate, AdamW (b1 0.9, b2 0.999,
-    eps 1e-8, first moment stored in bfloat16), decoupled decay on kernels, times the learning rate.
+    In order: clip every micro-gradient by its global norm, accumulate, AdamW (b1 0.9, b2 0.999, eps 1e-8, first moment
+    stored in bfloat16), decoupled decay on kernels, times the learning rate.
 
     Args:
         learning_rate: arguments of `create_schedule`, a schedule, or a number.
-        frozen_keys: patterns of `freeze_labels`; None or empty trains everything.
         grad_accumulation_steps: update once per so many calls.
         after_normalization: acts on Adam's normalised direction, before weight decay and learning rate: the place for
             a factor on the update of some parameters (GAP's λ), which before it would cancel.
         adam_options: passed to `optax.scale_by_adam`, such as b1 or `mu_dtype=None` for a float32 first moment.
-
-    Returns:
-        The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
     """
     if isinstance(learning_rate, Mapping):
         schedule = create_schedule(**learning_rate)
@@ -119,35 +93,29 @@ def create_optimizer(
         tx = optax.GradientTransformationExtraArgs(steps.init, steps.update)  # its own drops them: λ would not arrive
     if clip_gradient is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)
-
-    if not frozen_keys:
-        return tx, schedule, optax.tree_utils.tree_norm
-    labels = freeze_labels(params, frozen_keys)
-    tx = optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
-
-    def param_norm(params: Any) -> jax.Array:
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels))
-        return optax.tree_utils.tree_norm([leaf for leaf, label in pairs if label == "trainable"])
-
-    return tx, schedule, param_norm
+    return tx, schedule
 
 
-def split_frozen(params: Any, frozen_keys: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(trainable, frozen) by the patterns of `freeze_labels`; `join_frozen` is the inverse.
+def split_frozen(params: Any, frozen_keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trainable, frozen); frozen is a leaf whose whole dotted path a pattern matches by `fnmatch`. `join_frozen` is
+    the inverse.
 
     No gradient of a frozen parameter is then computed or stored. Octo-small has 27 million trainable parameters beside
     110 million of a frozen T5: a gradient of all would be four times the size, nearly all zeros.
 
-    Optimizing the trainable tree without `frozen_keys` is optimizing the whole with them: the clipping norm counts
-    trainable leaves only in both.
+    Raises:
+        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen.
     """
-    labels = traverse_util.flatten_dict(freeze_labels(params, list(frozen_keys or ())))
-    flat = traverse_util.flatten_dict(dict(params))
-    trees = [
-        traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if labels[path] == label})
-        for label in ("trainable", "frozen")
-    ]
-    return trees[0], trees[1]
+    flat = traverse_util.flatten_dict(dict(params), sep=".")
+    for pattern in frozen_keys:
+        if not any(fnmatch(path, pattern) for path in flat):
+            raise ConfigError(
+                f"optimizer.frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
+                "'octo_transformer.*' or '*hf_model*'"
+            )
+    frozen = {path: leaf for path, leaf in flat.items() if any(fnmatch(path, pattern) for pattern in frozen_keys)}
+    trainable = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    return traverse_util.unflatten_dict(trainable, sep="."), traverse_util.unflatten_dict(frozen, sep=".")
 
 
 def join_frozen(trainable: Any, frozen: Any) -> dict[str, Any]:

@@ -35,14 +35,6 @@ _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
     (module, name): home for module, names, home in _HOMES for name in names.split()
 }
 
-_NOT_COVERED = {
-    "ViTResnet": "use SmallStem16 (the published 1.5 models) or register your own encoder",
-    "ResNet26FILM": "use SmallStem16 (the published 1.5 models) or register your own encoder",
-    "UNetDDPMActionHead": "its defaults trip an assertion upstream too; use DiffusionActionHead",
-    "MuseEmbedding": "precompute the embeddings and pass them as task['language_instruction']",
-    "CLIPTextProcessor": "precompute the embeddings and pass them as task['language_instruction']",
-}
-
 
 def register(module: str, name: str, target: Callable[..., Any]) -> None:
     """Make `target` loadable from configs that name it `module`, `name`."""
@@ -94,5 +86,7 @@ def hashable(value: Any) -> Any:
 def _entry(module: str, name: str) -> str | Callable[..., Any]:
     if (module, name) in _TABLE:
         return _TABLE[(module, name)]
-    known = f"known are {', '.join(sorted(key[1] for key in _TABLE))}; add yours with gap_vla.octo.spec.register"
-    raise ConfigError(f"no class is registered for {module}:{name}; {_NOT_COVERED.get(name, known)}")
+    known = ", ".join(sorted(name for _, name in _TABLE))
+    raise ConfigError(
+        f"no class is registered for {module}:{name}; known are {known}; add yours with gap_vla.octo.spec.register"
+    )

@@ -139,8 +139,7 @@ def optimizer_of(
     settings = config.optimizer
     packing = Packing.of(parameters.trainable, parameters.group, multiple=config.train.fsdp)
     of_gap = scale_group_updates(packing.group_labels, may_be_empty=True)
-    tx, learning_rate, _ = create_optimizer(
-        jax.eval_shape(packing.pack, parameters.trainable),
+    tx, learning_rate = create_optimizer(
         {
             "name": "cosine",
             "init_value": 0.0,

@@ -75,8 +75,7 @@ def neutral(batch):
 def linear_training(multiple=1, clip=1.0, weight_decay=0.1, **options):
     """(state, step) of the linear policy with Adam at a learning rate of 0.01."""
     packing = Packing.of(parameters(), GROUP, multiple)
-    tx, rate, _ = create_optimizer(
-        jax.eval_shape(packing.pack, parameters()),
+    tx, rate = create_optimizer(
         0.01,
         weight_decay=weight_decay,
         clip_gradient=clip,

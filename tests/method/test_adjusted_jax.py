@@ -99,7 +99,8 @@ def test_tokens_that_are_not_there_and_factors_of_other_samples_are_refused(mode
         pass
     observation, task = BATCH_OF_THREE["observation"], BATCH_OF_THREE["task"]
     with pytest.raises(ConfigError, match="obs_proprio"), adjusted_gradients(jnp.ones((1, WINDOW))):
-        model.run_transformer(observation, task, observation["timestep_pad_mask"])
+        inputs = observation, task, observation["timestep_pad_mask"]
+        model.module.apply({"params": model.params}, *inputs, method="octo_transformer")
 
 
 @pytest.mark.parametrize("factor", [np.array([0.0, 0.5]), np.array([[0, 1], [1, 0]]), 0.5])

@@ -56,16 +56,21 @@ def _tree(prefix: str) -> Any:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_updates_are_upstreams(name: str) -> None:
-    params = _tree("params0/")
-    tx, schedule, param_norm = create_optimizer(params, **OPTIMIZERS[name])
+    options = dict(OPTIMIZERS[name])
+    frozen_keys = options.pop("frozen_keys", ())
+    params, frozen = split_frozen(_tree("params0/"), frozen_keys)
+    assert bool(frozen) == bool(frozen_keys)
+    tx, schedule = create_optimizer(**options)
     state = tx.init(params)
     for step in range(5):
         np.testing.assert_allclose(schedule(step), DATA[f"{name}/lr/{step}"], rtol=1e-6)
         # Not compiled: XLA keeps more digits of the bfloat16 moment than the golden run did.
-        updates, state = tx.update(_tree(f"grads/{step}/"), state, params)
+        gradients, _ = split_frozen(_tree(f"grads/{step}/"), frozen_keys)
+        updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-        np.testing.assert_allclose(param_norm(params), DATA[f"{name}/param_norm/{step}"], rtol=1e-6)
-        for key, leaf in golden.flat(params).items():
+        norm = optax.tree_utils.tree_norm(params)
+        np.testing.assert_allclose(norm, DATA[f"{name}/param_norm/{step}"], rtol=1e-6)
+        for key, leaf in golden.flat(join_frozen(params, frozen)).items():
             expected = DATA[f"{name}/params/{step}/{key}"]
             np.testing.assert_allclose(leaf, expected, rtol=2e-6, atol=1e-7, err_msg=f"{key}, step {step}")
 
@@ -124,30 +129,13 @@ def published_and_target(case: dict[str, Any]) -> tuple[Any, Any]:
     return pretrained, published.shapes(target, batch)
 
 
-def test_splitting_off_frozen_parameters_changes_no_update() -> None:
-    params, grads = _tree("params0/"), _tree("grads/0/")
-    options = {**OPTIMIZERS["cosine_frozen"]}
-    tx = create_optimizer(params, **options)[0]
-    whole = optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
-
-    trainable, frozen = split_frozen(params, options.pop("frozen_keys"))
-    assert "hf_model" not in str(jax.tree.structure(trainable)) and jax.tree.leaves(frozen)
-    tx = create_optimizer(trainable, **options)[0]
-    updates = tx.update(split_frozen(grads, ["*hf_model*"])[0], tx.init(trainable), trainable)[0]
-    joined = join_frozen(optax.apply_updates(trainable, updates), frozen)
-    for key, leaf in golden.flat(whole).items():
-        np.testing.assert_array_equal(leaf, golden.flat(joined)[key])
-
-
-def test_a_factor_reaches_what_acts_after_normalization_through_accumulation_clipping_and_frozen_leaves():
-    params = {"state": {"kernel": jnp.ones(3)}, "head": {"kernel": jnp.ones(3)}, "t5": {"kernel": jnp.ones(3)}}
+def test_a_factor_reaches_what_acts_after_normalization_through_accumulation_and_clipping():
+    params = {"state": {"kernel": jnp.ones(3)}, "head": {"kernel": jnp.ones(3)}}
     moved = {}
     for factor in (1.0, 0.25):
-        tx, _, _ = create_optimizer(
-            params,
+        tx, _ = create_optimizer(
             1e-3,
             clip_gradient=1.0,
-            frozen_keys=["t5.*"],
             grad_accumulation_steps=2,
             after_normalization=scale_group_updates({"state/kernel": (3,)}),
         )
@@ -158,4 +146,3 @@ def test_a_factor_reaches_what_acts_after_normalization_through_accumulation_cli
         moved[factor] = updates
     ratio = jax.tree.map(lambda a, b: float(a[0] / b[0]) if b[0] else 0.0, moved[0.25], moved[1.0])
     assert ratio["state"]["kernel"] == pytest.approx(0.25) and ratio["head"]["kernel"] == 1.0
-    assert ratio["t5"]["kernel"] == 0.0

@@ -55,7 +55,7 @@ def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does(monkeypat
     results = []
     for pack, unpack in ((packing.pack, packing.unpack), (lambda tree: tree, lambda tree: tree)):
         params = pack(parameters())
-        tx, _, _ = create_optimizer(params, 0.01, weight_decay=0.1, clip_gradient=1.0)
+        tx, _ = create_optimizer(0.01, weight_decay=0.1, clip_gradient=1.0)
         state = tx.init(params)
         for gradient in gradients:
             updates, state = tx.update(pack(gradient), state, params)
