@@ -40,16 +40,6 @@ def test_cameras_that_an_episode_is_said_to_lack_are_known(bridge: Path) -> None
     assert missing == {f"/raw/{i}": None if i % 2 else ["image_wrist"] for i in range(4)}
 
 
-def test_rows_in_several_fields_stand_side_by_side(fractal: Path) -> None:
-    source = open_source(fractal, Fields(layout="fractal"))
-    for episode in source:
-        (made,) = [one for one in layouts.EVERY if len(one) == len(episode)]
-        np.testing.assert_array_equal(episode.arms[0].position, np.float32(made.position))
-        np.testing.assert_array_equal(episode.arms[0].quaternion, np.float32(made.wxyz))
-        np.testing.assert_array_equal(episode.action[:, :6], np.float32(made.moved))
-        assert episode.language_instruction == "pick the chocolate"
-
-
 def test_what_is_not_recognised_is_asked_for_with_what_there_is(fractal: Path, tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"observation/base_pose_tool_reached.*--state"):
         open_source(fractal)

@@ -15,7 +15,6 @@ from gap_vla.demos.fields import Fields
 from gap_vla.rlds.convert import write_rlds
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.source import RLDS
-from gap_vla.rlds.statistics import dataset_statistics
 from gap_vla.rlds.store import EpisodeStore
 from tests.helpers.demonstrations import assert_equal, make_episode
 
@@ -58,15 +57,6 @@ def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes
     data = write_rlds([episodes[0].replace(images={"image_primary": frames})], tmp_path, "big", val_fraction=0)
     small = EpisodeStore.build(data, fields=Fields(image_size=(48, 48))).split("train").fields["image_primary"]
     np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
-
-
-def test_statistics_are_those_of_the_training_episodes(store: EpisodeStore, version_dir: Path) -> None:
-    train = list(RLDS(version_dir, Fields(episodes="train")))
-    expected = dataset_statistics([e.action for e in train], [e.proprio for e in train], train[0].action_columns)
-    for field in ("action", "proprio"):
-        for key, value in expected[field].items():
-            np.testing.assert_array_equal(store.statistics[field][key], value, err_msg=f"{field}.{key}")
-    assert store.statistics["num_trajectories"] == len(train)
 
 
 def test_episodes_are_held_out_of_a_dataset_without_val(tmp_path: Path, episodes: list[Episode]) -> None:

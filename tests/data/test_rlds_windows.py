@@ -35,13 +35,6 @@ def test_windows_are_upstreams(w: int, h: int) -> None:
     np.testing.assert_array_equal(~found.action_pad_mask, GOLDEN[f"{key}/observation/task_completed"])
 
 
-def test_our_mask_ends_with_the_episode_where_upstreams_is_one_step_late() -> None:
-    ours = window_indices(np.array([4]), np.array([6]), 1, 4).action_pad_mask
-    upstream = window_indices(np.array([4]), np.array([6]), 1, 4, upstream_action_mask=True).action_pad_mask
-    assert ours[0, 0].tolist() == [True, True, False, False]
-    assert upstream[0, 0].tolist() == [True, True, True, False]
-
-
 @pytest.mark.parametrize("kind", ["normal", "bounds"])
 @pytest.mark.parametrize("field", ["action", "proprio"])
 def test_normalisation_is_upstreams(kind: str, field: str) -> None:

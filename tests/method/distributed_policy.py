@@ -7,20 +7,11 @@ import os
 import sys
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach
-
-
-class Policy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.vision, self.state, self.head = nn.Linear(6, 4), nn.Linear(3, 4), nn.Linear(8, 2)
-
-    def forward(self, image, proprio):
-        return self.head(torch.cat([self.vision(image), self.state(proprio).tanh()], -1))
+from tests.helpers.torch_policy import Policy
 
 
 def train(policy, module, rows, kind):
@@ -50,10 +41,7 @@ def train_with_another(rank: int, file: object) -> None:
 
 
 def compare_with_the_whole(rank: int, kind: str) -> None:
-    torch.manual_seed(0)
-    whole = Policy()
-    policy = Policy()
-    policy.load_state_dict(whole.state_dict())
+    whole, policy = Policy(), Policy()
     start = {name: value.clone() for name, value in whole.state_dict().items()}
     expected = train(whole, whole, slice(0, 4), kind)
     found = train(policy, DistributedDataParallel(policy), slice(2 * rank, 2 * rank + 2), kind)

@@ -318,20 +318,3 @@ def test_a_submodule_that_reads_what_is_learned_or_gives_no_tensor_is_refused():
     gap = attach(policy, "state", ONLY_RHO, total_steps=2)
     with pytest.raises(ConfigError, match="'state' gives Normal"), gap.adjusting(RHO, 0):
         policy["state"](PROPRIO)
-
-
-def test_the_adjusted_parameters_are_printed(policy):
-    policy.state[0].bias.requires_grad_(False)
-    printed = repr(attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=2))
-    assert "39 values" in printed and "state.0.weight (5, 3)" in printed and "state.0.bias" not in printed
-
-
-def test_how_far_the_adjusted_values_moved(policy):
-    plain = copy.deepcopy(policy)
-    gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
-    assert gap.moved() == 0
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter += torch.rand(parameter.shape)
-    moved = [(new - old).flatten() for new, old in zip(policy.state.parameters(), plain.state.parameters())]
-    assert gap.moved() == pytest.approx(torch.cat(moved).norm().item())

@@ -18,12 +18,6 @@ def factors(step=0, mask=None, **fields):
     return AdjustmentSchedule(**fields).factors(RHO, step, 10, mask)
 
 
-def test_sample_is_one_minus_rho_with_lambda_on_the_update():
-    f = factors(mode="sample", lam=0.3)
-    np.testing.assert_array_equal(f.sample, 1 - RHO)
-    assert (f.gradient, f.update) == (1, np.float32(0.3))
-
-
 def test_sample_lambda_is_one_minus_lambda_rho_per_sample():
     f = factors(mode="sample_lambda", lam=0.4)
     np.testing.assert_allclose(f.sample, 1 - 0.4 * RHO, rtol=1e-6)
@@ -34,12 +28,6 @@ def test_batch_is_one_number_from_the_largest_rho_of_the_batch():
     f = factors(mode="batch", lam=0.3)
     np.testing.assert_array_equal(f.sample, 1)
     assert f.gradient == pytest.approx(0.7) and f.update == 1
-
-
-def test_fixed_with_rho_zero_is_lambda_alone():
-    f = factors(mode="fixed", fixed_rho=0.0, lam=0.3)
-    np.testing.assert_array_equal(f.sample, 1)
-    assert f.update == np.float32(0.3)
 
 
 def test_constant_slows_the_update_alone_and_needs_no_rho():
@@ -85,12 +73,6 @@ def test_rho_outside_the_unit_interval_is_refused_while_gap_acts():
         with pytest.raises(EpisodeError, match="rho"):
             AdjustmentSchedule().factors(np.array([[bad]], np.float32), 3, 10)
         AdjustmentSchedule().factors(np.array([[bad]], np.float32), 5, 10)
-
-
-@pytest.mark.parametrize("fields", [{"mode": "x"}, {"lam": 2.0}])
-def test_impossible_schedules_are_refused(fields):
-    with pytest.raises(ValueError, match=next(iter(fields))):
-        AdjustmentSchedule(**fields)
 
 
 @pytest.mark.parametrize("window", [0.0, 0.07, 1 / 3, 1.0])

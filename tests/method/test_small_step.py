@@ -4,7 +4,6 @@ What is expected is computed from the store's own ρ, the plain loss of one samp
 """
 
 import copy
-import re
 
 import numpy as np
 import pytest
@@ -180,8 +179,3 @@ def test_the_logged_factors_are_those_that_acted_and_the_distance_that_the_branc
         assert values["gap/update_factor"] == pytest.approx(update)
         assert values["gap/sample_factor"] == pytest.approx(sample[counted].mean())
         assert values.get("gap/gradient_factor", 1.0) == pytest.approx(gradient)
-
-
-def test_a_run_says_at_its_start_what_rho_takes_away(store):
-    said = SmallTrainer.on(configured(store.directory, "vp_gap", "sample", "current"), store).describe()
-    assert re.search(r"have \d+% of .*plain training \d+%", said)

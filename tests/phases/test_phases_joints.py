@@ -12,7 +12,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import open_source
-from gap_vla.phases import Motion, annotate, load_annotator, segment
+from gap_vla.phases import Motion, annotate, load_annotator
 from gap_vla.phases.objective import Objective
 from gap_vla.phases.search import segment_score
 from tests.helpers.demonstrations import write_lerobot
@@ -60,24 +60,6 @@ def test_prefix_sums_give_the_fit_of_a_direction_that_is_linear_in_time(seed, st
     points = np.flatnonzero(np.random.default_rng(seed).random(steps - 1) < 0.15) + 1
     found = cost_of(motion, points, rest=rest)
     np.testing.assert_allclose(found, written_out(motion, points, rest), rtol=1e-9, atol=1e-9)
-
-
-@given(SEEDS, st.integers(2, 11), st.integers(1, 3), st.floats(0, 2))
-@settings(max_examples=15, deadline=None)
-def test_the_search_finds_the_minimum_that_brute_force_finds(seed, steps, min_size, penalty):
-    motion = walk(seed, steps)
-    found = segment(motion, penalty=penalty, min_size=min_size, dead_band=BAND)
-
-    def objective(points):
-        return written_out(motion, points) + penalty * len(points)
-
-    every = [
-        objective(points)
-        for k in range(max(steps // min_size, 1))
-        for points in itertools.combinations(range(1, steps), k)
-        if all(b - a >= min_size for a, b in itertools.pairwise([0, *points, steps])) or not points
-    ]
-    np.testing.assert_allclose(objective(found), min(every), rtol=1e-9, atol=1e-9)
 
 
 def straight_hand(seed, leg=25):

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gap_vla.core.errors import EpisodeError
 from gap_vla.phases import DeadBand, Motion, default_dead_band, default_penalty
 from gap_vla.phases.motion import relative_rotation_vector, steps_of
 from gap_vla.phases.noise import default_window, fast_step, is_disturbed, noise_level, resting_step, smooth_motion
@@ -34,20 +33,6 @@ def test_motion_between_two_samples_is_m1():
     np.testing.assert_allclose(position, [[0.1, 0, 0]])
     np.testing.assert_allclose(rotation, [[0, 0, 0.3]])
     np.testing.assert_allclose(gripper, [0.02])
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "named"),
-    [
-        ("position", np.full((4, 3), np.nan), "position is nan at step 0"),
-        ("quaternion", np.zeros((4, 4)), "quaternion of arm 0"),
-        ("gripper", np.zeros((3, 1)), "gripper"),
-    ],
-)
-def test_bad_signals_are_named(field, value, named):
-    arguments = {"position": np.zeros((4, 3)), field: value}
-    with pytest.raises(EpisodeError, match=f"demo.hdf5, episode 3: {named}"):
-        Motion.of(**arguments, where="demo.hdf5, episode 3")
 
 
 def moving(rng, steps=150, speed=0.01, sigma=0.0):

@@ -120,18 +120,3 @@ def test_a_policy_that_is_random_does_not_look(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["episodes"] == 2 and found == json.loads((tmp_path / "diagnosis.json").read_text())
     assert {effect["intervention"] for effect in found["open_loop"]["effects"]} == {*ALL_INTERVENTIONS}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        (["--checkpoint", "nowhere"], "nowhere"),
-        (["--policy", "export", "--task", "stack"], "export"),
-        (["--policy", "expert"], "--task"),
-        (["--policy", "expert", "--task", "stack", "--variant", "fog"], "fog"),
-        (["--policy", "ws://127.0.0.1:9", "--task", "stack", "--patience", "0"], "ws://127.0.0.1:9"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_explained(arguments, name, capsys):
-    assert evaluate(arguments) == 2
-    assert name in capsys.readouterr().err

@@ -39,17 +39,6 @@ def windows(store, states):
     return next(iter(loader))["observation"]
 
 
-def test_a_step_shows_its_last_states_side_by_side_and_the_first_one_before_the_start(store):
-    one, three = (windows(store, states)["proprio"] for states in (1, STATES))
-    assert three.shape == (*one.shape[:2], STATES * one.shape[2])
-    steps = windows(store, 1)["timestep"][:, -1]
-    present, width = one[:, -1], one.shape[2]
-    for window, step in enumerate(steps):
-        wanted = np.concatenate([present[window - min(ago, step)] for ago in (2, 1, 0)])
-        np.testing.assert_array_equal(three[window, -1], wanted)
-    np.testing.assert_array_equal(three[:, :, -width:], one)
-
-
 @pytest.fixture(scope="module")
 def tokens_of_an_mlp(store, tmp_path_factory):
     return exported(store, tmp_path_factory.mktemp("mlp"), proprio_tokens=2)

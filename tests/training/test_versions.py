@@ -28,17 +28,6 @@ def test_training_gives_what_its_version_gave(backend, method, whole):
     )
 
 
-def test_gap_changes_neither_the_names_nor_the_forward_pass(whole):
-    (plain, vp), (adjusted, gap) = whole("octo", method="vp"), whole("octo", method="vp_gap")
-    assert {name: value.shape for name, value in vp.items()} == {name: value.shape for name, value in gap.items()}
-    assert read_metrics(plain / "metrics.jsonl")[0] == read_metrics(adjusted / "metrics.jsonl")[0]  # before a step
-
-
-def test_a_vision_policy_has_no_proprioceptive_parameter(whole):
-    assert not any("proprio" in name for name in whole("octo", method="v")[1])
-    assert any("proprio" in name for name in whole("octo", method="vp")[1])
-
-
 def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(whole, store):
     import jax
 
