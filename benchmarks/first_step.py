@@ -22,8 +22,8 @@ from gap_vla.core.files import read_json, write_json
 from gap_vla.rlds.loader import WindowLoader
 from gap_vla.rlds.store import EpisodeStore, write_store
 
-SIZE, STEPS = 64, 100
-"""Pixels of a picture's side, and steps of an episode."""
+SIZE, STEPS, BATCH, REPEATS = 64, 100, 64, 5
+"""Pixels of a picture's side, steps of an episode, windows of a batch, and measurements of a store."""
 
 
 def sparse_store(folder: Path, gigabytes: float) -> Path:
@@ -55,10 +55,10 @@ def sparse_store(folder: Path, gigabytes: float) -> Path:
     return folder
 
 
-def seconds_to_first_batch(store: Path, batch_size: int) -> float:
+def seconds_to_first_batch(store: Path) -> float:
     start = time.perf_counter()
     loader = WindowLoader(
-        EpisodeStore.open(store), split="train", window_size=2, action_horizon=4, batch_size=batch_size, seed=0
+        EpisodeStore.open(store), split="train", window_size=2, action_horizon=4, batch_size=BATCH, seed=0
     )
     next(loader)
     return time.perf_counter() - start
@@ -67,15 +67,13 @@ def seconds_to_first_batch(store: Path, batch_size: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[1, 10])
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         stores = [sparse_store(Path(folder) / f"{size}", size) for size in options.gigabytes]
-        seconds_to_first_batch(stores[0], options.batch_size)  # imports grain
+        seconds_to_first_batch(stores[0])  # imports grain
         taken = []
         for size, store in zip(options.gigabytes, stores):
-            times = [seconds_to_first_batch(store, options.batch_size) for _ in range(options.repeats)]
+            times = [seconds_to_first_batch(store) for _ in range(REPEATS)]
             taken.append(float(np.median(times)))
             print(json.dumps({"gigabytes": size, "seconds_to_first_batch": round(taken[-1], 4)}))
         print(json.dumps({"ratio": round(taken[-1] / taken[0], 2)}))

@@ -11,6 +11,7 @@ defaults were chosen: other seeds, places, disturbances and sizes, and tasks and
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ DRAWN_TASKS = ("assembly", "threading")
 
 def measure(stage: str, options: argparse.Namespace, tasks: dict[str, Any]) -> None:
     """Runs a stage and writes what it found."""
-    from experiments.phase_benchmark import study
+    from experiments.phase_benchmark import joints, rates, study
     from gap_vla.core.files import read_json, write_json
 
     path = options.out / f"{stage}.json"
@@ -47,25 +48,19 @@ def measure(stage: str, options: argparse.Namespace, tasks: dict[str, Any]) -> N
     def keep(results: dict[Any, Any]) -> None:
         write_json(path, {"recordings": {task: len(found) for task, found in tasks.items()}, "results": results})
 
-    if stage == "finders":
-        keep(study.compare(tasks))
-    elif stage == "rho":
-        keep(study.rho_scores(tasks, LSTM_VARIANTS))
-    elif stage == "sensitivity":
-        keep(study.sensitivity(tasks))
-    elif stage == "demonstrations":
-        keep(study.by_demonstrations(tasks))
-    elif stage == "width":
-        drawn = {task: found for task, found in tasks.items() if task in DRAWN_TASKS}
-        keep(study.widths(drawn, {name: LSTM_VARIANTS[name] for name in DRAWN}))
+    drawn = {task: found for task, found in tasks.items() if task in DRAWN_TASKS}
+    at_once: dict[str, Callable[[], dict[Any, Any]]] = {
+        "finders": lambda: study.compare(tasks),
+        "rho": lambda: study.rho_scores(tasks, LSTM_VARIANTS),
+        "sensitivity": lambda: study.sensitivity(tasks),
+        "demonstrations": lambda: study.by_demonstrations(tasks),
+        "width": lambda: study.widths(drawn, {name: LSTM_VARIANTS[name] for name in DRAWN}),
+        "joints": lambda: joints.study(options.demos, tasks),
+    }
+    if stage in at_once:
+        keep(at_once[stage]())
     elif stage == "rates":
-        from experiments.phase_benchmark.rates import rates
-
-        rates(options.demos, options.tasks, keep)
-    elif stage == "joints":
-        from experiments.phase_benchmark.joints import study as by_joints
-
-        keep(by_joints(options.demos, tasks))
+        rates.rates(options.demos, options.tasks, keep)
     else:
         results = read_json(path)["results"] if options.sets and path.exists() else {}
         for name in options.sets or study.TITLES:

@@ -7,13 +7,12 @@ recordings of the same task, ours is also run with its defaults.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import ruptures
-from ruptures.base import BaseCost
-from ruptures.costs import cost_factory
 
 from experiments.phase_benchmark.tuning import Further, cosine, ratio, whole
 from gap_vla.phases.methods import Options, cotpc_points, hdbscan_points, resolved, segment_points
@@ -45,12 +44,6 @@ def ours(motions: Sequence[Motion], penalty: float, **options: Any) -> Points:
     return [segment_points(motion, None, settings) for motion in motions]
 
 
-def before(motions: Sequence[Motion], penalty: float) -> Points:
-    """Ours with the defaults that labels of version 3 had, to show what today's gain."""
-    samples = float(np.median([len(motion) for motion in motions]))
-    return ours(motions, penalty, rest=0.25, stroke=0.0, min_size=int(np.clip(samples // 13, 2, 5)))
-
-
 def step_signal(motion: Motion) -> np.ndarray:
     """What ruptures' stock costs see: every sample's step in position, rotation and fingers, unit variance each.
 
@@ -64,52 +57,28 @@ def step_signal(motion: Motion) -> np.ndarray:
     return np.concatenate([signal, signal[-1:]])
 
 
-class RememberedCost(BaseCost):
-    """A stock cost of ruptures, fitted to a motion; it computes each segment once, however often tuning asks."""
-
-    model = ""
-
-    def __init__(self, motion: Motion, model: str) -> None:
-        signal, options = step_signal(motion), dict[str, int]()
-        if model == "ar":  # an autoregression of one channel
-            signal, options = np.linalg.norm(signal, axis=1), {"order": 2}
-        self.motion, self.model = motion, model
-        self._stock = cost_factory(model=model, **options).fit(signal)
-        self.signal, self.min_size = self._stock.signal, self._stock.min_size
-        self._known = np.full((len(signal) + 1, len(signal) + 1), np.nan)
-
-    def fit(self, signal: np.ndarray) -> Any:
-        """Nothing: it is fitted."""
-        return self
-
-    def error(self, start: Any, end: Any) -> float:
-        """The stock cost of the samples [start, end)."""
-        if np.isnan(self._known[start, end]):
-            self._known[start, end] = self._stock.error(start, end)
-        return float(self._known[start, end])
-
-
-_costs: dict[tuple[int, str], RememberedCost] = {}
-
-
-def _cost_of(motion: Motion, model: str) -> RememberedCost:
-    """The motion's cost; those of one model are remembered, so finders of the same model follow each other."""
-    key = id(motion), model
-    if key not in _costs:
-        for other in [known for known in _costs if known[1] != model]:
-            del _costs[other]
-        _costs[key] = RememberedCost(motion, model)
-    return _costs[key]
+_fitted: dict[tuple[int, str, str], tuple[Motion, Any]] = {}
+"""Searches of the recordings that were asked about last: tuning asks again and again."""
 
 
 def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
-    """A ruptures search with one of its own costs."""
+    """A ruptures search with one of its own costs; the cost of a segment is computed once."""
     arguments = {"min_size": 8 if model == "ar" else 3, "jump": 1} | ({"width": 12} if search == "Window" else {})
 
+    def fitted(motion: Motion) -> Any:
+        signal, options = step_signal(motion), None
+        if model == "ar":  # an autoregression of one channel
+            signal, options = np.linalg.norm(signal, axis=1), {"order": 2}
+        found = getattr(ruptures, search)(model=model, params=options, **arguments)
+        found.cost.error = functools.cache(found.cost.error)
+        return found.fit(signal)
+
     def find(motions: Sequence[Motion], penalty: float) -> Points:
-        costs = [_cost_of(motion, model) for motion in motions]
-        searches = [getattr(ruptures, search)(custom_cost=cost, **arguments).fit(cost.signal) for cost in costs]
-        return [np.array(fitted.predict(pen=penalty)[:-1], np.int64) for fitted in searches]
+        keys = [(id(motion), search, model) for motion in motions]
+        if not {*keys} <= _fitted.keys():
+            _fitted.clear()
+            _fitted.update({key: (motion, fitted(motion)) for key, motion in zip(keys, motions)})
+        return [np.array(_fitted[key][1].predict(pen=penalty)[:-1], np.int64) for key in keys]
 
     return find
 
@@ -154,7 +123,6 @@ STOCK_COSTS: dict[str, tuple[float, ...]] = {
 FINDERS: dict[str, Finder] = {
     "ours, defaults": Finder(ours, (0.0,)),
     "ours, penalty tuned": Finder(ours, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)),
-    "ours before (no strokes, rest 0.25, segments from T / 13)": Finder(before, (0.0,)),
     "paper's M2 (no rest, no strokes), defaults": Finder(lambda m, p: ours(m, p, rest=0.0, stroke=0.0), (0.0,)),
     "release's mean reduction, tuned": Finder(
         lambda m, p: ours(m, p, rest=0.0, stroke=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)

@@ -72,7 +72,7 @@ def _score_all(out: dict[str, Any], name: str, hz: float, tasks: Mapping[str, An
 
 def score(recordings: Sequence[ExpertMotion]) -> dict[str, float]:
     """What `annotate` makes of recordings: F1 of the change points; the share of them that ρ marks (> 0.5); which share
-    of the steps that ρ marks is near a true switch or the first step; the mean of ρ."""
+    of the steps that ρ marks is near a true switch or the first step."""
     rows = [distinct_rows(r.motion) for r in recordings]
     motions = [r.motion.at(kept) for r, kept in zip(recordings, rows)]
     options = resolved(Options(), motions)
@@ -92,8 +92,6 @@ def score(recordings: Sequence[ExpertMotion]) -> dict[str, float]:
         "f1": boundary_scores(points, [r.switches for r in recordings], steps)["f1"],
         "marks": marked_share(rho, points) or 0.0,
         "right": float(np.concatenate(near)[marked].mean()) if marked.any() else 0.0,
-        "rho_mean": float(np.concatenate(rho).mean()),
-        "scale": float(estimator.scale),
     }
 
 

@@ -23,7 +23,7 @@ from experiments.phase_benchmark.motions import (
     with_noise,
 )
 from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
-from experiments.phase_benchmark.tuning import Tuned, tune
+from experiments.phase_benchmark.tuning import tune
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report
 from gap_vla.phases.methods import Options, resolved, segment_points
@@ -33,7 +33,7 @@ Tasks = Mapping[str, Sequence[ExpertMotion]]
 """Name of a task to its recordings."""
 
 TOLERANCES = (2, 5, 10)
-BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")
+BY_TASK = ("value", "tuning_f1@5", "counts@5")
 """Of a line's scores, those that have no mean over the tasks."""
 
 AROUND = 2
@@ -65,7 +65,7 @@ SIMULATED: dict[str, dict[str, Any]] = {
 OTHERS = {"metaworld": (METAWORLD, metaworld_motions), "robosuite": (ROBOSUITE, robosuite_motions)}
 OTHERS_SEED = 1011
 
-COMPARED = {name: f for name, f in FINDERS.items() if not name.startswith(("ours before", "release"))}
+COMPARED = {name: f for name, f in FINDERS.items() if not name.startswith("release")}
 
 
 def our_motions(demos: Path, task: str, episodes: int, **how: Any) -> list[ExpertMotion]:
@@ -108,8 +108,8 @@ def compare(tasks: Tasks, finders: Mapping[str, Finder] = FINDERS) -> dict[str, 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
         timing_error (steps, matched within 10), auprc (of bumps around the change points), and by task what `BY_TASK`
-        names: value of the tuned parameter, the least and greatest that were tried, whether its range ends there, and
-        matched/found/true of every test recording, such as "4/5/5 5/5/5".
+        names: value of the tuned parameter, its F1@5 on the training half, and matched/found/true of every test
+        recording, such as "4/5/5 5/5/5".
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
@@ -131,15 +131,15 @@ def _over(tasks: Tasks, score: Callable[..., Any], **options: Any) -> dict[str, 
 def _score_finder(recordings: Sequence[ExpertMotion], finder: Finder) -> dict[str, Any]:
     train, test = halves(recordings)
     motions, true = [r.motion for r in train], [r.switches for r in train]
-    tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
+    value, tuned = finder.grid[0], None
     if len(finder.grid) > 1:
 
         def score(value: float) -> float:
             return boundary_scores(finder.find(motions, value), true, 5)["f1"]
 
-        tuned = tune(score, finder.grid, finder.further, refine=finder.refine)
+        value, tuned = tune(score, finder.grid, finder.further, refine=finder.refine)
     true = [r.switches for r in test]
-    points = finder.find([r.motion for r in test], tuned.value)
+    points = finder.find([r.motion for r in test], value)
     scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
     bumps = [soft_targets(p, len(r.motion), 2.0) for p, r in zip(points, test)]
     return {
@@ -148,10 +148,8 @@ def _score_finder(recordings: Sequence[ExpertMotion], finder: Finder) -> dict[st
         "recall@5": scores[5]["recall"],
         "timing_error": scores[10]["timing_error"],
         "auprc": area(bumps, test),
-        "value": tuned.value,
-        "tried": [tuned.low, tuned.high],
-        "range_ends": tuned.range_ends,
-        "tuning_f1@5": tuned.score,
+        "value": value,
+        "tuning_f1@5": tuned,
         "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
     }
 
@@ -166,7 +164,7 @@ def rho_scores(tasks: Tasks, variants: Mapping[str, Mapping[str, Any]]) -> dict[
         variants: name to settings of `PhaseEstimator`.
 
     Returns:
-        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}}.
+        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "calibration"}}, "mean": {…}}}.
     """
     out: dict[str, Any] = {}
     for name, settings in variants.items():
@@ -185,7 +183,6 @@ def _score_rho(recordings: Sequence[ExpertMotion], **settings: Any) -> dict[str,
         "auprc": area(rho, test),
         "rho_mean": report["rho_mean"],
         "rho_width": report["rho_width"],
-        "held_out_loss": estimator.report["held_out_loss"],
         "calibration": estimator.report["held_out_calibration"]["error"],
     }
 

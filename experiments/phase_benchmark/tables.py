@@ -141,17 +141,14 @@ def _best(finders: Mapping[str, Any], task: str, key: str = "f1@5") -> str:
 
 def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
     """A row per task: the default, the best rival on it (by F1@5 on the same test recordings, in its favour), and the
-    difference; and what the default gained.
+    difference.
     """
-    before = next(name for name in finders if name.startswith("ours before"))
     rows = []
     for task, default in finders[DEFAULT]["tasks"].items():
         best = _best(finders, task)
-        row = [task, f"{default['f1@5']:.2f}", best]
-        for name in (best, before):
-            other = finders[name]["tasks"][task]
-            row += [f"{other['f1@5']:.2f}", _difference([(default, other)])]
-        rows.append(row)
+        rival = finders[best]["tasks"][task]
+        difference = _difference([(default, rival)])
+        rows.append([task, f"{default['f1@5']:.2f}", best, f"{rival['f1@5']:.2f}", difference])
     return rows
 
 
@@ -168,7 +165,6 @@ def markdown(results: Mapping[str, Any]) -> str:
     tasks = [*finders[DEFAULT]["tasks"]]
     means = [[name, *(f"{finders[name]['mean'][key]:.2f}" for key in SHOWN.values())] for name in _ranked(finders)]
     beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
-    beside += ["before", "default − before (95 %)"]
     of_rho = []
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
         for title, (what, (key, digits)) in zip((name, "", "", ""), OF_RHO.items()):

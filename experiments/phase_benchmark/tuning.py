@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 EXTENSIONS = 12
 """Values that may be added to either end of a grid; for penalties, twelve doublings or halvings."""
@@ -16,36 +15,23 @@ Further = Callable[[float, int], float | None]
 """(value at an end of the grid, -1 or +1) to the next one beyond it, or None where the parameter's range ends."""
 
 
-class Tuned(NamedTuple):
-    """What was chosen.
-
-    Attributes:
-        value: the best; of several equally good ones the middle one.
-        score: of it, on the training recordings; None where there was nothing to choose.
-        low, high: least and greatest value that was tried; `range_ends`: the parameter can have none beyond the best.
-    """
-
-    value: float
-    score: float | None
-    low: float
-    high: float
-    range_ends: bool
-
-
-def tune(score: Callable[[float], float | int], grid: Sequence[float], further: Further, *, refine: bool) -> Tuned:
+def tune(
+    score: Callable[[float], float | int], grid: Sequence[float], further: Further, *, refine: bool
+) -> tuple[float, float]:
     """Maximises a score over an ascending grid that grows as long as the best value is at its end; `refine`: then also
     over the geometric means of the best and its neighbours. `score` is called once for each value.
 
+    Returns:
+        The best value, of several equally good ones the middle one, and its score.
+
     >>> tune(lambda v: -abs(v - 50), (1.0, 2.0, 4.0), ratio(2), refine=True)
-    Tuned(value=45.254833995939045, score=-4.745166004060955, low=1.0, high=128.0, range_ends=False)
+    (45.254833995939045, -4.745166004060955)
     """
     scores = {value: score(value) for value in grid}
     added = {-1: 0, 1: 0}
-    range_ends = False
     while (side := _edge(scores)) and added[side] < EXTENSIONS:
         beyond = further(_best(scores), side)
         if beyond is None:
-            range_ends = True
             break
         scores[beyond] = score(beyond)
         added[side] += 1
@@ -56,7 +42,7 @@ def tune(score: Callable[[float], float | int], grid: Sequence[float], further: 
             middle = math.sqrt(best * neighbour)
             scores[middle] = score(middle)
     best = _best(scores)
-    return Tuned(best, scores[best], values[0], values[-1], range_ends)
+    return best, scores[best]
 
 
 def ratio(factor: float) -> Further:

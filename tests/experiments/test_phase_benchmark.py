@@ -9,8 +9,8 @@ import ruptures
 
 from experiments.phase_benchmark.command import STAGES
 from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
-from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise
-from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
+from experiments.phase_benchmark.motions import ExpertMotion, at_rate, with_noise
+from experiments.phase_benchmark.scores import match_boundaries
 from experiments.phase_benchmark.study import compare
 from experiments.phase_benchmark.tables import mean_difference, over_the_tasks, write
 from gap_vla.phases import Motion
@@ -23,10 +23,6 @@ def corners(seed, legs=4, leg=20):
     angle = np.linspace(0, 1.5, legs * leg) / 2
     turn = np.stack([np.cos(angle), np.zeros_like(angle), np.zeros_like(angle), np.sin(angle)], axis=1)
     return ExpertMotion(Motion.of(path, turn, np.zeros((legs * leg, 1))), np.arange(leg, legs * leg, leg), 20.0)
-
-
-def test_short_phases_belong_to_the_one_before():
-    assert true_switches(np.array(list("aaaaabbcccccddddd"))).tolist() == [5, 12]
 
 
 def test_other_rates_move_the_switches_with_the_motion():
@@ -121,10 +117,3 @@ def test_matching_boundaries_is_maximal_and_of_them_the_nearest():
 
 def _worth(pairs):
     return sum(1000 - abs(f - t) for f, t in pairs)
-
-
-def test_scores_count_each_boundary_once():
-    scores = boundary_scores([np.array([10, 11, 12])], [np.array([11])], 2)
-    assert scores["precision"] == pytest.approx(1 / 3)
-    assert scores["recall"] == 1
-    assert boundary_scores([np.zeros(0)], [np.zeros(0)], 2)["f1"] == 1

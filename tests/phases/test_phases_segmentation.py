@@ -5,12 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-import ruptures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
 from gap_vla.phases import Motion, segment
 from gap_vla.phases.objective import Objective
 from gap_vla.phases.search import segment_score
@@ -72,7 +70,7 @@ def cost_by_definition(position, quaternion, gripper, points, alpha=1.0, beta=2e
 
 
 def cost_of(signals, **options):
-    """`segment_cost` of any change points of one recording; each segment's is computed once."""
+    """M3 without the penalty, of any change points of one recording; each segment's is computed once."""
     goal, motion = Objective(**options), Motion.of(*signals)
     tables = goal.tables(motion)
     score = functools.cache(lambda a, b: segment_score(a, b, tables, goal.mean))
@@ -92,10 +90,8 @@ def test_prefix_sums_give_the_cost_by_definition(seed, steps, mean, alpha, beta)
     signals = recording(seed, steps)
     rng = np.random.default_rng(seed)
     points = np.flatnonzero(rng.random(steps - 1) < 0.2) + 1
-    ours = segment_cost(
-        *signals, points, alpha=alpha, beta=beta, dead_band=BAND, reduction="mean" if mean else "sum"
-    )  # fmt: skip
-    np.testing.assert_allclose(ours, cost_by_definition(*signals, points, alpha, beta, mean), **CLOSE)
+    cost = cost_of(signals, alpha=alpha, beta=beta, dead_band=BAND, reduction="mean" if mean else "sum")
+    np.testing.assert_allclose(cost(points), cost_by_definition(*signals, points, alpha, beta, mean), **CLOSE)
 
 
 @given(SEEDS, st.integers(2, 11), st.integers(1, 3), st.floats(0, 3))
@@ -122,30 +118,17 @@ def test_change_points_at_free_samples_cost_nothing(seed, steps, free):
     np.testing.assert_allclose(objective(found), best, **CLOSE)
 
 
-@given(SEEDS, st.integers(4, 12))
-@settings(max_examples=15, deadline=None)
-def test_every_number_of_change_points_is_optimal(seed, steps):
-    signals = recording(seed, steps)
-    cost = cost_of(signals, dead_band=BAND)
-    for k in range(steps // 2):
-        found = segment(*signals, n_change_points=k, min_size=2, dead_band=BAND)
-        assert len(found) == k
-        best = min(cost(points) for points in all_segmentations(steps, 2) if len(points) == k)
-        np.testing.assert_allclose(cost(found), best, **CLOSE)
-
-
-@given(SEEDS, st.integers(10, 40), st.integers(0, 4), st.sampled_from([1, 2]), st.sampled_from(["sum", "mean"]))
-@settings(max_examples=15, deadline=None)
-def test_ruptures_dynp_reaches_the_same_optimum(seed, steps, k, jump, reduction):
+@given(SEEDS, st.integers(4, 12), st.sampled_from([1, 2]), st.sampled_from(["sum", "mean"]))
+@settings(max_examples=20, deadline=None)
+def test_every_number_of_change_points_is_optimal(seed, steps, jump, reduction):
     signals = recording(seed, steps)
     options = dict(dead_band=BAND, reduction=reduction)
-    cost = MotionCost(Motion.of(*signals), **options)
-    theirs = ruptures.Dynp(custom_cost=cost, min_size=2, jump=jump).fit(cost.signal).predict(n_bkps=k)[:-1]
-    ours = segment(*signals, n_change_points=k, min_size=2, jump=jump, **options)
-    assert all(point % jump == 0 for point in ours)
-    np.testing.assert_allclose(
-        segment_cost(*signals, ours, **options), segment_cost(*signals, theirs, **options), **CLOSE
-    )
+    cost = cost_of(signals, **options)
+    every = [points for points in all_segmentations(steps, 2) if not any(point % jump for point in points)]
+    for k in range(1 + max(map(len, every))):
+        found = segment(*signals, n_change_points=k, min_size=2, jump=jump, **options)
+        assert len(found) == k and not any(found % jump)
+        np.testing.assert_allclose(cost(found), min(cost(points) for points in every if len(points) == k), **CLOSE)
 
 
 @given(SEEDS)
@@ -162,12 +145,9 @@ def test_more_penalty_never_gives_more_change_points(seed):
 def test_the_distances_of_two_arms_add(seed):
     position, quaternion, gripper = recording(seed, 40, arms=2)
     points = [10, 25]
-    both = segment_cost(position, quaternion, gripper, points, dead_band=BAND)
-    each = [
-        segment_cost(position[:, 3 * k : 3 * k + 3], quaternion[:, 4 * k : 4 * k + 4], gripper[:, 2 * k : 2 * k + 2],
-                     points, dead_band=BAND)
-        for k in range(2)
-    ]  # fmt: skip
+    both = cost_of((position, quaternion, gripper), dead_band=BAND)(points)
+    arms = zip(*(np.split(part, 2, axis=1) for part in (position, quaternion, gripper)))
+    each = [cost_of(arm, dead_band=BAND)(points) for arm in arms]
     np.testing.assert_allclose(both, sum(each), **CLOSE)
 
 
@@ -175,7 +155,8 @@ def test_extra_joints_count_as_one_more_direction():
     still, fold = np.zeros((40, 3)), np.concatenate([np.arange(20), np.arange(20)[::-1]])[:, None] * [[0.1, 0.1]]
     assert segment(still, penalty=1.0, dead_band=BAND).tolist() == []
     assert segment(still, extra=fold, penalty=1.0, dead_band=BAND).tolist() == [19]
-    assert segment_cost(still, None, None, [19], extra=fold, extra_weight=0.5, dead_band=BAND) == pytest.approx(-19.0)
+    cost = cost_of((still, None, None, fold), extra_weight=0.5, dead_band=BAND)
+    assert cost([19]) == pytest.approx(-19.0)
 
 
 def test_a_turn_in_place_is_found_by_rotation_alone():
@@ -207,7 +188,6 @@ def test_recordings_of_no_two_steps_have_no_change_points(steps):
     found = segment(np.zeros((steps, 3)), np.tile([1.0, 0, 0, 0], (steps, 1)), np.zeros((steps, 1)))
     assert found.dtype == np.int64
     assert found.tolist() == []
-    assert segment_cost(np.zeros((steps, 3))) == 0
 
 
 @pytest.mark.parametrize("rest", [0.0, 0.5])
