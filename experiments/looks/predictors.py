@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.looks.probe import features_of, fresh_policy
+from experiments.looks.probe import features_of
 from experiments.looks.ridge import held_out
 from gap_vla.phases.targets import is_transition
 
@@ -99,7 +99,13 @@ def predictors(config: Any, store: Any) -> dict[str, dict[str, float]]:
 
 def _untrained_features(config: Any, images: Mapping[str, np.ndarray], of: Mapping[str, np.ndarray]) -> np.ndarray:
     """What the configuration's encoder makes of the pictures with the weights of seed 0."""
+    import torch
+
+    from gap_vla.policies.methods import build_policy
+
     height, width, channels = next(iter(images.values())).shape[1:]
     sizes = (height, width, channels), of["state"].shape[1], of["actions"].shape[1] // config.model.action_horizon
-    policy = fresh_policy(config.model, "vision", *sizes, config.demos.cameras)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = build_policy(config.model, "vision", *sizes, config.demos.cameras).eval()
     return features_of(policy, images).astype(float)

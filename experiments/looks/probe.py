@@ -48,22 +48,22 @@ class ProbeData:
     episodes: Int[np.ndarray, " n"]  # number of each step's episode
 
 
-def collect_probe_demos(run: Run, episodes: int = PROBED, *, workers: int = 1) -> Path:
+def collect_probe_demos(run: Run) -> Path:
     """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there."""
     from gap_vla.sim import collect_demos
 
     demos = run.config["demos"]
     seen = {"image_size": demos["image_size"], "cameras": list(demos["cameras"]), "camera": demos.get("camera", "near")}
-    name = f"{run.task}-{digest({'task': run.task, 'episodes': episodes, **seen})}"
+    name = f"{run.task}-{digest({'task': run.task, 'episodes': PROBED, **seen})}"
     path = Path(run.config["data"]["root"]) / "probes" / f"{name}.hdf5"
     if not path.exists():
-        print(f"collect: {episodes} demonstrations of {run.task} to probe with → {path}", flush=True)
-        collect_demos(run.task, episodes, path, seed=SEED, workers=workers, **seen)
+        print(f"collect: {PROBED} demonstrations of {run.task} to probe with → {path}", flush=True)
+        collect_demos(run.task, PROBED, path, seed=SEED, workers=1, **seen)
     return path
 
 
-def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
-    """Reads every `every`-th step of demonstrations that `collect_demos` wrote."""
+def read_probe_data(path: Path) -> ProbeData:
+    """Reads every second step of demonstrations that `collect_demos` wrote."""
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     waiting, numbers = [], []
@@ -71,7 +71,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     with h5py.File(path) as file:
         for number in range(len(source)):
             episode, objects = source.read(number), file[f"data/demo_{number}/obs/object"]
-            steps = np.arange(0, len(episode), every)
+            steps = np.arange(0, len(episode), 2)
             for place, name in enumerate(objects.attrs["names"]):
                 positions.setdefault(str(name), []).append(objects[:, 3 * place : 3 * place + 3][steps])
             for key, pictures in episode.images.items():
@@ -109,27 +109,10 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
     return found
 
 
-def reliance(run: Run, demos: Path, episodes: int = SHOWN) -> dict[str, float | None]:
+def reliance(run: Run, demos: Path) -> dict[str, float | None]:
     """How often the undisturbed error a policy's is when its pictures (`images_swapped`) or its proprioception
     (`proprio_swapped`) come from another episode: what `gap-vla diagnose --demos` measures."""
     source = open_source(demos)
-    recordings = [from_episode(source.read(number)) for number in range(min(episodes, len(source)))]
+    recordings = [from_episode(source.read(number)) for number in range(min(SHOWN, len(source)))]
     found = open_loop(load_checkpoint(run.path, execute=1).policy, recordings)
     return {e.intervention: e.cost for e in found.effects if e.intervention.endswith("_swapped")}
-
-
-def model_of(run: Run) -> Any:
-    """The `SmallPolicy` of a run."""
-    policy: Any = load_checkpoint(run.path).policy
-    return policy.model
-
-
-def fresh_policy(*architecture: Any) -> Any:
-    """A small policy with the weights of seed 0; features that do not beat its have learned nothing."""
-    import torch
-
-    from gap_vla.policies.methods import build_policy
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build_policy(*architecture).eval()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from sklearn.linear_model import Ridge
 
 from gap_vla.core.errors import UserError
 
@@ -72,14 +73,8 @@ def _ridge(
     of the largest: one that hardly varies in training could be anything in a held-out episode. The mean is not
     penalised.
     """
-    features, target, asked = (some.astype(float) for some in (features, target, asked))
-    mean, scale, offset = features.mean(0), features.std(0), target.mean(0)
+    features, asked = features.astype(float), asked.astype(float)
+    mean, scale = features.mean(0), features.std(0)
     scale = np.maximum(scale, max(scale.max() / 100, 1e-12))
     x, z = ((some - mean) / scale for some in (features, asked))
-    if x.shape[1] > len(x):  # the same prediction, from products of rows
-        values, vectors = np.linalg.eigh(x @ x.T)
-        moved = vectors.T @ (target - offset)
-        return [offset + z @ x.T @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]
-    values, vectors = np.linalg.eigh(x.T @ x)
-    moved = vectors.T @ (x.T @ (target - offset))
-    return [offset + z @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]
+    return [Ridge(strength * len(x)).fit(x, target).predict(z).reshape(len(z), -1) for strength in strengths]

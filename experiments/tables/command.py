@@ -15,15 +15,12 @@ have failed; they are named.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from gap_vla.core.errors import NEGATIVE, ConfigError, command
 
 JOBS = {"cpu": 1, "cuda": 4}
 """Cells at once where --jobs names no number: those of a GPU wait for their simulators most of the time."""
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def seconds(text: str) -> float:
@@ -32,10 +29,11 @@ def seconds(text: str) -> float:
     >>> seconds("60m"), seconds("1.5h"), seconds("1h30m"), seconds("90s")
     (3600.0, 5400.0, 5400.0, 90.0)
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise argparse.ArgumentTypeError(f"{text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    import pandas as pd
+
+    if text.isdigit():  # pandas would count nanoseconds
+        raise argparse.ArgumentTypeError(f"{text} of what? Give a time such as 60m, 1.5h, 1h30m or 90s")
+    return pd.Timedelta(text).total_seconds()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.looks.predictors import predictors
-from experiments.looks.probe import collect_probe_demos, features_of, model_of, probe, read_probe_data, reliance
+from experiments.looks.probe import collect_probe_demos, features_of, probe, read_probe_data, reliance
 from experiments.tables import results
 from experiments.tables.cells import Cell, run_directory
 from gap_vla.report.runs import Run
+from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.data import Stages
 
 
@@ -34,9 +35,10 @@ def look_at_cells(cells: Sequence[Cell], what: Sequence[str], path: Path) -> Non
             run = Run.read(run_directory(cell))
             demos = collect_probe_demos(run)
             measured |= reliance(run, demos)
-            if run.small and (model := model_of(run)).uses_vision:
+            policy: Any = load_checkpoint(run.path).policy if run.small else None
+            if policy and policy.model.uses_vision:
                 data = read_probe_data(demos)
-                found = probe(features_of(model, data.images), data)
+                found = probe(features_of(policy.model, data.images), data)
                 for name in {"peg", "ring"} & {*found}:
                     measured[f"{name}_error_mm"] = 1000 * found[name]["error"]
         print(f"{cell.name}: {measured}", flush=True)

@@ -415,13 +415,6 @@ TABLES: dict[str, Table] = {
             seeds=(0,),
             shape="lines",
         ),
-        Table(
-            "ood",
-            "Out of distribution",
-            _blocks(
-                ("assembly", "threading", "bin_picking", "stack"), arms("vision", "concat", "gap"), against=_GAP_PAIRS
-            ),
-        ),
         _on_assembly(
             "ablation",
             "λ, the window of training, and other ways to ρ",

@@ -16,7 +16,6 @@ from experiments.tables.confirmation import (
     REPAIRS,
     Corrected,
     corrected_comparisons,
-    holm,
     judged,
     p_of_seeds,
 )
@@ -161,17 +160,6 @@ def found_of(**gains):
 
 
 CLEAR, UNCLEAR, WORSE = (20, 25, 22, 24, 21), (20, -25, 2, 4, -3), (-20, -25, -22, -24, -21)
-
-
-def test_p_values_are_students_over_the_seeds():
-    assert p_of_seeds([0.1, 0.3, 0.2]) == pytest.approx(2 * stats.t.sf(0.2 / (0.1 / np.sqrt(3)), 2))
-    assert p_of_seeds([0.4]) == 1.0 and p_of_seeds([0.0, 0.0]) == 1.0 and p_of_seeds([0.1, 0.1]) == 0.0
-
-
-def test_holms_correction_counts_what_has_not_run():
-    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.005], 4) == pytest.approx([0.02])
-    assert holm([0.9, 0.5], 8) == [1.0, 1.0] and holm([], 4) == []
 
 
 @pytest.mark.parametrize(
