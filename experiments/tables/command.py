@@ -31,7 +31,7 @@ def seconds(text: str) -> float:
     """
     import pandas as pd
 
-    if text.isdigit():  # pandas would count nanoseconds
+    if text[-1:].isdigit():  # pandas would count nanoseconds
         raise argparse.ArgumentTypeError(f"{text} of what? Give a time such as 60m, 1.5h, 1h30m or 90s")
     return pd.Timedelta(text).total_seconds()
 
