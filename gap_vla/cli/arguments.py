@@ -7,9 +7,8 @@ import contextlib
 import functools
 import inspect
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
@@ -31,43 +30,11 @@ class Parser(argparse.ArgumentParser):
         return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else word
 
 
-def command_parser(command: Callable[..., Any], answers: bool = False, **options: Any) -> Parser:
-    """A parser that shows the command's docstring, and takes options by their whole names only.
-
-    Args:
-        answers: whether it knows `--json`, see `answering`.
-        options: of `argparse.ArgumentParser`.
-    """
+def command_parser(command: Callable[..., Any], **options: Any) -> Parser:
+    """A parser that shows the command's docstring, and takes options by their whole names only; `options`: of
+    `argparse.ArgumentParser`."""
     shown = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=inspect.getdoc(command), formatter_class=shown, allow_abbrev=False, **options)
-    if answers:
-        parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
-    return parser
-
-
-@contextlib.contextmanager
-def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """With `--json`, what the block puts into this dictionary is printed in the end, as one JSON object, and everything
-    else goes to stderr. Without `--json` nothing changes."""
-    answer: dict[str, Any] = {}
-    with to_stderr() if options.json else contextlib.nullcontext():
-        yield answer
-    if options.json:
-        print(json.dumps(answer, default=str), flush=True)
-
-
-@contextlib.contextmanager
-def to_stderr() -> Iterator[None]:
-    """Standard output of this process, its children and compiled code is standard error meanwhile."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
+    return Parser(description=inspect.getdoc(command), formatter_class=shown, allow_abbrev=False, **options)
 
 
 # ---- `type=` and `action=` of options

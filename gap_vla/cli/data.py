@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import Cameras, Parser, answering, command_parser, pair, real, seed, whole
+from gap_vla.cli.arguments import Cameras, Parser, command_parser, pair, real, seed, whole
 from gap_vla.core.errors import command
 from gap_vla.core.files import claim
 from gap_vla.demos.fields import add_options, fields_from
@@ -102,7 +102,7 @@ def annotate(argv: list[str] | None = None) -> None:
         gap-vla annotate demos.hdf5 --out demos_rho.hdf5 --method gaussian --option sigma=3
         gap-vla annotate new.hdf5 --out new_rho.hdf5 --annotator demos_rho.hdf5.annotator
     """
-    parser = command_parser(annotate, answers=True)
+    parser = command_parser(annotate)
     add = parser.add_argument
     _add_source(parser, "file or folder of demonstrations, or the folder of a dataset version")
     beside = "LeRobot: a folder, or a .parquet file for ρ alone (default: gap_rho.parquet in SOURCE)"
@@ -121,18 +121,13 @@ def annotate(argv: list[str] | None = None) -> None:
     from gap_vla.phases.measures import describe
     from gap_vla.rlds.annotate import annotate_source, write_report
 
-    with answering(options) as answer:
-        source = _source(options)
-        names = ("method", "seed", "annotator", "extra", "workers", "overwrite")
-        how = {name: getattr(options, name) for name in names}
-        done = annotate_source(source, options.out, options=dict(options.option), **how)
-        print(*describe(done.annotation.report), sep="\n")
-        print(f"written:   {done.path}\nannotator: {done.annotator}")
-        answer |= {"copy": done.path, "annotator": done.annotator, "labels": done.annotation.report}
-        if options.report:
-            page = Path(f"{options.out or source.sidecar}.report.html")
-            answer["report"] = write_report(done, page, options.show)
-            print(f"report:    {page}")
+    how = {name: getattr(options, name) for name in ("method", "seed", "annotator", "extra", "workers", "overwrite")}
+    done = annotate_source(_source(options), options.out, options=dict(options.option), **how)
+    print(*describe(done.annotation.report), sep="\n")
+    print(f"written:   {done.path}\nannotator: {done.annotator}")
+    if options.report:
+        page = done.path.with_name(f"{done.path.name}.report.html")
+        print(f"report:    {write_report(done, page, options.show)}")
 
 
 @command
@@ -230,7 +225,7 @@ def check_dataset(argv: list[str] | None = None) -> int:
         gap-vla check-dataset ~/tensorflow_datasets/bridge_dataset/1.0.0 --layout bridge --out bridge_check
         gap-vla check-dataset lerobot/so101_pick
     """
-    parser = command_parser(check_dataset, answers=True)
+    parser = command_parser(check_dataset)
     add = parser.add_argument
     _add_source(parser, "RLDS version, LeRobot folder, HDF5 file, folder of npz or pickles")
     add("--out", type=Path, help="folder of the page (default: <name>-check)")
@@ -245,10 +240,7 @@ def check_dataset(argv: list[str] | None = None) -> int:
     out = claim(options.out or Path(f"{name}-check"), overwrite=options.overwrite, kind="check", sources=[source])
     from gap_vla.rlds import checking
 
-    with answering(options) as answer:
-        report = checking.check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
-        print(report.text())
-        page = report.save(out)
-        print(f"page: {page}")
-        answer |= {**report.content(), "page": page}
+    report = checking.check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
+    print(report.text())
+    print(f"page: {report.save(out)}")
     return report.exit_status(options.strict)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import Cameras, Parser, answering, command_parser, real, seed, whole
+from gap_vla.cli.arguments import Cameras, Parser, command_parser, real, seed, whole
 from gap_vla.core.errors import UserError, command
 from gap_vla.core.files import write_json
 
@@ -122,9 +122,9 @@ def evaluate(argv: list[str] | None = None) -> None:
     The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes),
     videos/ (failures first) and index.html. A killed evaluation continues when the same command is given again.
     """
-    from gap_vla.sim.variants import VARIANT_NAMES
+    from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
 
-    parser = command_parser(evaluate, answers=True)
+    parser = command_parser(evaluate)
     _add_policy(parser, "expert, random")
     add = parser.add_argument
     add("--episodes", type=whole(1), default=20, help="rollouts (default 20; take 100 for results)")
@@ -138,17 +138,10 @@ def evaluate(argv: list[str] | None = None) -> None:
     add("--slots", type=whole(1), default=4, help="environments per process; a batch is workers * slots (default 4)")
     add("--videos", type=whole(0), default=4, help="rollouts to film, failures first (default 4)")
     options = parser.parse_args(argv)
-    with answering(options) as answer:
-        answer |= _rollouts(options)
-
-
-def _rollouts(options: Any) -> dict[str, Any]:
-    """Prints what was measured; returns it with its page, by the variant of the scene."""
     from gap_vla.report.evaluations import write_page
     from gap_vla.rollouts import evaluation
     from gap_vla.rollouts.records import describe
     from gap_vla.sim.rendering import require_rendering
-    from gap_vla.sim.variants import variant_spec
 
     at_once = options.workers * options.slots
     loaded = _load_policy(options, seed=options.seed or 0, execute=options.execute, batch_size=at_once)
@@ -177,9 +170,7 @@ def _rollouts(options: Any) -> dict[str, Any]:
         variant=variant,
         horizon=options.horizon,
     )
-    page = write_page(out, summary)
-    print(f"{describe(summary)}\n→ {out / 'summary.json'}, {page}", flush=True)
-    return {"variants": {variant: {**summary, "page": page}}}
+    print(f"{describe(summary)}\n→ {out / 'summary.json'}, {write_page(out, summary)}", flush=True)
 
 
 @command
@@ -196,10 +187,10 @@ def diagnose(argv: list[str] | None = None) -> None:
     Prints first whether the policy looks, then a table; --out receives diagnosis.json and the rollouts.
     """
     from gap_vla.demos.fields import add_options
-    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
+    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, OBJECTS_MOVED, closed_loop, open_loop
 
     # of two --image-size, the policy's counts, and --episodes may be a number too
-    parser = command_parser(diagnose, answers=True, conflict_handler="resolve")
+    parser = command_parser(diagnose, conflict_handler="resolve")
     add_options(parser)
     _add_policy(parser, "random")
     add = parser.add_argument
@@ -213,13 +204,7 @@ def diagnose(argv: list[str] | None = None) -> None:
     add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
     options = parser.parse_args(argv)
-    with answering(options) as answer:
-        answer |= _diagnosis(options)
-
-
-def _diagnosis(options: Any) -> dict[str, Any]:
     from gap_vla.report.evaluations import report, verdict
-    from gap_vla.rollouts.diagnose import OBJECTS_MOVED, closed_loop, open_loop
     from gap_vla.rollouts.policy import identity
     from gap_vla.rollouts.records import require_same
     from gap_vla.rollouts.task import sim_task
@@ -266,7 +251,6 @@ def _diagnosis(options: Any) -> dict[str, Any]:
     }
     write_json(out / "diagnosis.json", content)
     print(f"→ {out / 'diagnosis.json'}")
-    return content
 
 
 def _recordings(options: Any, loaded: Any, task: Any) -> list[Any]:

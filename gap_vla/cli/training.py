@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.cli.arguments import answering, command_parser, names, numbers
+from gap_vla.cli.arguments import command_parser, names, numbers
 from gap_vla.core.errors import NEGATIVE, command
 
 if TYPE_CHECKING:
@@ -55,20 +55,14 @@ def _train(command: Callable[..., Any], kind: type[Experiment], argv: list[str] 
     from gap_vla.cli.configured import parse_configured
     from gap_vla.training.run import TrainingRun
 
-    parser = command_parser(command, answers=True)
+    parser = command_parser(command)
     how = parser.add_mutually_exclusive_group().add_argument
     how("--resume", action="store_true", help="go on with this configuration's run from its last state, or begin")
     how("--dry-run", action="store_true", help="say what would be read and trained, and stop")
     parser.add_argument("--run-name", default="", help="of the folder in runs/TASK/ (default: method, seed and hash)")
     config, options = parse_configured(parser, kind, argv)
     run = TrainingRun(config, options.run_name)
-    with answering(options) as answer:
-        answer["run"] = run.directory.path
-        if options.dry_run:
-            print(run.dry_run())
-        else:
-            answer |= run.to_the_end(options.resume)
-            print(run.report(answer))
+    print(run.dry_run() if options.dry_run else run.report(run.to_the_end(options.resume)))
 
 
 @command
@@ -90,17 +84,15 @@ def compare(argv: list[str] | None = None) -> int:
     from gap_vla.training.octo import FinetuneConfig
 
     methods = FinetuneConfig.methods
-    parser = command_parser(compare, answers=True)
+    parser = command_parser(compare)
     add = parser.add_argument
     add("--seeds", type=numbers, default=[0, 1, 2], metavar="N,N", help="training seeds (default: 0,1,2)")
     add("--methods", type=names, default=list(methods), metavar="NAME,NAME", help=f"default: {','.join(methods)}")
     config, options = parse_configured(parser, FinetuneConfig, argv)
-    with answering(options) as answer:
-        text, failed, table = compare_methods(config, options.methods, options.seeds)
-        answer |= {"folder": comparison_directory(config), "failed": failed, **table}
-        print(f"{text}\ntable.md and table.png lie in {answer['folder']}" if text else "no run has finished")
-        if failed:
-            print(f"failed: {'; '.join(failed)} (reasons above)")
+    text, failed, _ = compare_methods(config, options.methods, options.seeds)
+    print(f"{text}\ntable.md and table.png lie in {comparison_directory(config)}" if text else "no run has finished")
+    if failed:
+        print(f"failed: {'; '.join(failed)} (reasons above)")
     return NEGATIVE if failed else 0
 
 

@@ -307,9 +307,9 @@ def test_an_rlds_episode_begins_and_ends_where_its_flags_say(flags: dict[str, li
 def test_the_command_checks_a_dataset_and_answers_by_its_exit_status(tmp_path: Path, capsys: Any) -> None:
     toy = Path(__file__).parent / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
     words = [str(toy), "--out", str(tmp_path / "check")]
-    status = command([*words, "--json"])
-    answer = json.loads(capsys.readouterr().out)
-    assert status == int(answer["verdict"].startswith("it would spoil")) and Path(answer["page"]).exists()
+    status = command(words)
+    found = json.loads((tmp_path / "check/check.json").read_text())
+    assert status == int(found["verdict"].startswith("it would spoil")) and (tmp_path / "check/check.html").exists()
     assert command(words) == 2 and "check exists" in capsys.readouterr().err
     assert command([*words, "--overwrite"]) == status
     assert command([str(tmp_path / "nothing")]) == 2
