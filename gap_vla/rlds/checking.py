@@ -33,8 +33,6 @@ from gap_vla.rlds.checks import (
 from gap_vla.rlds.motion_checks import arms_of, check_jumps, check_motion, check_units
 
 LEVELS = ("error", "warning", "note")
-CONSTANT = 1e-6
-"""Standard deviation, below which a column of the actions does not vary."""
 
 
 def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
@@ -177,7 +175,7 @@ def _ends(source: Source, index: int) -> Iterator[Finding]:
 
 
 def _over_all(kept: dict[str, Episode], splits: list[str]) -> Iterator[Finding]:
-    """Checks over all episodes: labels, actions, motion, duplicates."""
+    """Checks over all episodes: labels, motion, duplicates."""
     episodes = [*kept.values()]
     yield from check_weak(
         [(e.rho, e.change_point) for e in episodes if e.rho is not None and e.change_point is not None]
@@ -193,26 +191,12 @@ def _over_all(kept: dict[str, Episode], splits: list[str]) -> Iterator[Finding]:
     if not episodes[0].action.shape[1]:
         yield Finding("note", "convention", "no action is given, so actions are not checked")
         return
-    yield from _actions(episodes)
     arms = arms_of(episodes)
     for arm in arms:
         yield from check_motion(arm)
     if not arms:
         text = "what actions do to the state is not checked; describe both with --columns and --action-columns"
         yield Finding("note", "columns", text)
-
-
-def _actions(episodes: list[Episode]) -> Iterator[Finding]:
-    """What a reader should know of the range of the actions, which a training normalises."""
-    actions = np.concatenate([e.action for e in episodes]).astype(np.float64)
-    largest = abs(actions).max()
-    if largest > 1.001:
-        text = "actions are not within [-1, 1]; a training normalises them"
-        yield Finding("note", "convention", text, f"up to {largest:.3g}")
-    constant = np.flatnonzero(actions.std(0) < CONSTANT)
-    if len(constant):
-        text = "columns of the action do not vary; normalisation leaves them out"
-        yield Finding("note", "range", text, f"columns {constant.tolist()}")
 
 
 def _summary(kept: dict[str, Episode], splits: list[str]) -> dict[str, Any]:

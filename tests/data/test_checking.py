@@ -95,8 +95,7 @@ def told(report: Report, level: str) -> str:
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_sound_dataset_passes(lengths: list[int]) -> None:
     report = checked([physical(i, steps) for i, steps in enumerate(lengths)])
-    assert found(report) == {("note", "convention")} and report.exit_status(strict=True) == 0
-    assert "high gripper action closes the gripper" in told(report, "note")
+    assert not report.findings and report.exit_status(strict=True) == 0
 
 
 # Conventions
@@ -135,18 +134,18 @@ def _missing_camera(e: Episode) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("convention", "note"),
     [
-        (_opens, "high gripper action opens"),
+        (_opens, ""),
         (_absolute, "absolute positions"),
         (_joints, "absolute joints"),
         (lambda e: {"action": e.action[:, :0], "action_columns": None}, "no action"),
         (lambda e: {"language_instruction": ""}, "no language instruction"),
         (_missing_camera, "image_1 is missing"),
-        (lambda e: {"action": e.action * np.float32(3.75)}, "not within [-1, 1]"),
+        (lambda e: {"action": e.action * np.float32(3.75)}, ""),
         (lambda e: {"columns": None}, "--columns"),
         (lambda e: {"rho": None, "change_point": None}, ""),
     ],
 )
-def test_a_convention_is_a_note_whatever_the_lengths(
+def test_a_convention_is_a_note_at_most_whatever_the_lengths(
     convention: Callable[[Episode], dict[str, Any]], note: str, lengths: list[int]
 ) -> None:
     report = _converted(convention, lengths)
