@@ -106,13 +106,13 @@ class Columns:
         return [index for arm in self.by_arm(kind) for index in arm]
 
     def by_arm(self, kind: str) -> list[list[int]]:
-        """The indices of the columns of a kind, of each arm."""
+        """The indices of the columns of a kind, or of a word, of each arm."""
         found: list[list[int]] = []
         start = 0
         for arm in self.arms:
             found.append([])
             for block in arm:
-                found[-1] += range(start, start + block.width) if block.kind == kind else ()
+                found[-1] += range(start, start + block.width) if kind in (block.kind, block.word) else ()
                 start += block.width
         return found
 

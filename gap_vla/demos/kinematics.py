@@ -209,16 +209,13 @@ class Robot:
 
     def poses(self, state: Float[np.ndarray, "T P"]) -> tuple[Arm, ...]:
         """The pose of each arm's tool point in the frame of the arm's base; its gripper columns stay as they are."""
-        arms, start = [], 0
-        for chain, joints, blocks in zip(self.chains, self.joints, self.columns.arms):
-            parts: dict[str, list[np.ndarray]] = {"joints": [], "gripper": [state[:, :0]]}
-            for block in blocks:
-                part = state[:, start : start + block.width]
-                start += block.width
-                parts.setdefault(block.kind, []).append(np.deg2rad(part) if block.word == "joints_deg" else part)
-            pose = chain.pose(np.concatenate(parts["joints"], axis=1), joints)
-            arms.append(Arm(*pose, np.concatenate(parts["gripper"], axis=1)))
-        return tuple(arms)
+        in_rad, degrees = np.array(state), self.columns.of("joints_deg")
+        in_rad[:, degrees] = np.deg2rad(state[:, degrees])
+        of_arms = zip(self.chains, self.joints, self.columns.by_arm("joints"), self.columns.by_arm("gripper"))
+        return tuple(
+            Arm(*chain.pose(in_rad[:, own], joints), np.take(state, gripper, axis=1))
+            for chain, joints, own, gripper in of_arms
+        )
 
 
 def robot_for(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.columns import Columns
 from gap_vla.core.episode import Episode
 from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checks import Finding
@@ -64,11 +63,14 @@ def arms_of(kept: Sequence[Episode]) -> list[Arm]:
         return []
     poses = [episode.arms for episode in episodes] if first.columns.has_pose else []
     arms = []
-    for number, (own, asked) in enumerate(zip(_places(first.columns), _places(first.action_columns))):
-        kind = next((kind for kind in ("position", "joints") if kind in own and kind in asked), None)
+    for number in range(min(len(first.columns.arms), len(first.action_columns.arms))):
+        kinds = ("position", "joints", "rotation", "rotvec")
+        own = {kind: first.columns.by_arm(kind)[number] for kind in kinds}
+        asked = {kind: first.action_columns.by_arm(kind)[number] for kind in kinds}
+        kind = next((kind for kind in ("position", "joints") if own[kind] and asked[kind]), None)
         if kind is None or len(own[kind]) != len(asked[kind]):
             continue
-        turns = kind == "position" and "rotation" in own and "rotvec" in asked
+        turns = kind == "position" and own["rotation"] and asked["rotvec"]
         states = [episode.proprio.astype(np.float64) for episode in episodes]
         actions = [episode.action.astype(np.float64) for episode in episodes]
         arm = Arm(
@@ -80,19 +82,6 @@ def arms_of(kept: Sequence[Episode]) -> list[Arm]:
             turn=[action[:, asked["rotvec"]] for action in actions] if turns else [],
         )
         arms.append(arm)
-    return arms
-
-
-def _places(columns: Columns) -> list[dict[str, list[int]]]:
-    """Of each arm the indices of its columns by kind, and by word."""
-    arms, start = [], 0
-    for blocks in columns.arms:
-        places: dict[str, list[int]] = {}
-        for block in blocks:
-            for name in {block.kind, block.word}:
-                places.setdefault(name, []).extend(range(start, start + block.width))
-            start += block.width
-        arms.append(places)
     return arms
 
 
@@ -204,11 +193,11 @@ def check_jumps(episode: Episode) -> Iterator[Finding]:
     """Positions and rotations move without jumps; quaternions have length one and do not flip their sign."""
     if episode.columns is None or not episode.columns.has_pose:
         return
-    for number, (pose, places) in enumerate(zip(episode.arms, _places(episode.columns))):
+    for number, (pose, blocks) in enumerate(zip(episode.arms, episode.columns.arms)):
         arm = f"arm {number}"
         moved = np.linalg.norm(np.diff(pose.position.astype(np.float64), axis=0), axis=1)
         yield from _jump(moved, JUMP_METRES, f"{arm} moves", "m")
-        if "rotation" not in places:
+        if not any(block.kind == "rotation" for block in blocks):
             continue
         quaternion = np.asarray(pose.quaternion, np.float64)
         length = np.linalg.norm(quaternion, axis=1)
@@ -220,7 +209,7 @@ def check_jumps(episode: Episode) -> Iterator[Finding]:
         turned = np.linalg.norm(relative_rotation_vector(quaternion[:-1], quaternion[1:]), axis=1)
         yield from _jump(turned, JUMP_RADIANS, f"{arm} turns", "rad")
         flips = np.flatnonzero((quaternion[1:] * quaternion[:-1]).sum(1) < 0) + 1
-        if len(flips) and {"quat_wxyz", "quat_xyzw"} & {*places}:
+        if len(flips) and any(block.word in ("quat_wxyz", "quat_xyzw") for block in blocks):
             text = f"{arm}: the quaternion changes its sign (same pose, other numbers); force one hemisphere"
             yield Finding("warning", "quaternion", text, f"{len(flips)} times, first at step {flips[0]}")
 
