@@ -48,22 +48,14 @@ def nearest(word: str, words: Iterable[str], hint: str) -> str:
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a configuration class from nested dictionaries. Raises ConfigError naming the dotted key."""
+    """An instance of a configuration class from nested dictionaries, as `identity.plain` makes them.
+
+    Raises ConfigError naming the dotted key.
+    """
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         raise ConfigError(in_plain_words(error, cls)) from None
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dictionaries and lists, ready for JSON; `build` reads them back."""
-    return _plain(dataclasses.asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from gap_vla.core.config import build, to_dict
+from gap_vla.core.config import build
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json, replacing, write_json
+from gap_vla.core.identity import plain
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.policy import SmallPolicy
@@ -32,7 +33,7 @@ def save_policy(
     account = {
         "format": 1,
         "method": policy.method,
-        "model": to_dict(policy.config) | {"encoder_weights": ""},
+        "model": plain(policy.config) | {"encoder_weights": ""},
         "image_shape": list(policy.image_shape),
         "proprio_dim": policy.proprio_dim,
         "action_dim": policy.action_dim,

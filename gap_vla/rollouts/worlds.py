@@ -15,9 +15,10 @@ from pydantic.dataclasses import dataclass
 
 import gap_vla
 from gap_vla.core.columns import Columns
-from gap_vla.core.config import STRICT, build, choose, to_dict
+from gap_vla.core.config import STRICT, build, choose
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import read_json
+from gap_vla.core.identity import plain
 from gap_vla.demos.arrays import resized
 from gap_vla.rollouts.policy import Bounds
 
@@ -120,7 +121,7 @@ class GymnasiumTask:
         return dataclasses.replace(self, image_size=None)
 
     def identity(self) -> dict[str, Any]:
-        world = {key: value for key, value in to_dict(self.world).items() if key not in ("columns", "source", "random")}
+        world = {key: value for key, value in plain(self.world).items() if key not in ("columns", "source", "random")}
         return {"task": self.name, **world, "image_size": self.image_size}
 
 

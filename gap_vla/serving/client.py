@@ -14,7 +14,6 @@ from jaxtyping import Float
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from gap_vla.core.config import to_dict
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.identity import plain
 from gap_vla.serving.wire import KeyMapping, pack, unpack
@@ -69,7 +68,7 @@ class RemotePolicy:
         connection.close()
         self.cameras: tuple[str, ...] = tuple(self.server_metadata.get("cameras", ()))
         self.image_size: int | None = self.server_metadata.get("image_size")
-        self.identity = {"address": self.address, "keys": to_dict(self.keys), "server": plain(self.server_metadata)}
+        self.identity = {"address": self.address, "keys": plain(self.keys), "server": plain(self.server_metadata)}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         self.forget(episode_ids)

@@ -29,9 +29,9 @@ from gap_vla.core.config import (
     choose,
     merge,
     nearest,
-    to_dict,
 )
 from gap_vla.core.errors import ConfigError
+from gap_vla.core.identity import plain
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.source import READERS
 from gap_vla.phases.methods import METHODS as METHODS_OF_RHO
@@ -234,8 +234,8 @@ class Experiment(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, ready for JSON; names of run directories are a hash of them."""
-        values = to_dict(self)
-        usual = to_dict(type(self)(task=TASK_NAMES[0]))
+        values = plain(self)
+        usual = plain(type(self)(task=TASK_NAMES[0]))
         for key in self.unrecorded:
             section, name = key.split(".")
             if values[section][name] == usual[section][name]:

@@ -6,8 +6,9 @@ import argparse
 
 import pytest
 
-from gap_vla.core.config import build, to_dict
+from gap_vla.core.config import build
 from gap_vla.core.errors import ConfigError
+from gap_vla.core.identity import plain
 from gap_vla.demos.fields import Fields, add_options, fields_from
 from gap_vla.demos.lerobot_names import columns_from, names_of
 
@@ -21,7 +22,7 @@ def fields_of(*words: str) -> Fields:
 def test_options_say_what_a_configuration_says() -> None:
     asked = fields_of(*"--state a+b --image image_primary=top --columns joints:6 --image-size 8 9".split())
     assert asked == Fields(state="a+b", images={"image_primary": "top"}, columns="joints:6", image_size=(8, 9))
-    assert build(Fields, to_dict(asked)) == asked
+    assert build(Fields, plain(asked)) == asked
     assert fields_of() == Fields()
     assert fields_of("--image", "none").images == {}
     assert fields_of("--instruction", "text=push it").text == "push it"
