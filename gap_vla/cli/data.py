@@ -161,14 +161,17 @@ def build_dataset(argv: list[str] | None = None) -> None:
     add_options(parser)
     options = parser.parse_args(argv)
     from gap_vla.demos.source import open_source
-    from gap_vla.rlds import convert
+    from gap_vla.rlds import annotate, convert
     from gap_vla.rlds.shards import run_on_beam
 
     source = open_source(options.source, fields_from(options), options.kind)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("method", "seed", "val_fraction")}
     how["options"] = dict(options.option)
     if options.dry_run:
-        print(convert.dry_run(source, Path(f"{options.name}_dry_run.png"), **how))
+        print(source.account(), flush=True)
+        picture, given = Path(f"{options.name}_dry_run.png"), {"seed": options.seed, **how["options"]}
+        annotate.show_episode(source, picture, method=options.method, annotator=options.annotator, options=given)
+        print(f"picture: {picture}")
         return
     flags = [f"--{flag.lstrip('-')}" for flag in options.beam or ()]
     path = convert.build_dataset(

@@ -22,9 +22,6 @@ from gap_vla.core.files import mark, replacing
 from gap_vla.demos.arrays import as_text
 from gap_vla.demos.source import PICKLES, Labels, Place, Recording, Source, files_in
 
-PARTS = {"position": "position", "quaternion": "quat_wxyz", "gripper": "gripper:2"}
-"""Arrays of which a state may be made: position (m), quaternion wxyz, and an opening or two fingers (m)."""
-
 
 class NpzFolder(Source):
     """Each file holds arrays of equal length: a state, actions, pictures, `phase`; and texts or numbers.
@@ -43,18 +40,11 @@ class NpzFolder(Source):
         with np.load(place.file, allow_pickle=False) as arrays:
             yield Recording(arrays, arrays.get("language_instruction", ""), arrays.get("success", True))
 
-    def state_names(self) -> list[str]:
-        parts = [name for name in PARTS if name in self.names]
-        return super().state_names() or (parts if "position" in parts else [])
-
     def columns_of(self, names: Sequence[str], widths: Sequence[int]) -> Columns | None:
         field = "columns" if names == self.state else "action_columns"
         if field in self.names:
             with self.recording(self.places[0]) as first:
                 return Columns.parse(as_text(first.arrays[field]))
-        if {*names} <= {*PARTS}:
-            words = ["gripper_01" if width == 1 else PARTS[name] for name, width in zip(names, widths)]
-            return Columns.parse(" ".join(words))
         return None
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:

@@ -155,11 +155,13 @@ def show_episode(
     camera: str | None = None,
     method: str | None = None,
     annotator: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes one episode as a page (.html) or a picture (.png).
 
     It shows the ρ that is stored in the file. Where none is stored, or a method or the folder of an annotator is given,
-    it shows the ρ that `annotate_source` would write: the annotator is fitted on the whole source.
+    it shows the ρ that `annotate_source` would write: the annotator is fitted on the whole source. The method "none"
+    shows no other ρ than a stored one.
     """
     from gap_vla.drawing.episode import episodes_page, write_picture
     from gap_vla.phases.measures import notes, told_weak
@@ -171,11 +173,14 @@ def show_episode(
     claim(out, overwrite=True, sources=[source.path])
     if not 0 <= episode < len(source):
         raise EpisodeError(f"{source.path}: no episode {episode}; it has {len(source)}, from 0 to {len(source) - 1}")
-    chosen = source.read(episode, labels=not (method or annotator))
+    chosen = source.read(episode, labels=method in (None, "none") and not annotator)
     if chosen.rho is not None and chosen.change_point is not None:
         facts = ["ρ as it is stored", told_weak([chosen.rho], [np.flatnonzero(chosen.change_point)])]
+    elif method == "none":
+        facts = ["no ρ"]
     elif method or annotator or chosen.has_pose or chosen.moves_by_joints:
-        annotation = annotation_of(source, method=method or "lstm", annotator=annotator, options={"check": False})
+        how = {"check": False, **(options or {})}
+        annotation = annotation_of(source, method=method or "lstm", annotator=annotator, options=how)
         chosen = chosen.replace(**annotation.labels(episode))
         identity = annotation.identity
         facts = [f"ρ by {identity['method']}, annotator {identity['hash']}", *notes(annotation.report)]

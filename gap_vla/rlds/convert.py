@@ -237,11 +237,8 @@ def _write_shards(
         for i, shard in enumerate(shards):
             path = partial / f"{settings['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
             own = [labels[j] for j in shard] if isinstance(labels, Sequence) else labels
-            if isinstance(episodes, Source):
-                job = ShardJob(episodes, shard, own, layout, path)
-            else:  # a job is sent with its own episodes alone
-                job = ShardJob([episodes[j] for j in shard], tuple(range(len(shard))), own, layout, path)
-            splits[split].append(job)
+            held = episodes if isinstance(episodes, Source) else {j: episodes[j] for j in shard}
+            splits[split].append(ShardJob(held, shard, own, layout, path))
     jobs = [job for of_split in splits.values() for job in of_split]
     progress = f"write {settings['name']}", len(jobs), "shard"
     if runner is not None:
@@ -272,30 +269,3 @@ def _describe(
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(str(partial))
-
-
-def dry_run(
-    source: Source,
-    picture: Path,
-    *,
-    method: str = "lstm",
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    val_fraction: float = 0.1,
-) -> str:
-    """What a conversion would read as what, as lines of text, and the first episode with ρ as the PNG `picture`.
-
-    Args:
-        source: `gap_vla.demos.open_source(...)`.
-        method, seed, options, val_fraction: as in `build_dataset`.
-    """
-    from gap_vla.drawing.episode import EpisodeView, write_picture
-    from gap_vla.phases.measures import describe
-
-    first, lines = source.read(0), [source.account()]
-    if method != "none":
-        train = plan_splits(len(source), val_fraction)["train"]
-        annotation = annotation_of(source, method=method, seed=seed, options=options, fit=train)
-        first, lines = first.replace(**annotation.labels(0)), [*lines, *describe(annotation.report)]
-    view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
-    return "\n".join([*lines, f"picture: {write_picture(view, picture)}"])

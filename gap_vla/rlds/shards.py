@@ -111,12 +111,12 @@ def content_hash(episodes: Sequence[Episode]) -> str:
 class ShardJob:
     """The episodes `indices` of `source`, to become the file `path` of an unfinished dataset.
 
-    A job is small enough to be sent to a process or a Beam worker. `labels`, one an episode, are apart from the source,
-    so that pictures are read once, where they are written. They may be the annotator that finds them there; None: the
-    source has them, or none.
+    A job is small enough to be sent to a process or a Beam worker: of episodes in memory it holds its own. `labels`,
+    one an episode, are apart from the source, so that pictures are read once, where they are written. They may be the
+    annotator that finds them there; None: the source has them, or none.
     """
 
-    source: Sequence[Episode]
+    source: Sequence[Episode] | Mapping[int, Episode]
     indices: tuple[int, ...]
     labels: Sequence[Labels] | Annotator | None
     layout: Mapping[str, tuple[int, ...]]

@@ -53,15 +53,6 @@ def test_npz_files_are_undescribed_unless_they_say_what_their_columns_are(folder
     assert str(open_source(folder).columns) == "joints:7 gripper:2"
 
 
-@pytest.mark.parametrize(("gripper", "word"), [((9,), "gripper_01"), ((9, 1), "gripper_01"), ((9, 2), "gripper:2")])
-def test_a_state_may_be_position_quaternion_and_gripper(tmp_path: Path, gripper: tuple[int, ...], word: str) -> None:
-    parts = {"position": np.zeros((9, 3)), "quaternion": np.tile([1.0, 0, 0, 0], (9, 1)), "gripper": np.zeros(gripper)}
-    np.savez(tmp_path / "one.npz", **parts)
-    source = open_source(tmp_path)
-    assert str(source.columns) == f"position quat_wxyz {word}"
-    assert source[0].action.shape == (9, 0)
-
-
 def test_a_labelled_copy_of_npz_keeps_every_array(folder: Path, tmp_path: Path) -> None:
     source = open_source(folder, GAP)
     labels = [{"rho": np.ones(len(e), np.float32), "change_point": np.arange(len(e)) == 2} for e in source]
