@@ -241,9 +241,10 @@ def check_dataset(argv: list[str] | None = None) -> int:
     versioned = (source / "features.json").exists()
     name = f"{source.parent.name}-{source.name}" if versioned else source.stem
     out = claim(options.out or Path(f"{name}-check"), overwrite=options.overwrite, kind="check", sources=[source])
-    from gap_vla.rlds import checking
+    from gap_vla.demos.source import open_source
+    from gap_vla.rlds.checking import check_source
 
-    report = checking.check_dataset(options.source, fields_from(options), kind=options.kind, pictures=options.show)
+    report = check_source(open_source(options.source, fields_from(options), options.kind), options.show)
     print(report.text())
     print(f"page: {report.save(out)}")
     return report.exit_status(options.strict)

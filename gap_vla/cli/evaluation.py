@@ -195,10 +195,10 @@ def diagnose(argv: list[str] | None = None) -> None:
     _add_policy(parser, "random")
     add = parser.add_argument
     add("--demos", type=Path, help="demonstrations to show, of any kind (default: the expert in the simulator)")
-    shown = 'recorded episodes to show (default 10), or which of --demos, as "0:10,12"'
-    add("--episodes", default="10", metavar="N|SELECTION", help=shown)
-    closed = "rollouts per intervention (default 0: open loop only)"
-    add("--closed-loop", type=whole(0, LIBRARY), default=0, metavar="N", help=closed)
+    recorded = 'recorded episodes to show (default 10), or which of --demos, as "0:10,12"'
+    add("--episodes", default="10", metavar="N|SELECTION", help=recorded)
+    acted = "rollouts per intervention (default 0: open loop only)"
+    add("--closed-loop", type=whole(0, LIBRARY), default=0, metavar="N", help=acted)
     which, every = f"of the rollouts (default: all): {', '.join(ALL_INTERVENTIONS)}", list(ALL_INTERVENTIONS)
     add("--interventions", nargs="+", choices=every, default=every, metavar="NAME", help=which)
     add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")

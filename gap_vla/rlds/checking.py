@@ -15,8 +15,7 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import EpisodeError
 from gap_vla.core.files import mark, replacing, write_json
-from gap_vla.demos.fields import Fields
-from gap_vla.demos.source import Source, open_source
+from gap_vla.demos.source import Source
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.drawing.markup import data_uri, plain, render
 from gap_vla.rlds.checks import (
@@ -49,7 +48,7 @@ def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `check_dataset` found.
+    """What `check_source` found.
 
     Attributes:
         dataset: what was checked.
@@ -83,11 +82,6 @@ class Report:
         lines = [self.account, *(f"  {key}: {value}" for key, value in self.summary.items())]
         return "\n".join([*lines, *map(str, self.findings), self.verdict])
 
-    def content(self) -> dict[str, Any]:
-        """All but the pictures, for JSON."""
-        found = [dataclasses.asdict(one) for one in self.findings]
-        return {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
-
     def save(self, directory: Path) -> Path:
         """Writes the folder, with `check.json` and `check.html`; returns the page, which needs no network."""
         page = render(
@@ -101,29 +95,19 @@ class Report:
         )
         with replacing(directory) as folder:
             folder.mkdir()
-            write_json(folder / "check.json", self.content())
+            found = [dataclasses.asdict(one) for one in self.findings]
+            content = {"dataset": str(self.dataset), "verdict": self.verdict, **self.summary, "findings": found}
+            write_json(folder / "check.json", content)
             (folder / "check.html").write_text(page, encoding="utf-8")
             mark(folder, "check")
         return directory / "check.html"
 
 
-def check_dataset(
-    path: str | Path, fields: Fields | None = None, *, kind: str | None = None, pictures: int = 6
-) -> Report:
-    """Checks demonstrations of any format that `open_source` knows, whoever recorded them.
-
-    Args:
-        path: an RLDS version such as `data/threading/1.0.0`, a LeRobot folder, an HDF5 file, a folder of npz, …
-        fields: what is taken for what; default: what the files declare. Without columns of state and action, what these
-            mean together is not checked.
-        kind: format of the files; default: what they look like.
-        pictures: episodes on the page.
-    """
-    return check_source(open_source(path, fields=fields or Fields(), kind=kind), pictures)
-
-
 def check_source(source: Source, pictures: int = 6) -> Report:
-    """The same for demonstrations that are open."""
+    """Checks demonstrations of any format, whoever recorded them; `pictures`: episodes on the page.
+
+    Without columns of state and action, what these mean together is not checked.
+    """
     findings: list[Finding] = []
     kept: dict[str, Episode] = {}  # without pictures
     films: dict[str, dict[str, bytes]] = {}
