@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -97,11 +97,10 @@ class Progress:
         self._bar.close()
 
 
-def watched(results: Iterable[T], what: str, total: int, unit: str, after: float = 0.0) -> list[T]:
-    """The results as a list, while stderr says how many there are."""
-    progress, done = Progress(what, total, unit, after=after), []
+def watched(results: Iterable[T], what: str, total: int, unit: str, after: float = 0.0) -> Iterator[T]:
+    """The results one by one, while stderr says how many there are."""
+    progress = Progress(what, total, unit, after=after)
     for result in results:
-        done.append(result)
+        yield result
         progress.advance(1)
     progress.close()
-    return done

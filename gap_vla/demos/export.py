@@ -17,7 +17,7 @@ import numpy as np
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.errors import UserError
 from gap_vla.core.files import claim, mark, replacing, write_json
-from gap_vla.core.progress import Progress
+from gap_vla.core.progress import watched
 from gap_vla.demos.fields import Fields
 from gap_vla.demos.lerobot import DESCRIPTION, LeRobot
 from gap_vla.demos.lerobot_names import names_for
@@ -80,7 +80,7 @@ def _write_lerobot(source: Source, out: Path, fps: float, films: bool) -> None:
             use_videos=films,
         )
         takes_task = "task" in inspect.signature(dataset.add_frame).parameters  # LeRobot 0.3
-        for number, episode in enumerate(_episodes(source)):
+        for number, episode in enumerate(watched(source, "convert", len(source), "episode")):
             for task, frame in _frames(episode):
                 dataset.add_frame(frame, task=task) if takes_task else dataset.add_frame({**frame, "task": task})
             dataset.save_episode()
@@ -140,7 +140,7 @@ def _write_hdf5(source: Source, out: Path) -> None:
 
     with replacing(out) as new, h5py.File(new, "w") as file:
         data, total = file.create_group("data"), 0
-        for number, episode in enumerate(_episodes(source)):
+        for number, episode in enumerate(watched(source, "convert", len(source), "episode")):
             _write_demo(data.create_group(f"demo_{number}"), episode)
             total += len(episode)
         data.attrs["total"] = total
@@ -164,11 +164,3 @@ def _write_demo(group: Any, episode: Episode) -> None:
         group.create_dataset(f"obs/{camera}", data=frames, chunks=chunks, compression="gzip", compression_opts=1)
     group.attrs["num_samples"], group.attrs["success"] = steps, episode.success
     group.attrs["language_instruction"] = told if isinstance(told, str) else told[0]
-
-
-def _episodes(source: Source) -> Iterator[Episode]:
-    progress = Progress("convert", len(source), "episode")
-    for episode in source:
-        yield episode
-        progress.advance(1)
-    progress.close()

@@ -207,7 +207,7 @@ class Annotator:
         motions = [recording.motion for recording in recordings]
         made_by = method_parts(self.method, self.options)[1]
         if self.estimator is not None:
-            rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
+            rho = list(watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE))
         else:
             rho = [RHO[made_by](p, len(motion), self.options) for motion, p in zip(motions, points)]
         rho = [recording.over_steps(values) for recording, values in zip(recordings, rho)]
@@ -359,7 +359,7 @@ def _find_points(
         workers = cores if pairs > PAIRS_WORTH_PROCESSES and may else 1
     jobs = motions, [recording.phase for recording in recordings], itertools.repeat(options)
     if workers <= 1 or len(motions) < 2:
-        return watched(map(finder, *jobs), "change points", len(motions), "episode", PATIENCE)
+        return list(watched(map(finder, *jobs), "change points", len(motions), "episode", PATIENCE))
     with worker_pool(min(workers, len(motions))) as pool:
         coming = pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers)))
-        return watched(coming, "change points", len(motions), "episode", PATIENCE)
+        return list(watched(coming, "change points", len(motions), "episode", PATIENCE))

@@ -245,9 +245,9 @@ def _write_shards(
         runner(jobs)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
         with worker_pool(workers) as pool:
-            watched(pool.map(write_shard, jobs), *progress)
+            list(watched(pool.map(write_shard, jobs), *progress))
     else:
-        watched(map(write_shard, jobs), *progress)
+        list(watched(map(write_shard, jobs), *progress))
     return splits
 
 
