@@ -1,7 +1,7 @@
 """How actions and motion go together: which command a motion follows, by how much, in which frame; and jumps.
 
 Of each arm, over all episodes, the positions of the end effector or its joints are compared with the commands for them.
-Absolute targets are a convention and told as a note; what no convention explains is an error.
+Conventions (absolute targets, a gripper that 1 opens) are told as notes; what no convention explains is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gap_vla.rlds.checks import Finding
 USUAL_LAG = 4
 """Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
 MOST_LAG = 8
-"""Steps that an arm that is led by another one may take to follow."""
+"""Steps that a gripper, or an arm that is led by another one, may take to follow."""
 LAGS = range(-10, 11)
 """Steps by which motion is sought behind its actions."""
 FEWEST_STEPS = 30
@@ -49,6 +49,9 @@ class Arm:
     action: Rows  # the commands for these
     quaternion: Rows
     turn: Rows  # the commands for the rotation, rotation vectors
+    opening: Rows
+    grip: Rows  # the commands for the gripper
+    in_metres: bool  # whether `opening` is one of fingers in metres
 
     @property
     def moved(self) -> Rows:
@@ -64,13 +67,14 @@ def arms_of(kept: Sequence[Episode]) -> list[Arm]:
     poses = [episode.arms for episode in episodes] if first.columns.has_pose else []
     arms = []
     for number in range(min(len(first.columns.arms), len(first.action_columns.arms))):
-        kinds = ("position", "joints", "rotation", "rotvec")
+        kinds = ("position", "joints", "rotation", "rotvec", "gripper", "gripper_01")
         own = {kind: first.columns.by_arm(kind)[number] for kind in kinds}
         asked = {kind: first.action_columns.by_arm(kind)[number] for kind in kinds}
         kind = next((kind for kind in ("position", "joints") if own[kind] and asked[kind]), None)
         if kind is None or len(own[kind]) != len(asked[kind]):
             continue
         turns = kind == "position" and own["rotation"] and asked["rotvec"]
+        grips = own["gripper"] and asked["gripper"]
         states = [episode.proprio.astype(np.float64) for episode in episodes]
         actions = [episode.action.astype(np.float64) for episode in episodes]
         arm = Arm(
@@ -80,6 +84,9 @@ def arms_of(kept: Sequence[Episode]) -> list[Arm]:
             action=[action[:, asked[kind]] for action in actions],
             quaternion=[np.asarray(pose[number].quaternion, np.float64) for pose in poses] if turns else [],
             turn=[action[:, asked["rotvec"]] for action in actions] if turns else [],
+            opening=[abs(state[:, own["gripper"]]).sum(1) for state in states] if grips else [],
+            grip=[action[:-1, asked["gripper"][0]] for action in actions] if grips else [],
+            in_metres=not own["gripper_01"],
         )
         arms.append(arm)
     return arms
@@ -87,6 +94,7 @@ def arms_of(kept: Sequence[Episode]) -> list[Arm]:
 
 def check_motion(arm: Arm) -> Iterator[Finding]:
     """What one arm's motion says about its actions, over all episodes."""
+    yield from _gripper(arm)
     if sum(map(len, arm.state)) < FEWEST_STEPS:
         return
     if are_targets(arm.state, arm.action):
@@ -172,6 +180,30 @@ def _rotation(arm: Arm) -> Iterator[Finding]:
         yield Finding("error", "quaternion", text, f"r {here:.2f} as described, {other:.2f} in the other order")
     else:
         yield from _frame(f"{arm.name}, rotation", "xyz", followed(arm.turn, performed), performed)
+
+
+def _gripper(arm: Arm) -> Iterator[Finding]:
+    """Which way and in which range the gripper is commanded: a convention."""
+    if not arm.grip or np.ptp(every := np.concatenate(arm.grip)) < 1e-6:
+        return
+    usual = float(np.median(_follows(arm.grip, arm.opening)))
+    if abs(usual) > 0.3:
+        closes, opens = ("closes", "opens") if arm.in_metres else ("lowers", "raises")
+        what = "the gripper" if arm.in_metres else "the gripper's column of the state"
+        text = f"{arm.name}: a high gripper action {closes if usual < 0 else opens} {what}"
+        yield Finding("note", "convention", text, f"{every.min():.3g} to {every.max():.3g}")
+
+
+def _follows(command: Rows, opening: Rows) -> Float[np.ndarray, " E"]:
+    """The correlation of each episode's gripper command with its opening, or with the change of its opening, at the lag
+    at which all episodes together correlate most; 0: the gripper does not move."""
+    found = np.zeros(len(command))
+    for opened in (opening, [np.diff(one, append=one[-1]) for one in opening]):
+        for lag in range(MOST_LAG + 1):
+            pairs = [behind(*pair, lag) for pair in zip(command, opened)]
+            own = [_correlation(c - c.mean(), o - o.mean()) if len(c) > 2 else 0.0 for c, o in pairs]
+            found = max(found, np.array(own), key=lambda one: abs(one.mean()))
+    return found
 
 
 # One episode
@@ -274,3 +306,9 @@ def scaled(command: Sequence[np.ndarray], moved: Sequence[np.ndarray]) -> tuple[
         np.where(size_a > 1e-6, a / np.maximum(size_a, 1e-6), 0),
         np.where((size_b > 1e-9) & ~held, b / np.maximum(size_b, 1e-9), 0),
     )
+
+
+def _correlation(command: np.ndarray, moved: np.ndarray) -> float:
+    """Of what was commanded with what was done, about zero; 0 where either is nothing."""
+    size_a, size_b = np.linalg.norm(command), np.linalg.norm(moved)
+    return float((command * moved).sum() / (size_a * size_b)) if size_a >= 1e-6 and size_b >= 1e-9 else 0.0
