@@ -129,7 +129,9 @@ def _over_places(results: Sequence[BlockResult]) -> list[str]:
 
 def _lines(results: Sequence[BlockResult]) -> list[str]:
     """One table: what each block's policies were trained on, how often they succeeded, and what that took."""
-    rows = [["task", "training steps", "held-out action error", "success of rollouts", "95 % interval", "minutes"]]
+    rows = [
+        ["task", "policy", "seed", "training steps", "held-out action error", "success", "95 % interval", "minutes"]
+    ]
     for result in results:
         for row in result.rows:
             won, of = int(row["successes_default"]), len(row["outcomes_default"])
@@ -137,7 +139,8 @@ def _lines(results: Sequence[BlockResult]) -> list[str]:
             minutes = f"{60 * row['hours']:.0f}" if row["whole"] else "–"
             interval = f"{percent(low)} to {percent(high)} %"
             error = f"{row['action_mse']:.3f}"
-            rows.append([f"`{row['task']}`", f"{row['steps']:,}", error, f"{won} of {of}", interval, minutes])
+            known = f"`{row['task']}`", str(row["arm"]), str(row["seed"]), f"{row['steps']:,}"
+            rows.append([*known, error, f"{won} of {of}", interval, minutes])
     return [markdown_table(rows), "–: continued after a stop; its time says little."]
 
 

@@ -333,6 +333,7 @@ TABLES: dict[str, Table] = {
                 for task, history in (("disassemble", 5), ("bin_picking", 1), ("pick_place", 5))
             ),
             seeds=(34, 35),
+            shape="lines",
             own_demos=True,
             one_machine=True,
         ),
