@@ -109,7 +109,7 @@ class LeRobot(Source):
         self._tasks = {int(row["task_index"]): _task(row) for row in listed}
         rows = _rows(meta, "episodes/**/*.parquet" if third else "episodes.jsonl")
         index = {int(row["episode_index"]): row for row in rows}
-        tables = self._tables() if third else self._own_tables(index)
+        tables = self._tables(index) if third else self._own_tables(index)
         films = self._films(index, third)
         if lacking := len({*index} - {*tables}):
             self.notes.append(f"{lacking} of {len(index)} episodes have no rows here and are left out")
@@ -124,7 +124,7 @@ class LeRobot(Source):
         files = {number: self._file("data_path", number) for number in index}
         return {number: (file, 0, None) for number, file in files.items() if file.exists()}
 
-    def _tables(self) -> dict[int, tuple[Path, int, int | None]]:
+    def _tables(self, index: Mapping[int, Any]) -> dict[int, tuple[Path, int, int | None]]:
         """Version 3: file, first row and number of rows of each episode, by its number in the tables themselves."""
         found: dict[int, tuple[Path, int, int | None]] = {}
         for file in sorted((self.path / "data").glob("**/*.parquet")):
@@ -133,6 +133,10 @@ class LeRobot(Source):
             numbers, firsts, counts = np.unique(numbers, return_index=True, return_counts=True)
             for number, first, count in zip(numbers.tolist(), firsts.tolist(), counts.tolist()):
                 found[number] = file, first, count
+        listed = [number for number in found if "data/file_index" in index.get(number, {})]
+        if stale := sum(found[number][0] != self._file("data_path", number, index) for number in listed):
+            what = f"{stale} episodes lie in another table than the index says"
+            self.notes.append(f"{what}; they are read where they are")
         return found
 
     def _file(self, template: str, number: int, index: Mapping[int, Any] | None = None, camera: str = "") -> Path:
