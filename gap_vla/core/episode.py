@@ -14,8 +14,8 @@ from gap_vla.core.errors import EpisodeError
 LABELS = ("rho", "change_point")
 
 HOW_TO_DESCRIBE = (
-    "describe them with --columns, e.g. 'position quat_wxyz gripper:2' for a pose or 'joints:6 gripper_01' for joints, "
-    "or with --layout"
+    "describe them with --columns (in Python: columns=), e.g. 'position quat_wxyz gripper:2' for a pose or "
+    "'joints:6 gripper_01' for joints, or with --layout"
 )
 
 

@@ -219,7 +219,7 @@ class LeRobot(Source):
         if kind == "image":  # it lies in the table, or in a file that the table names
             return [row["bytes"] or (self.path / row["path"]).read_bytes() for row in column.to_pylist()]
         values = as_array(column)
-        return self.task_names(values) if name == self._said.instruction and values.dtype.kind in "iu" else values
+        return self.task_names(values) if name == self._resolved.instruction and values.dtype.kind in "iu" else values
 
     def _stored(self, place: LeRobotPlace) -> Labels | None:
         """What the sidecar has of an episode. Raises UserError: the frames are not those that were annotated."""

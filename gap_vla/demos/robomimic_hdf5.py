@@ -147,7 +147,7 @@ class RobomimicHDF5(Source):
         """Whether robosuite's quaternions become wxyz: unless the user named or described the state, or a preset
         says that they are xyzw."""
         asked = self.fields.state or self.fields.columns
-        return not asked and "xyzw" not in self._said.columns
+        return not asked and "xyzw" not in self._resolved.columns
 
     def cameras_of(self, first: Recording) -> dict[str, str]:
         found = {camera: self._first(names) for camera, names in CAMERAS.items()}

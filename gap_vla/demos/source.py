@@ -83,7 +83,9 @@ class Recording:
     """One demonstration as its file has it.
 
     Attributes:
-        arrays: by name, such as `Arrays`.
+        arrays: by name, such as `Arrays`. Pictures are uint8[T, H, W, 3] (or channels first), or a list of T encoded
+            ones (PNG or JPEG bytes). `rho`, `change_point` and `phase`, a value a step, are taken from arrays of these
+            names.
         instruction: text, or a text a step.
         success: a truth value, or a word for one.
         metadata: what a dataset keeps of the episode.
@@ -118,32 +120,32 @@ class Source(Sequence[Episode], abc.ABC):
     ACTIONS: ClassVar[tuple[str, ...]] = ("action", "actions")
     INSIDE: ClassVar[tuple[str, ...]] = ()  # what may be left out before a name, as `obs/`
     HINT: ClassVar[str] = ""  # what else to do where there is no state
-    output: str | None = "labelled_npz"  # the mark of the folder that `write_labels` makes; None: it makes a file
+    output: str | None = "labelled_npz"  # kind of folder (`core.files.mark`) that a labelled copy is; None: a file
     robot_type: str = ""  # what the files call the robot
 
     def __init__(self, path: str | Path, fields: Fields = AS_DECLARED) -> None:
         self.path, self.fields = Path(path), fields
-        self._said = said = fields.of(self.kind)
+        self._resolved = resolved = fields.of(self.kind)  # completed by the preset
         self.notes: list[str] = []
         found, filters = self.find()
         self.places = chosen(found, fields.episodes, filters, self.path)
         with reading(self.places[0]), self.recording(self.places[0]) as first:
             self.names = list(first.arrays)
-            self.state = self._named(fields.state) or self._of_preset(said.state) or self.state_names()
+            self.state = self._named(fields.state) or self._if_there(resolved.state) or self.state_names()
             if not self.state:
                 what = f"no state was recognised among {self._there()}; name it with --state{self.HINT}"
                 raise EpisodeError(f"{self.path}: {what}")
-            self.action = self._named(fields.action) or self._of_preset(said.action) or self._first(self.ACTIONS)
+            self.action = self._named(fields.action) or self._if_there(resolved.action) or self._first(self.ACTIONS)
             cameras = fields.images
             if cameras is None:  # of a preset's, those that are there
-                of_preset = {camera: name for camera, name in (said.images or {}).items() if self._find_name(name)}
+                of_preset = {camera: name for camera, name in (resolved.images or {}).items() if self._find_name(name)}
                 cameras = of_preset or self.cameras_of(first)
             self.cameras = {camera: self._named(name)[0] for camera, name in cameras.items()}
             asked = "" if fields.text else fields.instruction
-            self._text = (self._named(asked) or [self._find_name(said.instruction)])[0]
-            self._told = self._instruction(first)
-            self.columns = self._described(first, self.state, fields.columns, said.columns)
-            self.action_columns = self._described(first, self.action, fields.action_columns, said.action_columns)
+            self._instruction_name = (self._named(asked) or [self._find_name(resolved.instruction)])[0]
+            self._first_instruction = self._instruction(first)
+            self.columns = self._described(first, self.state, fields.columns, resolved.columns)
+            self.action_columns = self._described(first, self.action, fields.action_columns, resolved.action_columns)
             self.robot = self._robot(self.column_names(self.state, _widths(first, self.state)))
 
     # What a format says
@@ -189,7 +191,7 @@ class Source(Sequence[Episode], abc.ABC):
         return None
 
     def output_at(self, out: Path) -> str | None:
-        """The mark of the folder that `write_labels` makes at `out`; None: it makes a file."""
+        """`output` of a copy at `out`."""
         return self.output
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:
@@ -219,14 +221,14 @@ class Source(Sequence[Episode], abc.ABC):
         return self.read(wanted) if isinstance(wanted, int) else [self.read(i) for i in wanted]
 
     def read(self, index: int, *, images: bool = True, labels: bool = True) -> Episode:
-        """Episode `index`, validated; without its pictures if `images` is False, without stored ρ if `labels` is."""
+        """Episode `index`, validated; `images=False`: without pictures; `labels=False`: without stored ρ."""
         try:
             episode = self._read(self.places[index], images, labels).validate(f"{self.places[index]}")
         except EpisodeError as error:
             raise EpisodeError(f"{error}; repair the episode, or leave it out with --episodes") from None
         return episode.replace(poses=self.robot.poses(episode.proprio)) if self.robot else episode
 
-    def _read(self, place: Place, images: bool, stored: bool) -> Episode:
+    def _read(self, place: Place, images: bool, labels: bool) -> Episode:
         with reading(place), self.recording(place) as recording:
             state, arrays = joined(recording, self.state, place), recording.arrays
             action = joined(recording, self.action, place) if self.action else state[:, :0]
@@ -236,12 +238,12 @@ class Source(Sequence[Episode], abc.ABC):
                 pictures[camera] = resized(frames, self.fields.image_size)
             if len(state) == len(action) + 1:  # what was observed behind the last action is left out
                 state, pictures = state[:-1], {camera: frames[: len(action)] for camera, frames in pictures.items()}
-            wanted = (*LABELS, "phase") if stored else ("phase",)
+            wanted = (*LABELS, "phase") if labels else ("phase",)
             beside = {name: np.asarray(arrays[name]) for name in wanted if name in arrays}
             beside = {name: value for name, value in beside.items() if value.shape == (len(state),)}  # others are none
-            labels: dict[str, Any] = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
-            if labels and np.isnan(labels["rho"]).all():  # an episode that was not annotated with the others
-                labels = {}
+            stored: dict[str, Any] = {name: beside[name] for name in LABELS if {*LABELS} <= {*beside}}
+            if stored and np.isnan(stored["rho"]).all():  # an episode that was not annotated with the others
+                stored = {}
             return Episode(
                 images=pictures,
                 proprio=state,
@@ -252,7 +254,7 @@ class Source(Sequence[Episode], abc.ABC):
                 metadata={"file_path": str(place.file), "episode_id": place.name, **recording.metadata},
                 columns=self.columns,
                 action_columns=self.action_columns,
-                **labels,
+                **stored,
             )
 
     def rows(self, index: int, names: str) -> Float[np.ndarray, "T width"]:
@@ -264,7 +266,8 @@ class Source(Sequence[Episode], abc.ABC):
     def _instruction(self, recording: Recording) -> str | tuple[str, ...]:
         if self.fields.text:
             return self.fields.text
-        return as_instruction(recording.arrays[self._text] if self._text else recording.instruction)
+        name = self._instruction_name
+        return as_instruction(recording.arrays[name] if name else recording.instruction)
 
     # Names and columns
 
@@ -275,7 +278,7 @@ class Source(Sequence[Episode], abc.ABC):
             raise EpisodeError(f"{self.path}: no array {lacking[0]!r}; there are {self._there()}")
         return list(found.values())
 
-    def _of_preset(self, text: str) -> list[str]:
+    def _if_there(self, text: str) -> list[str]:
         """The same, or nothing if one is not there: a preset is of several kinds of files."""
         found = [self._find_name(name) for name in text.split("+")]
         return found if all(found) else []
@@ -304,11 +307,11 @@ class Source(Sequence[Episode], abc.ABC):
 
     def _robot(self, names: Sequence[str]) -> Robot | None:
         """The robot that the user names; else that of the preset, or of the file if the joints' names confirm it."""
-        said, asked = self._said, self.fields.robot
-        how = said.tool, said.joints, names
+        resolved, asked = self._resolved, self.fields.robot
+        how = resolved.tool, resolved.joints, names
         if asked:
             return None if asked == "none" else robot_for(self.columns, asked, *how)
-        proposed = said.robot or robot_called(self.robot_type)
+        proposed = resolved.robot or robot_called(self.robot_type)
         if not proposed or self.columns is None or self.columns.has_pose:
             return None
         try:
@@ -316,7 +319,7 @@ class Source(Sequence[Episode], abc.ABC):
         except EpisodeError as error:
             self.notes.append(f"phases are found in joints, not in poses: {error}")
             return None
-        if said.robot or is_confirmed(robot, names):
+        if resolved.robot or is_confirmed(robot, names):
             return robot
         self.notes.append(
             f"phases are found in joints, not in poses: they are not called as those of {proposed}; if they are, "
@@ -340,7 +343,8 @@ class Source(Sequence[Episode], abc.ABC):
             what = f"{' + '.join(names)}: {getattr(self, key) or self._undescribed(names, key)}" if names else "nothing"
             lines.append(f"  {field} <- {what}")
         lines += [f"  pose <- {self.robot}"] if self.robot else []
-        texts = [self._told] if isinstance(self._told, str) else [*dict.fromkeys(self._told)]
+        told = self._first_instruction
+        texts = [told] if isinstance(told, str) else [*dict.fromkeys(told)]
         lines.append(f"  language_instruction <- {repr(' / '.join(texts)[:100]) if any(texts) else 'none'}")
         read = {*self.cameras.values(), *self.state, *self.action, *LABELS, "phase"}
         if others := [name for name in self.names if name not in read]:
@@ -350,8 +354,8 @@ class Source(Sequence[Episode], abc.ABC):
     def _undescribed(self, names: list[str], key: str) -> str:
         row = self.rows(0, "+".join(names))[0]
         shown = ", ".join(f"{value:.3g}" for value in row[:16]) + (", …" if len(row) > 16 else "")
-        preset = getattr(self._said, key)
-        unfit = f" (not '{preset}', as layout {self._said.layout} has)" if preset else ""
+        preset = getattr(self._resolved, key)
+        unfit = f" (not '{preset}', as layout {self._resolved.layout} has)" if preset else ""
         option = HOW_TO_DESCRIBE if key == "columns" else "--action-columns describes them"
         return f"{len(row)} columns that nobody described{unfit}, [{shown}] at the first step; {option}"
 
