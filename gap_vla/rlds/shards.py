@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import ConfigError, EpisodeError
@@ -90,6 +89,8 @@ def encode(episode: Episode) -> dict[str, Any]:
 
 def encode_png(image: np.ndarray) -> bytes:
     """Lossless; level 1 costs a third of the default's time and gives files about 10 % larger."""
+    from PIL import Image
+
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "png", compress_level=1)
     return stream.getvalue()
