@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
 
 LEVEL = 0.95
 """Of every interval."""
@@ -28,6 +27,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     if successes == n == 0:
         return 0.0, 1.0
+    from scipy import stats
+
     found = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, "wilson")
     return float(found.low), float(found.high)
 
@@ -57,6 +58,8 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     if not only_first + only_second:
         return 1.0
+    from scipy import stats
+
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
@@ -77,6 +80,8 @@ def over_seeds(
     if len(per_seed) < 2:
         return within
     mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))
+    from scipy import stats
+
     half = float(stats.t.ppf(0.5 + LEVEL / 2, len(per_seed) - 1)) * spread
     return max(bounds[0], min(within[0], mean - half)), min(bounds[1], max(within[1], mean + half))
 
