@@ -135,7 +135,6 @@ _CHOICES = (
 )
 """Forms of GAP, constants and a control, of which docs/PROTOCOL_2.md chooses one."""
 
-_PRETRAINED = {"model.encoder": "efficientnet_lite0", "model.image_history": 5}
 _HARM = (*arms("concat"), Arm("constant_0.05", "lambda_only", {"adjustment.lam": 0.05}))
 _AGAIN = (
     *arms("vision"),
@@ -176,6 +175,27 @@ def _place(
         description=described,
         changes=changes | {"eval.episodes": 40, "train.steps": steps, **(model or {})},
         **options,
+    )
+
+
+def _far(
+    name: str, title: str, lines: tuple[Arm, ...], seeds: tuple[int, ...], first_layout: int = 900_000, **options: Any
+) -> Table:
+    """The same lines in both places of the first stage of docs/PROTOCOL_2.md; `options`: of `_place`."""
+    blocks = (_place(task, "stock", 5, first_layout, lines, **options) for task in ("assembly", "disassemble"))
+    return Table(name, title, tuple(blocks), seeds=seeds, shape="places", own_demos=True, one_machine=True)
+
+
+def _octos(
+    first_layout: int, lines: tuple[Arm, ...], changes: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[Block, ...]:
+    """The same lines in both places of an Octo."""
+    seen = {"eval.seed": first_layout, **(changes or {})}
+    far = {**seen, "demos.camera": "corner2", "model.proprio_history": 5}
+    described = "stock view, five steps of state as tokens"
+    return (
+        Block("threading", lines, description="near view", changes=seen, **options),
+        Block("assembly", lines, regime="stock", description=described, changes=far, **options),
     )
 
 
@@ -278,17 +298,7 @@ TABLES: dict[str, Table] = {
         Table(
             "octo_confirmation",
             "Is it the same for an Octo?",
-            (
-                Block("threading", _OCTOS, description="near view", changes={"eval.seed": 600_000}, **_OCTO),
-                Block(
-                    "assembly",
-                    _OCTOS,
-                    regime="stock",
-                    description="stock view, five steps of state as tokens",
-                    changes={"eval.seed": 600_000, "demos.camera": "corner2", "model.proprio_history": 5},
-                    **_OCTO,
-                ),
-            ),
+            _octos(600_000, _OCTOS, **_OCTO),
             kind="octo",
             seeds=FRESH_SEEDS,
             own_demos=True,
@@ -312,17 +322,13 @@ TABLES: dict[str, Table] = {
             against=(("gap_watched", "gap"), ("gap_watched", "gap_gaussian"), ("gap_gaussian", "gap")),
             **_ON_STOCK,
         ),
-        Table(
+        _far(
             "choose",
             "Which form of GAP acts?",
-            tuple(
-                _place(task, "stock", 5, 800_000, _CHOICES, against=(("wide", "wide_moved"), ("chunk", "wide")))
-                for task in ("assembly", "disassemble")
-            ),
-            seeds=(30, 31, 32, 33),
-            shape="places",
-            own_demos=True,
-            one_machine=True,
+            _CHOICES,
+            (30, 31, 32, 33),
+            800_000,
+            against=(("wide", "wide_moved"), ("chunk", "wide")),
         ),
         Table(
             "enter",
@@ -337,51 +343,28 @@ TABLES: dict[str, Table] = {
             own_demos=True,
             one_machine=True,
         ),
-        Table(
+        _far(
             "again",
             "Does the slower branch repair on fresh seeds, and do the phases matter?",
-            tuple(
-                _place(task, "stock", 5, 900_000, _AGAIN, against=(("wide", "matched"), ("wide", "wide_moved")))
-                for task in ("assembly", "disassemble")
-            ),
-            seeds=tuple(range(40, 48)),
-            shape="places",
-            own_demos=True,
-            one_machine=True,
+            _AGAIN,
+            tuple(range(40, 48)),
+            against=(("wide", "matched"), ("wide", "wide_moved")),
         ),
-        Table(
+        _far(
             "eyes",
             "Does the state harm a policy whose eyes are pretrained?",
-            tuple(
-                _place(task, "stock", 5, 900_000, _EYES, model=_PRETRAINED, against=(("constant_0.05", "vision"),))
-                for task in ("assembly", "disassemble")
-            ),
-            seeds=tuple(range(50, 60)),
-            shape="places",
-            own_demos=True,
-            one_machine=True,
+            _EYES,
+            tuple(range(50, 60)),
+            model={"model.encoder": "efficientnet_lite0", "model.image_history": 5},
         ),
         Table(
             "octo_slow",
             "Does the slower branch repair an Octo?",
-            tuple(
-                Block(
-                    task,
-                    _OCTO_SLOW,
-                    regime=regime,
-                    description=description,
-                    changes={"eval.seed": 900_000, "eval.episodes": 40, **changes},
-                    **(_OCTO | {"against": (("vp_slow_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
-                )
-                for task, regime, description, changes in (
-                    (
-                        "assembly",
-                        "stock",
-                        "stock view, five steps of state",
-                        {"demos.camera": "corner2", "model.proprio_history": 5},
-                    ),
-                    ("threading", "", "near view, one step of state", {}),
-                )
+            _octos(
+                900_000,
+                _OCTO_SLOW,
+                changes={"eval.episodes": 40},
+                **(_OCTO | {"against": (("vp_slow_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
             ),
             kind="octo",
             seeds=tuple(range(40, 45)),

@@ -191,7 +191,7 @@ class Source(Sequence[Episode], abc.ABC):
         return None
 
     def output_at(self, out: Path) -> str | None:
-        """`output` of a copy at `out`."""
+        """The kind of folder that a labelled copy at `out` is; None: a file."""
         return self.output
 
     def write_labels(self, out: Path, labels: Sequence[Labels], annotator: Mapping[str, Any]) -> None:

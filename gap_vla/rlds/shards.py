@@ -112,9 +112,8 @@ def content_hash(episodes: Sequence[Episode]) -> str:
 class ShardJob:
     """The episodes `indices` of `source`, to become the file `path` of an unfinished dataset.
 
-    A job is small enough to be sent to a process or a Beam worker: of episodes in memory it holds its own. `labels`,
-    one an episode, are apart from the source, so that pictures are read once, where they are written. They may be the
-    annotator that finds them there; None: the source has them, or none.
+    A job is sent to a process or a Beam worker, so of episodes in memory it holds only its own. `labels` are those of
+    each episode, or the annotator that finds them where the shard is written; None: the source's own, if it has any.
     """
 
     source: Sequence[Episode] | Mapping[int, Episode]
