@@ -44,7 +44,7 @@ docs:
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Every benchmark, kept in results/performance; about half an hour of an idle machine.
+# Every benchmark, kept in results/performance; 45 minutes of an idle machine.
 performance: setup
 	$(BIN)/python benchmarks/record.py
 

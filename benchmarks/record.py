@@ -1,13 +1,12 @@
 """Runs benchmarks and keeps what they print in results/performance; docs/PERFORMANCE.md has the figures.
 
-python benchmarks/record.py                    # all that need nothing from outside; half an hour of an idle machine
+python benchmarks/record.py                    # all that need nothing from outside: 45 minutes of an idle machine
 python benchmarks/record.py sim phases         # only these
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from gap_vla.core.files import write_json  # noqa: E402
-from gap_vla.core.identity import commit  # noqa: E402
+from gap_vla.core.identity import machine  # noqa: E402
 
 KEPT = ROOT / "results" / "performance"
 CALLS = {
@@ -46,8 +45,7 @@ def measure(name: str) -> None:
     kept = {
         "command": f"python {CALLS[name]}",
         "output": output.splitlines(),
-        "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
         "load_before": round(load, 1),
         "seconds": round(time.monotonic() - started, 1),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
